@@ -1,0 +1,61 @@
+//! Limits and tunables of the coordinator, each with its reason and unit.
+
+use std::time::Duration;
+
+/// Arrow bytes of one shard that are encoded into one segment. Large enough for wide zones and few
+/// files, small enough to be sent, checked and held in memory whole: encoded it is about a quarter.
+pub const SEGMENT_BYTES_TARGET: usize = 64 * 1024 * 1024;
+
+/// Arrow bytes that one load buffers over all shards before it encodes the largest one early.
+pub const LOAD_BUFFER_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Segments of one load that are being encoded or sent at the same time.
+pub const UPLOADS_MAX: usize = 4;
+
+/// How long a replica may take to make a segment durable before it counts as missing.
+pub const UPLOAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a write waits for the slower replicas after a majority has answered. They pull later.
+pub const STRAGGLER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Small writes that wait to be grouped. A full queue makes writers wait.
+pub const GROUP_QUEUE_MAX: usize = 4_096;
+
+/// Small writes that share one commit.
+pub const GROUP_SIZE_MAX: usize = 1_024;
+
+/// How long a statement waits for a quorum before its outcome is reported as unknown or unavailable.
+pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long a read waits for the read index and for the local manifest to reach it.
+pub const READ_INDEX_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Times that a query is planned again after nodes failed under it.
+pub const QUERY_ATTEMPTS_MAX: usize = 8;
+
+/// Result bytes held back before the first row leaves, so that a query that fails early can be retried.
+pub const HOLD_BACK_BYTES: usize = 4 * 1024 * 1024;
+
+/// How long a node that failed under a query is not given work, unless it is heard of again.
+pub const SUSPECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Inline bytes of a shard above which they are written out as a file.
+pub const WRITE_OUT_BYTES: u64 = 256 * 1024;
+
+/// Inline segments of a shard above which they are written out: each costs a scan a little.
+pub const WRITE_OUT_SEGMENTS: usize = 256;
+
+/// Age above which inline rows are written out, however few.
+pub const WRITE_OUT_AGE: Duration = Duration::from_secs(30);
+
+/// How often the background work looks for something to do.
+pub const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Missing segments that a node pulls at the same time.
+pub const PULLS_MAX: usize = 2;
+
+/// Bytes asked of a peer at once when a segment is pulled; the pull resumes at this granularity.
+pub const PULL_CHUNK_BYTES: usize = 4 * 1024 * 1024;
+
+/// Age below which a segment that the manifest does not name is not garbage: its commit may be under way.
+pub const GARBAGE_AGE_MIN: Duration = Duration::from_secs(15 * 60);

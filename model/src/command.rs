@@ -1,0 +1,98 @@
+//! What can be proposed to the log, and what `apply` answers.
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::{
+    ClusterId, Error, ErrorKind, NodeId, NodeRecord, Result, Segment, SegmentId, TableId, TableName, TableSchema, Token, Version,
+};
+
+/// A command with the token that makes it safe to repeat and the proposer's clock.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub struct Proposal {
+    pub token: Token,
+    /// Microseconds since the epoch. It informs the commit time, never order or visibility.
+    pub time_us: u64,
+    pub command: Command,
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub enum Command {
+    /// Names the cluster; the first entry of its log.
+    Bootstrap { cluster: ClusterId },
+    /// Adds a node or updates its addresses and roles.
+    RegisterNode(NodeRecord),
+    /// Forgets a node that keeps no replica any more.
+    RemoveNode(NodeId),
+    /// What the leader has seen of a node.
+    SetLiveness { node: NodeId, live: bool },
+    CreateSchema { name: String, if_not_exists: bool },
+    DropSchema { name: String, if_exists: bool },
+    CreateTable(CreateTable),
+    DropTable { name: TableName, if_exists: bool },
+    /// Makes segments visible and others invisible, in all named tables at once.
+    Commit(Commit),
+    /// Forgets the records of segments and tables that were removed at or before this time.
+    Purge { removed_until_us: u64 },
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub struct CreateTable {
+    pub name: TableName,
+    pub schema: TableSchema,
+    pub shards: u32,
+    pub replicas: u32,
+    pub if_not_exists: bool,
+    /// Replaces a table of that name in the same entry.
+    pub or_replace: bool,
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
+pub struct Commit {
+    pub changes: Vec<TableChange>,
+    /// What the statement was, for the history: `insert`, `ingest`, `write out`.
+    pub operation: String,
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub struct TableChange {
+    pub table: TableId,
+    /// The schema that the segments were checked against.
+    pub schema_version: u32,
+    pub add: Vec<NewSegment>,
+    pub remove: Vec<SegmentId>,
+}
+
+/// A segment to be made visible; `acknowledged` inside names who has it durably.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub struct NewSegment(pub Segment);
+
+/// What `apply` answers to one proposal.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub enum Outcome {
+    /// Done; visible from this version on.
+    Applied { version: Version, time_us: u64, table: Option<TableId> },
+    /// Nothing was changed.
+    Rejected { kind: ErrorKind, message: String },
+}
+
+impl Outcome {
+    pub fn rejected(error: &Error) -> Self {
+        Self::Rejected { kind: error.kind(), message: error.message().to_owned() }
+    }
+
+    /// The version that a success produced, or the rejection as an error.
+    pub fn into_result(self) -> Result<Applied> {
+        match self {
+            Self::Applied { version, time_us, table } => Ok(Applied { version, time_us, table }),
+            Self::Rejected { kind, message } => Err(Error::new(kind, message)),
+        }
+    }
+}
+
+/// A success, as a value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Applied {
+    pub version: Version,
+    pub time_us: u64,
+    pub table: Option<TableId>,
+}

@@ -1,0 +1,39 @@
+//! Limits and tunables of the vocabulary, each with its reason.
+
+/// Hash slots of a table. A shard owns a contiguous range of them, so that it can be split or merged.
+pub const SLOTS: u32 = 65_536;
+
+/// Seed of the slot hash. Frozen: changing it would move every row of every table.
+pub const SLOT_SEED: u64 = 0x706c_6578_7573;
+
+/// More shards than this make more files and connections than they spread load.
+pub const SHARDS_MAX: u32 = 1_024;
+
+/// A majority of seven survives three failures; more replicas only cost writes.
+pub const REPLICAS_MAX: u32 = 7;
+
+/// Columns of a table. Every segment carries a record per column.
+pub const COLUMNS_MAX: usize = 2_000;
+
+/// Length of a table, column or schema name in bytes.
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// Components of a `VECTOR(n)`.
+pub const VECTOR_LENGTH_MAX: u32 = 65_536;
+
+/// Rows of a write that is smaller than this travel inside the commit entry.
+pub const INLINE_BYTES_MAX: usize = 16 * 1024;
+
+/// Inline bytes of one table above which its writes take the file path until they are written out.
+/// Inline bytes are held in memory and in snapshots by every node.
+pub const INLINE_TABLE_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// How long an answer is remembered for its token. Well above the time for which a coordinator asks
+/// again (see `coordinator`); about 40,000 commits a minute fit in a few megabytes.
+pub const TOKEN_TTL_US: u64 = 120 * 1_000_000;
+
+/// Commits kept as history for `plexus.commits`.
+pub const COMMIT_HISTORY_MAX: usize = 1_000;
+
+/// How long the record of a removed segment stays, so that running queries on other nodes find it.
+pub const REMOVED_RETENTION_US: u64 = 10 * 60 * 1_000_000;

@@ -1,0 +1,257 @@
+//! The manifest: which segments make up every table, and who keeps them.
+//!
+//! A pure function of the log. Cloning it is cheap and pins it: the maps are persistent, so a later
+//! commit copies only the path that it changes.
+
+use std::fmt;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::{ClusterId, NodeId, Outcome, Segment, SegmentId, TableId, TableSchema, Token, Version};
+
+/// A table's name within the database.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct TableName {
+    pub schema: String,
+    pub table: String,
+}
+
+impl TableName {
+    pub fn new(schema: impl Into<String>, table: impl Into<String>) -> Self {
+        Self { schema: schema.into(), table: table.into() }
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.schema, self.table)
+    }
+}
+
+/// Which parts of the work a node takes.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Roles {
+    pub meta: bool,
+    pub data: bool,
+    pub query: bool,
+}
+
+impl Roles {
+    pub const ALL: Self = Self { meta: true, data: true, query: true };
+}
+
+impl fmt::Display for Roles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = [(self.meta, "meta"), (self.data, "data"), (self.query, "query")];
+        let on: Vec<&str> = names.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
+        f.write_str(&on.join(","))
+    }
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct NodeRecord {
+    pub id: NodeId,
+    pub roles: Roles,
+    /// `host:port` under which others reach it.
+    pub flight: String,
+    pub peer: String,
+    pub http: String,
+    pub live: bool,
+}
+
+/// One shard's replicas, best first.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Shard {
+    pub replicas: Vec<NodeId>,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct Table {
+    pub id: TableId,
+    pub name: TableName,
+    pub schema: Arc<TableSchema>,
+    pub schema_version: u32,
+    pub replicas: u32,
+    pub shards: Arc<Vec<Shard>>,
+    pub created: Version,
+    /// Version that dropped it. The record stays for running queries until it is purged.
+    pub dropped: Option<Version>,
+    pub dropped_time_us: u64,
+    /// All segments, also removed ones that are not purged yet.
+    pub segments: OrdMap<SegmentId, Arc<Segment>>,
+    /// Bytes of visible inline segments, which are bounded.
+    pub inline_bytes: u64,
+}
+
+impl Table {
+    /// The segments that a read at `version` sees, in the order of their ids.
+    pub fn visible(&self, version: Version) -> impl Iterator<Item = &Arc<Segment>> {
+        self.segments.values().filter(move |segment| segment.is_visible_at(version))
+    }
+
+    pub fn rows(&self, version: Version) -> u64 {
+        self.visible(version).map(|s| s.rows).sum()
+    }
+}
+
+/// What the history keeps of a commit.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub struct CommitRecord {
+    pub version: Version,
+    pub time_us: u64,
+    pub operation: String,
+    pub tables: Vec<TableId>,
+    pub rows_added: u64,
+    pub segments_added: u32,
+    pub segments_removed: u32,
+}
+
+/// The answer to a token, and when it was given.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub struct TokenRecord {
+    pub time_us: u64,
+    pub outcome: Outcome,
+}
+
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Manifest {
+    pub cluster: ClusterId,
+    /// Index of the last entry applied.
+    pub version: Version,
+    /// Commit time of the last entry: never falls, whatever the proposers' clocks say.
+    pub time_us: u64,
+    pub nodes: OrdMap<NodeId, Arc<NodeRecord>>,
+    pub schemas: OrdMap<String, Version>,
+    pub tables: OrdMap<TableId, Arc<Table>>,
+    /// Tables that are not dropped, by name.
+    pub names: OrdMap<TableName, TableId>,
+    pub tokens: OrdMap<Token, TokenRecord>,
+    /// Tokens by time, oldest first.
+    pub token_times: OrdMap<(u64, Token), ()>,
+    pub commits: OrdMap<Version, Arc<CommitRecord>>,
+}
+
+impl Manifest {
+    pub fn table(&self, name: &TableName) -> Option<&Arc<Table>> {
+        self.names.get(name).and_then(|id| self.tables.get(id))
+    }
+
+    /// Nodes that keep data and answer, in the order of their ids.
+    pub fn live_data_nodes(&self) -> Vec<NodeId> {
+        self.nodes.values().filter(|n| n.live && n.roles.data).map(|n| n.id).collect()
+    }
+
+    /// The manifest as one archive: the same manifest always gives the same bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        crate::encode(&Image::from(self))
+    }
+
+    pub fn from_bytes(bytes: &[u8]) -> crate::Result<Self> {
+        crate::decode::<Image>("manifest snapshot", bytes).map(Self::from)
+    }
+}
+
+/// The archived form. `names`, `token_times` and `inline_bytes` follow from the rest.
+#[derive(Archive, Serialize, Deserialize)]
+struct Image {
+    format: u32,
+    cluster: ClusterId,
+    version: Version,
+    time_us: u64,
+    nodes: Vec<NodeRecord>,
+    schemas: Vec<(String, Version)>,
+    tables: Vec<TableImage>,
+    tokens: Vec<(Token, TokenRecord)>,
+    commits: Vec<CommitRecord>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct TableImage {
+    id: TableId,
+    name: TableName,
+    schema: TableSchema,
+    schema_version: u32,
+    replicas: u32,
+    shards: Vec<Shard>,
+    created: Version,
+    dropped: Option<Version>,
+    dropped_time_us: u64,
+    segments: Vec<Segment>,
+}
+
+const IMAGE_FORMAT: u32 = 1;
+
+impl From<&Manifest> for Image {
+    fn from(m: &Manifest) -> Self {
+        Self {
+            format: IMAGE_FORMAT,
+            cluster: m.cluster,
+            version: m.version,
+            time_us: m.time_us,
+            nodes: m.nodes.values().map(|n| (**n).clone()).collect(),
+            schemas: m.schemas.iter().map(|(name, version)| (name.clone(), *version)).collect(),
+            tables: m
+                .tables
+                .values()
+                .map(|t| TableImage {
+                    id: t.id,
+                    name: t.name.clone(),
+                    schema: (*t.schema).clone(),
+                    schema_version: t.schema_version,
+                    replicas: t.replicas,
+                    shards: (*t.shards).clone(),
+                    created: t.created,
+                    dropped: t.dropped,
+                    dropped_time_us: t.dropped_time_us,
+                    segments: t.segments.values().map(|s| (**s).clone()).collect(),
+                })
+                .collect(),
+            tokens: m.tokens.iter().map(|(token, record)| (*token, record.clone())).collect(),
+            commits: m.commits.values().map(|c| (**c).clone()).collect(),
+        }
+    }
+}
+
+impl From<Image> for Manifest {
+    fn from(image: Image) -> Self {
+        let tables: OrdMap<TableId, Arc<Table>> = image
+            .tables
+            .into_iter()
+            .map(|t| {
+                let version = image.version;
+                let segments: OrdMap<SegmentId, Arc<Segment>> =
+                    t.segments.into_iter().map(|s| (s.id, Arc::new(s))).collect();
+                let inline_bytes =
+                    segments.values().filter(|s| s.is_inline() && s.is_visible_at(version)).map(|s| s.bytes()).sum();
+                let table = Table {
+                    id: t.id,
+                    name: t.name,
+                    schema: Arc::new(t.schema),
+                    schema_version: t.schema_version,
+                    replicas: t.replicas,
+                    shards: Arc::new(t.shards),
+                    created: t.created,
+                    dropped: t.dropped,
+                    dropped_time_us: t.dropped_time_us,
+                    segments,
+                    inline_bytes,
+                };
+                (table.id, Arc::new(table))
+            })
+            .collect();
+        Self {
+            cluster: image.cluster,
+            version: image.version,
+            time_us: image.time_us,
+            nodes: image.nodes.into_iter().map(|n| (n.id, Arc::new(n))).collect(),
+            schemas: image.schemas.into_iter().collect(),
+            names: tables.values().filter(|t| t.dropped.is_none()).map(|t| (t.name.clone(), t.id)).collect(),
+            tables,
+            token_times: image.tokens.iter().map(|(token, record)| ((record.time_us, *token), ())).collect(),
+            tokens: image.tokens.into_iter().collect(),
+            commits: image.commits.into_iter().map(|c| (c.version, Arc::new(c))).collect(),
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Table schemas in a form of our own, so that the log does not depend on a library's encoding.
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::limits::{COLUMNS_MAX, NAME_BYTES_MAX};
+use crate::{Error, Result};
+
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum TimeUnit {
+    Second,
+    Millisecond,
+    Microsecond,
+    Nanosecond,
+}
+
+/// The type of a column: the Arrow types that segments store and return unchanged.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Hash, Debug)]
+#[rkyv(serialize_bounds(__S: rkyv::ser::Writer + rkyv::ser::Allocator, __S::Error: rkyv::rancor::Source))]
+#[rkyv(deserialize_bounds(__D::Error: rkyv::rancor::Source))]
+#[rkyv(bytecheck(bounds(__C: rkyv::validation::ArchiveContext, __C::Error: rkyv::rancor::Source)))]
+pub enum ColumnType {
+    Boolean,
+    Int8,
+    Int16,
+    Int32,
+    Int64,
+    UInt8,
+    UInt16,
+    UInt32,
+    UInt64,
+    Float16,
+    Float32,
+    Float64,
+    Utf8,
+    LargeUtf8,
+    Utf8View,
+    Binary,
+    LargeBinary,
+    BinaryView,
+    Date32,
+    Date64,
+    Time32(TimeUnit),
+    Time64(TimeUnit),
+    Timestamp(TimeUnit, Option<String>),
+    Decimal128 { precision: u8, scale: i8 },
+    Decimal256 { precision: u8, scale: i8 },
+    List(#[rkyv(omit_bounds)] Box<Column>),
+    LargeList(#[rkyv(omit_bounds)] Box<Column>),
+    /// `VECTOR(n)` is a fixed-size list of `Float32` that are not null.
+    FixedSizeList(#[rkyv(omit_bounds)] Box<Column>, u32),
+    Struct(#[rkyv(omit_bounds)] Vec<Column>),
+}
+
+/// A column. Segments name it by `id`, people by `name`.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Column {
+    /// Unique within its table for ever; 0 inside nested types.
+    pub id: u32,
+    pub name: String,
+    pub data_type: ColumnType,
+    pub nullable: bool,
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+pub struct TableSchema {
+    pub columns: Vec<Column>,
+    /// Indexes into `columns`. Empty: no key, rows are spread over the shards in turn.
+    pub primary_key: Vec<u32>,
+}
+
+impl TableSchema {
+    /// Checks what no table may have: no columns, too many, a name that is empty, too long or used
+    /// twice, a key column that is absent, repeated or nullable.
+    pub fn validate(&self) -> Result<()> {
+        if self.columns.is_empty() {
+            return Err(Error::invalid("a table needs at least one column"));
+        }
+        if self.columns.len() > COLUMNS_MAX {
+            return Err(Error::invalid(format!(
+                "{} columns are more than the {COLUMNS_MAX} that a table may have",
+                self.columns.len()
+            )));
+        }
+        let mut names = std::collections::BTreeSet::new();
+        for column in &self.columns {
+            validate_name("column", &column.name)?;
+            if !names.insert(&column.name) {
+                return Err(Error::invalid(format!("column {:?} is named twice", column.name)));
+            }
+        }
+        let mut keys = std::collections::BTreeSet::new();
+        for &key in &self.primary_key {
+            let column = self.columns.get(key as usize).ok_or_else(|| {
+                Error::invalid(format!("primary key column {key} of a table with {} columns", self.columns.len()))
+            })?;
+            if !keys.insert(key) {
+                return Err(Error::invalid(format!("primary key names column {:?} twice", column.name)));
+            }
+            if column.nullable {
+                return Err(Error::invalid(format!("primary key column {:?} must be NOT NULL", column.name)));
+            }
+            if !column.data_type.is_hashable_key() {
+                return Err(Error::invalid(format!(
+                    "column {:?} of type {:?} cannot be part of a primary key",
+                    column.name, column.data_type
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    pub fn column_index(&self, name: &str) -> Option<usize> {
+        self.columns.iter().position(|c| c.name == name)
+    }
+}
+
+impl ColumnType {
+    /// Whether equal values have equal bytes, so that a hash of them can choose a shard.
+    pub fn is_hashable_key(&self) -> bool {
+        !matches!(
+            self,
+            Self::Float16
+                | Self::Float32
+                | Self::Float64
+                | Self::List(_)
+                | Self::LargeList(_)
+                | Self::FixedSizeList(..)
+                | Self::Struct(_)
+        )
+    }
+}
+
+/// Checks the name of a table, schema or column.
+pub fn validate_name(what: &str, name: &str) -> Result<()> {
+    if name.is_empty() {
+        return Err(Error::invalid(format!("a {what} name must not be empty")));
+    }
+    if name.len() > NAME_BYTES_MAX {
+        return Err(Error::invalid(format!(
+            "{what} name of {} bytes is longer than {NAME_BYTES_MAX}: {:.40}...",
+            name.len(),
+            name
+        )));
+    }
+    if name.chars().any(char::is_control) {
+        return Err(Error::invalid(format!("{what} name {name:?} contains a control character")));
+    }
+    Ok(())
+}

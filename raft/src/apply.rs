@@ -1,0 +1,356 @@
+//! `apply`: the pure function from a manifest and one log entry to the next manifest and its answers.
+//!
+//! No clock, no randomness, no I/O: every node that applies the same entries holds the same bytes.
+//! Within one entry proposals are applied in order and share its version; each is all or nothing.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use plexus_model::limits::{
+    COMMIT_HISTORY_MAX, INLINE_TABLE_BYTES_MAX, REPLICAS_MAX, SHARDS_MAX, TOKEN_TTL_US,
+};
+use plexus_model::placement::{majority, rendezvous};
+use plexus_model::{
+    Command, Commit, CommitRecord, CreateTable, Error, Manifest, NodeId, NodeRecord, Outcome, Proposal, Result,
+    Segment, SegmentData, Shard, Table, TableChange, TableId, TableName, TokenRecord, Version,
+};
+
+/// Applies the proposals of the log entry at `index` and answers each.
+///
+/// # Panics
+/// When `index` is not above the manifest's version: an entry applied twice would break every invariant.
+pub fn apply(manifest: &mut Manifest, index: Version, proposals: Vec<Proposal>) -> Vec<Outcome> {
+    assert!(index > manifest.version, "entry {index} applied to a manifest at version {}", manifest.version);
+    manifest.version = index;
+    let mut outcomes = Vec::with_capacity(proposals.len());
+    for proposal in proposals {
+        manifest.time_us = proposal.time_us.max(manifest.time_us + 1);
+        outcomes.push(apply_one(manifest, index, proposal));
+    }
+    expire_tokens(manifest);
+    trim_history(manifest);
+    outcomes
+}
+
+fn apply_one(manifest: &mut Manifest, index: Version, proposal: Proposal) -> Outcome {
+    if let Some(record) = manifest.tokens.get(&proposal.token) {
+        return record.outcome.clone();
+    }
+    let time_us = manifest.time_us;
+    let outcome = match execute(manifest, index, proposal.command) {
+        Ok(table) => Outcome::Applied { version: index, time_us, table },
+        Err(error) => Outcome::rejected(&error),
+    };
+    manifest.tokens.insert(proposal.token, TokenRecord { time_us, outcome: outcome.clone() });
+    manifest.token_times.insert((time_us, proposal.token), ());
+    outcome
+}
+
+fn expire_tokens(manifest: &mut Manifest) {
+    let Some(until) = manifest.time_us.checked_sub(TOKEN_TTL_US) else { return };
+    while let Some(((time_us, token), ())) = manifest.token_times.get_min().cloned().filter(|((t, _), ())| *t <= until) {
+        manifest.token_times.remove(&(time_us, token));
+        manifest.tokens.remove(&token);
+    }
+}
+
+fn trim_history(manifest: &mut Manifest) {
+    while manifest.commits.len() > COMMIT_HISTORY_MAX {
+        let Some(oldest) = manifest.commits.get_min().map(|(version, _)| *version) else { return };
+        manifest.commits.remove(&oldest);
+    }
+}
+
+/// Checks a command against the manifest, then changes it. Whatever can fail comes before the change.
+fn execute(manifest: &mut Manifest, index: Version, command: Command) -> Result<Option<TableId>> {
+    match command {
+        Command::Bootstrap { cluster } => {
+            if manifest.cluster != Default::default() {
+                return Err(Error::already_exists(format!("the log belongs to cluster {}", manifest.cluster)));
+            }
+            manifest.cluster = cluster;
+            manifest.schemas.insert("public".to_owned(), index);
+            Ok(None)
+        }
+        Command::RegisterNode(record) => register_node(manifest, record).map(|()| None),
+        Command::RemoveNode(node) => remove_node(manifest, node).map(|()| None),
+        Command::SetLiveness { node, live } => {
+            let record = manifest.nodes.get(&node).ok_or_else(|| Error::not_found(format!("node {node}")))?;
+            let record = NodeRecord { live, ..(**record).clone() };
+            manifest.nodes.insert(node, Arc::new(record));
+            Ok(None)
+        }
+        Command::CreateSchema { name, if_not_exists } => {
+            plexus_model::schema::validate_name("schema", &name)?;
+            if manifest.schemas.contains_key(&name) {
+                return if if_not_exists {
+                    Ok(None)
+                } else {
+                    Err(Error::already_exists(format!("schema {name:?} exists already")))
+                };
+            }
+            manifest.schemas.insert(name, index);
+            Ok(None)
+        }
+        Command::DropSchema { name, if_exists } => drop_schema(manifest, &name, if_exists).map(|()| None),
+        Command::CreateTable(create) => create_table(manifest, index, create).map(Some),
+        Command::DropTable { name, if_exists } => drop_table(manifest, index, &name, if_exists),
+        Command::Commit(commit) => apply_commit(manifest, index, commit).map(|()| None),
+        Command::Purge { removed_until_us } => {
+            purge(manifest, removed_until_us);
+            Ok(None)
+        }
+    }
+}
+
+fn register_node(manifest: &mut Manifest, record: NodeRecord) -> Result<()> {
+    if let Some(other) = manifest.nodes.values().find(|n| n.peer == record.peer && n.id != record.id && n.live) {
+        return Err(Error::already_exists(format!("peer address {} belongs to live node {}", record.peer, other.id)));
+    }
+    manifest.nodes.insert(record.id, Arc::new(record));
+    Ok(())
+}
+
+fn remove_node(manifest: &mut Manifest, node: NodeId) -> Result<()> {
+    if !manifest.nodes.contains_key(&node) {
+        return Err(Error::not_found(format!("node {node}")));
+    }
+    for table in manifest.tables.values().filter(|t| t.dropped.is_none()) {
+        if let Some(shard) = table.shards.iter().position(|s| s.replicas.contains(&node)) {
+            return Err(Error::conflict(format!(
+                "node {node} still keeps a replica of shard {shard} of table {}",
+                table.name
+            )));
+        }
+    }
+    manifest.nodes.remove(&node);
+    Ok(())
+}
+
+fn drop_schema(manifest: &mut Manifest, name: &str, if_exists: bool) -> Result<()> {
+    if !manifest.schemas.contains_key(name) {
+        return if if_exists { Ok(()) } else { Err(Error::not_found(format!("schema {name:?} does not exist"))) };
+    }
+    if let Some(table) = manifest.names.keys().find(|table| table.schema == name) {
+        return Err(Error::conflict(format!("schema {name:?} is not empty: it holds table {table}")));
+    }
+    manifest.schemas.remove(name);
+    Ok(())
+}
+
+fn create_table(manifest: &mut Manifest, index: Version, create: CreateTable) -> Result<TableId> {
+    let CreateTable { name, schema, shards, replicas, if_not_exists, or_replace } = create;
+    if !manifest.schemas.contains_key(&name.schema) {
+        return Err(Error::not_found(format!("schema {:?} does not exist", name.schema)));
+    }
+    let existing = manifest.names.get(&name).copied();
+    if let (Some(id), false) = (existing, or_replace) {
+        return if if_not_exists {
+            Ok(id)
+        } else {
+            Err(Error::already_exists(format!("table {name} exists already")))
+        };
+    }
+    plexus_model::schema::validate_name("table", &name.table)?;
+    schema.validate()?;
+    if !(1..=SHARDS_MAX).contains(&shards) {
+        return Err(Error::invalid(format!("shards = {shards}: must be from 1 to {SHARDS_MAX}")));
+    }
+    if !(1..=REPLICAS_MAX).contains(&replicas) {
+        return Err(Error::invalid(format!("replicas = {replicas}: must be from 1 to {REPLICAS_MAX}")));
+    }
+    let nodes = manifest.live_data_nodes();
+    if nodes.len() < replicas as usize {
+        return Err(Error::invalid(format!(
+            "replicas = {replicas}: the cluster has {} live data node(s), and each replica needs its own",
+            nodes.len()
+        )));
+    }
+    // Several tables may be created in one entry, so the id is the index made unique by counting on.
+    let mut id = TableId(index.0);
+    while manifest.tables.contains_key(&id) {
+        id.0 += 1 << 48;
+    }
+    if let Some(old) = existing {
+        mark_dropped(manifest, index, old);
+    }
+    let shards: Vec<Shard> = (0..shards)
+        .map(|shard| Shard { replicas: rendezvous(id.0, shard, &nodes, replicas as usize) })
+        .collect();
+    let table = Table {
+        id,
+        name: name.clone(),
+        schema: Arc::new(schema),
+        schema_version: 1,
+        replicas,
+        shards: Arc::new(shards),
+        created: index,
+        dropped: None,
+        dropped_time_us: 0,
+        segments: Default::default(),
+        inline_bytes: 0,
+    };
+    manifest.tables.insert(id, Arc::new(table));
+    manifest.names.insert(name, id);
+    Ok(id)
+}
+
+fn drop_table(manifest: &mut Manifest, index: Version, name: &TableName, if_exists: bool) -> Result<Option<TableId>> {
+    let Some(&id) = manifest.names.get(name) else {
+        return if if_exists { Ok(None) } else { Err(Error::not_found(format!("table {name} does not exist"))) };
+    };
+    mark_dropped(manifest, index, id);
+    Ok(Some(id))
+}
+
+fn mark_dropped(manifest: &mut Manifest, index: Version, id: TableId) {
+    if let Some(table) = manifest.tables.get_mut(&id) {
+        let table = Arc::make_mut(table);
+        table.dropped = Some(index);
+        table.dropped_time_us = manifest.time_us;
+        manifest.names.remove(&table.name);
+    }
+}
+
+fn apply_commit(manifest: &mut Manifest, index: Version, commit: Commit) -> Result<()> {
+    for change in &commit.changes {
+        check_change(manifest, change)?;
+    }
+    let record = CommitRecord {
+        version: index,
+        time_us: manifest.time_us,
+        operation: commit.operation,
+        tables: commit.changes.iter().map(|c| c.table).collect(),
+        rows_added: commit.changes.iter().flat_map(|c| &c.add).map(|s| s.0.rows).sum(),
+        segments_added: commit.changes.iter().map(|c| c.add.len() as u32).sum(),
+        segments_removed: commit.changes.iter().map(|c| c.remove.len() as u32).sum(),
+    };
+    for change in commit.changes {
+        make_change(manifest, index, change);
+    }
+    let record = match manifest.commits.get(&index) {
+        Some(earlier) => merge_records(earlier, record),
+        None => record,
+    };
+    manifest.commits.insert(index, Arc::new(record));
+    Ok(())
+}
+
+/// Commits that share an entry share its version, and so its line of the history.
+fn merge_records(earlier: &CommitRecord, mut record: CommitRecord) -> CommitRecord {
+    let tables: BTreeSet<TableId> = earlier.tables.iter().chain(&record.tables).copied().collect();
+    record.tables = tables.into_iter().collect();
+    record.rows_added += earlier.rows_added;
+    record.segments_added += earlier.segments_added;
+    record.segments_removed += earlier.segments_removed;
+    if record.operation != earlier.operation {
+        record.operation = format!("{}, {}", earlier.operation, record.operation);
+    }
+    record
+}
+
+fn check_change(manifest: &Manifest, change: &TableChange) -> Result<()> {
+    let table = manifest
+        .tables
+        .get(&change.table)
+        .filter(|t| t.dropped.is_none())
+        .ok_or_else(|| Error::conflict(format!("table with id {} was dropped meanwhile", change.table)))?;
+    if table.schema_version != change.schema_version {
+        return Err(Error::conflict(format!(
+            "table {}: its schema changed from version {} to {} meanwhile",
+            table.name, change.schema_version, table.schema_version
+        )));
+    }
+    let mut ids = BTreeSet::new();
+    let mut inline_bytes = table.inline_bytes;
+    for segment in change.add.iter().map(|s| &s.0) {
+        if !ids.insert(segment.id) || table.segments.contains_key(&segment.id) {
+            return Err(Error::internal(format!("segment id {} is used twice", segment.id)));
+        }
+        let shard = table.shards.get(segment.shard as usize).ok_or_else(|| {
+            Error::internal(format!("table {} has no shard {} for segment {}", table.name, segment.shard, segment.id))
+        })?;
+        match &segment.data {
+            SegmentData::Inline(bytes) => inline_bytes += bytes.len() as u64,
+            SegmentData::File { .. } => check_quorum(table, segment, shard)?,
+        }
+    }
+    if inline_bytes > INLINE_TABLE_BYTES_MAX as u64 && inline_bytes > table.inline_bytes {
+        return Err(Error::exhausted(format!(
+            "table {}: {inline_bytes} bytes of rows in the log are above the bound of {INLINE_TABLE_BYTES_MAX}",
+            table.name
+        )));
+    }
+    for id in &change.remove {
+        if !table.segments.get(id).is_some_and(|s| s.removed.is_none()) {
+            return Err(Error::conflict(format!("table {}: segment {id} was removed meanwhile", table.name)));
+        }
+    }
+    Ok(())
+}
+
+/// Invariant 3: a majority of the replicas, by the placement that holds at this point of the log.
+fn check_quorum(table: &Table, segment: &Segment, shard: &Shard) -> Result<()> {
+    let durable: BTreeSet<NodeId> =
+        segment.acknowledged.iter().copied().filter(|node| shard.replicas.contains(node)).collect();
+    let needed = majority(shard.replicas.len());
+    if durable.len() < needed {
+        return Err(Error::conflict(format!(
+            "table {}, shard {}: segment {} is durable on {} of {} replicas, {needed} are needed",
+            table.name,
+            segment.shard,
+            segment.id,
+            durable.len(),
+            shard.replicas.len()
+        )));
+    }
+    Ok(())
+}
+
+fn make_change(manifest: &mut Manifest, index: Version, change: TableChange) {
+    let time_us = manifest.time_us;
+    let Some(table) = manifest.tables.get_mut(&change.table) else { return };
+    let table = Arc::make_mut(table);
+    for mut segment in change.add.into_iter().map(|s| s.0) {
+        segment.added = index;
+        segment.removed = None;
+        if segment.is_inline() {
+            table.inline_bytes += segment.bytes();
+        }
+        table.segments.insert(segment.id, Arc::new(segment));
+    }
+    for id in change.remove {
+        if let Some(segment) = table.segments.get_mut(&id) {
+            let segment = Arc::make_mut(segment);
+            segment.removed = Some(index);
+            segment.removed_time_us = time_us;
+            if segment.is_inline() {
+                table.inline_bytes -= segment.bytes();
+            }
+        }
+    }
+}
+
+fn purge(manifest: &mut Manifest, until_us: u64) {
+    let dropped: Vec<TableId> = manifest
+        .tables
+        .values()
+        .filter(|t| t.dropped.is_some() && t.dropped_time_us <= until_us)
+        .map(|t| t.id)
+        .collect();
+    for id in dropped {
+        manifest.tables.remove(&id);
+    }
+    let stale: Vec<_> = manifest
+        .tables
+        .values()
+        .flat_map(|t| t.segments.values().map(move |s| (t.id, s)))
+        .filter(|(_, s)| s.removed.is_some() && s.removed_time_us <= until_us)
+        .map(|(table, s)| (table, s.id))
+        .collect();
+    for (table, segment) in stale {
+        if let Some(table) = manifest.tables.get_mut(&table) {
+            Arc::make_mut(table).segments.remove(&segment);
+        }
+    }
+}

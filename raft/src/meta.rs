@@ -1,0 +1,471 @@
+//! This node's member of the metadata group.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use openraft::error::{ClientWriteError, InitializeError, RaftError};
+use openraft::raft::{AppendEntriesRequest, InstallSnapshotRequest, VoteRequest};
+use openraft::{Config, Raft, ServerState, SnapshotPolicy};
+use plexus_model::{
+    Applied, ClusterId, Command, Error, ErrorKind, Manifest, NodeId, NodeRecord, Outcome, Proposal, Result, Token,
+    Version,
+};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::batch::{ConfirmRead, Refusal, Rounds, WriteEntry};
+use crate::log::LogStore;
+use crate::network::{Network, Transport, call};
+use crate::state_machine::{Published, StateMachine};
+use crate::types::{Address, TypeConfig};
+use crate::wire::{Request, Response, snapshot_response, vote_response};
+
+/// Leader to followers. A follower's sync must fit in one interval.
+const HEARTBEAT_MS: u64 = 250;
+/// At least ten times the time of an append; with the lease a failover takes two to three seconds.
+const ELECTION_MIN_MS: u64 = 1_000;
+const ELECTION_MAX_MS: u64 = 1_500;
+/// Entries after which a snapshot is taken, and how many are kept for followers that lag a little.
+const SNAPSHOT_ENTRIES: u64 = 10_000;
+const KEPT_ENTRIES: u64 = 5_000;
+const SNAPSHOT_CHUNK_BYTES: u64 = 1024 * 1024;
+const SNAPSHOT_CHUNK_TIMEOUT_MS: u64 = 10_000;
+/// Between attempts to find or reach the leader.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// For one request to the leader; longer than a round takes there.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(6);
+/// More voters make commits slower and survive no likely failure.
+const VOTERS_MAX: usize = 5;
+
+pub struct MetaOptions {
+    pub node: NodeId,
+    /// Where log and snapshots are kept.
+    pub directory: PathBuf,
+    pub transport: Arc<dyn Transport>,
+}
+
+/// A handle to the metadata group. Shared by everything on a node.
+pub struct Meta {
+    node: NodeId,
+    raft: Raft<TypeConfig>,
+    published: watch::Receiver<Published>,
+    transport: Arc<dyn Transport>,
+    proposals: Rounds<Proposal, Outcome>,
+    reads: Rounds<(), u64>,
+    /// When the leader last heard of each node. Only meaningful on the leader.
+    heard: Mutex<HashMap<NodeId, Instant>>,
+    pristine: bool,
+    stop: CancellationToken,
+}
+
+/// The group as this member sees it.
+#[derive(Clone, Debug)]
+pub struct MetaStatus {
+    pub leader: Option<NodeId>,
+    pub term: u64,
+    pub last_log: u64,
+    pub applied: u64,
+    pub voters: Vec<NodeId>,
+    pub learners: Vec<NodeId>,
+}
+
+impl Meta {
+    /// Opens log and snapshot and takes part again. A pristine node waits to be bootstrapped or let in.
+    ///
+    /// # Errors
+    /// `Corrupt` when the snapshot is damaged or does not cover what was removed from the log.
+    pub async fn start(options: MetaOptions) -> Result<Arc<Self>> {
+        let MetaOptions { node, directory, transport } = options;
+        let machine = StateMachine::open(&directory.join("snapshot"))?;
+        let log = LogStore::open(&directory.join("log"), Some(machine.durable()))?;
+        let covered = *machine.durable().borrow();
+        if log.purged() > covered {
+            // openraft would go on with an empty state machine.
+            return Err(Error::corrupt(format!(
+                "{}: the log begins after {:?} but the snapshot ends at {covered:?}",
+                directory.display(),
+                log.purged()
+            )));
+        }
+        let pristine = log.is_pristine();
+        let published = machine.subscribe();
+        let network = Network { transport: transport.clone() };
+        let raft = Raft::new(node.0, Arc::new(config()?), network, log, machine)
+            .await
+            .map_err(|e| Error::internal(format!("starting the metadata group: {e}")).with_source(e))?;
+        let stop = CancellationToken::new();
+        Ok(Arc::new(Self {
+            node,
+            published,
+            transport,
+            proposals: Rounds::start(stop.clone(), WriteEntry(raft.clone())),
+            reads: Rounds::start(stop.clone(), ConfirmRead(raft.clone())),
+            heard: Mutex::default(),
+            pristine,
+            stop,
+            raft,
+        }))
+    }
+
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Whether this member had never been part of a group when it started.
+    pub fn is_pristine(&self) -> bool {
+        self.pristine
+    }
+
+    /// Founds a new cluster with this node as its only member.
+    pub async fn bootstrap(&self, cluster: ClusterId, record: NodeRecord) -> Result<()> {
+        let members = BTreeMap::from([(self.node.0, Address(record.peer.clone()))]);
+        match self.raft.initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+            Err(e) => return Err(Error::internal(format!("bootstrap: {e}")).with_source(e)),
+        }
+        let deadline = Duration::from_secs(10);
+        match self.propose(Command::Bootstrap { cluster }, deadline).await {
+            Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
+            _ => {}
+        }
+        self.propose(Command::RegisterNode(record), deadline).await.map(|_| ())
+    }
+
+    /// Asks the cluster of the node at `seed` to let this node in, until it does or `timeout` passes.
+    pub async fn join(&self, seed: &str, record: NodeRecord, timeout: Duration) -> Result<()> {
+        let deadline = Instant::now() + timeout;
+        let mut address = seed.to_owned();
+        loop {
+            let error = match call(&*self.transport, &address, &Request::Join(record.clone()), FORWARD_TIMEOUT).await {
+                Ok(Response::Done) => return Ok(()),
+                Ok(Response::Failed { kind, message }) if !Error::new(kind, "").is_retryable() => {
+                    return Err(Error::new(kind, message).context(format!("joining by way of {address}")));
+                }
+                Ok(other) => Error::unavailable(format!("{address} answered {other:?}")),
+                Err(e) if matches!(e.kind(), ErrorKind::InvalidArgument | ErrorKind::Corrupt) => return Err(e),
+                Err(e) => e,
+            };
+            if Instant::now() >= deadline {
+                return Err(error.context(format!("joining by way of {address}")));
+            }
+            address = seed.to_owned();
+            sleep(RETRY_PAUSE * 4).await;
+        }
+    }
+
+    /// The manifest as far as this node has applied the log.
+    pub fn manifest(&self) -> Arc<Manifest> {
+        self.published.borrow().manifest.clone()
+    }
+
+    /// Every manifest from now on; intermediate ones may be skipped.
+    pub fn watch(&self) -> watch::Receiver<Published> {
+        self.published.clone()
+    }
+
+    /// Commits a command and returns what `apply` answered. Retried under one token, on whichever node
+    /// leads, until the outcome is known or `limit` passes.
+    ///
+    /// # Errors
+    /// `Unknown` when the command may or may not have been committed; `Unavailable` when it was not.
+    pub async fn propose(&self, command: Command, limit: Duration) -> Result<Applied> {
+        let proposal = Proposal { token: Token::generate(), time_us: now_us(), command };
+        let deadline = Instant::now() + limit;
+        let mut sent = false;
+        loop {
+            let refusal = match self.leader() {
+                Some((leader, _)) if leader == self.node => {
+                    sent = true;
+                    match self.proposals.ask(proposal.clone()).await {
+                        Ok(outcome) => return outcome.into_result(),
+                        Err(refusal) => refusal.into_error(),
+                    }
+                }
+                Some((_, address)) => {
+                    sent = true;
+                    match call(&*self.transport, &address, &Request::Propose(proposal.clone()), FORWARD_TIMEOUT).await {
+                        Ok(Response::Outcome(outcome)) => return outcome.into_result(),
+                        Ok(Response::Failed { kind, message }) => Error::new(kind, message),
+                        Ok(other) => Error::unavailable(format!("{address} answered {other:?}")),
+                        Err(e) => e,
+                    }
+                }
+                None => Error::unavailable("the metadata group has no leader"),
+            };
+            if !refusal.is_retryable() {
+                return Err(refusal);
+            }
+            if Instant::now() + RETRY_PAUSE >= deadline {
+                let kind = if sent { ErrorKind::Unknown } else { ErrorKind::Unavailable };
+                return Err(Error::new(kind, format!("no commit within {limit:?}: {refusal}")));
+            }
+            sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// The manifest that a strict read pins: at least as new as everything acknowledged before the call.
+    pub async fn read(&self, limit: Duration) -> Result<Arc<Manifest>> {
+        let index = self.read_index(limit).await?;
+        self.wait_applied(index, limit).await
+    }
+
+    async fn read_index(&self, limit: Duration) -> Result<u64> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let error = match self.leader() {
+                Some((leader, _)) if leader == self.node => match self.reads.ask(()).await {
+                    Ok(index) => return Ok(index),
+                    Err(refusal) => refusal.into_error(),
+                },
+                Some((_, address)) => {
+                    match call(&*self.transport, &address, &Request::ReadIndex, FORWARD_TIMEOUT).await {
+                        Ok(Response::ReadIndex(index)) => return Ok(index),
+                        Ok(Response::Failed { kind, message }) => Error::new(kind, message),
+                        Ok(other) => Error::unavailable(format!("{address} answered {other:?}")),
+                        Err(e) => e,
+                    }
+                }
+                None => Error::unavailable("the metadata group has no leader"),
+            };
+            if Instant::now() + RETRY_PAUSE >= deadline {
+                return Err(Error::unavailable(format!("no read index within {limit:?}: {error}")));
+            }
+            sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// Waits until this node has applied the log up to `index`.
+    pub async fn wait_applied(&self, index: u64, limit: Duration) -> Result<Arc<Manifest>> {
+        let mut published = self.published.clone();
+        let reached = timeout(limit, published.wait_for(|p| p.applied >= index)).await;
+        match reached {
+            Ok(Ok(published)) => Ok(published.manifest.clone()),
+            Ok(Err(_)) => Err(Error::unavailable("the metadata group has stopped on this node")),
+            Err(_) => Err(Error::unavailable(format!(
+                "this node has applied the log up to {}, not yet to {index}, after {limit:?}",
+                self.published.borrow().applied
+            ))),
+        }
+    }
+
+    /// Waits until `version` is applied here.
+    pub async fn wait_version(&self, version: Version, limit: Duration) -> Result<Arc<Manifest>> {
+        self.wait_applied(version.0, limit).await
+    }
+
+    /// The leader and its address, if this member knows one.
+    pub fn leader(&self) -> Option<(NodeId, String)> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let leader = metrics.current_leader?;
+        let address = metrics.membership_config.membership().get_node(&leader)?.0.clone();
+        Some((NodeId(leader), address))
+    }
+
+    pub fn is_leader(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        metrics.state == ServerState::Leader && metrics.current_leader == Some(self.node.0)
+    }
+
+    pub fn status(&self) -> MetaStatus {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let membership = metrics.membership_config.membership();
+        MetaStatus {
+            leader: metrics.current_leader.map(NodeId),
+            term: metrics.current_term,
+            last_log: metrics.last_log_index.unwrap_or(0),
+            applied: self.published.borrow().applied,
+            voters: membership.voter_ids().map(NodeId).collect(),
+            learners: membership.learner_ids().map(NodeId).collect(),
+        }
+    }
+
+    /// Tells the leader that this node is alive.
+    pub async fn heartbeat(&self) -> Result<()> {
+        match self.leader() {
+            Some((leader, _)) if leader == self.node => {
+                self.hear(self.node);
+                Ok(())
+            }
+            Some((_, address)) => {
+                let request = Request::Heartbeat { node: self.node.0 };
+                call(&*self.transport, &address, &request, Duration::from_secs(2)).await.map(|_| ())
+            }
+            None => Err(Error::unavailable("the metadata group has no leader")),
+        }
+    }
+
+    fn hear(&self, node: NodeId) {
+        self.heard.lock().expect("no code panics while it holds this lock").insert(node, Instant::now());
+    }
+
+    /// How long ago the leader heard of a node; `None` when it never did.
+    pub fn silence_of(&self, node: NodeId) -> Option<Duration> {
+        self.heard.lock().expect("no code panics while it holds this lock").get(&node).map(Instant::elapsed)
+    }
+
+    /// Forgets who was heard of, when this member begins to lead.
+    pub fn forget_heartbeats(&self) {
+        self.heard.lock().expect("no code panics while it holds this lock").clear();
+    }
+
+    /// Answers one request of another member.
+    pub async fn handle(&self, request: &[u8]) -> Vec<u8> {
+        let response = match plexus_model::decode::<Request>("metadata request", request) {
+            Ok(request) => self.answer(request).await,
+            Err(e) => failed(&e),
+        };
+        plexus_model::encode(&response)
+    }
+
+    async fn answer(&self, request: Request) -> Response {
+        match request {
+            Request::Append(append) => match self.raft.append_entries(AppendEntriesRequest::from(append)).await {
+                Ok(reply) => Response::Append(reply.into()),
+                Err(e) => stopped(&e),
+            },
+            Request::Vote { vote, last } => {
+                let request = VoteRequest { vote: vote.into(), last_log_id: last.map(Into::into) };
+                match self.raft.vote(request).await {
+                    Ok(reply) => vote_response(reply),
+                    Err(e) => stopped(&e),
+                }
+            }
+            Request::Snapshot { vote, meta, offset, data, done } => {
+                let request = InstallSnapshotRequest { vote: vote.into(), meta: meta.into(), offset, data, done };
+                match self.raft.install_snapshot(request).await {
+                    Ok(reply) => snapshot_response(reply),
+                    Err(e) => stopped(&e),
+                }
+            }
+            Request::Propose(proposal) => match self.proposals.ask(proposal).await {
+                Ok(outcome) => Response::Outcome(outcome),
+                Err(refusal) => refused(refusal),
+            },
+            Request::ReadIndex => match self.reads.ask(()).await {
+                Ok(index) => Response::ReadIndex(index),
+                Err(refusal) => refused(refusal),
+            },
+            Request::Heartbeat { node } => {
+                self.hear(NodeId(node));
+                Response::Done
+            }
+            Request::Join(record) => match self.admit(record).await {
+                Ok(()) => Response::Done,
+                Err(e) => failed(&e),
+            },
+        }
+    }
+
+    /// Lets a node in: as a learner, which gets the log, then as a member that others know, then as a
+    /// voter when that makes an odd number. A node that is not the leader passes the request on.
+    async fn admit(&self, record: NodeRecord) -> Result<()> {
+        match self.leader() {
+            Some((leader, _)) if leader == self.node => {}
+            Some((_, address)) => {
+                return match call(&*self.transport, &address, &Request::Join(record), FORWARD_TIMEOUT).await? {
+                    Response::Done => Ok(()),
+                    Response::Failed { kind, message } => Err(Error::new(kind, message)),
+                    other => Err(Error::unavailable(format!("the leader answered {other:?}"))),
+                };
+            }
+            None => return Err(Error::unavailable("the metadata group has no leader")),
+        }
+        let limit = Duration::from_secs(5);
+        let known = self.manifest().nodes.get(&record.id).map(|n| n.peer.clone());
+        if known.is_some_and(|peer| peer != record.peer) {
+            // openraft keeps the address of a member for good; a moved node joins under a new id.
+            return Err(Error::invalid(format!(
+                "node {} is a member with another peer address; it cannot join from {}",
+                record.id, record.peer
+            )));
+        }
+        let membership = self.raft.metrics().borrow().membership_config.clone();
+        if membership.membership().get_node(&record.id.0).is_none() {
+            let learner = self.raft.add_learner(record.id.0, Address(record.peer.clone()), false);
+            change(timeout(limit, learner).await)?;
+        }
+        self.propose(Command::RegisterNode(record), limit).await?;
+        self.adjust_voters(limit).await
+    }
+
+    /// Makes the voters an odd number of the nodes with the meta role, at most [`VOTERS_MAX`].
+    async fn adjust_voters(&self, limit: Duration) -> Result<()> {
+        let current: BTreeSet<u64> = self.status().voters.iter().map(|n| n.0).collect();
+        let manifest = self.manifest();
+        let wanted = wanted_voters(&current, manifest.nodes.values().filter(|n| n.roles.meta).map(|n| n.id.0));
+        if wanted != current {
+            change(timeout(limit, self.raft.change_membership(wanted, true)).await)?;
+        }
+        Ok(())
+    }
+
+    /// Stops taking part. Entries that were acknowledged are on disk.
+    pub async fn shutdown(&self) {
+        self.stop.cancel();
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(%error, "the metadata group did not stop cleanly");
+        }
+    }
+}
+
+/// The present voters stay; others join while the number stays odd.
+fn wanted_voters(current: &BTreeSet<u64>, meta_nodes: impl Iterator<Item = u64>) -> BTreeSet<u64> {
+    let mut candidates: Vec<u64> = current.iter().copied().collect();
+    candidates.extend(meta_nodes.filter(|n| !current.contains(n)));
+    let count = candidates.len().min(VOTERS_MAX);
+    let odd = if count.is_multiple_of(2) { count.saturating_sub(1) } else { count };
+    candidates.into_iter().take(odd.max(current.len())).collect()
+}
+
+type ClientWrite<T> = Result<T, RaftError<u64, ClientWriteError<u64, Address>>>;
+
+fn change<T>(result: Result<ClientWrite<T>, tokio::time::error::Elapsed>) -> Result<()> {
+    match result {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(e)) => Err(Error::unavailable(format!("changing the metadata group: {e}"))),
+        Err(_) => Err(Error::unknown("changing the metadata group: no answer from the quorum")),
+    }
+}
+
+fn failed(error: &Error) -> Response {
+    Response::Failed { kind: error.kind(), message: error.message().to_owned() }
+}
+
+fn stopped(error: &impl std::fmt::Display) -> Response {
+    Response::Failed { kind: ErrorKind::Unavailable, message: error.to_string() }
+}
+
+fn refused(refusal: Refusal) -> Response {
+    match refusal {
+        Refusal::NotLeader(leader) => Response::NotLeader { leader },
+        Refusal::Failed(kind, message) => Response::Failed { kind, message },
+    }
+}
+
+fn config() -> Result<Config> {
+    Config {
+        cluster_name: "plexus".into(),
+        heartbeat_interval: HEARTBEAT_MS,
+        election_timeout_min: ELECTION_MIN_MS,
+        election_timeout_max: ELECTION_MAX_MS,
+        install_snapshot_timeout: SNAPSHOT_CHUNK_TIMEOUT_MS,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_ENTRIES),
+        replication_lag_threshold: SNAPSHOT_ENTRIES * 2,
+        max_in_snapshot_log_to_keep: KEPT_ENTRIES,
+        snapshot_max_chunk_size: SNAPSHOT_CHUNK_BYTES,
+        purge_batch_size: 256,
+        ..Default::default()
+    }
+    .validate()
+    .map_err(|e| Error::internal(format!("metadata group configuration: {e}")))
+}
+
+fn now_us() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64)
+}

@@ -1,0 +1,250 @@
+//! The metadata protocol between nodes, and its conversions from and to `openraft`'s types.
+//!
+//! One request and one response an exchange, as archives. The transport only moves bytes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
+    VoteResponse,
+};
+use openraft::{CommittedLeaderId, EntryPayload};
+use plexus_model::{ErrorKind, NodeRecord, Outcome, Proposal};
+use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::types::{Address, Batch, Entry, LogId, Membership, SnapshotMeta, StoredMembership, TypeConfig, Vote};
+
+#[derive(Archive, Serialize, Deserialize, Debug)]
+pub enum Request {
+    Append(Append),
+    Vote { vote: WireVote, last: Option<WireLogId> },
+    Snapshot { vote: WireVote, meta: WireSnapshotMeta, offset: u64, data: Vec<u8>, done: bool },
+    /// To the leader: commit this.
+    Propose(Proposal),
+    /// To the leader: up to which index must a read that starts now have applied?
+    ReadIndex,
+    /// To the leader: let this node in.
+    Join(NodeRecord),
+    /// To the leader: this node is alive.
+    Heartbeat { node: u64 },
+}
+
+#[derive(Archive, Serialize, Deserialize, Debug)]
+pub enum Response {
+    Append(AppendReply),
+    Vote { vote: WireVote, granted: bool, last: Option<WireLogId> },
+    Snapshot { vote: WireVote },
+    Outcome(Outcome),
+    ReadIndex(u64),
+    Done,
+    /// Ask this one, if any is known.
+    NotLeader { leader: Option<u64> },
+    Failed { kind: ErrorKind, message: String },
+}
+
+#[derive(Archive, Serialize, Deserialize, Debug)]
+pub struct Append {
+    pub vote: WireVote,
+    pub previous: Option<WireLogId>,
+    pub entries: Vec<WireEntry>,
+    pub committed: Option<WireLogId>,
+}
+
+#[derive(Archive, Serialize, Deserialize, Debug)]
+pub enum AppendReply {
+    Success,
+    Partial(Option<WireLogId>),
+    Conflict,
+    HigherVote(WireVote),
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct WireLogId {
+    pub term: u64,
+    pub leader: u64,
+    pub index: u64,
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Debug)]
+pub struct WireVote {
+    pub term: u64,
+    pub node: u64,
+    pub committed: bool,
+}
+
+#[derive(Archive, Serialize, Deserialize, Debug)]
+pub struct WireEntry {
+    pub id: WireLogId,
+    pub payload: WirePayload,
+}
+
+#[derive(Archive, Serialize, Deserialize, Debug)]
+pub enum WirePayload {
+    Blank,
+    Batch(Vec<u8>),
+    Membership(WireMembership),
+}
+
+#[derive(Archive, Serialize, Deserialize, Debug)]
+pub struct WireMembership {
+    pub configs: Vec<Vec<u64>>,
+    pub nodes: Vec<(u64, String)>,
+}
+
+#[derive(Archive, Serialize, Deserialize, Debug)]
+pub struct WireSnapshotMeta {
+    pub last: Option<WireLogId>,
+    pub membership_id: Option<WireLogId>,
+    pub membership: WireMembership,
+    pub id: String,
+}
+
+impl From<LogId> for WireLogId {
+    fn from(id: LogId) -> Self {
+        Self { term: id.leader_id.term, leader: id.leader_id.node_id, index: id.index }
+    }
+}
+
+impl From<WireLogId> for LogId {
+    fn from(id: WireLogId) -> Self {
+        Self::new(CommittedLeaderId::new(id.term, id.leader), id.index)
+    }
+}
+
+impl From<Vote> for WireVote {
+    fn from(vote: Vote) -> Self {
+        Self { term: vote.leader_id.term, node: vote.leader_id.node_id, committed: vote.committed }
+    }
+}
+
+impl From<WireVote> for Vote {
+    fn from(vote: WireVote) -> Self {
+        if vote.committed { Self::new_committed(vote.term, vote.node) } else { Self::new(vote.term, vote.node) }
+    }
+}
+
+impl From<&EntryPayload<TypeConfig>> for WirePayload {
+    fn from(payload: &EntryPayload<TypeConfig>) -> Self {
+        match payload {
+            EntryPayload::Blank => Self::Blank,
+            EntryPayload::Normal(batch) => Self::Batch(batch.0.to_vec()),
+            EntryPayload::Membership(membership) => Self::Membership(membership.into()),
+        }
+    }
+}
+
+impl From<WirePayload> for EntryPayload<TypeConfig> {
+    fn from(payload: WirePayload) -> Self {
+        match payload {
+            WirePayload::Blank => Self::Blank,
+            WirePayload::Batch(bytes) => Self::Normal(Batch(bytes.into())),
+            WirePayload::Membership(membership) => Self::Membership(membership.into()),
+        }
+    }
+}
+
+impl From<&Membership> for WireMembership {
+    fn from(m: &Membership) -> Self {
+        Self {
+            configs: m.get_joint_config().iter().map(|c| c.iter().copied().collect()).collect(),
+            nodes: m.nodes().map(|(id, address)| (*id, address.0.clone())).collect(),
+        }
+    }
+}
+
+impl From<WireMembership> for Membership {
+    fn from(m: WireMembership) -> Self {
+        let configs: Vec<BTreeSet<u64>> = m.configs.into_iter().map(|c| c.into_iter().collect()).collect();
+        let nodes: BTreeMap<u64, Address> = m.nodes.into_iter().map(|(id, address)| (id, Address(address))).collect();
+        Self::new(configs, nodes)
+    }
+}
+
+impl From<&SnapshotMeta> for WireSnapshotMeta {
+    fn from(meta: &SnapshotMeta) -> Self {
+        Self {
+            last: meta.last_log_id.map(Into::into),
+            membership_id: meta.last_membership.log_id().map(Into::into),
+            membership: meta.last_membership.membership().into(),
+            id: meta.snapshot_id.clone(),
+        }
+    }
+}
+
+impl From<WireSnapshotMeta> for SnapshotMeta {
+    fn from(meta: WireSnapshotMeta) -> Self {
+        Self {
+            last_log_id: meta.last.map(Into::into),
+            last_membership: StoredMembership::new(meta.membership_id.map(Into::into), meta.membership.into()),
+            snapshot_id: meta.id,
+        }
+    }
+}
+
+impl From<AppendEntriesRequest<TypeConfig>> for Request {
+    fn from(r: AppendEntriesRequest<TypeConfig>) -> Self {
+        Self::Append(Append {
+            vote: r.vote.into(),
+            previous: r.prev_log_id.map(Into::into),
+            entries: r
+                .entries
+                .iter()
+                .map(|e| WireEntry { id: e.log_id.into(), payload: (&e.payload).into() })
+                .collect(),
+            committed: r.leader_commit.map(Into::into),
+        })
+    }
+}
+
+impl From<Append> for AppendEntriesRequest<TypeConfig> {
+    fn from(a: Append) -> Self {
+        Self {
+            vote: a.vote.into(),
+            prev_log_id: a.previous.map(Into::into),
+            entries: a
+                .entries
+                .into_iter()
+                .map(|e| Entry { log_id: e.id.into(), payload: e.payload.into() })
+                .collect(),
+            leader_commit: a.committed.map(Into::into),
+        }
+    }
+}
+
+impl From<AppendEntriesResponse<u64>> for AppendReply {
+    fn from(r: AppendEntriesResponse<u64>) -> Self {
+        match r {
+            AppendEntriesResponse::Success => Self::Success,
+            AppendEntriesResponse::PartialSuccess(id) => Self::Partial(id.map(Into::into)),
+            AppendEntriesResponse::Conflict => Self::Conflict,
+            AppendEntriesResponse::HigherVote(vote) => Self::HigherVote(vote.into()),
+        }
+    }
+}
+
+impl From<AppendReply> for AppendEntriesResponse<u64> {
+    fn from(r: AppendReply) -> Self {
+        match r {
+            AppendReply::Success => Self::Success,
+            AppendReply::Partial(id) => Self::PartialSuccess(id.map(Into::into)),
+            AppendReply::Conflict => Self::Conflict,
+            AppendReply::HigherVote(vote) => Self::HigherVote(vote.into()),
+        }
+    }
+}
+
+pub fn vote_request(r: VoteRequest<u64>) -> Request {
+    Request::Vote { vote: r.vote.into(), last: r.last_log_id.map(Into::into) }
+}
+
+pub fn vote_response(r: VoteResponse<u64>) -> Response {
+    Response::Vote { vote: r.vote.into(), granted: r.vote_granted, last: r.last_log_id.map(Into::into) }
+}
+
+pub fn snapshot_request(r: InstallSnapshotRequest<TypeConfig>) -> Request {
+    Request::Snapshot { vote: r.vote.into(), meta: (&r.meta).into(), offset: r.offset, data: r.data, done: r.done }
+}
+
+pub fn snapshot_response(r: InstallSnapshotResponse<u64>) -> Response {
+    Response::Snapshot { vote: r.vote.into() }
+}

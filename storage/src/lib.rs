@@ -1,0 +1,20 @@
+//! Segments: how rows become immutable files, and how those are kept and read on a node's disk.
+//!
+//! [`SegmentEncoder`] makes the bytes, [`SegmentStore`] makes them durable and checks them, and
+//! [`SegmentReads`] reads them from wherever they are. [`Router`] decides the shard of a row. Nothing
+//! here knows SQL, visibility or other nodes' addresses: what is visible is the manifest's to say, and
+//! remote bytes come through the [`RemoteSegments`] that is handed in.
+
+mod encode;
+pub mod inline;
+mod inventory;
+mod read;
+mod routing;
+mod statistics;
+mod store;
+pub mod types;
+
+pub use encode::{EncodedSegment, SegmentEncoder};
+pub use read::{RemoteSegments, SegmentReads, SegmentRef};
+pub use routing::{Router, shard_of_key};
+pub use store::{SegmentFile, SegmentStore, sync_directory, verify};

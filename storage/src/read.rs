@@ -1,0 +1,136 @@
+//! Reading the bytes of a segment, wherever they are.
+//!
+//! From this node's disk when it has them; otherwise, range by range, from a replica. A copy that turns
+//! out to be damaged is set aside and the read goes on elsewhere: the bytes are the same everywhere.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use plexus_model::{Error, ErrorKind, NodeId, Result, SegmentId};
+use vortex::array::buffer::BufferHandle;
+use vortex::buffer::{Alignment, ByteBufferMut};
+use vortex::error::{VortexError, VortexResult};
+use vortex::io::{CoalesceConfig, VortexReadAt};
+
+use crate::store::SegmentStore;
+
+/// What identifies the bytes of a segment and says who keeps them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentRef {
+    pub id: SegmentId,
+    pub length: u64,
+    pub checksum: [u8; 32],
+    pub replicas: Vec<NodeId>,
+}
+
+/// Reads ranges of segments that other nodes keep.
+#[async_trait]
+pub trait RemoteSegments: Send + Sync + 'static {
+    async fn read(&self, node: NodeId, segment: &SegmentRef, offset: u64, length: usize) -> Result<Bytes>;
+}
+
+/// Opens segments for scans on this node.
+#[derive(Clone)]
+pub struct SegmentReads {
+    store: Option<Arc<SegmentStore>>,
+    remote: Arc<dyn RemoteSegments>,
+}
+
+impl std::fmt::Debug for SegmentReads {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SegmentReads").field("local", &self.store.is_some()).finish_non_exhaustive()
+    }
+}
+
+impl SegmentReads {
+    /// `store` is absent on a node without the data role.
+    pub fn new(store: Option<Arc<SegmentStore>>, remote: Arc<dyn RemoteSegments>) -> Self {
+        Self { store, remote }
+    }
+
+    /// Whether a scan of this segment would read this node's disk.
+    pub fn is_local(&self, id: SegmentId) -> bool {
+        self.store.as_ref().is_some_and(|store| store.contains(id))
+    }
+
+    pub fn open(&self, segment: SegmentRef) -> Arc<dyn VortexReadAt> {
+        Arc::new(SegmentReadAt { reads: self.clone(), segment: Arc::new(segment) })
+    }
+
+    async fn read_range(&self, segment: &SegmentRef, offset: u64, length: usize, alignment: Alignment) -> Result<BufferHandle> {
+        if let Some(store) = self.store.clone().filter(|store| store.contains(segment.id)) {
+            let wanted = segment.clone();
+            let read = tokio::task::spawn_blocking(move || {
+                let file = store.segment(wanted.id, wanted.length, &wanted.checksum)?;
+                let mut buffer = ByteBufferMut::zeroed_aligned(length, alignment);
+                file.read_exact_at(buffer.as_mut_slice(), offset)?;
+                Ok(BufferHandle::new_host(buffer.freeze()))
+            })
+            .await
+            .map_err(|e| Error::internal(format!("reading segment {}: {e}", segment.id)))?;
+            match read {
+                Err(error) => {
+                    tracing::warn!(segment = %segment.id, %error, "local copy cannot be read; trying the other replicas");
+                }
+                read => return read,
+            }
+        }
+        let bytes = self.read_remote(segment, offset, length).await?;
+        let mut buffer = ByteBufferMut::with_capacity_aligned(bytes.len(), alignment);
+        buffer.extend_from_slice(&bytes);
+        Ok(BufferHandle::new_host(buffer.freeze()))
+    }
+
+    async fn read_remote(&self, segment: &SegmentRef, offset: u64, length: usize) -> Result<Bytes> {
+        let mut failures = Vec::new();
+        for &node in &segment.replicas {
+            match self.remote.read(node, segment, offset, length).await {
+                Ok(bytes) if bytes.len() == length => return Ok(bytes),
+                Ok(bytes) => failures.push(format!("node {node}: {} of {length} bytes", bytes.len())),
+                Err(e) => failures.push(format!("node {node}: {e}")),
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Unavailable,
+            format!("no replica of segment {} could be read: {}", segment.id, failures.join("; ")),
+        ))
+    }
+}
+
+#[derive(Clone)]
+struct SegmentReadAt {
+    reads: SegmentReads,
+    segment: Arc<SegmentRef>,
+}
+
+/// Reads of one segment in flight at once.
+const READ_CONCURRENCY: usize = 16;
+
+impl VortexReadAt for SegmentReadAt {
+    fn coalesce_config(&self) -> Option<CoalesceConfig> {
+        Some(CoalesceConfig::file())
+    }
+
+    fn concurrency(&self) -> usize {
+        READ_CONCURRENCY
+    }
+
+    fn size(&self) -> BoxFuture<'static, VortexResult<u64>> {
+        let length = self.segment.length;
+        async move { Ok(length) }.boxed()
+    }
+
+    fn read_at(&self, offset: u64, length: usize, alignment: Alignment) -> BoxFuture<'static, VortexResult<BufferHandle>> {
+        let this = self.clone();
+        async move {
+            this.reads
+                .read_range(&this.segment, offset, length, alignment)
+                .await
+                .map_err(|e| VortexError::from(std::io::Error::other(e)))
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,113 @@
+//! Per-column statistics of a segment: nulls, and the bounds of small ordered types.
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::compute;
+use arrow::datatypes::*;
+use plexus_model::{Bound, ColumnStatistics, TableSchema};
+
+/// Accumulates the statistics of the batches that make up one segment.
+pub struct StatisticsBuilder {
+    columns: Vec<Accumulator>,
+}
+
+struct Accumulator {
+    statistics: ColumnStatistics,
+    /// A NaN was seen, or a value that a bound cannot hold: no bounds at all.
+    unbounded: bool,
+}
+
+impl StatisticsBuilder {
+    pub fn new(schema: &TableSchema) -> Self {
+        let columns = schema
+            .columns
+            .iter()
+            .map(|c| Accumulator {
+                statistics: ColumnStatistics { column: c.id, nulls: 0, bounds: None },
+                unbounded: false,
+            })
+            .collect();
+        Self { columns }
+    }
+
+    /// Adds a batch whose columns are those of the schema, in order.
+    pub fn add(&mut self, batch: &RecordBatch) {
+        assert_eq!(batch.num_columns(), self.columns.len(), "batch does not have the columns of its table");
+        for (accumulator, array) in self.columns.iter_mut().zip(batch.columns()) {
+            accumulator.statistics.nulls += array.null_count() as u64;
+            if array.null_count() == array.len() || accumulator.unbounded {
+                continue;
+            }
+            match bounds(array.as_ref()) {
+                Some(new) => accumulator.statistics.bounds = Some(widen(accumulator.statistics.bounds, new)),
+                None => {
+                    accumulator.unbounded = true;
+                    accumulator.statistics.bounds = None;
+                }
+            }
+        }
+    }
+
+    pub fn finish(self) -> Vec<ColumnStatistics> {
+        self.columns.into_iter().map(|c| c.statistics).collect()
+    }
+}
+
+fn widen(old: Option<(Bound, Bound)>, new: (Bound, Bound)) -> (Bound, Bound) {
+    let Some(old) = old else { return new };
+    let smaller = |a: Bound, b: Bound| if less(&b, &a) { b } else { a };
+    let larger = |a: Bound, b: Bound| if less(&a, &b) { b } else { a };
+    (smaller(old.0, new.0), larger(old.1, new.1))
+}
+
+fn less(a: &Bound, b: &Bound) -> bool {
+    match (a, b) {
+        (Bound::Int(a), Bound::Int(b)) => a < b,
+        (Bound::UInt(a), Bound::UInt(b)) => a < b,
+        (Bound::Float(a), Bound::Float(b)) => a < b,
+        (Bound::Decimal(a), Bound::Decimal(b)) => a < b,
+        _ => unreachable!("bounds of one column have one type"),
+    }
+}
+
+/// Smallest and largest value of an array that has at least one; `None` where the type has no bounds.
+fn bounds(array: &dyn Array) -> Option<(Bound, Bound)> {
+    macro_rules! min_max {
+        ($type:ty, $bound:ident) => {{
+            let array = array.as_primitive::<$type>();
+            Some((Bound::$bound(compute::min(array)?.into()), Bound::$bound(compute::max(array)?.into())))
+        }};
+    }
+    macro_rules! floats {
+        ($type:ty) => {{
+            let array = array.as_primitive::<$type>();
+            // Arrow orders NaN above all; a column with NaN could be pruned wrongly.
+            let max = compute::max(array)?;
+            let min = compute::min(array)?;
+            (!max.is_nan() && !min.is_nan()).then(|| (Bound::Float(min.into()), Bound::Float(max.into())))
+        }};
+    }
+    match array.data_type() {
+        DataType::Int8 => min_max!(Int8Type, Int),
+        DataType::Int16 => min_max!(Int16Type, Int),
+        DataType::Int32 => min_max!(Int32Type, Int),
+        DataType::Int64 => min_max!(Int64Type, Int),
+        DataType::UInt8 => min_max!(UInt8Type, UInt),
+        DataType::UInt16 => min_max!(UInt16Type, UInt),
+        DataType::UInt32 => min_max!(UInt32Type, UInt),
+        DataType::UInt64 => min_max!(UInt64Type, UInt),
+        DataType::Float32 => floats!(Float32Type),
+        DataType::Float64 => floats!(Float64Type),
+        DataType::Date32 => min_max!(Date32Type, Int),
+        DataType::Date64 => min_max!(Date64Type, Int),
+        DataType::Time32(TimeUnit::Second) => min_max!(Time32SecondType, Int),
+        DataType::Time32(TimeUnit::Millisecond) => min_max!(Time32MillisecondType, Int),
+        DataType::Time64(TimeUnit::Microsecond) => min_max!(Time64MicrosecondType, Int),
+        DataType::Time64(TimeUnit::Nanosecond) => min_max!(Time64NanosecondType, Int),
+        DataType::Timestamp(TimeUnit::Second, _) => min_max!(TimestampSecondType, Int),
+        DataType::Timestamp(TimeUnit::Millisecond, _) => min_max!(TimestampMillisecondType, Int),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => min_max!(TimestampMicrosecondType, Int),
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => min_max!(TimestampNanosecondType, Int),
+        DataType::Decimal128(..) => min_max!(Decimal128Type, Decimal),
+        _ => None,
+    }
+}

@@ -1,0 +1,231 @@
+//! Segments on a node's disk.
+//!
+//! The order of writes, and why:
+//!
+//! 1. the bytes are checked against the checksum that their sender named: a damaged transfer never
+//!    reaches the disk;
+//! 2. they are written to a name under `tmp/`, so that a crash leaves no half segment where one is
+//!    looked for, and the file is synced: the rename must not become durable before the bytes;
+//! 3. the file is renamed to its final name and the directory synced: from here on it survives power
+//!    loss, and only now may it be acknowledged;
+//! 4. the inventory is told. It is a cache: after a crash it is rebuilt from the directory.
+//!
+//! A sync that fails ends the process. The kernel may have dropped the pages, so a retry could succeed
+//! without the bytes being on disk.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use plexus_model::{Error, Result, SegmentId};
+
+use crate::inventory::Inventory;
+
+/// Segments on disk, by id. All methods block on the disk: call them off the async threads.
+pub struct SegmentStore {
+    directory: PathBuf,
+    temporary: PathBuf,
+    quarantine: PathBuf,
+    inventory: Inventory,
+    /// Segments that were opened and verified. Files of immutable bytes, so a handle stays good.
+    open: Mutex<HashMap<SegmentId, Arc<SegmentFile>>>,
+}
+
+/// An open segment whose checksum was verified when it was opened.
+pub struct SegmentFile {
+    file: File,
+    path: PathBuf,
+    length: u64,
+}
+
+impl SegmentFile {
+    pub fn len(&self) -> u64 {
+        self.length
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Reads `buffer.len()` bytes from `offset` on.
+    pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        self.file.read_exact_at(buffer, offset).map_err(|e| {
+            Error::io(format!("{}: reading {} bytes at {offset}", self.path.display(), buffer.len()), e)
+        })
+    }
+}
+
+impl SegmentStore {
+    /// Opens or creates the store, removes what interrupted writes left, and rebuilds the inventory.
+    pub fn open(root: &Path) -> Result<Self> {
+        let directory = root.join("segments");
+        let temporary = directory.join("tmp");
+        let quarantine = root.join("quarantine");
+        for path in [&directory, &temporary, &quarantine] {
+            fs::create_dir_all(path).map_err(|e| Error::io(path.display(), e))?;
+        }
+        sync_directory(root);
+        sync_directory(&directory);
+        for entry in read_directory(&temporary)? {
+            fs::remove_file(entry.path()).map_err(|e| Error::io(entry.path().display(), e))?;
+        }
+        let inventory = Inventory::open(&root.join("inventory"))?;
+        let mut present = HashMap::new();
+        for entry in read_directory(&directory)? {
+            let name = entry.file_name();
+            let Some(id) = name.to_str().and_then(segment_of_file_name) else { continue };
+            let length = entry.metadata().map_err(|e| Error::io(entry.path().display(), e))?.len();
+            present.insert(id, length);
+        }
+        inventory.reconcile(&present)?;
+        Ok(Self { directory, temporary, quarantine, inventory, open: Mutex::default() })
+    }
+
+    fn path(&self, id: SegmentId) -> PathBuf {
+        self.directory.join(format!("{id}.{FILE_EXTENSION}"))
+    }
+
+    /// Whether the segment is here. Does not read it.
+    pub fn contains(&self, id: SegmentId) -> bool {
+        self.inventory.contains(id)
+    }
+
+    pub fn ids(&self) -> Vec<SegmentId> {
+        self.inventory.ids()
+    }
+
+    /// Makes a segment durable. When this returns, it survives power loss.
+    ///
+    /// # Errors
+    /// `Corrupt` when the bytes do not have the checksum; `ResourceExhausted` when the disk is full.
+    /// Either way nothing is left behind.
+    pub fn put(&self, id: SegmentId, bytes: &[u8], checksum: &[u8; 32]) -> Result<()> {
+        if self.contains(id) {
+            return Ok(());
+        }
+        verify(id, bytes, checksum)?;
+        let temporary = self.temporary.join(format!("{id}.{}", uuid::Uuid::new_v4().simple()));
+        let written = write_file(&temporary, bytes);
+        if let Err(e) = written {
+            // Best effort: what stays is removed at the next start.
+            let _ = fs::remove_file(&temporary);
+            return Err(Error::io(format!("writing segment {id}"), e));
+        }
+        let path = self.path(id);
+        fs::rename(&temporary, &path).map_err(|e| Error::io(path.display(), e))?;
+        sync_directory(&self.directory);
+        self.inventory.insert(id, bytes.len() as u64)
+    }
+
+    /// Opens a segment, checking its bytes the first time.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not here; `Corrupt` when its bytes have changed, in which case the file has
+    /// been moved to quarantine and can be pulled again.
+    pub fn segment(&self, id: SegmentId, length: u64, checksum: &[u8; 32]) -> Result<Arc<SegmentFile>> {
+        if let Some(file) = self.lock_open().get(&id) {
+            return Ok(file.clone());
+        }
+        let path = self.path(id);
+        let file = File::open(&path).map_err(|e| Error::io(path.display(), e))?;
+        let mut hasher = blake3::Hasher::new();
+        let read = hasher.update_reader(&file).map(|h| h.count());
+        let intact = matches!(read, Ok(count) if count == length) && hasher.finalize().as_bytes() == checksum;
+        if !intact {
+            self.set_aside(id)?;
+            return Err(Error::corrupt(format!("segment {id}: the file does not match its checksum; quarantined")));
+        }
+        let file = Arc::new(SegmentFile { file, path, length });
+        self.lock_open().insert(id, file.clone());
+        Ok(file)
+    }
+
+    /// Removes a segment that nothing refers to any more.
+    pub fn remove(&self, id: SegmentId) -> Result<()> {
+        self.lock_open().remove(&id);
+        self.inventory.remove(id)?;
+        let path = self.path(id);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path.display(), e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes segments that `is_needed` does not name and that are older than `age_min`: an upload whose
+    /// commit is still on its way is younger. Returns how many went.
+    pub fn collect_garbage(&self, age_min: Duration, is_needed: impl Fn(SegmentId) -> bool) -> Result<usize> {
+        let now = SystemTime::now();
+        let mut removed = 0;
+        for id in self.ids().into_iter().filter(|&id| !is_needed(id)) {
+            let age = fs::metadata(self.path(id)).and_then(|m| m.modified()).ok().and_then(|t| now.duration_since(t).ok());
+            if age.is_some_and(|age| age >= age_min) {
+                self.remove(id)?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    fn set_aside(&self, id: SegmentId) -> Result<()> {
+        self.inventory.remove(id)?;
+        let path = self.path(id);
+        fs::rename(&path, self.quarantine.join(format!("{id}.{FILE_EXTENSION}")))
+            .map_err(|e| Error::io(path.display(), e))?;
+        tracing::error!(segment = %id, "segment does not match its checksum; moved to quarantine");
+        Ok(())
+    }
+
+    fn lock_open(&self) -> std::sync::MutexGuard<'_, HashMap<SegmentId, Arc<SegmentFile>>> {
+        self.open.lock().expect("no code panics while it holds this lock")
+    }
+}
+
+const FILE_EXTENSION: &str = "vortex";
+
+fn segment_of_file_name(name: &str) -> Option<SegmentId> {
+    name.strip_suffix(FILE_EXTENSION)?.strip_suffix('.')?.parse().ok()
+}
+
+/// Checks bytes against the checksum that names them.
+pub fn verify(id: SegmentId, bytes: &[u8], checksum: &[u8; 32]) -> Result<()> {
+    if blake3::hash(bytes).as_bytes() != checksum {
+        return Err(Error::corrupt(format!("segment {id}: {} bytes do not match their checksum", bytes.len())));
+    }
+    Ok(())
+}
+
+fn read_directory(path: &Path) -> Result<Vec<fs::DirEntry>> {
+    fs::read_dir(path)
+        .and_then(|entries| entries.filter(|e| !e.as_ref().is_ok_and(|e| e.path().is_dir())).collect())
+        .map_err(|e| Error::io(path.display(), e))
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = File::create_new(path)?;
+    file.write_all(bytes)?;
+    if let Err(e) = file.sync_all() {
+        // A full disk may show only here, where it is an answer and not a lost page.
+        if matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) {
+            return Err(e);
+        }
+        stop_after_failed_sync(path, &e);
+    }
+    Ok(())
+}
+
+/// Makes the names in a directory durable.
+pub fn sync_directory(path: &Path) {
+    if let Err(e) = File::open(path).and_then(|d| d.sync_all()) {
+        stop_after_failed_sync(path, &e);
+    }
+}
+
+fn stop_after_failed_sync(path: &Path, error: &std::io::Error) -> ! {
+    tracing::error!(path = %path.display(), %error, "sync failed; stopping, since what is on disk is unknown");
+    eprintln!("sync of {} failed: {error}; stopping, since what is on disk is unknown", path.display());
+    std::process::abort()
+}
