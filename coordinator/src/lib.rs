@@ -1,1 +1,30 @@
+//! Decisions: what a statement means, where its rows go, when they become visible, and what is done in
+//! the background to keep it so.
+//!
+//! [`Coordinator`] runs statements for sessions. Reads pin a manifest and run through the query engine,
+//! again on other replicas when a node fails. Writes go through [`Writer`]: segments to the replicas, then
+//! one commit. [`Maintenance`] tends what a node keeps. Knows no wire format: rows come in and go out as
+//! Arrow batches, other nodes are reached through [`Peers`].
 
+mod coordinator;
+mod ddl;
+mod errors;
+mod group;
+mod ingest;
+pub mod limits;
+mod maintenance;
+mod parse;
+mod peers;
+mod replicate;
+mod run;
+mod session;
+
+pub use coordinator::{Coordinator, CoordinatorOptions, Described, Executed, IngestMode, IngestTarget};
+pub use errors::{WORKER_UNAVAILABLE, from_datafusion};
+pub use group::GroupCommitter;
+pub use ingest::{Ingest, Writer, Written};
+pub use maintenance::Maintenance;
+pub use peers::{NodeReport, Peers, SegmentUpload};
+pub use replicate::Replicator;
+pub use run::{Rows, Suspects};
+pub use session::Session;

@@ -29,6 +29,8 @@ pub enum Command {
     DropSchema { name: String, if_exists: bool },
     CreateTable(CreateTable),
     DropTable { name: TableName, if_exists: bool },
+    /// Gives a table another name; one that has it already is dropped in the same entry if `replace`.
+    RenameTable { from: TableName, to: TableName, replace: bool },
     /// Makes segments visible and others invisible, in all named tables at once.
     Commit(Commit),
     /// Forgets the records of segments and tables that were removed at or before this time.

@@ -16,7 +16,9 @@ mod segment;
 pub use command::{Applied, Commit, Command, CreateTable, NewSegment, Outcome, Proposal, TableChange};
 pub use error::{Error, ErrorKind, Result};
 pub use ids::{ClusterId, NodeId, SegmentId, TableId, Token, Version};
-pub use manifest::{CommitRecord, Manifest, NodeRecord, Roles, Shard, Table, TableName, TokenRecord};
+pub use manifest::{
+    CommitRecord, Manifest, NodeRecord, Roles, STAGING_SCHEMA, Shard, Table, TableName, TokenRecord,
+};
 pub use schema::{Column, ColumnType, TableSchema, TimeUnit};
 pub use segment::{Bound, ColumnStatistics, Segment, SegmentData};
 

@@ -37,3 +37,6 @@ pub const COMMIT_HISTORY_MAX: usize = 1_000;
 
 /// How long the record of a removed segment stays, so that running queries on other nodes find it.
 pub const REMOVED_RETENTION_US: u64 = 10 * 60 * 1_000_000;
+
+/// Age at which the staging table of a load is taken to be abandoned.
+pub const STAGING_RETENTION_US: u64 = 24 * 60 * 60 * 1_000_000;

@@ -24,6 +24,21 @@ impl TableName {
     }
 }
 
+/// Where a load that creates its table gathers its rows, out of sight, until it renames the table. Not a
+/// schema that can be named in SQL.
+pub const STAGING_SCHEMA: &str = "$staging";
+
+impl TableName {
+    /// A name for a load in progress.
+    pub fn staging() -> Self {
+        Self::new(STAGING_SCHEMA, crate::Token::generate().to_string())
+    }
+
+    pub fn is_staging(&self) -> bool {
+        self.schema == STAGING_SCHEMA
+    }
+}
+
 impl fmt::Display for TableName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.schema, self.table)
@@ -76,6 +91,7 @@ pub struct Table {
     pub replicas: u32,
     pub shards: Arc<Vec<Shard>>,
     pub created: Version,
+    pub created_time_us: u64,
     /// Version that dropped it. The record stays for running queries until it is purged.
     pub dropped: Option<Version>,
     pub dropped_time_us: u64,
@@ -176,6 +192,7 @@ struct TableImage {
     replicas: u32,
     shards: Vec<Shard>,
     created: Version,
+    created_time_us: u64,
     dropped: Option<Version>,
     dropped_time_us: u64,
     segments: Vec<Segment>,
@@ -203,6 +220,7 @@ impl From<&Manifest> for Image {
                     replicas: t.replicas,
                     shards: (*t.shards).clone(),
                     created: t.created,
+                    created_time_us: t.created_time_us,
                     dropped: t.dropped,
                     dropped_time_us: t.dropped_time_us,
                     segments: t.segments.values().map(|s| (**s).clone()).collect(),
@@ -233,6 +251,7 @@ impl From<Image> for Manifest {
                     replicas: t.replicas,
                     shards: Arc::new(t.shards),
                     created: t.created,
+                    created_time_us: t.created_time_us,
                     dropped: t.dropped,
                     dropped_time_us: t.dropped_time_us,
                     segments,

@@ -1,1 +1,31 @@
+//! SQL over a pinned manifest, on one node or many.
+//!
+//! An [`Engine`] makes sessions; each is pinned to one manifest, so everything it plans and scans is a
+//! function of that version. Tables are scanned segment by segment with `ShardScan` leaves, which
+//! [`distribute`] spreads over the nodes that hold the data. Writing is not done here: the coordinator
+//! takes the plan of what is to be written and stores its rows itself.
+//!
+//! This crate knows no sockets. Workers are reached through the `ChannelResolver` that is handed in.
 
+mod bounds;
+mod catalog;
+mod codec;
+mod distribute;
+mod engine;
+mod explain;
+mod files;
+mod pruning;
+mod scan;
+mod system;
+mod table;
+
+pub use catalog::PinnedCatalog;
+pub use distribute::{Placement, Worker as PlacedWorker};
+pub use engine::{Engine, EngineOptions, Pin, QueryContext};
+pub use explain::explain;
+pub use system::{ClusterView, SYSTEM_SCHEMA};
+
+/// The one database of a cluster.
+pub const CATALOG: &str = "plexus";
+/// Where unqualified names are looked for.
+pub const DEFAULT_SCHEMA: &str = "public";

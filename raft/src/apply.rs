@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use plexus_model::limits::{
-    COMMIT_HISTORY_MAX, INLINE_TABLE_BYTES_MAX, REPLICAS_MAX, SHARDS_MAX, TOKEN_TTL_US,
+    COMMIT_HISTORY_MAX, INLINE_TABLE_BYTES_MAX, REPLICAS_MAX, SHARDS_MAX, STAGING_RETENTION_US, TOKEN_TTL_US,
 };
 use plexus_model::placement::{majority, rendezvous};
 use plexus_model::{
@@ -95,6 +95,7 @@ fn execute(manifest: &mut Manifest, index: Version, command: Command) -> Result<
         Command::DropSchema { name, if_exists } => drop_schema(manifest, &name, if_exists).map(|()| None),
         Command::CreateTable(create) => create_table(manifest, index, create).map(Some),
         Command::DropTable { name, if_exists } => drop_table(manifest, index, &name, if_exists),
+        Command::RenameTable { from, to, replace } => rename_table(manifest, index, &from, to, replace).map(Some),
         Command::Commit(commit) => apply_commit(manifest, index, commit).map(|()| None),
         Command::Purge { removed_until_us } => {
             purge(manifest, removed_until_us);
@@ -140,9 +141,7 @@ fn drop_schema(manifest: &mut Manifest, name: &str, if_exists: bool) -> Result<(
 
 fn create_table(manifest: &mut Manifest, index: Version, create: CreateTable) -> Result<TableId> {
     let CreateTable { name, schema, shards, replicas, if_not_exists, or_replace } = create;
-    if !manifest.schemas.contains_key(&name.schema) {
-        return Err(Error::not_found(format!("schema {:?} does not exist", name.schema)));
-    }
+    check_schema(manifest, &name)?;
     let existing = manifest.names.get(&name).copied();
     if let (Some(id), false) = (existing, or_replace) {
         return if if_not_exists {
@@ -185,6 +184,7 @@ fn create_table(manifest: &mut Manifest, index: Version, create: CreateTable) ->
         replicas,
         shards: Arc::new(shards),
         created: index,
+        created_time_us: manifest.time_us,
         dropped: None,
         dropped_time_us: 0,
         segments: Default::default(),
@@ -201,6 +201,37 @@ fn drop_table(manifest: &mut Manifest, index: Version, name: &TableName, if_exis
     };
     mark_dropped(manifest, index, id);
     Ok(Some(id))
+}
+
+fn check_schema(manifest: &Manifest, name: &TableName) -> Result<()> {
+    if !name.is_staging() && !manifest.schemas.contains_key(&name.schema) {
+        return Err(Error::not_found(format!("schema {:?} does not exist", name.schema)));
+    }
+    Ok(())
+}
+
+fn rename_table(
+    manifest: &mut Manifest,
+    index: Version,
+    from: &TableName,
+    to: TableName,
+    replace: bool,
+) -> Result<TableId> {
+    let id = *manifest.names.get(from).ok_or_else(|| Error::not_found(format!("table {from} does not exist")))?;
+    check_schema(manifest, &to)?;
+    plexus_model::schema::validate_name("table", &to.table)?;
+    match manifest.names.get(&to).copied() {
+        Some(other) if other == id => return Ok(id),
+        Some(other) if replace => mark_dropped(manifest, index, other),
+        Some(_) => return Err(Error::already_exists(format!("table {to} exists already"))),
+        None => {}
+    }
+    if let Some(table) = manifest.tables.get_mut(&id) {
+        Arc::make_mut(table).name = to.clone();
+    }
+    manifest.names.remove(from);
+    manifest.names.insert(to, id);
+    Ok(id)
 }
 
 fn mark_dropped(manifest: &mut Manifest, index: Version, id: TableId) {
@@ -332,6 +363,17 @@ fn make_change(manifest: &mut Manifest, index: Version, change: TableChange) {
 }
 
 fn purge(manifest: &mut Manifest, until_us: u64) {
+    let abandoned: Vec<TableId> = manifest
+        .names
+        .iter()
+        .filter(|(name, _)| name.is_staging())
+        .filter_map(|(_, id)| manifest.tables.get(id))
+        .filter(|table| table.created_time_us + STAGING_RETENTION_US < manifest.time_us)
+        .map(|table| table.id)
+        .collect();
+    for id in abandoned {
+        mark_dropped(manifest, manifest.version, id);
+    }
     let dropped: Vec<TableId> = manifest
         .tables
         .values()

@@ -1,0 +1,598 @@
+//! Statements, from text to rows or to a commit.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::{ParamValues, ScalarValue, TableReference};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::dml::InsertOp;
+use datafusion::logical_expr::{DmlStatement, LogicalPlan, Statement as PlanStatement, WriteOp};
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::{self, ObjectType};
+use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use plexus_model::{
+    Command, CreateTable, Error, ErrorKind, Manifest, NodeId, Result, Table, TableName, TableSchema,
+};
+use plexus_query::{ClusterView, Engine, Pin, explain};
+use plexus_raft::Meta;
+use plexus_storage::types;
+use tracing::Instrument;
+
+use crate::ddl;
+use crate::errors::from_datafusion;
+use crate::ingest::{Writer, Written};
+use crate::limits::{COMMIT_TIMEOUT, READ_INDEX_TIMEOUT};
+use crate::parse;
+use crate::run::{self, Rows, Suspects};
+use crate::session::Session;
+
+/// Times that a statement is run again after something changed underneath it.
+const CONFLICT_ATTEMPTS_MAX: usize = 5;
+/// Parameters of a statement.
+const PARAMETERS_MAX: usize = 65_535;
+
+pub struct CoordinatorOptions {
+    pub node: NodeId,
+    pub meta: Arc<Meta>,
+    pub engine: Arc<Engine>,
+    pub writer: Writer,
+}
+
+/// Runs statements on this node.
+pub struct Coordinator {
+    node: NodeId,
+    meta: Arc<Meta>,
+    engine: Arc<Engine>,
+    writer: Writer,
+    suspects: Suspects,
+}
+
+/// What is known of a statement before it runs.
+#[derive(Clone, Debug)]
+pub struct Described {
+    /// Of its rows; `None` for statements that return none.
+    pub schema: Option<SchemaRef>,
+    /// One field a parameter, named by its number from 1 on.
+    pub parameters: SchemaRef,
+}
+
+/// What a statement did.
+pub enum Executed {
+    Rows(Rows),
+    /// Rows that were written; zero for statements that write none.
+    Affected(u64),
+}
+
+/// Where an ingest goes.
+#[derive(Clone, Debug)]
+pub struct IngestTarget {
+    pub schema: Option<String>,
+    pub table: String,
+    pub mode: IngestMode,
+    pub shards: Option<u32>,
+    pub replicas: Option<u32>,
+    /// Names of columns, when the table is created.
+    pub primary_key: Vec<String>,
+}
+
+/// What an ingest does about a table that is or is not there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IngestMode {
+    /// Create it; an error when it exists.
+    Create,
+    /// Add to it; an error when it does not exist.
+    Append,
+    /// Create it or take its place.
+    Replace,
+    /// Create it or add to it.
+    CreateAppend,
+}
+
+impl Coordinator {
+    pub fn new(options: CoordinatorOptions) -> Self {
+        let CoordinatorOptions { node, meta, engine, writer } = options;
+        Self { node, meta, engine, writer, suspects: Suspects::default() }
+    }
+
+    pub fn meta(&self) -> &Arc<Meta> {
+        &self.meta
+    }
+
+    pub fn writer(&self) -> &Writer {
+        &self.writer
+    }
+
+    /// The manifest for a strict read.
+    pub async fn pin(&self) -> Result<Arc<Manifest>> {
+        self.meta.read(READ_INDEX_TIMEOUT).await
+    }
+
+    fn session_state(&self, session: &Session, manifest: &Arc<Manifest>, query_id: &str) -> Result<SessionState> {
+        let status = self.meta.status();
+        let mut state = self.engine.session(Pin {
+            manifest: manifest.clone(),
+            view: ClusterView { leader: status.leader, voters: status.voters },
+            placement: run::placement(manifest, self.node, &self.suspects, session.task_bytes()),
+            query_id: query_id.to_owned(),
+        });
+        let options = state.config_mut().options_mut();
+        options.catalog.default_schema = session.schema();
+        for (name, value) in session.engine_settings() {
+            options.set(&name, &value).map_err(from_datafusion)?;
+        }
+        Ok(state)
+    }
+
+    /// Plans a statement without running it.
+    pub async fn describe(&self, session: &Session, sql: &str) -> Result<Described> {
+        let statement = parse::statement(sql)?;
+        let none = || Described { schema: None, parameters: Arc::new(Schema::empty()) };
+        if is_definition(&statement) {
+            return Ok(none());
+        }
+        let manifest = self.pin().await?;
+        let state = self.session_state(session, &manifest, "describe")?;
+        let plan = state.statement_to_plan(statement).await.map_err(from_datafusion)?;
+        let types = parameter_types(&plan)?;
+        let fields: Vec<Field> = types
+            .into_iter()
+            .enumerate()
+            // A type that does not follow from the statement is called text: clients refuse null.
+            .map(|(i, t)| Field::new((i + 1).to_string(), if t.is_null() { DataType::Utf8 } else { t }, true))
+            .collect();
+        let schema = match &plan {
+            LogicalPlan::Dml(_) | LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) | LogicalPlan::Copy(_) => None,
+            plan => Some(Arc::new(plan.schema().as_arrow().clone())),
+        };
+        Ok(Described { schema, parameters: Arc::new(Schema::new(fields)) })
+    }
+
+    /// Runs one statement, with one row of parameters if it takes any.
+    pub async fn execute(&self, session: &Session, sql: &str, parameters: Option<&RecordBatch>) -> Result<Executed> {
+        let statement = parse::statement(sql)?;
+        let values = match parameters {
+            Some(batch) => row_values(batch, 0)?,
+            None => vec![],
+        };
+        self.execute_statement(session, statement, values).await
+    }
+
+    /// Runs one statement once for each row of parameters and returns the rows that it affected in all.
+    pub async fn execute_many(&self, session: &Session, sql: &str, parameters: &[RecordBatch]) -> Result<u64> {
+        let statement = parse::statement(sql)?;
+        let mut affected = 0;
+        for batch in parameters {
+            if let Some(rows) = self.insert_batch(session, &statement, batch).await? {
+                affected += rows;
+                continue;
+            }
+            for row in 0..batch.num_rows() {
+                let values = row_values(batch, row)?;
+                if let Executed::Affected(rows) = self.execute_statement(session, statement.clone(), values).await? {
+                    affected += rows;
+                }
+            }
+        }
+        Ok(affected)
+    }
+
+    /// Runs several statements after each other and returns the rows that they affected in all.
+    pub async fn execute_script(&self, session: &Session, sql: &str) -> Result<u64> {
+        let mut affected = 0;
+        for statement in parse::statements(sql)? {
+            if let Executed::Affected(rows) = self.execute_statement(session, statement, vec![]).await? {
+                affected += rows;
+            }
+        }
+        Ok(affected)
+    }
+
+    async fn execute_statement(
+        &self,
+        session: &Session,
+        statement: Statement,
+        values: Vec<ScalarValue>,
+    ) -> Result<Executed> {
+        let query_id = uuid::Uuid::now_v7().simple().to_string();
+        let span = tracing::info_span!("statement", query_id, version = tracing::field::Empty);
+        let work = async {
+            for _ in 1..CONFLICT_ATTEMPTS_MAX {
+                match self.attempt(session, statement.clone(), &values, &query_id).await {
+                    Err(e) if e.kind() == ErrorKind::Conflict => tracing::debug!(error = %e, "running again"),
+                    result => return result,
+                }
+            }
+            self.attempt(session, statement, &values, &query_id).await
+        };
+        work.instrument(span).await
+    }
+
+    async fn attempt(
+        &self,
+        session: &Session,
+        statement: Statement,
+        values: &[ScalarValue],
+        query_id: &str,
+    ) -> Result<Executed> {
+        if let Some(executed) = self.define(session, &statement, query_id).await? {
+            return Ok(executed);
+        }
+        if let Some(inserted) = self.insert_values(session, &statement, values, query_id).await? {
+            return Ok(inserted);
+        }
+        let manifest = self.pin().await?;
+        tracing::Span::current().record("version", manifest.version.0);
+        let state = self.session_state(session, &manifest, query_id)?;
+        let plan = state.statement_to_plan(statement).await.map_err(from_datafusion)?;
+        let plan = bind(plan, values)?;
+        match plan {
+            LogicalPlan::Dml(dml) => self.write(session, &manifest, dml, query_id).await.map(Executed::Affected),
+            LogicalPlan::Explain(ref inner) => self.explain(&state, &plan, &inner.plan).await,
+            LogicalPlan::Statement(PlanStatement::SetVariable(set)) => {
+                session.set(&set.variable, &set.value)?;
+                Ok(Executed::Affected(0))
+            }
+            LogicalPlan::Statement(PlanStatement::ResetVariable(reset)) => {
+                session.unset(&reset.variable);
+                Ok(Executed::Affected(0))
+            }
+            LogicalPlan::Statement(other) => Err(unsupported(&other.display().to_string())),
+            LogicalPlan::Ddl(_) | LogicalPlan::Copy(_) => Err(unsupported(&plan.display().to_string())),
+            plan => self.query(session, &manifest, &plan, query_id).await.map(Executed::Rows),
+        }
+    }
+
+    async fn query(&self, session: &Session, manifest: &Arc<Manifest>, plan: &LogicalPlan, query_id: &str) -> Result<Rows> {
+        run::run(plan, &self.suspects, manifest, || self.session_state(session, manifest, query_id)).await
+    }
+
+    async fn explain(&self, state: &SessionState, plan: &LogicalPlan, explained: &LogicalPlan) -> Result<Executed> {
+        let physical = explain(state, explained).await.map_err(from_datafusion)?;
+        let kinds = ["logical_plan", "physical_plan"];
+        let texts = [explained.display_indent().to_string(), physical];
+        let schema: SchemaRef = Arc::new(plan.schema().as_arrow().clone());
+        let columns = vec![
+            Arc::new(arrow::array::StringArray::from_iter_values(kinds)) as arrow::array::ArrayRef,
+            Arc::new(arrow::array::StringArray::from_iter_values(texts)),
+        ];
+        let batch = RecordBatch::try_new(schema.clone(), columns)
+            .map_err(|e| Error::internal(format!("explain: {e}")).with_source(e))?;
+        Ok(Executed::Rows(Rows::from_batches(schema, vec![batch])))
+    }
+
+    /// Statements that define things, which need no plan.
+    async fn define(&self, session: &Session, statement: &Statement, query_id: &str) -> Result<Option<Executed>> {
+        let command = match statement {
+            Statement::CreateExternalTable(_) | Statement::CopyTo(_) => return Err(unsupported(&statement.to_string())),
+            Statement::Statement(statement) => match statement.as_ref() {
+                ast::Statement::CreateTable(create) => {
+                    let manifest = self.pin().await?;
+                    let state = self.session_state(session, &manifest, query_id)?;
+                    Command::CreateTable(
+                        ddl::create_table(create.clone(), &state, &manifest, &session.schema()).await?,
+                    )
+                }
+                ast::Statement::CreateSchema { schema_name, if_not_exists, .. } => Command::CreateSchema {
+                    name: identifier(&schema_name.to_string()),
+                    if_not_exists: *if_not_exists,
+                },
+                ast::Statement::Drop { object_type, if_exists, names, .. } => {
+                    let [name] = names.as_slice() else {
+                        return Err(Error::unsupported("DROP takes one name at a time"));
+                    };
+                    let name = name.to_string();
+                    match object_type {
+                        ObjectType::Table => {
+                            let reference = TableReference::parse_str(&name);
+                            let name = ddl::table_name(&reference, &session.schema())?;
+                            Command::DropTable { name, if_exists: *if_exists }
+                        }
+                        ObjectType::Schema => Command::DropSchema { name: identifier(&name), if_exists: *if_exists },
+                        _ => return Err(unsupported(&statement.to_string())),
+                    }
+                }
+                ast::Statement::Delete(_)
+                | ast::Statement::Update(_)
+                | ast::Statement::Merge(_)
+                | ast::Statement::Truncate(_)
+                | ast::Statement::AlterTable(_)
+                | ast::Statement::CreateIndex(_)
+                | ast::Statement::CreateView(_)
+                | ast::Statement::StartTransaction { .. }
+                | ast::Statement::Commit { .. }
+                | ast::Statement::Rollback { .. } => return Err(unsupported(&statement.to_string())),
+                _ => return Ok(None),
+            },
+            _ => return Ok(None),
+        };
+        self.meta.propose(command, COMMIT_TIMEOUT).await?;
+        Ok(Some(Executed::Affected(0)))
+    }
+
+    /// `INSERT ... VALUES`, planned against what this node knows: the commit checks that the schema is
+    /// still that one, so a read index would only cost time.
+    async fn insert_values(
+        &self,
+        session: &Session,
+        statement: &Statement,
+        values: &[ScalarValue],
+        query_id: &str,
+    ) -> Result<Option<Executed>> {
+        if !is_insert_values(statement) {
+            return Ok(None);
+        }
+        let manifest = self.meta.manifest();
+        let state = self.session_state(session, &manifest, query_id)?;
+        // What does not plan here may plan at the newest version; that decides, and words the error.
+        let Ok(plan) = state.statement_to_plan(statement.clone()).await else { return Ok(None) };
+        let LogicalPlan::Dml(dml) = bind(plan, values)? else { return Ok(None) };
+        match self.write(session, &manifest, dml, query_id).await {
+            Err(e) if e.kind() == ErrorKind::Conflict => Ok(None),
+            result => result.map(|rows| Some(Executed::Affected(rows))),
+        }
+    }
+
+    /// Writes the rows that a plan makes.
+    async fn write(&self, session: &Session, manifest: &Arc<Manifest>, dml: DmlStatement, query_id: &str) -> Result<u64> {
+        if !matches!(dml.op, WriteOp::Insert(InsertOp::Append)) {
+            return Err(unsupported(dml.op.name()));
+        }
+        let name = ddl::table_name(&dml.table_name, &session.schema())?;
+        let table = find(manifest, &name)?;
+        let mut ingest = self.writer.begin(table, "insert");
+        let mut rows = self.query(session, manifest, &dml.input, query_id).await?;
+        while let Some(batch) = rows.stream.try_next().await? {
+            ingest.write(batch).await?;
+        }
+        ingest.finish().await.map(|written| written.rows)
+    }
+
+    /// `executemany` of `INSERT INTO t VALUES ($1, ..., $n)`: the parameters are the rows.
+    async fn insert_batch(&self, session: &Session, statement: &Statement, batch: &RecordBatch) -> Result<Option<u64>> {
+        let Some((reference, columns)) = plain_insert(statement, batch.num_columns()) else { return Ok(None) };
+        let manifest = self.pin().await?;
+        let name = ddl::table_name(&TableReference::parse_str(&reference), &session.schema())?;
+        let table = find(&manifest, &name)?;
+        let rows = arrange(batch, &columns, &table)?;
+        let mut ingest = self.writer.begin(table, "insert");
+        ingest.write(rows).await?;
+        ingest.finish().await.map(|written| Some(written.rows))
+    }
+
+    /// Writes a stream of batches to a table, which it may create, in one commit.
+    pub async fn ingest(
+        &self,
+        session: &Session,
+        target: IngestTarget,
+        schema: SchemaRef,
+        mut batches: BoxStream<'static, Result<RecordBatch>>,
+    ) -> Result<Written> {
+        let manifest = self.pin().await?;
+        let name = TableName::new(target.schema.clone().unwrap_or_else(|| session.schema()), &target.table);
+        let reference = TableReference::partial(name.schema.clone(), name.table.clone());
+        let name = ddl::table_name(&reference, &session.schema())?;
+        let existing = manifest.table(&name).cloned();
+        let append = match (existing, target.mode) {
+            (Some(_), IngestMode::Create) => {
+                return Err(Error::already_exists(format!("table {name} exists already")));
+            }
+            (None, IngestMode::Append) => return Err(Error::not_found(format!("table {name} does not exist"))),
+            (Some(table), IngestMode::Append | IngestMode::CreateAppend) => Some(table),
+            (_, IngestMode::Replace) | (None, _) => None,
+        };
+        if let Some(table) = append {
+            let columns: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
+            let mut ingest = self.writer.begin(table.clone(), "ingest");
+            while let Some(batch) = batches.try_next().await? {
+                ingest.write(arrange(&batch, &columns, &table)?).await?;
+            }
+            return ingest.finish().await;
+        }
+        self.ingest_new(&manifest, target, name, schema, batches).await
+    }
+
+    /// Loads into a table out of sight and gives it its name at the end: the table appears with all its
+    /// rows, or takes the old one's place, in one entry.
+    async fn ingest_new(
+        &self,
+        manifest: &Manifest,
+        target: IngestTarget,
+        name: TableName,
+        schema: SchemaRef,
+        mut batches: BoxStream<'static, Result<RecordBatch>>,
+    ) -> Result<Written> {
+        let staging = TableName::staging();
+        let create = new_table(&target, staging.clone(), &schema, manifest)?;
+        let applied = self.meta.propose(Command::CreateTable(create), COMMIT_TIMEOUT).await?;
+        let loaded = async {
+            let manifest = self.meta.wait_version(applied.version, READ_INDEX_TIMEOUT).await?;
+            let mut ingest = self.writer.begin(find(&manifest, &staging)?, "ingest");
+            while let Some(batch) = batches.try_next().await? {
+                ingest.write(batch).await?;
+            }
+            let written = ingest.finish().await?;
+            let replace = target.mode == IngestMode::Replace;
+            let rename = Command::RenameTable { from: staging.clone(), to: name, replace };
+            let applied = self.meta.propose(rename, COMMIT_TIMEOUT).await?;
+            Ok(Written { version: Some(applied.version), ..written })
+        };
+        match loaded.await {
+            Ok(written) => Ok(written),
+            Err(error) => {
+                let drop = Command::DropTable { name: staging, if_exists: true };
+                if let Err(e) = self.meta.propose(drop, COMMIT_TIMEOUT).await {
+                    tracing::warn!(error = %e, "the staging table of a failed load stays for now");
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+fn new_table(target: &IngestTarget, name: TableName, schema: &Schema, manifest: &Manifest) -> Result<CreateTable> {
+    let mut columns: TableSchema = types::from_arrow(schema)?;
+    for key in &target.primary_key {
+        let index = columns.column_index(key).ok_or_else(|| {
+            Error::invalid(format!("primary key column {key:?} is not among the columns of the rows"))
+        })?;
+        columns.columns[index].nullable = false;
+        columns.primary_key.push(index as u32);
+    }
+    let nodes = manifest.live_data_nodes().len() as u32;
+    Ok(CreateTable {
+        name,
+        schema: columns,
+        shards: target.shards.unwrap_or((nodes * ddl::SHARDS_PER_NODE).max(1)),
+        replicas: target.replicas.unwrap_or(ddl::REPLICAS_DEFAULT.min(nodes).max(1)),
+        if_not_exists: false,
+        or_replace: false,
+    })
+}
+
+fn find(manifest: &Manifest, name: &TableName) -> Result<Arc<Table>> {
+    manifest.table(name).cloned().ok_or_else(|| Error::not_found(format!("table {name} does not exist")))
+}
+
+/// The columns of a batch in the order of the table, those that are absent as nulls.
+fn arrange(batch: &RecordBatch, columns: &[String], table: &Table) -> Result<RecordBatch> {
+    if let Some(unknown) = columns.iter().find(|c| !columns.is_empty() && table.schema.column_index(c).is_none()) {
+        return Err(Error::invalid(format!("table {} has no column {unknown:?}", table.name)));
+    }
+    let schema = types::to_arrow(&table.schema);
+    let arrays = schema
+        .fields()
+        .iter()
+        .enumerate()
+        .map(|(index, field)| {
+            let source = if columns.is_empty() { Some(index) } else { columns.iter().position(|c| c == field.name()) };
+            match source {
+                Some(source) if source < batch.num_columns() => Ok(batch.column(source).clone()),
+                Some(_) => Err(Error::invalid(format!(
+                    "table {} has {} columns, the rows have {}",
+                    table.name,
+                    schema.fields().len(),
+                    batch.num_columns()
+                ))),
+                None => Ok(arrow::array::new_null_array(field.data_type(), batch.num_rows())),
+            }
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let fields: Vec<Field> = schema
+        .fields()
+        .iter()
+        .zip(&arrays)
+        .map(|(field, array)| Field::new(field.name(), array.data_type().clone(), true))
+        .collect();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
+        .map_err(|e| Error::invalid(format!("rows for table {}: {e}", table.name)).with_source(e))
+}
+
+fn is_definition(statement: &Statement) -> bool {
+    match statement {
+        Statement::Statement(statement) => matches!(
+            statement.as_ref(),
+            ast::Statement::CreateTable(_) | ast::Statement::CreateSchema { .. } | ast::Statement::Drop { .. }
+        ),
+        _ => false,
+    }
+}
+
+fn insert_of(statement: &Statement) -> Option<(&ast::Insert, &ast::Values)> {
+    let Statement::Statement(statement) = statement else { return None };
+    let ast::Statement::Insert(insert) = statement.as_ref() else { return None };
+    let source = insert.source.as_ref()?;
+    let ast::SetExpr::Values(values) = source.body.as_ref() else { return None };
+    Some((insert, values))
+}
+
+fn is_insert_values(statement: &Statement) -> bool {
+    // A subquery among the values would read tables, which wants a strict pin.
+    insert_of(statement).is_some_and(|(_, values)| !values.to_string().to_ascii_lowercase().contains("select"))
+}
+
+/// Table and columns of an insert whose only row is exactly the parameters in order.
+fn plain_insert(statement: &Statement, parameters: usize) -> Option<(String, Vec<String>)> {
+    let (insert, values) = insert_of(statement)?;
+    if insert.on.is_some() || insert.returning.is_some() || insert.overwrite {
+        return None;
+    }
+    let [row] = values.rows.as_slice() else { return None };
+    let expected = (1..=parameters).map(|i| format!("${i}"));
+    if !row.content.iter().map(ToString::to_string).eq(expected) {
+        return None;
+    }
+    let columns = insert.columns.iter().map(|c| identifier(&c.to_string())).collect();
+    Some((insert.table.to_string(), columns))
+}
+
+/// An identifier as it is meant: lower case unless quoted.
+fn identifier(text: &str) -> String {
+    match text.strip_prefix('"').and_then(|t| t.strip_suffix('"')) {
+        Some(quoted) => quoted.replace("\"\"", "\""),
+        None => text.to_lowercase(),
+    }
+}
+
+fn unsupported(what: &str) -> Error {
+    let what: String = what.chars().take(80).collect();
+    Error::unsupported(format!("not supported yet: {what}"))
+}
+
+fn parameter_types(plan: &LogicalPlan) -> Result<Vec<DataType>> {
+    let fields = plan.get_parameter_fields().map_err(from_datafusion)?;
+    let number = |name: &str| -> Result<usize> {
+        name.strip_prefix('$')
+            .and_then(|n| n.parse().ok())
+            .filter(|n| (1..=PARAMETERS_MAX).contains(n))
+            .ok_or_else(|| Error::invalid(format!("parameter {name}: write ? or $1 to ${PARAMETERS_MAX}")))
+    };
+    let mut types = Vec::new();
+    for (name, field) in &fields {
+        let number = number(name)?;
+        if types.len() < number {
+            types.resize(number, DataType::Null);
+        }
+        if let Some(field) = field {
+            types[number - 1] = field.data_type().clone();
+        }
+    }
+    Ok(types)
+}
+
+/// Puts values in the place of parameters, cast to the types that the statement needs.
+fn bind(plan: LogicalPlan, values: &[ScalarValue]) -> Result<LogicalPlan> {
+    let types = parameter_types(&plan)?;
+    if types.len() != values.len() {
+        return Err(Error::invalid(format!("the statement takes {} parameters, {} were given", types.len(), values.len())));
+    }
+    if types.is_empty() {
+        return Ok(plan);
+    }
+    let values = values
+        .iter()
+        .zip(&types)
+        .enumerate()
+        .map(|(i, (value, t))| {
+            if t.is_null() {
+                return Ok(value.clone());
+            }
+            value
+                .cast_to(t)
+                .map_err(|e| Error::invalid(format!("parameter ${}: {}", i + 1, e.strip_backtrace())).with_source(e))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    plan.with_param_values(ParamValues::from(values)).map_err(from_datafusion)
+}
+
+fn row_values(batch: &RecordBatch, row: usize) -> Result<Vec<ScalarValue>> {
+    if batch.num_columns() > 0 && batch.num_rows() <= row {
+        return Err(Error::invalid("the parameters have no row"));
+    }
+    batch
+        .columns()
+        .iter()
+        .map(|column| ScalarValue::try_from_array(column, row).map_err(from_datafusion))
+        .collect()
+}

@@ -1,0 +1,277 @@
+//! Background work of a node.
+//!
+//! - every node tells the leader that it lives;
+//! - the leader writes down who does not, and forgets what was removed long ago;
+//! - a data node pulls segments that it should keep and does not have, writes inline rows of its shards
+//!   out as files, and removes segments that nothing refers to.
+//!
+//! Each round looks at one pinned manifest. All of it may be interrupted at any point: what is half done
+//! is found again by the next round.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use plexus_model::limits::REMOVED_RETENTION_US;
+use plexus_model::{
+    Command, Error, Manifest, NodeId, Result, Segment, SegmentData, SegmentId, Table, TableChange,
+};
+use plexus_raft::Meta;
+use plexus_storage::{RemoteSegments, SegmentRef, SegmentStore, inline};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::ingest::Writer;
+use crate::limits::{
+    COMMIT_TIMEOUT, GARBAGE_AGE_MIN, MAINTENANCE_INTERVAL, PULL_CHUNK_BYTES, PULLS_MAX, WRITE_OUT_AGE,
+    WRITE_OUT_BYTES, WRITE_OUT_SEGMENTS,
+};
+
+/// How often a node tells the leader that it lives.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+/// Silence after which the leader takes a node for dead.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
+/// Time for nodes to report to a new leader before silence counts.
+const LEADER_GRACE: Duration = Duration::from_secs(5);
+/// How often garbage and old records are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The background work of one node.
+pub struct Maintenance {
+    pub node: NodeId,
+    pub meta: Arc<Meta>,
+    pub writer: Writer,
+    pub store: Option<Arc<SegmentStore>>,
+    pub remote: Arc<dyn RemoteSegments>,
+    /// Segments this node should keep and lacked at the last look.
+    pub missing: Arc<AtomicU64>,
+}
+
+impl Maintenance {
+    /// Runs until `stop` is cancelled, then finishes the round that it is in.
+    pub async fn run(self, stop: CancellationToken) {
+        let heartbeat = async {
+            let mut tick = ticker(HEARTBEAT_INTERVAL);
+            loop {
+                tick.tick().await;
+                if let Err(error) = self.meta.heartbeat().await {
+                    tracing::debug!(%error, "heartbeat did not reach the leader");
+                }
+            }
+        };
+        let lead = async {
+            let mut tick = ticker(MAINTENANCE_INTERVAL);
+            let mut leading_since: Option<Instant> = None;
+            let mut purged = Instant::now();
+            loop {
+                tick.tick().await;
+                if !self.meta.is_leader() {
+                    leading_since = None;
+                    continue;
+                }
+                let since = *leading_since.get_or_insert_with(|| {
+                    self.meta.forget_heartbeats();
+                    Instant::now()
+                });
+                if since.elapsed() > LEADER_GRACE {
+                    self.note("liveness", self.watch_nodes().await);
+                }
+                if purged.elapsed() > SWEEP_INTERVAL {
+                    purged = Instant::now();
+                    self.note("purge", self.purge().await);
+                }
+            }
+        };
+        let keep = async {
+            let mut tick = ticker(MAINTENANCE_INTERVAL);
+            let mut swept = Instant::now();
+            loop {
+                tick.tick().await;
+                let manifest = self.meta.manifest();
+                self.note("pull", self.pull_missing(&manifest).await);
+                self.note("write out", self.write_out(&manifest).await);
+                if swept.elapsed() > SWEEP_INTERVAL {
+                    swept = Instant::now();
+                    self.note("garbage", self.collect_garbage().await);
+                }
+            }
+        };
+        tokio::select! {
+            () = heartbeat => {}
+            () = lead => {}
+            () = keep => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    fn note(&self, work: &str, result: Result<()>) {
+        if let Err(error) = result {
+            tracing::warn!(work, %error, "background work failed; it is tried again");
+        }
+    }
+
+    /// Writes down which nodes are heard of.
+    async fn watch_nodes(&self) -> Result<()> {
+        let manifest = self.meta.manifest();
+        for record in manifest.nodes.values() {
+            let live = self.meta.silence_of(record.id).is_some_and(|silence| silence < SILENCE_MAX);
+            if live != record.live {
+                tracing::info!(node = %record.id, live, "a node's liveness changed");
+                self.meta.propose(Command::SetLiveness { node: record.id, live }, COMMIT_TIMEOUT).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn purge(&self) -> Result<()> {
+        let manifest = self.meta.manifest();
+        let until = manifest.time_us.saturating_sub(REMOVED_RETENTION_US);
+        let stale = manifest.tables.values().any(|t| {
+            (t.dropped.is_some() && t.dropped_time_us <= until)
+                || t.segments.values().any(|s| s.removed.is_some() && s.removed_time_us <= until)
+        });
+        if stale {
+            self.meta.propose(Command::Purge { removed_until_us: until }, COMMIT_TIMEOUT).await?;
+        }
+        Ok(())
+    }
+
+    /// Pulls what this node should keep and does not have.
+    async fn pull_missing(&self, manifest: &Manifest) -> Result<()> {
+        let Some(store) = &self.store else { return Ok(()) };
+        let missing: Vec<SegmentRef> = kept_by(manifest, self.node).filter(|s| !store.contains(s.id)).collect();
+        self.missing.store(missing.len() as u64, Ordering::Relaxed);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        tracing::info!(segments = missing.len(), "pulling segments that this node lacks");
+        let pulls = missing.into_iter().map(|segment| async move {
+            let pulled = self.pull(store, &segment).await;
+            if pulled.is_ok() {
+                self.missing.fetch_sub(1, Ordering::Relaxed);
+            }
+            pulled
+        });
+        let results: Vec<Result<()>> = futures::stream::iter(pulls).buffer_unordered(PULLS_MAX).collect().await;
+        results.into_iter().collect()
+    }
+
+    /// Fetches a segment from the first replica that has it, chunk by chunk; the next replica goes on where
+    /// the last one stopped. The whole is checked before it is kept.
+    async fn pull(&self, store: &Arc<SegmentStore>, segment: &SegmentRef) -> Result<()> {
+        let mut bytes = Vec::with_capacity(segment.length as usize);
+        let mut last = Error::unavailable(format!("segment {} has no other replica", segment.id));
+        for &node in segment.replicas.iter().filter(|&&n| n != self.node) {
+            while (bytes.len() as u64) < segment.length {
+                let rest = (segment.length as usize - bytes.len()).min(PULL_CHUNK_BYTES);
+                match self.remote.read(node, segment, bytes.len() as u64, rest).await {
+                    Ok(chunk) if !chunk.is_empty() => bytes.extend_from_slice(&chunk),
+                    Ok(_) => break,
+                    Err(e) => {
+                        last = e;
+                        break;
+                    }
+                }
+            }
+        }
+        if (bytes.len() as u64) < segment.length {
+            return Err(last);
+        }
+        let (store, segment) = (store.clone(), segment.clone());
+        tokio::task::spawn_blocking(move || store.put(segment.id, &bytes, &segment.checksum))
+            .await
+            .map_err(|e| Error::internal(format!("storing a pulled segment: {e}")))?
+    }
+
+    /// Exchanges inline rows for files, shard by shard, where this node is the first live replica.
+    async fn write_out(&self, manifest: &Manifest) -> Result<()> {
+        if self.store.is_none() {
+            return Ok(());
+        }
+        for table in manifest.tables.values().filter(|t| t.dropped.is_none() && t.inline_bytes > 0) {
+            for (index, shard) in table.shards.iter().enumerate() {
+                let live = |node: &&NodeId| manifest.nodes.get(node).is_some_and(|n| n.live);
+                if shard.replicas.iter().find(live) == Some(&self.node) {
+                    self.write_out_shard(manifest, table, index as u32).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_out_shard(&self, manifest: &Manifest, table: &Arc<Table>, shard: u32) -> Result<()> {
+        let segments: Vec<&Arc<Segment>> =
+            table.visible(manifest.version).filter(|s| s.shard == shard && s.is_inline()).collect();
+        let bytes: u64 = segments.iter().map(|s| s.bytes()).sum();
+        let oldest = segments.iter().map(|s| created_ms(s.id)).min();
+        let aged = oldest.is_some_and(|ms| now_ms().saturating_sub(ms) > WRITE_OUT_AGE.as_millis() as u64);
+        if segments.is_empty() || !(bytes > WRITE_OUT_BYTES || segments.len() > WRITE_OUT_SEGMENTS || aged) {
+            return Ok(());
+        }
+        let mut batches = Vec::with_capacity(segments.len());
+        for segment in &segments {
+            if let SegmentData::Inline(bytes) = &segment.data {
+                batches.extend(inline::decode(bytes)?);
+            }
+        }
+        let added = self.writer.upload(table, shard, 0, batches).await?;
+        let change = TableChange {
+            table: table.id,
+            schema_version: table.schema_version,
+            add: vec![added],
+            remove: segments.iter().map(|s| s.id).collect(),
+        };
+        self.writer.commit(vec![change], "write out").await?;
+        tracing::debug!(table = %table.name, shard, rows = segments.len(), bytes, "wrote inline rows out");
+        Ok(())
+    }
+
+    /// Removes segments that no record refers to.
+    async fn collect_garbage(&self) -> Result<()> {
+        let Some(store) = self.store.clone() else { return Ok(()) };
+        let manifest = self.meta.manifest();
+        let needed: HashSet<SegmentId> =
+            manifest.tables.values().flat_map(|t| t.segments.keys().copied().collect::<Vec<_>>()).collect();
+        let removed = tokio::task::spawn_blocking(move || store.collect_garbage(GARBAGE_AGE_MIN, |id| needed.contains(&id)))
+            .await
+            .map_err(|e| Error::internal(format!("garbage: {e}")))??;
+        if removed > 0 {
+            tracing::info!(removed, "removed segments that nothing refers to");
+        }
+        Ok(())
+    }
+}
+
+/// Visible file segments of the shards that `node` keeps.
+fn kept_by(manifest: &Manifest, node: NodeId) -> impl Iterator<Item = SegmentRef> {
+    let tables = manifest.tables.values().filter(|t| t.dropped.is_none());
+    tables.flat_map(move |table| {
+        table.visible(manifest.version).filter_map(move |segment| {
+            let SegmentData::File { bytes, checksum } = segment.data else { return None };
+            let replicas = &table.shards.get(segment.shard as usize)?.replicas;
+            replicas.contains(&node).then(|| SegmentRef {
+                id: segment.id,
+                length: bytes,
+                checksum,
+                replicas: replicas.clone(),
+            })
+        })
+    })
+}
+
+fn ticker(period: Duration) -> tokio::time::Interval {
+    let mut tick = interval(period);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick
+}
+
+/// When a segment was made, by its id (UUID version 7 begins with milliseconds).
+fn created_ms(id: SegmentId) -> u64 {
+    (id.0 >> 80) as u64
+}
+
+fn now_ms() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}

@@ -1,0 +1,111 @@
+//! What a client's session remembers between statements.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use plexus_model::{Error, Result};
+use plexus_query::{CATALOG, DEFAULT_SCHEMA};
+
+/// Settings of one client. Shared by its concurrent statements.
+#[derive(Debug, Default)]
+pub struct Session {
+    settings: Mutex<BTreeMap<String, String>>,
+}
+
+/// Settings of ours, with what they mean.
+pub const SETTINGS: [(&str, &str); 4] = [
+    ("catalog", "database of unqualified names; always plexus"),
+    ("schema", "schema of unqualified names"),
+    ("plexus.task_bytes", "segment bytes that are worth a task on another node"),
+    ("plexus.string_view", "whether text columns reach the client as string views"),
+];
+
+/// Length of a setting's value.
+const VALUE_BYTES_MAX: usize = 1024;
+/// Segment bytes that are worth a task on another node, unless the session says otherwise: below it the
+/// exchange between nodes costs more than the scan.
+const TASK_BYTES_DEFAULT: u64 = 16 * 1024 * 1024;
+
+impl Session {
+    /// Sets a value after checking it.
+    ///
+    /// # Errors
+    /// `InvalidArgument` names the setting, and what it takes.
+    pub fn set(&self, name: &str, value: &str) -> Result<()> {
+        let name = canonical(name);
+        if value.len() > VALUE_BYTES_MAX {
+            return Err(Error::invalid(format!("setting {name}: a value of {} bytes", value.len())));
+        }
+        match name.as_str() {
+            "catalog" if value != CATALOG => {
+                return Err(Error::invalid(format!("catalog {value:?} does not exist; there is only {CATALOG:?}")));
+            }
+            "catalog" | "schema" => {}
+            "plexus.task_bytes" => drop(parse::<u64>(&name, value)?),
+            "plexus.string_view" => drop(parse::<bool>(&name, value)?),
+            _ if name.starts_with("datafusion.") || name.starts_with("distributed.") => {
+                let mut config = datafusion::prelude::SessionConfig::new();
+                if name.starts_with("datafusion.") {
+                    config.options_mut().set(&name, value).map_err(|e| Error::invalid(e.strip_backtrace()))?;
+                }
+            }
+            _ => {
+                let known: Vec<&str> = SETTINGS.iter().map(|(name, _)| *name).collect();
+                return Err(Error::invalid(format!("setting {name:?} does not exist; there are {}", known.join(", "))));
+            }
+        }
+        self.lock().insert(name, value.to_owned());
+        Ok(())
+    }
+
+    /// Back to the default.
+    pub fn unset(&self, name: &str) {
+        self.lock().remove(&canonical(name));
+    }
+
+    /// All that was set, and the defaults of what was not.
+    pub fn all(&self) -> BTreeMap<String, String> {
+        let mut all = self.lock().clone();
+        all.entry("catalog".into()).or_insert_with(|| CATALOG.into());
+        all.entry("schema".into()).or_insert_with(|| DEFAULT_SCHEMA.into());
+        all.entry("plexus.task_bytes".into()).or_insert_with(|| TASK_BYTES_DEFAULT.to_string());
+        all.entry("plexus.string_view".into()).or_insert_with(|| "false".into());
+        all
+    }
+
+    pub fn schema(&self) -> String {
+        self.lock().get("schema").cloned().unwrap_or_else(|| DEFAULT_SCHEMA.into())
+    }
+
+    pub fn task_bytes(&self) -> u64 {
+        self.lock().get("plexus.task_bytes").and_then(|v| v.parse().ok()).unwrap_or(TASK_BYTES_DEFAULT)
+    }
+
+    pub fn string_view(&self) -> bool {
+        self.lock().get("plexus.string_view").is_some_and(|v| v == "true")
+    }
+
+    /// Settings of the query engine.
+    pub fn engine_settings(&self) -> Vec<(String, String)> {
+        let lock = self.lock();
+        lock.iter().filter(|(name, _)| name.starts_with("datafusion.")).map(|(k, v)| (k.clone(), v.clone())).collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
+        self.settings.lock().expect("no code panics while it holds this lock")
+    }
+}
+
+fn canonical(name: &str) -> String {
+    match name.to_ascii_lowercase().as_str() {
+        "search_path" | "current_schema" => "schema".into(),
+        other => other.to_owned(),
+    }
+}
+
+fn parse<T: std::str::FromStr>(name: &str, value: &str) -> Result<T>
+where
+    T::Err: std::fmt::Display,
+{
+    value.parse().map_err(|e| Error::invalid(format!("setting {name} = {value:?}: {e}")))
+}

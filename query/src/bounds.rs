@@ -1,0 +1,116 @@
+//! Segment statistics in the planner's terms.
+
+use arrow_schema::{DataType, TimeUnit};
+use datafusion::common::stats::Precision;
+use datafusion::common::{ColumnStatistics as PlanColumn, ScalarValue, Statistics};
+use plexus_model::{Bound, Segment, TableSchema};
+
+/// A bound as a value of its column's type; `None` where they do not fit each other.
+pub fn to_scalar(bound: Bound, t: &DataType) -> Option<ScalarValue> {
+    Some(match (bound, t) {
+        (Bound::Int(v), DataType::Int8) => ScalarValue::Int8(Some(v.try_into().ok()?)),
+        (Bound::Int(v), DataType::Int16) => ScalarValue::Int16(Some(v.try_into().ok()?)),
+        (Bound::Int(v), DataType::Int32) => ScalarValue::Int32(Some(v.try_into().ok()?)),
+        (Bound::Int(v), DataType::Int64) => ScalarValue::Int64(Some(v)),
+        (Bound::Int(v), DataType::Date32) => ScalarValue::Date32(Some(v.try_into().ok()?)),
+        (Bound::Int(v), DataType::Date64) => ScalarValue::Date64(Some(v)),
+        (Bound::Int(v), DataType::Time32(TimeUnit::Second)) => ScalarValue::Time32Second(Some(v.try_into().ok()?)),
+        (Bound::Int(v), DataType::Time32(_)) => ScalarValue::Time32Millisecond(Some(v.try_into().ok()?)),
+        (Bound::Int(v), DataType::Time64(TimeUnit::Microsecond)) => ScalarValue::Time64Microsecond(Some(v)),
+        (Bound::Int(v), DataType::Time64(_)) => ScalarValue::Time64Nanosecond(Some(v)),
+        (Bound::Int(v), DataType::Timestamp(unit, zone)) => match unit {
+            TimeUnit::Second => ScalarValue::TimestampSecond(Some(v), zone.clone()),
+            TimeUnit::Millisecond => ScalarValue::TimestampMillisecond(Some(v), zone.clone()),
+            TimeUnit::Microsecond => ScalarValue::TimestampMicrosecond(Some(v), zone.clone()),
+            TimeUnit::Nanosecond => ScalarValue::TimestampNanosecond(Some(v), zone.clone()),
+        },
+        (Bound::UInt(v), DataType::UInt8) => ScalarValue::UInt8(Some(v.try_into().ok()?)),
+        (Bound::UInt(v), DataType::UInt16) => ScalarValue::UInt16(Some(v.try_into().ok()?)),
+        (Bound::UInt(v), DataType::UInt32) => ScalarValue::UInt32(Some(v.try_into().ok()?)),
+        (Bound::UInt(v), DataType::UInt64) => ScalarValue::UInt64(Some(v)),
+        (Bound::Float(v), DataType::Float32) => ScalarValue::Float32(Some(v as f32)),
+        (Bound::Float(v), DataType::Float64) => ScalarValue::Float64(Some(v)),
+        (Bound::Decimal(v), DataType::Decimal128(precision, scale)) => {
+            ScalarValue::Decimal128(Some(v), *precision, *scale)
+        }
+        _ => return None,
+    })
+}
+
+/// The statistics of one segment, a column of the schema each.
+pub fn segment_statistics(segment: &Segment, schema: &TableSchema, types: &arrow_schema::Schema) -> Statistics {
+    let column_statistics = schema
+        .columns
+        .iter()
+        .zip(types.fields())
+        .map(|(column, field)| {
+            let Some(known) = segment.columns.iter().find(|c| c.column == column.id) else {
+                return PlanColumn::new_unknown();
+            };
+            let bound = |pick: fn(&(Bound, Bound)) -> Bound| {
+                known
+                    .bounds
+                    .as_ref()
+                    .and_then(|b| to_scalar(pick(b), field.data_type()))
+                    .map_or(Precision::Absent, Precision::Exact)
+            };
+            PlanColumn {
+                null_count: Precision::Exact(known.nulls as usize),
+                min_value: bound(|b| b.0),
+                max_value: bound(|b| b.1),
+                ..PlanColumn::new_unknown()
+            }
+        })
+        .collect();
+    Statistics {
+        num_rows: Precision::Exact(segment.rows as usize),
+        total_byte_size: Precision::Inexact(segment.bytes() as usize * COMPRESSION_GUESS),
+        column_statistics,
+    }
+}
+
+/// In-memory bytes for each byte of a segment, for the planner's choice of join sides.
+const COMPRESSION_GUESS: usize = 4;
+
+/// The statistics of several segments together.
+pub fn merge<'a>(segments: impl Iterator<Item = &'a Statistics>, columns: usize) -> Statistics {
+    let mut rows = 0usize;
+    let mut bytes = 0usize;
+    let mut merged: Vec<Option<PlanColumn>> = vec![None; columns];
+    for statistics in segments {
+        let segment_rows = statistics.num_rows.get_value().copied().unwrap_or(0);
+        rows += segment_rows;
+        bytes += statistics.total_byte_size.get_value().copied().unwrap_or(0);
+        for (into, column) in merged.iter_mut().zip(&statistics.column_statistics) {
+            match into {
+                None => *into = Some(column.clone()),
+                Some(into) => add_column(into, column, segment_rows),
+            }
+        }
+    }
+    Statistics {
+        num_rows: Precision::Exact(rows),
+        total_byte_size: Precision::Inexact(bytes),
+        column_statistics: merged.into_iter().map(|c| c.unwrap_or_else(PlanColumn::new_unknown)).collect(),
+    }
+}
+
+fn add_column(into: &mut PlanColumn, column: &PlanColumn, rows: usize) {
+    let only_nulls = |c: &PlanColumn, rows: usize| c.null_count == Precision::Exact(rows);
+    into.null_count = into.null_count.add(&column.null_count);
+    if only_nulls(column, rows) {
+        return;
+    }
+    if into.min_value == Precision::Absent && into.max_value == Precision::Absent && into.null_count.get_value().is_some()
+    {
+        // Either nothing but nulls so far, or a type without bounds: both leave the new bounds unusable
+        // as bounds of the whole, so stay without.
+        return;
+    }
+    into.min_value = into.min_value.min(&column.min_value);
+    into.max_value = into.max_value.max(&column.max_value);
+    if column.min_value == Precision::Absent {
+        into.min_value = Precision::Absent;
+        into.max_value = Precision::Absent;
+    }
+}

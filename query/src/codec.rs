@@ -1,0 +1,152 @@
+//! Segment scans on their way to another node.
+//!
+//! The library's encoding of a file scan keeps groups, projection and statistics. Added here: the filter
+//! that the source took over, and which segment each file stands for.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use datafusion::catalog::memory::DataSourceExec;
+use datafusion::common::{DataFusionError, Result, internal_err, not_impl_err};
+use datafusion::datasource::physical_plan::{FileScanConfig, FileSource};
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::filter_pushdown::PushedDown;
+use datafusion_proto::physical_plan::from_proto::{parse_protobuf_file_scan_config, parse_table_schema_from_proto};
+use datafusion_proto::physical_plan::to_proto::serialize_file_scan_config;
+use datafusion_proto::physical_plan::{
+    PhysicalExtensionCodec, PhysicalPlanDecodeContext, PhysicalProtoConverterExtension,
+};
+use datafusion_proto::protobuf;
+use plexus_model::{NodeId, SegmentId};
+use plexus_storage::SegmentRef;
+use prost::Message;
+use vortex_datafusion::VortexSource;
+
+use crate::files::segment_of;
+use crate::scan::ScanContext;
+
+#[derive(Debug)]
+pub struct ScanCodec {
+    pub context: ScanContext,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireScan {
+    #[prost(message, optional, tag = "1")]
+    config: Option<protobuf::FileScanExecConf>,
+    #[prost(message, optional, tag = "2")]
+    predicate: Option<protobuf::PhysicalExprNode>,
+    #[prost(message, repeated, tag = "3")]
+    segments: Vec<WireSegment>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireSegment {
+    #[prost(string, tag = "1")]
+    path: String,
+    #[prost(bytes = "vec", tag = "2")]
+    id: Vec<u8>,
+    #[prost(uint64, tag = "3")]
+    length: u64,
+    #[prost(bytes = "vec", tag = "4")]
+    checksum: Vec<u8>,
+    #[prost(uint64, repeated, tag = "5")]
+    replicas: Vec<u64>,
+}
+
+impl WireSegment {
+    fn new(path: String, segment: &SegmentRef) -> Self {
+        Self {
+            path,
+            id: segment.id.0.to_be_bytes().to_vec(),
+            length: segment.length,
+            checksum: segment.checksum.to_vec(),
+            replicas: segment.replicas.iter().map(|n| n.0).collect(),
+        }
+    }
+
+    fn into_ref(self) -> Result<(String, SegmentRef)> {
+        let (Ok(id), Ok(checksum)) = (self.id.try_into(), self.checksum.try_into()) else {
+            return internal_err!("segment of a plan without id or checksum: {}", self.path);
+        };
+        let segment = SegmentRef {
+            id: SegmentId(u128::from_be_bytes(id)),
+            length: self.length,
+            checksum,
+            replicas: self.replicas.into_iter().map(NodeId).collect(),
+        };
+        Ok((self.path, segment))
+    }
+}
+
+/// The configuration of a segment scan, if this is one.
+pub fn segment_scan(plan: &Arc<dyn ExecutionPlan>) -> Option<(&FileScanConfig, &VortexSource)> {
+    let config = plan.downcast_ref::<DataSourceExec>()?.data_source().downcast_ref::<FileScanConfig>()?;
+    let source = config.file_source().downcast_ref::<VortexSource>()?;
+    Some((config, source))
+}
+
+impl PhysicalExtensionCodec for ScanCodec {
+    fn try_encode(
+        &self,
+        node: Arc<dyn ExecutionPlan>,
+        buf: &mut Vec<u8>,
+        converter: &dyn PhysicalProtoConverterExtension,
+    ) -> Result<()> {
+        let Some((config, source)) = segment_scan(&node) else {
+            return not_impl_err!("{} cannot be sent to another node", node.name());
+        };
+        let segments = config
+            .file_groups
+            .iter()
+            .flat_map(|group| group.files())
+            .map(|file| Ok(WireSegment::new(file.path().to_string(), segment_of(file)?)))
+            .collect::<Result<Vec<_>>>()?;
+        let scan = WireScan {
+            config: Some(serialize_file_scan_config(config, self, converter)?),
+            predicate: source.predicate().map(|p| converter.physical_expr_to_proto(p, self)).transpose()?,
+            segments,
+        };
+        scan.encode(buf).map_err(|e| DataFusionError::External(Box::new(e)))
+    }
+
+    fn try_decode(
+        &self,
+        buf: &[u8],
+        _inputs: &[Arc<dyn ExecutionPlan>],
+        task: &TaskContext,
+        converter: &dyn PhysicalProtoConverterExtension,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let scan = WireScan::decode(buf).map_err(|e| DataFusionError::External(Box::new(e)))?;
+        let Some(config) = scan.config else { return internal_err!("segment scan without configuration") };
+        let decode = PhysicalPlanDecodeContext::new(task, self);
+        let schema = parse_table_schema_from_proto(&config)?;
+        let mut source: Arc<dyn FileSource> = Arc::new(self.context.source(schema.clone()));
+        if let Some(predicate) = &scan.predicate {
+            let predicate = converter.proto_to_physical_expr(predicate, schema.table_schema(), &decode)?;
+            let pushed = source.try_pushdown_filters(vec![predicate], task.session_config().options())?;
+            // The filter above the scan is gone, so a source that does not take it back would lose it.
+            let taken = pushed.filters.iter().all(|f| matches!(f, PushedDown::Yes));
+            match pushed.updated_node.filter(|_| taken) {
+                Some(updated) => source = updated,
+                None => return internal_err!("segment scan does not take its filter back"),
+            }
+        }
+        let mut config = parse_protobuf_file_scan_config(&config, &decode, converter, source)?;
+        let segments = scan.segments.into_iter().map(WireSegment::into_ref).collect::<Result<HashMap<_, _>>>()?;
+        config.file_groups = std::mem::take(&mut config.file_groups)
+            .into_iter()
+            .map(|group| {
+                let files = group.into_inner().into_iter().map(|file| {
+                    let Some(segment) = segments.get(file.path().as_ref()) else {
+                        return internal_err!("file {} of a segment scan names no segment", file.path());
+                    };
+                    Ok(file.with_extension(segment.clone()))
+                });
+                files.collect::<Result<Vec<_>>>().map(Into::into)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(DataSourceExec::from_data_source(config))
+    }
+}

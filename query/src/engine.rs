@@ -1,0 +1,167 @@
+//! Sessions: the planner, the functions and the workers, pinned to a manifest.
+
+use std::sync::Arc;
+
+use datafusion::common::{Result, extensions_options};
+use datafusion::config::ConfigExtension;
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::prelude::SessionConfig;
+use datafusion_distributed::{
+    ChannelResolver, DistributedExt, SessionStateBuilderExt, Worker, WorkerQueryContext,
+};
+use object_store::memory::InMemory;
+use plexus_model::Manifest;
+use plexus_storage::SegmentReads;
+use url::Url;
+use vortex::VortexSessionDefault;
+use vortex::io::session::RuntimeSessionExt;
+use vortex::session::VortexSession;
+
+use crate::catalog::PinnedCatalog;
+use crate::codec::ScanCodec;
+use crate::distribute::{Placement, desired_tasks, route, scale_up};
+use crate::files::STORE_URL;
+use crate::scan::ScanContext;
+use crate::system::ClusterView;
+use crate::{CATALOG, DEFAULT_SCHEMA};
+
+extensions_options! {
+    /// What travels with a query to its workers.
+    pub struct QueryContext {
+        /// Identity of the query in logs and spans.
+        pub query_id: String, default = String::new()
+        /// Manifest version that it pins.
+        pub version: u64, default = 0
+    }
+}
+
+impl ConfigExtension for QueryContext {
+    const PREFIX: &'static str = "plexus";
+}
+
+pub struct EngineOptions<C> {
+    pub reads: SegmentReads,
+    /// How workers are reached.
+    pub channels: C,
+    /// URL of this node's own worker service.
+    pub self_url: Url,
+    /// Bytes that operators may hold before they spill or fail.
+    pub memory_bytes: usize,
+    /// Partitions of a plan on one node.
+    pub partitions: usize,
+}
+
+/// What a session is pinned to.
+#[derive(Clone)]
+pub struct Pin {
+    pub manifest: Arc<Manifest>,
+    pub view: ClusterView,
+    pub placement: Placement,
+    pub query_id: String,
+}
+
+/// Makes pinned sessions, and the worker that runs other nodes' tasks.
+pub struct Engine {
+    base: SessionState,
+    worker: Worker,
+    scans: ScanContext,
+}
+
+impl Engine {
+    pub fn new<C>(options: EngineOptions<C>) -> Result<Self>
+    where
+        C: ChannelResolver + Clone + Send + Sync + 'static,
+    {
+        let EngineOptions { reads, channels, self_url, memory_bytes, partitions } = options;
+        let runtime = runtime(memory_bytes)?;
+        let scans = ScanContext {
+            vortex: VortexSession::default().with_tokio(),
+            reads,
+            footers: runtime.cache_manager.get_file_metadata_cache(),
+        };
+        let worker = worker(runtime.clone(), scans.clone(), channels.clone());
+        let base = SessionStateBuilder::new()
+            .with_default_features()
+            .with_config(config(partitions))
+            .with_runtime_env(runtime)
+            .with_distributed_planner()
+            .with_distributed_worker_resolver(Placement { workers: vec![], task_bytes: 0 })
+            .with_distributed_channel_resolver(channels)
+            .with_distributed_local_worker_context(worker.to_local_worker_context(self_url))
+            .with_distributed_user_codec(ScanCodec { context: scans.clone() })
+            .with_distributed_desired_task_count_handler(desired_tasks)
+            .with_distributed_scale_up_leaf_node_handler(scale_up)
+            .with_distributed_route_tasks_handler(route)
+            // Unions of files and inline rows must run in every slot of their stage.
+            .with_distributed_children_isolator_unions(false)?
+            // Compressing costs more than a fast link.
+            .with_distributed_compression(None)?
+            .with_distributed_metrics_collection(false)?
+            .build();
+        Ok(Self { base, worker, scans })
+    }
+
+    /// The service that runs tasks of other nodes' queries.
+    pub fn worker(&self) -> Worker {
+        self.worker.clone()
+    }
+
+    /// A session that sees `pin` and nothing else.
+    pub fn session(&self, pin: Pin) -> SessionState {
+        let Pin { manifest, view, placement, query_id } = pin;
+        let mut state = self.base.clone();
+        let context = QueryContext { query_id, version: manifest.version.0 };
+        state.set_distributed_worker_resolver(placement.clone());
+        state.set_distributed_option_extension(context);
+        state.config_mut().set_extension(Arc::new(placement));
+        let catalog = PinnedCatalog { manifest, view: Arc::new(view), context: self.scans.clone() };
+        state.register_catalog_list(Arc::new(catalog));
+        state
+    }
+}
+
+fn runtime(memory_bytes: usize) -> Result<Arc<RuntimeEnv>> {
+    let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(memory_bytes))).build_arc()?;
+    // Scans look their store up by URL before they ask for a reader; the readers never use it.
+    let url = ObjectStoreUrl::parse(STORE_URL)?;
+    runtime.register_object_store(url.as_ref(), Arc::new(InMemory::new()));
+    Ok(runtime)
+}
+
+fn config(partitions: usize) -> SessionConfig {
+    // One partition never distributes.
+    let mut config = SessionConfig::new()
+        .with_target_partitions(partitions.max(2))
+        .with_information_schema(true)
+        .with_create_default_catalog_and_schema(false)
+        .with_default_catalog_and_schema(CATALOG, DEFAULT_SCHEMA)
+        .with_option_extension(QueryContext::default());
+    let options = config.options_mut();
+    options.sql_parser.collect_spans = true;
+    config
+}
+
+fn worker<C>(runtime: Arc<RuntimeEnv>, scans: ScanContext, channels: C) -> Worker
+where
+    C: ChannelResolver + Clone + Send + Sync + 'static,
+{
+    Worker::from_session_builder(move |context: WorkerQueryContext| {
+        let (scans, channels) = (scans.clone(), channels.clone());
+        async move {
+            let WorkerQueryContext { builder, headers } = context;
+            let state = builder
+                .with_distributed_option_extension_from_headers::<QueryContext>(&headers)?
+                .with_distributed_user_codec(ScanCodec { context: scans })
+                .with_distributed_channel_resolver(channels)
+                .build();
+            if let Some(query) = state.config().options().extensions.get::<QueryContext>() {
+                tracing::debug!(query_id = query.query_id, version = query.version, "task of another node's query");
+            }
+            Ok(state)
+        }
+    })
+    .with_runtime_env(runtime)
+}

@@ -1,0 +1,54 @@
+//! File segments as the planner's files.
+
+use std::sync::Arc;
+
+use datafusion::common::{DataFusionError, Result, Statistics};
+use datafusion::datasource::listing::PartitionedFile;
+use object_store::ObjectMeta;
+use object_store::path::Path;
+use plexus_model::{Segment, SegmentData, Table};
+use plexus_storage::{SegmentReads, SegmentRef};
+use vortex::io::VortexReadAt;
+use vortex::session::VortexSession;
+use vortex_datafusion::reader::VortexReaderFactory;
+
+/// Where segments pretend to be: the readers below never ask an object store.
+pub const STORE_URL: &str = "plexus://segments";
+
+/// The segment as a file whose reader is found through the [`SegmentRef`] that it carries.
+pub fn to_file(table: &Table, segment: &Segment, statistics: Arc<Statistics>) -> Option<PartitionedFile> {
+    let SegmentData::File { bytes, checksum } = segment.data else { return None };
+    let reference = SegmentRef {
+        id: segment.id,
+        length: bytes,
+        checksum,
+        replicas: table.shards.get(segment.shard as usize).map(|s| s.replicas.clone()).unwrap_or_default(),
+    };
+    let meta = ObjectMeta {
+        location: Path::from(format!("shard-{}/{}", segment.shard, segment.id)),
+        // Part of the key under which footers are cached; segments never change.
+        last_modified: Default::default(),
+        size: bytes,
+        e_tag: None,
+        version: None,
+    };
+    Some(PartitionedFile::new_from_meta(meta).with_statistics(statistics).with_extension(reference))
+}
+
+/// The segment that a file stands for.
+pub fn segment_of(file: &PartitionedFile) -> Result<&SegmentRef> {
+    file.extension::<SegmentRef>()
+        .ok_or_else(|| DataFusionError::Internal(format!("file {} does not name a segment", file.path())))
+}
+
+/// Opens segments for scans.
+#[derive(Debug)]
+pub struct SegmentReaderFactory {
+    pub reads: SegmentReads,
+}
+
+impl VortexReaderFactory for SegmentReaderFactory {
+    fn create_reader(&self, file: &PartitionedFile, _session: &VortexSession) -> Result<Arc<dyn VortexReadAt>> {
+        Ok(self.reads.open(segment_of(file)?.clone()))
+    }
+}

@@ -1,0 +1,106 @@
+//! The leaves of a plan: segments in files, and rows that are still in the log.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow_schema::SchemaRef;
+use datafusion::catalog::memory::{DataSourceExec, MemorySourceConfig};
+use datafusion::common::{Result, Statistics};
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder};
+use datafusion::datasource::table_schema::TableSchema;
+use datafusion::execution::cache::cache_manager::FileMetadataCache;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::union::UnionExec;
+use plexus_storage::SegmentReads;
+use vortex::session::VortexSession;
+use vortex_datafusion::VortexSource;
+
+use crate::files::{STORE_URL, SegmentReaderFactory};
+
+/// What a scan needs of the node that runs it.
+#[derive(Clone)]
+pub struct ScanContext {
+    pub vortex: VortexSession,
+    pub reads: SegmentReads,
+    pub footers: Arc<FileMetadataCache>,
+}
+
+impl std::fmt::Debug for ScanContext {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ScanContext").field("reads", &self.reads).finish_non_exhaustive()
+    }
+}
+
+impl ScanContext {
+    /// A source that reads segments of this schema through this node.
+    pub fn source(&self, schema: TableSchema) -> VortexSource {
+        VortexSource::new(schema, self.vortex.clone())
+            .with_vortex_reader_factory(Arc::new(SegmentReaderFactory { reads: self.reads.clone() }))
+            .with_file_metadata_cache(self.footers.clone())
+    }
+}
+
+/// One scan of a table.
+pub struct Scan<'a> {
+    pub schema: SchemaRef,
+    pub files: Vec<PartitionedFile>,
+    /// Of the files together.
+    pub statistics: Statistics,
+    pub inline: Vec<RecordBatch>,
+    pub projection: Option<&'a Vec<usize>>,
+    pub limit: Option<usize>,
+    pub partitions: usize,
+}
+
+impl Scan<'_> {
+    pub fn plan(self, context: &ScanContext) -> Result<Arc<dyn ExecutionPlan>> {
+        let inline = if self.inline.is_empty() { None } else { Some(self.inline_leaf()?) };
+        let files = if self.files.is_empty() { None } else { Some(self.file_leaf(context)?) };
+        match (files, inline) {
+            (Some(files), Some(inline)) => UnionExec::try_new(vec![files, inline]),
+            (Some(leaf), None) | (None, Some(leaf)) => Ok(leaf),
+            (None, None) => {
+                let schema = match self.projection {
+                    Some(projection) => Arc::new(self.schema.project(projection)?),
+                    None => self.schema,
+                };
+                Ok(Arc::new(EmptyExec::new(schema)))
+            }
+        }
+    }
+
+    fn file_leaf(&self, context: &ScanContext) -> Result<Arc<dyn ExecutionPlan>> {
+        let source = context.source(self.schema.clone().into());
+        let config = FileScanConfigBuilder::new(ObjectStoreUrl::parse(STORE_URL)?, Arc::new(source))
+            .with_file_groups(spread(self.files.clone(), self.partitions))
+            .with_statistics(self.statistics.clone())
+            .with_projection_indices(self.projection.cloned())?
+            .with_limit(self.limit)
+            .build();
+        Ok(DataSourceExec::from_data_source(config))
+    }
+
+    fn inline_leaf(&self) -> Result<Arc<dyn ExecutionPlan>> {
+        let leaf: Arc<dyn ExecutionPlan> = MemorySourceConfig::try_new_exec(
+            std::slice::from_ref(&self.inline),
+            self.schema.clone(),
+            self.projection.cloned(),
+        )?;
+        Ok(leaf)
+    }
+}
+
+/// Files in at most `partitions` groups of about the same size, the largest placed first.
+pub fn spread(mut files: Vec<PartitionedFile>, partitions: usize) -> Vec<FileGroup> {
+    files.sort_by_key(|f| std::cmp::Reverse(f.effective_size()));
+    let mut groups: Vec<(u64, Vec<PartitionedFile>)> = vec![Default::default(); partitions.clamp(1, files.len().max(1))];
+    for file in files {
+        let smallest = (0..groups.len()).min_by_key(|&g| groups[g].0).unwrap_or_default();
+        groups[smallest].0 += file.effective_size();
+        groups[smallest].1.push(file);
+    }
+    groups.into_iter().map(|(_, files)| FileGroup::new(files)).collect()
+}

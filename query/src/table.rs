@@ -1,0 +1,127 @@
+//! A table at a pinned version.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow_schema::SchemaRef;
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::{Constraints, DataFusionError, Result, Statistics};
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+use plexus_model::{Segment, SegmentData, Table, Version};
+use plexus_storage::{inline, types};
+
+use crate::bounds;
+use crate::files::to_file;
+use crate::pruning;
+use crate::scan::{Scan, ScanContext};
+
+/// A table as one version of the manifest shows it.
+#[derive(Debug)]
+pub struct PinnedTable {
+    table: Arc<Table>,
+    version: Version,
+    schema: SchemaRef,
+    constraints: Constraints,
+    context: ScanContext,
+}
+
+impl PinnedTable {
+    pub fn new(table: Arc<Table>, version: Version, context: ScanContext) -> Self {
+        let schema = types::to_arrow(&table.schema);
+        // The planner must not rely on the primary key: that it is unique is not enforced yet.
+        let constraints = Constraints::new_unverified(vec![]);
+        Self { table, version, schema, constraints, context }
+    }
+
+    /// Segments that the filters may match, with their statistics.
+    fn segments(&self, state: &dyn Session, filters: &[Expr]) -> Result<Vec<(Arc<Segment>, Arc<Statistics>)>> {
+        let shard = pruning::only_shard(&self.table, &self.schema, filters);
+        let (segments, statistics): (Vec<_>, Vec<_>) = self
+            .table
+            .visible(self.version)
+            .filter(|segment| shard.is_none_or(|shard| segment.shard == shard))
+            .map(|segment| {
+                let statistics = bounds::segment_statistics(segment, &self.table.schema, &self.schema);
+                (segment.clone(), Arc::new(statistics))
+            })
+            .unzip();
+        let keep = pruning::keep(state, filters, &self.schema, &statistics)?;
+        let pairs = segments.into_iter().zip(statistics).zip(keep);
+        Ok(pairs.filter_map(|(pair, keep)| keep.then_some(pair)).collect())
+    }
+}
+
+#[async_trait]
+impl TableProvider for PinnedTable {
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    fn constraints(&self) -> Option<&Constraints> {
+        Some(&self.constraints)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn statistics(&self) -> Option<Statistics> {
+        let each: Vec<Statistics> = self
+            .table
+            .visible(self.version)
+            .map(|s| bounds::segment_statistics(s, &self.table.schema, &self.schema))
+            .collect();
+        Some(bounds::merge(each.iter(), self.schema.fields().len()))
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        // They prune segments here; the physical optimizer then moves what Vortex can evaluate into the
+        // scan and keeps the rest above it.
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let mut files = Vec::new();
+        let mut file_statistics = Vec::new();
+        let mut inline_rows: Vec<RecordBatch> = Vec::new();
+        for (segment, statistics) in self.segments(state, filters)? {
+            match &segment.data {
+                SegmentData::File { .. } => {
+                    files.extend(to_file(&self.table, &segment, statistics.clone()));
+                    file_statistics.push(statistics);
+                }
+                SegmentData::Inline(bytes) => {
+                    let batches = inline::decode(bytes).map_err(|e| {
+                        DataFusionError::External(Box::new(e.context(format!("segment {}", segment.id))))
+                    })?;
+                    inline_rows.extend(batches);
+                }
+            }
+        }
+        let inline_rows = match inline_rows.len() {
+            0 | 1 => inline_rows,
+            // Thousands of one-row batches would cost more than the rows.
+            _ => vec![arrow::compute::concat_batches(&self.schema, &inline_rows)?],
+        };
+        let statistics = bounds::merge(file_statistics.iter().map(|s| &**s), self.schema.fields().len());
+        let partitions = state.config().target_partitions();
+        let scan = Scan {
+            schema: self.schema.clone(),
+            files,
+            statistics,
+            inline: inline_rows,
+            projection,
+            limit,
+            partitions,
+        };
+        scan.plan(&self.context)
+    }
+}
