@@ -26,5 +26,5 @@ pub use ingest::{Ingest, Writer, Written};
 pub use maintenance::Maintenance;
 pub use peers::{NodeReport, Peers, SegmentUpload};
 pub use replicate::Replicator;
-pub use run::{Rows, Suspects};
+pub use run::{Rows, Suspects, worker_url};
 pub use session::Session;

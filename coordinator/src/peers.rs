@@ -25,14 +25,11 @@ pub struct NodeReport {
     pub segments: u64,
 }
 
-/// Bulk transfer and questions between nodes.
+/// Bulk transfer to other nodes, and questions to them.
 #[async_trait]
 pub trait Peers: Send + Sync + 'static {
     /// Returns once `node` has the segment durably.
     async fn put_segment(&self, node: NodeId, upload: SegmentUpload, timeout: Duration) -> Result<()>;
-
-    /// Up to `length_max` bytes of a segment from `offset` on, as they are on `node`'s disk.
-    async fn read_segment(&self, node: NodeId, id: SegmentId, offset: u64, length_max: usize) -> Result<Bytes>;
 
     /// Asks a node for its state.
     async fn report(&self, node: NodeId) -> Result<NodeReport>;

@@ -10,6 +10,7 @@ use plexus_query::{CATALOG, DEFAULT_SCHEMA};
 #[derive(Debug, Default)]
 pub struct Session {
     settings: Mutex<BTreeMap<String, String>>,
+    ephemeral: bool,
 }
 
 /// Settings of ours, with what they mean.
@@ -27,12 +28,22 @@ const VALUE_BYTES_MAX: usize = 1024;
 const TASK_BYTES_DEFAULT: u64 = 16 * 1024 * 1024;
 
 impl Session {
+    /// A session that ends with its request, so nothing can be set in it.
+    pub fn ephemeral() -> Self {
+        Self { ephemeral: true, ..Self::default() }
+    }
+
     /// Sets a value after checking it.
     ///
     /// # Errors
     /// `InvalidArgument` names the setting, and what it takes.
     pub fn set(&self, name: &str, value: &str) -> Result<()> {
         let name = canonical(name);
+        if self.ephemeral {
+            return Err(Error::invalid(format!(
+                "setting {name} would be forgotten at once: connect with a user name to have a session"
+            )));
+        }
         if value.len() > VALUE_BYTES_MAX {
             return Err(Error::invalid(format!("setting {name}: a value of {} bytes", value.len())));
         }

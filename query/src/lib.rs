@@ -23,7 +23,7 @@ pub use catalog::PinnedCatalog;
 pub use distribute::{Placement, Worker as PlacedWorker};
 pub use engine::{Engine, EngineOptions, Pin, QueryContext};
 pub use explain::explain;
-pub use system::{ClusterView, SYSTEM_SCHEMA};
+pub use system::{ClusterView, SYSTEM_SCHEMA, system_tables};
 
 /// The one database of a cluster.
 pub const CATALOG: &str = "plexus";

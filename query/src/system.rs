@@ -6,7 +6,7 @@ use arrow::array::{
     ArrayRef, BooleanArray, ListBuilder, RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray,
     UInt32Array, UInt64Array,
 };
-use arrow_schema::{Field, Schema};
+use arrow_schema::{Field, Schema, SchemaRef};
 use datafusion::catalog::{MemTable, TableProvider};
 use datafusion::common::Result;
 use plexus_model::{Manifest, NodeId, Segment, Table};
@@ -33,6 +33,12 @@ pub fn table(name: &str, manifest: &Manifest, view: &ClusterView) -> Result<Opti
         _ => return Ok(None),
     };
     Ok(Some(Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]])?)))
+}
+
+/// Names and schemas of all of them.
+pub fn system_tables(manifest: &Manifest) -> Result<Vec<(&'static str, SchemaRef)>> {
+    let view = ClusterView::default();
+    TABLES.iter().filter_map(|name| Some(table(name, manifest, &view).transpose()?.map(|t| (*name, t.schema())))).collect()
 }
 
 fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {

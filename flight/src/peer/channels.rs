@@ -1,0 +1,144 @@
+//! Channels to the workers of distributed queries: gRPC over TCP under the cluster's mutual TLS.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use datafusion::common::{DataFusionError, Result};
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+use datafusion_distributed::grpc::{BoxCloneSyncChannel, create_worker_client};
+use datafusion_distributed::{
+    ChannelResolver, CoordinatorToWorkerMsg, ExecuteTaskRequest, GetWorkerInfoRequest, GetWorkerInfoResponse,
+    SetPlanRequest, WorkerChannel, WorkerToCoordinatorMsg,
+};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use http::HeaderMap;
+use plexus_coordinator::WORKER_UNAVAILABLE;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::{Code, Status};
+use url::Url;
+
+use crate::tls::{Identity, SERVER_NAME};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A peer that answers no ping in between is dead.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+/// Errors travel in headers, with plans inside.
+const HEADER_BYTES_MAX: u32 = 1024 * 1024;
+
+/// Channels by worker URL. They reconnect by themselves.
+#[derive(Clone)]
+pub struct WorkerChannels {
+    tls: ClientTlsConfig,
+    channels: Arc<Mutex<HashMap<Url, Channel>>>,
+}
+
+impl WorkerChannels {
+    pub fn new(identity: &Identity) -> Self {
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(&identity.authority))
+            .identity(tonic::transport::Identity::from_pem(&identity.certificate, &identity.key))
+            .domain_name(SERVER_NAME);
+        Self { tls, channels: Arc::default() }
+    }
+
+    fn channel(&self, url: &Url) -> Result<Channel> {
+        let mut channels = self.channels.lock().expect("no code panics while it holds this lock");
+        if let Some(channel) = channels.get(url) {
+            return Ok(channel.clone());
+        }
+        let fail = |e: tonic::transport::Error| DataFusionError::External(Box::new(e));
+        let channel = Endpoint::from_shared(url.to_string())
+            .map_err(fail)?
+            .tls_config(self.tls.clone())
+            .map_err(fail)?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .initial_stream_window_size(8 * 1024 * 1024)
+            .initial_connection_window_size(32 * 1024 * 1024)
+            .http2_max_header_list_size(HEADER_BYTES_MAX)
+            .connect_lazy();
+        channels.insert(url.clone(), channel.clone());
+        Ok(channel)
+    }
+}
+
+#[async_trait]
+impl ChannelResolver for WorkerChannels {
+    async fn get_worker_client_for_url(&self, url: &Url) -> Result<Box<dyn WorkerChannel>> {
+        let inner = create_worker_client(BoxCloneSyncChannel::new(self.channel(url)?));
+        Ok(Box::new(Named { url: url.clone(), inner }))
+    }
+}
+
+/// Names the worker in the errors of its channel, so that the query can be run again without it.
+struct Named {
+    url: Url,
+    inner: Box<dyn WorkerChannel>,
+}
+
+#[async_trait]
+impl WorkerChannel for Named {
+    async fn coordinator_channel(
+        &mut self,
+        headers: HeaderMap,
+        request: SetPlanRequest,
+        messages: BoxStream<'static, CoordinatorToWorkerMsg>,
+        metrics: ExecutionPlanMetricsSet,
+        context: &Arc<TaskContext>,
+    ) -> Result<BoxStream<'static, Result<WorkerToCoordinatorMsg>>> {
+        let url = self.url.clone();
+        let answers = self.inner.coordinator_channel(headers, request, messages, metrics, context).await;
+        let answers = answers.map_err(|e| named(&self.url, e))?;
+        Ok(answers.map(move |answer| answer.map_err(|e| named(&url, e))).boxed())
+    }
+
+    async fn execute_task(
+        &mut self,
+        headers: HeaderMap,
+        request: ExecuteTaskRequest,
+        metrics: ExecutionPlanMetricsSet,
+        context: &Arc<TaskContext>,
+    ) -> Result<Vec<BoxStream<'static, Result<RecordBatch>>>> {
+        let streams = self.inner.execute_task(headers, request, metrics, context).await;
+        let streams = streams.map_err(|e| named(&self.url, e))?;
+        Ok(streams
+            .into_iter()
+            .map(|stream| {
+                let url = self.url.clone();
+                stream.map(move |batch| batch.map_err(|e| named(&url, e))).boxed()
+            })
+            .collect())
+    }
+
+    async fn get_worker_info(&mut self, request: GetWorkerInfoRequest) -> Result<GetWorkerInfoResponse> {
+        self.inner.get_worker_info(request).await.map_err(|e| named(&self.url, e))
+    }
+}
+
+fn named(url: &Url, error: DataFusionError) -> DataFusionError {
+    if !is_transport(&error) {
+        return error;
+    }
+    let context = format!("{WORKER_UNAVAILABLE}{url} ");
+    DataFusionError::Context(context, Box::new(DataFusionError::Execution(error.to_string())))
+}
+
+/// Whether the connection failed, and not the task on it: errors of tasks come as errors of the engine.
+fn is_transport(error: &DataFusionError) -> bool {
+    let DataFusionError::External(inner) = error else { return false };
+    inner.is::<tonic::transport::Error>()
+        || inner.downcast_ref::<Status>().is_some_and(|status| {
+            matches!(
+                status.code(),
+                Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded | Code::Internal | Code::Aborted
+            )
+        })
+}

@@ -1,0 +1,222 @@
+//! Answering peers, and asking them: the traits that the other crates need, over QUIC.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use plexus_coordinator::{NodeReport, Peers, SegmentUpload};
+use plexus_model::{Error, NodeId, Result, SegmentId};
+use plexus_raft::{Meta, Transport};
+use plexus_storage::{RemoteSegments, SegmentRef, SegmentStore};
+use quinn::{Connection, Incoming, RecvStream, SendStream, VarInt};
+use tokio::sync::Semaphore;
+
+use crate::peer::endpoint::{Class, PeerClient, PeerEndpoint};
+use crate::peer::wire::{self, Request, Response};
+
+/// Segments being received at once; more wait, so that their bytes stay bounded.
+const RECEIVING_MAX: usize = 16;
+/// Bytes that one range read may ask for.
+const READ_BYTES_MAX: u64 = 256 * 1024 * 1024;
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a node needs to answer its peers. The metadata group is set once it has started, since it is
+/// itself reached through here.
+pub struct PeerHandler {
+    pub meta: OnceLock<Arc<Meta>>,
+    pub store: Option<Arc<SegmentStore>>,
+    pub missing: Arc<AtomicU64>,
+}
+
+/// Accepts connections until the endpoint is closed.
+pub struct PeerService {
+    handler: Arc<PeerHandler>,
+    receiving: Arc<Semaphore>,
+}
+
+impl PeerService {
+    pub fn new(handler: Arc<PeerHandler>) -> Self {
+        Self { handler, receiving: Arc::new(Semaphore::new(RECEIVING_MAX)) }
+    }
+
+    pub async fn run(self, endpoint: PeerEndpoint) {
+        let this = Arc::new(self);
+        while let Some(incoming) = endpoint.endpoint().accept().await {
+            tokio::spawn(this.clone().serve(incoming));
+        }
+    }
+
+    async fn serve(self: Arc<Self>, incoming: Incoming) {
+        let from = incoming.remote_address();
+        let connection: Connection = match incoming.await {
+            Ok(connection) => connection,
+            Err(error) => {
+                tracing::warn!(%from, %error, "refused a connection on the peer port");
+                return;
+            }
+        };
+        while let Ok((send, receive)) = connection.accept_bi().await {
+            tokio::spawn(self.clone().answer(send, receive));
+        }
+    }
+
+    async fn answer(self: Arc<Self>, mut send: SendStream, mut receive: RecvStream) {
+        let (response, body) = match self.handle(&mut receive).await {
+            Ok(answer) => answer,
+            Err(error) => (Response::failed(&error), Bytes::new()),
+        };
+        let write = async {
+            wire::write_frame(&mut send, plexus_model::encode(&response)).await?;
+            if !body.is_empty() {
+                wire::write_body(&mut send, body).await?;
+            }
+            Ok::<_, Error>(())
+        };
+        match write.await {
+            Ok(()) => drop(send.finish()),
+            // The peer must not take a cut answer for a whole one.
+            Err(_) => drop(send.reset(VarInt::from_u32(1))),
+        }
+    }
+
+    async fn handle(&self, receive: &mut RecvStream) -> Result<(Response, Bytes)> {
+        let frame = wire::read_frame(receive).await?;
+        match plexus_model::decode::<Request>("peer request", &frame)? {
+            Request::Meta(bytes) => Ok((Response::Meta(self.meta()?.handle(&bytes).await), Bytes::new())),
+            Request::PutSegment { id, checksum, length } => {
+                let _permit =
+                    self.receiving.acquire().await.map_err(|_| Error::unavailable("the node is stopping"))?;
+                let body = wire::read_body(receive, length).await?;
+                let store = self.store()?;
+                blocking(move || store.put(SegmentId(id), &body, &checksum)).await?;
+                Ok((Response::Done, Bytes::new()))
+            }
+            Request::ReadSegment { id, checksum, length, offset, count } => {
+                if count > READ_BYTES_MAX || offset.checked_add(count).is_none_or(|end| end > length) {
+                    return Err(Error::invalid(format!("{count} bytes at {offset} of a segment of {length}")));
+                }
+                let store = self.store()?;
+                let body = blocking(move || {
+                    let file = store.segment(SegmentId(id), length, &checksum)?;
+                    let mut buffer = vec![0; count as usize];
+                    file.read_exact_at(&mut buffer, offset)?;
+                    Ok(Bytes::from(buffer))
+                })
+                .await?;
+                Ok((Response::Body { length: body.len() as u64 }, body))
+            }
+            Request::Report => {
+                let report = self.handler.report()?;
+                let NodeReport { applied, segments_missing, segments } = report;
+                Ok((Response::Report { applied, segments_missing, segments }, Bytes::new()))
+            }
+        }
+    }
+
+    fn meta(&self) -> Result<&Arc<Meta>> {
+        self.handler.meta.get().ok_or_else(|| Error::unavailable("the node is starting"))
+    }
+
+    fn store(&self) -> Result<Arc<SegmentStore>> {
+        self.handler.store.clone().ok_or_else(|| Error::not_found("this node does not have the data role"))
+    }
+}
+
+impl PeerHandler {
+    pub fn report(&self) -> Result<NodeReport> {
+        let meta = self.meta.get().ok_or_else(|| Error::unavailable("the node is starting"))?;
+        Ok(NodeReport {
+            applied: meta.status().applied,
+            segments_missing: self.missing.load(Ordering::Relaxed),
+            segments: self.store.as_ref().map_or(0, |s| s.ids().len() as u64),
+        })
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal(format!("segment store: {e}")))?
+}
+
+/// Other nodes, found by id in the manifest.
+#[derive(Clone)]
+pub struct PeerNodes {
+    client: PeerClient,
+    handler: Arc<PeerHandler>,
+}
+
+impl PeerNodes {
+    pub fn new(client: PeerClient, handler: Arc<PeerHandler>) -> Self {
+        Self { client, handler }
+    }
+
+    fn address(&self, node: NodeId) -> Result<String> {
+        let meta = self.handler.meta.get().ok_or_else(|| Error::unavailable("the node is starting"))?;
+        let manifest = meta.manifest();
+        let record = manifest.nodes.get(&node).ok_or_else(|| Error::unavailable(format!("node {node} is not known")))?;
+        Ok(record.peer.clone())
+    }
+
+    async fn ask(&self, node: NodeId, request: Request, body: Option<Bytes>, limit: Duration) -> Result<(Response, Bytes)> {
+        let address = self.address(node)?;
+        match self.client.call(&address, Class::Bulk, &request, body, limit).await? {
+            (Response::Failed { kind, message }, _) => Err(Error::new(kind, message).context(format!("node {node}"))),
+            answer => Ok(answer),
+        }
+    }
+}
+
+#[async_trait]
+impl Peers for PeerNodes {
+    async fn put_segment(&self, node: NodeId, upload: SegmentUpload, limit: Duration) -> Result<()> {
+        let SegmentUpload { id, checksum, bytes } = upload;
+        let request = Request::PutSegment { id: id.0, checksum, length: bytes.len() as u64 };
+        match self.ask(node, request, Some(bytes), limit).await? {
+            (Response::Done, _) => Ok(()),
+            (other, _) => Err(unexpected(node, &other)),
+        }
+    }
+
+    async fn report(&self, node: NodeId) -> Result<NodeReport> {
+        match self.ask(node, Request::Report, None, REPORT_TIMEOUT).await? {
+            (Response::Report { applied, segments_missing, segments }, _) => {
+                Ok(NodeReport { applied, segments_missing, segments })
+            }
+            (other, _) => Err(unexpected(node, &other)),
+        }
+    }
+}
+
+#[async_trait]
+impl RemoteSegments for PeerNodes {
+    async fn read(&self, node: NodeId, segment: &SegmentRef, offset: u64, length: usize) -> Result<Bytes> {
+        let request = Request::ReadSegment {
+            id: segment.id.0,
+            checksum: segment.checksum,
+            length: segment.length,
+            offset,
+            count: length as u64,
+        };
+        match self.ask(node, request, None, READ_TIMEOUT).await? {
+            (Response::Body { .. }, body) => Ok(body),
+            (other, _) => Err(unexpected(node, &other)),
+        }
+    }
+}
+
+#[async_trait]
+impl Transport for PeerNodes {
+    async fn call(&self, address: &str, request: Vec<u8>, limit: Duration) -> Result<Vec<u8>> {
+        match self.client.call(address, Class::Meta, &Request::Meta(request), None, limit).await? {
+            (Response::Meta(bytes), _) => Ok(bytes),
+            (Response::Failed { kind, message }, _) => Err(Error::new(kind, message).context(address)),
+            (other, _) => Err(Error::unavailable(format!("{address} answered {other:?}"))),
+        }
+    }
+}
+
+fn unexpected(node: NodeId, response: &Response) -> Error {
+    Error::unavailable(format!("node {node} answered {response:?}"))
+}

@@ -1,0 +1,142 @@
+//! What clients ask about the server and its tables.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow_flight::sql::metadata::{
+    SqlInfoData, SqlInfoDataBuilder, XdbcTypeInfo, XdbcTypeInfoData, XdbcTypeInfoDataBuilder,
+};
+use arrow_flight::sql::{Nullable, Searchable, SqlInfo, SqlSupportedTransaction, XdbcDataType};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use plexus_model::{Error, Result};
+
+fn fail(error: impl std::fmt::Display) -> Error {
+    Error::internal(format!("metadata: {error}"))
+}
+
+/// What the server claims: only what works.
+pub fn sql_info() -> Result<SqlInfoData> {
+    let mut info = SqlInfoDataBuilder::new();
+    info.append(SqlInfo::FlightSqlServerName, "Plexus");
+    info.append(SqlInfo::FlightSqlServerVersion, env!("CARGO_PKG_VERSION"));
+    info.append(SqlInfo::FlightSqlServerArrowVersion, arrow::ARROW_VERSION);
+    info.append(SqlInfo::FlightSqlServerReadOnly, false);
+    info.append(SqlInfo::FlightSqlServerSql, true);
+    info.append(SqlInfo::FlightSqlServerSubstrait, false);
+    info.append(SqlInfo::FlightSqlServerTransaction, SqlSupportedTransaction::None as i32);
+    info.append(SqlInfo::FlightSqlServerCancel, false);
+    info.append(SqlInfo::FlightSqlServerBulkIngestion, true);
+    info.append(SqlInfo::FlightSqlServerIngestTransactionsSupported, false);
+    info.append(SqlInfo::FlightSqlServerStatementTimeout, 0i32);
+    info.append(SqlInfo::FlightSqlServerTransactionTimeout, 0i32);
+    info.append(SqlInfo::SqlDdlCatalog, false);
+    info.append(SqlInfo::SqlDdlSchema, true);
+    info.append(SqlInfo::SqlDdlTable, true);
+    // 3: folded to lower case. 4: kept as written.
+    info.append(SqlInfo::SqlIdentifierCase, 3i64);
+    info.append(SqlInfo::SqlQuotedIdentifierCase, 4i64);
+    info.append(SqlInfo::SqlIdentifierQuoteChar, "\"");
+    info.append(SqlInfo::SqlSearchStringEscape, "\\");
+    info.append(SqlInfo::SqlCatalogTerm, "database");
+    info.append(SqlInfo::SqlSchemaTerm, "schema");
+    info.append(SqlInfo::SqlCatalogAtStart, true);
+    info.append(SqlInfo::SqlTransactionsSupported, false);
+    info.append(SqlInfo::SqlSavepointsSupported, false);
+    info.append(SqlInfo::SqlNamedParametersSupported, false);
+    info.build().map_err(fail)
+}
+
+/// The types of SQL, as ODBC and JDBC want to hear of them.
+pub fn type_info() -> Result<XdbcTypeInfoData> {
+    use XdbcDataType as X;
+    let types: [(&str, X, Option<i32>, Option<bool>, Option<i32>); 15] = [
+        ("BOOLEAN", X::XdbcBit, Some(1), None, None),
+        ("TINYINT", X::XdbcTinyint, Some(3), Some(false), Some(10)),
+        ("SMALLINT", X::XdbcSmallint, Some(5), Some(false), Some(10)),
+        ("INTEGER", X::XdbcInteger, Some(10), Some(false), Some(10)),
+        ("BIGINT", X::XdbcBigint, Some(19), Some(false), Some(10)),
+        ("BIGINT UNSIGNED", X::XdbcBigint, Some(20), Some(true), Some(10)),
+        ("REAL", X::XdbcFloat, Some(24), Some(false), Some(2)),
+        ("DOUBLE", X::XdbcDouble, Some(53), Some(false), Some(2)),
+        ("DECIMAL", X::XdbcDecimal, Some(76), Some(false), Some(10)),
+        ("CHAR", X::XdbcChar, Some(i32::MAX), None, None),
+        ("VARCHAR", X::XdbcVarchar, Some(i32::MAX), None, None),
+        ("BYTEA", X::XdbcVarbinary, Some(i32::MAX), None, None),
+        ("DATE", X::XdbcDate, Some(10), None, None),
+        ("TIME", X::XdbcTime, Some(18), None, None),
+        ("TIMESTAMP", X::XdbcTimestamp, Some(29), None, None),
+    ];
+    let mut builder = XdbcTypeInfoDataBuilder::new();
+    for (name, data_type, column_size, unsigned_attribute, num_prec_radix) in types {
+        let text = matches!(data_type, X::XdbcChar | X::XdbcVarchar | X::XdbcDate | X::XdbcTime | X::XdbcTimestamp);
+        builder.append(XdbcTypeInfo {
+            type_name: name.into(),
+            data_type,
+            sql_data_type: data_type,
+            column_size,
+            literal_prefix: text.then(|| "'".into()),
+            literal_suffix: text.then(|| "'".into()),
+            nullable: Nullable::NullabilityNullable,
+            case_sensitive: text,
+            searchable: Searchable::Full,
+            unsigned_attribute,
+            num_prec_radix,
+            ..Default::default()
+        });
+    }
+    builder.build().map_err(fail)
+}
+
+fn text(name: &str, nullable: bool) -> Field {
+    Field::new(name, DataType::Utf8, nullable)
+}
+
+/// The primary key of tables, a row a column.
+pub fn primary_keys_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        text("catalog_name", true),
+        text("db_schema_name", true),
+        text("table_name", false),
+        text("column_name", false),
+        Field::new("key_sequence", DataType::Int32, false),
+        text("key_name", true),
+    ]))
+}
+
+pub fn primary_keys(rows: &[(String, String, String, i32)]) -> Result<RecordBatch> {
+    use arrow::array::{ArrayRef, Int32Array, StringArray, new_null_array};
+    let strings = |pick: fn(&(String, String, String, i32)) -> &str| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(rows.iter().map(pick)))
+    };
+    let catalogs: ArrayRef =
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|_| plexus_query::CATALOG)));
+    let columns = vec![
+        catalogs,
+        strings(|r| &r.0),
+        strings(|r| &r.1),
+        strings(|r| &r.2),
+        Arc::new(Int32Array::from_iter_values(rows.iter().map(|r| r.3))),
+        new_null_array(&DataType::Utf8, rows.len()),
+    ];
+    RecordBatch::try_new(primary_keys_schema(), columns).map_err(fail)
+}
+
+/// Foreign keys: there are none, but clients ask.
+pub fn foreign_keys_schema() -> SchemaRef {
+    let side = |side: &str| {
+        vec![
+            text(&format!("{side}_catalog_name"), true),
+            text(&format!("{side}_db_schema_name"), true),
+            text(&format!("{side}_table_name"), false),
+            text(&format!("{side}_column_name"), false),
+        ]
+    };
+    let rest = vec![
+        Field::new("key_sequence", DataType::Int32, false),
+        text("fk_key_name", true),
+        text("pk_key_name", true),
+        Field::new("update_rule", DataType::UInt8, false),
+        Field::new("delete_rule", DataType::UInt8, false),
+    ];
+    Arc::new(Schema::new([side("pk"), side("fk"), rest].concat()))
+}

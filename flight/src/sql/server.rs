@@ -1,0 +1,687 @@
+//! The Flight SQL commands.
+//!
+//! Everything arrives as a query: drivers prepare first and then ask for a FlightInfo, also for DML and
+//! DDL. Those run exactly once, when the FlightInfo is made; its ticket then stands for an empty result.
+//! Queries run when their ticket is redeemed.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow_flight::decode::FlightRecordBatchStream;
+use arrow_flight::error::FlightError;
+use arrow_flight::sql::server::{DoPutError, FlightSqlService, PeekableFlightDataStream};
+use arrow_flight::sql::{
+    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult,
+    Any, Command, CommandGetCatalogs, CommandGetCrossReference, CommandGetDbSchemas, CommandGetExportedKeys,
+    CommandGetImportedKeys, CommandGetPrimaryKeys, CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables,
+    CommandGetXdbcTypeInfo, CommandPreparedStatementQuery, CommandPreparedStatementUpdate, CommandStatementIngest,
+    CommandStatementQuery, CommandStatementUpdate, DoPutPreparedStatementResult, DoPutUpdateResult,
+    ProstMessageExt, SqlInfo, TableExistsOption, TableNotExistOption, TicketStatementQuery,
+};
+use arrow_flight::sql::metadata::{SqlInfoData, SqlInfoDataBuilder, XdbcTypeInfoData};
+use arrow_flight::{
+    Action, FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest, HandshakeResponse, IpcMessage,
+    PutResult, SchemaAsIpc, Ticket,
+};
+use arrow_ipc::writer::IpcWriteOptions;
+use arrow_schema::{Schema, SchemaRef};
+use base64::Engine;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+use plexus_coordinator::{Coordinator, Executed, IngestMode, IngestTarget, Rows, Session};
+use plexus_model::{Error, Manifest, Result as PlexusResult};
+use plexus_query::{CATALOG, SYSTEM_SCHEMA};
+use plexus_storage::types;
+use prost::Message;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::sql::encode::{encode_rows, wire_schema};
+use crate::sql::metadata;
+use crate::sql::sessions::Sessions;
+use crate::sql::tickets::StatementHandle;
+use crate::status::{from_status, to_status};
+
+type DataStream = BoxStream<'static, Result<FlightData, Status>>;
+/// Some drivers leave the padding of their credentials out.
+const CREDENTIALS: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// Answers Flight SQL commands with a coordinator.
+pub struct SqlService {
+    pub(crate) coordinator: Arc<Coordinator>,
+    pub(crate) sessions: Arc<Sessions>,
+    sql_info: SqlInfoData,
+    type_info: XdbcTypeInfoData,
+}
+
+impl SqlService {
+    pub fn new(coordinator: Arc<Coordinator>) -> PlexusResult<Self> {
+        Ok(Self {
+            coordinator,
+            sessions: Arc::default(),
+            sql_info: metadata::sql_info()?,
+            type_info: metadata::type_info()?,
+        })
+    }
+
+    fn session<T>(&self, request: &Request<T>) -> Arc<Session> {
+        self.sessions.of(request.metadata())
+    }
+
+    pub(crate) async fn manifest(&self) -> Result<Arc<Manifest>, Status> {
+        self.coordinator.pin().await.map_err(|e| to_status(&e))
+    }
+
+    /// Runs what has no rows, describes what has, and makes the ticket.
+    async fn flight_info(
+        &self,
+        session: &Session,
+        handle: StatementHandle,
+        as_ticket: impl FnOnce(Bytes) -> Any,
+        descriptor: FlightDescriptor,
+    ) -> Result<Response<FlightInfo>, Status> {
+        let run = async {
+            let described = self.coordinator.describe(session, &handle.sql).await?;
+            if let Some(schema) = described.schema {
+                return Ok((wire_schema(&schema, session.string_view()), handle, -1));
+            }
+            let parameters = handle.parameters()?;
+            let affected = match self.coordinator.execute(session, &handle.sql, parameters.as_ref()).await? {
+                Executed::Affected(rows) => rows as i64,
+                Executed::Rows(_) => return Err(Error::internal("a statement without a schema returned rows")),
+            };
+            Ok((Arc::new(Schema::empty()), StatementHandle::done(), affected))
+        };
+        let (schema, handle, records) = run.await.map_err(|e| to_status(&e))?;
+        let mut info = info(&schema, as_ticket(handle.encode()), descriptor)?;
+        info.total_records = records;
+        Ok(Response::new(info))
+    }
+
+    async fn rows(&self, session: &Session, handle: &StatementHandle) -> Result<Response<DataStream>, Status> {
+        let run = async {
+            if handle.done {
+                return Ok(Rows::from_batches(Arc::new(Schema::empty()), vec![]));
+            }
+            let parameters = handle.parameters()?;
+            match self.coordinator.execute(session, &handle.sql, parameters.as_ref()).await? {
+                Executed::Rows(rows) => Ok(rows),
+                Executed::Affected(_) => Ok(Rows::from_batches(Arc::new(Schema::empty()), vec![])),
+            }
+        };
+        let rows = run.await.map_err(|e| to_status(&e))?;
+        Ok(Response::new(encode_rows(rows, session.string_view())))
+    }
+
+    /// The rows of a whole table, for plain Flight.
+    pub(crate) async fn table_rows(&self, session: &Session, path: &[String]) -> Result<Response<DataStream>, Status> {
+        self.rows(session, &StatementHandle::new(select_all(path)?)).await
+    }
+
+    pub(crate) async fn table_info(
+        &self,
+        session: &Session,
+        descriptor: FlightDescriptor,
+    ) -> Result<Response<FlightInfo>, Status> {
+        let sql = select_all(&descriptor.path)?;
+        self.flight_info(session, StatementHandle::new(sql), as_statement_ticket, descriptor).await
+    }
+}
+
+fn select_all(path: &[String]) -> Result<String, Status> {
+    if path.is_empty() || path.len() > 3 || path.iter().any(String::is_empty) {
+        return Err(Status::invalid_argument(format!(
+            "path {path:?}: give a table, a schema and a table, or a catalog, a schema and a table"
+        )));
+    }
+    let quoted: Vec<String> = path.iter().map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect();
+    Ok(format!("SELECT * FROM {}", quoted.join(".")))
+}
+
+fn as_statement_ticket(statement_handle: Bytes) -> Any {
+    TicketStatementQuery { statement_handle }.as_any()
+}
+
+fn as_prepared_ticket(prepared_statement_handle: Bytes) -> Any {
+    CommandPreparedStatementQuery { prepared_statement_handle }.as_any()
+}
+
+/// One endpoint without a location: redeem the ticket where you got it.
+pub(crate) fn info(schema: &Schema, ticket: Any, descriptor: FlightDescriptor) -> Result<FlightInfo, Status> {
+    let info = FlightInfo::new()
+        .try_with_schema(schema)
+        .map_err(|e| Status::internal(format!("schema of a result: {e}")))?;
+    let endpoint = FlightEndpoint::new().with_ticket(Ticket::new(ticket.encode_to_vec()));
+    Ok(info.with_endpoint(endpoint).with_descriptor(descriptor))
+}
+
+fn metadata_info<M: ProstMessageExt>(
+    schema: &Schema,
+    command: M,
+    request: Request<FlightDescriptor>,
+) -> Result<Response<FlightInfo>, Status> {
+    Ok(Response::new(info(schema, command.as_any(), request.into_inner())?))
+}
+
+fn one_batch(batch: Result<RecordBatch, impl std::fmt::Display>) -> Result<Response<DataStream>, Status> {
+    let batch = batch.map_err(|e| Status::internal(format!("metadata: {e}")))?;
+    Ok(Response::new(encode_rows(Rows::from_batches(batch.schema(), vec![batch]), false)))
+}
+
+fn empty(schema: SchemaRef) -> Result<Response<DataStream>, Status> {
+    Ok(Response::new(encode_rows(Rows::from_batches(schema, vec![]), false)))
+}
+
+fn schema_bytes(schema: &Schema) -> Result<Bytes, Status> {
+    let options = IpcWriteOptions::default();
+    let IpcMessage(bytes) = SchemaAsIpc::new(schema, &options)
+        .try_into()
+        .map_err(|e: arrow::error::ArrowError| Status::internal(e.to_string()))?;
+    Ok(bytes)
+}
+
+/// The batches of a DoPut, with their schema; `None` when the client sent none.
+async fn put_batches(
+    mut data: PeekableFlightDataStream,
+) -> Result<Option<(SchemaRef, BoxStream<'static, PlexusResult<RecordBatch>>)>, Status> {
+    match data.peek().await {
+        None => return Ok(None),
+        Some(Err(e)) => return Err(e.clone()),
+        Some(Ok(message)) if message.data_header.is_empty() => return Ok(None),
+        Some(Ok(_)) => {}
+    }
+    let messages = data.map_err(|e| FlightError::Tonic(Box::new(e)));
+    let mut batches = FlightRecordBatchStream::new_from_flight_data(messages);
+    // The schema is the first message; it is known once the first batch, or the end, was read.
+    let first = batches.next().await.transpose().map_err(put_error)?;
+    let Some(schema) = batches.schema().cloned() else { return Ok(None) };
+    let rest = batches.map_err(|e| from_status(&put_error(e)));
+    Ok(Some((schema, stream::iter(first.map(Ok)).chain(rest).boxed())))
+}
+
+fn put_error(error: FlightError) -> Status {
+    match error {
+        FlightError::Tonic(status) => *status,
+        other => Status::invalid_argument(format!("rows that were sent: {other}")),
+    }
+}
+
+async fn collect_parameters(data: PeekableFlightDataStream) -> Result<Vec<RecordBatch>, Status> {
+    match put_batches(data).await? {
+        Some((_, batches)) => batches.try_collect().await.map_err(|e| to_status(&e)),
+        None => Ok(vec![]),
+    }
+}
+
+/// `PutResult` of an ingest by plain Flight.
+fn put_result(rows: u64) -> Response<BoxStream<'static, Result<PutResult, Status>>> {
+    let result = DoPutUpdateResult { record_count: rows as i64 };
+    let put = PutResult { app_metadata: result.encode_to_vec().into() };
+    Response::new(stream::once(async { Ok(put) }).boxed())
+}
+
+fn ingest_mode(command: &CommandStatementIngest) -> Result<IngestMode, Status> {
+    let Some(options) = &command.table_definition_options else { return Ok(IngestMode::Append) };
+    match (options.if_not_exist(), options.if_exists()) {
+        (TableNotExistOption::Create, TableExistsOption::Fail) => Ok(IngestMode::Create),
+        (TableNotExistOption::Create, TableExistsOption::Append) => Ok(IngestMode::CreateAppend),
+        (TableNotExistOption::Create, TableExistsOption::Replace) => Ok(IngestMode::Replace),
+        (_, TableExistsOption::Append | TableExistsOption::Unspecified) => Ok(IngestMode::Append),
+        (missing, exists) => Err(Status::invalid_argument(format!(
+            "ingest with if_not_exist = {missing:?} and if_exists = {exists:?} is not supported"
+        ))),
+    }
+}
+
+fn number(options: &std::collections::HashMap<String, String>, name: &str) -> Result<Option<u32>, Status> {
+    options
+        .get(name)
+        .map(|text| text.parse().map_err(|_| Status::invalid_argument(format!("ingest option {name} = {text:?}"))))
+        .transpose()
+}
+
+#[tonic::async_trait]
+impl FlightSqlService for SqlService {
+    type FlightService = Self;
+
+    async fn register_sql_info(&self, _id: i32, _result: &SqlInfo) {}
+
+    async fn do_handshake(
+        &self,
+        request: Request<Streaming<HandshakeRequest>>,
+    ) -> Result<Response<Pin<Box<dyn Stream<Item = Result<HandshakeResponse, Status>> + Send>>>, Status> {
+        let header = request.metadata().get("authorization").and_then(|v| v.to_str().ok());
+        let credentials = header
+            .and_then(|v| v.strip_prefix("Basic "))
+            .ok_or_else(|| Status::unauthenticated("the handshake needs Basic authorization"))?;
+        let decoded = CREDENTIALS
+            .decode(credentials)
+            .ok()
+            .and_then(|bytes| String::from_utf8(bytes).ok())
+            .filter(|text| text.contains(':'));
+        if decoded.is_none() {
+            return Err(Status::unauthenticated("malformed Basic authorization"));
+        }
+        // Any user is let in until there are users.
+        let token = self.sessions.open();
+        let payload = token.clone().into_bytes().into();
+        let answer = stream::once(async { Ok(HandshakeResponse { protocol_version: 0, payload }) });
+        let mut response: Response<Pin<Box<dyn Stream<Item = _> + Send>>> = Response::new(Box::pin(answer));
+        let header = format!("Bearer {token}").parse().map_err(|_| Status::internal("token is no header value"))?;
+        response.metadata_mut().insert("authorization", header);
+        Ok(response)
+    }
+
+    // Statements.
+
+    async fn get_flight_info_statement(
+        &self,
+        query: CommandStatementQuery,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        let session = self.session(&request);
+        self.flight_info(&session, StatementHandle::new(query.query), as_statement_ticket, request.into_inner()).await
+    }
+
+    async fn get_flight_info_prepared_statement(
+        &self,
+        query: CommandPreparedStatementQuery,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        let session = self.session(&request);
+        let handle = decode_handle(&query.prepared_statement_handle)?;
+        self.flight_info(&session, handle, as_prepared_ticket, request.into_inner()).await
+    }
+
+    async fn do_get_statement(
+        &self,
+        ticket: TicketStatementQuery,
+        request: Request<Ticket>,
+    ) -> Result<Response<DataStream>, Status> {
+        let session = self.session(&request);
+        self.rows(&session, &decode_handle(&ticket.statement_handle)?).await
+    }
+
+    async fn do_get_prepared_statement(
+        &self,
+        query: CommandPreparedStatementQuery,
+        request: Request<Ticket>,
+    ) -> Result<Response<DataStream>, Status> {
+        let session = self.session(&request);
+        self.rows(&session, &decode_handle(&query.prepared_statement_handle)?).await
+    }
+
+    async fn do_action_create_prepared_statement(
+        &self,
+        query: ActionCreatePreparedStatementRequest,
+        request: Request<Action>,
+    ) -> Result<ActionCreatePreparedStatementResult, Status> {
+        let session = self.session(&request);
+        let described = self.coordinator.describe(&session, &query.query).await.map_err(|e| to_status(&e))?;
+        let dataset = match described.schema {
+            Some(schema) => schema_bytes(&wire_schema(&schema, session.string_view()))?,
+            None => schema_bytes(&Schema::empty())?,
+        };
+        Ok(ActionCreatePreparedStatementResult {
+            prepared_statement_handle: StatementHandle::new(query.query).encode(),
+            dataset_schema: dataset,
+            parameter_schema: schema_bytes(&described.parameters)?,
+        })
+    }
+
+    async fn do_action_close_prepared_statement(
+        &self,
+        _query: ActionClosePreparedStatementRequest,
+        _request: Request<Action>,
+    ) -> Result<(), Status> {
+        // A handle holds nothing here.
+        Ok(())
+    }
+
+    async fn do_put_prepared_statement_query(
+        &self,
+        query: CommandPreparedStatementQuery,
+        request: Request<PeekableFlightDataStream>,
+    ) -> Result<DoPutPreparedStatementResult, Status> {
+        let handle = decode_handle(&query.prepared_statement_handle)?;
+        let parameters = collect_parameters(request.into_inner()).await?;
+        let rows: usize = parameters.iter().map(RecordBatch::num_rows).sum();
+        if rows > 1 {
+            return Err(Status::invalid_argument(format!("a query takes one row of parameters, {rows} were bound")));
+        }
+        let handle = match parameters.into_iter().find(|b| b.num_rows() > 0) {
+            Some(batch) => handle.bind(&batch).map_err(|e| to_status(&e))?,
+            None => handle,
+        };
+        Ok(DoPutPreparedStatementResult { prepared_statement_handle: Some(handle.encode()) })
+    }
+
+    async fn do_put_prepared_statement_update(
+        &self,
+        query: CommandPreparedStatementUpdate,
+        request: Request<PeekableFlightDataStream>,
+    ) -> Result<i64, Status> {
+        let session = self.session(&request);
+        let handle = decode_handle(&query.prepared_statement_handle)?;
+        let parameters = collect_parameters(request.into_inner()).await?;
+        let run = async {
+            if parameters.iter().all(|b| b.num_columns() == 0) {
+                let bound = handle.parameters()?;
+                return match self.coordinator.execute(&session, &handle.sql, bound.as_ref()).await? {
+                    Executed::Affected(rows) => Ok(rows),
+                    Executed::Rows(_) => Err(Error::invalid("a query was sent as an update")),
+                };
+            }
+            self.coordinator.execute_many(&session, &handle.sql, &parameters).await
+        };
+        run.await.map(|rows| rows as i64).map_err(|e| to_status(&e))
+    }
+
+    async fn do_put_statement_update(
+        &self,
+        command: CommandStatementUpdate,
+        request: Request<PeekableFlightDataStream>,
+    ) -> Result<i64, Status> {
+        let session = self.session(&request);
+        let affected = self.coordinator.execute_script(&session, &command.query).await;
+        affected.map(|rows| rows as i64).map_err(|e| to_status(&e))
+    }
+
+    async fn do_put_statement_ingest(
+        &self,
+        command: CommandStatementIngest,
+        request: Request<PeekableFlightDataStream>,
+    ) -> Result<i64, Status> {
+        let session = self.session(&request);
+        if command.temporary {
+            return Err(Status::unimplemented("temporary tables are not supported"));
+        }
+        if let Some(catalog) = command.catalog.as_deref().filter(|c| !c.is_empty() && *c != CATALOG) {
+            return Err(Status::not_found(format!("catalog {catalog:?} does not exist")));
+        }
+        let keys = command.options.get("primary_key").map(String::as_str).unwrap_or_default();
+        let target = IngestTarget {
+            schema: command.schema.clone().filter(|s| !s.is_empty()),
+            table: command.table.clone(),
+            mode: ingest_mode(&command)?,
+            shards: number(&command.options, "shards")?,
+            replicas: number(&command.options, "replicas")?,
+            primary_key: keys.split(',').map(str::trim).filter(|k| !k.is_empty()).map(Into::into).collect(),
+        };
+        let Some((schema, batches)) = put_batches(request.into_inner()).await? else {
+            return Err(Status::invalid_argument("an ingest without a schema"));
+        };
+        let written = self.coordinator.ingest(&session, target, schema, batches).await;
+        written.map(|w| w.rows as i64).map_err(|e| to_status(&e))
+    }
+
+    /// Plain Flight: rows for a table path.
+    async fn do_put_fallback(
+        &self,
+        mut request: Request<PeekableFlightDataStream>,
+        message: Any,
+    ) -> Result<Response<BoxStream<'static, Result<PutResult, Status>>>, Status> {
+        let session = self.session(&request);
+        let first = match request.get_mut().peek().await {
+            Some(Ok(first)) => first,
+            Some(Err(e)) => return Err(e.clone()),
+            None => return Err(Status::invalid_argument("a DoPut without messages")),
+        };
+        let path = first.flight_descriptor.as_ref().map(|d| d.path.clone()).unwrap_or_default();
+        if path.is_empty() {
+            return Err(Status::unimplemented(format!("DoPut of {:?} is not supported", message.type_url)));
+        }
+        select_all(&path)?;
+        let mut parts = path.into_iter().rev();
+        let (table, schema) = (parts.next().unwrap_or_default(), parts.next());
+        let target = IngestTarget {
+            schema,
+            table,
+            mode: IngestMode::CreateAppend,
+            shards: None,
+            replicas: None,
+            primary_key: vec![],
+        };
+        let Some((schema, batches)) = put_batches(request.into_inner()).await? else {
+            return Err(Status::invalid_argument("a DoPut without a schema"));
+        };
+        let written = self.coordinator.ingest(&session, target, schema, batches).await.map_err(|e| to_status(&e))?;
+        Ok(put_result(written.rows))
+    }
+
+    async fn do_put_error_callback(
+        &self,
+        _request: Request<PeekableFlightDataStream>,
+        error: DoPutError,
+    ) -> Result<Response<BoxStream<'static, Result<PutResult, Status>>>, Status> {
+        let missing = match error {
+            DoPutError::MissingCommand => "a command",
+            DoPutError::MissingFlightDescriptor => "a descriptor",
+        };
+        Err(Status::invalid_argument(format!("a DoPut without {missing}")))
+    }
+
+    async fn get_flight_info_fallback(
+        &self,
+        cmd: Command,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        let session = self.session(&request);
+        let descriptor = request.into_inner();
+        if descriptor.path.is_empty() {
+            return Err(Status::unimplemented(format!("{} is not supported", cmd.type_url())));
+        }
+        self.table_info(&session, descriptor).await
+    }
+
+    // Metadata.
+
+    async fn get_flight_info_catalogs(
+        &self,
+        query: CommandGetCatalogs,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        metadata_info(&query.into_builder().schema(), query, request)
+    }
+
+    async fn do_get_catalogs(
+        &self,
+        query: CommandGetCatalogs,
+        _request: Request<Ticket>,
+    ) -> Result<Response<DataStream>, Status> {
+        let mut builder = query.into_builder();
+        builder.append(CATALOG);
+        one_batch(builder.build())
+    }
+
+    async fn get_flight_info_schemas(
+        &self,
+        query: CommandGetDbSchemas,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        metadata_info(&query.clone().into_builder().schema(), query, request)
+    }
+
+    async fn do_get_schemas(
+        &self,
+        query: CommandGetDbSchemas,
+        _request: Request<Ticket>,
+    ) -> Result<Response<DataStream>, Status> {
+        let manifest = self.manifest().await?;
+        let mut builder = query.into_builder();
+        for schema in manifest.schemas.keys() {
+            builder.append(CATALOG, schema);
+        }
+        builder.append(CATALOG, SYSTEM_SCHEMA);
+        builder.append(CATALOG, "information_schema");
+        one_batch(builder.build())
+    }
+
+    async fn get_flight_info_tables(
+        &self,
+        query: CommandGetTables,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        metadata_info(&query.clone().into_builder().schema(), query, request)
+    }
+
+    async fn do_get_tables(
+        &self,
+        query: CommandGetTables,
+        request: Request<Ticket>,
+    ) -> Result<Response<DataStream>, Status> {
+        let views = self.session(&request).string_view();
+        let manifest = self.manifest().await?;
+        let mut builder = query.into_builder();
+        let fail = |e: FlightError| Status::internal(format!("metadata: {e}"));
+        for (name, id) in manifest.names.iter().filter(|(name, _)| !name.is_staging()) {
+            if let Some(table) = manifest.tables.get(id) {
+                let schema = wire_schema(&types::to_arrow(&table.schema), views);
+                builder.append(CATALOG, &name.schema, &name.table, TABLE_TYPES[0], &schema).map_err(fail)?;
+            }
+        }
+        for (name, schema) in plexus_query::system_tables(&manifest).map_err(|e| Status::internal(e.to_string()))? {
+            let schema = wire_schema(&schema, views);
+            builder.append(CATALOG, SYSTEM_SCHEMA, name, TABLE_TYPES[1], &schema).map_err(fail)?;
+        }
+        one_batch(builder.build())
+    }
+
+    async fn get_flight_info_table_types(
+        &self,
+        query: CommandGetTableTypes,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        metadata_info(&query.into_builder().schema(), query, request)
+    }
+
+    async fn do_get_table_types(
+        &self,
+        query: CommandGetTableTypes,
+        _request: Request<Ticket>,
+    ) -> Result<Response<DataStream>, Status> {
+        let mut builder = query.into_builder();
+        TABLE_TYPES.iter().for_each(|t| builder.append(*t));
+        one_batch(builder.build())
+    }
+
+    async fn get_flight_info_sql_info(
+        &self,
+        query: CommandGetSqlInfo,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        metadata_info(SqlInfoDataBuilder::schema(), query, request)
+    }
+
+    async fn do_get_sql_info(
+        &self,
+        query: CommandGetSqlInfo,
+        _request: Request<Ticket>,
+    ) -> Result<Response<DataStream>, Status> {
+        one_batch(query.into_builder(&self.sql_info).build())
+    }
+
+    async fn get_flight_info_xdbc_type_info(
+        &self,
+        query: CommandGetXdbcTypeInfo,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        metadata_info(&query.into_builder(&self.type_info).schema(), query, request)
+    }
+
+    async fn do_get_xdbc_type_info(
+        &self,
+        query: CommandGetXdbcTypeInfo,
+        _request: Request<Ticket>,
+    ) -> Result<Response<DataStream>, Status> {
+        one_batch(query.into_builder(&self.type_info).build())
+    }
+
+    async fn get_flight_info_primary_keys(
+        &self,
+        query: CommandGetPrimaryKeys,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        metadata_info(&metadata::primary_keys_schema(), query, request)
+    }
+
+    async fn do_get_primary_keys(
+        &self,
+        query: CommandGetPrimaryKeys,
+        _request: Request<Ticket>,
+    ) -> Result<Response<DataStream>, Status> {
+        let manifest = self.manifest().await?;
+        let mut rows = Vec::new();
+        for (name, id) in manifest.names.iter().filter(|(name, _)| name.table == query.table) {
+            if query.db_schema.as_ref().is_some_and(|schema| *schema != name.schema) {
+                continue;
+            }
+            if let Some(table) = manifest.tables.get(id) {
+                for (sequence, key) in table.schema.primary_key.iter().enumerate() {
+                    let column = table.schema.columns[*key as usize].name.clone();
+                    rows.push((name.schema.clone(), name.table.clone(), column, sequence as i32 + 1));
+                }
+            }
+        }
+        one_batch(metadata::primary_keys(&rows))
+    }
+
+    async fn get_flight_info_exported_keys(
+        &self,
+        query: CommandGetExportedKeys,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        metadata_info(&metadata::foreign_keys_schema(), query, request)
+    }
+
+    async fn do_get_exported_keys(
+        &self,
+        _query: CommandGetExportedKeys,
+        _request: Request<Ticket>,
+    ) -> Result<Response<DataStream>, Status> {
+        empty(metadata::foreign_keys_schema())
+    }
+
+    async fn get_flight_info_imported_keys(
+        &self,
+        query: CommandGetImportedKeys,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        metadata_info(&metadata::foreign_keys_schema(), query, request)
+    }
+
+    async fn do_get_imported_keys(
+        &self,
+        _query: CommandGetImportedKeys,
+        _request: Request<Ticket>,
+    ) -> Result<Response<DataStream>, Status> {
+        empty(metadata::foreign_keys_schema())
+    }
+
+    async fn get_flight_info_cross_reference(
+        &self,
+        query: CommandGetCrossReference,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        metadata_info(&metadata::foreign_keys_schema(), query, request)
+    }
+
+    async fn do_get_cross_reference(
+        &self,
+        _query: CommandGetCrossReference,
+        _request: Request<Ticket>,
+    ) -> Result<Response<DataStream>, Status> {
+        empty(metadata::foreign_keys_schema())
+    }
+}
+
+const TABLE_TYPES: [&str; 2] = ["TABLE", "SYSTEM TABLE"];
+
+fn decode_handle(bytes: &[u8]) -> Result<StatementHandle, Status> {
+    StatementHandle::decode(bytes).map_err(|e| to_status(&e))
+}

@@ -1,0 +1,142 @@
+//! NDJSON: one object a line, parsed with `simd-json`.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::json::ReaderBuilder;
+use arrow::json::reader::{Decoder, infer_json_schema_from_iterator};
+use arrow_schema::{ArrowError, SchemaRef};
+use plexus_model::{Error, Result};
+use serde_json::Value;
+
+use super::{BATCH_ROWS, Batches, open};
+
+/// A line longer than this is no line.
+const LINE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Rows decoded at once.
+const CHUNK_ROWS: usize = 1_024;
+
+/// The lines of a file as objects, with their numbers.
+struct Lines {
+    path: PathBuf,
+    reader: BufReader<File>,
+    line: u64,
+    buffer: Vec<u8>,
+    failed: bool,
+}
+
+impl Lines {
+    fn new(path: PathBuf, file: File) -> Self {
+        Self { path, reader: BufReader::with_capacity(1024 * 1024, file), line: 0, buffer: vec![], failed: false }
+    }
+
+    fn error(&self, message: impl std::fmt::Display) -> Error {
+        Error::invalid(format!("{}: line {}: {message}", self.path.display(), self.line))
+    }
+
+    fn read(&mut self) -> Result<Option<Value>> {
+        loop {
+            self.buffer.clear();
+            let read = self.reader.read_until(b'\n', &mut self.buffer).map_err(|e| Error::io(self.path.display(), e))?;
+            self.line += 1;
+            if read == 0 {
+                return Ok(None);
+            }
+            if read > LINE_BYTES_MAX {
+                return Err(self.error(format!("longer than {LINE_BYTES_MAX} bytes")));
+            }
+            if self.buffer.trim_ascii().is_empty() {
+                continue;
+            }
+            let value: Value = simd_json::serde::from_slice(&mut self.buffer).map_err(|e| self.error(e))?;
+            return if value.is_object() { Ok(Some(value)) } else { Err(self.error("not an object")) };
+        }
+    }
+}
+
+impl Iterator for Lines {
+    type Item = Result<Value>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        let next = self.read().transpose();
+        self.failed = matches!(next, Some(Err(_)));
+        next
+    }
+}
+
+/// The table's schema where it exists, as far as the file has its columns; otherwise from all the rows.
+pub fn schema(path: &Path, wanted: Option<&SchemaRef>) -> Result<SchemaRef> {
+    let mut failure = None;
+    let lines = Lines::new(path.to_owned(), open(path)?);
+    let values = lines.map_while(|line| match line {
+        Ok(value) => Some(Ok::<Value, ArrowError>(value)),
+        Err(error) => {
+            failure = Some(error);
+            None
+        }
+    });
+    let inferred = infer_json_schema_from_iterator(values);
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    let inferred = inferred.map_err(|e| Error::invalid(format!("{}: {e}", path.display())))?;
+    let Some(wanted) = wanted else { return Ok(Arc::new(inferred)) };
+    let fields: Vec<_> = inferred
+        .fields()
+        .iter()
+        .map(|field| match wanted.field_with_name(field.name()) {
+            Ok(known) => Arc::new(known.clone().with_nullable(true)),
+            Err(_) => field.clone(),
+        })
+        .collect();
+    Ok(Arc::new(arrow_schema::Schema::new(fields)))
+}
+
+pub fn batches(path: PathBuf, file: File, schema: SchemaRef) -> Result<Batches> {
+    let decoder = ReaderBuilder::new(schema)
+        .with_batch_size(BATCH_ROWS)
+        .build_decoder()
+        .map_err(|e| Error::invalid(format!("{}: {e}", path.display())))?;
+    Ok(Box::new(Decoded { lines: Lines::new(path, file), decoder, done: false }))
+}
+
+struct Decoded {
+    lines: Lines,
+    decoder: Decoder,
+    done: bool,
+}
+
+impl Decoded {
+    fn read(&mut self) -> Result<Option<RecordBatch>> {
+        let mut rows = 0;
+        while rows < BATCH_ROWS {
+            let values: Vec<Value> = self.lines.by_ref().take(CHUNK_ROWS).collect::<Result<_>>()?;
+            if values.is_empty() {
+                self.done = true;
+                break;
+            }
+            rows += values.len();
+            self.decoder.serialize(&values).map_err(|e| self.lines.error(e))?;
+        }
+        self.decoder.flush().map_err(|e| self.lines.error(e))
+    }
+}
+
+impl Iterator for Decoded {
+    type Item = Result<RecordBatch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let next = self.read();
+        self.done |= next.is_err();
+        next.transpose()
+    }
+}

@@ -1,0 +1,20 @@
+//! Entry point of the `plexus` binary.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use plexus_node::cli::Cli;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("plexus: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

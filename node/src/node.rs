@@ -1,0 +1,295 @@
+//! One node: its roles put together, started in order, and drained in the reverse.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use plexus_coordinator::{
+    Coordinator, CoordinatorOptions, GroupCommitter, Maintenance, Replicator, Writer,
+};
+use plexus_flight::peer::{PeerEndpoint, PeerHandler, PeerNodes, PeerService, WorkerChannels};
+use plexus_flight::sql::{Front, SqlService};
+use plexus_flight::tls::Identity;
+use plexus_model::{Command, Error, NodeId, NodeRecord, Result};
+use plexus_query::{Engine, EngineOptions};
+use plexus_raft::{Meta, MetaOptions};
+use plexus_storage::{SegmentEncoder, SegmentReads, SegmentStore};
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Certificate, Server, ServerTlsConfig};
+
+use crate::config::{Config, Membership};
+use crate::data_dir::DataDir;
+use crate::http;
+use crate::status::StatusSource;
+
+/// How long a node asks to be let into a cluster.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long statements in progress may take when the node stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Part of the machine's memory that queries may use.
+const QUERY_MEMORY_SHARE: f64 = 0.6;
+
+/// A running node.
+pub struct Node {
+    pub id: NodeId,
+    pub meta: Arc<Meta>,
+    pub coordinator: Arc<Coordinator>,
+    endpoint: PeerEndpoint,
+    stop: CancellationToken,
+    servers: JoinSet<Result<()>>,
+    // Released last: nobody may open the directory before everything above is gone.
+    _data: DataDir,
+}
+
+/// The addresses of a node, bound.
+struct Listeners {
+    flight: TcpListener,
+    peer: TcpListener,
+    http: TcpListener,
+}
+
+impl Listeners {
+    fn bind(config: &Config) -> Result<Self> {
+        Ok(Self {
+            flight: bind("flight", config.flight)?,
+            peer: bind("peer", config.peer)?,
+            http: bind("http", config.http)?,
+        })
+    }
+}
+
+fn bind(name: &str, address: SocketAddr) -> Result<TcpListener> {
+    let listener = TcpListener::bind(address)
+        .map_err(|e| Error::invalid(format!("{name} address {address}: {e}")).with_source(e))?;
+    listener.set_nonblocking(true).map_err(|e| Error::io(address, e))?;
+    Ok(listener)
+}
+
+impl Node {
+    /// Starts a node. Consensus and the peer endpoint run on `control`, a runtime of their own, so that
+    /// heavy queries cannot make a healthy node miss its heartbeats.
+    pub async fn start(config: Config, control: &Handle) -> Result<Self> {
+        let token = match &config.membership {
+            Membership::Join { token, .. } => Some(token.as_str()),
+            _ => None,
+        };
+        let listeners = Listeners::bind(&config)?;
+        let data = DataDir::open(&config.data_dir, config.node_id, token)?;
+        let id = data.node();
+        let identity = data.authority.issue(id)?;
+        let endpoint = {
+            let _control = control.enter();
+            PeerEndpoint::bind(config.peer, &identity, &data.reset_key())?
+        };
+        let store = match config.roles.data {
+            true => Some(Arc::new(SegmentStore::open(data.path())?)),
+            false => None,
+        };
+        let missing = Arc::new(AtomicU64::new(0));
+        let handler =
+            Arc::new(PeerHandler { meta: Default::default(), store: store.clone(), missing: missing.clone() });
+        let nodes = PeerNodes::new(endpoint.client(), handler.clone());
+        let meta = start_meta(control, id, &data, nodes.clone()).await?;
+        if handler.meta.set(meta.clone()).is_err() {
+            return Err(Error::internal("the metadata group was started twice"));
+        }
+        control.spawn(PeerService::new(handler.clone()).run(endpoint.clone()));
+
+        let stop = CancellationToken::new();
+        let record = node_record(&config, id);
+        enter_cluster(&config, &meta, &data, record, &stop).await?;
+
+        let channels = WorkerChannels::new(&identity);
+        let engine = Arc::new(engine(&config, &store, &nodes, channels)?);
+        let writer = Writer {
+            meta: meta.clone(),
+            replicator: Replicator::new(id, store.clone(), Arc::new(nodes.clone())),
+            encoder: SegmentEncoder,
+            group: GroupCommitter::start(meta.clone(), stop.clone()),
+        };
+        let coordinator = Arc::new(Coordinator::new(CoordinatorOptions {
+            node: id,
+            meta: meta.clone(),
+            engine: engine.clone(),
+            writer: writer.clone(),
+        }));
+        let maintenance = Maintenance {
+            node: id,
+            meta: meta.clone(),
+            writer,
+            store,
+            remote: Arc::new(nodes.clone()),
+            missing,
+        };
+        let status = StatusSource { node: id, meta: meta.clone(), peers: Arc::new(nodes), handler };
+
+        let mut servers = JoinSet::new();
+        servers.spawn(serve_workers(listeners.peer, engine, identity, stop.clone()));
+        servers.spawn(serve_clients(listeners.flight, SqlService::new(coordinator.clone())?, stop.clone()));
+        servers.spawn(http::serve(listeners.http, Arc::new(status), stop.clone()));
+        let maintenance_stop = stop.clone();
+        servers.spawn(async move {
+            maintenance.run(maintenance_stop).await;
+            Ok(())
+        });
+        tracing::info!(
+            node = %id, cluster = %data.authority.cluster, flight = %config.flight, peer = %config.peer,
+            http = %config.http, roles = %config.roles, "node is ready"
+        );
+        Ok(Self { id, meta, coordinator, endpoint, stop, servers, _data: data })
+    }
+
+    /// Waits until a server of the node ends, which it does only when something is wrong.
+    pub async fn failed(&mut self) -> Error {
+        match self.servers.join_next().await {
+            Some(Ok(Err(error))) => error,
+            Some(Ok(Ok(()))) | None => Error::internal("a server of this node has ended"),
+            Some(Err(error)) => Error::internal(format!("a server of this node panicked: {error}")),
+        }
+    }
+
+    /// Stops taking requests, lets those in progress end for a while, and leaves.
+    pub async fn drain(mut self) {
+        self.stop.cancel();
+        let all = async { while self.servers.join_next().await.is_some() {} };
+        if timeout(DRAIN_TIMEOUT, all).await.is_err() {
+            tracing::warn!("some requests did not end within {DRAIN_TIMEOUT:?}");
+        }
+        self.servers.abort_all();
+        self.meta.shutdown().await;
+        self.endpoint.close().await;
+    }
+}
+
+async fn start_meta(control: &Handle, id: NodeId, data: &DataDir, nodes: PeerNodes) -> Result<Arc<Meta>> {
+    let options = MetaOptions { node: id, directory: data.path().join("meta"), transport: Arc::new(nodes) };
+    control
+        .spawn(Meta::start(options))
+        .await
+        .map_err(|e| Error::internal(format!("starting the metadata group: {e}")))?
+}
+
+fn node_record(config: &Config, id: NodeId) -> NodeRecord {
+    NodeRecord {
+        id,
+        roles: config.roles,
+        flight: config.advertised(config.flight),
+        peer: config.advertised(config.peer),
+        http: config.advertised(config.http),
+        live: true,
+    }
+}
+
+/// Founds a cluster, joins one, or takes part again.
+async fn enter_cluster(
+    config: &Config,
+    meta: &Arc<Meta>,
+    data: &DataDir,
+    record: NodeRecord,
+    stop: &CancellationToken,
+) -> Result<()> {
+    match (&config.membership, meta.is_pristine()) {
+        (Membership::Join { address, .. }, true) => meta.join(address, record, JOIN_TIMEOUT).await,
+        (Membership::Resume | Membership::Bootstrap, true) => {
+            if !config.roles.meta {
+                return Err(Error::invalid(format!(
+                    "roles = {}: the first node of a cluster needs the meta role; to join one, give --join",
+                    config.roles
+                )));
+            }
+            meta.bootstrap(data.authority.cluster, record).await?;
+            if config.membership == Membership::Bootstrap {
+                tracing::info!(token_file = %data.token_path().display(), "founded a cluster; nodes join with its token");
+            }
+            Ok(())
+        }
+        (_, false) => {
+            // A quorum may not be there yet when all nodes start together, so this goes on by itself.
+            let (meta, stop) = (meta.clone(), stop.clone());
+            tokio::spawn(async move {
+                let register = async {
+                    loop {
+                        let command = Command::RegisterNode(record.clone());
+                        match meta.propose(command, Duration::from_secs(10)).await {
+                            Ok(_) => return,
+                            Err(error) => tracing::warn!(%error, "not yet part of the cluster again"),
+                        }
+                    }
+                };
+                tokio::select! { () = register => {}, () = stop.cancelled() => {} }
+            });
+            Ok(())
+        }
+    }
+}
+
+fn engine(
+    config: &Config,
+    store: &Option<Arc<SegmentStore>>,
+    nodes: &PeerNodes,
+    channels: WorkerChannels,
+) -> Result<Engine> {
+    let self_url = plexus_coordinator::worker_url(&config.advertised(config.peer))
+        .ok_or_else(|| Error::invalid(format!("peer address {} is no URL", config.advertised(config.peer))))?;
+    Engine::new(EngineOptions {
+        reads: SegmentReads::new(store.clone(), Arc::new(nodes.clone())),
+        channels,
+        self_url,
+        memory_bytes: (machine_memory_bytes() as f64 * QUERY_MEMORY_SHARE) as usize,
+        partitions: std::thread::available_parallelism().map_or(2, |n| n.get()),
+    })
+    .map_err(plexus_coordinator::from_datafusion)
+}
+
+/// Memory of the machine, or a modest guess where it cannot be read.
+fn machine_memory_bytes() -> u64 {
+    const GUESS: u64 = 4 * 1024 * 1024 * 1024;
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .and_then(|rest| rest.trim().split(' ').next()?.parse::<u64>().ok());
+    kib.map_or(GUESS, |kib| kib * 1024)
+}
+
+async fn serve_clients(listener: TcpListener, service: SqlService, stop: CancellationToken) -> Result<()> {
+    Server::builder()
+        .initial_stream_window_size(4 * 1024 * 1024)
+        .initial_connection_window_size(16 * 1024 * 1024)
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .add_service(Front::new(service).into_server())
+        .serve_with_incoming_shutdown(incoming(listener)?, stop.cancelled_owned())
+        .await
+        .map_err(|e| Error::internal(format!("Flight server: {e}")).with_source(e))
+}
+
+async fn serve_workers(
+    listener: TcpListener,
+    engine: Arc<Engine>,
+    identity: Identity,
+    stop: CancellationToken,
+) -> Result<()> {
+    let tls = ServerTlsConfig::new()
+        .identity(tonic::transport::Identity::from_pem(&identity.certificate, &identity.key))
+        .client_ca_root(Certificate::from_pem(&identity.authority));
+    Server::builder()
+        .tls_config(tls)
+        .map_err(|e| Error::internal(format!("worker TLS: {e}")))?
+        .initial_stream_window_size(8 * 1024 * 1024)
+        .initial_connection_window_size(32 * 1024 * 1024)
+        .http2_max_header_list_size(1024 * 1024)
+        .add_service(engine.worker().into_worker_server())
+        .serve_with_incoming_shutdown(incoming(listener)?, stop.cancelled_owned())
+        .await
+        .map_err(|e| Error::internal(format!("worker server: {e}")).with_source(e))
+}
+
+fn incoming(listener: TcpListener) -> Result<TcpIncoming> {
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(|e| Error::io("listener", e))?;
+    Ok(TcpIncoming::from(listener).with_nodelay(Some(true)))
+}

@@ -1,0 +1,80 @@
+//! Rows on standard output, for people and for programs.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::util::display::FormatOptions;
+use arrow::util::pretty::pretty_format_batches_with_options;
+use arrow_schema::SchemaRef;
+use clap::ValueEnum;
+use futures::{Stream, TryStreamExt};
+use parquet::arrow::ArrowWriter;
+use plexus_model::{Error, Result};
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum RowFormat {
+    /// A table drawn with lines
+    #[default]
+    Table,
+    /// Comma-separated values with a header
+    Csv,
+    /// One JSON object a line
+    Json,
+    /// A Parquet file
+    Parquet,
+}
+
+fn fail(error: impl std::fmt::Display) -> Error {
+    Error::unavailable(format!("writing the result: {error}"))
+}
+
+/// Writes rows as they come, except the table, which needs all of them for its widths. Returns how many.
+pub async fn write_rows(
+    format: RowFormat,
+    schema: SchemaRef,
+    mut rows: impl Stream<Item = Result<RecordBatch>> + Unpin,
+    mut out: impl Write + Send,
+) -> Result<u64> {
+    let mut count = 0;
+    match format {
+        RowFormat::Table => {
+            let mut batches = vec![RecordBatch::new_empty(schema)];
+            while let Some(batch) = rows.try_next().await? {
+                count += batch.num_rows() as u64;
+                batches.push(batch);
+            }
+            let options = FormatOptions::default().with_null("NULL").with_types_info(false);
+            let text = pretty_format_batches_with_options(&batches, &options).map_err(fail)?;
+            writeln!(out, "{text}").map_err(fail)?;
+        }
+        RowFormat::Csv => {
+            let mut writer = arrow::csv::WriterBuilder::new().with_header(true).build(&mut out);
+            writer.write(&RecordBatch::new_empty(schema)).map_err(fail)?;
+            while let Some(batch) = rows.try_next().await? {
+                count += batch.num_rows() as u64;
+                writer.write(&batch).map_err(fail)?;
+            }
+        }
+        RowFormat::Json => {
+            let mut writer = arrow::json::WriterBuilder::new()
+                .with_explicit_nulls(true)
+                .build::<_, arrow::json::writer::LineDelimited>(&mut out);
+            while let Some(batch) = rows.try_next().await? {
+                count += batch.num_rows() as u64;
+                writer.write(&batch).map_err(fail)?;
+            }
+            writer.finish().map_err(fail)?;
+        }
+        RowFormat::Parquet => {
+            let mut writer = ArrowWriter::try_new(&mut out, Arc::clone(&schema), None).map_err(fail)?;
+            while let Some(batch) = rows.try_next().await? {
+                count += batch.num_rows() as u64;
+                writer.write(&batch).map_err(fail)?;
+            }
+            writer.close().map_err(fail)?;
+        }
+    }
+    out.flush().map_err(fail)?;
+    Ok(count)
+}
