@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, RecordBatch};
+use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute;
-use arrow_schema::SchemaRef;
+use arrow_schema::{DataType, SchemaRef};
 use plexus_model::limits::INLINE_BYTES_MAX;
 use plexus_model::{
     Applied, Command, Commit, Error, ErrorKind, NewSegment, Result, Segment, SegmentData, SegmentId, Table, TableChange,
@@ -145,7 +145,7 @@ impl Ingest {
         self.rows += batch.num_rows() as u64;
         for (shard, part) in self.router.route(batch)? {
             let buffer = &mut self.buffers[shard as usize];
-            buffer.bytes += part.get_array_memory_size();
+            buffer.bytes += rows_bytes(&part);
             buffer.batches.push(part);
             if buffer.bytes >= SEGMENT_BYTES_TARGET {
                 self.flush(shard as usize).await?;
@@ -217,6 +217,20 @@ impl Ingest {
     }
 }
 
+/// Bytes that the rows of a batch take, however large the buffers are that they are part of: batches that
+/// came in one message share its buffer.
+fn rows_bytes(batch: &RecordBatch) -> usize {
+    let of = |array: &arrow::array::ArrayRef| {
+        let views: usize = match array.data_type() {
+            DataType::Utf8View => array.as_string_view().total_bytes_len(),
+            DataType::BinaryView => array.as_binary_view().total_bytes_len(),
+            _ => 0,
+        };
+        views + array.to_data().get_slice_memory_size().unwrap_or_else(|_| array.get_array_memory_size())
+    };
+    batch.columns().iter().map(of).sum()
+}
+
 fn joined(done: Result<Result<NewSegment>, tokio::task::JoinError>) -> Result<NewSegment> {
     done.map_err(|e| Error::internal(format!("writing a segment: {e}")))?
 }
@@ -250,7 +264,7 @@ fn conform(batch: RecordBatch, schema: &SchemaRef, table: &Table) -> Result<Reco
 }
 
 /// Casts, and fails on a value that does not fit instead of making it null.
-fn cast_exactly(array: &arrow::array::ArrayRef, to: &arrow_schema::DataType) -> Result<arrow::array::ArrayRef> {
+fn cast_exactly(array: &arrow::array::ArrayRef, to: &DataType) -> Result<arrow::array::ArrayRef> {
     let options = compute::CastOptions { safe: false, ..Default::default() };
     compute::cast_with_options(array, to, &options)
         .map_err(|e| Error::invalid(format!("{} does not fit {to}: {e}", array.data_type())).with_source(e))

@@ -22,7 +22,7 @@ pub fn statements(sql: &str) -> Result<VecDeque<Statement>> {
         return Err(Error::invalid(format!("a statement of {} bytes is longer than {SQL_BYTES_MAX}", sql.len())));
     }
     let dialect = GenericDialect {};
-    let syntax = |e: ParserError| from_datafusion(DataFusionError::SQL(Box::new(e), None));
+    let syntax = |e: ParserError| at_end(sql, from_datafusion(DataFusionError::SQL(Box::new(e), None)));
     let mut tokens = Tokenizer::new(&dialect, sql).tokenize_with_location().map_err(|e| syntax(e.into()))?;
     let mut number = 0;
     for token in &mut tokens {
@@ -38,7 +38,18 @@ pub fn statements(sql: &str) -> Result<VecDeque<Statement>> {
         .with_recursion_limit(RECURSION_MAX)
         .build()
         .and_then(|mut parser| parser.parse_statements())
-        .map_err(from_datafusion)
+        .map_err(|e| at_end(sql, from_datafusion(e)))
+}
+
+/// The parser names no position for what is missing at the end.
+fn at_end(sql: &str, error: Error) -> Error {
+    if error.message().contains("Line: ") || !error.message().contains("EOF") {
+        return error;
+    }
+    let text = sql.trim_end();
+    let line = text.lines().count().max(1);
+    let column = text.lines().next_back().map_or(0, |l| l.chars().count()) + 1;
+    Error::new(error.kind(), format!("{} at Line: {line}, Column: {column}", error.message()))
 }
 
 /// Parses exactly one statement.

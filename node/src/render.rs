@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, RecordBatch};
 use arrow::util::display::FormatOptions;
 use arrow::util::pretty::pretty_format_batches_with_options;
 use arrow_schema::SchemaRef;
@@ -44,6 +44,10 @@ pub async fn write_rows(
                 count += batch.num_rows() as u64;
                 batches.push(batch);
             }
+            if let Some(plans) = plan_texts(&batches) {
+                // A drawn table would pad every line to the width of the longest.
+                return write!(out, "{plans}").map(|()| count).map_err(fail);
+            }
             let options = FormatOptions::default().with_null("NULL").with_types_info(false);
             let text = pretty_format_batches_with_options(&batches, &options).map_err(fail)?;
             writeln!(out, "{text}").map_err(fail)?;
@@ -77,4 +81,21 @@ pub async fn write_rows(
     }
     out.flush().map_err(fail)?;
     Ok(count)
+}
+
+/// The texts of an EXPLAIN, if this is one.
+fn plan_texts(batches: &[RecordBatch]) -> Option<String> {
+    let names: Vec<String> = batches.first()?.schema().fields().iter().map(|f| f.name().clone()).collect();
+    if names != ["plan_type", "plan"] {
+        return None;
+    }
+    let mut text = String::new();
+    for batch in batches {
+        let kinds = batch.column(0).as_string_opt::<i32>()?;
+        let plans = batch.column(1).as_string_opt::<i32>()?;
+        for row in 0..batch.num_rows() {
+            text.push_str(&format!("-- {}\n{}\n\n", kinds.value(row), plans.value(row).trim_end()));
+        }
+    }
+    Some(text)
 }

@@ -141,6 +141,8 @@ fn config(partitions: usize) -> SessionConfig {
         .with_option_extension(QueryContext::default());
     let options = config.options_mut();
     options.sql_parser.collect_spans = true;
+    // 0.1 is a tenth, as the standard has it, and not the nearest binary fraction.
+    options.sql_parser.parse_float_as_decimal = true;
     config
 }
 

@@ -1,0 +1,45 @@
+# Plexus. `make demo` and `make test` are all that a new user needs.
+#
+# One command builds everything that the demo, the tests and the benches run, with one set of features:
+# building less at a time would build the dependencies again for each choice.
+
+# A build cache outside the checkout is used when there is one.
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/plexus
+export CARGO_TARGET_DIR ?= $(if $(wildcard $(CACHE)/target),$(CACHE)/target,$(CURDIR)/target)
+PLEXUS := $(CARGO_TARGET_DIR)/release/plexus
+VENV := $(CURDIR)/.venv
+
+ARGS ?=
+FILES ?=
+
+.PHONY: help demo test build bench lint system-packages python
+
+help: ## Show what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+demo: build ## Boot three nodes, load TPC-H, open a SQL shell. ARGS="--no-shell" FILES="a.csv b.parquet"
+	@$(PLEXUS) demo $(ARGS) $(FILES)
+
+test: build python ## Run every test there is
+	scripts/run-tests
+	PLEXUS_BINARY=$(PLEXUS) $(VENV)/bin/python -m pytest -q tests/python
+
+build: system-packages ## Build the binary, the tests and the benches
+	cargo build --release --workspace --all-targets
+
+bench: build ## Measure, and print a table
+	$(CARGO_TARGET_DIR)/release/plexus-bench $(ARGS)
+
+lint: system-packages ## Formatting and lints
+	cargo fmt --all --check
+	cargo clippy --release --workspace --all-targets -- -D warnings
+
+system-packages: # libclang, which a dependency of the columnar format needs to build
+	@scripts/system-packages
+
+python: $(VENV)/.installed
+
+$(VENV)/.installed: tests/python/requirements.txt
+	python3 -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --requirement tests/python/requirements.txt
+	touch $@

@@ -1,0 +1,217 @@
+//! Clusters of real processes on loopback, and clients for them.
+
+use std::net::{TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::Int64Type;
+use plexus_model::Result;
+use plexus_node::client::Client;
+use plexus_node::command::status;
+use plexus_node::status::ClusterStatus;
+use tempfile::TempDir;
+
+pub const BINARY: &str = env!("CARGO_BIN_EXE_plexus");
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Nodes of one cluster. They end with it.
+pub struct Cluster {
+    pub nodes: Vec<Node>,
+    pub dir: TempDir,
+}
+
+pub struct Node {
+    pub id: u64,
+    pub ports: [u16; 3],
+    pub dir: PathBuf,
+    pub args: Vec<String>,
+    child: Option<Child>,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Ports that are free for TCP and UDP just now.
+pub fn free_ports() -> [u16; 3] {
+    let mut held = Vec::new();
+    let mut ports = Vec::new();
+    while ports.len() < 3 {
+        let tcp = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let port = tcp.local_addr().expect("an address").port();
+        if let Ok(udp) = UdpSocket::bind(("127.0.0.1", port)) {
+            ports.push(port);
+            held.push((tcp, udp));
+        }
+    }
+    [ports[0], ports[1], ports[2]]
+}
+
+impl Node {
+    fn new(id: u64, dir: &Path, args: Vec<String>) -> Self {
+        Self { id, ports: free_ports(), dir: dir.join(format!("node{id}")), args, child: None }
+    }
+
+    pub fn flight(&self) -> String {
+        format!("grpc://127.0.0.1:{}", self.ports[0])
+    }
+
+    pub fn peer(&self) -> String {
+        format!("127.0.0.1:{}", self.ports[1])
+    }
+
+    pub fn http(&self) -> String {
+        format!("http://127.0.0.1:{}", self.ports[2])
+    }
+
+    pub fn start(&mut self) {
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.dir.with_extension("log"))
+            .expect("a log file");
+        let mut command = Command::new(BINARY);
+        command.arg("start").args(["--node-id", &self.id.to_string()]).arg("--data-dir").arg(&self.dir);
+        for (name, port) in ["--flight", "--peer", "--http"].iter().zip(self.ports) {
+            command.args([*name, &format!("127.0.0.1:{port}")]);
+        }
+        command.args(&self.args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.child = Some(command.spawn().expect("the binary starts"));
+    }
+
+    /// SIGKILL, as a crash.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    pub async fn client(&self) -> Client {
+        let started = Instant::now();
+        loop {
+            match Client::connect(&self.flight()).await {
+                Ok(client) => return client,
+                Err(e) if started.elapsed() > PATIENCE => panic!("node {}: {e}\n{}", self.id, self.log()),
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.with_extension("log")).unwrap_or_default()
+    }
+
+    pub async fn wait_ready(&self) {
+        let started = Instant::now();
+        while status::get(&self.http(), "/ready").await.is_err() {
+            assert!(started.elapsed() < PATIENCE, "node {} is not ready:\n{}", self.id, self.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    pub async fn status(&self) -> Result<ClusterStatus> {
+        let body = status::get(&self.http(), "/status").await?;
+        Ok(serde_json::from_str(&body).expect("status is JSON of our shape"))
+    }
+}
+
+impl Cluster {
+    /// Starts `count` nodes and waits until each knows all.
+    pub async fn start(count: u64) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut first = Node::new(1, dir.path(), vec!["--bootstrap".into()]);
+        first.start();
+        first.wait_ready().await;
+        let token = format!("@{}", first.dir.join("join.token").display());
+        let join = vec!["--join".into(), first.peer(), "--join-token".into(), token];
+        let mut nodes = vec![first];
+        for id in 2..=count {
+            let mut node = Node::new(id, dir.path(), join.clone());
+            node.start();
+            node.wait_ready().await;
+            nodes.push(node);
+        }
+        let cluster = Self { nodes, dir };
+        cluster.wait_live(count as usize).await;
+        cluster
+    }
+
+    /// Waits until the first running node sees so many live nodes, and as many voters as that allows.
+    pub async fn wait_live(&self, count: usize) {
+        let voters = if count.is_multiple_of(2) { count - 1 } else { count };
+        self.wait("live nodes", |status| {
+            let live = status.nodes.iter().filter(|n| n.live).count();
+            live == count && status.nodes.iter().filter(|n| n.voter).count() >= voters
+        })
+        .await;
+    }
+
+    /// Waits until a running node's view of the cluster is as wanted.
+    pub async fn wait(&self, what: &str, wanted: impl Fn(&ClusterStatus) -> bool) {
+        let started = Instant::now();
+        let mut last = None;
+        while started.elapsed() < PATIENCE {
+            for node in self.nodes.iter().filter(|n| n.child.is_some()) {
+                if let Ok(status) = node.status().await {
+                    if wanted(&status) {
+                        return;
+                    }
+                    last = Some(status);
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("waited {PATIENCE:?} for {what}; last seen: {last:#?}");
+    }
+
+    pub async fn leader(&self) -> usize {
+        let started = Instant::now();
+        while started.elapsed() < PATIENCE {
+            for node in self.nodes.iter().filter(|n| n.child.is_some()) {
+                if let Ok(status) = node.status().await
+                    && let Some(at) = self.nodes.iter().position(|n| Some(n.id) == status.leader && n.child.is_some())
+                {
+                    return at;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("no leader within {PATIENCE:?}");
+    }
+}
+
+/// The one number that a query gives.
+pub async fn number(client: &mut Client, sql: &str) -> Result<i64> {
+    let (_, batches) = client.query(sql).await?;
+    let batch = batches.iter().find(|b| b.num_rows() > 0).expect("a row");
+    let column = arrow::compute::cast(batch.column(0), &arrow::datatypes::DataType::Int64).expect("a number");
+    Ok(column.as_primitive::<Int64Type>().value(0))
+}
+
+/// All numbers of the first column.
+pub fn numbers(batches: &[RecordBatch]) -> Vec<i64> {
+    batches
+        .iter()
+        .flat_map(|b| {
+            let column = arrow::compute::cast(b.column(0), &arrow::datatypes::DataType::Int64).expect("numbers");
+            column.as_primitive::<Int64Type>().values().to_vec()
+        })
+        .collect()
+}
+
+/// Runs the binary to its end.
+pub fn run(args: &[&str]) -> Output {
+    Command::new(BINARY).args(args).stdin(Stdio::null()).output().expect("the binary runs")
+}
+
+/// Runs the binary, which must fail, and returns what it said.
+pub fn fails(args: &[&str]) -> String {
+    let output = run(args);
+    assert!(!output.status.success(), "{args:?} should fail, and printed {}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
