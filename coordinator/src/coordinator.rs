@@ -92,8 +92,19 @@ pub enum IngestMode {
 
 impl Coordinator {
     pub fn new(options: CoordinatorOptions) -> Self {
-        let CoordinatorOptions { node, meta, engine, writer } = options;
-        Self { node, meta, engine, writer, suspects: Suspects::default() }
+        let CoordinatorOptions {
+            node,
+            meta,
+            engine,
+            writer,
+        } = options;
+        Self {
+            node,
+            meta,
+            engine,
+            writer,
+            suspects: Suspects::default(),
+        }
     }
 
     pub fn meta(&self) -> &Arc<Meta> {
@@ -109,11 +120,19 @@ impl Coordinator {
         self.meta.read(READ_INDEX_TIMEOUT).await
     }
 
-    fn session_state(&self, session: &Session, manifest: &Arc<Manifest>, query_id: &str) -> Result<SessionState> {
+    fn session_state(
+        &self,
+        session: &Session,
+        manifest: &Arc<Manifest>,
+        query_id: &str,
+    ) -> Result<SessionState> {
         let status = self.meta.status();
         let mut state = self.engine.session(Pin {
             manifest: manifest.clone(),
-            view: ClusterView { leader: status.leader, voters: status.voters },
+            view: ClusterView {
+                leader: status.leader,
+                voters: status.voters,
+            },
             placement: run::placement(manifest, self.node, &self.suspects, session.task_bytes()),
             query_id: query_id.to_owned(),
         });
@@ -125,32 +144,64 @@ impl Coordinator {
         Ok(state)
     }
 
-    /// Plans a statement without running it.
-    pub async fn describe(&self, session: &Session, sql: &str) -> Result<Described> {
+    /// Plans a statement without running it; with its parameters, if they are bound already.
+    pub async fn describe(
+        &self,
+        session: &Session,
+        sql: &str,
+        parameters: Option<&RecordBatch>,
+    ) -> Result<Described> {
         let statement = parse::statement(sql)?;
-        let none = || Described { schema: None, parameters: Arc::new(Schema::empty()) };
+        let none = || Described {
+            schema: None,
+            parameters: Arc::new(Schema::empty()),
+        };
         if is_definition(&statement) {
             return Ok(none());
         }
         let manifest = self.pin().await?;
         let state = self.session_state(session, &manifest, "describe")?;
-        let plan = state.statement_to_plan(statement).await.map_err(from_datafusion)?;
+        let plan = state
+            .statement_to_plan(statement)
+            .await
+            .map_err(from_datafusion)?;
         let types = parameter_types(&plan)?;
         let fields: Vec<Field> = types
             .into_iter()
             .enumerate()
             // A type that does not follow from the statement is called text: clients refuse null.
-            .map(|(i, t)| Field::new((i + 1).to_string(), if t.is_null() { DataType::Utf8 } else { t }, true))
+            .map(|(i, t)| {
+                Field::new(
+                    (i + 1).to_string(),
+                    if t.is_null() { DataType::Utf8 } else { t },
+                    true,
+                )
+            })
             .collect();
+        let plan = match parameters {
+            Some(batch) => bind(plan, &row_values(batch, 0)?)?,
+            None => plan,
+        };
         let schema = match &plan {
-            LogicalPlan::Dml(_) | LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) | LogicalPlan::Copy(_) => None,
+            LogicalPlan::Dml(_)
+            | LogicalPlan::Ddl(_)
+            | LogicalPlan::Statement(_)
+            | LogicalPlan::Copy(_) => None,
             plan => Some(Arc::new(plan.schema().as_arrow().clone())),
         };
-        Ok(Described { schema, parameters: Arc::new(Schema::new(fields)) })
+        Ok(Described {
+            schema,
+            parameters: Arc::new(Schema::new(fields)),
+        })
     }
 
     /// Runs one statement, with one row of parameters if it takes any.
-    pub async fn execute(&self, session: &Session, sql: &str, parameters: Option<&RecordBatch>) -> Result<Executed> {
+    pub async fn execute(
+        &self,
+        session: &Session,
+        sql: &str,
+        parameters: Option<&RecordBatch>,
+    ) -> Result<Executed> {
         let statement = parse::statement(sql)?;
         let values = match parameters {
             Some(batch) => row_values(batch, 0)?,
@@ -160,7 +211,12 @@ impl Coordinator {
     }
 
     /// Runs one statement once for each row of parameters and returns the rows that it affected in all.
-    pub async fn execute_many(&self, session: &Session, sql: &str, parameters: &[RecordBatch]) -> Result<u64> {
+    pub async fn execute_many(
+        &self,
+        session: &Session,
+        sql: &str,
+        parameters: &[RecordBatch],
+    ) -> Result<u64> {
         let statement = parse::statement(sql)?;
         let mut affected = 0;
         for batch in parameters {
@@ -170,7 +226,10 @@ impl Coordinator {
             }
             for row in 0..batch.num_rows() {
                 let values = row_values(batch, row)?;
-                if let Executed::Affected(rows) = self.execute_statement(session, statement.clone(), values).await? {
+                if let Executed::Affected(rows) = self
+                    .execute_statement(session, statement.clone(), values)
+                    .await?
+                {
                     affected += rows;
                 }
             }
@@ -182,7 +241,9 @@ impl Coordinator {
     pub async fn execute_script(&self, session: &Session, sql: &str) -> Result<u64> {
         let mut affected = 0;
         for statement in parse::statements(sql)? {
-            if let Executed::Affected(rows) = self.execute_statement(session, statement, vec![]).await? {
+            if let Executed::Affected(rows) =
+                self.execute_statement(session, statement, vec![]).await?
+            {
                 affected += rows;
             }
         }
@@ -199,8 +260,13 @@ impl Coordinator {
         let span = tracing::info_span!("statement", query_id, version = tracing::field::Empty);
         let work = async {
             for _ in 1..CONFLICT_ATTEMPTS_MAX {
-                match self.attempt(session, statement.clone(), &values, &query_id).await {
-                    Err(e) if e.kind() == ErrorKind::Conflict => tracing::debug!(error = %e, "running again"),
+                match self
+                    .attempt(session, statement.clone(), &values, &query_id)
+                    .await
+                {
+                    Err(e) if e.kind() == ErrorKind::Conflict => {
+                        tracing::debug!(error = %e, "running again")
+                    }
                     result => return result,
                 }
             }
@@ -219,16 +285,25 @@ impl Coordinator {
         if let Some(executed) = self.define(session, &statement, query_id).await? {
             return Ok(executed);
         }
-        if let Some(inserted) = self.insert_values(session, &statement, values, query_id).await? {
+        if let Some(inserted) = self
+            .insert_values(session, &statement, values, query_id)
+            .await?
+        {
             return Ok(inserted);
         }
         let manifest = self.pin().await?;
         tracing::Span::current().record("version", manifest.version.0);
         let state = self.session_state(session, &manifest, query_id)?;
-        let plan = state.statement_to_plan(statement).await.map_err(from_datafusion)?;
+        let plan = state
+            .statement_to_plan(statement)
+            .await
+            .map_err(from_datafusion)?;
         let plan = bind(plan, values)?;
         match plan {
-            LogicalPlan::Dml(dml) => self.write(session, &manifest, dml, query_id).await.map(Executed::Affected),
+            LogicalPlan::Dml(dml) => self
+                .write(session, &manifest, dml, query_id)
+                .await
+                .map(Executed::Affected),
             LogicalPlan::Explain(ref inner) => self.explain(&state, &plan, &inner.plan).await,
             LogicalPlan::Statement(PlanStatement::SetVariable(set)) => {
                 session.set(&set.variable, &set.value)?;
@@ -239,16 +314,41 @@ impl Coordinator {
                 Ok(Executed::Affected(0))
             }
             LogicalPlan::Statement(other) => Err(unsupported(&other.display().to_string())),
-            LogicalPlan::Ddl(_) | LogicalPlan::Copy(_) => Err(unsupported(&plan.display().to_string())),
-            plan => self.query(session, &manifest, &plan, query_id).await.map(Executed::Rows),
+            LogicalPlan::Ddl(_) | LogicalPlan::Copy(_) => {
+                Err(unsupported(&plan.display().to_string()))
+            }
+            plan => self
+                .query(session, &manifest, &plan, query_id)
+                .await
+                .map(Executed::Rows),
         }
     }
 
-    async fn query(&self, session: &Session, manifest: &Arc<Manifest>, plan: &LogicalPlan, query_id: &str) -> Result<Rows> {
-        run::run(plan, &self.suspects, manifest, || self.session_state(session, manifest, query_id)).await
+    async fn query(
+        &self,
+        session: &Session,
+        manifest: &Arc<Manifest>,
+        plan: &LogicalPlan,
+        query_id: &str,
+    ) -> Result<Rows> {
+        let rows = run::run(plan, &self.suspects, manifest, || {
+            self.session_state(session, manifest, query_id)
+        })
+        .await?;
+        // What `describe` promised: the physical plan may know better which columns are never null, and
+        // clients compare.
+        Ok(Rows {
+            schema: Arc::new(plan.schema().as_arrow().clone()),
+            ..rows
+        })
     }
 
-    async fn explain(&self, state: &SessionState, plan: &LogicalPlan, explained: &LogicalPlan) -> Result<Executed> {
+    async fn explain(
+        &self,
+        state: &SessionState,
+        plan: &LogicalPlan,
+        explained: &LogicalPlan,
+    ) -> Result<Executed> {
         let physical = explain(state, explained).await.map_err(from_datafusion)?;
         let kinds = ["logical_plan", "physical_plan"];
         let texts = [explained.display_indent().to_string(), physical];
@@ -263,22 +363,39 @@ impl Coordinator {
     }
 
     /// Statements that define things, which need no plan.
-    async fn define(&self, session: &Session, statement: &Statement, query_id: &str) -> Result<Option<Executed>> {
+    async fn define(
+        &self,
+        session: &Session,
+        statement: &Statement,
+        query_id: &str,
+    ) -> Result<Option<Executed>> {
         let command = match statement {
-            Statement::CreateExternalTable(_) | Statement::CopyTo(_) => return Err(unsupported(&statement.to_string())),
+            Statement::CreateExternalTable(_) | Statement::CopyTo(_) => {
+                return Err(unsupported(&statement.to_string()));
+            }
             Statement::Statement(statement) => match statement.as_ref() {
                 ast::Statement::CreateTable(create) => {
                     let manifest = self.pin().await?;
                     let state = self.session_state(session, &manifest, query_id)?;
                     Command::CreateTable(
-                        ddl::create_table(create.clone(), &state, &manifest, &session.schema()).await?,
+                        ddl::create_table(create.clone(), &state, &manifest, &session.schema())
+                            .await?,
                     )
                 }
-                ast::Statement::CreateSchema { schema_name, if_not_exists, .. } => Command::CreateSchema {
+                ast::Statement::CreateSchema {
+                    schema_name,
+                    if_not_exists,
+                    ..
+                } => Command::CreateSchema {
                     name: identifier(&schema_name.to_string()),
                     if_not_exists: *if_not_exists,
                 },
-                ast::Statement::Drop { object_type, if_exists, names, .. } => {
+                ast::Statement::Drop {
+                    object_type,
+                    if_exists,
+                    names,
+                    ..
+                } => {
                     let [name] = names.as_slice() else {
                         return Err(Error::unsupported("DROP takes one name at a time"));
                     };
@@ -287,9 +404,15 @@ impl Coordinator {
                         ObjectType::Table => {
                             let reference = TableReference::parse_str(&name);
                             let name = ddl::table_name(&reference, &session.schema())?;
-                            Command::DropTable { name, if_exists: *if_exists }
+                            Command::DropTable {
+                                name,
+                                if_exists: *if_exists,
+                            }
                         }
-                        ObjectType::Schema => Command::DropSchema { name: identifier(&name), if_exists: *if_exists },
+                        ObjectType::Schema => Command::DropSchema {
+                            name: identifier(&name),
+                            if_exists: *if_exists,
+                        },
                         _ => return Err(unsupported(&statement.to_string())),
                     }
                 }
@@ -302,7 +425,9 @@ impl Coordinator {
                 | ast::Statement::CreateView(_)
                 | ast::Statement::StartTransaction { .. }
                 | ast::Statement::Commit { .. }
-                | ast::Statement::Rollback { .. } => return Err(unsupported(&statement.to_string())),
+                | ast::Statement::Rollback { .. } => {
+                    return Err(unsupported(&statement.to_string()));
+                }
                 _ => return Ok(None),
             },
             _ => return Ok(None),
@@ -326,8 +451,12 @@ impl Coordinator {
         let manifest = self.meta.manifest();
         let state = self.session_state(session, &manifest, query_id)?;
         // What does not plan here may plan at the newest version; that decides, and words the error.
-        let Ok(plan) = state.statement_to_plan(statement.clone()).await else { return Ok(None) };
-        let LogicalPlan::Dml(dml) = bind(plan, values)? else { return Ok(None) };
+        let Ok(plan) = state.statement_to_plan(statement.clone()).await else {
+            return Ok(None);
+        };
+        let LogicalPlan::Dml(dml) = bind(plan, values)? else {
+            return Ok(None);
+        };
         match self.write(session, &manifest, dml, query_id).await {
             Err(e) if e.kind() == ErrorKind::Conflict => Ok(None),
             result => result.map(|rows| Some(Executed::Affected(rows))),
@@ -335,7 +464,13 @@ impl Coordinator {
     }
 
     /// Writes the rows that a plan makes.
-    async fn write(&self, session: &Session, manifest: &Arc<Manifest>, dml: DmlStatement, query_id: &str) -> Result<u64> {
+    async fn write(
+        &self,
+        session: &Session,
+        manifest: &Arc<Manifest>,
+        dml: DmlStatement,
+        query_id: &str,
+    ) -> Result<u64> {
         if !matches!(dml.op, WriteOp::Insert(InsertOp::Append)) {
             return Err(unsupported(dml.op.name()));
         }
@@ -350,8 +485,15 @@ impl Coordinator {
     }
 
     /// `executemany` of `INSERT INTO t VALUES ($1, ..., $n)`: the parameters are the rows.
-    async fn insert_batch(&self, session: &Session, statement: &Statement, batch: &RecordBatch) -> Result<Option<u64>> {
-        let Some((reference, columns)) = plain_insert(statement, batch.num_columns()) else { return Ok(None) };
+    async fn insert_batch(
+        &self,
+        session: &Session,
+        statement: &Statement,
+        batch: &RecordBatch,
+    ) -> Result<Option<u64>> {
+        let Some((reference, columns)) = plain_insert(statement, batch.num_columns()) else {
+            return Ok(None);
+        };
         let manifest = self.pin().await?;
         let name = ddl::table_name(&TableReference::parse_str(&reference), &session.schema())?;
         let table = find(&manifest, &name)?;
@@ -370,15 +512,22 @@ impl Coordinator {
         mut batches: BoxStream<'static, Result<RecordBatch>>,
     ) -> Result<Written> {
         let manifest = self.pin().await?;
-        let name = TableName::new(target.schema.clone().unwrap_or_else(|| session.schema()), &target.table);
+        let name = TableName::new(
+            target.schema.clone().unwrap_or_else(|| session.schema()),
+            &target.table,
+        );
         let reference = TableReference::partial(name.schema.clone(), name.table.clone());
         let name = ddl::table_name(&reference, &session.schema())?;
         let existing = manifest.table(&name).cloned();
         let append = match (existing, target.mode) {
             (Some(_), IngestMode::Create) => {
-                return Err(Error::already_exists(format!("table {name} exists already")));
+                return Err(Error::already_exists(format!(
+                    "table {name} exists already"
+                )));
             }
-            (None, IngestMode::Append) => return Err(Error::not_found(format!("table {name} does not exist"))),
+            (None, IngestMode::Append) => {
+                return Err(Error::not_found(format!("table {name} does not exist")));
+            }
             (Some(table), IngestMode::Append | IngestMode::CreateAppend) => Some(table),
             (_, IngestMode::Replace) | (None, _) => None,
         };
@@ -390,7 +539,8 @@ impl Coordinator {
             }
             return ingest.finish().await;
         }
-        self.ingest_new(&manifest, target, name, schema, batches).await
+        self.ingest_new(&manifest, target, name, schema, batches)
+            .await
     }
 
     /// Loads into a table out of sight and gives it its name at the end: the table appears with all its
@@ -405,23 +555,39 @@ impl Coordinator {
     ) -> Result<Written> {
         let staging = TableName::staging();
         let create = new_table(&target, staging.clone(), &schema, manifest)?;
-        let applied = self.meta.propose(Command::CreateTable(create), COMMIT_TIMEOUT).await?;
+        let applied = self
+            .meta
+            .propose(Command::CreateTable(create), COMMIT_TIMEOUT)
+            .await?;
         let loaded = async {
-            let manifest = self.meta.wait_version(applied.version, READ_INDEX_TIMEOUT).await?;
+            let manifest = self
+                .meta
+                .wait_version(applied.version, READ_INDEX_TIMEOUT)
+                .await?;
             let mut ingest = self.writer.begin(find(&manifest, &staging)?, "ingest");
             while let Some(batch) = batches.try_next().await? {
                 ingest.write(batch).await?;
             }
             let written = ingest.finish().await?;
             let replace = target.mode == IngestMode::Replace;
-            let rename = Command::RenameTable { from: staging.clone(), to: name, replace };
+            let rename = Command::RenameTable {
+                from: staging.clone(),
+                to: name,
+                replace,
+            };
             let applied = self.meta.propose(rename, COMMIT_TIMEOUT).await?;
-            Ok(Written { version: Some(applied.version), ..written })
+            Ok(Written {
+                version: Some(applied.version),
+                ..written
+            })
         };
         match loaded.await {
             Ok(written) => Ok(written),
             Err(error) => {
-                let drop = Command::DropTable { name: staging, if_exists: true };
+                let drop = Command::DropTable {
+                    name: staging,
+                    if_exists: true,
+                };
                 if let Err(e) = self.meta.propose(drop, COMMIT_TIMEOUT).await {
                     tracing::warn!(error = %e, "the staging table of a failed load stays for now");
                 }
@@ -431,11 +597,18 @@ impl Coordinator {
     }
 }
 
-fn new_table(target: &IngestTarget, name: TableName, schema: &Schema, manifest: &Manifest) -> Result<CreateTable> {
+fn new_table(
+    target: &IngestTarget,
+    name: TableName,
+    schema: &Schema,
+    manifest: &Manifest,
+) -> Result<CreateTable> {
     let mut columns: TableSchema = types::from_arrow(schema)?;
     for key in &target.primary_key {
         let index = columns.column_index(key).ok_or_else(|| {
-            Error::invalid(format!("primary key column {key:?} is not among the columns of the rows"))
+            Error::invalid(format!(
+                "primary key column {key:?} is not among the columns of the rows"
+            ))
         })?;
         columns.columns[index].nullable = false;
         columns.primary_key.push(index as u32);
@@ -444,21 +617,34 @@ fn new_table(target: &IngestTarget, name: TableName, schema: &Schema, manifest: 
     Ok(CreateTable {
         name,
         schema: columns,
-        shards: target.shards.unwrap_or((nodes * ddl::SHARDS_PER_NODE).max(1)),
-        replicas: target.replicas.unwrap_or(ddl::REPLICAS_DEFAULT.min(nodes).max(1)),
+        shards: target
+            .shards
+            .unwrap_or((nodes * ddl::SHARDS_PER_NODE).max(1)),
+        replicas: target
+            .replicas
+            .unwrap_or(ddl::REPLICAS_DEFAULT.min(nodes).max(1)),
         if_not_exists: false,
         or_replace: false,
     })
 }
 
 fn find(manifest: &Manifest, name: &TableName) -> Result<Arc<Table>> {
-    manifest.table(name).cloned().ok_or_else(|| Error::not_found(format!("table {name} does not exist")))
+    manifest
+        .table(name)
+        .cloned()
+        .ok_or_else(|| Error::not_found(format!("table {name} does not exist")))
 }
 
 /// The columns of a batch in the order of the table, those that are absent as nulls.
 fn arrange(batch: &RecordBatch, columns: &[String], table: &Table) -> Result<RecordBatch> {
-    if let Some(unknown) = columns.iter().find(|c| !columns.is_empty() && table.schema.column_index(c).is_none()) {
-        return Err(Error::invalid(format!("table {} has no column {unknown:?}", table.name)));
+    if let Some(unknown) = columns
+        .iter()
+        .find(|c| !columns.is_empty() && table.schema.column_index(c).is_none())
+    {
+        return Err(Error::invalid(format!(
+            "table {} has no column {unknown:?}",
+            table.name
+        )));
     }
     let schema = types::to_arrow(&table.schema);
     let arrays = schema
@@ -466,7 +652,11 @@ fn arrange(batch: &RecordBatch, columns: &[String], table: &Table) -> Result<Rec
         .iter()
         .enumerate()
         .map(|(index, field)| {
-            let source = if columns.is_empty() { Some(index) } else { columns.iter().position(|c| c == field.name()) };
+            let source = if columns.is_empty() {
+                Some(index)
+            } else {
+                columns.iter().position(|c| c == field.name())
+            };
             match source {
                 Some(source) if source < batch.num_columns() => Ok(batch.column(source).clone()),
                 Some(_) => Err(Error::invalid(format!(
@@ -475,7 +665,10 @@ fn arrange(batch: &RecordBatch, columns: &[String], table: &Table) -> Result<Rec
                     schema.fields().len(),
                     batch.num_columns()
                 ))),
-                None => Ok(arrow::array::new_null_array(field.data_type(), batch.num_rows())),
+                None => Ok(arrow::array::new_null_array(
+                    field.data_type(),
+                    batch.num_rows(),
+                )),
             }
         })
         .collect::<Result<Vec<_>>>()?;
@@ -493,23 +686,32 @@ fn is_definition(statement: &Statement) -> bool {
     match statement {
         Statement::Statement(statement) => matches!(
             statement.as_ref(),
-            ast::Statement::CreateTable(_) | ast::Statement::CreateSchema { .. } | ast::Statement::Drop { .. }
+            ast::Statement::CreateTable(_)
+                | ast::Statement::CreateSchema { .. }
+                | ast::Statement::Drop { .. }
         ),
         _ => false,
     }
 }
 
 fn insert_of(statement: &Statement) -> Option<(&ast::Insert, &ast::Values)> {
-    let Statement::Statement(statement) = statement else { return None };
-    let ast::Statement::Insert(insert) = statement.as_ref() else { return None };
+    let Statement::Statement(statement) = statement else {
+        return None;
+    };
+    let ast::Statement::Insert(insert) = statement.as_ref() else {
+        return None;
+    };
     let source = insert.source.as_ref()?;
-    let ast::SetExpr::Values(values) = source.body.as_ref() else { return None };
+    let ast::SetExpr::Values(values) = source.body.as_ref() else {
+        return None;
+    };
     Some((insert, values))
 }
 
 fn is_insert_values(statement: &Statement) -> bool {
     // A subquery among the values would read tables, which wants a strict pin.
-    insert_of(statement).is_some_and(|(_, values)| !values.to_string().to_ascii_lowercase().contains("select"))
+    insert_of(statement)
+        .is_some_and(|(_, values)| !values.to_string().to_ascii_lowercase().contains("select"))
 }
 
 /// Table and columns of an insert whose only row is exactly the parameters in order.
@@ -518,12 +720,18 @@ fn plain_insert(statement: &Statement, parameters: usize) -> Option<(String, Vec
     if insert.on.is_some() || insert.returning.is_some() || insert.overwrite {
         return None;
     }
-    let [row] = values.rows.as_slice() else { return None };
+    let [row] = values.rows.as_slice() else {
+        return None;
+    };
     let expected = (1..=parameters).map(|i| format!("${i}"));
     if !row.content.iter().map(ToString::to_string).eq(expected) {
         return None;
     }
-    let columns = insert.columns.iter().map(|c| identifier(&c.to_string())).collect();
+    let columns = insert
+        .columns
+        .iter()
+        .map(|c| identifier(&c.to_string()))
+        .collect();
     Some((insert.table.to_string(), columns))
 }
 
@@ -546,7 +754,11 @@ fn parameter_types(plan: &LogicalPlan) -> Result<Vec<DataType>> {
         name.strip_prefix('$')
             .and_then(|n| n.parse().ok())
             .filter(|n| (1..=PARAMETERS_MAX).contains(n))
-            .ok_or_else(|| Error::invalid(format!("parameter {name}: write ? or $1 to ${PARAMETERS_MAX}")))
+            .ok_or_else(|| {
+                Error::invalid(format!(
+                    "parameter {name}: write ? or $1 to ${PARAMETERS_MAX}"
+                ))
+            })
     };
     let mut types = Vec::new();
     for (name, field) in &fields {
@@ -565,7 +777,11 @@ fn parameter_types(plan: &LogicalPlan) -> Result<Vec<DataType>> {
 fn bind(plan: LogicalPlan, values: &[ScalarValue]) -> Result<LogicalPlan> {
     let types = parameter_types(&plan)?;
     if types.len() != values.len() {
-        return Err(Error::invalid(format!("the statement takes {} parameters, {} were given", types.len(), values.len())));
+        return Err(Error::invalid(format!(
+            "the statement takes {} parameters, {} were given",
+            types.len(),
+            values.len()
+        )));
     }
     if types.is_empty() {
         return Ok(plan);
@@ -578,12 +794,14 @@ fn bind(plan: LogicalPlan, values: &[ScalarValue]) -> Result<LogicalPlan> {
             if t.is_null() {
                 return Ok(value.clone());
             }
-            value
-                .cast_to(t)
-                .map_err(|e| Error::invalid(format!("parameter ${}: {}", i + 1, e.strip_backtrace())).with_source(e))
+            value.cast_to(t).map_err(|e| {
+                Error::invalid(format!("parameter ${}: {}", i + 1, e.strip_backtrace()))
+                    .with_source(e)
+            })
         })
         .collect::<Result<Vec<_>>>()?;
-    plan.with_param_values(ParamValues::from(values)).map_err(from_datafusion)
+    plan.with_param_values(ParamValues::from(values))
+        .map_err(from_datafusion)
 }
 
 fn row_values(batch: &RecordBatch, row: usize) -> Result<Vec<ScalarValue>> {

@@ -5,7 +5,8 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    self, ArrayElemTypeDef, CreateTable as SqlCreateTable, CreateTableOptions, Expr, SqlOption, Value,
+    self, ArrayElemTypeDef, CreateTable as SqlCreateTable, CreateTableOptions, Expr, SqlOption,
+    Value,
 };
 use plexus_model::limits::VECTOR_LENGTH_MAX;
 use plexus_model::{CreateTable, Error, Manifest, Result, TableName};
@@ -27,17 +28,27 @@ pub async fn create_table(
     schema: &str,
 ) -> Result<CreateTable> {
     if create.query.is_some() {
-        return Err(Error::unsupported("CREATE TABLE AS is not supported yet: create the table, then INSERT ... SELECT"));
+        return Err(Error::unsupported(
+            "CREATE TABLE AS is not supported yet: create the table, then INSERT ... SELECT",
+        ));
     }
     if create.temporary || create.external {
-        return Err(Error::unsupported("temporary and external tables are not supported"));
+        return Err(Error::unsupported(
+            "temporary and external tables are not supported",
+        ));
     }
     let options = std::mem::take(&mut create.table_options);
     let vectors = take_vectors(&mut create)?;
     let statement = Statement::Statement(Box::new(ast::Statement::CreateTable(create)));
-    let plan = state.statement_to_plan(statement).await.map_err(from_datafusion)?;
+    let plan = state
+        .statement_to_plan(statement)
+        .await
+        .map_err(from_datafusion)?;
     let LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(plan)) = plan else {
-        return Err(Error::internal(format!("CREATE TABLE was planned as {}", plan.display())));
+        return Err(Error::internal(format!(
+            "CREATE TABLE was planned as {}",
+            plan.display()
+        )));
     };
     let mut table = types::from_arrow(plan.input.schema().as_arrow())?;
     for (column, length) in vectors {
@@ -50,9 +61,15 @@ pub async fn create_table(
             Constraint::PrimaryKey(columns) => {
                 table.primary_key = columns.iter().map(|&c| c as u32).collect();
                 // A key is never null, as the standard has it.
-                columns.iter().for_each(|&c| table.columns[c].nullable = false);
+                columns
+                    .iter()
+                    .for_each(|&c| table.columns[c].nullable = false);
             }
-            Constraint::Unique(_) => return Err(Error::unsupported("UNIQUE constraints are not supported yet")),
+            Constraint::Unique(_) => {
+                return Err(Error::unsupported(
+                    "UNIQUE constraints are not supported yet",
+                ));
+            }
         }
     }
     if !plan.column_defaults.is_empty() {
@@ -80,17 +97,27 @@ fn table_options(options: CreateTableOptions) -> Result<TableOptions> {
     let list = match options {
         CreateTableOptions::None => return Ok(TableOptions::default()),
         CreateTableOptions::With(list) | CreateTableOptions::Options(list) => list,
-        other => return Err(Error::invalid(format!("table options are given as WITH (name = value), not {other}"))),
+        other => {
+            return Err(Error::invalid(format!(
+                "table options are given as WITH (name = value), not {other}"
+            )));
+        }
     };
     let mut found = TableOptions::default();
     for option in list {
         let SqlOption::KeyValue { key, value } = &option else {
-            return Err(Error::invalid(format!("table option {option}: write name = value")));
+            return Err(Error::invalid(format!(
+                "table option {option}: write name = value"
+            )));
         };
         let slot = match key.value.to_ascii_lowercase().as_str() {
             "shards" => &mut found.shards,
             "replicas" => &mut found.replicas,
-            name => return Err(Error::invalid(format!("table option {name:?} does not exist; there are shards, replicas"))),
+            name => {
+                return Err(Error::invalid(format!(
+                    "table option {name:?} does not exist; there are shards, replicas"
+                )));
+            }
         };
         let number = match value {
             Expr::Value(value) => match &value.value {
@@ -99,7 +126,9 @@ fn table_options(options: CreateTableOptions) -> Result<TableOptions> {
             },
             _ => None,
         };
-        *slot = Some(number.ok_or_else(|| Error::invalid(format!("table option {option}: a whole number is needed")))?);
+        *slot = Some(number.ok_or_else(|| {
+            Error::invalid(format!("table option {option}: a whole number is needed"))
+        })?);
     }
     Ok(found)
 }
@@ -108,12 +137,17 @@ fn table_options(options: CreateTableOptions) -> Result<TableOptions> {
 fn take_vectors(create: &mut SqlCreateTable) -> Result<Vec<(usize, u32)>> {
     let mut vectors = Vec::new();
     for (index, column) in create.columns.iter_mut().enumerate() {
-        let ast::DataType::Custom(name, arguments) = &column.data_type else { continue };
+        let ast::DataType::Custom(name, arguments) = &column.data_type else {
+            continue;
+        };
         if !name.to_string().eq_ignore_ascii_case("vector") {
             continue;
         }
         let length = match arguments.as_slice() {
-            [length] => length.parse::<u32>().ok().filter(|n| (1..=VECTOR_LENGTH_MAX).contains(n)),
+            [length] => length
+                .parse::<u32>()
+                .ok()
+                .filter(|n| (1..=VECTOR_LENGTH_MAX).contains(n)),
             _ => None,
         };
         let length = length.ok_or_else(|| {
@@ -123,8 +157,10 @@ fn take_vectors(create: &mut SqlCreateTable) -> Result<Vec<(usize, u32)>> {
             ))
         })?;
         vectors.push((index, length));
-        column.data_type =
-            ast::DataType::Array(ArrayElemTypeDef::SquareBracket(Box::new(ast::DataType::Real), None));
+        column.data_type = ast::DataType::Array(ArrayElemTypeDef::SquareBracket(
+            Box::new(ast::DataType::Real),
+            None,
+        ));
     }
     Ok(vectors)
 }
@@ -132,11 +168,16 @@ fn take_vectors(create: &mut SqlCreateTable) -> Result<Vec<(usize, u32)>> {
 /// The full name of a table that a statement may change.
 pub fn table_name(reference: &TableReference, schema: &str) -> Result<TableName> {
     if let Some(catalog) = reference.catalog().filter(|c| *c != CATALOG) {
-        return Err(Error::not_found(format!("catalog {catalog:?} does not exist; there is only {CATALOG:?}")));
+        return Err(Error::not_found(format!(
+            "catalog {catalog:?} does not exist; there is only {CATALOG:?}"
+        )));
     }
     let name = TableName::new(reference.schema().unwrap_or(schema), reference.table());
     if name.schema == SYSTEM_SCHEMA || name.schema == "information_schema" {
-        return Err(Error::invalid(format!("schema {:?} is the system's own and cannot be changed", name.schema)));
+        return Err(Error::invalid(format!(
+            "schema {:?} is the system's own and cannot be changed",
+            name.schema
+        )));
     }
     Ok(name)
 }

@@ -25,7 +25,12 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
     let position = first
         .diagnostic()
         .and_then(|d| d.span)
-        .map(|span| format!(" at Line: {}, Column: {}", span.start.line, span.start.column))
+        .map(|span| {
+            format!(
+                " at Line: {}, Column: {}",
+                span.start.line, span.start.column
+            )
+        })
         .unwrap_or_default();
     let root = first.find_root();
     if let Some(ours) = ours(root) {
@@ -38,7 +43,11 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
         },
         other => other.strip_backtrace(),
     };
-    let message = if message.contains(" at Line: ") { message } else { message + &position };
+    let message = if message.contains(" at Line: ") {
+        message
+    } else {
+        message + &position
+    };
     let kind = match root {
         DataFusionError::SQL(..)
         | DataFusionError::Plan(_)
@@ -56,7 +65,9 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
 
 /// An error of ours that travelled inside the engine's.
 fn ours(error: &DataFusionError) -> Option<&Error> {
-    let DataFusionError::External(inner) = error else { return None };
+    let DataFusionError::External(inner) = error else {
+        return None;
+    };
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(inner.as_ref());
     while let Some(error) = source {
         if let Some(ours) = error.downcast_ref::<Error>() {

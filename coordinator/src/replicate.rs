@@ -30,7 +30,11 @@ impl Replicator {
     ///
     /// # Errors
     /// `Unavailable` when a majority cannot be reached; the message names who failed and why.
-    pub async fn replicate(&self, upload: SegmentUpload, replicas: &[NodeId]) -> Result<Vec<NodeId>> {
+    pub async fn replicate(
+        &self,
+        upload: SegmentUpload,
+        replicas: &[NodeId],
+    ) -> Result<Vec<NodeId>> {
         let needed = majority(replicas.len());
         let id = upload.id;
         let mut sends = JoinSet::new();
@@ -42,11 +46,19 @@ impl Replicator {
         let mut durable = Vec::new();
         let mut failures = Vec::new();
         while durable.len() < needed && replicas.len() - failures.len() >= needed {
-            let Some(joined) = sends.join_next().await else { break };
+            let Some(joined) = sends.join_next().await else {
+                break;
+            };
             collect(joined, id, &mut durable, &mut failures);
         }
         if durable.len() < needed {
-            return Err(not_enough(id, durable.len(), needed, replicas.len(), &failures));
+            return Err(not_enough(
+                id,
+                durable.len(),
+                needed,
+                replicas.len(),
+                &failures,
+            ));
         }
         let rest = async {
             while let Some(joined) = sends.join_next().await {
@@ -63,7 +75,10 @@ impl Replicator {
         if node != self.node {
             return self.peers.put_segment(node, upload, UPLOAD_TIMEOUT).await;
         }
-        let store = self.store.clone().ok_or_else(|| Error::internal("this node keeps a replica without the data role"))?;
+        let store = self
+            .store
+            .clone()
+            .ok_or_else(|| Error::internal("this node keeps a replica without the data role"))?;
         tokio::task::spawn_blocking(move || store.put(upload.id, &upload.bytes, &upload.checksum))
             .await
             .map_err(|e| Error::internal(format!("writing a segment: {e}")))?
@@ -86,7 +101,13 @@ fn collect(
     }
 }
 
-fn not_enough(id: SegmentId, durable: usize, needed: usize, replicas: usize, failures: &[String]) -> Error {
+fn not_enough(
+    id: SegmentId,
+    durable: usize,
+    needed: usize,
+    replicas: usize,
+    failures: &[String],
+) -> Error {
     Error::unavailable(format!(
         "segment {id} is durable on {durable} of {replicas} replicas, {needed} are needed; {}",
         failures.join("; ")

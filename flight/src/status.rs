@@ -27,7 +27,9 @@ pub fn to_status(error: &Error) -> Status {
 /// The other way, for our own clients.
 pub fn from_status(status: &Status) -> Error {
     let kind = match status.code() {
-        Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition => ErrorKind::InvalidArgument,
+        Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition => {
+            ErrorKind::InvalidArgument
+        }
         Code::NotFound => ErrorKind::NotFound,
         Code::AlreadyExists => ErrorKind::AlreadyExists,
         Code::Aborted => ErrorKind::Conflict,
@@ -50,8 +52,17 @@ mod tests {
     fn kinds_survive_the_way_to_a_client() {
         use ErrorKind::*;
         for kind in [
-            InvalidArgument, NotFound, AlreadyExists, Conflict, Unavailable, Unknown, ResourceExhausted, Cancelled,
-            Unsupported, Corrupt, Internal,
+            InvalidArgument,
+            NotFound,
+            AlreadyExists,
+            Conflict,
+            Unavailable,
+            Unknown,
+            ResourceExhausted,
+            Cancelled,
+            Unsupported,
+            Corrupt,
+            Internal,
         ] {
             assert_eq!(from_status(&to_status(&Error::new(kind, "m"))).kind(), kind);
         }

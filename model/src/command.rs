@@ -3,7 +3,8 @@
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::{
-    ClusterId, Error, ErrorKind, NodeId, NodeRecord, Result, Segment, SegmentId, TableId, TableName, TableSchema, Token, Version,
+    ClusterId, Error, ErrorKind, NodeId, NodeRecord, Result, Segment, SegmentId, TableId,
+    TableName, TableSchema, Token, Version,
 };
 
 /// A command with the token that makes it safe to repeat and the proposer's clock.
@@ -18,23 +19,43 @@ pub struct Proposal {
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub enum Command {
     /// Names the cluster; the first entry of its log.
-    Bootstrap { cluster: ClusterId },
+    Bootstrap {
+        cluster: ClusterId,
+    },
     /// Adds a node or updates its addresses and roles.
     RegisterNode(NodeRecord),
     /// Forgets a node that keeps no replica any more.
     RemoveNode(NodeId),
     /// What the leader has seen of a node.
-    SetLiveness { node: NodeId, live: bool },
-    CreateSchema { name: String, if_not_exists: bool },
-    DropSchema { name: String, if_exists: bool },
+    SetLiveness {
+        node: NodeId,
+        live: bool,
+    },
+    CreateSchema {
+        name: String,
+        if_not_exists: bool,
+    },
+    DropSchema {
+        name: String,
+        if_exists: bool,
+    },
     CreateTable(CreateTable),
-    DropTable { name: TableName, if_exists: bool },
+    DropTable {
+        name: TableName,
+        if_exists: bool,
+    },
     /// Gives a table another name; one that has it already is dropped in the same entry if `replace`.
-    RenameTable { from: TableName, to: TableName, replace: bool },
+    RenameTable {
+        from: TableName,
+        to: TableName,
+        replace: bool,
+    },
     /// Makes segments visible and others invisible, in all named tables at once.
     Commit(Commit),
     /// Forgets the records of segments and tables that were removed at or before this time.
-    Purge { removed_until_us: u64 },
+    Purge {
+        removed_until_us: u64,
+    },
 }
 
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
@@ -72,20 +93,35 @@ pub struct NewSegment(pub Segment);
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub enum Outcome {
     /// Done; visible from this version on.
-    Applied { version: Version, time_us: u64, table: Option<TableId> },
+    Applied {
+        version: Version,
+        time_us: u64,
+        table: Option<TableId>,
+    },
     /// Nothing was changed.
     Rejected { kind: ErrorKind, message: String },
 }
 
 impl Outcome {
     pub fn rejected(error: &Error) -> Self {
-        Self::Rejected { kind: error.kind(), message: error.message().to_owned() }
+        Self::Rejected {
+            kind: error.kind(),
+            message: error.message().to_owned(),
+        }
     }
 
     /// The version that a success produced, or the rejection as an error.
     pub fn into_result(self) -> Result<Applied> {
         match self {
-            Self::Applied { version, time_us, table } => Ok(Applied { version, time_us, table }),
+            Self::Applied {
+                version,
+                time_us,
+                table,
+            } => Ok(Applied {
+                version,
+                time_us,
+                table,
+            }),
             Self::Rejected { kind, message } => Err(Error::new(kind, message)),
         }
     }

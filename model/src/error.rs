@@ -51,7 +51,11 @@ macro_rules! constructors {
 
 impl Error {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None }
+        Self {
+            kind,
+            message: message.into(),
+            source: None,
+        }
     }
 
     constructors! {
@@ -82,9 +86,13 @@ impl Error {
     /// An I/O error on the named thing; a full disk is [`ErrorKind::ResourceExhausted`].
     pub fn io(what: impl fmt::Display, error: std::io::Error) -> Self {
         let kind = match error.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::ResourceExhausted,
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                ErrorKind::ResourceExhausted
+            }
             std::io::ErrorKind::NotFound => ErrorKind::NotFound,
-            std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof => ErrorKind::Corrupt,
+            std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof => {
+                ErrorKind::Corrupt
+            }
             _ => ErrorKind::Unavailable,
         };
         Self::new(kind, format!("{what}: {error}")).with_source(error)
@@ -100,7 +108,10 @@ impl Error {
 
     /// Whether the same request may succeed when it is sent again.
     pub fn is_retryable(&self) -> bool {
-        matches!(self.kind, ErrorKind::Unavailable | ErrorKind::Conflict | ErrorKind::Unknown)
+        matches!(
+            self.kind,
+            ErrorKind::Unavailable | ErrorKind::Conflict | ErrorKind::Unknown
+        )
     }
 }
 

@@ -42,8 +42,14 @@ pub enum ColumnType {
     Time32(TimeUnit),
     Time64(TimeUnit),
     Timestamp(TimeUnit, Option<String>),
-    Decimal128 { precision: u8, scale: i8 },
-    Decimal256 { precision: u8, scale: i8 },
+    Decimal128 {
+        precision: u8,
+        scale: i8,
+    },
+    Decimal256 {
+        precision: u8,
+        scale: i8,
+    },
     List(#[rkyv(omit_bounds)] Box<Column>),
     LargeList(#[rkyv(omit_bounds)] Box<Column>),
     /// `VECTOR(n)` is a fixed-size list of `Float32` that are not null.
@@ -85,19 +91,31 @@ impl TableSchema {
         for column in &self.columns {
             validate_name("column", &column.name)?;
             if !names.insert(&column.name) {
-                return Err(Error::invalid(format!("column {:?} is named twice", column.name)));
+                return Err(Error::invalid(format!(
+                    "column {:?} is named twice",
+                    column.name
+                )));
             }
         }
         let mut keys = std::collections::BTreeSet::new();
         for &key in &self.primary_key {
             let column = self.columns.get(key as usize).ok_or_else(|| {
-                Error::invalid(format!("primary key column {key} of a table with {} columns", self.columns.len()))
+                Error::invalid(format!(
+                    "primary key column {key} of a table with {} columns",
+                    self.columns.len()
+                ))
             })?;
             if !keys.insert(key) {
-                return Err(Error::invalid(format!("primary key names column {:?} twice", column.name)));
+                return Err(Error::invalid(format!(
+                    "primary key names column {:?} twice",
+                    column.name
+                )));
             }
             if column.nullable {
-                return Err(Error::invalid(format!("primary key column {:?} must be NOT NULL", column.name)));
+                return Err(Error::invalid(format!(
+                    "primary key column {:?} must be NOT NULL",
+                    column.name
+                )));
             }
             if !column.data_type.is_hashable_key() {
                 return Err(Error::invalid(format!(
@@ -143,7 +161,9 @@ pub fn validate_name(what: &str, name: &str) -> Result<()> {
         )));
     }
     if name.chars().any(char::is_control) {
-        return Err(Error::invalid(format!("{what} name {name:?} contains a control character")));
+        return Err(Error::invalid(format!(
+            "{what} name {name:?} contains a control character"
+        )));
     }
     Ok(())
 }

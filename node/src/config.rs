@@ -36,7 +36,12 @@ pub struct Settings {
     pub advertise: Option<String>,
 
     /// Roles this node takes [default: meta,data,query]
-    #[arg(long, env = "PLEXUS_ROLES", value_name = "ROLES", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "PLEXUS_ROLES",
+        value_name = "ROLES",
+        value_delimiter = ','
+    )]
     pub roles: Option<Vec<Role>>,
 
     /// Found a new cluster: create its authority and print a join token
@@ -44,11 +49,21 @@ pub struct Settings {
     pub bootstrap: Option<bool>,
 
     /// Join the cluster of the node at this peer address
-    #[arg(long, env = "PLEXUS_JOIN", value_name = "HOST:PORT", requires = "join_token")]
+    #[arg(
+        long,
+        env = "PLEXUS_JOIN",
+        value_name = "HOST:PORT",
+        requires = "join_token"
+    )]
     pub join: Option<String>,
 
     /// The token that `plexus start --bootstrap` printed, or @FILE that holds it
-    #[arg(long, env = "PLEXUS_JOIN_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "PLEXUS_JOIN_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
     pub join_token: Option<String>,
 
     /// Log format [default: text]
@@ -82,7 +97,10 @@ pub enum Membership {
     /// Continue what the data directory says; in an empty one, be a complete cluster alone.
     Resume,
     Bootstrap,
-    Join { address: String, token: String },
+    Join {
+        address: String,
+        token: String,
+    },
 }
 
 /// The settings with every default filled in.
@@ -108,8 +126,13 @@ impl Settings {
     pub fn from_file(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path)
             .map_err(|e| Error::invalid(format!("configuration file {}: {e}", path.display())))?;
-        toml::from_str(&text)
-            .map_err(|e| Error::invalid(format!("configuration file {}: {}", path.display(), e.to_string().trim_end())))
+        toml::from_str(&text).map_err(|e| {
+            Error::invalid(format!(
+                "configuration file {}: {}",
+                path.display(),
+                e.to_string().trim_end()
+            ))
+        })
     }
 
     /// These settings, and those of `file` where these say nothing.
@@ -135,7 +158,9 @@ impl Settings {
         let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let roles = match self.roles {
             None => Roles::ALL,
-            Some(roles) if roles.is_empty() => return Err(Error::invalid("roles: name at least one")),
+            Some(roles) if roles.is_empty() => {
+                return Err(Error::invalid("roles: name at least one"));
+            }
             Some(roles) => Roles {
                 meta: roles.contains(&Role::Meta),
                 data: roles.contains(&Role::Data),
@@ -146,11 +171,18 @@ impl Settings {
             return Err(Error::invalid("node_id = 0: must be at least 1"));
         }
         let membership = match (self.bootstrap.unwrap_or(false), self.join, self.join_token) {
-            (true, Some(_), _) => return Err(Error::invalid("bootstrap and join exclude each other")),
+            (true, Some(_), _) => {
+                return Err(Error::invalid("bootstrap and join exclude each other"));
+            }
             (true, None, _) => Membership::Bootstrap,
-            (false, Some(address), Some(token)) => Membership::Join { address, token: read_token(token)? },
+            (false, Some(address), Some(token)) => Membership::Join {
+                address,
+                token: read_token(token)?,
+            },
             (false, Some(address), None) => {
-                return Err(Error::invalid(format!("join = {address:?} needs a join token")));
+                return Err(Error::invalid(format!(
+                    "join = {address:?} needs a join token"
+                )));
             }
             (false, None, _) => Membership::Resume,
         };
@@ -166,7 +198,11 @@ impl Settings {
             log_format: self.log_format.unwrap_or_default(),
             log: self.log.unwrap_or_else(|| "info".into()),
         };
-        for (name, address) in [("flight", config.flight), ("peer", config.peer), ("http", config.http)] {
+        for (name, address) in [
+            ("flight", config.flight),
+            ("peer", config.peer),
+            ("http", config.http),
+        ] {
             if config.advertise.is_none() && address.ip().is_unspecified() {
                 return Err(Error::invalid(format!(
                     "{name} = {address} listens on all interfaces: set advertise to the host that others reach"
@@ -181,7 +217,9 @@ impl Config {
     /// The address that others are told for one listened on.
     pub fn advertised(&self, address: SocketAddr) -> String {
         match &self.advertise {
-            Some(host) if host.contains(':') && !host.starts_with('[') => format!("[{host}]:{}", address.port()),
+            Some(host) if host.contains(':') && !host.starts_with('[') => {
+                format!("[{host}]:{}", address.port())
+            }
             Some(host) => format!("{host}:{}", address.port()),
             None => address.to_string(),
         }
@@ -204,7 +242,10 @@ mod tests {
     #[test]
     fn flags_win_over_the_file_and_defaults_fill_the_rest() {
         let file: Settings = toml::from_str("data_dir = \"/a\"\nlog = \"debug\"").unwrap();
-        let flags = Settings { data_dir: Some("/b".into()), ..Settings::default() };
+        let flags = Settings {
+            data_dir: Some("/b".into()),
+            ..Settings::default()
+        };
         let config = flags.or(file).resolve().unwrap();
         assert_eq!(config.data_dir, Path::new("/b"));
         assert_eq!(config.log, "debug");
@@ -224,9 +265,15 @@ mod tests {
 
     #[test]
     fn joining_without_a_token_and_listening_on_all_without_advertise_are_refused() {
-        let join = Settings { join: Some("h:1".into()), ..Settings::default() };
+        let join = Settings {
+            join: Some("h:1".into()),
+            ..Settings::default()
+        };
         assert!(join.resolve().unwrap_err().message().contains("join token"));
-        let all = Settings { flight: Some(([0, 0, 0, 0], 1).into()), ..Settings::default() };
+        let all = Settings {
+            flight: Some(([0, 0, 0, 0], 1).into()),
+            ..Settings::default()
+        };
         assert!(all.resolve().unwrap_err().message().contains("advertise"));
     }
 }

@@ -38,14 +38,16 @@ impl DataDir {
     pub fn open(path: &Path, node: Option<NodeId>, token: Option<&str>) -> Result<Self> {
         // Parsed before anything is created: a wrong token leaves nothing behind.
         let joining = token.map(Authority::from_join_token).transpose()?;
-        fs::create_dir_all(path).map_err(|e| Error::io(format!("data directory {}", path.display()), e))?;
+        fs::create_dir_all(path)
+            .map_err(|e| Error::io(format!("data directory {}", path.display()), e))?;
         let lock = lock(path)?;
         let known = read_identity(path)?;
         let authority_path = path.join(AUTHORITY_FILE);
         let (identity, authority) = match known {
             Some(identity) => {
-                let authority = Authority::load(&authority_path)?
-                    .ok_or_else(|| Error::corrupt(format!("{} is missing", authority_path.display())))?;
+                let authority = Authority::load(&authority_path)?.ok_or_else(|| {
+                    Error::corrupt(format!("{} is missing", authority_path.display()))
+                })?;
                 (identity, authority)
             }
             None => {
@@ -57,7 +59,11 @@ impl DataDir {
                 let identity = Identity {
                     node: node.unwrap_or_else(NodeId::generate).0,
                     cluster: authority.cluster.to_string(),
-                    reset_key: format!("{:032x}{:032x}", uuid::Uuid::new_v4().as_u128(), uuid::Uuid::new_v4().as_u128()),
+                    reset_key: format!(
+                        "{:032x}{:032x}",
+                        uuid::Uuid::new_v4().as_u128(),
+                        uuid::Uuid::new_v4().as_u128()
+                    ),
                 };
                 write_identity(path, &identity)?;
                 (identity, authority)
@@ -78,7 +84,12 @@ impl DataDir {
                 other.cluster
             )));
         }
-        Ok(Self { path: path.to_owned(), _lock: lock, identity, authority })
+        Ok(Self {
+            path: path.to_owned(),
+            _lock: lock,
+            identity,
+            authority,
+        })
     }
 
     pub fn path(&self) -> &Path {
@@ -91,7 +102,10 @@ impl DataDir {
 
     pub fn reset_key(&self) -> [u8; 32] {
         let mut key = [0; 32];
-        for (byte, hex) in key.iter_mut().zip(self.identity.reset_key.as_bytes().chunks(2)) {
+        for (byte, hex) in key
+            .iter_mut()
+            .zip(self.identity.reset_key.as_bytes().chunks(2))
+        {
             let text = std::str::from_utf8(hex).unwrap_or_default();
             *byte = u8::from_str_radix(text, 16).unwrap_or_default();
         }
@@ -109,9 +123,10 @@ fn lock(path: &Path) -> Result<File> {
     let file = File::create(&lock_path).map_err(|e| Error::io(lock_path.display(), e))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(Error::conflict(format!("data directory {} is held by another process", path.display())))
-        }
+        Err(TryLockError::WouldBlock) => Err(Error::conflict(format!(
+            "data directory {} is held by another process",
+            path.display()
+        ))),
         Err(TryLockError::Error(e)) => Err(Error::io(lock_path.display(), e)),
     }
 }
@@ -128,7 +143,8 @@ fn read_identity(path: &Path) -> Result<Option<Identity>> {
 }
 
 fn write_identity(path: &Path, identity: &Identity) -> Result<()> {
-    let text = serde_json::to_string_pretty(identity).map_err(|e| Error::internal(format!("identity: {e}")))?;
+    let text = serde_json::to_string_pretty(identity)
+        .map_err(|e| Error::internal(format!("identity: {e}")))?;
     plexus_raft::durable::replace_file(path, IDENTITY_FILE, text.as_bytes())
 }
 
@@ -141,15 +157,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = DataDir::open(dir.path(), None, None).unwrap();
         let error = DataDir::open(dir.path(), None, None).err().expect("held");
-        assert!(error.message().contains("held by another process"), "{error}");
+        assert!(
+            error.message().contains("held by another process"),
+            "{error}"
+        );
         let (node, cluster) = (first.node(), first.authority.cluster);
         drop(first);
         let again = DataDir::open(dir.path(), Some(node), None).unwrap();
         assert_eq!((again.node(), again.authority.cluster), (node, cluster));
         drop(again);
         assert!(DataDir::open(dir.path(), Some(NodeId(1)), None).is_err());
-        let other = Authority::create(ClusterId::generate()).unwrap().join_token();
-        let error = DataDir::open(dir.path(), None, Some(&other)).err().expect("another cluster");
+        let other = Authority::create(ClusterId::generate())
+            .unwrap()
+            .join_token();
+        let error = DataDir::open(dir.path(), None, Some(&other))
+            .err()
+            .expect("another cluster");
         assert!(error.message().contains("belongs to cluster"), "{error}");
     }
 }

@@ -66,7 +66,9 @@ impl Listeners {
 fn bind(name: &str, address: SocketAddr) -> Result<TcpListener> {
     let listener = TcpListener::bind(address)
         .map_err(|e| Error::invalid(format!("{name} address {address}: {e}")).with_source(e))?;
-    listener.set_nonblocking(true).map_err(|e| Error::io(address, e))?;
+    listener
+        .set_nonblocking(true)
+        .map_err(|e| Error::io(address, e))?;
     Ok(listener)
 }
 
@@ -91,8 +93,11 @@ impl Node {
             false => None,
         };
         let missing = Arc::new(AtomicU64::new(0));
-        let handler =
-            Arc::new(PeerHandler { meta: Default::default(), store: store.clone(), missing: missing.clone() });
+        let handler = Arc::new(PeerHandler {
+            meta: Default::default(),
+            store: store.clone(),
+            missing: missing.clone(),
+        });
         let nodes = PeerNodes::new(endpoint.client(), handler.clone());
         let meta = start_meta(control, id, &data, nodes.clone()).await?;
         if handler.meta.set(meta.clone()).is_err() {
@@ -126,11 +131,25 @@ impl Node {
             remote: Arc::new(nodes.clone()),
             missing,
         };
-        let status = StatusSource { node: id, meta: meta.clone(), peers: Arc::new(nodes), handler };
+        let status = StatusSource {
+            node: id,
+            meta: meta.clone(),
+            peers: Arc::new(nodes),
+            handler,
+        };
 
         let mut servers = JoinSet::new();
-        servers.spawn(serve_workers(listeners.peer, engine, identity, stop.clone()));
-        servers.spawn(serve_clients(listeners.flight, SqlService::new(coordinator.clone())?, stop.clone()));
+        servers.spawn(serve_workers(
+            listeners.peer,
+            engine,
+            identity,
+            stop.clone(),
+        ));
+        servers.spawn(serve_clients(
+            listeners.flight,
+            SqlService::new(coordinator.clone())?,
+            stop.clone(),
+        ));
         servers.spawn(http::serve(listeners.http, Arc::new(status), stop.clone()));
         let maintenance_stop = stop.clone();
         servers.spawn(async move {
@@ -141,7 +160,15 @@ impl Node {
             node = %id, cluster = %data.authority.cluster, flight = %config.flight, peer = %config.peer,
             http = %config.http, roles = %config.roles, "node is ready"
         );
-        Ok(Self { id, meta, coordinator, endpoint, stop, servers, _data: data })
+        Ok(Self {
+            id,
+            meta,
+            coordinator,
+            endpoint,
+            stop,
+            servers,
+            _data: data,
+        })
     }
 
     /// Waits until a server of the node ends, which it does only when something is wrong.
@@ -166,8 +193,17 @@ impl Node {
     }
 }
 
-async fn start_meta(control: &Handle, id: NodeId, data: &DataDir, nodes: PeerNodes) -> Result<Arc<Meta>> {
-    let options = MetaOptions { node: id, directory: data.path().join("meta"), transport: Arc::new(nodes) };
+async fn start_meta(
+    control: &Handle,
+    id: NodeId,
+    data: &DataDir,
+    nodes: PeerNodes,
+) -> Result<Arc<Meta>> {
+    let options = MetaOptions {
+        node: id,
+        directory: data.path().join("meta"),
+        transport: Arc::new(nodes),
+    };
     control
         .spawn(Meta::start(options))
         .await
@@ -217,7 +253,9 @@ async fn enter_cluster(
                         let command = Command::RegisterNode(record.clone());
                         match meta.propose(command, Duration::from_secs(10)).await {
                             Ok(_) => return,
-                            Err(error) => tracing::warn!(%error, "not yet part of the cluster again"),
+                            Err(error) => {
+                                tracing::warn!(%error, "not yet part of the cluster again")
+                            }
                         }
                     }
                 };
@@ -234,8 +272,13 @@ fn engine(
     nodes: &PeerNodes,
     channels: WorkerChannels,
 ) -> Result<Engine> {
-    let self_url = plexus_coordinator::worker_url(&config.advertised(config.peer))
-        .ok_or_else(|| Error::invalid(format!("peer address {} is no URL", config.advertised(config.peer))))?;
+    let self_url =
+        plexus_coordinator::worker_url(&config.advertised(config.peer)).ok_or_else(|| {
+            Error::invalid(format!(
+                "peer address {} is no URL",
+                config.advertised(config.peer)
+            ))
+        })?;
     Engine::new(EngineOptions {
         reads: SegmentReads::new(store.clone(), Arc::new(nodes.clone())),
         channels,
@@ -257,7 +300,11 @@ fn machine_memory_bytes() -> u64 {
     kib.map_or(GUESS, |kib| kib * 1024)
 }
 
-async fn serve_clients(listener: TcpListener, service: SqlService, stop: CancellationToken) -> Result<()> {
+async fn serve_clients(
+    listener: TcpListener,
+    service: SqlService,
+    stop: CancellationToken,
+) -> Result<()> {
     Server::builder()
         .initial_stream_window_size(4 * 1024 * 1024)
         .initial_connection_window_size(16 * 1024 * 1024)
@@ -275,7 +322,10 @@ async fn serve_workers(
     stop: CancellationToken,
 ) -> Result<()> {
     let tls = ServerTlsConfig::new()
-        .identity(tonic::transport::Identity::from_pem(&identity.certificate, &identity.key))
+        .identity(tonic::transport::Identity::from_pem(
+            &identity.certificate,
+            &identity.key,
+        ))
         .client_ca_root(Certificate::from_pem(&identity.authority));
     Server::builder()
         .tls_config(tls)
@@ -290,6 +340,7 @@ async fn serve_workers(
 }
 
 fn incoming(listener: TcpListener) -> Result<TcpIncoming> {
-    let listener = tokio::net::TcpListener::from_std(listener).map_err(|e| Error::io("listener", e))?;
+    let listener =
+        tokio::net::TcpListener::from_std(listener).map_err(|e| Error::io("listener", e))?;
     Ok(TcpIncoming::from(listener).with_nodelay(Some(true)))
 }

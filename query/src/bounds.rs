@@ -14,9 +14,15 @@ pub fn to_scalar(bound: Bound, t: &DataType) -> Option<ScalarValue> {
         (Bound::Int(v), DataType::Int64) => ScalarValue::Int64(Some(v)),
         (Bound::Int(v), DataType::Date32) => ScalarValue::Date32(Some(v.try_into().ok()?)),
         (Bound::Int(v), DataType::Date64) => ScalarValue::Date64(Some(v)),
-        (Bound::Int(v), DataType::Time32(TimeUnit::Second)) => ScalarValue::Time32Second(Some(v.try_into().ok()?)),
-        (Bound::Int(v), DataType::Time32(_)) => ScalarValue::Time32Millisecond(Some(v.try_into().ok()?)),
-        (Bound::Int(v), DataType::Time64(TimeUnit::Microsecond)) => ScalarValue::Time64Microsecond(Some(v)),
+        (Bound::Int(v), DataType::Time32(TimeUnit::Second)) => {
+            ScalarValue::Time32Second(Some(v.try_into().ok()?))
+        }
+        (Bound::Int(v), DataType::Time32(_)) => {
+            ScalarValue::Time32Millisecond(Some(v.try_into().ok()?))
+        }
+        (Bound::Int(v), DataType::Time64(TimeUnit::Microsecond)) => {
+            ScalarValue::Time64Microsecond(Some(v))
+        }
         (Bound::Int(v), DataType::Time64(_)) => ScalarValue::Time64Nanosecond(Some(v)),
         (Bound::Int(v), DataType::Timestamp(unit, zone)) => match unit {
             TimeUnit::Second => ScalarValue::TimestampSecond(Some(v), zone.clone()),
@@ -38,7 +44,11 @@ pub fn to_scalar(bound: Bound, t: &DataType) -> Option<ScalarValue> {
 }
 
 /// The statistics of one segment, a column of the schema each.
-pub fn segment_statistics(segment: &Segment, schema: &TableSchema, types: &arrow_schema::Schema) -> Statistics {
+pub fn segment_statistics(
+    segment: &Segment,
+    schema: &TableSchema,
+    types: &arrow_schema::Schema,
+) -> Statistics {
     let column_statistics = schema
         .columns
         .iter()
@@ -91,7 +101,10 @@ pub fn merge<'a>(segments: impl Iterator<Item = &'a Statistics>, columns: usize)
     Statistics {
         num_rows: Precision::Exact(rows),
         total_byte_size: Precision::Inexact(bytes),
-        column_statistics: merged.into_iter().map(|c| c.unwrap_or_else(PlanColumn::new_unknown)).collect(),
+        column_statistics: merged
+            .into_iter()
+            .map(|c| c.unwrap_or_else(PlanColumn::new_unknown))
+            .collect(),
     }
 }
 
@@ -101,7 +114,9 @@ fn add_column(into: &mut PlanColumn, column: &PlanColumn, rows: usize) {
     if only_nulls(column, rows) {
         return;
     }
-    if into.min_value == Precision::Absent && into.max_value == Precision::Absent && into.null_count.get_value().is_some()
+    if into.min_value == Precision::Absent
+        && into.max_value == Precision::Absent
+        && into.null_count.get_value().is_some()
     {
         // Either nothing but nulls so far, or a type without bounds: both leave the new bounds unusable
         // as bounds of the whole, so stay without.

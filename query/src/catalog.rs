@@ -7,10 +7,10 @@ use datafusion::catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, 
 use datafusion::common::Result;
 use plexus_model::{Manifest, TableName};
 
+use crate::CATALOG;
 use crate::scan::ScanContext;
 use crate::system::{self, ClusterView, SYSTEM_SCHEMA};
 use crate::table::PinnedTable;
-use crate::CATALOG;
 
 /// The database at one version of the manifest.
 #[derive(Clone, Debug)]
@@ -21,7 +21,11 @@ pub struct PinnedCatalog {
 }
 
 impl CatalogProviderList for PinnedCatalog {
-    fn register_catalog(&self, _: String, _: Arc<dyn CatalogProvider>) -> Option<Arc<dyn CatalogProvider>> {
+    fn register_catalog(
+        &self,
+        _: String,
+        _: Arc<dyn CatalogProvider>,
+    ) -> Option<Arc<dyn CatalogProvider>> {
         None
     }
 
@@ -45,7 +49,12 @@ impl CatalogProvider for PinnedCatalog {
             return Some(Arc::new(SystemSchema(self.clone())));
         }
         let known = self.manifest.schemas.contains_key(name);
-        known.then(|| Arc::new(PinnedSchema { name: name.to_owned(), catalog: self.clone() }) as _)
+        known.then(|| {
+            Arc::new(PinnedSchema {
+                name: name.to_owned(),
+                catalog: self.clone(),
+            }) as _
+        })
     }
 }
 
@@ -57,7 +66,10 @@ struct PinnedSchema {
 
 impl PinnedSchema {
     fn find(&self, table: &str) -> Option<Arc<plexus_model::Table>> {
-        self.catalog.manifest.table(&TableName::new(&self.name, table)).cloned()
+        self.catalog
+            .manifest
+            .table(&TableName::new(&self.name, table))
+            .cloned()
     }
 }
 
@@ -65,12 +77,21 @@ impl PinnedSchema {
 impl SchemaProvider for PinnedSchema {
     fn table_names(&self) -> Vec<String> {
         let names = self.catalog.manifest.names.keys();
-        names.filter(|n| n.schema == self.name).map(|n| n.table.clone()).collect()
+        names
+            .filter(|n| n.schema == self.name)
+            .map(|n| n.table.clone())
+            .collect()
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         let version = self.catalog.manifest.version;
-        Ok(self.find(name).map(|table| Arc::new(PinnedTable::new(table, version, self.catalog.context.clone())) as _))
+        Ok(self.find(name).map(|table| {
+            Arc::new(PinnedTable::new(
+                table,
+                version,
+                self.catalog.context.clone(),
+            )) as _
+        }))
     }
 
     fn table_exist(&self, name: &str) -> bool {

@@ -18,14 +18,23 @@ pub async fn explain(state: &SessionState, plan: &LogicalPlan) -> Result<String>
         text.push('\n');
     }
     let placement = state.config().get_extension::<Placement>();
-    let workers = placement.as_deref().map(|p| p.workers.as_slice()).unwrap_or_default();
+    let workers = placement
+        .as_deref()
+        .map(|p| p.workers.as_slice())
+        .unwrap_or_default();
     physical.apply(|node| {
         if let Some(boundary) = node.as_network_boundary() {
             let stage = boundary.input_stage();
             for task in 0..stage.task_count() {
                 // The same rule as `distribute::route`.
                 if let Some(worker) = workers.get(task % workers.len().max(1)) {
-                    let _ = writeln!(text, "stage {} task {task}: node {} at {}", stage.num(), worker.node, worker.url);
+                    let _ = writeln!(
+                        text,
+                        "stage {} task {task}: node {} at {}",
+                        stage.num(),
+                        worker.node,
+                        worker.url
+                    );
                 }
             }
         }

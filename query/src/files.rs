@@ -16,13 +16,23 @@ use vortex_datafusion::reader::VortexReaderFactory;
 pub const STORE_URL: &str = "plexus://segments";
 
 /// The segment as a file whose reader is found through the [`SegmentRef`] that it carries.
-pub fn to_file(table: &Table, segment: &Segment, statistics: Arc<Statistics>) -> Option<PartitionedFile> {
-    let SegmentData::File { bytes, checksum } = segment.data else { return None };
+pub fn to_file(
+    table: &Table,
+    segment: &Segment,
+    statistics: Arc<Statistics>,
+) -> Option<PartitionedFile> {
+    let SegmentData::File { bytes, checksum } = segment.data else {
+        return None;
+    };
     let reference = SegmentRef {
         id: segment.id,
         length: bytes,
         checksum,
-        replicas: table.shards.get(segment.shard as usize).map(|s| s.replicas.clone()).unwrap_or_default(),
+        replicas: table
+            .shards
+            .get(segment.shard as usize)
+            .map(|s| s.replicas.clone())
+            .unwrap_or_default(),
     };
     let meta = ObjectMeta {
         location: Path::from(format!("shard-{}/{}", segment.shard, segment.id)),
@@ -32,13 +42,18 @@ pub fn to_file(table: &Table, segment: &Segment, statistics: Arc<Statistics>) ->
         e_tag: None,
         version: None,
     };
-    Some(PartitionedFile::new_from_meta(meta).with_statistics(statistics).with_extension(reference))
+    Some(
+        PartitionedFile::new_from_meta(meta)
+            .with_statistics(statistics)
+            .with_extension(reference),
+    )
 }
 
 /// The segment that a file stands for.
 pub fn segment_of(file: &PartitionedFile) -> Result<&SegmentRef> {
-    file.extension::<SegmentRef>()
-        .ok_or_else(|| DataFusionError::Internal(format!("file {} does not name a segment", file.path())))
+    file.extension::<SegmentRef>().ok_or_else(|| {
+        DataFusionError::Internal(format!("file {} does not name a segment", file.path()))
+    })
 }
 
 /// Opens segments for scans.
@@ -48,7 +63,11 @@ pub struct SegmentReaderFactory {
 }
 
 impl VortexReaderFactory for SegmentReaderFactory {
-    fn create_reader(&self, file: &PartitionedFile, _session: &VortexSession) -> Result<Arc<dyn VortexReadAt>> {
+    fn create_reader(
+        &self,
+        file: &PartitionedFile,
+        _session: &VortexSession,
+    ) -> Result<Arc<dyn VortexReadAt>> {
         Ok(self.reads.open(segment_of(file)?.clone()))
     }
 }

@@ -21,7 +21,9 @@ pub fn keep(
     schema: &SchemaRef,
     segments: &[Arc<Statistics>],
 ) -> Result<Vec<bool>> {
-    let Some(filter) = conjunction(filters.iter().cloned()) else { return Ok(vec![true; segments.len()]) };
+    let Some(filter) = conjunction(filters.iter().cloned()) else {
+        return Ok(vec![true; segments.len()]);
+    };
     let df_schema = DFSchema::try_from(schema.clone())?;
     let predicate = state.create_physical_expr(filter, &df_schema)?;
     // What cannot be expressed over bounds prunes nothing.
@@ -38,7 +40,11 @@ struct SegmentBounds<'a> {
 }
 
 impl SegmentBounds<'_> {
-    fn values(&self, column: &Column, pick: fn(&Statistics, usize) -> Option<ScalarValue>) -> Option<ArrayRef> {
+    fn values(
+        &self,
+        column: &Column,
+        pick: fn(&Statistics, usize) -> Option<ScalarValue>,
+    ) -> Option<ArrayRef> {
         let index = self.schema.index_of(&column.name).ok()?;
         let data_type = self.schema.field(index).data_type();
         let values = self
@@ -53,11 +59,15 @@ impl SegmentBounds<'_> {
 
 impl PruningStatistics for SegmentBounds<'_> {
     fn min_values(&self, column: &Column) -> Option<ArrayRef> {
-        self.values(column, |s, i| s.column_statistics[i].min_value.get_value().cloned())
+        self.values(column, |s, i| {
+            s.column_statistics[i].min_value.get_value().cloned()
+        })
     }
 
     fn max_values(&self, column: &Column) -> Option<ArrayRef> {
-        self.values(column, |s, i| s.column_statistics[i].max_value.get_value().cloned())
+        self.values(column, |s, i| {
+            s.column_statistics[i].max_value.get_value().cloned()
+        })
     }
 
     fn num_containers(&self) -> usize {
@@ -66,15 +76,27 @@ impl PruningStatistics for SegmentBounds<'_> {
 
     fn null_counts(&self, column: &Column) -> Option<ArrayRef> {
         let index = self.schema.index_of(&column.name).ok()?;
-        let counts = self.segments.iter().map(|s| count(&s.column_statistics[index].null_count));
+        let counts = self
+            .segments
+            .iter()
+            .map(|s| count(&s.column_statistics[index].null_count));
         Some(Arc::new(counts.collect::<UInt64Array>()))
     }
 
     fn row_counts(&self) -> Option<ArrayRef> {
-        Some(Arc::new(self.segments.iter().map(|s| count(&s.num_rows)).collect::<UInt64Array>()))
+        Some(Arc::new(
+            self.segments
+                .iter()
+                .map(|s| count(&s.num_rows))
+                .collect::<UInt64Array>(),
+        ))
     }
 
-    fn contained(&self, _column: &Column, _values: &HashSet<ScalarValue>) -> Option<arrow::array::BooleanArray> {
+    fn contained(
+        &self,
+        _column: &Column,
+        _values: &HashSet<ScalarValue>,
+    ) -> Option<arrow::array::BooleanArray> {
         None
     }
 }
@@ -97,15 +119,24 @@ pub fn only_shard(table: &Table, schema: &SchemaRef, filters: &[Expr]) -> Option
         .iter()
         .map(|&index| {
             let field = schema.field(index as usize);
-            let value = filters.iter().find_map(|filter| equal_to(filter, field.name()))?;
-            value.cast_to(field.data_type()).ok().filter(|v| !v.is_null())?.to_array().ok()
+            let value = filters
+                .iter()
+                .find_map(|filter| equal_to(filter, field.name()))?;
+            value
+                .cast_to(field.data_type())
+                .ok()
+                .filter(|v| !v.is_null())?
+                .to_array()
+                .ok()
         })
         .collect::<Option<Vec<ArrayRef>>>()?;
     plexus_storage::shard_of_key(&key, table.shards.len() as u32).ok()
 }
 
 fn equal_to<'a>(filter: &'a Expr, column: &str) -> Option<&'a ScalarValue> {
-    let Expr::BinaryExpr(BinaryExpr { left, op, right }) = filter else { return None };
+    let Expr::BinaryExpr(BinaryExpr { left, op, right }) = filter else {
+        return None;
+    };
     match (left.as_ref(), op, right.as_ref()) {
         (Expr::Column(c), Operator::Eq, Expr::Literal(value, _))
         | (Expr::Literal(value, _), Operator::Eq, Expr::Column(c))

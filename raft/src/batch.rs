@@ -32,7 +32,9 @@ pub enum Refusal {
 impl Refusal {
     pub fn into_error(self) -> Error {
         match self {
-            Self::NotLeader(leader) => Error::unavailable(format!("not the metadata leader, which is {leader:?}")),
+            Self::NotLeader(leader) => {
+                Error::unavailable(format!("not the metadata leader, which is {leader:?}"))
+            }
             Self::Failed(kind, message) => Error::new(kind, message),
         }
     }
@@ -54,9 +56,17 @@ pub struct Rounds<Q, A> {
 impl<Q: Send + 'static, A: Send + 'static> Rounds<Q, A> {
     /// Waits for the round that the question is in.
     pub async fn ask(&self, question: Q) -> Answer<A> {
-        let stopping = || Refusal::Failed(plexus_model::ErrorKind::Unavailable, "the node is stopping".into());
+        let stopping = || {
+            Refusal::Failed(
+                plexus_model::ErrorKind::Unavailable,
+                "the node is stopping".into(),
+            )
+        };
         let (reply, answer) = oneshot::channel();
-        self.queue.send(Waiting { question, reply }).await.map_err(|_| stopping())?;
+        self.queue
+            .send(Waiting { question, reply })
+            .await
+            .map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?
     }
 
@@ -73,7 +83,8 @@ impl<Q: Send + 'static, A: Send + 'static> Rounds<Q, A> {
                 if received == 0 {
                     return;
                 }
-                let (questions, replies): (Vec<_>, Vec<_>) = round.drain(..).map(|w| (w.question, w.reply)).unzip();
+                let (questions, replies): (Vec<_>, Vec<_>) =
+                    round.drain(..).map(|w| (w.question, w.reply)).unzip();
                 for (reply, answer) in replies.into_iter().zip(server.serve(questions).await) {
                     // A caller that gave up does not need its answer.
                     let _ = reply.send(answer);
@@ -96,16 +107,24 @@ impl Serve<Proposal, Outcome> for WriteEntry {
     async fn serve(&mut self, round: Vec<Proposal>) -> Vec<Answer<Outcome>> {
         let proposals = round.len();
         match timeout(ROUND_TIMEOUT, self.0.client_write(Batch::new(&round))).await {
-            Ok(Ok(written)) if written.data.0.len() == proposals => written.data.0.into_iter().map(Ok).collect(),
+            Ok(Ok(written)) if written.data.0.len() == proposals => {
+                written.data.0.into_iter().map(Ok).collect()
+            }
             Ok(Ok(written)) => {
                 let message = format!("{} answers to {proposals} proposals", written.data.0.len());
-                all(proposals, Refusal::Failed(plexus_model::ErrorKind::Internal, message))
+                all(
+                    proposals,
+                    Refusal::Failed(plexus_model::ErrorKind::Internal, message),
+                )
             }
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to)))) => {
                 all(proposals, Refusal::NotLeader(to.leader_id))
             }
             Ok(Err(error)) => all(proposals, unknown(error.to_string())),
-            Err(_) => all(proposals, unknown(format!("no answer from the quorum in {ROUND_TIMEOUT:?}"))),
+            Err(_) => all(
+                proposals,
+                unknown(format!("no answer from the quorum in {ROUND_TIMEOUT:?}")),
+            ),
         }
     }
 }
@@ -121,10 +140,16 @@ impl Serve<(), u64> for ConfirmRead {
             Ok(Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(to)))) => {
                 Err(Refusal::NotLeader(to.leader_id))
             }
-            Ok(Err(error)) => Err(Refusal::Failed(plexus_model::ErrorKind::Unavailable, error.to_string())),
+            Ok(Err(error)) => Err(Refusal::Failed(
+                plexus_model::ErrorKind::Unavailable,
+                error.to_string(),
+            )),
             Err(_) => {
                 let message = format!("no quorum confirmed the read in {:?}", asked.elapsed());
-                Err(Refusal::Failed(plexus_model::ErrorKind::Unavailable, message))
+                Err(Refusal::Failed(
+                    plexus_model::ErrorKind::Unavailable,
+                    message,
+                ))
             }
         };
         vec![answer; round.len()]

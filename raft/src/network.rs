@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use openraft::error::{InstallSnapshotError, NetworkError, RPCError, RaftError, Unreachable};
 use openraft::network::{Backoff, RPCOption};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
-    VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
+    VoteRequest, VoteResponse,
 };
 use openraft::{AnyError, RaftNetwork, RaftNetworkFactory};
 use plexus_model::Result;
@@ -29,7 +29,9 @@ pub(crate) async fn call(
     request: &Request,
     timeout: Duration,
 ) -> Result<Response> {
-    let bytes = transport.call(address, plexus_model::encode(request), timeout).await?;
+    let bytes = transport
+        .call(address, plexus_model::encode(request), timeout)
+        .await?;
     plexus_model::decode("metadata response", &bytes)
 }
 
@@ -42,7 +44,10 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Member;
 
     async fn new_client(&mut self, _target: u64, node: &Address) -> Member {
-        Member { transport: self.transport.clone(), address: node.0.clone() }
+        Member {
+            transport: self.transport.clone(),
+            address: node.0.clone(),
+        }
     }
 }
 
@@ -55,13 +60,19 @@ pub struct Member {
 type RpcError<E> = RPCError<u64, Address, E>;
 
 impl Member {
-    async fn send<E: std::error::Error>(&self, request: Request, option: RPCOption) -> Result<Response, RpcError<E>> {
+    async fn send<E: std::error::Error>(
+        &self,
+        request: Request,
+        option: RPCOption,
+    ) -> Result<Response, RpcError<E>> {
         let response = call(&*self.transport, &self.address, &request, option.hard_ttl())
             .await
             .map_err(|e| RPCError::Unreachable(Unreachable::new(&e)))?;
         match response {
             // A member whose Raft has stopped is as good as unreachable.
-            Response::Failed { message, .. } => Err(RPCError::Unreachable(Unreachable::from(AnyError::error(message)))),
+            Response::Failed { message, .. } => Err(RPCError::Unreachable(Unreachable::from(
+                AnyError::error(message),
+            ))),
             response => Ok(response),
         }
     }
@@ -90,9 +101,15 @@ impl RaftNetwork<TypeConfig> for Member {
         option: RPCOption,
     ) -> Result<VoteResponse<u64>, RpcError<RaftError<u64>>> {
         match self.send(vote_request(rpc), option).await? {
-            Response::Vote { vote, granted, last } => {
-                Ok(VoteResponse { vote: vote.into(), vote_granted: granted, last_log_id: last.map(Into::into) })
-            }
+            Response::Vote {
+                vote,
+                granted,
+                last,
+            } => Ok(VoteResponse {
+                vote: vote.into(),
+                vote_granted: granted,
+                last_log_id: last.map(Into::into),
+            }),
             other => Err(self.unexpected(&other)),
         }
     }

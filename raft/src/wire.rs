@@ -5,20 +5,31 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
-    VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
+    VoteRequest, VoteResponse,
 };
 use openraft::{CommittedLeaderId, EntryPayload};
 use plexus_model::{ErrorKind, NodeRecord, Outcome, Proposal};
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::types::{Address, Batch, Entry, LogId, Membership, SnapshotMeta, StoredMembership, TypeConfig, Vote};
+use crate::types::{
+    Address, Batch, Entry, LogId, Membership, SnapshotMeta, StoredMembership, TypeConfig, Vote,
+};
 
 #[derive(Archive, Serialize, Deserialize, Debug)]
 pub enum Request {
     Append(Append),
-    Vote { vote: WireVote, last: Option<WireLogId> },
-    Snapshot { vote: WireVote, meta: WireSnapshotMeta, offset: u64, data: Vec<u8>, done: bool },
+    Vote {
+        vote: WireVote,
+        last: Option<WireLogId>,
+    },
+    Snapshot {
+        vote: WireVote,
+        meta: WireSnapshotMeta,
+        offset: u64,
+        data: Vec<u8>,
+        done: bool,
+    },
     /// To the leader: commit this.
     Propose(Proposal),
     /// To the leader: up to which index must a read that starts now have applied?
@@ -26,20 +37,33 @@ pub enum Request {
     /// To the leader: let this node in.
     Join(NodeRecord),
     /// To the leader: this node is alive.
-    Heartbeat { node: u64 },
+    Heartbeat {
+        node: u64,
+    },
 }
 
 #[derive(Archive, Serialize, Deserialize, Debug)]
 pub enum Response {
     Append(AppendReply),
-    Vote { vote: WireVote, granted: bool, last: Option<WireLogId> },
-    Snapshot { vote: WireVote },
+    Vote {
+        vote: WireVote,
+        granted: bool,
+        last: Option<WireLogId>,
+    },
+    Snapshot {
+        vote: WireVote,
+    },
     Outcome(Outcome),
     ReadIndex(u64),
     Done,
     /// Ask this one, if any is known.
-    NotLeader { leader: Option<u64> },
-    Failed { kind: ErrorKind, message: String },
+    NotLeader {
+        leader: Option<u64>,
+    },
+    Failed {
+        kind: ErrorKind,
+        message: String,
+    },
 }
 
 #[derive(Archive, Serialize, Deserialize, Debug)]
@@ -101,7 +125,11 @@ pub struct WireSnapshotMeta {
 
 impl From<LogId> for WireLogId {
     fn from(id: LogId) -> Self {
-        Self { term: id.leader_id.term, leader: id.leader_id.node_id, index: id.index }
+        Self {
+            term: id.leader_id.term,
+            leader: id.leader_id.node_id,
+            index: id.index,
+        }
     }
 }
 
@@ -113,13 +141,21 @@ impl From<WireLogId> for LogId {
 
 impl From<Vote> for WireVote {
     fn from(vote: Vote) -> Self {
-        Self { term: vote.leader_id.term, node: vote.leader_id.node_id, committed: vote.committed }
+        Self {
+            term: vote.leader_id.term,
+            node: vote.leader_id.node_id,
+            committed: vote.committed,
+        }
     }
 }
 
 impl From<WireVote> for Vote {
     fn from(vote: WireVote) -> Self {
-        if vote.committed { Self::new_committed(vote.term, vote.node) } else { Self::new(vote.term, vote.node) }
+        if vote.committed {
+            Self::new_committed(vote.term, vote.node)
+        } else {
+            Self::new(vote.term, vote.node)
+        }
     }
 }
 
@@ -146,16 +182,31 @@ impl From<WirePayload> for EntryPayload<TypeConfig> {
 impl From<&Membership> for WireMembership {
     fn from(m: &Membership) -> Self {
         Self {
-            configs: m.get_joint_config().iter().map(|c| c.iter().copied().collect()).collect(),
-            nodes: m.nodes().map(|(id, address)| (*id, address.0.clone())).collect(),
+            configs: m
+                .get_joint_config()
+                .iter()
+                .map(|c| c.iter().copied().collect())
+                .collect(),
+            nodes: m
+                .nodes()
+                .map(|(id, address)| (*id, address.0.clone()))
+                .collect(),
         }
     }
 }
 
 impl From<WireMembership> for Membership {
     fn from(m: WireMembership) -> Self {
-        let configs: Vec<BTreeSet<u64>> = m.configs.into_iter().map(|c| c.into_iter().collect()).collect();
-        let nodes: BTreeMap<u64, Address> = m.nodes.into_iter().map(|(id, address)| (id, Address(address))).collect();
+        let configs: Vec<BTreeSet<u64>> = m
+            .configs
+            .into_iter()
+            .map(|c| c.into_iter().collect())
+            .collect();
+        let nodes: BTreeMap<u64, Address> = m
+            .nodes
+            .into_iter()
+            .map(|(id, address)| (id, Address(address)))
+            .collect();
         Self::new(configs, nodes)
     }
 }
@@ -175,7 +226,10 @@ impl From<WireSnapshotMeta> for SnapshotMeta {
     fn from(meta: WireSnapshotMeta) -> Self {
         Self {
             last_log_id: meta.last.map(Into::into),
-            last_membership: StoredMembership::new(meta.membership_id.map(Into::into), meta.membership.into()),
+            last_membership: StoredMembership::new(
+                meta.membership_id.map(Into::into),
+                meta.membership.into(),
+            ),
             snapshot_id: meta.id,
         }
     }
@@ -189,7 +243,10 @@ impl From<AppendEntriesRequest<TypeConfig>> for Request {
             entries: r
                 .entries
                 .iter()
-                .map(|e| WireEntry { id: e.log_id.into(), payload: (&e.payload).into() })
+                .map(|e| WireEntry {
+                    id: e.log_id.into(),
+                    payload: (&e.payload).into(),
+                })
                 .collect(),
             committed: r.leader_commit.map(Into::into),
         })
@@ -204,7 +261,10 @@ impl From<Append> for AppendEntriesRequest<TypeConfig> {
             entries: a
                 .entries
                 .into_iter()
-                .map(|e| Entry { log_id: e.id.into(), payload: e.payload.into() })
+                .map(|e| Entry {
+                    log_id: e.id.into(),
+                    payload: e.payload.into(),
+                })
                 .collect(),
             leader_commit: a.committed.map(Into::into),
         }
@@ -234,17 +294,32 @@ impl From<AppendReply> for AppendEntriesResponse<u64> {
 }
 
 pub fn vote_request(r: VoteRequest<u64>) -> Request {
-    Request::Vote { vote: r.vote.into(), last: r.last_log_id.map(Into::into) }
+    Request::Vote {
+        vote: r.vote.into(),
+        last: r.last_log_id.map(Into::into),
+    }
 }
 
 pub fn vote_response(r: VoteResponse<u64>) -> Response {
-    Response::Vote { vote: r.vote.into(), granted: r.vote_granted, last: r.last_log_id.map(Into::into) }
+    Response::Vote {
+        vote: r.vote.into(),
+        granted: r.vote_granted,
+        last: r.last_log_id.map(Into::into),
+    }
 }
 
 pub fn snapshot_request(r: InstallSnapshotRequest<TypeConfig>) -> Request {
-    Request::Snapshot { vote: r.vote.into(), meta: (&r.meta).into(), offset: r.offset, data: r.data, done: r.done }
+    Request::Snapshot {
+        vote: r.vote.into(),
+        meta: (&r.meta).into(),
+        offset: r.offset,
+        data: r.data,
+        done: r.done,
+    }
 }
 
 pub fn snapshot_response(r: InstallSnapshotResponse<u64>) -> Response {
-    Response::Snapshot { vote: r.vote.into() }
+    Response::Snapshot {
+        vote: r.vote.into(),
+    }
 }

@@ -8,7 +8,9 @@ use plexus_model::{Column, ColumnType, Error, Result, TableSchema, TimeUnit};
 
 /// The Arrow schema of a table's rows.
 pub fn to_arrow(schema: &TableSchema) -> SchemaRef {
-    Arc::new(Schema::new(schema.columns.iter().map(to_field).collect::<Fields>()))
+    Arc::new(Schema::new(
+        schema.columns.iter().map(to_field).collect::<Fields>(),
+    ))
 }
 
 /// A table schema from an Arrow schema, without a primary key. Columns get ids from 1 on.
@@ -22,16 +24,29 @@ pub fn from_arrow(schema: &Schema) -> Result<TableSchema> {
         .enumerate()
         .map(|(i, field)| from_field(field, i as u32 + 1))
         .collect::<Result<Vec<_>>>()?;
-    Ok(TableSchema { columns, primary_key: vec![] })
+    Ok(TableSchema {
+        columns,
+        primary_key: vec![],
+    })
 }
 
 fn to_field(column: &Column) -> Field {
-    Field::new(&column.name, to_data_type(&column.data_type), column.nullable)
+    Field::new(
+        &column.name,
+        to_data_type(&column.data_type),
+        column.nullable,
+    )
 }
 
 fn from_field(field: &Field, id: u32) -> Result<Column> {
-    let data_type = from_data_type(field.data_type()).map_err(|e| e.context(format!("column {:?}", field.name())))?;
-    Ok(Column { id, name: field.name().clone(), data_type, nullable: field.is_nullable() })
+    let data_type = from_data_type(field.data_type())
+        .map_err(|e| e.context(format!("column {:?}", field.name())))?;
+    Ok(Column {
+        id,
+        name: field.name().clone(),
+        data_type,
+        nullable: field.is_nullable(),
+    })
 }
 
 pub fn to_data_type(t: &ColumnType) -> DataType {
@@ -59,12 +74,16 @@ pub fn to_data_type(t: &ColumnType) -> DataType {
         ColumnType::Date64 => DataType::Date64,
         ColumnType::Time32(unit) => DataType::Time32(to_unit(*unit)),
         ColumnType::Time64(unit) => DataType::Time64(to_unit(*unit)),
-        ColumnType::Timestamp(unit, zone) => DataType::Timestamp(to_unit(*unit), zone.as_deref().map(Into::into)),
+        ColumnType::Timestamp(unit, zone) => {
+            DataType::Timestamp(to_unit(*unit), zone.as_deref().map(Into::into))
+        }
         ColumnType::Decimal128 { precision, scale } => DataType::Decimal128(*precision, *scale),
         ColumnType::Decimal256 { precision, scale } => DataType::Decimal256(*precision, *scale),
         ColumnType::List(column) => DataType::List(item(column)),
         ColumnType::LargeList(column) => DataType::LargeList(item(column)),
-        ColumnType::FixedSizeList(column, length) => DataType::FixedSizeList(item(column), *length as i32),
+        ColumnType::FixedSizeList(column, length) => {
+            DataType::FixedSizeList(item(column), *length as i32)
+        }
         ColumnType::Struct(columns) => DataType::Struct(columns.iter().map(to_field).collect()),
     }
 }
@@ -94,29 +113,54 @@ pub fn from_data_type(t: &DataType) -> Result<ColumnType> {
         DataType::Date64 => ColumnType::Date64,
         DataType::Time32(unit) => ColumnType::Time32(from_unit(*unit)),
         DataType::Time64(unit) => ColumnType::Time64(from_unit(*unit)),
-        DataType::Timestamp(unit, zone) => ColumnType::Timestamp(from_unit(*unit), zone.as_deref().map(Into::into)),
-        DataType::Decimal128(precision, scale) => ColumnType::Decimal128 { precision: *precision, scale: *scale },
-        DataType::Decimal256(precision, scale) => ColumnType::Decimal256 { precision: *precision, scale: *scale },
+        DataType::Timestamp(unit, zone) => {
+            ColumnType::Timestamp(from_unit(*unit), zone.as_deref().map(Into::into))
+        }
+        DataType::Decimal128(precision, scale) => ColumnType::Decimal128 {
+            precision: *precision,
+            scale: *scale,
+        },
+        DataType::Decimal256(precision, scale) => ColumnType::Decimal256 {
+            precision: *precision,
+            scale: *scale,
+        },
         DataType::List(field) => ColumnType::List(item(field)?),
         DataType::LargeList(field) => ColumnType::LargeList(item(field)?),
         DataType::FixedSizeList(field, length) => {
-            let length = u32::try_from(*length).ok().filter(|n| (1..=VECTOR_LENGTH_MAX).contains(n)).ok_or_else(|| {
-                Error::invalid(format!("a fixed-size list of {length}: must be from 1 to {VECTOR_LENGTH_MAX}"))
-            })?;
+            let length = u32::try_from(*length)
+                .ok()
+                .filter(|n| (1..=VECTOR_LENGTH_MAX).contains(n))
+                .ok_or_else(|| {
+                    Error::invalid(format!(
+                        "a fixed-size list of {length}: must be from 1 to {VECTOR_LENGTH_MAX}"
+                    ))
+                })?;
             ColumnType::FixedSizeList(item(field)?, length)
         }
-        DataType::Struct(fields) => {
-            ColumnType::Struct(fields.iter().map(|f| from_field(f, 0)).collect::<Result<Vec<_>>>()?)
-        }
+        DataType::Struct(fields) => ColumnType::Struct(
+            fields
+                .iter()
+                .map(|f| from_field(f, 0))
+                .collect::<Result<Vec<_>>>()?,
+        ),
         // Dictionaries are an encoding; segments choose their own.
         DataType::Dictionary(_, values) => from_data_type(values)?,
-        other => return Err(Error::unsupported(format!("type {other} cannot be stored in a table"))),
+        other => {
+            return Err(Error::unsupported(format!(
+                "type {other} cannot be stored in a table"
+            )));
+        }
     })
 }
 
 /// The type of `VECTOR(n)`.
 pub fn vector(length: u32) -> ColumnType {
-    let item = Column { id: 0, name: "item".into(), data_type: ColumnType::Float32, nullable: false };
+    let item = Column {
+        id: 0,
+        name: "item".into(),
+        data_type: ColumnType::Float32,
+        nullable: false,
+    };
     ColumnType::FixedSizeList(Box::new(item), length)
 }
 

@@ -36,7 +36,7 @@ def test_schema_and_list(client):
 
 
 def test_unknown_table_and_bad_ticket(client):
-    with pytest.raises(flight.FlightError, match="nowhere"):
+    with pytest.raises(pa.ArrowInvalid, match="nowhere"):
         client.get_flight_info(flight.FlightDescriptor.for_path("nowhere"))
     with pytest.raises(Exception, match="(?i)ticket|decode|invalid|handle|not found"):
         client.do_get(flight.Ticket(b"\xff\xfe\x00garbage")).read_all()

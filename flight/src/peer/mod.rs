@@ -6,5 +6,5 @@ mod service;
 mod wire;
 
 pub use channels::WorkerChannels;
-pub use endpoint::{PeerEndpoint, PeerClient};
-pub use service::{PeerHandler, PeerService, PeerNodes};
+pub use endpoint::{PeerClient, PeerEndpoint};
+pub use service::{PeerHandler, PeerNodes, PeerService};

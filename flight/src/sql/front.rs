@@ -6,8 +6,9 @@ use std::sync::Arc;
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
 use arrow_flight::sql::{Any, ProstMessageExt};
 use arrow_flight::{
-    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest,
-    HandshakeResponse, PollInfo, PutResult, RenewFlightEndpointRequest, SchemaResult, Ticket,
+    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo,
+    HandshakeRequest, HandshakeResponse, PollInfo, PutResult, RenewFlightEndpointRequest,
+    SchemaResult, Ticket,
 };
 use futures::stream::{self, BoxStream};
 use plexus_storage::types;
@@ -16,8 +17,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::sql::encode::wire_schema;
 use crate::sql::options::{
-    CLOSED, CloseSessionResult, GetSessionOptionsResult, INVALID_NAME, INVALID_VALUE, SessionOptionError,
-    SessionOptionValue, SetSessionOptionsRequest, SetSessionOptionsResult,
+    CLOSED, CloseSessionResult, GetSessionOptionsResult, INVALID_NAME, INVALID_VALUE,
+    SessionOptionError, SessionOptionValue, SetSessionOptionsRequest, SetSessionOptionsResult,
 };
 use crate::sql::server::{SqlService, info};
 use crate::sql::tickets::StatementHandle;
@@ -30,13 +31,22 @@ const RECEIVE_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// The actions that work.
 const ACTIONS: [(&str, &str); 7] = [
-    ("CreatePreparedStatement", "Creates a reusable prepared statement"),
+    (
+        "CreatePreparedStatement",
+        "Creates a reusable prepared statement",
+    ),
     ("ClosePreparedStatement", "Closes a prepared statement"),
     ("SetSessionOptions", "Sets options of the session"),
     ("GetSessionOptions", "Returns the options of the session"),
     ("CloseSession", "Ends the session"),
-    ("CancelFlightInfo", "Says that a query is cancelled by dropping its stream"),
-    ("RenewFlightEndpoint", "Returns the endpoint unchanged: tickets do not expire"),
+    (
+        "CancelFlightInfo",
+        "Says that a query is cancelled by dropping its stream",
+    ),
+    (
+        "RenewFlightEndpoint",
+        "Returns the endpoint unchanged: tickets do not expire",
+    ),
 ];
 
 pub struct Front {
@@ -75,14 +85,20 @@ impl Front {
 
     fn get_options(&self, request: &Request<Action>) -> GetSessionOptionsResult {
         let session = self.sql.sessions.of(request.metadata());
-        let options = session.all().into_iter().map(|(name, value)| (name, SessionOptionValue::string(value)));
-        GetSessionOptionsResult { session_options: options.collect() }
+        let options = session
+            .all()
+            .into_iter()
+            .map(|(name, value)| (name, SessionOptionValue::string(value)));
+        GetSessionOptionsResult {
+            session_options: options.collect(),
+        }
     }
 }
 
 fn body<M: Message + Default>(request: &Request<Action>) -> Result<M, Status> {
     let action = request.get_ref();
-    M::decode(action.body.as_ref()).map_err(|e| Status::invalid_argument(format!("action {}: {e}", action.r#type)))
+    M::decode(action.body.as_ref())
+        .map_err(|e| Status::invalid_argument(format!("action {}: {e}", action.r#type)))
 }
 
 fn one(message: &impl Message) -> Response<Streamed<arrow_flight::Result>> {
@@ -107,11 +123,16 @@ impl FlightService for Front {
         FlightService::handshake(&*self.sql, request).await
     }
 
-    async fn list_flights(&self, _request: Request<Criteria>) -> Result<Response<Self::ListFlightsStream>, Status> {
+    async fn list_flights(
+        &self,
+        _request: Request<Criteria>,
+    ) -> Result<Response<Self::ListFlightsStream>, Status> {
         let manifest = self.sql.manifest().await?;
         let mut flights = Vec::new();
         for (name, id) in manifest.names.iter().filter(|(name, _)| !name.is_staging()) {
-            let Some(table) = manifest.tables.get(id) else { continue };
+            let Some(table) = manifest.tables.get(id) else {
+                continue;
+            };
             let path = vec![name.schema.clone(), name.table.clone()];
             let quoted = format!("SELECT * FROM \"{}\".\"{}\"", name.schema, name.table);
             let statement_handle = StatementHandle::new(quoted).encode();
@@ -124,22 +145,45 @@ impl FlightService for Front {
         Ok(Response::new(Box::pin(stream::iter(flights))))
     }
 
-    async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
+    async fn get_flight_info(
+        &self,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
         FlightService::get_flight_info(&*self.sql, request).await
     }
 
-    async fn poll_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
-        let info = FlightService::get_flight_info(&*self.sql, request).await?.into_inner();
+    async fn poll_flight_info(
+        &self,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<PollInfo>, Status> {
+        let info = FlightService::get_flight_info(&*self.sql, request)
+            .await?
+            .into_inner();
         // No descriptor to poll again: the result is ready.
-        Ok(Response::new(PollInfo { info: Some(info), flight_descriptor: None, progress: Some(1.0), expiration_time: None }))
+        Ok(Response::new(PollInfo {
+            info: Some(info),
+            flight_descriptor: None,
+            progress: Some(1.0),
+            expiration_time: None,
+        }))
     }
 
-    async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
+    async fn get_schema(
+        &self,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<SchemaResult>, Status> {
         let session = self.sql.sessions.of(request.metadata());
         let descriptor = request.into_inner();
         let sql = statement_of(&descriptor)?;
-        let described = self.sql.coordinator.describe(&session, &sql).await.map_err(|e| to_status(&e))?;
-        let schema = described.schema.unwrap_or_else(|| Arc::new(arrow_schema::Schema::empty()));
+        let described = self
+            .sql
+            .coordinator
+            .describe(&session, &sql, None)
+            .await
+            .map_err(|e| to_status(&e))?;
+        let schema = described
+            .schema
+            .unwrap_or_else(|| Arc::new(arrow_schema::Schema::empty()));
         let schema = wire_schema(&schema, session.string_view());
         let options = arrow_ipc::writer::IpcWriteOptions::default();
         let result: SchemaResult = arrow_flight::SchemaAsIpc::new(&schema, &options)
@@ -148,7 +192,10 @@ impl FlightService for Front {
         Ok(Response::new(result))
     }
 
-    async fn do_get(&self, request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
+    async fn do_get(
+        &self,
+        request: Request<Ticket>,
+    ) -> Result<Response<Self::DoGetStream>, Status> {
         if let Some(path) = table_ticket(&request.get_ref().ticket) {
             let session = self.sql.sessions.of(request.metadata());
             return self.sql.table_rows(&session, &path).await;
@@ -156,7 +203,10 @@ impl FlightService for Front {
         FlightService::do_get(&*self.sql, request).await
     }
 
-    async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
+    async fn do_put(
+        &self,
+        request: Request<Streaming<FlightData>>,
+    ) -> Result<Response<Self::DoPutStream>, Status> {
         FlightService::do_put(&*self.sql, request).await
     }
 
@@ -167,12 +217,23 @@ impl FlightService for Front {
         Err(Status::unimplemented("DoExchange is not supported"))
     }
 
-    async fn list_actions(&self, _request: Request<Empty>) -> Result<Response<Self::ListActionsStream>, Status> {
-        let actions = ACTIONS.map(|(name, text)| Ok(ActionType { r#type: name.into(), description: text.into() }));
+    async fn list_actions(
+        &self,
+        _request: Request<Empty>,
+    ) -> Result<Response<Self::ListActionsStream>, Status> {
+        let actions = ACTIONS.map(|(name, text)| {
+            Ok(ActionType {
+                r#type: name.into(),
+                description: text.into(),
+            })
+        });
         Ok(Response::new(Box::pin(stream::iter(actions))))
     }
 
-    async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
+    async fn do_action(
+        &self,
+        request: Request<Action>,
+    ) -> Result<Response<Self::DoActionStream>, Status> {
         match request.get_ref().r#type.as_str() {
             "SetSessionOptions" => Ok(one(&self.set_options(&request)?)),
             "GetSessionOptions" => Ok(one(&self.get_options(&request))),
@@ -187,7 +248,9 @@ impl FlightService for Front {
             }
             "RenewFlightEndpoint" => {
                 let wanted: RenewFlightEndpointRequest = body(&request)?;
-                let endpoint = wanted.endpoint.ok_or_else(|| Status::invalid_argument("no endpoint to renew"))?;
+                let endpoint = wanted
+                    .endpoint
+                    .ok_or_else(|| Status::invalid_argument("no endpoint to renew"))?;
                 Ok(one(&endpoint))
             }
             _ => FlightService::do_action(&*self.sql, request).await,
@@ -198,19 +261,34 @@ impl FlightService for Front {
 /// The statement that a descriptor stands for: a path is a table, a command is a query.
 fn statement_of(descriptor: &FlightDescriptor) -> Result<String, Status> {
     if !descriptor.path.is_empty() {
-        let quoted: Vec<String> = descriptor.path.iter().map(|p| format!("\"{}\"", p.replace('"', "\"\""))).collect();
+        let quoted: Vec<String> = descriptor
+            .path
+            .iter()
+            .map(|p| format!("\"{}\"", p.replace('"', "\"\"")))
+            .collect();
         return Ok(format!("SELECT * FROM {}", quoted.join(".")));
     }
     let any = Any::decode(descriptor.cmd.as_ref())
         .map_err(|e| Status::invalid_argument(format!("descriptor: {e}")))?;
     let fail = |e: arrow::error::ArrowError| Status::invalid_argument(e.to_string());
-    if let Some(query) = any.unpack::<arrow_flight::sql::CommandStatementQuery>().map_err(fail)? {
+    if let Some(query) = any
+        .unpack::<arrow_flight::sql::CommandStatementQuery>()
+        .map_err(fail)?
+    {
         return Ok(query.query);
     }
-    if let Some(query) = any.unpack::<arrow_flight::sql::CommandPreparedStatementQuery>().map_err(fail)? {
-        return StatementHandle::decode(&query.prepared_statement_handle).map(|h| h.sql).map_err(|e| to_status(&e));
+    if let Some(query) = any
+        .unpack::<arrow_flight::sql::CommandPreparedStatementQuery>()
+        .map_err(fail)?
+    {
+        return StatementHandle::decode(&query.prepared_statement_handle)
+            .map(|h| h.sql)
+            .map_err(|e| to_status(&e));
     }
-    Err(Status::unimplemented(format!("GetSchema of {:?} is not supported", any.type_url)))
+    Err(Status::unimplemented(format!(
+        "GetSchema of {:?} is not supported",
+        any.type_url
+    )))
 }
 
 /// A ticket that is no Flight SQL message but the name of a table, as plain Flight clients write it.
@@ -219,6 +297,9 @@ fn table_ticket(ticket: &[u8]) -> Option<Vec<String>> {
         return None;
     }
     let text = std::str::from_utf8(ticket).ok()?;
-    let name = !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || "_-.$".contains(c));
+    let name = !text.is_empty()
+        && text
+            .chars()
+            .all(|c| c.is_alphanumeric() || "_-.$".contains(c));
     name.then(|| text.split('.').map(str::to_owned).collect())
 }

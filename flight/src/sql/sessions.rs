@@ -34,19 +34,30 @@ impl Sessions {
         let mut sessions = self.lock();
         if sessions.len() >= SESSIONS_MAX {
             sessions.retain(|_, entry| entry.used.elapsed() < IDLE_MAX);
-            let oldest = sessions.iter().min_by_key(|(_, entry)| entry.used).map(|(token, _)| token.clone());
+            let oldest = sessions
+                .iter()
+                .min_by_key(|(_, entry)| entry.used)
+                .map(|(token, _)| token.clone());
             if let Some(token) = oldest.filter(|_| sessions.len() >= SESSIONS_MAX) {
                 sessions.remove(&token);
             }
         }
-        sessions.insert(token, Entry { session: session.clone(), used: Instant::now() });
+        sessions.insert(
+            token,
+            Entry {
+                session: session.clone(),
+                used: Instant::now(),
+            },
+        );
         session
     }
 
     /// The session of a request. A token of another node is taken over: it names the client all the same.
     /// A request without one gets a session of its own, which ends with it.
     pub fn of(&self, metadata: &MetadataMap) -> Arc<Session> {
-        let Some(token) = bearer(metadata) else { return Arc::new(Session::ephemeral()) };
+        let Some(token) = bearer(metadata) else {
+            return Arc::new(Session::ephemeral());
+        };
         if let Some(entry) = self.lock().get_mut(&token) {
             entry.used = Instant::now();
             return entry.session.clone();
@@ -62,12 +73,16 @@ impl Sessions {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Entry>> {
-        self.0.lock().expect("no code panics while it holds this lock")
+        self.0
+            .lock()
+            .expect("no code panics while it holds this lock")
     }
 }
 
 fn bearer(metadata: &MetadataMap) -> Option<String> {
     let value = metadata.get("authorization")?.to_str().ok()?;
-    let token = value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("bearer "))?;
+    let token = value
+        .strip_prefix("Bearer ")
+        .or_else(|| value.strip_prefix("bearer "))?;
     (!token.is_empty() && token.len() <= 256).then(|| token.to_owned())
 }

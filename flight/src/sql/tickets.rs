@@ -19,12 +19,20 @@ pub struct StatementHandle {
 
 impl StatementHandle {
     pub fn new(sql: impl Into<String>) -> Self {
-        Self { sql: sql.into(), parameters: vec![], done: false }
+        Self {
+            sql: sql.into(),
+            parameters: vec![],
+            done: false,
+        }
     }
 
     /// The ticket of a statement that ran already.
     pub fn done() -> Self {
-        Self { sql: String::new(), parameters: vec![], done: true }
+        Self {
+            sql: String::new(),
+            parameters: vec![],
+            done: true,
+        }
     }
 
     pub fn bind(mut self, parameters: &RecordBatch) -> Result<Self> {
@@ -33,7 +41,8 @@ impl StatementHandle {
             writer.write(parameters)?;
             writer.into_inner()
         };
-        self.parameters = write().map_err(|e| Error::invalid(format!("parameters: {e}")).with_source(e))?;
+        self.parameters =
+            write().map_err(|e| Error::invalid(format!("parameters: {e}")).with_source(e))?;
         Ok(self)
     }
 
@@ -66,8 +75,11 @@ mod tests {
 
     #[test]
     fn handles_say_all_and_garbage_is_an_invalid_argument() {
-        let batch =
-            RecordBatch::try_from_iter([("0", Arc::new(Int64Array::from(vec![7])) as arrow::array::ArrayRef)]).unwrap();
+        let batch = RecordBatch::try_from_iter([(
+            "0",
+            Arc::new(Int64Array::from(vec![7])) as arrow::array::ArrayRef,
+        )])
+        .unwrap();
         let handle = StatementHandle::new("SELECT $1").bind(&batch).unwrap();
         let back = StatementHandle::decode(&handle.encode()).unwrap();
         assert_eq!(back.parameters().unwrap().unwrap(), batch);

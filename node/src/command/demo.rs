@@ -12,11 +12,12 @@ use serde::Serialize;
 use tokio::process::{Child, Command};
 use tokio::time::sleep;
 use tpchgen::generators::{
-    CustomerGenerator, LineItemGenerator, NationGenerator, OrderGenerator, PartGenerator, PartSuppGenerator,
-    RegionGenerator, SupplierGenerator,
+    CustomerGenerator, LineItemGenerator, NationGenerator, OrderGenerator, PartGenerator,
+    PartSuppGenerator, RegionGenerator, SupplierGenerator,
 };
 use tpchgen_arrow::{
-    CustomerArrow, LineItemArrow, NationArrow, OrderArrow, PartArrow, PartSuppArrow, RegionArrow, SupplierArrow,
+    CustomerArrow, LineItemArrow, NationArrow, OrderArrow, PartArrow, PartSuppArrow, RegionArrow,
+    SupplierArrow,
 };
 
 use crate::client::{Client, IngestOptions};
@@ -95,10 +96,16 @@ struct Process {
 impl Demo {
     pub fn run(self) -> Result<()> {
         if !(0.0..=1000.0).contains(&self.scale) {
-            return Err(Error::invalid(format!("scale = {}: must be from 0 to 1000", self.scale)));
+            return Err(Error::invalid(format!(
+                "scale = {}: must be from 0 to 1000",
+                self.scale
+            )));
         }
         if let Some(missing) = self.files.iter().find(|f| !f.is_file()) {
-            return Err(Error::not_found(format!("{}: no such file", missing.display())));
+            return Err(Error::not_found(format!(
+                "{}: no such file",
+                missing.display()
+            )));
         }
         super::block_on(async {
             let temporary = self.dir.is_none();
@@ -132,7 +139,11 @@ impl Demo {
         wait_ready(processes).await?;
         let first = processes[0].http;
         wait_members(first, processes.len()).await?;
-        eprintln!("{} nodes are healthy after {:.1} s", processes.len(), started.elapsed().as_secs_f64());
+        eprintln!(
+            "{} nodes are healthy after {:.1} s",
+            processes.len(),
+            started.elapsed().as_secs_f64()
+        );
 
         let replicas = REPLICAS.min(u32::from(self.nodes));
         if replicas < REPLICAS {
@@ -155,11 +166,19 @@ impl Demo {
         let mut tables = Vec::new();
         if self.scale > 0.0 {
             for table in tpch(self.scale) {
-                load_table(client, table, replicas).await?.into_iter().for_each(|name| tables.push(name));
+                load_table(client, table, replicas)
+                    .await?
+                    .into_iter()
+                    .for_each(|name| tables.push(name));
             }
         }
         for file in &self.files {
-            let name = file.file_stem().and_then(|s| s.to_str()).unwrap_or("data").to_lowercase().replace('-', "_");
+            let name = file
+                .file_stem()
+                .and_then(|s| s.to_str())
+                .unwrap_or("data")
+                .to_lowercase()
+                .replace('-', "_");
             let started = Instant::now();
             let options = ingest_options(&name, replicas, &[]);
             let rows = load_files(client, std::slice::from_ref(file), options).await?;
@@ -181,15 +200,22 @@ impl Demo {
                     http: p.http.to_string(),
                 })
                 .collect();
-            let announcement = Announcement { nodes, tables: tables.to_vec() };
-            let line = serde_json::to_string(&announcement).map_err(|e| Error::internal(e.to_string()))?;
+            let announcement = Announcement {
+                nodes,
+                tables: tables.to_vec(),
+            };
+            let line =
+                serde_json::to_string(&announcement).map_err(|e| Error::internal(e.to_string()))?;
             println!("{line}");
             return Ok(());
         }
         println!("\nnode              pid      flight            peer              http");
         for p in processes {
             let pid = p.child.id().unwrap_or(0);
-            println!("{:<17} {pid:<8} {:<17} {:<17} {}", p.id, p.flight, p.peer, p.http);
+            println!(
+                "{:<17} {pid:<8} {:<17} {:<17} {}",
+                p.id, p.flight, p.peer, p.http
+            );
         }
         let (flight, http) = (processes[0].flight, processes[0].http);
         println!("\nFrom Python (pip install adbc-driver-flightsql pyarrow):\n");
@@ -208,7 +234,12 @@ fn start_node(dir: &Path, index: u16, first: Option<&Process>) -> Result<Process
     let id = u64::from(index) + 1;
     let data = dir.join(format!("node{id}"));
     let log = dir.join(format!("node{id}.log"));
-    let open = || std::fs::OpenOptions::new().create(true).append(true).open(&log);
+    let open = || {
+        std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log)
+    };
     let log_file = open().map_err(|e| Error::io(log.display(), e))?;
     let program = std::env::current_exe().map_err(|e| Error::io("this program", e))?;
     let mut command = Command::new(program);
@@ -217,7 +248,14 @@ fn start_node(dir: &Path, index: u16, first: Option<&Process>) -> Result<Process
         .args(["--node-id", &id.to_string()])
         .arg("--data-dir")
         .arg(&data)
-        .args(["--flight", &flight.to_string(), "--peer", &peer.to_string(), "--http", &http.to_string()])
+        .args([
+            "--flight",
+            &flight.to_string(),
+            "--peer",
+            &peer.to_string(),
+            "--http",
+            &http.to_string(),
+        ])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log_file)
@@ -229,10 +267,22 @@ fn start_node(dir: &Path, index: u16, first: Option<&Process>) -> Result<Process
         Some(first) => command
             .args(["--join", &first.peer.to_string()])
             .arg("--join-token")
-            .arg(format!("@{}", dir.join("node1").join("join.token").display())),
+            .arg(format!(
+                "@{}",
+                dir.join("node1").join("join.token").display()
+            )),
     };
-    let child = command.spawn().map_err(|e| Error::io("starting a node", e))?;
-    Ok(Process { child, id, flight, peer, http, log })
+    let child = command
+        .spawn()
+        .map_err(|e| Error::io("starting a node", e))?;
+    Ok(Process {
+        child,
+        id,
+        flight,
+        peer,
+        http,
+        log,
+    })
 }
 
 /// Three ports for a node: the usual ones, or any that are free.
@@ -248,8 +298,11 @@ fn ports(index: u16) -> Result<[SocketAddr; 3]> {
     let mut found = wanted;
     let mut held = Vec::new();
     for address in &mut found {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(|e| Error::io("a free port", e))?;
-        *address = listener.local_addr().map_err(|e| Error::io("a free port", e))?;
+        let listener =
+            TcpListener::bind(("127.0.0.1", 0)).map_err(|e| Error::io("a free port", e))?;
+        *address = listener
+            .local_addr()
+            .map_err(|e| Error::io("a free port", e))?;
         held.push(listener);
     }
     Ok(found)
@@ -264,13 +317,20 @@ async fn wait_ready(processes: &mut [Process]) -> Result<()> {
                 let log = std::fs::read_to_string(&process.log).unwrap_or_default();
                 let last: Vec<&str> = log.lines().rev().take(5).collect();
                 let last: Vec<&str> = last.into_iter().rev().collect();
-                return Err(Error::unavailable(format!("node {} ended ({exit}):\n{}", process.id, last.join("\n"))));
+                return Err(Error::unavailable(format!(
+                    "node {} ended ({exit}):\n{}",
+                    process.id,
+                    last.join("\n")
+                )));
             }
             if status::get(&url, "/ready").await.is_ok() {
                 break;
             }
             if Instant::now() > deadline {
-                return Err(Error::unavailable(format!("node {} is not ready after {START_TIMEOUT:?}", process.id)));
+                return Err(Error::unavailable(format!(
+                    "node {} is not ready after {START_TIMEOUT:?}",
+                    process.id
+                )));
             }
             sleep(Duration::from_millis(100)).await;
         }
@@ -290,7 +350,10 @@ async fn wait_members(http: SocketAddr, nodes: usize) -> Result<()> {
             return Ok(());
         }
         if Instant::now() > deadline {
-            return Err(Error::unavailable(format!("{} of {nodes} nodes joined", known.nodes.len())));
+            return Err(Error::unavailable(format!(
+                "{} of {nodes} nodes joined",
+                known.nodes.len()
+            )));
         }
         sleep(Duration::from_millis(100)).await;
     }
@@ -315,11 +378,16 @@ async fn stop(processes: &mut [Process]) {
     for process in processes.iter() {
         if let Some(pid) = process.child.id() {
             // SIGTERM to a child of ours by its id; it cannot have been reused, since we have not waited.
-            let _ = std::process::Command::new("kill").arg(pid.to_string()).status();
+            let _ = std::process::Command::new("kill")
+                .arg(pid.to_string())
+                .status();
         }
     }
     for process in processes {
-        if tokio::time::timeout(Duration::from_secs(15), process.child.wait()).await.is_err() {
+        if tokio::time::timeout(Duration::from_secs(15), process.child.wait())
+            .await
+            .is_err()
+        {
             let _ = process.child.kill().await;
         }
     }
@@ -362,23 +430,67 @@ pub fn tpch(scale: f64) -> Vec<TpchTable> {
     vec![
         table!("region", &["r_regionkey"], 5, RegionArrow, RegionGenerator),
         table!("nation", &["n_nationkey"], 25, NationArrow, NationGenerator),
-        table!("supplier", &["s_suppkey"], rows(10_000.0), SupplierArrow, SupplierGenerator),
-        table!("customer", &["c_custkey"], rows(150_000.0), CustomerArrow, CustomerGenerator),
-        table!("part", &["p_partkey"], rows(200_000.0), PartArrow, PartGenerator),
-        table!("partsupp", &["ps_partkey", "ps_suppkey"], rows(800_000.0), PartSuppArrow, PartSuppGenerator),
-        table!("orders", &["o_orderkey"], rows(1_500_000.0), OrderArrow, OrderGenerator),
+        table!(
+            "supplier",
+            &["s_suppkey"],
+            rows(10_000.0),
+            SupplierArrow,
+            SupplierGenerator
+        ),
+        table!(
+            "customer",
+            &["c_custkey"],
+            rows(150_000.0),
+            CustomerArrow,
+            CustomerGenerator
+        ),
+        table!(
+            "part",
+            &["p_partkey"],
+            rows(200_000.0),
+            PartArrow,
+            PartGenerator
+        ),
+        table!(
+            "partsupp",
+            &["ps_partkey", "ps_suppkey"],
+            rows(800_000.0),
+            PartSuppArrow,
+            PartSuppGenerator
+        ),
+        table!(
+            "orders",
+            &["o_orderkey"],
+            rows(1_500_000.0),
+            OrderArrow,
+            OrderGenerator
+        ),
         // No key: its rows go to the shards batch by batch and keep the order of their dates.
-        table!("lineitem", &[], rows(6_000_000.0), LineItemArrow, LineItemGenerator),
+        table!(
+            "lineitem",
+            &[],
+            rows(6_000_000.0),
+            LineItemArrow,
+            LineItemGenerator
+        ),
     ]
 }
 
-async fn load_table(client: &mut Client, table: TpchTable, replicas: u32) -> Result<Option<String>> {
+async fn load_table(
+    client: &mut Client,
+    table: TpchTable,
+    replicas: u32,
+) -> Result<Option<String>> {
     let started = Instant::now();
     let schema = table.reader.schema();
     let bar = progress(table.name, Some(table.rows));
-    let batches = table.reader.map_while(|batch: Result<RecordBatch, _>| batch.ok());
+    let batches = table
+        .reader
+        .map_while(|batch: Result<RecordBatch, _>| batch.ok());
     let options = ingest_options(table.name, replicas, table.key);
-    let rows = client.ingest(options, schema, stream_of(batches, bar.clone())).await?;
+    let rows = client
+        .ingest(options, schema, stream_of(batches, bar.clone()))
+        .await?;
     bar.finish_and_clear();
     report(table.name, rows, started);
     Ok(Some(table.name.to_owned()))
@@ -386,5 +498,8 @@ async fn load_table(client: &mut Client, table: TpchTable, replicas: u32) -> Res
 
 fn report(table: &str, rows: u64, started: Instant) {
     let seconds = started.elapsed().as_secs_f64();
-    eprintln!("{table:>12}: {rows} rows in {seconds:.1} s ({:.0} rows/s)", rows as f64 / seconds);
+    eprintln!(
+        "{table:>12}: {rows} rows in {seconds:.1} s ({:.0} rows/s)",
+        rows as f64 / seconds
+    );
 }

@@ -40,7 +40,13 @@ pub struct Load {
 
     /// Primary key of a table that is created. It decides the shard of a row; that it is unique is not
     /// enforced yet
-    #[arg(long, env = "PLEXUS_PRIMARY_KEY", value_name = "COLUMNS", requires = "create", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "PLEXUS_PRIMARY_KEY",
+        value_name = "COLUMNS",
+        requires = "create",
+        value_delimiter = ','
+    )]
     primary_key: Vec<String>,
 
     /// Flight SQL server
@@ -68,27 +74,48 @@ impl Load {
             let started = Instant::now();
             let rows = load_files(&mut client, &self.files, options).await?;
             let seconds = started.elapsed().as_secs_f64();
-            eprintln!("loaded {rows} rows into {} in {seconds:.1} s ({:.0} rows/s)", self.table, rows as f64 / seconds);
+            eprintln!(
+                "loaded {rows} rows into {} in {seconds:.1} s ({:.0} rows/s)",
+                self.table,
+                rows as f64 / seconds
+            );
             Ok(())
         })
     }
 }
 
 /// Loads files as one ingest, with a progress bar.
-pub async fn load_files(client: &mut Client, files: &[PathBuf], options: IngestOptions) -> Result<u64> {
+pub async fn load_files(
+    client: &mut Client,
+    files: &[PathBuf],
+    options: IngestOptions,
+) -> Result<u64> {
     let wanted = match options.create || options.replace {
         true => None,
         false => {
-            let found = client.table_schema(options.schema.as_deref(), &options.table).await?;
+            let found = client
+                .table_schema(options.schema.as_deref(), &options.table)
+                .await?;
             Some(found.ok_or_else(|| {
-                Error::not_found(format!("table {} does not exist; --create creates it", options.table))
+                Error::not_found(format!(
+                    "table {} does not exist; --create creates it",
+                    options.table
+                ))
             })?)
         }
     };
-    let inputs: Vec<Input> = files.iter().map(|f| Input::open(f, wanted.as_ref())).collect::<Result<_>>()?;
-    let Some(first) = inputs.first() else { return Err(Error::invalid("no files to load")) };
+    let inputs: Vec<Input> = files
+        .iter()
+        .map(|f| Input::open(f, wanted.as_ref()))
+        .collect::<Result<_>>()?;
+    let Some(first) = inputs.first() else {
+        return Err(Error::invalid("no files to load"));
+    };
     let schema = first.schema().clone();
-    if let Some(other) = inputs.iter().find(|i| i.schema().fields() != schema.fields()) {
+    if let Some(other) = inputs
+        .iter()
+        .find(|i| i.schema().fields() != schema.fields())
+    {
         return Err(Error::invalid(format!(
             "{} has other columns than {}: load them apart",
             other.path().display(),

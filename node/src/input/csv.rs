@@ -13,19 +13,28 @@ use plexus_model::{Error, Result};
 use super::{BATCH_ROWS, Batches, open};
 
 fn format(path: &Path) -> Format {
-    let tabs = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("tsv"));
+    let tabs = path
+        .extension()
+        .is_some_and(|e| e.eq_ignore_ascii_case("tsv"));
     let format = Format::default().with_header(true);
-    if tabs { format.with_delimiter(b'\t') } else { format }
+    if tabs {
+        format.with_delimiter(b'\t')
+    } else {
+        format
+    }
 }
 
 /// Column names from the header; types from the table where it has them, otherwise from all the rows.
 pub fn schema(path: &Path, wanted: Option<&SchemaRef>) -> Result<SchemaRef> {
     let infer = |rows: Option<usize>| {
-        let (schema, _) =
-            format(path).infer_schema(BufReader::new(open(path)?), rows).map_err(|e| named(path, &e.to_string()))?;
+        let (schema, _) = format(path)
+            .infer_schema(BufReader::new(open(path)?), rows)
+            .map_err(|e| named(path, &e.to_string()))?;
         Ok::<_, Error>(schema)
     };
-    let Some(wanted) = wanted else { return infer(None).map(Arc::new) };
+    let Some(wanted) = wanted else {
+        return infer(None).map(Arc::new);
+    };
     let header = infer(Some(0))?;
     let fields: Vec<Field> = header
         .fields()
@@ -45,9 +54,15 @@ pub fn batches(path: PathBuf, file: File, schema: SchemaRef) -> Result<Batches> 
         .with_batch_size(BATCH_ROWS)
         .build(BufReader::new(file))
         .map_err(|e| named(&path, &e.to_string()))?;
-    Ok(Box::new(reader.map(move |batch| batch.map_err(|e| named(&path, &e.to_string())))))
+    Ok(Box::new(reader.map(move |batch| {
+        batch.map_err(|e| named(&path, &e.to_string()))
+    })))
 }
 
 fn named(path: &Path, message: &str) -> Error {
-    Error::invalid(format!("{}: {}", path.display(), message.trim_start_matches("Csv error: ")))
+    Error::invalid(format!(
+        "{}: {}",
+        path.display(),
+        message.trim_start_matches("Csv error: ")
+    ))
 }

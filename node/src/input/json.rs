@@ -30,17 +30,30 @@ struct Lines {
 
 impl Lines {
     fn new(path: PathBuf, file: File) -> Self {
-        Self { path, reader: BufReader::with_capacity(1024 * 1024, file), line: 0, buffer: vec![], failed: false }
+        Self {
+            path,
+            reader: BufReader::with_capacity(1024 * 1024, file),
+            line: 0,
+            buffer: vec![],
+            failed: false,
+        }
     }
 
     fn error(&self, message: impl std::fmt::Display) -> Error {
-        Error::invalid(format!("{}: line {}: {message}", self.path.display(), self.line))
+        Error::invalid(format!(
+            "{}: line {}: {message}",
+            self.path.display(),
+            self.line
+        ))
     }
 
     fn read(&mut self) -> Result<Option<Value>> {
         loop {
             self.buffer.clear();
-            let read = self.reader.read_until(b'\n', &mut self.buffer).map_err(|e| Error::io(self.path.display(), e))?;
+            let read = self
+                .reader
+                .read_until(b'\n', &mut self.buffer)
+                .map_err(|e| Error::io(self.path.display(), e))?;
             self.line += 1;
             if read == 0 {
                 return Ok(None);
@@ -51,8 +64,13 @@ impl Lines {
             if self.buffer.trim_ascii().is_empty() {
                 continue;
             }
-            let value: Value = simd_json::serde::from_slice(&mut self.buffer).map_err(|e| self.error(e))?;
-            return if value.is_object() { Ok(Some(value)) } else { Err(self.error("not an object")) };
+            let value: Value =
+                simd_json::serde::from_slice(&mut self.buffer).map_err(|e| self.error(e))?;
+            return if value.is_object() {
+                Ok(Some(value))
+            } else {
+                Err(self.error("not an object"))
+            };
         }
     }
 }
@@ -86,7 +104,9 @@ pub fn schema(path: &Path, wanted: Option<&SchemaRef>) -> Result<SchemaRef> {
         return Err(error);
     }
     let inferred = inferred.map_err(|e| Error::invalid(format!("{}: {e}", path.display())))?;
-    let Some(wanted) = wanted else { return Ok(Arc::new(inferred)) };
+    let Some(wanted) = wanted else {
+        return Ok(Arc::new(inferred));
+    };
     let fields: Vec<_> = inferred
         .fields()
         .iter()
@@ -103,7 +123,11 @@ pub fn batches(path: PathBuf, file: File, schema: SchemaRef) -> Result<Batches> 
         .with_batch_size(BATCH_ROWS)
         .build_decoder()
         .map_err(|e| Error::invalid(format!("{}: {e}", path.display())))?;
-    Ok(Box::new(Decoded { lines: Lines::new(path, file), decoder, done: false }))
+    Ok(Box::new(Decoded {
+        lines: Lines::new(path, file),
+        decoder,
+        done: false,
+    }))
 }
 
 struct Decoded {
@@ -116,13 +140,19 @@ impl Decoded {
     fn read(&mut self) -> Result<Option<RecordBatch>> {
         let mut rows = 0;
         while rows < BATCH_ROWS {
-            let values: Vec<Value> = self.lines.by_ref().take(CHUNK_ROWS).collect::<Result<_>>()?;
+            let values: Vec<Value> = self
+                .lines
+                .by_ref()
+                .take(CHUNK_ROWS)
+                .collect::<Result<_>>()?;
             if values.is_empty() {
                 self.done = true;
                 break;
             }
             rows += values.len();
-            self.decoder.serialize(&values).map_err(|e| self.lines.error(e))?;
+            self.decoder
+                .serialize(&values)
+                .map_err(|e| self.lines.error(e))?;
         }
         self.decoder.flush().map_err(|e| self.lines.error(e))
     }
