@@ -22,7 +22,7 @@ demo: build ## Boot three nodes, load TPC-H, open a SQL shell. ARGS="--no-shell"
 
 test: build python ## Run every test there is
 	scripts/run-tests
-	PLEXUS_BINARY=$(PLEXUS) $(VENV)/bin/python -m pytest -q tests/python
+	PLEXUS_BINARY=$(PLEXUS) $(VENV)/bin/python -m pytest -q -p no:cacheprovider tests/python
 
 build: system-packages ## Build the binary, the tests and the benches
 	cargo build --release --workspace --all-targets

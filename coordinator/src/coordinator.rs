@@ -92,19 +92,8 @@ pub enum IngestMode {
 
 impl Coordinator {
     pub fn new(options: CoordinatorOptions) -> Self {
-        let CoordinatorOptions {
-            node,
-            meta,
-            engine,
-            writer,
-        } = options;
-        Self {
-            node,
-            meta,
-            engine,
-            writer,
-            suspects: Suspects::default(),
-        }
+        let CoordinatorOptions { node, meta, engine, writer } = options;
+        Self { node, meta, engine, writer, suspects: Suspects::default() }
     }
 
     pub fn meta(&self) -> &Arc<Meta> {
@@ -129,10 +118,7 @@ impl Coordinator {
         let status = self.meta.status();
         let mut state = self.engine.session(Pin {
             manifest: manifest.clone(),
-            view: ClusterView {
-                leader: status.leader,
-                voters: status.voters,
-            },
+            view: ClusterView { leader: status.leader, voters: status.voters },
             placement: run::placement(manifest, self.node, &self.suspects, session.task_bytes()),
             query_id: query_id.to_owned(),
         });
@@ -152,47 +138,31 @@ impl Coordinator {
         parameters: Option<&RecordBatch>,
     ) -> Result<Described> {
         let statement = parse::statement(sql)?;
-        let none = || Described {
-            schema: None,
-            parameters: Arc::new(Schema::empty()),
-        };
+        let none = || Described { schema: None, parameters: Arc::new(Schema::empty()) };
         if is_definition(&statement) {
             return Ok(none());
         }
         let manifest = self.pin().await?;
         let state = self.session_state(session, &manifest, "describe")?;
-        let plan = state
-            .statement_to_plan(statement)
-            .await
-            .map_err(from_datafusion)?;
+        let plan = state.statement_to_plan(statement).await.map_err(from_datafusion)?;
         let types = parameter_types(&plan)?;
         let fields: Vec<Field> = types
             .into_iter()
             .enumerate()
             // A type that does not follow from the statement is called text: clients refuse null.
-            .map(|(i, t)| {
-                Field::new(
-                    (i + 1).to_string(),
-                    if t.is_null() { DataType::Utf8 } else { t },
-                    true,
-                )
-            })
+            .map(|(i, t)| Field::new((i + 1).to_string(), if t.is_null() { DataType::Utf8 } else { t }, true))
             .collect();
         let plan = match parameters {
             Some(batch) => bind(plan, &row_values(batch, 0)?)?,
             None => plan,
         };
         let schema = match &plan {
-            LogicalPlan::Dml(_)
-            | LogicalPlan::Ddl(_)
-            | LogicalPlan::Statement(_)
-            | LogicalPlan::Copy(_) => None,
+            LogicalPlan::Dml(_) | LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) | LogicalPlan::Copy(_) => {
+                None
+            }
             plan => Some(Arc::new(plan.schema().as_arrow().clone())),
         };
-        Ok(Described {
-            schema,
-            parameters: Arc::new(Schema::new(fields)),
-        })
+        Ok(Described { schema, parameters: Arc::new(Schema::new(fields)) })
     }
 
     /// Runs one statement, with one row of parameters if it takes any.
@@ -226,9 +196,8 @@ impl Coordinator {
             }
             for row in 0..batch.num_rows() {
                 let values = row_values(batch, row)?;
-                if let Executed::Affected(rows) = self
-                    .execute_statement(session, statement.clone(), values)
-                    .await?
+                if let Executed::Affected(rows) =
+                    self.execute_statement(session, statement.clone(), values).await?
                 {
                     affected += rows;
                 }
@@ -241,9 +210,7 @@ impl Coordinator {
     pub async fn execute_script(&self, session: &Session, sql: &str) -> Result<u64> {
         let mut affected = 0;
         for statement in parse::statements(sql)? {
-            if let Executed::Affected(rows) =
-                self.execute_statement(session, statement, vec![]).await?
-            {
+            if let Executed::Affected(rows) = self.execute_statement(session, statement, vec![]).await? {
                 affected += rows;
             }
         }
@@ -260,10 +227,7 @@ impl Coordinator {
         let span = tracing::info_span!("statement", query_id, version = tracing::field::Empty);
         let work = async {
             for _ in 1..CONFLICT_ATTEMPTS_MAX {
-                match self
-                    .attempt(session, statement.clone(), &values, &query_id)
-                    .await
-                {
+                match self.attempt(session, statement.clone(), &values, &query_id).await {
                     Err(e) if e.kind() == ErrorKind::Conflict => {
                         tracing::debug!(error = %e, "running again")
                     }
@@ -285,25 +249,18 @@ impl Coordinator {
         if let Some(executed) = self.define(session, &statement, query_id).await? {
             return Ok(executed);
         }
-        if let Some(inserted) = self
-            .insert_values(session, &statement, values, query_id)
-            .await?
-        {
+        if let Some(inserted) = self.insert_values(session, &statement, values, query_id).await? {
             return Ok(inserted);
         }
         let manifest = self.pin().await?;
         tracing::Span::current().record("version", manifest.version.0);
         let state = self.session_state(session, &manifest, query_id)?;
-        let plan = state
-            .statement_to_plan(statement)
-            .await
-            .map_err(from_datafusion)?;
+        let plan = state.statement_to_plan(statement).await.map_err(from_datafusion)?;
         let plan = bind(plan, values)?;
         match plan {
-            LogicalPlan::Dml(dml) => self
-                .write(session, &manifest, dml, query_id)
-                .await
-                .map(Executed::Affected),
+            LogicalPlan::Dml(dml) => {
+                self.write(session, &manifest, dml, query_id).await.map(Executed::Affected)
+            }
             LogicalPlan::Explain(ref inner) => self.explain(&state, &plan, &inner.plan).await,
             LogicalPlan::Statement(PlanStatement::SetVariable(set)) => {
                 session.set(&set.variable, &set.value)?;
@@ -314,13 +271,8 @@ impl Coordinator {
                 Ok(Executed::Affected(0))
             }
             LogicalPlan::Statement(other) => Err(unsupported(&other.display().to_string())),
-            LogicalPlan::Ddl(_) | LogicalPlan::Copy(_) => {
-                Err(unsupported(&plan.display().to_string()))
-            }
-            plan => self
-                .query(session, &manifest, &plan, query_id)
-                .await
-                .map(Executed::Rows),
+            LogicalPlan::Ddl(_) | LogicalPlan::Copy(_) => Err(unsupported(&plan.display().to_string())),
+            plan => self.query(session, &manifest, &plan, query_id).await.map(Executed::Rows),
         }
     }
 
@@ -331,16 +283,12 @@ impl Coordinator {
         plan: &LogicalPlan,
         query_id: &str,
     ) -> Result<Rows> {
-        let rows = run::run(plan, &self.suspects, manifest, || {
-            self.session_state(session, manifest, query_id)
-        })
-        .await?;
+        let rows =
+            run::run(plan, &self.suspects, manifest, || self.session_state(session, manifest, query_id))
+                .await?;
         // What `describe` promised: the physical plan may know better which columns are never null, and
         // clients compare.
-        Ok(Rows {
-            schema: Arc::new(plan.schema().as_arrow().clone()),
-            ..rows
-        })
+        Ok(Rows { schema: Arc::new(plan.schema().as_arrow().clone()), ..rows })
     }
 
     async fn explain(
@@ -378,24 +326,14 @@ impl Coordinator {
                     let manifest = self.pin().await?;
                     let state = self.session_state(session, &manifest, query_id)?;
                     Command::CreateTable(
-                        ddl::create_table(create.clone(), &state, &manifest, &session.schema())
-                            .await?,
+                        ddl::create_table(create.clone(), &state, &manifest, &session.schema()).await?,
                     )
                 }
-                ast::Statement::CreateSchema {
-                    schema_name,
-                    if_not_exists,
-                    ..
-                } => Command::CreateSchema {
+                ast::Statement::CreateSchema { schema_name, if_not_exists, .. } => Command::CreateSchema {
                     name: identifier(&schema_name.to_string()),
                     if_not_exists: *if_not_exists,
                 },
-                ast::Statement::Drop {
-                    object_type,
-                    if_exists,
-                    names,
-                    ..
-                } => {
+                ast::Statement::Drop { object_type, if_exists, names, .. } => {
                     let [name] = names.as_slice() else {
                         return Err(Error::unsupported("DROP takes one name at a time"));
                     };
@@ -404,15 +342,11 @@ impl Coordinator {
                         ObjectType::Table => {
                             let reference = TableReference::parse_str(&name);
                             let name = ddl::table_name(&reference, &session.schema())?;
-                            Command::DropTable {
-                                name,
-                                if_exists: *if_exists,
-                            }
+                            Command::DropTable { name, if_exists: *if_exists }
                         }
-                        ObjectType::Schema => Command::DropSchema {
-                            name: identifier(&name),
-                            if_exists: *if_exists,
-                        },
+                        ObjectType::Schema => {
+                            Command::DropSchema { name: identifier(&name), if_exists: *if_exists }
+                        }
                         _ => return Err(unsupported(&statement.to_string())),
                     }
                 }
@@ -512,18 +446,13 @@ impl Coordinator {
         mut batches: BoxStream<'static, Result<RecordBatch>>,
     ) -> Result<Written> {
         let manifest = self.pin().await?;
-        let name = TableName::new(
-            target.schema.clone().unwrap_or_else(|| session.schema()),
-            &target.table,
-        );
+        let name = TableName::new(target.schema.clone().unwrap_or_else(|| session.schema()), &target.table);
         let reference = TableReference::partial(name.schema.clone(), name.table.clone());
         let name = ddl::table_name(&reference, &session.schema())?;
         let existing = manifest.table(&name).cloned();
         let append = match (existing, target.mode) {
             (Some(_), IngestMode::Create) => {
-                return Err(Error::already_exists(format!(
-                    "table {name} exists already"
-                )));
+                return Err(Error::already_exists(format!("table {name} exists already")));
             }
             (None, IngestMode::Append) => {
                 return Err(Error::not_found(format!("table {name} does not exist")));
@@ -539,8 +468,7 @@ impl Coordinator {
             }
             return ingest.finish().await;
         }
-        self.ingest_new(&manifest, target, name, schema, batches)
-            .await
+        self.ingest_new(&manifest, target, name, schema, batches).await
     }
 
     /// Loads into a table out of sight and gives it its name at the end: the table appears with all its
@@ -555,39 +483,23 @@ impl Coordinator {
     ) -> Result<Written> {
         let staging = TableName::staging();
         let create = new_table(&target, staging.clone(), &schema, manifest)?;
-        let applied = self
-            .meta
-            .propose(Command::CreateTable(create), COMMIT_TIMEOUT)
-            .await?;
+        let applied = self.meta.propose(Command::CreateTable(create), COMMIT_TIMEOUT).await?;
         let loaded = async {
-            let manifest = self
-                .meta
-                .wait_version(applied.version, READ_INDEX_TIMEOUT)
-                .await?;
+            let manifest = self.meta.wait_version(applied.version, READ_INDEX_TIMEOUT).await?;
             let mut ingest = self.writer.begin(find(&manifest, &staging)?, "ingest");
             while let Some(batch) = batches.try_next().await? {
                 ingest.write(batch).await?;
             }
             let written = ingest.finish().await?;
             let replace = target.mode == IngestMode::Replace;
-            let rename = Command::RenameTable {
-                from: staging.clone(),
-                to: name,
-                replace,
-            };
+            let rename = Command::RenameTable { from: staging.clone(), to: name, replace };
             let applied = self.meta.propose(rename, COMMIT_TIMEOUT).await?;
-            Ok(Written {
-                version: Some(applied.version),
-                ..written
-            })
+            Ok(Written { version: Some(applied.version), ..written })
         };
         match loaded.await {
             Ok(written) => Ok(written),
             Err(error) => {
-                let drop = Command::DropTable {
-                    name: staging,
-                    if_exists: true,
-                };
+                let drop = Command::DropTable { name: staging, if_exists: true };
                 if let Err(e) = self.meta.propose(drop, COMMIT_TIMEOUT).await {
                     tracing::warn!(error = %e, "the staging table of a failed load stays for now");
                 }
@@ -606,9 +518,7 @@ fn new_table(
     let mut columns: TableSchema = types::from_arrow(schema)?;
     for key in &target.primary_key {
         let index = columns.column_index(key).ok_or_else(|| {
-            Error::invalid(format!(
-                "primary key column {key:?} is not among the columns of the rows"
-            ))
+            Error::invalid(format!("primary key column {key:?} is not among the columns of the rows"))
         })?;
         columns.columns[index].nullable = false;
         columns.primary_key.push(index as u32);
@@ -617,34 +527,23 @@ fn new_table(
     Ok(CreateTable {
         name,
         schema: columns,
-        shards: target
-            .shards
-            .unwrap_or((nodes * ddl::SHARDS_PER_NODE).max(1)),
-        replicas: target
-            .replicas
-            .unwrap_or(ddl::REPLICAS_DEFAULT.min(nodes).max(1)),
+        shards: target.shards.unwrap_or((nodes * ddl::SHARDS_PER_NODE).max(1)),
+        replicas: target.replicas.unwrap_or(ddl::REPLICAS_DEFAULT.min(nodes).max(1)),
         if_not_exists: false,
         or_replace: false,
     })
 }
 
 fn find(manifest: &Manifest, name: &TableName) -> Result<Arc<Table>> {
-    manifest
-        .table(name)
-        .cloned()
-        .ok_or_else(|| Error::not_found(format!("table {name} does not exist")))
+    manifest.table(name).cloned().ok_or_else(|| Error::not_found(format!("table {name} does not exist")))
 }
 
 /// The columns of a batch in the order of the table, those that are absent as nulls.
 fn arrange(batch: &RecordBatch, columns: &[String], table: &Table) -> Result<RecordBatch> {
-    if let Some(unknown) = columns
-        .iter()
-        .find(|c| !columns.is_empty() && table.schema.column_index(c).is_none())
+    if let Some(unknown) =
+        columns.iter().find(|c| !columns.is_empty() && table.schema.column_index(c).is_none())
     {
-        return Err(Error::invalid(format!(
-            "table {} has no column {unknown:?}",
-            table.name
-        )));
+        return Err(Error::invalid(format!("table {} has no column {unknown:?}", table.name)));
     }
     let schema = types::to_arrow(&table.schema);
     let arrays = schema
@@ -652,11 +551,8 @@ fn arrange(batch: &RecordBatch, columns: &[String], table: &Table) -> Result<Rec
         .iter()
         .enumerate()
         .map(|(index, field)| {
-            let source = if columns.is_empty() {
-                Some(index)
-            } else {
-                columns.iter().position(|c| c == field.name())
-            };
+            let source =
+                if columns.is_empty() { Some(index) } else { columns.iter().position(|c| c == field.name()) };
             match source {
                 Some(source) if source < batch.num_columns() => Ok(batch.column(source).clone()),
                 Some(_) => Err(Error::invalid(format!(
@@ -665,10 +561,7 @@ fn arrange(batch: &RecordBatch, columns: &[String], table: &Table) -> Result<Rec
                     schema.fields().len(),
                     batch.num_columns()
                 ))),
-                None => Ok(arrow::array::new_null_array(
-                    field.data_type(),
-                    batch.num_rows(),
-                )),
+                None => Ok(arrow::array::new_null_array(field.data_type(), batch.num_rows())),
             }
         })
         .collect::<Result<Vec<_>>>()?;
@@ -727,11 +620,7 @@ fn plain_insert(statement: &Statement, parameters: usize) -> Option<(String, Vec
     if !row.content.iter().map(ToString::to_string).eq(expected) {
         return None;
     }
-    let columns = insert
-        .columns
-        .iter()
-        .map(|c| identifier(&c.to_string()))
-        .collect();
+    let columns = insert.columns.iter().map(|c| identifier(&c.to_string())).collect();
     Some((insert.table.to_string(), columns))
 }
 
@@ -754,11 +643,7 @@ fn parameter_types(plan: &LogicalPlan) -> Result<Vec<DataType>> {
         name.strip_prefix('$')
             .and_then(|n| n.parse().ok())
             .filter(|n| (1..=PARAMETERS_MAX).contains(n))
-            .ok_or_else(|| {
-                Error::invalid(format!(
-                    "parameter {name}: write ? or $1 to ${PARAMETERS_MAX}"
-                ))
-            })
+            .ok_or_else(|| Error::invalid(format!("parameter {name}: write ? or $1 to ${PARAMETERS_MAX}")))
     };
     let mut types = Vec::new();
     for (name, field) in &fields {
@@ -795,13 +680,11 @@ fn bind(plan: LogicalPlan, values: &[ScalarValue]) -> Result<LogicalPlan> {
                 return Ok(value.clone());
             }
             value.cast_to(t).map_err(|e| {
-                Error::invalid(format!("parameter ${}: {}", i + 1, e.strip_backtrace()))
-                    .with_source(e)
+                Error::invalid(format!("parameter ${}: {}", i + 1, e.strip_backtrace())).with_source(e)
             })
         })
         .collect::<Result<Vec<_>>>()?;
-    plan.with_param_values(ParamValues::from(values))
-        .map_err(from_datafusion)
+    plan.with_param_values(ParamValues::from(values)).map_err(from_datafusion)
 }
 
 fn row_values(batch: &RecordBatch, row: usize) -> Result<Vec<ScalarValue>> {

@@ -5,8 +5,7 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    self, ArrayElemTypeDef, CreateTable as SqlCreateTable, CreateTableOptions, Expr, SqlOption,
-    Value,
+    self, ArrayElemTypeDef, CreateTable as SqlCreateTable, CreateTableOptions, Expr, SqlOption, Value,
 };
 use plexus_model::limits::VECTOR_LENGTH_MAX;
 use plexus_model::{CreateTable, Error, Manifest, Result, TableName};
@@ -33,22 +32,14 @@ pub async fn create_table(
         ));
     }
     if create.temporary || create.external {
-        return Err(Error::unsupported(
-            "temporary and external tables are not supported",
-        ));
+        return Err(Error::unsupported("temporary and external tables are not supported"));
     }
     let options = std::mem::take(&mut create.table_options);
     let vectors = take_vectors(&mut create)?;
     let statement = Statement::Statement(Box::new(ast::Statement::CreateTable(create)));
-    let plan = state
-        .statement_to_plan(statement)
-        .await
-        .map_err(from_datafusion)?;
+    let plan = state.statement_to_plan(statement).await.map_err(from_datafusion)?;
     let LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(plan)) = plan else {
-        return Err(Error::internal(format!(
-            "CREATE TABLE was planned as {}",
-            plan.display()
-        )));
+        return Err(Error::internal(format!("CREATE TABLE was planned as {}", plan.display())));
     };
     let mut table = types::from_arrow(plan.input.schema().as_arrow())?;
     for (column, length) in vectors {
@@ -61,14 +52,10 @@ pub async fn create_table(
             Constraint::PrimaryKey(columns) => {
                 table.primary_key = columns.iter().map(|&c| c as u32).collect();
                 // A key is never null, as the standard has it.
-                columns
-                    .iter()
-                    .for_each(|&c| table.columns[c].nullable = false);
+                columns.iter().for_each(|&c| table.columns[c].nullable = false);
             }
             Constraint::Unique(_) => {
-                return Err(Error::unsupported(
-                    "UNIQUE constraints are not supported yet",
-                ));
+                return Err(Error::unsupported("UNIQUE constraints are not supported yet"));
             }
         }
     }
@@ -106,9 +93,7 @@ fn table_options(options: CreateTableOptions) -> Result<TableOptions> {
     let mut found = TableOptions::default();
     for option in list {
         let SqlOption::KeyValue { key, value } = &option else {
-            return Err(Error::invalid(format!(
-                "table option {option}: write name = value"
-            )));
+            return Err(Error::invalid(format!("table option {option}: write name = value")));
         };
         let slot = match key.value.to_ascii_lowercase().as_str() {
             "shards" => &mut found.shards,
@@ -126,9 +111,10 @@ fn table_options(options: CreateTableOptions) -> Result<TableOptions> {
             },
             _ => None,
         };
-        *slot = Some(number.ok_or_else(|| {
-            Error::invalid(format!("table option {option}: a whole number is needed"))
-        })?);
+        *slot = Some(
+            number
+                .ok_or_else(|| Error::invalid(format!("table option {option}: a whole number is needed")))?,
+        );
     }
     Ok(found)
 }
@@ -144,10 +130,7 @@ fn take_vectors(create: &mut SqlCreateTable) -> Result<Vec<(usize, u32)>> {
             continue;
         }
         let length = match arguments.as_slice() {
-            [length] => length
-                .parse::<u32>()
-                .ok()
-                .filter(|n| (1..=VECTOR_LENGTH_MAX).contains(n)),
+            [length] => length.parse::<u32>().ok().filter(|n| (1..=VECTOR_LENGTH_MAX).contains(n)),
             _ => None,
         };
         let length = length.ok_or_else(|| {
@@ -157,10 +140,8 @@ fn take_vectors(create: &mut SqlCreateTable) -> Result<Vec<(usize, u32)>> {
             ))
         })?;
         vectors.push((index, length));
-        column.data_type = ast::DataType::Array(ArrayElemTypeDef::SquareBracket(
-            Box::new(ast::DataType::Real),
-            None,
-        ));
+        column.data_type =
+            ast::DataType::Array(ArrayElemTypeDef::SquareBracket(Box::new(ast::DataType::Real), None));
     }
     Ok(vectors)
 }

@@ -25,12 +25,7 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
     let position = first
         .diagnostic()
         .and_then(|d| d.span)
-        .map(|span| {
-            format!(
-                " at Line: {}, Column: {}",
-                span.start.line, span.start.column
-            )
-        })
+        .map(|span| format!(" at Line: {}, Column: {}", span.start.line, span.start.column))
         .unwrap_or_default();
     let root = first.find_root();
     if let Some(ours) = ours(root) {
@@ -43,11 +38,7 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
         },
         other => other.strip_backtrace(),
     };
-    let message = if message.contains(" at Line: ") {
-        message
-    } else {
-        message + &position
-    };
+    let message = if message.contains(" at Line: ") { message } else { message + &position };
     let kind = match root {
         DataFusionError::SQL(..)
         | DataFusionError::Plan(_)

@@ -10,8 +10,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use plexus_model::{
-    Applied, Command, Commit, Error, NewSegment, Result, SegmentData, SegmentId, Table,
-    TableChange, TableId,
+    Applied, Command, Commit, Error, NewSegment, Result, SegmentData, SegmentId, Table, TableChange, TableId,
 };
 use plexus_raft::Meta;
 use plexus_storage::inline;
@@ -63,15 +62,7 @@ impl GroupCommitter {
     ) -> Result<Applied> {
         let (reply, answer) = oneshot::channel();
         let gone = |_| Error::unavailable("the node is stopping");
-        self.queue
-            .send(Pending {
-                table,
-                parts,
-                operation,
-                reply,
-            })
-            .await
-            .map_err(|e| gone(e.to_string()))?;
+        self.queue.send(Pending { table, parts, operation, reply }).await.map_err(|e| gone(e.to_string()))?;
         answer.await.map_err(|e| gone(e.to_string()))?
     }
 }
@@ -80,9 +71,7 @@ async fn commit_group(meta: &Meta, group: Vec<Pending>) {
     if group.len() > 1 {
         match commit(meta, &group).await {
             Ok(applied) => {
-                group
-                    .into_iter()
-                    .for_each(|p| drop(p.reply.send(Ok(applied))));
+                group.into_iter().for_each(|p| drop(p.reply.send(Ok(applied))));
                 return;
             }
             // Only a refusal is known to have changed nothing; anything else must not be tried under a
@@ -103,12 +92,9 @@ async fn commit_group(meta: &Meta, group: Vec<Pending>) {
 }
 
 async fn commit(meta: &Meta, group: &[Pending]) -> Result<Applied> {
-    let mut tables: BTreeMap<TableId, (&Arc<Table>, BTreeMap<u32, Vec<&RecordBatch>>)> =
-        BTreeMap::new();
+    let mut tables: BTreeMap<TableId, (&Arc<Table>, BTreeMap<u32, Vec<&RecordBatch>>)> = BTreeMap::new();
     for pending in group {
-        let (_, shards) = tables
-            .entry(pending.table.id)
-            .or_insert_with(|| (&pending.table, BTreeMap::new()));
+        let (_, shards) = tables.entry(pending.table.id).or_insert_with(|| (&pending.table, BTreeMap::new()));
         for (shard, batch) in &pending.parts {
             shards.entry(*shard).or_default().push(batch);
         }
@@ -139,9 +125,5 @@ async fn commit(meta: &Meta, group: &[Pending]) -> Result<Applied> {
         });
     }
     let operation = group.first().map_or("insert", |p| p.operation).to_owned();
-    meta.propose(
-        Command::Commit(Commit { changes, operation }),
-        COMMIT_TIMEOUT,
-    )
-    .await
+    meta.propose(Command::Commit(Commit { changes, operation }), COMMIT_TIMEOUT).await
 }

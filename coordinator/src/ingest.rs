@@ -11,8 +11,8 @@ use arrow::compute;
 use arrow_schema::{DataType, SchemaRef};
 use plexus_model::limits::INLINE_BYTES_MAX;
 use plexus_model::{
-    Applied, Command, Commit, Error, ErrorKind, NewSegment, Result, Segment, SegmentData,
-    SegmentId, Table, TableChange, Version,
+    Applied, Command, Commit, Error, ErrorKind, NewSegment, Result, Segment, SegmentData, SegmentId, Table,
+    TableChange, Version,
 };
 use plexus_raft::Meta;
 use plexus_storage::{EncodedSegment, Router, SegmentEncoder, types};
@@ -62,13 +62,8 @@ impl Writer {
 
     /// Commits one change, under a token that is repeated until the outcome is known.
     pub async fn commit(&self, changes: Vec<TableChange>, operation: &str) -> Result<Applied> {
-        let commit = Commit {
-            changes,
-            operation: operation.to_owned(),
-        };
-        self.meta
-            .propose(Command::Commit(commit), COMMIT_TIMEOUT)
-            .await
+        let commit = Commit { changes, operation: operation.to_owned() };
+        self.meta.propose(Command::Commit(commit), COMMIT_TIMEOUT).await
     }
 
     /// Encodes the batches of one shard and makes them durable on its replicas.
@@ -84,40 +79,13 @@ impl Writer {
         let encoded = tokio::task::spawn_blocking(move || encoder.encode(&schema, batches))
             .await
             .map_err(|e| Error::internal(format!("encoding a segment: {e}")))??;
-        let EncodedSegment {
-            bytes,
-            checksum,
-            rows,
-            columns,
-        } = encoded;
+        let EncodedSegment { bytes, checksum, rows, columns } = encoded;
         let id = SegmentId::generate();
         let length = bytes.len() as u64;
         let replicas = &table.shards[shard as usize].replicas;
-        let acknowledged = self
-            .replicator
-            .replicate(
-                SegmentUpload {
-                    id,
-                    checksum,
-                    bytes,
-                },
-                replicas,
-            )
-            .await?;
-        let data = SegmentData::File {
-            bytes: length,
-            checksum,
-        };
-        Ok(NewSegment(new_segment(
-            table,
-            id,
-            shard,
-            rows,
-            level,
-            data,
-            columns,
-            acknowledged,
-        )))
+        let acknowledged = self.replicator.replicate(SegmentUpload { id, checksum, bytes }, replicas).await?;
+        let data = SegmentData::File { bytes: length, checksum };
+        Ok(NewSegment(new_segment(table, id, shard, rows, level, data, columns, acknowledged)))
     }
 }
 
@@ -190,9 +158,7 @@ impl Ingest {
             }
         }
         while self.buffers.iter().map(|b| b.bytes).sum::<usize>() > LOAD_BUFFER_BYTES_MAX {
-            let largest = (0..self.buffers.len())
-                .max_by_key(|&s| self.buffers[s].bytes)
-                .unwrap_or_default();
+            let largest = (0..self.buffers.len()).max_by_key(|&s| self.buffers[s].bytes).unwrap_or_default();
             self.flush(largest).await?;
         }
         Ok(())
@@ -206,12 +172,8 @@ impl Ingest {
         while let Some(done) = self.uploads.try_join_next() {
             self.segments.push(joined(done)?);
         }
-        let permit = self
-            .permits
-            .clone()
-            .acquire_owned()
-            .await
-            .map_err(|_| Error::internal("uploads were closed"))?;
+        let permit =
+            self.permits.clone().acquire_owned().await.map_err(|_| Error::internal("uploads were closed"))?;
         let writer = self.writer.clone();
         let table = self.table.clone();
         self.uploads.spawn(async move {
@@ -224,10 +186,7 @@ impl Ingest {
     /// Makes all rows visible in one commit.
     pub async fn finish(mut self) -> Result<Written> {
         if self.rows == 0 {
-            return Ok(Written {
-                rows: 0,
-                version: None,
-            });
+            return Ok(Written { rows: 0, version: None });
         }
         let buffered: usize = self.buffers.iter().map(|b| b.bytes).sum();
         if self.uploads.is_empty() && self.segments.is_empty() && buffered <= INLINE_BYTES_MAX {
@@ -250,10 +209,7 @@ impl Ingest {
             remove: vec![],
         };
         let applied = self.writer.commit(vec![change], self.operation).await?;
-        Ok(Written {
-            rows: self.rows,
-            version: Some(applied.version),
-        })
+        Ok(Written { rows: self.rows, version: Some(applied.version) })
     }
 
     async fn finish_inline(&self) -> Result<Written> {
@@ -261,22 +217,10 @@ impl Ingest {
             .buffers
             .iter()
             .enumerate()
-            .flat_map(|(shard, buffer)| {
-                buffer
-                    .batches
-                    .iter()
-                    .map(move |b| (shard as u32, b.clone()))
-            })
+            .flat_map(|(shard, buffer)| buffer.batches.iter().map(move |b| (shard as u32, b.clone())))
             .collect();
-        let applied = self
-            .writer
-            .group
-            .insert(self.table.clone(), parts, self.operation)
-            .await?;
-        Ok(Written {
-            rows: self.rows,
-            version: Some(applied.version),
-        })
+        let applied = self.writer.group.insert(self.table.clone(), parts, self.operation).await?;
+        Ok(Written { rows: self.rows, version: Some(applied.version) })
     }
 }
 
@@ -289,11 +233,7 @@ fn rows_bytes(batch: &RecordBatch) -> usize {
             DataType::BinaryView => array.as_binary_view().total_bytes_len(),
             _ => 0,
         };
-        views
-            + array
-                .to_data()
-                .get_slice_memory_size()
-                .unwrap_or_else(|_| array.get_array_memory_size())
+        views + array.to_data().get_slice_memory_size().unwrap_or_else(|_| array.get_array_memory_size())
     };
     batch.columns().iter().map(of).sum()
 }
@@ -325,9 +265,8 @@ fn conform(batch: RecordBatch, schema: &SchemaRef, table: &Table) -> Result<Reco
         let array = if array.data_type() == field.data_type() {
             array.clone()
         } else {
-            cast_exactly(array, field.data_type()).map_err(|e| {
-                e.context(format!("column {:?} of table {}", field.name(), table.name))
-            })?
+            cast_exactly(array, field.data_type())
+                .map_err(|e| e.context(format!("column {:?} of table {}", field.name(), table.name)))?
         };
         columns.push(array);
     }
@@ -337,11 +276,7 @@ fn conform(batch: RecordBatch, schema: &SchemaRef, table: &Table) -> Result<Reco
 
 /// Casts, and fails on a value that does not fit instead of making it null.
 fn cast_exactly(array: &arrow::array::ArrayRef, to: &DataType) -> Result<arrow::array::ArrayRef> {
-    let options = compute::CastOptions {
-        safe: false,
-        ..Default::default()
-    };
-    compute::cast_with_options(array, to, &options).map_err(|e| {
-        Error::invalid(format!("{} does not fit {to}: {e}", array.data_type())).with_source(e)
-    })
+    let options = compute::CastOptions { safe: false, ..Default::default() };
+    compute::cast_with_options(array, to, &options)
+        .map_err(|e| Error::invalid(format!("{} does not fit {to}: {e}", array.data_type())).with_source(e))
 }

@@ -19,9 +19,7 @@ mod replicate;
 mod run;
 mod session;
 
-pub use coordinator::{
-    Coordinator, CoordinatorOptions, Described, Executed, IngestMode, IngestTarget,
-};
+pub use coordinator::{Coordinator, CoordinatorOptions, Described, Executed, IngestMode, IngestTarget};
 pub use errors::{WORKER_UNAVAILABLE, from_datafusion};
 pub use group::GroupCommitter;
 pub use ingest::{Ingest, Writer, Written};

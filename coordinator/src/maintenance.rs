@@ -25,8 +25,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ingest::Writer;
 use crate::limits::{
-    COMMIT_TIMEOUT, GARBAGE_AGE_MIN, MAINTENANCE_INTERVAL, PULL_CHUNK_BYTES, PULLS_MAX,
-    WRITE_OUT_AGE, WRITE_OUT_BYTES, WRITE_OUT_SEGMENTS,
+    COMMIT_TIMEOUT, GARBAGE_AGE_MIN, MAINTENANCE_INTERVAL, PULL_CHUNK_BYTES, PULLS_MAX, WRITE_OUT_AGE,
+    WRITE_OUT_BYTES, WRITE_OUT_SEGMENTS,
 };
 
 /// How often a node tells the leader that it lives.
@@ -116,21 +116,10 @@ impl Maintenance {
     async fn watch_nodes(&self) -> Result<()> {
         let manifest = self.meta.manifest();
         for record in manifest.nodes.values() {
-            let live = self
-                .meta
-                .silence_of(record.id)
-                .is_some_and(|silence| silence < SILENCE_MAX);
+            let live = self.meta.silence_of(record.id).is_some_and(|silence| silence < SILENCE_MAX);
             if live != record.live {
                 tracing::info!(node = %record.id, live, "a node's liveness changed");
-                self.meta
-                    .propose(
-                        Command::SetLiveness {
-                            node: record.id,
-                            live,
-                        },
-                        COMMIT_TIMEOUT,
-                    )
-                    .await?;
+                self.meta.propose(Command::SetLiveness { node: record.id, live }, COMMIT_TIMEOUT).await?;
             }
         }
         Ok(())
@@ -141,19 +130,10 @@ impl Maintenance {
         let until = manifest.time_us.saturating_sub(REMOVED_RETENTION_US);
         let stale = manifest.tables.values().any(|t| {
             (t.dropped.is_some() && t.dropped_time_us <= until)
-                || t.segments
-                    .values()
-                    .any(|s| s.removed.is_some() && s.removed_time_us <= until)
+                || t.segments.values().any(|s| s.removed.is_some() && s.removed_time_us <= until)
         });
         if stale {
-            self.meta
-                .propose(
-                    Command::Purge {
-                        removed_until_us: until,
-                    },
-                    COMMIT_TIMEOUT,
-                )
-                .await?;
+            self.meta.propose(Command::Purge { removed_until_us: until }, COMMIT_TIMEOUT).await?;
         }
         Ok(())
     }
@@ -163,17 +143,13 @@ impl Maintenance {
         let Some(store) = &self.store else {
             return Ok(());
         };
-        let missing: Vec<SegmentRef> = kept_by(manifest, self.node)
-            .filter(|s| !store.contains(s.id))
-            .collect();
+        let missing: Vec<SegmentRef> =
+            kept_by(manifest, self.node).filter(|s| !store.contains(s.id)).collect();
         self.missing.store(missing.len() as u64, Ordering::Relaxed);
         if missing.is_empty() {
             return Ok(());
         }
-        tracing::info!(
-            segments = missing.len(),
-            "pulling segments that this node lacks"
-        );
+        tracing::info!(segments = missing.len(), "pulling segments that this node lacks");
         let pulls = missing.into_iter().map(|segment| async move {
             let pulled = self.pull(store, &segment).await;
             if pulled.is_ok() {
@@ -181,10 +157,8 @@ impl Maintenance {
             }
             pulled
         });
-        let results: Vec<Result<()>> = futures::stream::iter(pulls)
-            .buffer_unordered(PULLS_MAX)
-            .collect()
-            .await;
+        let results: Vec<Result<()>> =
+            futures::stream::iter(pulls).buffer_unordered(PULLS_MAX).collect().await;
         results.into_iter().collect()
     }
 
@@ -196,11 +170,7 @@ impl Maintenance {
         for &node in segment.replicas.iter().filter(|&&n| n != self.node) {
             while (bytes.len() as u64) < segment.length {
                 let rest = (segment.length as usize - bytes.len()).min(PULL_CHUNK_BYTES);
-                match self
-                    .remote
-                    .read(node, segment, bytes.len() as u64, rest)
-                    .await
-                {
+                match self.remote.read(node, segment, bytes.len() as u64, rest).await {
                     Ok(chunk) if !chunk.is_empty() => bytes.extend_from_slice(&chunk),
                     Ok(_) => break,
                     Err(e) => {
@@ -224,11 +194,7 @@ impl Maintenance {
         if self.store.is_none() {
             return Ok(());
         }
-        for table in manifest
-            .tables
-            .values()
-            .filter(|t| t.dropped.is_none() && t.inline_bytes > 0)
-        {
+        for table in manifest.tables.values().filter(|t| t.dropped.is_none() && t.inline_bytes > 0) {
             for (index, shard) in table.shards.iter().enumerate() {
                 let live = |node: &&NodeId| manifest.nodes.get(node).is_some_and(|n| n.live);
                 if shard.replicas.iter().find(live) == Some(&self.node) {
@@ -239,23 +205,13 @@ impl Maintenance {
         Ok(())
     }
 
-    async fn write_out_shard(
-        &self,
-        manifest: &Manifest,
-        table: &Arc<Table>,
-        shard: u32,
-    ) -> Result<()> {
-        let segments: Vec<&Arc<Segment>> = table
-            .visible(manifest.version)
-            .filter(|s| s.shard == shard && s.is_inline())
-            .collect();
+    async fn write_out_shard(&self, manifest: &Manifest, table: &Arc<Table>, shard: u32) -> Result<()> {
+        let segments: Vec<&Arc<Segment>> =
+            table.visible(manifest.version).filter(|s| s.shard == shard && s.is_inline()).collect();
         let bytes: u64 = segments.iter().map(|s| s.bytes()).sum();
         let oldest = segments.iter().map(|s| created_ms(s.id)).min();
-        let aged =
-            oldest.is_some_and(|ms| now_ms().saturating_sub(ms) > WRITE_OUT_AGE.as_millis() as u64);
-        if segments.is_empty()
-            || !(bytes > WRITE_OUT_BYTES || segments.len() > WRITE_OUT_SEGMENTS || aged)
-        {
+        let aged = oldest.is_some_and(|ms| now_ms().saturating_sub(ms) > WRITE_OUT_AGE.as_millis() as u64);
+        if segments.is_empty() || !(bytes > WRITE_OUT_BYTES || segments.len() > WRITE_OUT_SEGMENTS || aged) {
             return Ok(());
         }
         let mut batches = Vec::with_capacity(segments.len());
@@ -282,11 +238,8 @@ impl Maintenance {
             return Ok(());
         };
         let manifest = self.meta.manifest();
-        let needed: HashSet<SegmentId> = manifest
-            .tables
-            .values()
-            .flat_map(|t| t.segments.keys().copied().collect::<Vec<_>>())
-            .collect();
+        let needed: HashSet<SegmentId> =
+            manifest.tables.values().flat_map(|t| t.segments.keys().copied().collect::<Vec<_>>()).collect();
         let removed = tokio::task::spawn_blocking(move || {
             store.collect_garbage(GARBAGE_AGE_MIN, |id| needed.contains(&id))
         })
@@ -330,7 +283,5 @@ fn created_ms(id: SegmentId) -> u64 {
 }
 
 fn now_ms() -> u64 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |d| d.as_millis() as u64)
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }

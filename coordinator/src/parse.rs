@@ -25,15 +25,8 @@ pub fn statements(sql: &str) -> Result<VecDeque<Statement>> {
         )));
     }
     let dialect = GenericDialect {};
-    let syntax = |e: ParserError| {
-        at_end(
-            sql,
-            from_datafusion(DataFusionError::SQL(Box::new(e), None)),
-        )
-    };
-    let mut tokens = Tokenizer::new(&dialect, sql)
-        .tokenize_with_location()
-        .map_err(|e| syntax(e.into()))?;
+    let syntax = |e: ParserError| at_end(sql, from_datafusion(DataFusionError::SQL(Box::new(e), None)));
+    let mut tokens = Tokenizer::new(&dialect, sql).tokenize_with_location().map_err(|e| syntax(e.into()))?;
     let mut number = 0;
     for token in &mut tokens {
         if let Token::Placeholder(name) = &mut token.token
@@ -59,10 +52,7 @@ fn at_end(sql: &str, error: Error) -> Error {
     let text = sql.trim_end();
     let line = text.lines().count().max(1);
     let column = text.lines().next_back().map_or(0, |l| l.chars().count()) + 1;
-    Error::new(
-        error.kind(),
-        format!("{} at Line: {line}, Column: {column}", error.message()),
-    )
+    Error::new(error.kind(), format!("{} at Line: {line}, Column: {column}", error.message()))
 }
 
 /// Parses exactly one statement.
@@ -71,10 +61,9 @@ pub fn statement(sql: &str) -> Result<Statement> {
     match (all.pop_front(), all.len()) {
         (Some(statement), 0) => Ok(statement),
         (None, _) => Err(Error::invalid("the statement is empty")),
-        (Some(_), more) => Err(Error::invalid(format!(
-            "one statement is expected here, {} were given",
-            more + 1
-        ))),
+        (Some(_), more) => {
+            Err(Error::invalid(format!("one statement is expected here, {} were given", more + 1)))
+        }
     }
 }
 
@@ -84,10 +73,7 @@ mod tests {
 
     #[test]
     fn question_marks_are_numbered_and_errors_have_a_position() {
-        assert_eq!(
-            statement("SELECT ?, ?").unwrap().to_string(),
-            "SELECT $1, $2"
-        );
+        assert_eq!(statement("SELECT ?, ?").unwrap().to_string(), "SELECT $1, $2");
         let error = statement("SELECT 1 FRM t x y").unwrap_err();
         assert!(error.message().contains("Line: 1, Column:"), "{error}");
     }
@@ -95,11 +81,6 @@ mod tests {
     #[test]
     fn deep_nesting_is_an_error_and_not_an_overflow() {
         let sql = format!("SELECT {}1{}", "(".repeat(10_000), ")".repeat(10_000));
-        assert!(
-            statement(&sql)
-                .unwrap_err()
-                .message()
-                .contains("nested too deeply")
-        );
+        assert!(statement(&sql).unwrap_err().message().contains("nested too deeply"));
     }
 }

@@ -29,12 +29,7 @@ pub struct NodeReport {
 #[async_trait]
 pub trait Peers: Send + Sync + 'static {
     /// Returns once `node` has the segment durably.
-    async fn put_segment(
-        &self,
-        node: NodeId,
-        upload: SegmentUpload,
-        timeout: Duration,
-    ) -> Result<()>;
+    async fn put_segment(&self, node: NodeId, upload: SegmentUpload, timeout: Duration) -> Result<()>;
 
     /// Asks a node for its state.
     async fn report(&self, node: NodeId) -> Result<NodeReport>;

@@ -30,11 +30,7 @@ impl Replicator {
     ///
     /// # Errors
     /// `Unavailable` when a majority cannot be reached; the message names who failed and why.
-    pub async fn replicate(
-        &self,
-        upload: SegmentUpload,
-        replicas: &[NodeId],
-    ) -> Result<Vec<NodeId>> {
+    pub async fn replicate(&self, upload: SegmentUpload, replicas: &[NodeId]) -> Result<Vec<NodeId>> {
         let needed = majority(replicas.len());
         let id = upload.id;
         let mut sends = JoinSet::new();
@@ -52,13 +48,7 @@ impl Replicator {
             collect(joined, id, &mut durable, &mut failures);
         }
         if durable.len() < needed {
-            return Err(not_enough(
-                id,
-                durable.len(),
-                needed,
-                replicas.len(),
-                &failures,
-            ));
+            return Err(not_enough(id, durable.len(), needed, replicas.len(), &failures));
         }
         let rest = async {
             while let Some(joined) = sends.join_next().await {
@@ -101,13 +91,7 @@ fn collect(
     }
 }
 
-fn not_enough(
-    id: SegmentId,
-    durable: usize,
-    needed: usize,
-    replicas: usize,
-    failures: &[String],
-) -> Error {
+fn not_enough(id: SegmentId, durable: usize, needed: usize, replicas: usize, failures: &[String]) -> Error {
     Error::unavailable(format!(
         "segment {id} is durable on {durable} of {replicas} replicas, {needed} are needed; {}",
         failures.join("; ")

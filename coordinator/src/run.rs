@@ -30,10 +30,7 @@ pub struct Rows {
 
 impl Rows {
     pub fn from_batches(schema: SchemaRef, batches: Vec<RecordBatch>) -> Self {
-        Self {
-            schema,
-            stream: stream::iter(batches.into_iter().map(Ok)).boxed(),
-        }
+        Self { schema, stream: stream::iter(batches.into_iter().map(Ok)).boxed() }
     }
 }
 
@@ -43,31 +40,18 @@ pub struct Suspects(Mutex<HashMap<NodeId, Instant>>);
 
 impl Suspects {
     pub fn add(&self, node: NodeId) {
-        self.0
-            .lock()
-            .expect("no code panics while it holds this lock")
-            .insert(node, Instant::now());
+        self.0.lock().expect("no code panics while it holds this lock").insert(node, Instant::now());
     }
 
     pub fn contains(&self, node: NodeId) -> bool {
-        let suspects = self
-            .0
-            .lock()
-            .expect("no code panics while it holds this lock");
-        suspects
-            .get(&node)
-            .is_some_and(|since| since.elapsed() < SUSPECT_TIMEOUT)
+        let suspects = self.0.lock().expect("no code panics while it holds this lock");
+        suspects.get(&node).is_some_and(|since| since.elapsed() < SUSPECT_TIMEOUT)
     }
 }
 
 /// The workers for a query that `this` node coordinates: itself first when it keeps data, then the other
 /// live data nodes that are not suspected.
-pub fn placement(
-    manifest: &Manifest,
-    this: NodeId,
-    suspects: &Suspects,
-    task_bytes: u64,
-) -> Placement {
+pub fn placement(manifest: &Manifest, this: NodeId, suspects: &Suspects, task_bytes: u64) -> Placement {
     let mut nodes: Vec<_> = manifest
         .nodes
         .values()
@@ -76,17 +60,9 @@ pub fn placement(
     nodes.sort_by_key(|n| (n.id != this, n.id));
     let workers = nodes
         .into_iter()
-        .filter_map(|n| {
-            Some(PlacedWorker {
-                node: n.id,
-                url: worker_url(&n.peer)?,
-            })
-        })
+        .filter_map(|n| Some(PlacedWorker { node: n.id, url: worker_url(&n.peer)? }))
         .collect();
-    Placement {
-        workers,
-        task_bytes,
-    }
+    Placement { workers, task_bytes }
 }
 
 /// The worker service listens on TCP where QUIC listens on UDP.
@@ -110,17 +86,12 @@ pub async fn run(
         let Some(url) = unavailable_worker(&error) else {
             return Err(from_datafusion(error));
         };
-        let failed = manifest
-            .nodes
-            .values()
-            .find(|n| worker_url(&n.peer).is_some_and(|u| u.as_str() == url));
+        let failed = manifest.nodes.values().find(|n| worker_url(&n.peer).is_some_and(|u| u.as_str() == url));
         tracing::warn!(%url, attempt, %error, "a worker failed; running the query again without it");
         match failed {
             Some(node) if attempt < QUERY_ATTEMPTS_MAX => suspects.add(node.id),
             _ => {
-                return Err(Error::unavailable(format!(
-                    "the query failed {attempt} times; last at {url}"
-                )));
+                return Err(Error::unavailable(format!("the query failed {attempt} times; last at {url}")));
             }
         }
         attempt += 1;
@@ -144,8 +115,5 @@ async fn start(plan: &LogicalPlan, state: &SessionState) -> Result<Rows, DataFus
         }
     }
     let rest = stream.map_err(from_datafusion);
-    Ok(Rows {
-        schema,
-        stream: stream::iter(held.into_iter().map(Ok)).chain(rest).boxed(),
-    })
+    Ok(Rows { schema, stream: stream::iter(held.into_iter().map(Ok)).chain(rest).boxed() })
 }

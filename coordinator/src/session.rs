@@ -17,14 +17,8 @@ pub struct Session {
 pub const SETTINGS: [(&str, &str); 4] = [
     ("catalog", "database of unqualified names; always plexus"),
     ("schema", "schema of unqualified names"),
-    (
-        "plexus.task_bytes",
-        "segment bytes that are worth a task on another node",
-    ),
-    (
-        "plexus.string_view",
-        "whether text columns reach the client as string views",
-    ),
+    ("plexus.task_bytes", "segment bytes that are worth a task on another node"),
+    ("plexus.string_view", "whether text columns reach the client as string views"),
 ];
 
 /// Length of a setting's value.
@@ -36,10 +30,7 @@ const TASK_BYTES_DEFAULT: u64 = 16 * 1024 * 1024;
 impl Session {
     /// A session that ends with its request, so nothing can be set in it.
     pub fn ephemeral() -> Self {
-        Self {
-            ephemeral: true,
-            ..Self::default()
-        }
+        Self { ephemeral: true, ..Self::default() }
     }
 
     /// Sets a value after checking it.
@@ -54,10 +45,7 @@ impl Session {
             )));
         }
         if value.len() > VALUE_BYTES_MAX {
-            return Err(Error::invalid(format!(
-                "setting {name}: a value of {} bytes",
-                value.len()
-            )));
+            return Err(Error::invalid(format!("setting {name}: a value of {} bytes", value.len())));
         }
         match name.as_str() {
             "catalog" if value != CATALOG => {
@@ -97,35 +85,23 @@ impl Session {
     /// All that was set, and the defaults of what was not.
     pub fn all(&self) -> BTreeMap<String, String> {
         let mut all = self.lock().clone();
-        all.entry("catalog".into())
-            .or_insert_with(|| CATALOG.into());
-        all.entry("schema".into())
-            .or_insert_with(|| DEFAULT_SCHEMA.into());
-        all.entry("plexus.task_bytes".into())
-            .or_insert_with(|| TASK_BYTES_DEFAULT.to_string());
-        all.entry("plexus.string_view".into())
-            .or_insert_with(|| "false".into());
+        all.entry("catalog".into()).or_insert_with(|| CATALOG.into());
+        all.entry("schema".into()).or_insert_with(|| DEFAULT_SCHEMA.into());
+        all.entry("plexus.task_bytes".into()).or_insert_with(|| TASK_BYTES_DEFAULT.to_string());
+        all.entry("plexus.string_view".into()).or_insert_with(|| "false".into());
         all
     }
 
     pub fn schema(&self) -> String {
-        self.lock()
-            .get("schema")
-            .cloned()
-            .unwrap_or_else(|| DEFAULT_SCHEMA.into())
+        self.lock().get("schema").cloned().unwrap_or_else(|| DEFAULT_SCHEMA.into())
     }
 
     pub fn task_bytes(&self) -> u64 {
-        self.lock()
-            .get("plexus.task_bytes")
-            .and_then(|v| v.parse().ok())
-            .unwrap_or(TASK_BYTES_DEFAULT)
+        self.lock().get("plexus.task_bytes").and_then(|v| v.parse().ok()).unwrap_or(TASK_BYTES_DEFAULT)
     }
 
     pub fn string_view(&self) -> bool {
-        self.lock()
-            .get("plexus.string_view")
-            .is_some_and(|v| v == "true")
+        self.lock().get("plexus.string_view").is_some_and(|v| v == "true")
     }
 
     /// Settings of the query engine.
@@ -138,9 +114,7 @@ impl Session {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
-        self.settings
-            .lock()
-            .expect("no code panics while it holds this lock")
+        self.settings.lock().expect("no code panics while it holds this lock")
     }
 }
 
@@ -155,7 +129,5 @@ fn parse<T: std::str::FromStr>(name: &str, value: &str) -> Result<T>
 where
     T::Err: std::fmt::Display,
 {
-    value
-        .parse()
-        .map_err(|e| Error::invalid(format!("setting {name} = {value:?}: {e}")))
+    value.parse().map_err(|e| Error::invalid(format!("setting {name} = {value:?}: {e}")))
 }

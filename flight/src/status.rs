@@ -27,9 +27,7 @@ pub fn to_status(error: &Error) -> Status {
 /// The other way, for our own clients.
 pub fn from_status(status: &Status) -> Error {
     let kind = match status.code() {
-        Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition => {
-            ErrorKind::InvalidArgument
-        }
+        Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition => ErrorKind::InvalidArgument,
         Code::NotFound => ErrorKind::NotFound,
         Code::AlreadyExists => ErrorKind::AlreadyExists,
         Code::Aborted => ErrorKind::Conflict,

@@ -14,8 +14,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use plexus_model::{ClusterId, Error, NodeId, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose,
 };
 use rkyv::{Archive, Deserialize, Serialize};
 use rustls::pki_types::pem::PemObject;
@@ -60,37 +60,26 @@ impl Authority {
         };
         let (certificate, key) =
             make().map_err(|e| Error::internal(format!("creating the cluster authority: {e}")))?;
-        Ok(Self {
-            cluster,
-            certificate,
-            key,
-        })
+        Ok(Self { cluster, certificate, key })
     }
 
     /// Issues a certificate for a node.
     pub fn issue(&self, node: NodeId) -> Result<Identity> {
         let make = || -> Result<(String, String), rcgen::Error> {
-            let issuer =
-                Issuer::from_ca_cert_pem(&self.certificate, KeyPair::from_pem(&self.key)?)?;
+            let issuer = Issuer::from_ca_cert_pem(&self.certificate, KeyPair::from_pem(&self.key)?)?;
             let key = KeyPair::generate()?;
             let mut params = CertificateParams::new(vec![SERVER_NAME.to_owned()])?;
             params.distinguished_name = name(&format!("plexus node {node}"));
             params.is_ca = IsCa::ExplicitNoCa;
             params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-            params.extended_key_usages = vec![
-                ExtendedKeyUsagePurpose::ServerAuth,
-                ExtendedKeyUsagePurpose::ClientAuth,
-            ];
+            params.extended_key_usages =
+                vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
             params.use_authority_key_identifier_extension = true;
             Ok((params.signed_by(&key, &issuer)?.pem(), key.serialize_pem()))
         };
         let (certificate, key) =
             make().map_err(|e| Error::internal(format!("issuing a certificate: {e}")))?;
-        Ok(Identity {
-            authority: self.certificate.clone(),
-            certificate,
-            key,
-        })
+        Ok(Identity { authority: self.certificate.clone(), certificate, key })
     }
 
     /// The authority as text, to be given to a node that joins.
@@ -106,16 +95,11 @@ impl Authority {
     pub fn from_join_token(token: &str) -> Result<Self> {
         let wrong = || {
             let shown: String = token.chars().take(TOKEN_PREFIX.len() + 4).collect();
-            Error::invalid(format!(
-                "join token \"{shown}...\" ({} characters) is not valid",
-                token.len()
-            ))
+            Error::invalid(format!("join token \"{shown}...\" ({} characters) is not valid", token.len()))
         };
         let text = token.trim().strip_prefix(TOKEN_PREFIX).ok_or_else(wrong)?;
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| wrong())?;
-        let (body, checksum) = bytes
-            .split_at_checked(bytes.len().saturating_sub(8))
-            .ok_or_else(wrong)?;
+        let (body, checksum) = bytes.split_at_checked(bytes.len().saturating_sub(8)).ok_or_else(wrong)?;
         if blake3::hash(body).as_bytes()[..8] != *checksum {
             return Err(wrong());
         }
@@ -125,12 +109,8 @@ impl Authority {
     /// Keeps the authority in a file that only its owner reads.
     pub fn save(&self, path: &Path) -> Result<()> {
         let write = || {
-            let mut file = fs::OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(path)?;
+            let mut file =
+                fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
             file.write_all(self.join_token().as_bytes())?;
             file.sync_all()
         };
@@ -140,9 +120,7 @@ impl Authority {
     /// The authority in a file, if there is one.
     pub fn load(path: &Path) -> Result<Option<Self>> {
         match fs::read_to_string(path) {
-            Ok(text) => Self::from_join_token(&text)
-                .map(Some)
-                .map_err(|e| e.context(path.display())),
+            Ok(text) => Self::from_join_token(&text).map(Some).map_err(|e| e.context(path.display())),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::io(path.display(), e)),
         }
@@ -224,13 +202,7 @@ mod tests {
         assert!(Authority::from_join_token(&token).unwrap() == authority);
         let mut wrong = token.clone();
         wrong.replace_range(40..41, if &token[40..41] == "A" { "B" } else { "A" });
-        for bad in [
-            wrong.as_str(),
-            &token[..token.len() - 3],
-            "plexus-join-",
-            "nonsense",
-            "",
-        ] {
+        for bad in [wrong.as_str(), &token[..token.len() - 3], "plexus-join-", "nonsense", ""] {
             let error = Authority::from_join_token(bad).err().expect("refused");
             assert!(error.message().contains("join token"), "{error}");
         }

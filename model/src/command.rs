@@ -3,8 +3,8 @@
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::{
-    ClusterId, Error, ErrorKind, NodeId, NodeRecord, Result, Segment, SegmentId, TableId,
-    TableName, TableSchema, Token, Version,
+    ClusterId, Error, ErrorKind, NodeId, NodeRecord, Result, Segment, SegmentId, TableId, TableName,
+    TableSchema, Token, Version,
 };
 
 /// A command with the token that makes it safe to repeat and the proposer's clock.
@@ -93,35 +93,20 @@ pub struct NewSegment(pub Segment);
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub enum Outcome {
     /// Done; visible from this version on.
-    Applied {
-        version: Version,
-        time_us: u64,
-        table: Option<TableId>,
-    },
+    Applied { version: Version, time_us: u64, table: Option<TableId> },
     /// Nothing was changed.
     Rejected { kind: ErrorKind, message: String },
 }
 
 impl Outcome {
     pub fn rejected(error: &Error) -> Self {
-        Self::Rejected {
-            kind: error.kind(),
-            message: error.message().to_owned(),
-        }
+        Self::Rejected { kind: error.kind(), message: error.message().to_owned() }
     }
 
     /// The version that a success produced, or the rejection as an error.
     pub fn into_result(self) -> Result<Applied> {
         match self {
-            Self::Applied {
-                version,
-                time_us,
-                table,
-            } => Ok(Applied {
-                version,
-                time_us,
-                table,
-            }),
+            Self::Applied { version, time_us, table } => Ok(Applied { version, time_us, table }),
             Self::Rejected { kind, message } => Err(Error::new(kind, message)),
         }
     }

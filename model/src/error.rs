@@ -51,11 +51,7 @@ macro_rules! constructors {
 
 impl Error {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            source: None,
-        }
+        Self { kind, message: message.into(), source: None }
     }
 
     constructors! {
@@ -90,9 +86,7 @@ impl Error {
                 ErrorKind::ResourceExhausted
             }
             std::io::ErrorKind::NotFound => ErrorKind::NotFound,
-            std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof => {
-                ErrorKind::Corrupt
-            }
+            std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof => ErrorKind::Corrupt,
             _ => ErrorKind::Unavailable,
         };
         Self::new(kind, format!("{what}: {error}")).with_source(error)
@@ -108,10 +102,7 @@ impl Error {
 
     /// Whether the same request may succeed when it is sent again.
     pub fn is_retryable(&self) -> bool {
-        matches!(
-            self.kind,
-            ErrorKind::Unavailable | ErrorKind::Conflict | ErrorKind::Unknown
-        )
+        matches!(self.kind, ErrorKind::Unavailable | ErrorKind::Conflict | ErrorKind::Unknown)
     }
 }
 

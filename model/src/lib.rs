@@ -13,9 +13,7 @@ pub mod placement;
 pub mod schema;
 mod segment;
 
-pub use command::{
-    Applied, Command, Commit, CreateTable, NewSegment, Outcome, Proposal, TableChange,
-};
+pub use command::{Applied, Command, Commit, CreateTable, NewSegment, Outcome, Proposal, TableChange};
 pub use error::{Error, ErrorKind, Result};
 pub use ids::{ClusterId, NodeId, SegmentId, TableId, Token, Version};
 pub use manifest::{

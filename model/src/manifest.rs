@@ -20,10 +20,7 @@ pub struct TableName {
 
 impl TableName {
     pub fn new(schema: impl Into<String>, table: impl Into<String>) -> Self {
-        Self {
-            schema: schema.into(),
-            table: table.into(),
-        }
+        Self { schema: schema.into(), table: table.into() }
     }
 }
 
@@ -57,25 +54,13 @@ pub struct Roles {
 }
 
 impl Roles {
-    pub const ALL: Self = Self {
-        meta: true,
-        data: true,
-        query: true,
-    };
+    pub const ALL: Self = Self { meta: true, data: true, query: true };
 }
 
 impl fmt::Display for Roles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = [
-            (self.meta, "meta"),
-            (self.data, "data"),
-            (self.query, "query"),
-        ];
-        let on: Vec<&str> = names
-            .iter()
-            .filter(|(on, _)| *on)
-            .map(|(_, name)| *name)
-            .collect();
+        let names = [(self.meta, "meta"), (self.data, "data"), (self.query, "query")];
+        let on: Vec<&str> = names.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
         f.write_str(&on.join(","))
     }
 }
@@ -119,9 +104,7 @@ pub struct Table {
 impl Table {
     /// The segments that a read at `version` sees, in the order of their ids.
     pub fn visible(&self, version: Version) -> impl Iterator<Item = &Arc<Segment>> {
-        self.segments
-            .values()
-            .filter(move |segment| segment.is_visible_at(version))
+        self.segments.values().filter(move |segment| segment.is_visible_at(version))
     }
 
     pub fn rows(&self, version: Version) -> u64 {
@@ -173,11 +156,7 @@ impl Manifest {
 
     /// Nodes that keep data and answer, in the order of their ids.
     pub fn live_data_nodes(&self) -> Vec<NodeId> {
-        self.nodes
-            .values()
-            .filter(|n| n.live && n.roles.data)
-            .map(|n| n.id)
-            .collect()
+        self.nodes.values().filter(|n| n.live && n.roles.data).map(|n| n.id).collect()
     }
 
     /// The manifest as one archive: the same manifest always gives the same bytes.
@@ -229,11 +208,7 @@ impl From<&Manifest> for Image {
             version: m.version,
             time_us: m.time_us,
             nodes: m.nodes.values().map(|n| (**n).clone()).collect(),
-            schemas: m
-                .schemas
-                .iter()
-                .map(|(name, version)| (name.clone(), *version))
-                .collect(),
+            schemas: m.schemas.iter().map(|(name, version)| (name.clone(), *version)).collect(),
             tables: m
                 .tables
                 .values()
@@ -251,11 +226,7 @@ impl From<&Manifest> for Image {
                     segments: t.segments.values().map(|s| (**s).clone()).collect(),
                 })
                 .collect(),
-            tokens: m
-                .tokens
-                .iter()
-                .map(|(token, record)| (*token, record.clone()))
-                .collect(),
+            tokens: m.tokens.iter().map(|(token, record)| (*token, record.clone())).collect(),
             commits: m.commits.values().map(|c| (**c).clone()).collect(),
         }
     }
@@ -268,11 +239,8 @@ impl From<Image> for Manifest {
             .into_iter()
             .map(|t| {
                 let version = image.version;
-                let segments: OrdMap<SegmentId, Arc<Segment>> = t
-                    .segments
-                    .into_iter()
-                    .map(|s| (s.id, Arc::new(s)))
-                    .collect();
+                let segments: OrdMap<SegmentId, Arc<Segment>> =
+                    t.segments.into_iter().map(|s| (s.id, Arc::new(s))).collect();
                 let inline_bytes = segments
                     .values()
                     .filter(|s| s.is_inline() && s.is_visible_at(version))
@@ -299,29 +267,13 @@ impl From<Image> for Manifest {
             cluster: image.cluster,
             version: image.version,
             time_us: image.time_us,
-            nodes: image
-                .nodes
-                .into_iter()
-                .map(|n| (n.id, Arc::new(n)))
-                .collect(),
+            nodes: image.nodes.into_iter().map(|n| (n.id, Arc::new(n))).collect(),
             schemas: image.schemas.into_iter().collect(),
-            names: tables
-                .values()
-                .filter(|t| t.dropped.is_none())
-                .map(|t| (t.name.clone(), t.id))
-                .collect(),
+            names: tables.values().filter(|t| t.dropped.is_none()).map(|t| (t.name.clone(), t.id)).collect(),
             tables,
-            token_times: image
-                .tokens
-                .iter()
-                .map(|(token, record)| ((record.time_us, *token), ()))
-                .collect(),
+            token_times: image.tokens.iter().map(|(token, record)| ((record.time_us, *token), ())).collect(),
             tokens: image.tokens.into_iter().collect(),
-            commits: image
-                .commits
-                .into_iter()
-                .map(|c| (c.version, Arc::new(c)))
-                .collect(),
+            commits: image.commits.into_iter().map(|c| (c.version, Arc::new(c))).collect(),
         }
     }
 }

@@ -19,16 +19,10 @@ pub fn shard_of_slot(slot: u32, shards: u32) -> u32 {
 /// Rendezvous hashing: the `count` nodes with the highest score for this shard, best first.
 /// When a node comes or goes, only the shards that it wins or held move.
 pub fn rendezvous(table: u64, shard: u32, nodes: &[NodeId], count: usize) -> Vec<NodeId> {
-    let mut scored: Vec<(u64, NodeId)> = nodes
-        .iter()
-        .map(|&node| (score(table, shard, node), node))
-        .collect();
+    let mut scored: Vec<(u64, NodeId)> =
+        nodes.iter().map(|&node| (score(table, shard, node), node)).collect();
     scored.sort_unstable_by(|a, b| b.cmp(a));
-    scored
-        .into_iter()
-        .take(count)
-        .map(|(_, node)| node)
-        .collect()
+    scored.into_iter().take(count).map(|(_, node)| node).collect()
 }
 
 fn score(table: u64, shard: u32, node: NodeId) -> u64 {

@@ -91,10 +91,7 @@ impl TableSchema {
         for column in &self.columns {
             validate_name("column", &column.name)?;
             if !names.insert(&column.name) {
-                return Err(Error::invalid(format!(
-                    "column {:?} is named twice",
-                    column.name
-                )));
+                return Err(Error::invalid(format!("column {:?} is named twice", column.name)));
             }
         }
         let mut keys = std::collections::BTreeSet::new();
@@ -106,16 +103,10 @@ impl TableSchema {
                 ))
             })?;
             if !keys.insert(key) {
-                return Err(Error::invalid(format!(
-                    "primary key names column {:?} twice",
-                    column.name
-                )));
+                return Err(Error::invalid(format!("primary key names column {:?} twice", column.name)));
             }
             if column.nullable {
-                return Err(Error::invalid(format!(
-                    "primary key column {:?} must be NOT NULL",
-                    column.name
-                )));
+                return Err(Error::invalid(format!("primary key column {:?} must be NOT NULL", column.name)));
             }
             if !column.data_type.is_hashable_key() {
                 return Err(Error::invalid(format!(
@@ -161,9 +152,7 @@ pub fn validate_name(what: &str, name: &str) -> Result<()> {
         )));
     }
     if name.chars().any(char::is_control) {
-        return Err(Error::invalid(format!(
-            "{what} name {name:?} contains a control character"
-        )));
+        return Err(Error::invalid(format!("{what} name {name:?} contains a control character")));
     }
     Ok(())
 }

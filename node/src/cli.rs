@@ -39,9 +39,7 @@ enum Command {
 impl Cli {
     pub fn run(self) -> Result<(), Error> {
         match self.command {
-            Command::Start { config, settings } => {
-                command::start::run(config.as_deref(), *settings)
-            }
+            Command::Start { config, settings } => command::start::run(config.as_deref(), *settings),
             Command::Demo(demo) => demo.run(),
             Command::Sql(sql) => sql.run(),
             Command::Load(load) => load.run(),
@@ -64,11 +62,7 @@ mod tests {
             for argument in command.get_arguments().filter(|a| a.get_long().is_some()) {
                 let name = argument.get_long().unwrap_or_default();
                 if !["help", "version"].contains(&name) {
-                    assert!(
-                        argument.get_env().is_some(),
-                        "{} --{name} has no variable",
-                        command.get_name()
-                    );
+                    assert!(argument.get_env().is_some(), "{} --{name} has no variable", command.get_name());
                 }
             }
         }

@@ -5,8 +5,8 @@ use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::error::FlightError;
 use arrow_flight::sql::client::FlightSqlServiceClient;
 use arrow_flight::sql::{
-    CommandStatementIngest, DoPutUpdateResult, ProstMessageExt, TableDefinitionOptions,
-    TableExistsOption, TableNotExistOption,
+    CommandStatementIngest, DoPutUpdateResult, ProstMessageExt, TableDefinitionOptions, TableExistsOption,
+    TableNotExistOption,
 };
 use arrow_flight::{FlightDescriptor, FlightInfo};
 use arrow_schema::{Schema, SchemaRef};
@@ -56,18 +56,17 @@ fn flight(error: FlightError) -> Error {
 impl Client {
     /// Connects and begins a session.
     pub async fn connect(url: &str) -> Result<Self> {
-        let http = url
-            .replacen("grpc://", "http://", 1)
-            .replacen("grpc+tcp://", "http://", 1);
+        let http = url.replacen("grpc://", "http://", 1).replacen("grpc+tcp://", "http://", 1);
         let endpoint = Endpoint::from_shared(http)
             .map_err(|e| Error::invalid(format!("url {url:?}: {e}")))?
             .connect_timeout(std::time::Duration::from_secs(10))
             .tcp_nodelay(true)
             .initial_stream_window_size(4 * 1024 * 1024)
             .initial_connection_window_size(16 * 1024 * 1024);
-        let channel = endpoint.connect().await.map_err(|e| {
-            Error::unavailable(format!("cannot connect to {url}: {e}")).with_source(e)
-        })?;
+        let channel = endpoint
+            .connect()
+            .await
+            .map_err(|e| Error::unavailable(format!("cannot connect to {url}: {e}")).with_source(e))?;
         let service = arrow_flight::flight_service_client::FlightServiceClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -78,11 +77,7 @@ impl Client {
 
     /// Runs one statement.
     pub async fn execute(&mut self, sql: &str) -> Result<Answer> {
-        let info: FlightInfo = self
-            .inner
-            .execute(sql.to_owned(), None)
-            .await
-            .map_err(flight)?;
+        let info: FlightInfo = self.inner.execute(sql.to_owned(), None).await.map_err(flight)?;
         let affected = (info.total_records >= 0).then_some(info.total_records as u64);
         let schema: Schema = info
             .clone()
@@ -90,11 +85,7 @@ impl Client {
             .map_err(|e| Error::corrupt(format!("schema of the answer: {e}")))?;
         let schema: SchemaRef = schema.into();
         if schema.fields().is_empty() {
-            return Ok(Answer {
-                schema,
-                rows: futures::stream::empty().boxed(),
-                affected,
-            });
+            return Ok(Answer { schema, rows: futures::stream::empty().boxed(), affected });
         }
         let ticket = info
             .endpoint
@@ -103,11 +94,7 @@ impl Client {
             .and_then(|e| e.ticket)
             .ok_or_else(|| Error::corrupt("the answer has no endpoint"))?;
         let rows = self.inner.do_get(ticket).await.map_err(flight)?;
-        Ok(Answer {
-            schema,
-            rows: rows.map_err(flight).boxed(),
-            affected: None,
-        })
+        Ok(Answer { schema, rows: rows.map_err(flight).boxed(), affected: None })
     }
 
     /// Runs one statement and takes all of its rows.
@@ -117,30 +104,19 @@ impl Client {
     }
 
     /// The schema of a table, if there is one.
-    pub async fn table_schema(
-        &mut self,
-        schema: Option<&str>,
-        table: &str,
-    ) -> Result<Option<SchemaRef>> {
-        let path = schema
-            .into_iter()
-            .chain([table])
-            .map(str::to_owned)
-            .collect();
+    pub async fn table_schema(&mut self, schema: Option<&str>, table: &str) -> Result<Option<SchemaRef>> {
+        let path = schema.into_iter().chain([table]).map(str::to_owned).collect();
         let request = tonic::Request::new(FlightDescriptor::new_path(path));
         match self.inner.inner_mut().get_schema(request).await {
             Ok(found) => {
                 let schema: Schema =
-                    (&found.into_inner())
-                        .try_into()
-                        .map_err(|e: arrow::error::ArrowError| {
-                            Error::corrupt(format!("schema of {table}: {e}"))
-                        })?;
+                    (&found.into_inner()).try_into().map_err(|e: arrow::error::ArrowError| {
+                        Error::corrupt(format!("schema of {table}: {e}"))
+                    })?;
                 Ok(Some(schema.into()))
             }
             Err(status)
-                if status.message().contains("not found")
-                    || status.code() == tonic::Code::NotFound =>
+                if status.message().contains("not found") || status.code() == tonic::Code::NotFound =>
             {
                 Ok(None)
             }
@@ -181,22 +157,15 @@ impl Client {
             .filter_map(|message| async move { message.ok() });
         let mut request = data.into_streaming_request();
         if let Some(token) = self.inner.token() {
-            let header = format!("Bearer {token}")
-                .parse()
-                .map_err(|_| Error::internal("token is no header value"))?;
+            let header =
+                format!("Bearer {token}").parse().map_err(|_| Error::internal("token is no header value"))?;
             request.metadata_mut().insert("authorization", header);
         }
         let put = async {
-            let mut results = self
-                .inner
-                .inner_mut()
-                .do_put(request)
-                .await
-                .map_err(|s| from_status(&s))?
-                .into_inner();
+            let mut results =
+                self.inner.inner_mut().do_put(request).await.map_err(|s| from_status(&s))?.into_inner();
             let result = results.message().await.map_err(|s| from_status(&s))?;
-            let result =
-                result.ok_or_else(|| Error::unknown("the server did not confirm the ingest"))?;
+            let result = result.ok_or_else(|| Error::unknown("the server did not confirm the ingest"))?;
             let result: DoPutUpdateResult = prost_decode(&result.app_metadata)?;
             Ok(result.record_count.max(0) as u64)
         };
@@ -214,10 +183,8 @@ fn command(options: IngestOptions) -> CommandStatementIngest {
         (false, false) => (TableNotExistOption::Fail, TableExistsOption::Append),
     };
     let numbers = [("shards", options.shards), ("replicas", options.replicas)];
-    let mut extra: std::collections::HashMap<String, String> = numbers
-        .into_iter()
-        .filter_map(|(name, n)| Some((name.to_owned(), n?.to_string())))
-        .collect();
+    let mut extra: std::collections::HashMap<String, String> =
+        numbers.into_iter().filter_map(|(name, n)| Some((name.to_owned(), n?.to_string()))).collect();
     if !options.primary_key.is_empty() {
         extra.insert("primary_key".into(), options.primary_key.join(","));
     }
@@ -242,6 +209,5 @@ fn prost_bytes(command: &CommandStatementIngest) -> Vec<u8> {
 
 fn prost_decode(bytes: &[u8]) -> Result<DoPutUpdateResult> {
     use prost::Message;
-    DoPutUpdateResult::decode(bytes)
-        .map_err(|e| Error::corrupt(format!("answer to an ingest: {e}")))
+    DoPutUpdateResult::decode(bytes).map_err(|e| Error::corrupt(format!("answer to an ingest: {e}")))
 }

@@ -36,12 +36,7 @@ pub struct Settings {
     pub advertise: Option<String>,
 
     /// Roles this node takes [default: meta,data,query]
-    #[arg(
-        long,
-        env = "PLEXUS_ROLES",
-        value_name = "ROLES",
-        value_delimiter = ','
-    )]
+    #[arg(long, env = "PLEXUS_ROLES", value_name = "ROLES", value_delimiter = ',')]
     pub roles: Option<Vec<Role>>,
 
     /// Found a new cluster: create its authority and print a join token
@@ -49,21 +44,11 @@ pub struct Settings {
     pub bootstrap: Option<bool>,
 
     /// Join the cluster of the node at this peer address
-    #[arg(
-        long,
-        env = "PLEXUS_JOIN",
-        value_name = "HOST:PORT",
-        requires = "join_token"
-    )]
+    #[arg(long, env = "PLEXUS_JOIN", value_name = "HOST:PORT", requires = "join_token")]
     pub join: Option<String>,
 
     /// The token that `plexus start --bootstrap` printed, or @FILE that holds it
-    #[arg(
-        long,
-        env = "PLEXUS_JOIN_TOKEN",
-        value_name = "TOKEN",
-        hide_env_values = true
-    )]
+    #[arg(long, env = "PLEXUS_JOIN_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub join_token: Option<String>,
 
     /// Log format [default: text]
@@ -127,11 +112,7 @@ impl Settings {
         let text = std::fs::read_to_string(path)
             .map_err(|e| Error::invalid(format!("configuration file {}: {e}", path.display())))?;
         toml::from_str(&text).map_err(|e| {
-            Error::invalid(format!(
-                "configuration file {}: {}",
-                path.display(),
-                e.to_string().trim_end()
-            ))
+            Error::invalid(format!("configuration file {}: {}", path.display(), e.to_string().trim_end()))
         })
     }
 
@@ -175,14 +156,9 @@ impl Settings {
                 return Err(Error::invalid("bootstrap and join exclude each other"));
             }
             (true, None, _) => Membership::Bootstrap,
-            (false, Some(address), Some(token)) => Membership::Join {
-                address,
-                token: read_token(token)?,
-            },
+            (false, Some(address), Some(token)) => Membership::Join { address, token: read_token(token)? },
             (false, Some(address), None) => {
-                return Err(Error::invalid(format!(
-                    "join = {address:?} needs a join token"
-                )));
+                return Err(Error::invalid(format!("join = {address:?} needs a join token")));
             }
             (false, None, _) => Membership::Resume,
         };
@@ -198,11 +174,7 @@ impl Settings {
             log_format: self.log_format.unwrap_or_default(),
             log: self.log.unwrap_or_else(|| "info".into()),
         };
-        for (name, address) in [
-            ("flight", config.flight),
-            ("peer", config.peer),
-            ("http", config.http),
-        ] {
+        for (name, address) in [("flight", config.flight), ("peer", config.peer), ("http", config.http)] {
             if config.advertise.is_none() && address.ip().is_unspecified() {
                 return Err(Error::invalid(format!(
                     "{name} = {address} listens on all interfaces: set advertise to the host that others reach"
@@ -242,10 +214,7 @@ mod tests {
     #[test]
     fn flags_win_over_the_file_and_defaults_fill_the_rest() {
         let file: Settings = toml::from_str("data_dir = \"/a\"\nlog = \"debug\"").unwrap();
-        let flags = Settings {
-            data_dir: Some("/b".into()),
-            ..Settings::default()
-        };
+        let flags = Settings { data_dir: Some("/b".into()), ..Settings::default() };
         let config = flags.or(file).resolve().unwrap();
         assert_eq!(config.data_dir, Path::new("/b"));
         assert_eq!(config.log, "debug");
@@ -265,15 +234,9 @@ mod tests {
 
     #[test]
     fn joining_without_a_token_and_listening_on_all_without_advertise_are_refused() {
-        let join = Settings {
-            join: Some("h:1".into()),
-            ..Settings::default()
-        };
+        let join = Settings { join: Some("h:1".into()), ..Settings::default() };
         assert!(join.resolve().unwrap_err().message().contains("join token"));
-        let all = Settings {
-            flight: Some(([0, 0, 0, 0], 1).into()),
-            ..Settings::default()
-        };
+        let all = Settings { flight: Some(([0, 0, 0, 0], 1).into()), ..Settings::default() };
         assert!(all.resolve().unwrap_err().message().contains("advertise"));
     }
 }

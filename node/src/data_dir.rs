@@ -38,16 +38,14 @@ impl DataDir {
     pub fn open(path: &Path, node: Option<NodeId>, token: Option<&str>) -> Result<Self> {
         // Parsed before anything is created: a wrong token leaves nothing behind.
         let joining = token.map(Authority::from_join_token).transpose()?;
-        fs::create_dir_all(path)
-            .map_err(|e| Error::io(format!("data directory {}", path.display()), e))?;
+        fs::create_dir_all(path).map_err(|e| Error::io(format!("data directory {}", path.display()), e))?;
         let lock = lock(path)?;
         let known = read_identity(path)?;
         let authority_path = path.join(AUTHORITY_FILE);
         let (identity, authority) = match known {
             Some(identity) => {
-                let authority = Authority::load(&authority_path)?.ok_or_else(|| {
-                    Error::corrupt(format!("{} is missing", authority_path.display()))
-                })?;
+                let authority = Authority::load(&authority_path)?
+                    .ok_or_else(|| Error::corrupt(format!("{} is missing", authority_path.display())))?;
                 (identity, authority)
             }
             None => {
@@ -84,12 +82,7 @@ impl DataDir {
                 other.cluster
             )));
         }
-        Ok(Self {
-            path: path.to_owned(),
-            _lock: lock,
-            identity,
-            authority,
-        })
+        Ok(Self { path: path.to_owned(), _lock: lock, identity, authority })
     }
 
     pub fn path(&self) -> &Path {
@@ -102,10 +95,7 @@ impl DataDir {
 
     pub fn reset_key(&self) -> [u8; 32] {
         let mut key = [0; 32];
-        for (byte, hex) in key
-            .iter_mut()
-            .zip(self.identity.reset_key.as_bytes().chunks(2))
-        {
+        for (byte, hex) in key.iter_mut().zip(self.identity.reset_key.as_bytes().chunks(2)) {
             let text = std::str::from_utf8(hex).unwrap_or_default();
             *byte = u8::from_str_radix(text, 16).unwrap_or_default();
         }
@@ -123,10 +113,9 @@ fn lock(path: &Path) -> Result<File> {
     let file = File::create(&lock_path).map_err(|e| Error::io(lock_path.display(), e))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::conflict(format!(
-            "data directory {} is held by another process",
-            path.display()
-        ))),
+        Err(TryLockError::WouldBlock) => {
+            Err(Error::conflict(format!("data directory {} is held by another process", path.display())))
+        }
         Err(TryLockError::Error(e)) => Err(Error::io(lock_path.display(), e)),
     }
 }
@@ -143,8 +132,8 @@ fn read_identity(path: &Path) -> Result<Option<Identity>> {
 }
 
 fn write_identity(path: &Path, identity: &Identity) -> Result<()> {
-    let text = serde_json::to_string_pretty(identity)
-        .map_err(|e| Error::internal(format!("identity: {e}")))?;
+    let text =
+        serde_json::to_string_pretty(identity).map_err(|e| Error::internal(format!("identity: {e}")))?;
     plexus_raft::durable::replace_file(path, IDENTITY_FILE, text.as_bytes())
 }
 
@@ -157,22 +146,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = DataDir::open(dir.path(), None, None).unwrap();
         let error = DataDir::open(dir.path(), None, None).err().expect("held");
-        assert!(
-            error.message().contains("held by another process"),
-            "{error}"
-        );
+        assert!(error.message().contains("held by another process"), "{error}");
         let (node, cluster) = (first.node(), first.authority.cluster);
         drop(first);
         let again = DataDir::open(dir.path(), Some(node), None).unwrap();
         assert_eq!((again.node(), again.authority.cluster), (node, cluster));
         drop(again);
         assert!(DataDir::open(dir.path(), Some(NodeId(1)), None).is_err());
-        let other = Authority::create(ClusterId::generate())
-            .unwrap()
-            .join_token();
-        let error = DataDir::open(dir.path(), None, Some(&other))
-            .err()
-            .expect("another cluster");
+        let other = Authority::create(ClusterId::generate()).unwrap().join_token();
+        let error = DataDir::open(dir.path(), None, Some(&other)).err().expect("another cluster");
         assert!(error.message().contains("belongs to cluster"), "{error}");
     }
 }

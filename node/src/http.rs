@@ -16,11 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::status::StatusSource;
 
-pub async fn serve(
-    listener: TcpListener,
-    source: Arc<StatusSource>,
-    stop: CancellationToken,
-) -> Result<()> {
+pub async fn serve(listener: TcpListener, source: Arc<StatusSource>, stop: CancellationToken) -> Result<()> {
     let app = Router::new()
         .route("/", get(index))
         .route("/health", get(|| async { "ok\n" }))
@@ -28,8 +24,7 @@ pub async fn serve(
         .route("/metrics", get(metrics))
         .route("/status", get(status))
         .with_state(source);
-    let listener =
-        tokio::net::TcpListener::from_std(listener).map_err(|e| Error::io("http listener", e))?;
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(|e| Error::io("http listener", e))?;
     axum::serve(listener, app)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await
@@ -44,11 +39,7 @@ async fn ready(State(source): State<Arc<StatusSource>>) -> Response {
     if source.is_ready() {
         "ready\n".into_response()
     } else {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "no metadata leader, or not yet in the cluster\n",
-        )
-            .into_response()
+        (StatusCode::SERVICE_UNAVAILABLE, "no metadata leader, or not yet in the cluster\n").into_response()
     }
 }
 
@@ -77,40 +68,16 @@ fn render(source: &StatusSource) -> Result<String> {
         gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         registry.register(name, help, gauge);
     };
-    gauge(
-        "meta_leader",
-        "Whether this node leads the metadata group",
-        u64::from(source.meta.is_leader()),
-    );
+    gauge("meta_leader", "Whether this node leads the metadata group", u64::from(source.meta.is_leader()));
     gauge("meta_term", "Term of the metadata group", group.term);
-    gauge(
-        "meta_log_index",
-        "Last entry of the metadata log on this node",
-        group.last_log,
-    );
-    gauge(
-        "meta_applied_index",
-        "Last entry that this node has applied",
-        group.applied,
-    );
-    gauge(
-        "manifest_version",
-        "Version of the manifest on this node",
-        manifest.version.0,
-    );
+    gauge("meta_log_index", "Last entry of the metadata log on this node", group.last_log);
+    gauge("meta_applied_index", "Last entry that this node has applied", group.applied);
+    gauge("manifest_version", "Version of the manifest on this node", manifest.version.0);
     gauge("tables", "Tables", manifest.names.len() as u64);
     gauge("nodes", "Nodes in the cluster", manifest.nodes.len() as u64);
-    gauge(
-        "nodes_live",
-        "Nodes that answer",
-        manifest.nodes.values().filter(|n| n.live).count() as u64,
-    );
+    gauge("nodes_live", "Nodes that answer", manifest.nodes.values().filter(|n| n.live).count() as u64);
     gauge("segments", "Segments on this node's disk", report.segments);
-    gauge(
-        "segments_missing",
-        "Segments that this node should keep and lacks",
-        report.segments_missing,
-    );
+    gauge("segments_missing", "Segments that this node should keep and lacks", report.segments_missing);
     gauge(
         "inline_bytes",
         "Bytes of rows that are still in the log",
@@ -118,11 +85,7 @@ fn render(source: &StatusSource) -> Result<String> {
     );
     let memory = Gauge::<u64, AtomicU64>::default();
     memory.set(resident_bytes());
-    registry.register(
-        "resident_memory_bytes",
-        "Resident memory of the process",
-        memory,
-    );
+    registry.register("resident_memory_bytes", "Resident memory of the process", memory);
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|e| Error::internal(format!("metrics: {e}")))?;
     Ok(text)

@@ -10,6 +10,7 @@ pub mod config;
 pub mod data_dir;
 mod http;
 pub mod input;
+pub mod local;
 pub mod logging;
 pub mod node;
 pub mod render;

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use plexus_coordinator::{
-    Coordinator, CoordinatorOptions, GroupCommitter, Maintenance, Replicator, Writer,
-};
+use plexus_coordinator::{Coordinator, CoordinatorOptions, GroupCommitter, Maintenance, Replicator, Writer};
 use plexus_flight::peer::{PeerEndpoint, PeerHandler, PeerNodes, PeerService, WorkerChannels};
 use plexus_flight::sql::{Front, SqlService};
 use plexus_flight::tls::Identity;
@@ -66,9 +64,7 @@ impl Listeners {
 fn bind(name: &str, address: SocketAddr) -> Result<TcpListener> {
     let listener = TcpListener::bind(address)
         .map_err(|e| Error::invalid(format!("{name} address {address}: {e}")).with_source(e))?;
-    listener
-        .set_nonblocking(true)
-        .map_err(|e| Error::io(address, e))?;
+    listener.set_nonblocking(true).map_err(|e| Error::io(address, e))?;
     Ok(listener)
 }
 
@@ -131,25 +127,11 @@ impl Node {
             remote: Arc::new(nodes.clone()),
             missing,
         };
-        let status = StatusSource {
-            node: id,
-            meta: meta.clone(),
-            peers: Arc::new(nodes),
-            handler,
-        };
+        let status = StatusSource { node: id, meta: meta.clone(), peers: Arc::new(nodes), handler };
 
         let mut servers = JoinSet::new();
-        servers.spawn(serve_workers(
-            listeners.peer,
-            engine,
-            identity,
-            stop.clone(),
-        ));
-        servers.spawn(serve_clients(
-            listeners.flight,
-            SqlService::new(coordinator.clone())?,
-            stop.clone(),
-        ));
+        servers.spawn(serve_workers(listeners.peer, engine, identity, stop.clone()));
+        servers.spawn(serve_clients(listeners.flight, SqlService::new(coordinator.clone())?, stop.clone()));
         servers.spawn(http::serve(listeners.http, Arc::new(status), stop.clone()));
         let maintenance_stop = stop.clone();
         servers.spawn(async move {
@@ -160,15 +142,7 @@ impl Node {
             node = %id, cluster = %data.authority.cluster, flight = %config.flight, peer = %config.peer,
             http = %config.http, roles = %config.roles, "node is ready"
         );
-        Ok(Self {
-            id,
-            meta,
-            coordinator,
-            endpoint,
-            stop,
-            servers,
-            _data: data,
-        })
+        Ok(Self { id, meta, coordinator, endpoint, stop, servers, _data: data })
     }
 
     /// Waits until a server of the node ends, which it does only when something is wrong.
@@ -193,17 +167,8 @@ impl Node {
     }
 }
 
-async fn start_meta(
-    control: &Handle,
-    id: NodeId,
-    data: &DataDir,
-    nodes: PeerNodes,
-) -> Result<Arc<Meta>> {
-    let options = MetaOptions {
-        node: id,
-        directory: data.path().join("meta"),
-        transport: Arc::new(nodes),
-    };
+async fn start_meta(control: &Handle, id: NodeId, data: &DataDir, nodes: PeerNodes) -> Result<Arc<Meta>> {
+    let options = MetaOptions { node: id, directory: data.path().join("meta"), transport: Arc::new(nodes) };
     control
         .spawn(Meta::start(options))
         .await
@@ -272,13 +237,9 @@ fn engine(
     nodes: &PeerNodes,
     channels: WorkerChannels,
 ) -> Result<Engine> {
-    let self_url =
-        plexus_coordinator::worker_url(&config.advertised(config.peer)).ok_or_else(|| {
-            Error::invalid(format!(
-                "peer address {} is no URL",
-                config.advertised(config.peer)
-            ))
-        })?;
+    let self_url = plexus_coordinator::worker_url(&config.advertised(config.peer)).ok_or_else(|| {
+        Error::invalid(format!("peer address {} is no URL", config.advertised(config.peer)))
+    })?;
     Engine::new(EngineOptions {
         reads: SegmentReads::new(store.clone(), Arc::new(nodes.clone())),
         channels,
@@ -300,11 +261,7 @@ fn machine_memory_bytes() -> u64 {
     kib.map_or(GUESS, |kib| kib * 1024)
 }
 
-async fn serve_clients(
-    listener: TcpListener,
-    service: SqlService,
-    stop: CancellationToken,
-) -> Result<()> {
+async fn serve_clients(listener: TcpListener, service: SqlService, stop: CancellationToken) -> Result<()> {
     Server::builder()
         .initial_stream_window_size(4 * 1024 * 1024)
         .initial_connection_window_size(16 * 1024 * 1024)
@@ -322,10 +279,7 @@ async fn serve_workers(
     stop: CancellationToken,
 ) -> Result<()> {
     let tls = ServerTlsConfig::new()
-        .identity(tonic::transport::Identity::from_pem(
-            &identity.certificate,
-            &identity.key,
-        ))
+        .identity(tonic::transport::Identity::from_pem(&identity.certificate, &identity.key))
         .client_ca_root(Certificate::from_pem(&identity.authority));
     Server::builder()
         .tls_config(tls)
@@ -340,7 +294,6 @@ async fn serve_workers(
 }
 
 fn incoming(listener: TcpListener) -> Result<TcpIncoming> {
-    let listener =
-        tokio::net::TcpListener::from_std(listener).map_err(|e| Error::io("listener", e))?;
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(|e| Error::io("listener", e))?;
     Ok(TcpIncoming::from(listener).with_nodelay(Some(true)))
 }

@@ -48,19 +48,13 @@ pub async fn write_rows(
                 // A drawn table would pad every line to the width of the longest.
                 return write!(out, "{plans}").map(|()| count).map_err(fail);
             }
-            let options = FormatOptions::default()
-                .with_null("NULL")
-                .with_types_info(false);
+            let options = FormatOptions::default().with_null("NULL").with_types_info(false);
             let text = pretty_format_batches_with_options(&batches, &options).map_err(fail)?;
             writeln!(out, "{text}").map_err(fail)?;
         }
         RowFormat::Csv => {
-            let mut writer = arrow::csv::WriterBuilder::new()
-                .with_header(true)
-                .build(&mut out);
-            writer
-                .write(&RecordBatch::new_empty(schema))
-                .map_err(fail)?;
+            let mut writer = arrow::csv::WriterBuilder::new().with_header(true).build(&mut out);
+            writer.write(&RecordBatch::new_empty(schema)).map_err(fail)?;
             while let Some(batch) = rows.try_next().await? {
                 count += batch.num_rows() as u64;
                 writer.write(&batch).map_err(fail)?;
@@ -77,8 +71,7 @@ pub async fn write_rows(
             writer.finish().map_err(fail)?;
         }
         RowFormat::Parquet => {
-            let mut writer =
-                ArrowWriter::try_new(&mut out, Arc::clone(&schema), None).map_err(fail)?;
+            let mut writer = ArrowWriter::try_new(&mut out, Arc::clone(&schema), None).map_err(fail)?;
             while let Some(batch) = rows.try_next().await? {
                 count += batch.num_rows() as u64;
                 writer.write(&batch).map_err(fail)?;
@@ -92,13 +85,7 @@ pub async fn write_rows(
 
 /// The texts of an EXPLAIN, if this is one.
 fn plan_texts(batches: &[RecordBatch]) -> Option<String> {
-    let names: Vec<String> = batches
-        .first()?
-        .schema()
-        .fields()
-        .iter()
-        .map(|f| f.name().clone())
-        .collect();
+    let names: Vec<String> = batches.first()?.schema().fields().iter().map(|f| f.name().clone()).collect();
     if names != ["plan_type", "plan"] {
         return None;
     }
@@ -107,11 +94,7 @@ fn plan_texts(batches: &[RecordBatch]) -> Option<String> {
         let kinds = batch.column(0).as_string_opt::<i32>()?;
         let plans = batch.column(1).as_string_opt::<i32>()?;
         for row in 0..batch.num_rows() {
-            text.push_str(&format!(
-                "-- {}\n{}\n\n",
-                kinds.value(row),
-                plans.value(row).trim_end()
-            ));
+            text.push_str(&format!("-- {}\n{}\n\n", kinds.value(row), plans.value(row).trim_end()));
         }
     }
     Some(text)

@@ -78,11 +78,8 @@ impl StatusSource {
         let manifest = self.meta.manifest();
         let group = self.meta.status();
         let reports = join_all(manifest.nodes.keys().map(|&node| async move {
-            let report = if node == self.node {
-                self.handler.report()
-            } else {
-                self.peers.report(node).await
-            };
+            let report =
+                if node == self.node { self.handler.report() } else { self.peers.report(node).await };
             (node, report.ok())
         }));
         let reports: BTreeMap<NodeId, Option<NodeReport>> = reports.await.into_iter().collect();

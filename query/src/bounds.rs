@@ -17,12 +17,8 @@ pub fn to_scalar(bound: Bound, t: &DataType) -> Option<ScalarValue> {
         (Bound::Int(v), DataType::Time32(TimeUnit::Second)) => {
             ScalarValue::Time32Second(Some(v.try_into().ok()?))
         }
-        (Bound::Int(v), DataType::Time32(_)) => {
-            ScalarValue::Time32Millisecond(Some(v.try_into().ok()?))
-        }
-        (Bound::Int(v), DataType::Time64(TimeUnit::Microsecond)) => {
-            ScalarValue::Time64Microsecond(Some(v))
-        }
+        (Bound::Int(v), DataType::Time32(_)) => ScalarValue::Time32Millisecond(Some(v.try_into().ok()?)),
+        (Bound::Int(v), DataType::Time64(TimeUnit::Microsecond)) => ScalarValue::Time64Microsecond(Some(v)),
         (Bound::Int(v), DataType::Time64(_)) => ScalarValue::Time64Nanosecond(Some(v)),
         (Bound::Int(v), DataType::Timestamp(unit, zone)) => match unit {
             TimeUnit::Second => ScalarValue::TimestampSecond(Some(v), zone.clone()),
@@ -101,10 +97,7 @@ pub fn merge<'a>(segments: impl Iterator<Item = &'a Statistics>, columns: usize)
     Statistics {
         num_rows: Precision::Exact(rows),
         total_byte_size: Precision::Inexact(bytes),
-        column_statistics: merged
-            .into_iter()
-            .map(|c| c.unwrap_or_else(PlanColumn::new_unknown))
-            .collect(),
+        column_statistics: merged.into_iter().map(|c| c.unwrap_or_else(PlanColumn::new_unknown)).collect(),
     }
 }
 

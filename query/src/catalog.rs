@@ -21,11 +21,7 @@ pub struct PinnedCatalog {
 }
 
 impl CatalogProviderList for PinnedCatalog {
-    fn register_catalog(
-        &self,
-        _: String,
-        _: Arc<dyn CatalogProvider>,
-    ) -> Option<Arc<dyn CatalogProvider>> {
+    fn register_catalog(&self, _: String, _: Arc<dyn CatalogProvider>) -> Option<Arc<dyn CatalogProvider>> {
         None
     }
 
@@ -49,12 +45,7 @@ impl CatalogProvider for PinnedCatalog {
             return Some(Arc::new(SystemSchema(self.clone())));
         }
         let known = self.manifest.schemas.contains_key(name);
-        known.then(|| {
-            Arc::new(PinnedSchema {
-                name: name.to_owned(),
-                catalog: self.clone(),
-            }) as _
-        })
+        known.then(|| Arc::new(PinnedSchema { name: name.to_owned(), catalog: self.clone() }) as _)
     }
 }
 
@@ -66,10 +57,7 @@ struct PinnedSchema {
 
 impl PinnedSchema {
     fn find(&self, table: &str) -> Option<Arc<plexus_model::Table>> {
-        self.catalog
-            .manifest
-            .table(&TableName::new(&self.name, table))
-            .cloned()
+        self.catalog.manifest.table(&TableName::new(&self.name, table)).cloned()
     }
 }
 
@@ -77,21 +65,14 @@ impl PinnedSchema {
 impl SchemaProvider for PinnedSchema {
     fn table_names(&self) -> Vec<String> {
         let names = self.catalog.manifest.names.keys();
-        names
-            .filter(|n| n.schema == self.name)
-            .map(|n| n.table.clone())
-            .collect()
+        names.filter(|n| n.schema == self.name).map(|n| n.table.clone()).collect()
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         let version = self.catalog.manifest.version;
-        Ok(self.find(name).map(|table| {
-            Arc::new(PinnedTable::new(
-                table,
-                version,
-                self.catalog.context.clone(),
-            )) as _
-        }))
+        Ok(self
+            .find(name)
+            .map(|table| Arc::new(PinnedTable::new(table, version, self.catalog.context.clone())) as _))
     }
 
     fn table_exist(&self, name: &str) -> bool {

@@ -84,10 +84,7 @@ impl WireSegment {
 
 /// The configuration of a segment scan, if this is one.
 pub fn segment_scan(plan: &Arc<dyn ExecutionPlan>) -> Option<(&FileScanConfig, &VortexSource)> {
-    let config = plan
-        .downcast_ref::<DataSourceExec>()?
-        .data_source()
-        .downcast_ref::<FileScanConfig>()?;
+    let config = plan.downcast_ref::<DataSourceExec>()?.data_source().downcast_ref::<FileScanConfig>()?;
     let source = config.file_source().downcast_ref::<VortexSource>()?;
     Some((config, source))
 }
@@ -110,14 +107,10 @@ impl PhysicalExtensionCodec for ScanCodec {
             .collect::<Result<Vec<_>>>()?;
         let scan = WireScan {
             config: Some(serialize_file_scan_config(config, self, converter)?),
-            predicate: source
-                .predicate()
-                .map(|p| converter.physical_expr_to_proto(p, self))
-                .transpose()?,
+            predicate: source.predicate().map(|p| converter.physical_expr_to_proto(p, self)).transpose()?,
             segments,
         };
-        scan.encode(buf)
-            .map_err(|e| DataFusionError::External(Box::new(e)))
+        scan.encode(buf).map_err(|e| DataFusionError::External(Box::new(e)))
     }
 
     fn try_decode(
@@ -135,10 +128,8 @@ impl PhysicalExtensionCodec for ScanCodec {
         let schema = parse_table_schema_from_proto(&config)?;
         let mut source: Arc<dyn FileSource> = Arc::new(self.context.source(schema.clone()));
         if let Some(predicate) = &scan.predicate {
-            let predicate =
-                converter.proto_to_physical_expr(predicate, schema.table_schema(), &decode)?;
-            let pushed =
-                source.try_pushdown_filters(vec![predicate], task.session_config().options())?;
+            let predicate = converter.proto_to_physical_expr(predicate, schema.table_schema(), &decode)?;
+            let pushed = source.try_pushdown_filters(vec![predicate], task.session_config().options())?;
             // The filter above the scan is gone, so a source that does not take it back would lose it.
             let taken = pushed.filters.iter().all(|f| matches!(f, PushedDown::Yes));
             match pushed.updated_node.filter(|_| taken) {
@@ -147,20 +138,14 @@ impl PhysicalExtensionCodec for ScanCodec {
             }
         }
         let mut config = parse_protobuf_file_scan_config(&config, &decode, converter, source)?;
-        let segments = scan
-            .segments
-            .into_iter()
-            .map(WireSegment::into_ref)
-            .collect::<Result<HashMap<_, _>>>()?;
+        let segments =
+            scan.segments.into_iter().map(WireSegment::into_ref).collect::<Result<HashMap<_, _>>>()?;
         config.file_groups = std::mem::take(&mut config.file_groups)
             .into_iter()
             .map(|group| {
                 let files = group.into_inner().into_iter().map(|file| {
                     let Some(segment) = segments.get(file.path().as_ref()) else {
-                        return internal_err!(
-                            "file {} of a segment scan names no segment",
-                            file.path()
-                        );
+                        return internal_err!("file {} of a segment scan names no segment", file.path());
                     };
                     Ok(file.with_extension(segment.clone()))
                 });

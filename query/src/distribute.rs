@@ -44,23 +44,15 @@ impl WorkerResolver for Placement {
 }
 
 /// How many tasks a leaf is worth.
-pub fn desired_tasks(
-    event: DesiredTaskCountEvent,
-) -> Option<Result<DesiredTaskCountEventResponse>> {
+pub fn desired_tasks(event: DesiredTaskCountEvent) -> Option<Result<DesiredTaskCountEventResponse>> {
     if memory_source(event.plan).is_some() {
         return Some(Ok(DesiredTaskCountEventResponse::desired(1)));
     }
     let (config, _) = segment_scan(event.plan)?;
     let placement = event.session_config.get_extension::<Placement>()?;
-    let bytes: u64 = config
-        .file_groups
-        .iter()
-        .flat_map(|g| g.files())
-        .map(PartitionedFile::effective_size)
-        .sum();
-    let tasks = bytes
-        .div_ceil(placement.task_bytes.max(1))
-        .clamp(1, placement.workers.len().max(1) as u64);
+    let bytes: u64 =
+        config.file_groups.iter().flat_map(|g| g.files()).map(PartitionedFile::effective_size).sum();
+    let tasks = bytes.div_ceil(placement.task_bytes.max(1)).clamp(1, placement.workers.len().max(1) as u64);
     Some(Ok(DesiredTaskCountEventResponse::desired(tasks as usize)))
 }
 
@@ -73,11 +65,7 @@ pub fn scale_up(event: ScaleUpLeafNodeEvent) -> Option<Result<ScaleUpLeafNodeEve
     if event.task_count <= 1 {
         return Some(Ok(ScaleUpLeafNodeEventResponse::new(event.plan.clone())));
     }
-    let variants = if segments {
-        split_segments(&event)
-    } else {
-        split_memory(&event)
-    };
+    let variants = if segments { split_segments(&event) } else { split_memory(&event) };
     Some(variants.and_then(|variants| {
         DistributedLeafExec::try_new(event.plan.clone(), variants)
             .map(|leaf| ScaleUpLeafNodeEventResponse::new(Arc::new(leaf)))
@@ -85,29 +73,21 @@ pub fn scale_up(event: ScaleUpLeafNodeEvent) -> Option<Result<ScaleUpLeafNodeEve
 }
 
 fn split_segments(event: &ScaleUpLeafNodeEvent) -> Result<Vec<Arc<dyn ExecutionPlan>>> {
-    let (Some((config, _)), Some(placement)) = (
-        segment_scan(event.plan),
-        event.session_config.get_extension::<Placement>(),
-    ) else {
+    let (Some((config, _)), Some(placement)) =
+        (segment_scan(event.plan), event.session_config.get_extension::<Placement>())
+    else {
         return datafusion::common::internal_err!("a segment scan without placement");
     };
     let partitions = event.plan.output_partitioning().partition_count().max(1);
     let mut slots: Vec<Slot> = vec![Slot::default(); event.task_count];
-    let mut files: Vec<&PartitionedFile> =
-        config.file_groups.iter().flat_map(|g| g.files()).collect();
+    let mut files: Vec<&PartitionedFile> = config.file_groups.iter().flat_map(|g| g.files()).collect();
     files.sort_by_key(|f| std::cmp::Reverse(f.effective_size()));
     for file in files {
         let segment = segment_of(file)?;
-        let holds = |slot: usize| {
-            placement
-                .workers
-                .get(slot)
-                .is_some_and(|w| segment.replicas.contains(&w.node))
-        };
+        let holds =
+            |slot: usize| placement.workers.get(slot).is_some_and(|w| segment.replicas.contains(&w.node));
         // Least loaded among those that keep it; a worker that does not would read it from a peer.
-        let slot = (0..slots.len())
-            .min_by_key(|&slot| (!holds(slot), slots[slot].bytes))
-            .unwrap_or_default();
+        let slot = (0..slots.len()).min_by_key(|&slot| (!holds(slot), slots[slot].bytes)).unwrap_or_default();
         slots[slot].bytes += file.effective_size();
         slots[slot].files.push(file.clone());
     }
@@ -117,9 +97,7 @@ fn split_segments(event: &ScaleUpLeafNodeEvent) -> Result<Vec<Arc<dyn ExecutionP
             let mut config = config.clone();
             config.file_groups = crate::scan::spread(slot.files, partitions);
             // All variants must have the same number of partitions, also those with few files.
-            config
-                .file_groups
-                .resize_with(partitions, || FileGroup::new(vec![]));
+            config.file_groups.resize_with(partitions, || FileGroup::new(vec![]));
             DataSourceExec::from_data_source(config) as Arc<dyn ExecutionPlan>
         })
         .collect())
@@ -138,38 +116,23 @@ fn split_memory(event: &ScaleUpLeafNodeEvent) -> Result<Vec<Arc<dyn ExecutionPla
     };
     let partitions = event.plan.output_partitioning().partition_count();
     let schema = source.original_schema();
-    let empty = MemorySourceConfig::try_new(
-        &vec![vec![]; partitions],
-        schema,
-        source.projection().clone(),
-    )?;
+    let empty = MemorySourceConfig::try_new(&vec![vec![]; partitions], schema, source.projection().clone())?;
     let mut variants: Vec<Arc<dyn ExecutionPlan>> = vec![event.plan.clone()];
-    variants.resize_with(event.task_count, || {
-        DataSourceExec::from_data_source(empty.clone())
-    });
+    variants.resize_with(event.task_count, || DataSourceExec::from_data_source(empty.clone()));
     Ok(variants)
 }
 
 fn memory_source(plan: &Arc<dyn ExecutionPlan>) -> Option<&MemorySourceConfig> {
-    plan.downcast_ref::<DataSourceExec>()?
-        .data_source()
-        .downcast_ref::<MemorySourceConfig>()
+    plan.downcast_ref::<DataSourceExec>()?.data_source().downcast_ref::<MemorySourceConfig>()
 }
 
 /// The worker of each slot.
 pub fn route(event: RouteTasksEvent) -> Option<Result<RouteTasksEventResponse>> {
-    let placement = event
-        .task_ctx
-        .session_config()
-        .get_extension::<Placement>()?;
+    let placement = event.task_ctx.session_config().get_extension::<Placement>()?;
     let mut reads = false;
     let walked = event.plan.apply(|node| {
         reads |= node.is::<DistributedLeafExec>();
-        Ok(if reads {
-            TreeNodeRecursion::Stop
-        } else {
-            TreeNodeRecursion::Continue
-        })
+        Ok(if reads { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     });
     if let Err(e) = walked {
         return Some(Err(e));
@@ -178,10 +141,7 @@ pub fn route(event: RouteTasksEvent) -> Option<Result<RouteTasksEventResponse>> 
         // Beside the coordinator, where the library puts it.
         return None;
     }
-    let urls = (0..event.task_count).map(|slot| {
-        placement.workers[slot % placement.workers.len()]
-            .url
-            .clone()
-    });
+    let urls =
+        (0..event.task_count).map(|slot| placement.workers[slot % placement.workers.len()].url.clone());
     Some(Ok(RouteTasksEventResponse::new(urls.collect())))
 }

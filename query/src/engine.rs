@@ -75,13 +75,7 @@ impl Engine {
     where
         C: ChannelResolver + Clone + Send + Sync + 'static,
     {
-        let EngineOptions {
-            reads,
-            channels,
-            self_url,
-            memory_bytes,
-            partitions,
-        } = options;
+        let EngineOptions { reads, channels, self_url, memory_bytes, partitions } = options;
         let runtime = runtime(memory_bytes)?;
         let scans = ScanContext {
             vortex: VortexSession::default().with_tokio(),
@@ -94,15 +88,10 @@ impl Engine {
             .with_config(config(partitions))
             .with_runtime_env(runtime)
             .with_distributed_planner()
-            .with_distributed_worker_resolver(Placement {
-                workers: vec![],
-                task_bytes: 0,
-            })
+            .with_distributed_worker_resolver(Placement { workers: vec![], task_bytes: 0 })
             .with_distributed_channel_resolver(channels)
             .with_distributed_local_worker_context(worker.to_local_worker_context(self_url))
-            .with_distributed_user_codec(ScanCodec {
-                context: scans.clone(),
-            })
+            .with_distributed_user_codec(ScanCodec { context: scans.clone() })
             .with_distributed_desired_task_count_handler(desired_tasks)
             .with_distributed_scale_up_leaf_node_handler(scale_up)
             .with_distributed_route_tasks_handler(route)
@@ -112,11 +101,7 @@ impl Engine {
             .with_distributed_compression(None)?
             .with_distributed_metrics_collection(false)?
             .build();
-        Ok(Self {
-            base,
-            worker,
-            scans,
-        })
+        Ok(Self { base, worker, scans })
     }
 
     /// The service that runs tasks of other nodes' queries.
@@ -126,34 +111,21 @@ impl Engine {
 
     /// A session that sees `pin` and nothing else.
     pub fn session(&self, pin: Pin) -> SessionState {
-        let Pin {
-            manifest,
-            view,
-            placement,
-            query_id,
-        } = pin;
+        let Pin { manifest, view, placement, query_id } = pin;
         let mut state = self.base.clone();
-        let context = QueryContext {
-            query_id,
-            version: manifest.version.0,
-        };
+        let context = QueryContext { query_id, version: manifest.version.0 };
         state.set_distributed_worker_resolver(placement.clone());
         state.set_distributed_option_extension(context);
         state.config_mut().set_extension(Arc::new(placement));
-        let catalog = PinnedCatalog {
-            manifest,
-            view: Arc::new(view),
-            context: self.scans.clone(),
-        };
+        let catalog = PinnedCatalog { manifest, view: Arc::new(view), context: self.scans.clone() };
         state.register_catalog_list(Arc::new(catalog));
         state
     }
 }
 
 fn runtime(memory_bytes: usize) -> Result<Arc<RuntimeEnv>> {
-    let runtime = RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(FairSpillPool::new(memory_bytes)))
-        .build_arc()?;
+    let runtime =
+        RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(memory_bytes))).build_arc()?;
     // Scans look their store up by URL before they ask for a reader; the readers never use it.
     let url = ObjectStoreUrl::parse(STORE_URL)?;
     runtime.register_object_store(url.as_ref(), Arc::new(InMemory::new()));

@@ -18,10 +18,7 @@ pub async fn explain(state: &SessionState, plan: &LogicalPlan) -> Result<String>
         text.push('\n');
     }
     let placement = state.config().get_extension::<Placement>();
-    let workers = placement
-        .as_deref()
-        .map(|p| p.workers.as_slice())
-        .unwrap_or_default();
+    let workers = placement.as_deref().map(|p| p.workers.as_slice()).unwrap_or_default();
     physical.apply(|node| {
         if let Some(boundary) = node.as_network_boundary() {
             let stage = boundary.input_stage();

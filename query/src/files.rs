@@ -16,11 +16,7 @@ use vortex_datafusion::reader::VortexReaderFactory;
 pub const STORE_URL: &str = "plexus://segments";
 
 /// The segment as a file whose reader is found through the [`SegmentRef`] that it carries.
-pub fn to_file(
-    table: &Table,
-    segment: &Segment,
-    statistics: Arc<Statistics>,
-) -> Option<PartitionedFile> {
+pub fn to_file(table: &Table, segment: &Segment, statistics: Arc<Statistics>) -> Option<PartitionedFile> {
     let SegmentData::File { bytes, checksum } = segment.data else {
         return None;
     };
@@ -28,11 +24,7 @@ pub fn to_file(
         id: segment.id,
         length: bytes,
         checksum,
-        replicas: table
-            .shards
-            .get(segment.shard as usize)
-            .map(|s| s.replicas.clone())
-            .unwrap_or_default(),
+        replicas: table.shards.get(segment.shard as usize).map(|s| s.replicas.clone()).unwrap_or_default(),
     };
     let meta = ObjectMeta {
         location: Path::from(format!("shard-{}/{}", segment.shard, segment.id)),
@@ -42,18 +34,13 @@ pub fn to_file(
         e_tag: None,
         version: None,
     };
-    Some(
-        PartitionedFile::new_from_meta(meta)
-            .with_statistics(statistics)
-            .with_extension(reference),
-    )
+    Some(PartitionedFile::new_from_meta(meta).with_statistics(statistics).with_extension(reference))
 }
 
 /// The segment that a file stands for.
 pub fn segment_of(file: &PartitionedFile) -> Result<&SegmentRef> {
-    file.extension::<SegmentRef>().ok_or_else(|| {
-        DataFusionError::Internal(format!("file {} does not name a segment", file.path()))
-    })
+    file.extension::<SegmentRef>()
+        .ok_or_else(|| DataFusionError::Internal(format!("file {} does not name a segment", file.path())))
 }
 
 /// Opens segments for scans.

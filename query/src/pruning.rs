@@ -59,15 +59,11 @@ impl SegmentBounds<'_> {
 
 impl PruningStatistics for SegmentBounds<'_> {
     fn min_values(&self, column: &Column) -> Option<ArrayRef> {
-        self.values(column, |s, i| {
-            s.column_statistics[i].min_value.get_value().cloned()
-        })
+        self.values(column, |s, i| s.column_statistics[i].min_value.get_value().cloned())
     }
 
     fn max_values(&self, column: &Column) -> Option<ArrayRef> {
-        self.values(column, |s, i| {
-            s.column_statistics[i].max_value.get_value().cloned()
-        })
+        self.values(column, |s, i| s.column_statistics[i].max_value.get_value().cloned())
     }
 
     fn num_containers(&self) -> usize {
@@ -76,20 +72,12 @@ impl PruningStatistics for SegmentBounds<'_> {
 
     fn null_counts(&self, column: &Column) -> Option<ArrayRef> {
         let index = self.schema.index_of(&column.name).ok()?;
-        let counts = self
-            .segments
-            .iter()
-            .map(|s| count(&s.column_statistics[index].null_count));
+        let counts = self.segments.iter().map(|s| count(&s.column_statistics[index].null_count));
         Some(Arc::new(counts.collect::<UInt64Array>()))
     }
 
     fn row_counts(&self) -> Option<ArrayRef> {
-        Some(Arc::new(
-            self.segments
-                .iter()
-                .map(|s| count(&s.num_rows))
-                .collect::<UInt64Array>(),
-        ))
+        Some(Arc::new(self.segments.iter().map(|s| count(&s.num_rows)).collect::<UInt64Array>()))
     }
 
     fn contained(
@@ -119,15 +107,8 @@ pub fn only_shard(table: &Table, schema: &SchemaRef, filters: &[Expr]) -> Option
         .iter()
         .map(|&index| {
             let field = schema.field(index as usize);
-            let value = filters
-                .iter()
-                .find_map(|filter| equal_to(filter, field.name()))?;
-            value
-                .cast_to(field.data_type())
-                .ok()
-                .filter(|v| !v.is_null())?
-                .to_array()
-                .ok()
+            let value = filters.iter().find_map(|filter| equal_to(filter, field.name()))?;
+            value.cast_to(field.data_type()).ok().filter(|v| !v.is_null())?.to_array().ok()
         })
         .collect::<Option<Vec<ArrayRef>>>()?;
     plexus_storage::shard_of_key(&key, table.shards.len() as u32).ok()

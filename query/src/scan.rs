@@ -30,9 +30,7 @@ pub struct ScanContext {
 
 impl std::fmt::Debug for ScanContext {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ScanContext")
-            .field("reads", &self.reads)
-            .finish_non_exhaustive()
+        f.debug_struct("ScanContext").field("reads", &self.reads).finish_non_exhaustive()
     }
 }
 
@@ -40,9 +38,7 @@ impl ScanContext {
     /// A source that reads segments of this schema through this node.
     pub fn source(&self, schema: TableSchema) -> VortexSource {
         VortexSource::new(schema, self.vortex.clone())
-            .with_vortex_reader_factory(Arc::new(SegmentReaderFactory {
-                reads: self.reads.clone(),
-            }))
+            .with_vortex_reader_factory(Arc::new(SegmentReaderFactory { reads: self.reads.clone() }))
             .with_file_metadata_cache(self.footers.clone())
     }
 }
@@ -61,16 +57,8 @@ pub struct Scan<'a> {
 
 impl Scan<'_> {
     pub fn plan(self, context: &ScanContext) -> Result<Arc<dyn ExecutionPlan>> {
-        let inline = if self.inline.is_empty() {
-            None
-        } else {
-            Some(self.inline_leaf()?)
-        };
-        let files = if self.files.is_empty() {
-            None
-        } else {
-            Some(self.file_leaf(context)?)
-        };
+        let inline = if self.inline.is_empty() { None } else { Some(self.inline_leaf()?) };
+        let files = if self.files.is_empty() { None } else { Some(self.file_leaf(context)?) };
         match (files, inline) {
             (Some(files), Some(inline)) => UnionExec::try_new(vec![files, inline]),
             (Some(leaf), None) | (None, Some(leaf)) => Ok(leaf),
@@ -86,13 +74,12 @@ impl Scan<'_> {
 
     fn file_leaf(&self, context: &ScanContext) -> Result<Arc<dyn ExecutionPlan>> {
         let source = context.source(self.schema.clone().into());
-        let config =
-            FileScanConfigBuilder::new(ObjectStoreUrl::parse(STORE_URL)?, Arc::new(source))
-                .with_file_groups(spread(self.files.clone(), self.partitions))
-                .with_statistics(self.statistics.clone())
-                .with_projection_indices(self.projection.cloned())?
-                .with_limit(self.limit)
-                .build();
+        let config = FileScanConfigBuilder::new(ObjectStoreUrl::parse(STORE_URL)?, Arc::new(source))
+            .with_file_groups(spread(self.files.clone(), self.partitions))
+            .with_statistics(self.statistics.clone())
+            .with_projection_indices(self.projection.cloned())?
+            .with_limit(self.limit)
+            .build();
         Ok(DataSourceExec::from_data_source(config))
     }
 
@@ -112,14 +99,9 @@ pub fn spread(mut files: Vec<PartitionedFile>, partitions: usize) -> Vec<FileGro
     let mut groups: Vec<(u64, Vec<PartitionedFile>)> =
         vec![Default::default(); partitions.clamp(1, files.len().max(1))];
     for file in files {
-        let smallest = (0..groups.len())
-            .min_by_key(|&g| groups[g].0)
-            .unwrap_or_default();
+        let smallest = (0..groups.len()).min_by_key(|&g| groups[g].0).unwrap_or_default();
         groups[smallest].0 += file.effective_size();
         groups[smallest].1.push(file);
     }
-    groups
-        .into_iter()
-        .map(|(_, files)| FileGroup::new(files))
-        .collect()
+    groups.into_iter().map(|(_, files)| FileGroup::new(files)).collect()
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, ListBuilder, RecordBatch, StringArray, StringBuilder,
-    TimestampMicrosecondArray, UInt32Array, UInt64Array,
+    ArrayRef, BooleanArray, ListBuilder, RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray,
+    UInt32Array, UInt64Array,
 };
 use arrow_schema::{Field, Schema, SchemaRef};
 use datafusion::catalog::{MemTable, TableProvider};
@@ -23,11 +23,7 @@ pub struct ClusterView {
 }
 
 /// One of the tables, with its rows as of the pinned manifest.
-pub fn table(
-    name: &str,
-    manifest: &Manifest,
-    view: &ClusterView,
-) -> Result<Option<Arc<dyn TableProvider>>> {
+pub fn table(name: &str, manifest: &Manifest, view: &ClusterView) -> Result<Option<Arc<dyn TableProvider>>> {
     let batch = match name {
         "nodes" => nodes(manifest, view)?,
         "tables" => tables(manifest)?,
@@ -36,10 +32,7 @@ pub fn table(
         "commits" => commits(manifest)?,
         _ => return Ok(None),
     };
-    Ok(Some(Arc::new(MemTable::try_new(
-        batch.schema(),
-        vec![vec![batch]],
-    )?)))
+    Ok(Some(Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]])?)))
 }
 
 /// Names and schemas of all of them.
@@ -47,13 +40,7 @@ pub fn system_tables(manifest: &Manifest) -> Result<Vec<(&'static str, SchemaRef
     let view = ClusterView::default();
     TABLES
         .iter()
-        .filter_map(|name| {
-            Some(
-                table(name, manifest, &view)
-                    .transpose()?
-                    .map(|t| (*name, t.schema())),
-            )
-        })
+        .filter_map(|name| Some(table(name, manifest, &view).transpose()?.map(|t| (*name, t.schema()))))
         .collect()
 }
 
@@ -61,11 +48,7 @@ fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
     let fields: Vec<Field> = columns
         .iter()
         .map(|(name, array)| {
-            Field::new(
-                *name,
-                array.data_type().clone(),
-                array.null_count() > 0 || OPTIONAL.contains(name),
-            )
+            Field::new(*name, array.data_type().clone(), array.null_count() > 0 || OPTIONAL.contains(name))
         })
         .collect();
     Ok(RecordBatch::try_new(
@@ -78,33 +61,15 @@ fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
 const OPTIONAL: [&str; 2] = ["removed_version", "checksum"];
 
 fn text(values: impl Iterator<Item = String>) -> ArrayRef {
-    Arc::new(
-        values
-            .collect::<Vec<_>>()
-            .into_iter()
-            .map(Some)
-            .collect::<StringArray>(),
-    )
+    Arc::new(values.collect::<Vec<_>>().into_iter().map(Some).collect::<StringArray>())
 }
 
 fn numbers(values: impl Iterator<Item = u64>) -> ArrayRef {
-    Arc::new(
-        values
-            .collect::<Vec<_>>()
-            .into_iter()
-            .map(Some)
-            .collect::<UInt64Array>(),
-    )
+    Arc::new(values.collect::<Vec<_>>().into_iter().map(Some).collect::<UInt64Array>())
 }
 
 fn small_numbers(values: impl Iterator<Item = u32>) -> ArrayRef {
-    Arc::new(
-        values
-            .collect::<Vec<_>>()
-            .into_iter()
-            .map(Some)
-            .collect::<UInt32Array>(),
-    )
+    Arc::new(values.collect::<Vec<_>>().into_iter().map(Some).collect::<UInt32Array>())
 }
 
 fn flags(values: impl Iterator<Item = bool>) -> ArrayRef {
@@ -137,34 +102,21 @@ fn tables(manifest: &Manifest) -> Result<RecordBatch> {
         ("table_schema", text(each().map(|t| t.name.schema.clone()))),
         ("table_name", text(each().map(|t| t.name.table.clone()))),
         ("table_id", numbers(each().map(|t| t.id.0))),
-        (
-            "shards",
-            small_numbers(each().map(|t| t.shards.len() as u32)),
-        ),
+        ("shards", small_numbers(each().map(|t| t.shards.len() as u32))),
         ("replicas", small_numbers(each().map(|t| t.replicas))),
         ("rows", numbers(each().map(|t| t.rows(version)))),
-        (
-            "bytes",
-            numbers(each().map(|t| t.visible(version).map(|s| s.bytes()).sum())),
-        ),
-        (
-            "segments",
-            numbers(each().map(|t| t.visible(version).count() as u64)),
-        ),
+        ("bytes", numbers(each().map(|t| t.visible(version).map(|s| s.bytes()).sum()))),
+        ("segments", numbers(each().map(|t| t.visible(version).count() as u64))),
         ("inline_bytes", numbers(each().map(|t| t.inline_bytes))),
         ("created_version", numbers(each().map(|t| t.created.0))),
     ])
 }
 
 fn shards(manifest: &Manifest) -> Result<RecordBatch> {
-    let rows: Vec<(&Arc<Table>, u32)> = live_tables(manifest)
-        .flat_map(|t| (0..t.shards.len() as u32).map(move |s| (t, s)))
-        .collect();
+    let rows: Vec<(&Arc<Table>, u32)> =
+        live_tables(manifest).flat_map(|t| (0..t.shards.len() as u32).map(move |s| (t, s))).collect();
     let of = |t: &Arc<Table>, shard: u32, sum: fn(&Segment) -> u64| -> u64 {
-        t.visible(manifest.version)
-            .filter(|s| s.shard == shard)
-            .map(|s| sum(s))
-            .sum()
+        t.visible(manifest.version).filter(|s| s.shard == shard).map(|s| sum(s)).sum()
     };
     let mut replicas = ListBuilder::new(StringBuilder::new());
     for (t, shard) in &rows {
@@ -174,77 +126,36 @@ fn shards(manifest: &Manifest) -> Result<RecordBatch> {
         replicas.append(true);
     }
     batch(vec![
-        (
-            "table_schema",
-            text(rows.iter().map(|(t, _)| t.name.schema.clone())),
-        ),
-        (
-            "table_name",
-            text(rows.iter().map(|(t, _)| t.name.table.clone())),
-        ),
+        ("table_schema", text(rows.iter().map(|(t, _)| t.name.schema.clone()))),
+        ("table_name", text(rows.iter().map(|(t, _)| t.name.table.clone()))),
         ("shard", small_numbers(rows.iter().map(|(_, s)| *s))),
         ("replicas", Arc::new(replicas.finish())),
-        (
-            "rows",
-            numbers(rows.iter().map(|(t, s)| of(t, *s, |s| s.rows))),
-        ),
-        (
-            "bytes",
-            numbers(rows.iter().map(|(t, s)| of(t, *s, Segment::bytes))),
-        ),
-        (
-            "segments",
-            numbers(rows.iter().map(|(t, s)| of(t, *s, |_| 1))),
-        ),
+        ("rows", numbers(rows.iter().map(|(t, s)| of(t, *s, |s| s.rows)))),
+        ("bytes", numbers(rows.iter().map(|(t, s)| of(t, *s, Segment::bytes)))),
+        ("segments", numbers(rows.iter().map(|(t, s)| of(t, *s, |_| 1)))),
     ])
 }
 
 fn segments(manifest: &Manifest) -> Result<RecordBatch> {
-    let rows: Vec<(&Arc<Table>, &Arc<Segment>)> = live_tables(manifest)
-        .flat_map(|t| t.visible(manifest.version).map(move |s| (t, s)))
-        .collect();
+    let rows: Vec<(&Arc<Table>, &Arc<Segment>)> =
+        live_tables(manifest).flat_map(|t| t.visible(manifest.version).map(move |s| (t, s))).collect();
     let checksum = |s: &Segment| match &s.data {
         plexus_model::SegmentData::Inline(_) => None,
-        plexus_model::SegmentData::File { checksum, .. } => Some(
-            checksum
-                .iter()
-                .map(|b| format!("{b:02x}"))
-                .collect::<String>(),
-        ),
+        plexus_model::SegmentData::File { checksum, .. } => {
+            Some(checksum.iter().map(|b| format!("{b:02x}")).collect::<String>())
+        }
     };
     batch(vec![
-        (
-            "table_schema",
-            text(rows.iter().map(|(t, _)| t.name.schema.clone())),
-        ),
-        (
-            "table_name",
-            text(rows.iter().map(|(t, _)| t.name.table.clone())),
-        ),
+        ("table_schema", text(rows.iter().map(|(t, _)| t.name.schema.clone()))),
+        ("table_name", text(rows.iter().map(|(t, _)| t.name.table.clone()))),
         ("shard", small_numbers(rows.iter().map(|(_, s)| s.shard))),
-        (
-            "segment_id",
-            text(rows.iter().map(|(_, s)| s.id.to_string())),
-        ),
+        ("segment_id", text(rows.iter().map(|(_, s)| s.id.to_string()))),
         ("rows", numbers(rows.iter().map(|(_, s)| s.rows))),
         ("bytes", numbers(rows.iter().map(|(_, s)| s.bytes()))),
         ("inline", flags(rows.iter().map(|(_, s)| s.is_inline()))),
-        (
-            "level",
-            small_numbers(rows.iter().map(|(_, s)| u32::from(s.level))),
-        ),
-        (
-            "added_version",
-            numbers(rows.iter().map(|(_, s)| s.added.0)),
-        ),
-        (
-            "checksum",
-            Arc::new(
-                rows.iter()
-                    .map(|(_, s)| checksum(s))
-                    .collect::<StringArray>(),
-            ),
-        ),
+        ("level", small_numbers(rows.iter().map(|(_, s)| u32::from(s.level)))),
+        ("added_version", numbers(rows.iter().map(|(_, s)| s.added.0))),
+        ("checksum", Arc::new(rows.iter().map(|(_, s)| checksum(s)).collect::<StringArray>())),
     ])
 }
 
@@ -252,30 +163,19 @@ fn commits(manifest: &Manifest) -> Result<RecordBatch> {
     let each = || manifest.commits.values();
     let names = |c: &plexus_model::CommitRecord| -> String {
         let name = |id| {
-            manifest
-                .tables
-                .get(id)
-                .map_or_else(|| format!("dropped table {id}"), |t| t.name.to_string())
+            manifest.tables.get(id).map_or_else(|| format!("dropped table {id}"), |t| t.name.to_string())
         };
         c.tables.iter().map(name).collect::<Vec<_>>().join(", ")
     };
-    let times = each()
-        .map(|c| Some(c.time_us as i64))
-        .collect::<TimestampMicrosecondArray>()
-        .with_timezone("UTC");
+    let times =
+        each().map(|c| Some(c.time_us as i64)).collect::<TimestampMicrosecondArray>().with_timezone("UTC");
     batch(vec![
         ("version", numbers(each().map(|c| c.version.0))),
         ("time", Arc::new(times)),
         ("operation", text(each().map(|c| c.operation.clone()))),
         ("tables", text(each().map(|c| names(c)))),
         ("rows_added", numbers(each().map(|c| c.rows_added))),
-        (
-            "segments_added",
-            small_numbers(each().map(|c| c.segments_added)),
-        ),
-        (
-            "segments_removed",
-            small_numbers(each().map(|c| c.segments_removed)),
-        ),
+        ("segments_added", small_numbers(each().map(|c| c.segments_added))),
+        ("segments_removed", small_numbers(each().map(|c| c.segments_removed))),
     ])
 }

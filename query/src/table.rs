@@ -32,13 +32,7 @@ impl PinnedTable {
         let schema = types::to_arrow(&table.schema);
         // The planner must not rely on the primary key: that it is unique is not enforced yet.
         let constraints = Constraints::new_unverified(vec![]);
-        Self {
-            table,
-            version,
-            schema,
-            constraints,
-            context,
-        }
+        Self { table, version, schema, constraints, context }
     }
 
     /// Segments that the filters may match, with their statistics.
@@ -53,16 +47,13 @@ impl PinnedTable {
             .visible(self.version)
             .filter(|segment| shard.is_none_or(|shard| segment.shard == shard))
             .map(|segment| {
-                let statistics =
-                    bounds::segment_statistics(segment, &self.table.schema, &self.schema);
+                let statistics = bounds::segment_statistics(segment, &self.table.schema, &self.schema);
                 (segment.clone(), Arc::new(statistics))
             })
             .unzip();
         let keep = pruning::keep(state, filters, &self.schema, &statistics)?;
         let pairs = segments.into_iter().zip(statistics).zip(keep);
-        Ok(pairs
-            .filter_map(|(pair, keep)| keep.then_some(pair))
-            .collect())
+        Ok(pairs.filter_map(|(pair, keep)| keep.then_some(pair)).collect())
     }
 }
 
@@ -89,10 +80,7 @@ impl TableProvider for PinnedTable {
         Some(bounds::merge(each.iter(), self.schema.fields().len()))
     }
 
-    fn supports_filters_pushdown(
-        &self,
-        filters: &[&Expr],
-    ) -> Result<Vec<TableProviderFilterPushDown>> {
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
         // They prune segments here; the physical optimizer then moves what Vortex can evaluate into the
         // scan and keeps the rest above it.
         Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
@@ -116,9 +104,7 @@ impl TableProvider for PinnedTable {
                 }
                 SegmentData::Inline(bytes) => {
                     let batches = inline::decode(bytes).map_err(|e| {
-                        DataFusionError::External(Box::new(
-                            e.context(format!("segment {}", segment.id)),
-                        ))
+                        DataFusionError::External(Box::new(e.context(format!("segment {}", segment.id))))
                     })?;
                     inline_rows.extend(batches);
                 }
@@ -129,10 +115,7 @@ impl TableProvider for PinnedTable {
             // Thousands of one-row batches would cost more than the rows.
             _ => vec![arrow::compute::concat_batches(&self.schema, &inline_rows)?],
         };
-        let statistics = bounds::merge(
-            file_statistics.iter().map(|s| &**s),
-            self.schema.fields().len(),
-        );
+        let statistics = bounds::merge(file_statistics.iter().map(|s| &**s), self.schema.fields().len());
         let partitions = state.config().target_partitions();
         let scan = Scan {
             schema: self.schema.clone(),

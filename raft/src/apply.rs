@@ -7,14 +7,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use plexus_model::limits::{
-    COMMIT_HISTORY_MAX, INLINE_TABLE_BYTES_MAX, REPLICAS_MAX, SHARDS_MAX, STAGING_RETENTION_US,
-    TOKEN_TTL_US,
+    COMMIT_HISTORY_MAX, INLINE_TABLE_BYTES_MAX, REPLICAS_MAX, SHARDS_MAX, STAGING_RETENTION_US, TOKEN_TTL_US,
 };
 use plexus_model::placement::{majority, rendezvous};
 use plexus_model::{
-    Command, Commit, CommitRecord, CreateTable, Error, Manifest, NodeId, NodeRecord, Outcome,
-    Proposal, Result, Segment, SegmentData, Shard, Table, TableChange, TableId, TableName,
-    TokenRecord, Version,
+    Command, Commit, CommitRecord, CreateTable, Error, Manifest, NodeId, NodeRecord, Outcome, Proposal,
+    Result, Segment, SegmentData, Shard, Table, TableChange, TableId, TableName, TokenRecord, Version,
 };
 
 /// Applies the proposals of the log entry at `index` and answers each.
@@ -22,11 +20,7 @@ use plexus_model::{
 /// # Panics
 /// When `index` is not above the manifest's version: an entry applied twice would break every invariant.
 pub fn apply(manifest: &mut Manifest, index: Version, proposals: Vec<Proposal>) -> Vec<Outcome> {
-    assert!(
-        index > manifest.version,
-        "entry {index} applied to a manifest at version {}",
-        manifest.version
-    );
+    assert!(index > manifest.version, "entry {index} applied to a manifest at version {}", manifest.version);
     manifest.version = index;
     let mut outcomes = Vec::with_capacity(proposals.len());
     for proposal in proposals {
@@ -44,20 +38,10 @@ fn apply_one(manifest: &mut Manifest, index: Version, proposal: Proposal) -> Out
     }
     let time_us = manifest.time_us;
     let outcome = match execute(manifest, index, proposal.command) {
-        Ok(table) => Outcome::Applied {
-            version: index,
-            time_us,
-            table,
-        },
+        Ok(table) => Outcome::Applied { version: index, time_us, table },
         Err(error) => Outcome::rejected(&error),
     };
-    manifest.tokens.insert(
-        proposal.token,
-        TokenRecord {
-            time_us,
-            outcome: outcome.clone(),
-        },
-    );
+    manifest.tokens.insert(proposal.token, TokenRecord { time_us, outcome: outcome.clone() });
     manifest.token_times.insert((time_us, proposal.token), ());
     outcome
 }
@@ -66,11 +50,8 @@ fn expire_tokens(manifest: &mut Manifest) {
     let Some(until) = manifest.time_us.checked_sub(TOKEN_TTL_US) else {
         return;
     };
-    while let Some(((time_us, token), ())) = manifest
-        .token_times
-        .get_min()
-        .cloned()
-        .filter(|((t, _), ())| *t <= until)
+    while let Some(((time_us, token), ())) =
+        manifest.token_times.get_min().cloned().filter(|((t, _), ())| *t <= until)
     {
         manifest.token_times.remove(&(time_us, token));
         manifest.tokens.remove(&token);
@@ -103,37 +84,24 @@ fn execute(manifest: &mut Manifest, index: Version, command: Command) -> Result<
         Command::RegisterNode(record) => register_node(manifest, record).map(|()| None),
         Command::RemoveNode(node) => remove_node(manifest, node).map(|()| None),
         Command::SetLiveness { node, live } => {
-            let record = manifest
-                .nodes
-                .get(&node)
-                .ok_or_else(|| Error::not_found(format!("node {node}")))?;
-            let record = NodeRecord {
-                live,
-                ..(**record).clone()
-            };
+            let record = manifest.nodes.get(&node).ok_or_else(|| Error::not_found(format!("node {node}")))?;
+            let record = NodeRecord { live, ..(**record).clone() };
             manifest.nodes.insert(node, Arc::new(record));
             Ok(None)
         }
-        Command::CreateSchema {
-            name,
-            if_not_exists,
-        } => {
+        Command::CreateSchema { name, if_not_exists } => {
             plexus_model::schema::validate_name("schema", &name)?;
             if manifest.schemas.contains_key(&name) {
                 return if if_not_exists {
                     Ok(None)
                 } else {
-                    Err(Error::already_exists(format!(
-                        "schema {name:?} exists already"
-                    )))
+                    Err(Error::already_exists(format!("schema {name:?} exists already")))
                 };
             }
             manifest.schemas.insert(name, index);
             Ok(None)
         }
-        Command::DropSchema { name, if_exists } => {
-            drop_schema(manifest, &name, if_exists).map(|()| None)
-        }
+        Command::DropSchema { name, if_exists } => drop_schema(manifest, &name, if_exists).map(|()| None),
         Command::CreateTable(create) => create_table(manifest, index, create).map(Some),
         Command::DropTable { name, if_exists } => drop_table(manifest, index, &name, if_exists),
         Command::RenameTable { from, to, replace } => {
@@ -148,10 +116,8 @@ fn execute(manifest: &mut Manifest, index: Version, command: Command) -> Result<
 }
 
 fn register_node(manifest: &mut Manifest, record: NodeRecord) -> Result<()> {
-    if let Some(other) = manifest
-        .nodes
-        .values()
-        .find(|n| n.peer == record.peer && n.id != record.id && n.live)
+    if let Some(other) =
+        manifest.nodes.values().find(|n| n.peer == record.peer && n.id != record.id && n.live)
     {
         return Err(Error::already_exists(format!(
             "peer address {} belongs to live node {}",
@@ -187,45 +153,30 @@ fn drop_schema(manifest: &mut Manifest, name: &str, if_exists: bool) -> Result<(
         };
     }
     if let Some(table) = manifest.names.keys().find(|table| table.schema == name) {
-        return Err(Error::conflict(format!(
-            "schema {name:?} is not empty: it holds table {table}"
-        )));
+        return Err(Error::conflict(format!("schema {name:?} is not empty: it holds table {table}")));
     }
     manifest.schemas.remove(name);
     Ok(())
 }
 
 fn create_table(manifest: &mut Manifest, index: Version, create: CreateTable) -> Result<TableId> {
-    let CreateTable {
-        name,
-        schema,
-        shards,
-        replicas,
-        if_not_exists,
-        or_replace,
-    } = create;
+    let CreateTable { name, schema, shards, replicas, if_not_exists, or_replace } = create;
     check_schema(manifest, &name)?;
     let existing = manifest.names.get(&name).copied();
     if let (Some(id), false) = (existing, or_replace) {
         return if if_not_exists {
             Ok(id)
         } else {
-            Err(Error::already_exists(format!(
-                "table {name} exists already"
-            )))
+            Err(Error::already_exists(format!("table {name} exists already")))
         };
     }
     plexus_model::schema::validate_name("table", &name.table)?;
     schema.validate()?;
     if !(1..=SHARDS_MAX).contains(&shards) {
-        return Err(Error::invalid(format!(
-            "shards = {shards}: must be from 1 to {SHARDS_MAX}"
-        )));
+        return Err(Error::invalid(format!("shards = {shards}: must be from 1 to {SHARDS_MAX}")));
     }
     if !(1..=REPLICAS_MAX).contains(&replicas) {
-        return Err(Error::invalid(format!(
-            "replicas = {replicas}: must be from 1 to {REPLICAS_MAX}"
-        )));
+        return Err(Error::invalid(format!("replicas = {replicas}: must be from 1 to {REPLICAS_MAX}")));
     }
     let nodes = manifest.live_data_nodes();
     if nodes.len() < replicas as usize {
@@ -243,9 +194,7 @@ fn create_table(manifest: &mut Manifest, index: Version, create: CreateTable) ->
         mark_dropped(manifest, index, old);
     }
     let shards: Vec<Shard> = (0..shards)
-        .map(|shard| Shard {
-            replicas: rendezvous(id.0, shard, &nodes, replicas as usize),
-        })
+        .map(|shard| Shard { replicas: rendezvous(id.0, shard, &nodes, replicas as usize) })
         .collect();
     let table = Table {
         id,
@@ -285,10 +234,7 @@ fn drop_table(
 
 fn check_schema(manifest: &Manifest, name: &TableName) -> Result<()> {
     if !name.is_staging() && !manifest.schemas.contains_key(&name.schema) {
-        return Err(Error::not_found(format!(
-            "schema {:?} does not exist",
-            name.schema
-        )));
+        return Err(Error::not_found(format!("schema {:?} does not exist", name.schema)));
     }
     Ok(())
 }
@@ -300,10 +246,8 @@ fn rename_table(
     to: TableName,
     replace: bool,
 ) -> Result<TableId> {
-    let id = *manifest
-        .names
-        .get(from)
-        .ok_or_else(|| Error::not_found(format!("table {from} does not exist")))?;
+    let id =
+        *manifest.names.get(from).ok_or_else(|| Error::not_found(format!("table {from} does not exist")))?;
     check_schema(manifest, &to)?;
     plexus_model::schema::validate_name("table", &to.table)?;
     match manifest.names.get(&to).copied() {
@@ -338,12 +282,7 @@ fn apply_commit(manifest: &mut Manifest, index: Version, commit: Commit) -> Resu
         time_us: manifest.time_us,
         operation: commit.operation,
         tables: commit.changes.iter().map(|c| c.table).collect(),
-        rows_added: commit
-            .changes
-            .iter()
-            .flat_map(|c| &c.add)
-            .map(|s| s.0.rows)
-            .sum(),
+        rows_added: commit.changes.iter().flat_map(|c| &c.add).map(|s| s.0.rows).sum(),
         segments_added: commit.changes.iter().map(|c| c.add.len() as u32).sum(),
         segments_removed: commit.changes.iter().map(|c| c.remove.len() as u32).sum(),
     };
@@ -360,12 +299,7 @@ fn apply_commit(manifest: &mut Manifest, index: Version, commit: Commit) -> Resu
 
 /// Commits that share an entry share its version, and so its line of the history.
 fn merge_records(earlier: &CommitRecord, mut record: CommitRecord) -> CommitRecord {
-    let tables: BTreeSet<TableId> = earlier
-        .tables
-        .iter()
-        .chain(&record.tables)
-        .copied()
-        .collect();
+    let tables: BTreeSet<TableId> = earlier.tables.iter().chain(&record.tables).copied().collect();
     record.tables = tables.into_iter().collect();
     record.rows_added += earlier.rows_added;
     record.segments_added += earlier.segments_added;
@@ -377,15 +311,9 @@ fn merge_records(earlier: &CommitRecord, mut record: CommitRecord) -> CommitReco
 }
 
 fn check_change(manifest: &Manifest, change: &TableChange) -> Result<()> {
-    let table = manifest
-        .tables
-        .get(&change.table)
-        .filter(|t| t.dropped.is_none())
-        .ok_or_else(|| {
-            Error::conflict(format!(
-                "table with id {} was dropped meanwhile",
-                change.table
-            ))
+    let table =
+        manifest.tables.get(&change.table).filter(|t| t.dropped.is_none()).ok_or_else(|| {
+            Error::conflict(format!("table with id {} was dropped meanwhile", change.table))
         })?;
     if table.schema_version != change.schema_version {
         return Err(Error::conflict(format!(
@@ -397,10 +325,7 @@ fn check_change(manifest: &Manifest, change: &TableChange) -> Result<()> {
     let mut inline_bytes = table.inline_bytes;
     for segment in change.add.iter().map(|s| &s.0) {
         if !ids.insert(segment.id) || table.segments.contains_key(&segment.id) {
-            return Err(Error::internal(format!(
-                "segment id {} is used twice",
-                segment.id
-            )));
+            return Err(Error::internal(format!("segment id {} is used twice", segment.id)));
         }
         let shard = table.shards.get(segment.shard as usize).ok_or_else(|| {
             Error::internal(format!(
@@ -421,10 +346,7 @@ fn check_change(manifest: &Manifest, change: &TableChange) -> Result<()> {
     }
     for id in &change.remove {
         if !table.segments.get(id).is_some_and(|s| s.removed.is_none()) {
-            return Err(Error::conflict(format!(
-                "table {}: segment {id} was removed meanwhile",
-                table.name
-            )));
+            return Err(Error::conflict(format!("table {}: segment {id} was removed meanwhile", table.name)));
         }
     }
     Ok(())
@@ -432,12 +354,8 @@ fn check_change(manifest: &Manifest, change: &TableChange) -> Result<()> {
 
 /// Invariant 3: a majority of the replicas, by the placement that holds at this point of the log.
 fn check_quorum(table: &Table, segment: &Segment, shard: &Shard) -> Result<()> {
-    let durable: BTreeSet<NodeId> = segment
-        .acknowledged
-        .iter()
-        .copied()
-        .filter(|node| shard.replicas.contains(node))
-        .collect();
+    let durable: BTreeSet<NodeId> =
+        segment.acknowledged.iter().copied().filter(|node| shard.replicas.contains(node)).collect();
     let needed = majority(shard.replicas.len());
     if durable.len() < needed {
         return Err(Error::conflict(format!(

@@ -56,17 +56,10 @@ pub struct Rounds<Q, A> {
 impl<Q: Send + 'static, A: Send + 'static> Rounds<Q, A> {
     /// Waits for the round that the question is in.
     pub async fn ask(&self, question: Q) -> Answer<A> {
-        let stopping = || {
-            Refusal::Failed(
-                plexus_model::ErrorKind::Unavailable,
-                "the node is stopping".into(),
-            )
-        };
+        let stopping =
+            || Refusal::Failed(plexus_model::ErrorKind::Unavailable, "the node is stopping".into());
         let (reply, answer) = oneshot::channel();
-        self.queue
-            .send(Waiting { question, reply })
-            .await
-            .map_err(|_| stopping())?;
+        self.queue.send(Waiting { question, reply }).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?
     }
 
@@ -112,19 +105,13 @@ impl Serve<Proposal, Outcome> for WriteEntry {
             }
             Ok(Ok(written)) => {
                 let message = format!("{} answers to {proposals} proposals", written.data.0.len());
-                all(
-                    proposals,
-                    Refusal::Failed(plexus_model::ErrorKind::Internal, message),
-                )
+                all(proposals, Refusal::Failed(plexus_model::ErrorKind::Internal, message))
             }
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to)))) => {
                 all(proposals, Refusal::NotLeader(to.leader_id))
             }
             Ok(Err(error)) => all(proposals, unknown(error.to_string())),
-            Err(_) => all(
-                proposals,
-                unknown(format!("no answer from the quorum in {ROUND_TIMEOUT:?}")),
-            ),
+            Err(_) => all(proposals, unknown(format!("no answer from the quorum in {ROUND_TIMEOUT:?}"))),
         }
     }
 }
@@ -140,16 +127,10 @@ impl Serve<(), u64> for ConfirmRead {
             Ok(Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(to)))) => {
                 Err(Refusal::NotLeader(to.leader_id))
             }
-            Ok(Err(error)) => Err(Refusal::Failed(
-                plexus_model::ErrorKind::Unavailable,
-                error.to_string(),
-            )),
+            Ok(Err(error)) => Err(Refusal::Failed(plexus_model::ErrorKind::Unavailable, error.to_string())),
             Err(_) => {
                 let message = format!("no quorum confirmed the read in {:?}", asked.elapsed());
-                Err(Refusal::Failed(
-                    plexus_model::ErrorKind::Unavailable,
-                    message,
-                ))
+                Err(Refusal::Failed(plexus_model::ErrorKind::Unavailable, message))
             }
         };
         vec![answer; round.len()]

@@ -42,10 +42,7 @@ pub struct LogStore {
 impl LogStore {
     /// Opens or creates the log in `directory`, which it locks. `snapshot` tells up to where a durable
     /// snapshot covers the log.
-    pub fn open(
-        directory: &Path,
-        snapshot: Option<watch::Receiver<Option<LogId>>>,
-    ) -> Result<Self> {
+    pub fn open(directory: &Path, snapshot: Option<watch::Receiver<Option<LogId>>>) -> Result<Self> {
         std::fs::create_dir_all(directory).map_err(|e| Error::io(directory.display(), e))?;
         let config = Config {
             wal: raft_log::chunked_wal::Config {
@@ -61,16 +58,11 @@ impl LogStore {
         };
         let log = RaftLog::open(Arc::new(config))
             .map_err(|e| Error::io(format!("metadata log in {}", directory.display()), e))?;
-        Ok(Self {
-            log: Arc::new(Mutex::new(log)),
-            snapshot,
-        })
+        Ok(Self { log: Arc::new(Mutex::new(log)), snapshot })
     }
 
     fn lock(&self) -> MutexGuard<'_, RaftLog<LogTypes>> {
-        self.log
-            .lock()
-            .expect("no code panics while it holds the log")
+        self.log.lock().expect("no code panics while it holds the log")
     }
 
     /// Whether this log has never been part of a group.
@@ -122,10 +114,7 @@ impl Decode for Payload {
     fn decode<R: io::Read>(mut r: R) -> io::Result<Self> {
         let length = u32::decode(&mut r)?;
         if length > PAYLOAD_BYTES_MAX {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("an entry of {length} bytes"),
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("an entry of {length} bytes")));
         }
         let mut bytes = vec![0; length as usize];
         r.read_exact(&mut bytes)?;
@@ -141,11 +130,7 @@ impl Encode for WireLogId {
 
 impl Decode for WireLogId {
     fn decode<R: io::Read>(mut r: R) -> io::Result<Self> {
-        Ok(Self {
-            term: u64::decode(&mut r)?,
-            leader: u64::decode(&mut r)?,
-            index: u64::decode(&mut r)?,
-        })
+        Ok(Self { term: u64::decode(&mut r)?, leader: u64::decode(&mut r)?, index: u64::decode(&mut r)? })
     }
 }
 
@@ -176,9 +161,7 @@ impl raft_log::Callback for Flushed {
     fn send(self, result: io::Result<()>) {
         if let Err(error) = result {
             tracing::error!(%error, "sync of the metadata log failed; stopping");
-            eprintln!(
-                "sync of the metadata log failed: {error}; stopping, since what is on disk is unknown"
-            );
+            eprintln!("sync of the metadata log failed: {error}; stopping, since what is on disk is unknown");
             std::process::abort();
         }
         match self {
@@ -198,12 +181,8 @@ fn read_error(error: &(impl std::error::Error + 'static)) -> StorageError {
 }
 
 fn to_entry(id: WireLogId, payload: &Payload) -> Result<Entry, StorageError> {
-    let payload: WirePayload =
-        plexus_model::decode("log entry", &payload.0).map_err(|e| read_error(&e))?;
-    Ok(Entry {
-        log_id: id.into(),
-        payload: payload.into(),
-    })
+    let payload: WirePayload = plexus_model::decode("log entry", &payload.0).map_err(|e| read_error(&e))?;
+    Ok(Entry { log_id: id.into(), payload: payload.into() })
 }
 
 impl RaftLogReader<TypeConfig> for LogStore {
@@ -244,10 +223,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let state = log.log_state();
         let purged: Option<LogId> = state.purged().map(|id| (*id).into());
         let last: Option<LogId> = state.last().map(|id| (*id).into());
-        Ok(LogState {
-            last_purged_log_id: purged,
-            last_log_id: last,
-        })
+        Ok(LogState { last_purged_log_id: purged, last_log_id: last })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -258,13 +234,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let (done, wait) = oneshot::channel();
         {
             let mut log = self.lock();
-            log.save_vote((*vote).into())
-                .map_err(|e| StorageIOError::write_vote(&e))?;
-            log.flush(true, Some(Flushed::Caller(done)))
-                .map_err(|e| StorageIOError::write_vote(&e))?;
+            log.save_vote((*vote).into()).map_err(|e| StorageIOError::write_vote(&e))?;
+            log.flush(true, Some(Flushed::Caller(done))).map_err(|e| StorageIOError::write_vote(&e))?;
         }
-        wait.await
-            .map_err(|e| StorageIOError::write_vote(&e).into())
+        wait.await.map_err(|e| StorageIOError::write_vote(&e).into())
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
@@ -285,11 +258,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         Ok(self.lock().log_state().committed().map(|id| (*id).into()))
     }
 
-    async fn append<I>(
-        &mut self,
-        entries: I,
-        callback: LogFlushed<TypeConfig>,
-    ) -> Result<(), StorageError>
+    async fn append<I>(&mut self, entries: I, callback: LogFlushed<TypeConfig>) -> Result<(), StorageError>
     where
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
@@ -301,19 +270,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let mut log = self.lock();
         // After a snapshot was installed the leader may send again what it covers.
         let first = log.log_state().purged().map_or(0, |id| id.index + 1);
-        log.append(records.filter(|(id, _)| id.index >= first))
-            .map_err(|e| write_error(&e))?;
-        log.flush(true, Some(Flushed::Log(callback)))
-            .map_err(|e| write_error(&e))
+        log.append(records.filter(|(id, _)| id.index >= first)).map_err(|e| write_error(&e))?;
+        log.flush(true, Some(Flushed::Log(callback))).map_err(|e| write_error(&e))
     }
 
     async fn truncate(&mut self, from: LogId) -> Result<(), StorageError> {
         let mut log = self.lock();
-        if log
-            .log_state()
-            .last()
-            .is_none_or(|id| id.index < from.index)
-        {
+        if log.log_state().last().is_none_or(|id| id.index < from.index) {
             return Ok(());
         }
         log.truncate(from.index).map_err(|e| write_error(&e))?;
@@ -324,11 +287,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         // openraft does not wait for an installed snapshot to be durable before it purges what the
         // snapshot covers. A crash in between would lose both, so the log waits here.
         if let Some(mut durable) = self.snapshot.clone() {
-            if durable
-                .wait_for(|snapshot| *snapshot >= Some(upto))
-                .await
-                .is_err()
-            {
+            if durable.wait_for(|snapshot| *snapshot >= Some(upto)).await.is_err() {
                 return Err(write_error(&io::Error::other(
                     "the state machine stopped before its snapshot was durable",
                 )));

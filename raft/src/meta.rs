@@ -9,8 +9,8 @@ use openraft::error::{ClientWriteError, InitializeError, RaftError};
 use openraft::raft::{AppendEntriesRequest, InstallSnapshotRequest, VoteRequest};
 use openraft::{Config, Raft, ServerState, SnapshotPolicy};
 use plexus_model::{
-    Applied, ClusterId, Command, Error, ErrorKind, Manifest, NodeId, NodeRecord, Outcome, Proposal,
-    Result, Token, Version,
+    Applied, ClusterId, Command, Error, ErrorKind, Manifest, NodeId, NodeRecord, Outcome, Proposal, Result,
+    Token, Version,
 };
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -78,11 +78,7 @@ impl Meta {
     /// # Errors
     /// `Corrupt` when the snapshot is damaged or does not cover what was removed from the log.
     pub async fn start(options: MetaOptions) -> Result<Arc<Self>> {
-        let MetaOptions {
-            node,
-            directory,
-            transport,
-        } = options;
+        let MetaOptions { node, directory, transport } = options;
         let machine = StateMachine::open(&directory.join("snapshot"))?;
         let log = LogStore::open(&directory.join("log"), Some(machine.durable()))?;
         let covered = *machine.durable().borrow();
@@ -96,14 +92,10 @@ impl Meta {
         }
         let pristine = log.is_pristine();
         let published = machine.subscribe();
-        let network = Network {
-            transport: transport.clone(),
-        };
+        let network = Network { transport: transport.clone() };
         let raft = Raft::new(node.0, Arc::new(config()?), network, log, machine)
             .await
-            .map_err(|e| {
-                Error::internal(format!("starting the metadata group: {e}")).with_source(e)
-            })?;
+            .map_err(|e| Error::internal(format!("starting the metadata group: {e}")).with_source(e))?;
         let stop = CancellationToken::new();
         Ok(Arc::new(Self {
             node,
@@ -139,9 +131,7 @@ impl Meta {
             Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
             _ => {}
         }
-        self.propose(Command::RegisterNode(record), deadline)
-            .await
-            .map(|_| ())
+        self.propose(Command::RegisterNode(record), deadline).await.map(|_| ())
     }
 
     /// Asks the cluster of the node at `seed` to let this node in, until it does or `timeout` passes.
@@ -149,26 +139,19 @@ impl Meta {
         let deadline = Instant::now() + timeout;
         let mut address = seed.to_owned();
         loop {
-            let error = match call(
-                &*self.transport,
-                &address,
-                &Request::Join(record.clone()),
-                FORWARD_TIMEOUT,
-            )
-            .await
-            {
-                Ok(Response::Done) => return Ok(()),
-                Ok(Response::Failed { kind, message }) if !Error::new(kind, "").is_retryable() => {
-                    return Err(
-                        Error::new(kind, message).context(format!("joining by way of {address}"))
-                    );
-                }
-                Ok(other) => Error::unavailable(format!("{address} answered {other:?}")),
-                Err(e) if matches!(e.kind(), ErrorKind::InvalidArgument | ErrorKind::Corrupt) => {
-                    return Err(e);
-                }
-                Err(e) => e,
-            };
+            let error =
+                match call(&*self.transport, &address, &Request::Join(record.clone()), FORWARD_TIMEOUT).await
+                {
+                    Ok(Response::Done) => return Ok(()),
+                    Ok(Response::Failed { kind, message }) if !Error::new(kind, "").is_retryable() => {
+                        return Err(Error::new(kind, message).context(format!("joining by way of {address}")));
+                    }
+                    Ok(other) => Error::unavailable(format!("{address} answered {other:?}")),
+                    Err(e) if matches!(e.kind(), ErrorKind::InvalidArgument | ErrorKind::Corrupt) => {
+                        return Err(e);
+                    }
+                    Err(e) => e,
+                };
             if Instant::now() >= deadline {
                 return Err(error.context(format!("joining by way of {address}")));
             }
@@ -193,11 +176,7 @@ impl Meta {
     /// # Errors
     /// `Unknown` when the command may or may not have been committed; `Unavailable` when it was not.
     pub async fn propose(&self, command: Command, limit: Duration) -> Result<Applied> {
-        let proposal = Proposal {
-            token: Token::generate(),
-            time_us: now_us(),
-            command,
-        };
+        let proposal = Proposal { token: Token::generate(), time_us: now_us(), command };
         let deadline = Instant::now() + limit;
         let mut sent = false;
         loop {
@@ -231,15 +210,8 @@ impl Meta {
                 return Err(refusal);
             }
             if Instant::now() + RETRY_PAUSE >= deadline {
-                let kind = if sent {
-                    ErrorKind::Unknown
-                } else {
-                    ErrorKind::Unavailable
-                };
-                return Err(Error::new(
-                    kind,
-                    format!("no commit within {limit:?}: {refusal}"),
-                ));
+                let kind = if sent { ErrorKind::Unknown } else { ErrorKind::Unavailable };
+                return Err(Error::new(kind, format!("no commit within {limit:?}: {refusal}")));
             }
             sleep(RETRY_PAUSE).await;
         }
@@ -260,14 +232,7 @@ impl Meta {
                     Err(refusal) => refusal.into_error(),
                 },
                 Some((_, address)) => {
-                    match call(
-                        &*self.transport,
-                        &address,
-                        &Request::ReadIndex,
-                        FORWARD_TIMEOUT,
-                    )
-                    .await
-                    {
+                    match call(&*self.transport, &address, &Request::ReadIndex, FORWARD_TIMEOUT).await {
                         Ok(Response::ReadIndex(index)) => return Ok(index),
                         Ok(Response::Failed { kind, message }) => Error::new(kind, message),
                         Ok(other) => Error::unavailable(format!("{address} answered {other:?}")),
@@ -277,9 +242,7 @@ impl Meta {
                 None => Error::unavailable("the metadata group has no leader"),
             };
             if Instant::now() + RETRY_PAUSE >= deadline {
-                return Err(Error::unavailable(format!(
-                    "no read index within {limit:?}: {error}"
-                )));
+                return Err(Error::unavailable(format!("no read index within {limit:?}: {error}")));
             }
             sleep(RETRY_PAUSE).await;
         }
@@ -291,9 +254,7 @@ impl Meta {
         let reached = timeout(limit, published.wait_for(|p| p.applied >= index)).await;
         match reached {
             Ok(Ok(published)) => Ok(published.manifest.clone()),
-            Ok(Err(_)) => Err(Error::unavailable(
-                "the metadata group has stopped on this node",
-            )),
+            Ok(Err(_)) => Err(Error::unavailable("the metadata group has stopped on this node")),
             Err(_) => Err(Error::unavailable(format!(
                 "this node has applied the log up to {}, not yet to {index}, after {limit:?}",
                 self.published.borrow().applied
@@ -311,12 +272,7 @@ impl Meta {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
         let leader = metrics.current_leader?;
-        let address = metrics
-            .membership_config
-            .membership()
-            .get_node(&leader)?
-            .0
-            .clone();
+        let address = metrics.membership_config.membership().get_node(&leader)?.0.clone();
         Some((NodeId(leader), address))
     }
 
@@ -349,36 +305,24 @@ impl Meta {
             }
             Some((_, address)) => {
                 let request = Request::Heartbeat { node: self.node.0 };
-                call(&*self.transport, &address, &request, Duration::from_secs(2))
-                    .await
-                    .map(|_| ())
+                call(&*self.transport, &address, &request, Duration::from_secs(2)).await.map(|_| ())
             }
             None => Err(Error::unavailable("the metadata group has no leader")),
         }
     }
 
     fn hear(&self, node: NodeId) {
-        self.heard
-            .lock()
-            .expect("no code panics while it holds this lock")
-            .insert(node, Instant::now());
+        self.heard.lock().expect("no code panics while it holds this lock").insert(node, Instant::now());
     }
 
     /// How long ago the leader heard of a node; `None` when it never did.
     pub fn silence_of(&self, node: NodeId) -> Option<Duration> {
-        self.heard
-            .lock()
-            .expect("no code panics while it holds this lock")
-            .get(&node)
-            .map(Instant::elapsed)
+        self.heard.lock().expect("no code panics while it holds this lock").get(&node).map(Instant::elapsed)
     }
 
     /// Forgets who was heard of, when this member begins to lead.
     pub fn forget_heartbeats(&self) {
-        self.heard
-            .lock()
-            .expect("no code panics while it holds this lock")
-            .clear();
+        self.heard.lock().expect("no code panics while it holds this lock").clear();
     }
 
     /// Answers one request of another member.
@@ -392,38 +336,22 @@ impl Meta {
 
     async fn answer(&self, request: Request) -> Response {
         match request {
-            Request::Append(append) => match self
-                .raft
-                .append_entries(AppendEntriesRequest::from(append))
-                .await
-            {
-                Ok(reply) => Response::Append(reply.into()),
-                Err(e) => stopped(&e),
-            },
+            Request::Append(append) => {
+                match self.raft.append_entries(AppendEntriesRequest::from(append)).await {
+                    Ok(reply) => Response::Append(reply.into()),
+                    Err(e) => stopped(&e),
+                }
+            }
             Request::Vote { vote, last } => {
-                let request = VoteRequest {
-                    vote: vote.into(),
-                    last_log_id: last.map(Into::into),
-                };
+                let request = VoteRequest { vote: vote.into(), last_log_id: last.map(Into::into) };
                 match self.raft.vote(request).await {
                     Ok(reply) => vote_response(reply),
                     Err(e) => stopped(&e),
                 }
             }
-            Request::Snapshot {
-                vote,
-                meta,
-                offset,
-                data,
-                done,
-            } => {
-                let request = InstallSnapshotRequest {
-                    vote: vote.into(),
-                    meta: meta.into(),
-                    offset,
-                    data,
-                    done,
-                };
+            Request::Snapshot { vote, meta, offset, data, done } => {
+                let request =
+                    InstallSnapshotRequest { vote: vote.into(), meta: meta.into(), offset, data, done };
                 match self.raft.install_snapshot(request).await {
                     Ok(reply) => snapshot_response(reply),
                     Err(e) => stopped(&e),
@@ -454,13 +382,7 @@ impl Meta {
         match self.leader() {
             Some((leader, _)) if leader == self.node => {}
             Some((_, address)) => {
-                return match call(
-                    &*self.transport,
-                    &address,
-                    &Request::Join(record),
-                    FORWARD_TIMEOUT,
-                )
-                .await?
+                return match call(&*self.transport, &address, &Request::Join(record), FORWARD_TIMEOUT).await?
                 {
                     Response::Done => Ok(()),
                     Response::Failed { kind, message } => Err(Error::new(kind, message)),
@@ -470,11 +392,7 @@ impl Meta {
             None => return Err(Error::unavailable("the metadata group has no leader")),
         }
         let limit = Duration::from_secs(5);
-        let known = self
-            .manifest()
-            .nodes
-            .get(&record.id)
-            .map(|n| n.peer.clone());
+        let known = self.manifest().nodes.get(&record.id).map(|n| n.peer.clone());
         if known.is_some_and(|peer| peer != record.peer) {
             // openraft keeps the address of a member for good; a moved node joins under a new id.
             return Err(Error::invalid(format!(
@@ -484,9 +402,7 @@ impl Meta {
         }
         let membership = self.raft.metrics().borrow().membership_config.clone();
         if membership.membership().get_node(&record.id.0).is_none() {
-            let learner = self
-                .raft
-                .add_learner(record.id.0, Address(record.peer.clone()), false);
+            let learner = self.raft.add_learner(record.id.0, Address(record.peer.clone()), false);
             change(timeout(limit, learner).await)?;
         }
         self.propose(Command::RegisterNode(record), limit).await?;
@@ -497,14 +413,8 @@ impl Meta {
     async fn adjust_voters(&self, limit: Duration) -> Result<()> {
         let current: BTreeSet<u64> = self.status().voters.iter().map(|n| n.0).collect();
         let manifest = self.manifest();
-        let wanted = wanted_voters(
-            &current,
-            manifest
-                .nodes
-                .values()
-                .filter(|n| n.roles.meta)
-                .map(|n| n.id.0),
-        );
+        let wanted =
+            wanted_voters(&current, manifest.nodes.values().filter(|n| n.roles.meta).map(|n| n.id.0));
         if wanted != current {
             change(timeout(limit, self.raft.change_membership(wanted, true)).await)?;
         }
@@ -525,15 +435,8 @@ fn wanted_voters(current: &BTreeSet<u64>, meta_nodes: impl Iterator<Item = u64>)
     let mut candidates: Vec<u64> = current.iter().copied().collect();
     candidates.extend(meta_nodes.filter(|n| !current.contains(n)));
     let count = candidates.len().min(VOTERS_MAX);
-    let odd = if count.is_multiple_of(2) {
-        count.saturating_sub(1)
-    } else {
-        count
-    };
-    candidates
-        .into_iter()
-        .take(odd.max(current.len()))
-        .collect()
+    let odd = if count.is_multiple_of(2) { count.saturating_sub(1) } else { count };
+    candidates.into_iter().take(odd.max(current.len())).collect()
 }
 
 type ClientWrite<T> = Result<T, RaftError<u64, ClientWriteError<u64, Address>>>;
@@ -541,27 +444,17 @@ type ClientWrite<T> = Result<T, RaftError<u64, ClientWriteError<u64, Address>>>;
 fn change<T>(result: Result<ClientWrite<T>, tokio::time::error::Elapsed>) -> Result<()> {
     match result {
         Ok(Ok(_)) => Ok(()),
-        Ok(Err(e)) => Err(Error::unavailable(format!(
-            "changing the metadata group: {e}"
-        ))),
-        Err(_) => Err(Error::unknown(
-            "changing the metadata group: no answer from the quorum",
-        )),
+        Ok(Err(e)) => Err(Error::unavailable(format!("changing the metadata group: {e}"))),
+        Err(_) => Err(Error::unknown("changing the metadata group: no answer from the quorum")),
     }
 }
 
 fn failed(error: &Error) -> Response {
-    Response::Failed {
-        kind: error.kind(),
-        message: error.message().to_owned(),
-    }
+    Response::Failed { kind: error.kind(), message: error.message().to_owned() }
 }
 
 fn stopped(error: &impl std::fmt::Display) -> Response {
-    Response::Failed {
-        kind: ErrorKind::Unavailable,
-        message: error.to_string(),
-    }
+    Response::Failed { kind: ErrorKind::Unavailable, message: error.to_string() }
 }
 
 fn refused(refusal: Refusal) -> Response {
@@ -590,7 +483,5 @@ fn config() -> Result<Config> {
 }
 
 fn now_us() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_micros() as u64)
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64)
 }

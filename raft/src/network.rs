@@ -29,9 +29,7 @@ pub(crate) async fn call(
     request: &Request,
     timeout: Duration,
 ) -> Result<Response> {
-    let bytes = transport
-        .call(address, plexus_model::encode(request), timeout)
-        .await?;
+    let bytes = transport.call(address, plexus_model::encode(request), timeout).await?;
     plexus_model::decode("metadata response", &bytes)
 }
 
@@ -44,10 +42,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Member;
 
     async fn new_client(&mut self, _target: u64, node: &Address) -> Member {
-        Member {
-            transport: self.transport.clone(),
-            address: node.0.clone(),
-        }
+        Member { transport: self.transport.clone(), address: node.0.clone() }
     }
 }
 
@@ -70,9 +65,9 @@ impl Member {
             .map_err(|e| RPCError::Unreachable(Unreachable::new(&e)))?;
         match response {
             // A member whose Raft has stopped is as good as unreachable.
-            Response::Failed { message, .. } => Err(RPCError::Unreachable(Unreachable::from(
-                AnyError::error(message),
-            ))),
+            Response::Failed { message, .. } => {
+                Err(RPCError::Unreachable(Unreachable::from(AnyError::error(message))))
+            }
             response => Ok(response),
         }
     }
@@ -101,11 +96,7 @@ impl RaftNetwork<TypeConfig> for Member {
         option: RPCOption,
     ) -> Result<VoteResponse<u64>, RpcError<RaftError<u64>>> {
         match self.send(vote_request(rpc), option).await? {
-            Response::Vote {
-                vote,
-                granted,
-                last,
-            } => Ok(VoteResponse {
+            Response::Vote { vote, granted, last } => Ok(VoteResponse {
                 vote: vote.into(),
                 vote_granted: granted,
                 last_log_id: last.map(Into::into),

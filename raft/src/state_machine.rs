@@ -72,10 +72,7 @@ impl StateMachine {
 
     fn publish(&self) {
         let applied = self.applied.map_or(0, |id| id.index);
-        self.published.send_replace(Published {
-            applied,
-            manifest: Arc::new(self.manifest.clone()),
-        });
+        self.published.send_replace(Published { applied, manifest: Arc::new(self.manifest.clone()) });
     }
 }
 
@@ -102,11 +99,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                     let proposals = batch
                         .proposals()
                         .map_err(|e| StorageIOError::apply(entry.log_id, AnyError::new(&e)))?;
-                    Answers(apply(
-                        &mut self.manifest,
-                        Version(entry.log_id.index),
-                        proposals,
-                    ))
+                    Answers(apply(&mut self.manifest, Version(entry.log_id.index), proposals))
                 }
                 EntryPayload::Membership(membership) => {
                     self.membership = StoredMembership::new(Some(entry.log_id), membership);
@@ -137,24 +130,21 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         snapshot: Box<Cursor<Vec<u8>>>,
     ) -> Result<(), StorageError> {
         let bytes = snapshot.into_inner();
-        let fail =
-            |e: Error| StorageIOError::write_snapshot(Some(meta.signature()), AnyError::new(&e));
+        let fail = |e: Error| StorageIOError::write_snapshot(Some(meta.signature()), AnyError::new(&e));
         // Decoded first: what cannot be read must not replace what can.
         Manifest::from_bytes(&bytes).map_err(fail)?;
         let snapshots = self.snapshots.clone();
         let (to_save, saved) = (meta.clone(), bytes.clone());
-        blocking(move || snapshots.save(&to_save, saved))
-            .await
-            .map_err(fail)?;
+        blocking(move || snapshots.save(&to_save, saved)).await.map_err(fail)?;
         self.restore(meta, &bytes).map_err(fail)?;
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, StorageError> {
-        Ok(self.snapshots.current().map(|(meta, bytes)| Snapshot {
-            meta,
-            snapshot: Box::new(Cursor::new(bytes.to_vec())),
-        }))
+        Ok(self
+            .snapshots
+            .current()
+            .map(|(meta, bytes)| Snapshot { meta, snapshot: Box::new(Cursor::new(bytes.to_vec())) }))
     }
 }
 
@@ -170,20 +160,14 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot, StorageError> {
         let id = self.applied.map_or_else(
             || "0-0-0".to_owned(),
-            |id| {
-                format!(
-                    "{}-{}-{}",
-                    id.leader_id.term, id.leader_id.node_id, id.index
-                )
-            },
+            |id| format!("{}-{}-{}", id.leader_id.term, id.leader_id.node_id, id.index),
         );
         let meta = SnapshotMeta {
             last_log_id: self.applied,
             last_membership: self.membership.clone(),
             snapshot_id: format!("{id}-{:x}", plexus_model::Token::generate().0),
         };
-        let (manifest, snapshots, to_save) =
-            (self.manifest.clone(), self.snapshots.clone(), meta.clone());
+        let (manifest, snapshots, to_save) = (self.manifest.clone(), self.snapshots.clone(), meta.clone());
         let bytes = blocking(move || {
             let bytes = manifest.to_bytes();
             snapshots.save(&to_save, bytes.clone())?;
@@ -191,17 +175,12 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         })
         .await
         .map_err(|e| StorageIOError::write_snapshot(Some(meta.signature()), AnyError::new(&e)))?;
-        Ok(Snapshot {
-            meta,
-            snapshot: Box::new(Cursor::new(bytes)),
-        })
+        Ok(Snapshot { meta, snapshot: Box::new(Cursor::new(bytes)) })
     }
 }
 
 async fn blocking<T: Send + 'static>(f: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(f)
-        .await
-        .map_err(|e| Error::internal(format!("snapshot: {e}")))?
+    tokio::task::spawn_blocking(f).await.map_err(|e| Error::internal(format!("snapshot: {e}")))?
 }
 
 /// The newest snapshot, on disk and in memory.
@@ -230,38 +209,22 @@ impl Snapshots {
             Err(e) => return Err(Error::io(path.display(), e)),
         };
         let durable = watch::Sender::new(current.as_ref().and_then(|(meta, _)| meta.last_log_id));
-        Ok(Self {
-            directory: directory.to_owned(),
-            current: Mutex::new(current),
-            durable,
-        })
+        Ok(Self { directory: directory.to_owned(), current: Mutex::new(current), durable })
     }
 
     fn current(&self) -> Option<(SnapshotMeta, Arc<[u8]>)> {
-        self.current
-            .lock()
-            .expect("no code panics while it holds this lock")
-            .clone()
+        self.current.lock().expect("no code panics while it holds this lock").clone()
     }
 
     /// Saves a snapshot unless a newer one is there already: one may have been installed while this one
     /// was being built.
     fn save(&self, meta: &SnapshotMeta, manifest: Vec<u8>) -> Result<()> {
-        let mut current = self
-            .current
-            .lock()
-            .expect("no code panics while it holds this lock");
-        if current
-            .as_ref()
-            .is_some_and(|(newer, _)| newer.last_log_id > meta.last_log_id)
-        {
+        let mut current = self.current.lock().expect("no code panics while it holds this lock");
+        if current.as_ref().is_some_and(|(newer, _)| newer.last_log_id > meta.last_log_id) {
             return Ok(());
         }
         let kept: Arc<[u8]> = manifest.as_slice().into();
-        let mut bytes = plexus_model::encode(&SnapshotFile {
-            meta: meta.into(),
-            manifest,
-        });
+        let mut bytes = plexus_model::encode(&SnapshotFile { meta: meta.into(), manifest });
         let checksum = blake3::hash(&bytes);
         bytes.extend_from_slice(checksum.as_bytes());
         crate::durable::replace_file(&self.directory, SNAPSHOT_FILE, &bytes)?;
@@ -273,15 +236,9 @@ impl Snapshots {
 }
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<(SnapshotMeta, Arc<[u8]>)> {
-    let damaged = || {
-        Error::corrupt(format!(
-            "{}: the snapshot does not match its checksum",
-            path.display()
-        ))
-    };
-    let (body, checksum) = bytes
-        .split_at_checked(bytes.len().saturating_sub(CHECKSUM_BYTES))
-        .ok_or_else(damaged)?;
+    let damaged = || Error::corrupt(format!("{}: the snapshot does not match its checksum", path.display()));
+    let (body, checksum) =
+        bytes.split_at_checked(bytes.len().saturating_sub(CHECKSUM_BYTES)).ok_or_else(damaged)?;
     if blake3::hash(body).as_bytes() != checksum {
         return Err(damaged());
     }

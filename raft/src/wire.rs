@@ -125,11 +125,7 @@ pub struct WireSnapshotMeta {
 
 impl From<LogId> for WireLogId {
     fn from(id: LogId) -> Self {
-        Self {
-            term: id.leader_id.term,
-            leader: id.leader_id.node_id,
-            index: id.index,
-        }
+        Self { term: id.leader_id.term, leader: id.leader_id.node_id, index: id.index }
     }
 }
 
@@ -141,11 +137,7 @@ impl From<WireLogId> for LogId {
 
 impl From<Vote> for WireVote {
     fn from(vote: Vote) -> Self {
-        Self {
-            term: vote.leader_id.term,
-            node: vote.leader_id.node_id,
-            committed: vote.committed,
-        }
+        Self { term: vote.leader_id.term, node: vote.leader_id.node_id, committed: vote.committed }
     }
 }
 
@@ -182,31 +174,17 @@ impl From<WirePayload> for EntryPayload<TypeConfig> {
 impl From<&Membership> for WireMembership {
     fn from(m: &Membership) -> Self {
         Self {
-            configs: m
-                .get_joint_config()
-                .iter()
-                .map(|c| c.iter().copied().collect())
-                .collect(),
-            nodes: m
-                .nodes()
-                .map(|(id, address)| (*id, address.0.clone()))
-                .collect(),
+            configs: m.get_joint_config().iter().map(|c| c.iter().copied().collect()).collect(),
+            nodes: m.nodes().map(|(id, address)| (*id, address.0.clone())).collect(),
         }
     }
 }
 
 impl From<WireMembership> for Membership {
     fn from(m: WireMembership) -> Self {
-        let configs: Vec<BTreeSet<u64>> = m
-            .configs
-            .into_iter()
-            .map(|c| c.into_iter().collect())
-            .collect();
-        let nodes: BTreeMap<u64, Address> = m
-            .nodes
-            .into_iter()
-            .map(|(id, address)| (id, Address(address)))
-            .collect();
+        let configs: Vec<BTreeSet<u64>> = m.configs.into_iter().map(|c| c.into_iter().collect()).collect();
+        let nodes: BTreeMap<u64, Address> =
+            m.nodes.into_iter().map(|(id, address)| (id, Address(address))).collect();
         Self::new(configs, nodes)
     }
 }
@@ -243,10 +221,7 @@ impl From<AppendEntriesRequest<TypeConfig>> for Request {
             entries: r
                 .entries
                 .iter()
-                .map(|e| WireEntry {
-                    id: e.log_id.into(),
-                    payload: (&e.payload).into(),
-                })
+                .map(|e| WireEntry { id: e.log_id.into(), payload: (&e.payload).into() })
                 .collect(),
             committed: r.leader_commit.map(Into::into),
         })
@@ -261,10 +236,7 @@ impl From<Append> for AppendEntriesRequest<TypeConfig> {
             entries: a
                 .entries
                 .into_iter()
-                .map(|e| Entry {
-                    log_id: e.id.into(),
-                    payload: e.payload.into(),
-                })
+                .map(|e| Entry { log_id: e.id.into(), payload: e.payload.into() })
                 .collect(),
             leader_commit: a.committed.map(Into::into),
         }
@@ -294,18 +266,11 @@ impl From<AppendReply> for AppendEntriesResponse<u64> {
 }
 
 pub fn vote_request(r: VoteRequest<u64>) -> Request {
-    Request::Vote {
-        vote: r.vote.into(),
-        last: r.last_log_id.map(Into::into),
-    }
+    Request::Vote { vote: r.vote.into(), last: r.last_log_id.map(Into::into) }
 }
 
 pub fn vote_response(r: VoteResponse<u64>) -> Response {
-    Response::Vote {
-        vote: r.vote.into(),
-        granted: r.vote_granted,
-        last: r.last_log_id.map(Into::into),
-    }
+    Response::Vote { vote: r.vote.into(), granted: r.vote_granted, last: r.last_log_id.map(Into::into) }
 }
 
 pub fn snapshot_request(r: InstallSnapshotRequest<TypeConfig>) -> Request {
@@ -319,7 +284,5 @@ pub fn snapshot_request(r: InstallSnapshotRequest<TypeConfig>) -> Request {
 }
 
 pub fn snapshot_response(r: InstallSnapshotResponse<u64>) -> Response {
-    Response::Snapshot {
-        vote: r.vote.into(),
-    }
+    Response::Snapshot { vote: r.vote.into() }
 }

@@ -1,9 +1,9 @@
 //! `apply` is a pure function: the same commands give the same bytes, and what it guards holds.
 
 use plexus_model::{
-    ClusterId, Command, Commit, CreateTable, ErrorKind, Manifest, NewSegment, NodeId, NodeRecord,
-    Outcome, Proposal, Roles, Segment, SegmentData, SegmentId, TableChange, TableId, TableName,
-    TableSchema, Token, Version,
+    ClusterId, Command, Commit, CreateTable, ErrorKind, Manifest, NewSegment, NodeId, NodeRecord, Outcome,
+    Proposal, Roles, Segment, SegmentData, SegmentId, TableChange, TableId, TableName, TableSchema, Token,
+    Version,
 };
 use plexus_raft::apply::apply;
 use proptest::prelude::*;
@@ -27,10 +27,7 @@ fn schema() -> TableSchema {
         data_type: plexus_model::ColumnType::Int64,
         nullable: false,
     };
-    TableSchema {
-        columns: vec![column],
-        primary_key: vec![],
-    }
+    TableSchema { columns: vec![column], primary_key: vec![] }
 }
 
 fn create(name: &str, replicas: u32) -> Command {
@@ -47,10 +44,7 @@ fn create(name: &str, replicas: u32) -> Command {
 fn segment(id: u128, inline: bool, acknowledged: Vec<u64>) -> NewSegment {
     let data = match inline {
         true => SegmentData::Inline(vec![7; 100]),
-        false => SegmentData::File {
-            bytes: 1000,
-            checksum: [id as u8; 32],
-        },
+        false => SegmentData::File { bytes: 1000, checksum: [id as u8; 32] },
     };
     NewSegment(Segment {
         id: SegmentId(id),
@@ -74,27 +68,18 @@ fn commit(table: u64, add: Vec<NewSegment>, remove: Vec<u128>) -> Command {
         add,
         remove: remove.into_iter().map(SegmentId).collect(),
     };
-    Command::Commit(Commit {
-        changes: vec![change],
-        operation: "test".into(),
-    })
+    Command::Commit(Commit { changes: vec![change], operation: "test".into() })
 }
 
 fn proposal(token: u128, time_us: u64, command: Command) -> Proposal {
-    Proposal {
-        token: Token(token),
-        time_us,
-        command,
-    }
+    Proposal { token: Token(token), time_us, command }
 }
 
 /// A cluster of three nodes with table `t`, whose id is 5.
 fn prepared() -> Manifest {
     let mut manifest = Manifest::default();
     let commands = [
-        Command::Bootstrap {
-            cluster: ClusterId(1),
-        },
+        Command::Bootstrap { cluster: ClusterId(1) },
         Command::RegisterNode(node(1)),
         Command::RegisterNode(node(2)),
         Command::RegisterNode(node(3)),
@@ -102,15 +87,9 @@ fn prepared() -> Manifest {
     ];
     for (i, command) in commands.into_iter().enumerate() {
         let index = i as u64 + 1;
-        let outcomes = apply(
-            &mut manifest,
-            Version(index),
-            vec![proposal(u128::from(index), 1_000, command)],
-        );
-        assert!(
-            matches!(outcomes[0], Outcome::Applied { .. }),
-            "{outcomes:?}"
-        );
+        let outcomes =
+            apply(&mut manifest, Version(index), vec![proposal(u128::from(index), 1_000, command)]);
+        assert!(matches!(outcomes[0], Outcome::Applied { .. }), "{outcomes:?}");
     }
     manifest
 }
@@ -141,50 +120,23 @@ fn a_repeated_token_answers_what_it_answered_and_changes_nothing() {
 #[test]
 fn a_commit_needs_a_majority_of_the_replicas_by_the_placement_of_now() {
     let mut manifest = prepared();
-    for (token, acknowledged) in [
-        (60, vec![]),
-        (61, vec![1]),
-        (62, vec![1, 1]),
-        (63, vec![1, 9]),
-    ] {
-        let outcome = one(
-            &mut manifest,
-            token,
-            commit(5, vec![segment(100, false, acknowledged)], vec![]),
-        );
+    for (token, acknowledged) in [(60, vec![]), (61, vec![1]), (62, vec![1, 1]), (63, vec![1, 9])] {
+        let outcome = one(&mut manifest, token, commit(5, vec![segment(100, false, acknowledged)], vec![]));
         assert_eq!(rejection(outcome), ErrorKind::Conflict);
     }
     assert_eq!(manifest.tables.get(&TableId(5)).unwrap().segments.len(), 0);
-    let outcome = one(
-        &mut manifest,
-        64,
-        commit(5, vec![segment(100, false, vec![3, 1])], vec![]),
-    );
+    let outcome = one(&mut manifest, 64, commit(5, vec![segment(100, false, vec![3, 1])], vec![]));
     assert!(matches!(outcome, Outcome::Applied { .. }));
 }
 
 #[test]
 fn a_commit_is_all_or_nothing_and_a_lost_race_is_a_conflict() {
     let mut manifest = prepared();
-    one(
-        &mut manifest,
-        70,
-        commit(
-            5,
-            vec![segment(100, true, vec![]), segment(101, true, vec![])],
-            vec![],
-        ),
-    );
+    one(&mut manifest, 70, commit(5, vec![segment(100, true, vec![]), segment(101, true, vec![])], vec![]));
     // The exchange of inline rows for a file.
     let exchange = |id| commit(5, vec![segment(id, false, vec![1, 2, 3])], vec![100]);
-    assert!(matches!(
-        one(&mut manifest, 71, exchange(200)),
-        Outcome::Applied { .. }
-    ));
-    assert_eq!(
-        rejection(one(&mut manifest, 72, exchange(202))),
-        ErrorKind::Conflict
-    );
+    assert!(matches!(one(&mut manifest, 71, exchange(200)), Outcome::Applied { .. }));
+    assert_eq!(rejection(one(&mut manifest, 72, exchange(202))), ErrorKind::Conflict);
     let table = manifest.tables.get(&TableId(5)).unwrap();
     let visible: Vec<u128> = table.visible(manifest.version).map(|s| s.id.0).collect();
     assert_eq!(visible, [101, 200]);
@@ -192,19 +144,8 @@ fn a_commit_is_all_or_nothing_and_a_lost_race_is_a_conflict() {
     let before: Vec<u128> = table.visible(Version(6)).map(|s| s.id.0).collect();
     assert_eq!(before, [100, 101]);
     assert_eq!(table.inline_bytes, 100);
-    one(
-        &mut manifest,
-        73,
-        Command::DropTable {
-            name: TableName::new("public", "t"),
-            if_exists: false,
-        },
-    );
-    let outcome = one(
-        &mut manifest,
-        74,
-        commit(5, vec![segment(300, true, vec![])], vec![]),
-    );
+    one(&mut manifest, 73, Command::DropTable { name: TableName::new("public", "t"), if_exists: false });
+    let outcome = one(&mut manifest, 74, commit(5, vec![segment(300, true, vec![])], vec![]));
     assert_eq!(rejection(outcome), ErrorKind::Conflict);
 }
 
@@ -212,14 +153,8 @@ fn a_commit_is_all_or_nothing_and_a_lost_race_is_a_conflict() {
 fn too_many_replicas_are_refused_by_name() {
     let mut manifest = prepared();
     match one(&mut manifest, 80, create("u", 4)) {
-        Outcome::Rejected {
-            kind: ErrorKind::InvalidArgument,
-            message,
-        } => {
-            assert!(
-                message.contains("replicas = 4") && message.contains("3 live"),
-                "{message}"
-            );
+        Outcome::Rejected { kind: ErrorKind::InvalidArgument, message } => {
+            assert!(message.contains("replicas = 4") && message.contains("3 live"), "{message}");
         }
         other => panic!("{other:?}"),
     }
@@ -230,18 +165,11 @@ fn commit_time_never_falls_and_tokens_expire_by_it() {
     let mut manifest = prepared();
     let late = 1_000_000_000;
     let index = Version(manifest.version.0 + 1);
-    apply(
-        &mut manifest,
-        index,
-        vec![proposal(90, late, create("a", 1))],
-    );
+    apply(&mut manifest, index, vec![proposal(90, late, create("a", 1))]);
     let index = Version(manifest.version.0 + 1);
     apply(&mut manifest, index, vec![proposal(91, 5, create("b", 1))]);
     assert_eq!(manifest.time_us, late + 1);
-    assert!(
-        !manifest.tokens.contains_key(&Token(1)),
-        "an old token is still there"
-    );
+    assert!(!manifest.tokens.contains_key(&Token(1)), "an old token is still there");
     assert!(manifest.tokens.contains_key(&Token(90)));
 }
 
@@ -273,40 +201,19 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 fn command(step: &Step, manifest: &Manifest) -> Command {
     let name = |n: &u8| TableName::new("public", format!("t{n}"));
-    let table = |n: &u8| {
-        manifest
-            .tables
-            .keys()
-            .nth(*n as usize % manifest.tables.len().max(1))
-            .map_or(0, |t| t.0)
-    };
+    let table =
+        |n: &u8| manifest.tables.keys().nth(*n as usize % manifest.tables.len().max(1)).map_or(0, |t| t.0);
     match step {
         Step::Create(n) => create(&format!("t{n}"), 1 + u32::from(n % 3)),
-        Step::Drop(n) => Command::DropTable {
-            name: name(n),
-            if_exists: n % 2 == 0,
-        },
-        Step::Rename(a, b) => Command::RenameTable {
-            from: name(a),
-            to: name(b),
-            replace: a % 2 == 0,
-        },
-        Step::Commit(t, s, inline) => commit(
-            table(t),
-            vec![segment(u128::from(*s), *inline, vec![1, 2, 3])],
-            vec![],
-        ),
+        Step::Drop(n) => Command::DropTable { name: name(n), if_exists: n % 2 == 0 },
+        Step::Rename(a, b) => Command::RenameTable { from: name(a), to: name(b), replace: a % 2 == 0 },
+        Step::Commit(t, s, inline) => {
+            commit(table(t), vec![segment(u128::from(*s), *inline, vec![1, 2, 3])], vec![])
+        }
         Step::Remove(t, s) => commit(table(t), vec![], vec![u128::from(*s)]),
-        Step::Liveness(n, live) => Command::SetLiveness {
-            node: NodeId(u64::from(*n)),
-            live: *live,
-        },
-        Step::Purge => Command::Purge {
-            removed_until_us: manifest.time_us.saturating_sub(50),
-        },
-        Step::Repeat(_) => Command::Purge {
-            removed_until_us: 0,
-        },
+        Step::Liveness(n, live) => Command::SetLiveness { node: NodeId(u64::from(*n)), live: *live },
+        Step::Purge => Command::Purge { removed_until_us: manifest.time_us.saturating_sub(50) },
+        Step::Repeat(_) => Command::Purge { removed_until_us: 0 },
     }
 }
 
@@ -322,11 +229,7 @@ fn play(steps: &[Step], group: usize) -> Manifest {
                     Step::Repeat(token) => u128::from(*token),
                     _ => 1_000 + (round * group + i) as u128,
                 };
-                proposal(
-                    token,
-                    10_000 + (round * 7 % 31) as u64,
-                    command(step, &manifest),
-                )
+                proposal(token, 10_000 + (round * 7 % 31) as u64, command(step, &manifest))
             })
             .collect();
         apply(&mut manifest, index, proposals);

@@ -42,10 +42,7 @@ async fn the_vote_survives_a_restart() {
         log.save_vote(&Vote::new_committed(3, 7)).await.unwrap();
     }
     let (mut log, _machine) = open(dir.path());
-    assert_eq!(
-        log.read_vote().await.unwrap(),
-        Some(Vote::new_committed(3, 7))
-    );
+    assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new_committed(3, 7)));
     assert!(!log.is_pristine());
 }
 
@@ -54,17 +51,9 @@ async fn a_snapshot_survives_a_restart_and_a_damaged_one_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     {
         let (_log, mut machine) = open(dir.path());
-        let entry = openraft::Entry {
-            log_id: id(1, 1),
-            payload: openraft::EntryPayload::Blank,
-        };
+        let entry = openraft::Entry { log_id: id(1, 1), payload: openraft::EntryPayload::Blank };
         machine.apply([entry]).await.unwrap();
-        machine
-            .get_snapshot_builder()
-            .await
-            .build_snapshot()
-            .await
-            .unwrap();
+        machine.get_snapshot_builder().await.build_snapshot().await.unwrap();
     }
     {
         let (_log, mut machine) = open(dir.path());
@@ -75,9 +64,7 @@ async fn a_snapshot_survives_a_restart_and_a_damaged_one_is_refused() {
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[10] ^= 1;
     std::fs::write(&path, bytes).unwrap();
-    let error = StateMachine::open(&dir.path().join("snapshot"))
-        .err()
-        .expect("damage is noticed");
+    let error = StateMachine::open(&dir.path().join("snapshot")).err().expect("damage is noticed");
     assert_eq!(error.kind(), plexus_model::ErrorKind::Corrupt);
 }
 

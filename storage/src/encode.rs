@@ -33,11 +33,7 @@ pub struct SegmentEncoder;
 impl SegmentEncoder {
     /// Encodes batches that have the columns of `schema` in order. Uses the calling thread alone and
     /// takes a while: call it off the async threads.
-    pub fn encode(
-        &self,
-        schema: &TableSchema,
-        batches: Vec<RecordBatch>,
-    ) -> Result<EncodedSegment> {
+    pub fn encode(&self, schema: &TableSchema, batches: Vec<RecordBatch>) -> Result<EncodedSegment> {
         let arrow_schema = types::to_arrow(schema);
         let mut statistics = StatisticsBuilder::new(schema);
         let mut rows = 0;
@@ -55,22 +51,13 @@ impl SegmentEncoder {
         let fail = |e: VortexError| {
             Error::internal(format!("encoding a segment of {rows} rows: {e}")).with_source(e)
         };
-        let dtype = session
-            .arrow()
-            .from_arrow_schema(&arrow_schema)
-            .map_err(fail)?;
+        let dtype = session.arrow().from_arrow_schema(&arrow_schema).map_err(fail)?;
         let chunks = batches
             .into_iter()
-            .map(|batch| {
-                session
-                    .arrow()
-                    .from_arrow_record_batch(batch, &arrow_schema)
-            })
+            .map(|batch| session.arrow().from_arrow_record_batch(batch, &arrow_schema))
             .collect::<Result<Vec<_>, _>>()
             .map_err(fail)?;
-        let array = ChunkedArray::try_new(chunks, dtype)
-            .map_err(fail)?
-            .into_array();
+        let array = ChunkedArray::try_new(chunks, dtype).map_err(fail)?.into_array();
         let mut bytes = Vec::new();
         session
             .write_options()
@@ -80,11 +67,6 @@ impl SegmentEncoder {
             .write(&mut bytes, array.to_array_iterator())
             .map_err(fail)?;
         let checksum = *blake3::hash(&bytes).as_bytes();
-        Ok(EncodedSegment {
-            bytes: bytes.into(),
-            checksum,
-            rows,
-            columns: statistics.finish(),
-        })
+        Ok(EncodedSegment { bytes: bytes.into(), checksum, rows, columns: statistics.finish() })
     }
 }

@@ -20,27 +20,20 @@ pub struct EncodedInline {
 /// Encodes the rows of all batches as one.
 pub fn encode(schema: &TableSchema, batches: &[&RecordBatch]) -> Result<EncodedInline> {
     let arrow_schema = types::to_arrow(schema);
-    let fail = |e: arrow::error::ArrowError| {
-        Error::internal(format!("encoding inline rows: {e}")).with_source(e)
-    };
+    let fail =
+        |e: arrow::error::ArrowError| Error::internal(format!("encoding inline rows: {e}")).with_source(e);
     let batch = concat_batches(&arrow_schema, batches.iter().copied()).map_err(fail)?;
     let mut statistics = StatisticsBuilder::new(schema);
     statistics.add(&batch);
     let mut writer = StreamWriter::try_new(Vec::new(), &arrow_schema).map_err(fail)?;
     writer.write(&batch).map_err(fail)?;
     let bytes = writer.into_inner().map_err(fail)?;
-    Ok(EncodedInline {
-        bytes,
-        rows: batch.num_rows() as u64,
-        columns: statistics.finish(),
-    })
+    Ok(EncodedInline { bytes, rows: batch.num_rows() as u64, columns: statistics.finish() })
 }
 
 /// The rows of an inline segment.
 pub fn decode(bytes: &[u8]) -> Result<Vec<RecordBatch>> {
     StreamReader::try_new(Cursor::new(bytes), None)
         .and_then(|reader| reader.collect::<Result<Vec<_>, _>>())
-        .map_err(|e| {
-            Error::corrupt(format!("inline rows of {} bytes: {e}", bytes.len())).with_source(e)
-        })
+        .map_err(|e| Error::corrupt(format!("inline rows of {} bytes: {e}", bytes.len())).with_source(e))
 }

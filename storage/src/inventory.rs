@@ -17,13 +17,8 @@ pub struct Inventory {
 impl Inventory {
     /// Opens the inventory; one that cannot be read is thrown away and begun anew.
     pub fn open(path: &Path) -> Result<Self> {
-        let open = || {
-            sled::Config::new()
-                .path(path)
-                .cache_capacity(CACHE_BYTES)
-                .flush_every_ms(Some(5_000))
-                .open()
-        };
+        let open =
+            || sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(Some(5_000)).open();
         let database = match open() {
             Ok(database) => database,
             Err(e) => {
@@ -32,13 +27,8 @@ impl Inventory {
                 open().map_err(|e| fail("open", e))?
             }
         };
-        let segments = database
-            .open_tree("segments")
-            .map_err(|e| fail("open", e))?;
-        Ok(Self {
-            _database: database,
-            segments,
-        })
+        let segments = database.open_tree("segments").map_err(|e| fail("open", e))?;
+        Ok(Self { _database: database, segments })
     }
 
     /// Makes the inventory say what the directory says.
@@ -62,27 +52,18 @@ impl Inventory {
     }
 
     pub fn remove(&self, id: SegmentId) -> Result<()> {
-        self.segments
-            .remove(id.0.to_be_bytes())
-            .map_err(|e| fail("remove", e))
-            .map(|_| ())
+        self.segments.remove(id.0.to_be_bytes()).map_err(|e| fail("remove", e)).map(|_| ())
     }
 
     pub fn contains(&self, id: SegmentId) -> bool {
-        self.segments
-            .contains_key(id.0.to_be_bytes())
-            .unwrap_or(false)
+        self.segments.contains_key(id.0.to_be_bytes()).unwrap_or(false)
     }
 
     pub fn ids(&self) -> Vec<SegmentId> {
         self.segments
             .iter()
             .keys()
-            .filter_map(|key| {
-                Some(SegmentId(u128::from_be_bytes(
-                    key.ok()?.as_ref().try_into().ok()?,
-                )))
-            })
+            .filter_map(|key| Some(SegmentId(u128::from_be_bytes(key.ok()?.as_ref().try_into().ok()?))))
             .collect()
     }
 }

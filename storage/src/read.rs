@@ -29,13 +29,7 @@ pub struct SegmentRef {
 /// Reads ranges of segments that other nodes keep.
 #[async_trait]
 pub trait RemoteSegments: Send + Sync + 'static {
-    async fn read(
-        &self,
-        node: NodeId,
-        segment: &SegmentRef,
-        offset: u64,
-        length: usize,
-    ) -> Result<Bytes>;
+    async fn read(&self, node: NodeId, segment: &SegmentRef, offset: u64, length: usize) -> Result<Bytes>;
 }
 
 /// Opens segments for scans on this node.
@@ -47,9 +41,7 @@ pub struct SegmentReads {
 
 impl std::fmt::Debug for SegmentReads {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SegmentReads")
-            .field("local", &self.store.is_some())
-            .finish_non_exhaustive()
+        f.debug_struct("SegmentReads").field("local", &self.store.is_some()).finish_non_exhaustive()
     }
 }
 
@@ -65,10 +57,7 @@ impl SegmentReads {
     }
 
     pub fn open(&self, segment: SegmentRef) -> Arc<dyn VortexReadAt> {
-        Arc::new(SegmentReadAt {
-            reads: self.clone(),
-            segment: Arc::new(segment),
-        })
+        Arc::new(SegmentReadAt { reads: self.clone(), segment: Arc::new(segment) })
     }
 
     async fn read_range(
@@ -78,11 +67,7 @@ impl SegmentReads {
         length: usize,
         alignment: Alignment,
     ) -> Result<BufferHandle> {
-        if let Some(store) = self
-            .store
-            .clone()
-            .filter(|store| store.contains(segment.id))
-        {
+        if let Some(store) = self.store.clone().filter(|store| store.contains(segment.id)) {
             let wanted = segment.clone();
             let read = tokio::task::spawn_blocking(move || {
                 let file = store.segment(wanted.id, wanted.length, &wanted.checksum)?;
@@ -110,19 +95,13 @@ impl SegmentReads {
         for &node in &segment.replicas {
             match self.remote.read(node, segment, offset, length).await {
                 Ok(bytes) if bytes.len() == length => return Ok(bytes),
-                Ok(bytes) => {
-                    failures.push(format!("node {node}: {} of {length} bytes", bytes.len()))
-                }
+                Ok(bytes) => failures.push(format!("node {node}: {} of {length} bytes", bytes.len())),
                 Err(e) => failures.push(format!("node {node}: {e}")),
             }
         }
         Err(Error::new(
             ErrorKind::Unavailable,
-            format!(
-                "no replica of segment {} could be read: {}",
-                segment.id,
-                failures.join("; ")
-            ),
+            format!("no replica of segment {} could be read: {}", segment.id, failures.join("; ")),
         ))
     }
 }

@@ -17,11 +17,7 @@ pub struct Router {
 impl Router {
     /// `key`: column indexes. `first`: where the turn starts, so that small writes spread as well.
     pub fn new(key: &[u32], shards: u32, first: u32) -> Self {
-        Self {
-            key: key.iter().map(|&k| k as usize).collect(),
-            shards,
-            next: first % shards,
-        }
+        Self { key: key.iter().map(|&k| k as usize).collect(), shards, next: first % shards }
     }
 
     /// The parts of the batch that are not empty, each with its shard.
@@ -40,17 +36,12 @@ impl Router {
             rows[shard as usize].push(row as u32);
         }
         let mut parts = Vec::new();
-        for (shard, rows) in rows
-            .into_iter()
-            .enumerate()
-            .filter(|(_, rows)| !rows.is_empty())
-        {
+        for (shard, rows) in rows.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
             let part = if rows.len() == batch.num_rows() {
                 batch.clone()
             } else {
-                compute::take_record_batch(&batch, &UInt32Array::from(rows)).map_err(|e| {
-                    Error::internal(format!("splitting a batch: {e}")).with_source(e)
-                })?
+                compute::take_record_batch(&batch, &UInt32Array::from(rows))
+                    .map_err(|e| Error::internal(format!("splitting a batch: {e}")).with_source(e))?
             };
             parts.push((shard as u32, part));
         }
@@ -58,18 +49,13 @@ impl Router {
     }
 
     fn shards_of_rows(&self, batch: &RecordBatch) -> Result<Vec<u32>> {
-        let columns: Vec<KeyColumn> = self
-            .key
-            .iter()
-            .map(|&k| KeyColumn::new(batch.column(k)))
-            .collect::<Result<_>>()?;
+        let columns: Vec<KeyColumn> =
+            self.key.iter().map(|&k| KeyColumn::new(batch.column(k))).collect::<Result<_>>()?;
         let mut bytes = Vec::new();
         Ok((0..batch.num_rows())
             .map(|row| {
                 bytes.clear();
-                columns
-                    .iter()
-                    .for_each(|column| column.write(row, &mut bytes));
+                columns.iter().for_each(|column| column.write(row, &mut bytes));
                 shard_of_slot(slot_of(&bytes), self.shards)
             })
             .collect())
@@ -88,11 +74,7 @@ pub fn shard_of_key(key: &[ArrayRef], shards: u32) -> Result<u32> {
 /// A key column in the canonical form that is hashed: fixed-width values as little-endian bytes,
 /// variable ones with their length in front. The form is frozen: it decides where every row lives.
 enum KeyColumn {
-    Fixed {
-        bytes: arrow::buffer::Buffer,
-        width: usize,
-        offset: usize,
-    },
+    Fixed { bytes: arrow::buffer::Buffer, width: usize, offset: usize },
     Boolean(arrow::array::BooleanArray),
     Binary(arrow::array::BinaryViewArray),
 }
@@ -107,32 +89,21 @@ impl KeyColumn {
                 Ok(Self::Binary(text.as_string_view().clone().to_binary_view()))
             }
             DataType::Binary | DataType::LargeBinary | DataType::BinaryView => Ok(Self::Binary(
-                compute::cast(array, &DataType::BinaryView)
-                    .map_err(fail)?
-                    .as_binary_view()
-                    .clone(),
+                compute::cast(array, &DataType::BinaryView).map_err(fail)?.as_binary_view().clone(),
             )),
             other => {
-                let width = other.primitive_width().ok_or_else(|| {
-                    Error::unsupported(format!("a key of type {other} cannot be hashed"))
-                })?;
+                let width = other
+                    .primitive_width()
+                    .ok_or_else(|| Error::unsupported(format!("a key of type {other} cannot be hashed")))?;
                 let data = array.to_data();
-                Ok(Self::Fixed {
-                    bytes: data.buffers()[0].clone(),
-                    width,
-                    offset: data.offset(),
-                })
+                Ok(Self::Fixed { bytes: data.buffers()[0].clone(), width, offset: data.offset() })
             }
         }
     }
 
     fn write(&self, row: usize, out: &mut Vec<u8>) {
         match self {
-            Self::Fixed {
-                bytes,
-                width,
-                offset,
-            } => {
+            Self::Fixed { bytes, width, offset } => {
                 let start = (offset + row) * width;
                 out.extend_from_slice(&bytes.as_slice()[start..start + width]);
             }

@@ -22,11 +22,7 @@ impl StatisticsBuilder {
             .columns
             .iter()
             .map(|c| Accumulator {
-                statistics: ColumnStatistics {
-                    column: c.id,
-                    nulls: 0,
-                    bounds: None,
-                },
+                statistics: ColumnStatistics { column: c.id, nulls: 0, bounds: None },
                 unbounded: false,
             })
             .collect();
@@ -35,20 +31,14 @@ impl StatisticsBuilder {
 
     /// Adds a batch whose columns are those of the schema, in order.
     pub fn add(&mut self, batch: &RecordBatch) {
-        assert_eq!(
-            batch.num_columns(),
-            self.columns.len(),
-            "batch does not have the columns of its table"
-        );
+        assert_eq!(batch.num_columns(), self.columns.len(), "batch does not have the columns of its table");
         for (accumulator, array) in self.columns.iter_mut().zip(batch.columns()) {
             accumulator.statistics.nulls += array.null_count() as u64;
             if array.null_count() == array.len() || accumulator.unbounded {
                 continue;
             }
             match bounds(array.as_ref()) {
-                Some(new) => {
-                    accumulator.statistics.bounds = Some(widen(accumulator.statistics.bounds, new))
-                }
+                Some(new) => accumulator.statistics.bounds = Some(widen(accumulator.statistics.bounds, new)),
                 None => {
                     accumulator.unbounded = true;
                     accumulator.statistics.bounds = None;
@@ -84,10 +74,7 @@ fn bounds(array: &dyn Array) -> Option<(Bound, Bound)> {
     macro_rules! min_max {
         ($type:ty, $bound:ident) => {{
             let array = array.as_primitive::<$type>();
-            Some((
-                Bound::$bound(compute::min(array)?.into()),
-                Bound::$bound(compute::max(array)?.into()),
-            ))
+            Some((Bound::$bound(compute::min(array)?.into()), Bound::$bound(compute::max(array)?.into())))
         }};
     }
     macro_rules! floats {
@@ -96,8 +83,7 @@ fn bounds(array: &dyn Array) -> Option<(Bound, Bound)> {
             // Arrow orders NaN above all; a column with NaN could be pruned wrongly.
             let max = compute::max(array)?;
             let min = compute::min(array)?;
-            (!max.is_nan() && !min.is_nan())
-                .then(|| (Bound::Float(min.into()), Bound::Float(max.into())))
+            (!max.is_nan() && !min.is_nan()).then(|| (Bound::Float(min.into()), Bound::Float(max.into())))
         }};
     }
     match array.data_type() {

@@ -54,14 +54,7 @@ impl SegmentFile {
     /// Reads `buffer.len()` bytes from `offset` on.
     pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
         self.file.read_exact_at(buffer, offset).map_err(|e| {
-            Error::io(
-                format!(
-                    "{}: reading {} bytes at {offset}",
-                    self.path.display(),
-                    buffer.len()
-                ),
-                e,
-            )
+            Error::io(format!("{}: reading {} bytes at {offset}", self.path.display(), buffer.len()), e)
         })
     }
 }
@@ -87,20 +80,11 @@ impl SegmentStore {
             let Some(id) = name.to_str().and_then(segment_of_file_name) else {
                 continue;
             };
-            let length = entry
-                .metadata()
-                .map_err(|e| Error::io(entry.path().display(), e))?
-                .len();
+            let length = entry.metadata().map_err(|e| Error::io(entry.path().display(), e))?.len();
             present.insert(id, length);
         }
         inventory.reconcile(&present)?;
-        Ok(Self {
-            directory,
-            temporary,
-            quarantine,
-            inventory,
-            open: Mutex::default(),
-        })
+        Ok(Self { directory, temporary, quarantine, inventory, open: Mutex::default() })
     }
 
     fn path(&self, id: SegmentId) -> PathBuf {
@@ -126,9 +110,7 @@ impl SegmentStore {
             return Ok(());
         }
         verify(id, bytes, checksum)?;
-        let temporary = self
-            .temporary
-            .join(format!("{id}.{}", uuid::Uuid::new_v4().simple()));
+        let temporary = self.temporary.join(format!("{id}.{}", uuid::Uuid::new_v4().simple()));
         let written = write_file(&temporary, bytes);
         if let Err(e) = written {
             // Best effort: what stays is removed at the next start.
@@ -146,12 +128,7 @@ impl SegmentStore {
     /// # Errors
     /// `NotFound` when it is not here; `Corrupt` when its bytes have changed, in which case the file has
     /// been moved to quarantine and can be pulled again.
-    pub fn segment(
-        &self,
-        id: SegmentId,
-        length: u64,
-        checksum: &[u8; 32],
-    ) -> Result<Arc<SegmentFile>> {
+    pub fn segment(&self, id: SegmentId, length: u64, checksum: &[u8; 32]) -> Result<Arc<SegmentFile>> {
         if let Some(file) = self.lock_open().get(&id) {
             return Ok(file.clone());
         }
@@ -159,8 +136,7 @@ impl SegmentStore {
         let file = File::open(&path).map_err(|e| Error::io(path.display(), e))?;
         let mut hasher = blake3::Hasher::new();
         let read = hasher.update_reader(&file).map(|h| h.count());
-        let intact = matches!(read, Ok(count) if count == length)
-            && hasher.finalize().as_bytes() == checksum;
+        let intact = matches!(read, Ok(count) if count == length) && hasher.finalize().as_bytes() == checksum;
         if !intact {
             self.set_aside(id)?;
             return Err(Error::corrupt(format!(
@@ -185,11 +161,7 @@ impl SegmentStore {
 
     /// Removes segments that `is_needed` does not name and that are older than `age_min`: an upload whose
     /// commit is still on its way is younger. Returns how many went.
-    pub fn collect_garbage(
-        &self,
-        age_min: Duration,
-        is_needed: impl Fn(SegmentId) -> bool,
-    ) -> Result<usize> {
+    pub fn collect_garbage(&self, age_min: Duration, is_needed: impl Fn(SegmentId) -> bool) -> Result<usize> {
         let now = SystemTime::now();
         let mut removed = 0;
         for id in self.ids().into_iter().filter(|&id| !is_needed(id)) {
@@ -208,29 +180,21 @@ impl SegmentStore {
     fn set_aside(&self, id: SegmentId) -> Result<()> {
         self.inventory.remove(id)?;
         let path = self.path(id);
-        fs::rename(
-            &path,
-            self.quarantine.join(format!("{id}.{FILE_EXTENSION}")),
-        )
-        .map_err(|e| Error::io(path.display(), e))?;
+        fs::rename(&path, self.quarantine.join(format!("{id}.{FILE_EXTENSION}")))
+            .map_err(|e| Error::io(path.display(), e))?;
         tracing::error!(segment = %id, "segment does not match its checksum; moved to quarantine");
         Ok(())
     }
 
     fn lock_open(&self) -> std::sync::MutexGuard<'_, HashMap<SegmentId, Arc<SegmentFile>>> {
-        self.open
-            .lock()
-            .expect("no code panics while it holds this lock")
+        self.open.lock().expect("no code panics while it holds this lock")
     }
 }
 
 const FILE_EXTENSION: &str = "vortex";
 
 fn segment_of_file_name(name: &str) -> Option<SegmentId> {
-    name.strip_suffix(FILE_EXTENSION)?
-        .strip_suffix('.')?
-        .parse()
-        .ok()
+    name.strip_suffix(FILE_EXTENSION)?.strip_suffix('.')?.parse().ok()
 }
 
 /// Checks bytes against the checksum that names them.
@@ -246,11 +210,7 @@ pub fn verify(id: SegmentId, bytes: &[u8], checksum: &[u8; 32]) -> Result<()> {
 
 fn read_directory(path: &Path) -> Result<Vec<fs::DirEntry>> {
     fs::read_dir(path)
-        .and_then(|entries| {
-            entries
-                .filter(|e| !e.as_ref().is_ok_and(|e| e.path().is_dir()))
-                .collect()
-        })
+        .and_then(|entries| entries.filter(|e| !e.as_ref().is_ok_and(|e| e.path().is_dir())).collect())
         .map_err(|e| Error::io(path.display(), e))
 }
 
@@ -259,10 +219,7 @@ fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     file.write_all(bytes)?;
     if let Err(e) = file.sync_all() {
         // A full disk may show only here, where it is an answer and not a lost page.
-        if matches!(
-            e.kind(),
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
-        ) {
+        if matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) {
             return Err(e);
         }
         stop_after_failed_sync(path, &e);
@@ -279,9 +236,6 @@ pub fn sync_directory(path: &Path) {
 
 fn stop_after_failed_sync(path: &Path, error: &std::io::Error) -> ! {
     tracing::error!(path = %path.display(), %error, "sync failed; stopping, since what is on disk is unknown");
-    eprintln!(
-        "sync of {} failed: {error}; stopping, since what is on disk is unknown",
-        path.display()
-    );
+    eprintln!("sync of {} failed: {error}; stopping, since what is on disk is unknown", path.display());
     std::process::abort()
 }

@@ -8,9 +8,7 @@ use plexus_model::{Column, ColumnType, Error, Result, TableSchema, TimeUnit};
 
 /// The Arrow schema of a table's rows.
 pub fn to_arrow(schema: &TableSchema) -> SchemaRef {
-    Arc::new(Schema::new(
-        schema.columns.iter().map(to_field).collect::<Fields>(),
-    ))
+    Arc::new(Schema::new(schema.columns.iter().map(to_field).collect::<Fields>()))
 }
 
 /// A table schema from an Arrow schema, without a primary key. Columns get ids from 1 on.
@@ -24,29 +22,17 @@ pub fn from_arrow(schema: &Schema) -> Result<TableSchema> {
         .enumerate()
         .map(|(i, field)| from_field(field, i as u32 + 1))
         .collect::<Result<Vec<_>>>()?;
-    Ok(TableSchema {
-        columns,
-        primary_key: vec![],
-    })
+    Ok(TableSchema { columns, primary_key: vec![] })
 }
 
 fn to_field(column: &Column) -> Field {
-    Field::new(
-        &column.name,
-        to_data_type(&column.data_type),
-        column.nullable,
-    )
+    Field::new(&column.name, to_data_type(&column.data_type), column.nullable)
 }
 
 fn from_field(field: &Field, id: u32) -> Result<Column> {
-    let data_type = from_data_type(field.data_type())
-        .map_err(|e| e.context(format!("column {:?}", field.name())))?;
-    Ok(Column {
-        id,
-        name: field.name().clone(),
-        data_type,
-        nullable: field.is_nullable(),
-    })
+    let data_type =
+        from_data_type(field.data_type()).map_err(|e| e.context(format!("column {:?}", field.name())))?;
+    Ok(Column { id, name: field.name().clone(), data_type, nullable: field.is_nullable() })
 }
 
 pub fn to_data_type(t: &ColumnType) -> DataType {
@@ -81,9 +67,7 @@ pub fn to_data_type(t: &ColumnType) -> DataType {
         ColumnType::Decimal256 { precision, scale } => DataType::Decimal256(*precision, *scale),
         ColumnType::List(column) => DataType::List(item(column)),
         ColumnType::LargeList(column) => DataType::LargeList(item(column)),
-        ColumnType::FixedSizeList(column, length) => {
-            DataType::FixedSizeList(item(column), *length as i32)
-        }
+        ColumnType::FixedSizeList(column, length) => DataType::FixedSizeList(item(column), *length as i32),
         ColumnType::Struct(columns) => DataType::Struct(columns.iter().map(to_field).collect()),
     }
 }
@@ -116,14 +100,12 @@ pub fn from_data_type(t: &DataType) -> Result<ColumnType> {
         DataType::Timestamp(unit, zone) => {
             ColumnType::Timestamp(from_unit(*unit), zone.as_deref().map(Into::into))
         }
-        DataType::Decimal128(precision, scale) => ColumnType::Decimal128 {
-            precision: *precision,
-            scale: *scale,
-        },
-        DataType::Decimal256(precision, scale) => ColumnType::Decimal256 {
-            precision: *precision,
-            scale: *scale,
-        },
+        DataType::Decimal128(precision, scale) => {
+            ColumnType::Decimal128 { precision: *precision, scale: *scale }
+        }
+        DataType::Decimal256(precision, scale) => {
+            ColumnType::Decimal256 { precision: *precision, scale: *scale }
+        }
         DataType::List(field) => ColumnType::List(item(field)?),
         DataType::LargeList(field) => ColumnType::LargeList(item(field)?),
         DataType::FixedSizeList(field, length) => {
@@ -137,30 +119,20 @@ pub fn from_data_type(t: &DataType) -> Result<ColumnType> {
                 })?;
             ColumnType::FixedSizeList(item(field)?, length)
         }
-        DataType::Struct(fields) => ColumnType::Struct(
-            fields
-                .iter()
-                .map(|f| from_field(f, 0))
-                .collect::<Result<Vec<_>>>()?,
-        ),
+        DataType::Struct(fields) => {
+            ColumnType::Struct(fields.iter().map(|f| from_field(f, 0)).collect::<Result<Vec<_>>>()?)
+        }
         // Dictionaries are an encoding; segments choose their own.
         DataType::Dictionary(_, values) => from_data_type(values)?,
         other => {
-            return Err(Error::unsupported(format!(
-                "type {other} cannot be stored in a table"
-            )));
+            return Err(Error::unsupported(format!("type {other} cannot be stored in a table")));
         }
     })
 }
 
 /// The type of `VECTOR(n)`.
 pub fn vector(length: u32) -> ColumnType {
-    let item = Column {
-        id: 0,
-        name: "item".into(),
-        data_type: ColumnType::Float32,
-        nullable: false,
-    };
+    let item = Column { id: 0, name: "item".into(), data_type: ColumnType::Float32, nullable: false };
     ColumnType::FixedSizeList(Box::new(item), length)
 }
 

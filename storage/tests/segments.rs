@@ -9,24 +9,13 @@ use plexus_storage::{Router, SegmentEncoder, SegmentStore, inline, shard_of_key,
 use proptest::prelude::*;
 
 fn batch(ids: Vec<i64>, names: Vec<Option<String>>) -> RecordBatch {
-    let fields = vec![
-        Field::new("id", DataType::Int64, false),
-        Field::new("name", DataType::Utf8, true),
-    ];
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(Int64Array::from(ids)),
-        Arc::new(StringArray::from(names)),
-    ];
+    let fields = vec![Field::new("id", DataType::Int64, false), Field::new("name", DataType::Utf8, true)];
+    let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(ids)), Arc::new(StringArray::from(names))];
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
 }
 
 fn rows(n: i64) -> RecordBatch {
-    batch(
-        (0..n).collect(),
-        (0..n)
-            .map(|i| (i % 3 != 0).then(|| format!("name {i}")))
-            .collect(),
-    )
+    batch((0..n).collect(), (0..n).map(|i| (i % 3 != 0).then(|| format!("name {i}"))).collect())
 }
 
 #[test]
@@ -53,31 +42,19 @@ fn every_supported_type_converts_both_ways_and_others_are_named() {
     for t in supported {
         assert_eq!(types::to_data_type(&types::from_data_type(&t).unwrap()), t);
     }
-    let schema = Schema::new(vec![Field::new(
-        "span",
-        DataType::Duration(TimeUnit::Second),
-        true,
-    )]);
+    let schema = Schema::new(vec![Field::new("span", DataType::Duration(TimeUnit::Second), true)]);
     let error = types::from_arrow(&schema).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert!(
-        error.message().contains("span") && error.message().contains("Duration"),
-        "{error}"
-    );
+    assert!(error.message().contains("span") && error.message().contains("Duration"), "{error}");
 }
 
 #[test]
 fn an_encoded_segment_has_its_rows_bounds_and_checksum() {
     let schema = types::from_arrow(rows(1).schema().as_ref()).unwrap();
-    let encoded = SegmentEncoder
-        .encode(&schema, vec![rows(1000), rows(10)])
-        .unwrap();
+    let encoded = SegmentEncoder.encode(&schema, vec![rows(1000), rows(10)]).unwrap();
     assert_eq!(encoded.rows, 1010);
     assert_eq!(encoded.checksum, *blake3::hash(&encoded.bytes).as_bytes());
-    assert_eq!(
-        encoded.columns[0].bounds,
-        Some((Bound::Int(0), Bound::Int(999)))
-    );
+    assert_eq!(encoded.columns[0].bounds, Some((Bound::Int(0), Bound::Int(999))));
     assert_eq!(encoded.columns[1].nulls, 334 + 4);
 }
 
@@ -87,16 +64,8 @@ fn inline_rows_come_back_and_damage_is_an_error() {
     let (a, b) = (rows(3), rows(2));
     let encoded = inline::encode(&schema, &[&a, &b]).unwrap();
     let back = inline::decode(&encoded.bytes).unwrap();
-    assert_eq!(
-        arrow::compute::concat_batches(&a.schema(), &back)
-            .unwrap()
-            .num_rows(),
-        5
-    );
-    assert_eq!(
-        inline::decode(&encoded.bytes[..40]).unwrap_err().kind(),
-        ErrorKind::Corrupt
-    );
+    assert_eq!(arrow::compute::concat_batches(&a.schema(), &back).unwrap().num_rows(), 5);
+    assert_eq!(inline::decode(&encoded.bytes[..40]).unwrap_err().kind(), ErrorKind::Corrupt);
 }
 
 proptest! {
@@ -122,15 +91,11 @@ proptest! {
 
 #[test]
 fn text_keys_hash_alike_in_every_representation() {
-    let plain: ArrayRef = Arc::new(StringArray::from(vec![
-        "a rather long key that is not stored inline",
-    ]));
+    let plain: ArrayRef = Arc::new(StringArray::from(vec!["a rather long key that is not stored inline"]));
     let view = arrow::compute::cast(&plain, &DataType::Utf8View).unwrap();
     let large = arrow::compute::cast(&plain, &DataType::LargeUtf8).unwrap();
-    let shards: Vec<u32> = [plain, view, large]
-        .into_iter()
-        .map(|k| shard_of_key(&[k], 1000).unwrap())
-        .collect();
+    let shards: Vec<u32> =
+        [plain, view, large].into_iter().map(|k| shard_of_key(&[k], 1000).unwrap()).collect();
     assert!(shards.iter().all(|s| *s == shards[0]));
 }
 
@@ -168,31 +133,12 @@ fn a_changed_file_is_noticed_when_it_is_opened_and_set_aside() {
     let id = SegmentId::generate();
     let bytes = vec![42u8; 1000];
     let checksum = *blake3::hash(&bytes).as_bytes();
-    SegmentStore::open(dir.path())
-        .unwrap()
-        .put(id, &bytes, &checksum)
-        .unwrap();
-    std::fs::write(
-        dir.path().join(format!("segments/{id}.vortex")),
-        &bytes[..999],
-    )
-    .unwrap();
+    SegmentStore::open(dir.path()).unwrap().put(id, &bytes, &checksum).unwrap();
+    std::fs::write(dir.path().join(format!("segments/{id}.vortex")), &bytes[..999]).unwrap();
     let store = SegmentStore::open(dir.path()).unwrap();
-    assert_eq!(
-        store
-            .segment(id, 1000, &checksum)
-            .err()
-            .expect("noticed")
-            .kind(),
-        ErrorKind::Corrupt
-    );
+    assert_eq!(store.segment(id, 1000, &checksum).err().expect("noticed").kind(), ErrorKind::Corrupt);
     assert!(!store.contains(id));
-    assert_eq!(
-        std::fs::read_dir(dir.path().join("quarantine"))
-            .unwrap()
-            .count(),
-        1
-    );
+    assert_eq!(std::fs::read_dir(dir.path().join("quarantine")).unwrap().count(), 1);
     store.put(id, &bytes, &checksum).unwrap();
     assert!(store.segment(id, 1000, &checksum).is_ok());
 }
@@ -205,19 +151,12 @@ fn garbage_is_what_is_old_and_not_needed() {
         .map(|i| {
             let id = SegmentId::generate();
             let bytes = vec![i; 10];
-            store
-                .put(id, &bytes, blake3::hash(&bytes).as_bytes())
-                .unwrap();
+            store.put(id, &bytes, blake3::hash(&bytes).as_bytes()).unwrap();
             id
         })
         .collect();
     let hour = std::time::Duration::from_secs(3600);
     assert_eq!(store.collect_garbage(hour, |_| false).unwrap(), 0);
-    assert_eq!(
-        store
-            .collect_garbage(std::time::Duration::ZERO, |id| id == ids[1])
-            .unwrap(),
-        2
-    );
+    assert_eq!(store.collect_garbage(std::time::Duration::ZERO, |id| id == ids[1]).unwrap(), 2);
     assert_eq!(store.ids(), [ids[1]]);
 }

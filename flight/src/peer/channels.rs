@@ -11,8 +11,8 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion_distributed::grpc::{BoxCloneSyncChannel, create_worker_client};
 use datafusion_distributed::{
-    ChannelResolver, CoordinatorToWorkerMsg, ExecuteTaskRequest, GetWorkerInfoRequest,
-    GetWorkerInfoResponse, SetPlanRequest, WorkerChannel, WorkerToCoordinatorMsg,
+    ChannelResolver, CoordinatorToWorkerMsg, ExecuteTaskRequest, GetWorkerInfoRequest, GetWorkerInfoResponse,
+    SetPlanRequest, WorkerChannel, WorkerToCoordinatorMsg,
 };
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -42,22 +42,13 @@ impl WorkerChannels {
     pub fn new(identity: &Identity) -> Self {
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(&identity.authority))
-            .identity(tonic::transport::Identity::from_pem(
-                &identity.certificate,
-                &identity.key,
-            ))
+            .identity(tonic::transport::Identity::from_pem(&identity.certificate, &identity.key))
             .domain_name(SERVER_NAME);
-        Self {
-            tls,
-            channels: Arc::default(),
-        }
+        Self { tls, channels: Arc::default() }
     }
 
     fn channel(&self, url: &Url) -> Result<Channel> {
-        let mut channels = self
-            .channels
-            .lock()
-            .expect("no code panics while it holds this lock");
+        let mut channels = self.channels.lock().expect("no code panics while it holds this lock");
         if let Some(channel) = channels.get(url) {
             return Ok(channel.clone());
         }
@@ -83,10 +74,7 @@ impl WorkerChannels {
 impl ChannelResolver for WorkerChannels {
     async fn get_worker_client_for_url(&self, url: &Url) -> Result<Box<dyn WorkerChannel>> {
         let inner = create_worker_client(BoxCloneSyncChannel::new(self.channel(url)?));
-        Ok(Box::new(Named {
-            url: url.clone(),
-            inner,
-        }))
+        Ok(Box::new(Named { url: url.clone(), inner }))
     }
 }
 
@@ -107,14 +95,9 @@ impl WorkerChannel for Named {
         context: &Arc<TaskContext>,
     ) -> Result<BoxStream<'static, Result<WorkerToCoordinatorMsg>>> {
         let url = self.url.clone();
-        let answers = self
-            .inner
-            .coordinator_channel(headers, request, messages, metrics, context)
-            .await;
+        let answers = self.inner.coordinator_channel(headers, request, messages, metrics, context).await;
         let answers = answers.map_err(|e| named(&self.url, e))?;
-        Ok(answers
-            .map(move |answer| answer.map_err(|e| named(&url, e)))
-            .boxed())
+        Ok(answers.map(move |answer| answer.map_err(|e| named(&url, e))).boxed())
     }
 
     async fn execute_task(
@@ -124,30 +107,19 @@ impl WorkerChannel for Named {
         metrics: ExecutionPlanMetricsSet,
         context: &Arc<TaskContext>,
     ) -> Result<Vec<BoxStream<'static, Result<RecordBatch>>>> {
-        let streams = self
-            .inner
-            .execute_task(headers, request, metrics, context)
-            .await;
+        let streams = self.inner.execute_task(headers, request, metrics, context).await;
         let streams = streams.map_err(|e| named(&self.url, e))?;
         Ok(streams
             .into_iter()
             .map(|stream| {
                 let url = self.url.clone();
-                stream
-                    .map(move |batch| batch.map_err(|e| named(&url, e)))
-                    .boxed()
+                stream.map(move |batch| batch.map_err(|e| named(&url, e))).boxed()
             })
             .collect())
     }
 
-    async fn get_worker_info(
-        &mut self,
-        request: GetWorkerInfoRequest,
-    ) -> Result<GetWorkerInfoResponse> {
-        self.inner
-            .get_worker_info(request)
-            .await
-            .map_err(|e| named(&self.url, e))
+    async fn get_worker_info(&mut self, request: GetWorkerInfoRequest) -> Result<GetWorkerInfoResponse> {
+        self.inner.get_worker_info(request).await.map_err(|e| named(&self.url, e))
     }
 }
 
@@ -156,10 +128,7 @@ fn named(url: &Url, error: DataFusionError) -> DataFusionError {
         return error;
     }
     let context = format!("{WORKER_UNAVAILABLE}{url} ");
-    DataFusionError::Context(
-        context,
-        Box::new(DataFusionError::Execution(error.to_string())),
-    )
+    DataFusionError::Context(context, Box::new(DataFusionError::Execution(error.to_string())))
 }
 
 /// Whether the connection failed, and not the task on it: errors of tasks come as errors of the engine.

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use plexus_model::{Error, Result};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
-    ClientConfig, Connection, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig,
-    IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    ClientConfig, Connection, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig, IdleTimeout,
+    MtuDiscoveryConfig, ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -43,32 +43,20 @@ impl PeerEndpoint {
     /// # Errors
     /// `InvalidArgument` names the address when it is in use.
     pub fn bind(address: SocketAddr, identity: &Identity, reset_key: &[u8; 32]) -> Result<Self> {
-        let socket = UdpSocket::bind(address).map_err(|e| {
-            Error::invalid(format!("peer address {address} (UDP): {e}")).with_source(e)
-        })?;
-        let internal =
-            |e: &dyn std::fmt::Display| Error::internal(format!("peer endpoint {address}: {e}"));
-        let mut endpoint_config =
-            EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, reset_key)));
+        let socket = UdpSocket::bind(address)
+            .map_err(|e| Error::invalid(format!("peer address {address} (UDP): {e}")).with_source(e))?;
+        let internal = |e: &dyn std::fmt::Display| Error::internal(format!("peer endpoint {address}: {e}"));
+        let mut endpoint_config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, reset_key)));
         endpoint_config.cid_generator(|| Box::new(RandomIds));
-        endpoint_config
-            .max_udp_payload_size(MTU_MAX)
-            .map_err(|e| internal(&e))?;
-        let crypto =
-            QuicServerConfig::try_from(identity.server_config()?).map_err(|e| internal(&e))?;
+        endpoint_config.max_udp_payload_size(MTU_MAX).map_err(|e| internal(&e))?;
+        let crypto = QuicServerConfig::try_from(identity.server_config()?).map_err(|e| internal(&e))?;
         let mut server = ServerConfig::with_crypto(Arc::new(crypto));
         server.transport_config(transport());
-        let crypto =
-            QuicClientConfig::try_from(identity.client_config()?).map_err(|e| internal(&e))?;
+        let crypto = QuicClientConfig::try_from(identity.client_config()?).map_err(|e| internal(&e))?;
         let mut client = ClientConfig::new(Arc::new(crypto));
         client.transport_config(transport());
-        let mut endpoint = Endpoint::new(
-            endpoint_config,
-            Some(server),
-            socket,
-            Arc::new(TokioRuntime),
-        )
-        .map_err(|e| internal(&e))?;
+        let mut endpoint = Endpoint::new(endpoint_config, Some(server), socket, Arc::new(TokioRuntime))
+            .map_err(|e| internal(&e))?;
         endpoint.set_default_client_config(client);
         Ok(Self { endpoint })
     }
@@ -78,10 +66,7 @@ impl PeerEndpoint {
     }
 
     pub fn client(&self) -> PeerClient {
-        PeerClient {
-            endpoint: self.endpoint.clone(),
-            connections: Arc::default(),
-        }
+        PeerClient { endpoint: self.endpoint.clone(), connections: Arc::default() }
     }
 
     /// Closes all connections, after answers on their way have left.
@@ -118,9 +103,7 @@ struct RandomIds;
 impl ConnectionIdGenerator for RandomIds {
     fn generate_cid(&mut self) -> ConnectionId {
         let mut bytes = [0; 8];
-        SystemRandom::new()
-            .fill(&mut bytes)
-            .expect("the system has randomness");
+        SystemRandom::new().fill(&mut bytes).expect("the system has randomness");
         ConnectionId::new(&bytes)
     }
 
@@ -161,11 +144,7 @@ impl PeerClient {
     ) -> Result<(Response, Bytes)> {
         timeout(limit, self.exchange(address, class, request, body))
             .await
-            .unwrap_or_else(|_| {
-                Err(Error::unavailable(format!(
-                    "no answer from {address} within {limit:?}"
-                )))
-            })
+            .unwrap_or_else(|_| Err(Error::unavailable(format!("no answer from {address} within {limit:?}"))))
     }
 
     async fn exchange(
@@ -182,9 +161,7 @@ impl PeerClient {
             wire::write_body(&mut send, body).await?;
         }
         send.finish().map_err(wire::lost)?;
-        let frame = wire::read_frame(&mut receive)
-            .await
-            .map_err(|e| e.context(address))?;
+        let frame = wire::read_frame(&mut receive).await.map_err(|e| e.context(address))?;
         let response: Response = plexus_model::decode("peer response", &frame)?;
         let body = match response {
             Response::Body { length } => wire::read_body(&mut receive, length).await?,
@@ -195,14 +172,8 @@ impl PeerClient {
 
     async fn connection(&self, address: &str, class: Class) -> Result<Connection> {
         let slot = {
-            let mut connections = self
-                .connections
-                .lock()
-                .expect("no code panics while it holds this lock");
-            connections
-                .entry((address.to_owned(), class))
-                .or_default()
-                .clone()
+            let mut connections = self.connections.lock().expect("no code panics while it holds this lock");
+            connections.entry((address.to_owned(), class)).or_default().clone()
         };
         // Held while connecting, so that callers share one attempt; it is bounded in time.
         let mut slot = slot.lock().await;
@@ -230,9 +201,9 @@ impl PeerClient {
                 "{address} does not belong to this cluster, or the join token is of another one: {e}"
             ))),
             Ok(Err(e)) => Err(Error::unavailable(format!("connecting to {address}: {e}"))),
-            Err(_) => Err(Error::unavailable(format!(
-                "no connection to {address} within {CONNECT_TIMEOUT:?}"
-            ))),
+            Err(_) => {
+                Err(Error::unavailable(format!("no connection to {address} within {CONNECT_TIMEOUT:?}")))
+            }
         }
     }
 }

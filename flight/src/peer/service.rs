@@ -39,10 +39,7 @@ pub struct PeerService {
 
 impl PeerService {
     pub fn new(handler: Arc<PeerHandler>) -> Self {
-        Self {
-            handler,
-            receiving: Arc::new(Semaphore::new(RECEIVING_MAX)),
-        }
+        Self { handler, receiving: Arc::new(Semaphore::new(RECEIVING_MAX)) }
     }
 
     pub async fn run(self, endpoint: PeerEndpoint) {
@@ -88,35 +85,17 @@ impl PeerService {
     async fn handle(&self, receive: &mut RecvStream) -> Result<(Response, Bytes)> {
         let frame = wire::read_frame(receive).await?;
         match plexus_model::decode::<Request>("peer request", &frame)? {
-            Request::Meta(bytes) => Ok((
-                Response::Meta(self.meta()?.handle(&bytes).await),
-                Bytes::new(),
-            )),
-            Request::PutSegment {
-                id,
-                checksum,
-                length,
-            } => {
-                let _permit = self
-                    .receiving
-                    .acquire()
-                    .await
-                    .map_err(|_| Error::unavailable("the node is stopping"))?;
+            Request::Meta(bytes) => Ok((Response::Meta(self.meta()?.handle(&bytes).await), Bytes::new())),
+            Request::PutSegment { id, checksum, length } => {
+                let _permit =
+                    self.receiving.acquire().await.map_err(|_| Error::unavailable("the node is stopping"))?;
                 let body = wire::read_body(receive, length).await?;
                 let store = self.store()?;
                 blocking(move || store.put(SegmentId(id), &body, &checksum)).await?;
                 Ok((Response::Done, Bytes::new()))
             }
-            Request::ReadSegment {
-                id,
-                checksum,
-                length,
-                offset,
-                count,
-            } => {
-                if count > READ_BYTES_MAX
-                    || offset.checked_add(count).is_none_or(|end| end > length)
-                {
+            Request::ReadSegment { id, checksum, length, offset, count } => {
+                if count > READ_BYTES_MAX || offset.checked_add(count).is_none_or(|end| end > length) {
                     return Err(Error::invalid(format!(
                         "{count} bytes at {offset} of a segment of {length}"
                     )));
@@ -129,53 +108,28 @@ impl PeerService {
                     Ok(Bytes::from(buffer))
                 })
                 .await?;
-                Ok((
-                    Response::Body {
-                        length: body.len() as u64,
-                    },
-                    body,
-                ))
+                Ok((Response::Body { length: body.len() as u64 }, body))
             }
             Request::Report => {
                 let report = self.handler.report()?;
-                let NodeReport {
-                    applied,
-                    segments_missing,
-                    segments,
-                } = report;
-                Ok((
-                    Response::Report {
-                        applied,
-                        segments_missing,
-                        segments,
-                    },
-                    Bytes::new(),
-                ))
+                let NodeReport { applied, segments_missing, segments } = report;
+                Ok((Response::Report { applied, segments_missing, segments }, Bytes::new()))
             }
         }
     }
 
     fn meta(&self) -> Result<&Arc<Meta>> {
-        self.handler
-            .meta
-            .get()
-            .ok_or_else(|| Error::unavailable("the node is starting"))
+        self.handler.meta.get().ok_or_else(|| Error::unavailable("the node is starting"))
     }
 
     fn store(&self) -> Result<Arc<SegmentStore>> {
-        self.handler
-            .store
-            .clone()
-            .ok_or_else(|| Error::not_found("this node does not have the data role"))
+        self.handler.store.clone().ok_or_else(|| Error::not_found("this node does not have the data role"))
     }
 }
 
 impl PeerHandler {
     pub fn report(&self) -> Result<NodeReport> {
-        let meta = self
-            .meta
-            .get()
-            .ok_or_else(|| Error::unavailable("the node is starting"))?;
+        let meta = self.meta.get().ok_or_else(|| Error::unavailable("the node is starting"))?;
         Ok(NodeReport {
             applied: meta.status().applied,
             segments_missing: self.missing.load(Ordering::Relaxed),
@@ -184,12 +138,8 @@ impl PeerHandler {
     }
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| Error::internal(format!("segment store: {e}")))?
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal(format!("segment store: {e}")))?
 }
 
 /// Other nodes, found by id in the manifest.
@@ -205,11 +155,7 @@ impl PeerNodes {
     }
 
     fn address(&self, node: NodeId) -> Result<String> {
-        let meta = self
-            .handler
-            .meta
-            .get()
-            .ok_or_else(|| Error::unavailable("the node is starting"))?;
+        let meta = self.handler.meta.get().ok_or_else(|| Error::unavailable("the node is starting"))?;
         let manifest = meta.manifest();
         let record = manifest
             .nodes
@@ -226,11 +172,7 @@ impl PeerNodes {
         limit: Duration,
     ) -> Result<(Response, Bytes)> {
         let address = self.address(node)?;
-        match self
-            .client
-            .call(&address, Class::Bulk, &request, body, limit)
-            .await?
-        {
+        match self.client.call(&address, Class::Bulk, &request, body, limit).await? {
             (Response::Failed { kind, message }, _) => {
                 Err(Error::new(kind, message).context(format!("node {node}")))
             }
@@ -241,22 +183,9 @@ impl PeerNodes {
 
 #[async_trait]
 impl Peers for PeerNodes {
-    async fn put_segment(
-        &self,
-        node: NodeId,
-        upload: SegmentUpload,
-        limit: Duration,
-    ) -> Result<()> {
-        let SegmentUpload {
-            id,
-            checksum,
-            bytes,
-        } = upload;
-        let request = Request::PutSegment {
-            id: id.0,
-            checksum,
-            length: bytes.len() as u64,
-        };
+    async fn put_segment(&self, node: NodeId, upload: SegmentUpload, limit: Duration) -> Result<()> {
+        let SegmentUpload { id, checksum, bytes } = upload;
+        let request = Request::PutSegment { id: id.0, checksum, length: bytes.len() as u64 };
         match self.ask(node, request, Some(bytes), limit).await? {
             (Response::Done, _) => Ok(()),
             (other, _) => Err(unexpected(node, &other)),
@@ -264,22 +193,10 @@ impl Peers for PeerNodes {
     }
 
     async fn report(&self, node: NodeId) -> Result<NodeReport> {
-        match self
-            .ask(node, Request::Report, None, REPORT_TIMEOUT)
-            .await?
-        {
-            (
-                Response::Report {
-                    applied,
-                    segments_missing,
-                    segments,
-                },
-                _,
-            ) => Ok(NodeReport {
-                applied,
-                segments_missing,
-                segments,
-            }),
+        match self.ask(node, Request::Report, None, REPORT_TIMEOUT).await? {
+            (Response::Report { applied, segments_missing, segments }, _) => {
+                Ok(NodeReport { applied, segments_missing, segments })
+            }
             (other, _) => Err(unexpected(node, &other)),
         }
     }
@@ -287,13 +204,7 @@ impl Peers for PeerNodes {
 
 #[async_trait]
 impl RemoteSegments for PeerNodes {
-    async fn read(
-        &self,
-        node: NodeId,
-        segment: &SegmentRef,
-        offset: u64,
-        length: usize,
-    ) -> Result<Bytes> {
+    async fn read(&self, node: NodeId, segment: &SegmentRef, offset: u64, length: usize) -> Result<Bytes> {
         let request = Request::ReadSegment {
             id: segment.id.0,
             checksum: segment.checksum,
@@ -311,15 +222,9 @@ impl RemoteSegments for PeerNodes {
 #[async_trait]
 impl Transport for PeerNodes {
     async fn call(&self, address: &str, request: Vec<u8>, limit: Duration) -> Result<Vec<u8>> {
-        match self
-            .client
-            .call(address, Class::Meta, &Request::Meta(request), None, limit)
-            .await?
-        {
+        match self.client.call(address, Class::Meta, &Request::Meta(request), None, limit).await? {
             (Response::Meta(bytes), _) => Ok(bytes),
-            (Response::Failed { kind, message }, _) => {
-                Err(Error::new(kind, message).context(address))
-            }
+            (Response::Failed { kind, message }, _) => Err(Error::new(kind, message).context(address)),
             (other, _) => Err(Error::unavailable(format!("{address} answered {other:?}"))),
         }
     }

@@ -53,10 +53,7 @@ pub enum Response {
 
 impl Response {
     pub fn failed(error: &Error) -> Self {
-        Self::Failed {
-            kind: error.kind(),
-            message: error.message().to_owned(),
-        }
+        Self::Failed { kind: error.kind(), message: error.message().to_owned() }
     }
 }
 
@@ -65,10 +62,7 @@ pub async fn write_frame(stream: &mut SendStream, frame: Vec<u8>) -> Result<()> 
         .ok()
         .filter(|&n| n as usize <= FRAME_BYTES_MAX)
         .ok_or_else(|| Error::exhausted(format!("a message of {} bytes", frame.len())))?;
-    stream
-        .write_all(&length.to_be_bytes())
-        .await
-        .map_err(lost)?;
+    stream.write_all(&length.to_be_bytes()).await.map_err(lost)?;
     stream.write_chunk(frame.into()).await.map_err(lost)
 }
 
@@ -77,9 +71,7 @@ pub async fn read_frame(stream: &mut RecvStream) -> Result<Vec<u8>> {
     stream.read_exact(&mut header).await.map_err(lost)?;
     let length = u32::from_be_bytes(header) as usize;
     if length > FRAME_BYTES_MAX {
-        return Err(Error::corrupt(format!(
-            "a peer announced a message of {length} bytes"
-        )));
+        return Err(Error::corrupt(format!("a peer announced a message of {length} bytes")));
     }
     let mut frame = vec![0; length];
     stream.read_exact(&mut frame).await.map_err(lost)?;
@@ -92,9 +84,7 @@ pub async fn write_body(stream: &mut SendStream, body: Bytes) -> Result<()> {
 
 pub async fn read_body(stream: &mut RecvStream, length: u64) -> Result<Bytes> {
     if length > BODY_BYTES_MAX {
-        return Err(Error::corrupt(format!(
-            "a peer announced a body of {length} bytes"
-        )));
+        return Err(Error::corrupt(format!("a peer announced a body of {length} bytes")));
     }
     let mut body = vec![0; length as usize];
     stream.read_exact(&mut body).await.map_err(lost)?;

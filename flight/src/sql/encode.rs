@@ -31,21 +31,13 @@ const ROWS_MIN: usize = 256;
 
 /// The types that are sent for a schema.
 pub fn wire_schema(schema: &Schema, string_views: bool) -> SchemaRef {
-    let fields: Vec<Field> = schema
-        .fields()
-        .iter()
-        .map(|f| wire_field(f, string_views).as_ref().clone())
-        .collect();
+    let fields: Vec<Field> =
+        schema.fields().iter().map(|f| wire_field(f, string_views).as_ref().clone()).collect();
     Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
 }
 
 fn wire_field(field: &FieldRef, views: bool) -> FieldRef {
-    Arc::new(
-        field
-            .as_ref()
-            .clone()
-            .with_data_type(wire_type(field.data_type(), views)),
-    )
+    Arc::new(field.as_ref().clone().with_data_type(wire_type(field.data_type(), views)))
 }
 
 fn wire_type(t: &DataType, views: bool) -> DataType {
@@ -55,22 +47,15 @@ fn wire_type(t: &DataType, views: bool) -> DataType {
         DataType::BinaryView if !views => DataType::Binary,
         DataType::List(item) => DataType::List(wire_field(item, views)),
         DataType::LargeList(item) => DataType::LargeList(wire_field(item, views)),
-        DataType::FixedSizeList(item, length) => {
-            DataType::FixedSizeList(wire_field(item, views), *length)
-        }
+        DataType::FixedSizeList(item, length) => DataType::FixedSizeList(wire_field(item, views), *length),
         DataType::Map(entries, sorted) => DataType::Map(wire_field(entries, views), *sorted),
-        DataType::Struct(fields) => {
-            DataType::Struct(fields.iter().map(|f| wire_field(f, views)).collect())
-        }
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(|f| wire_field(f, views)).collect()),
         other => other.clone(),
     }
 }
 
 /// The messages of a result: its schema, then its rows.
-pub fn encode_rows(
-    rows: Rows,
-    string_views: bool,
-) -> BoxStream<'static, Result<FlightData, Status>> {
+pub fn encode_rows(rows: Rows, string_views: bool) -> BoxStream<'static, Result<FlightData, Status>> {
     let schema = wire_schema(&rows.schema, string_views);
     let mut encoder = Encoder::new(schema);
     let first = encoder.schema_message();
@@ -111,11 +96,7 @@ impl Encoder {
         SchemaAsIpc::new(&self.schema, &self.options).into()
     }
 
-    fn encode(
-        &mut self,
-        batch: &RecordBatch,
-        out: &mut VecDeque<FlightData>,
-    ) -> Result<(), ArrowError> {
+    fn encode(&mut self, batch: &RecordBatch, out: &mut VecDeque<FlightData>) -> Result<(), ArrowError> {
         let rows = batch.num_rows();
         if rows == 0 {
             return Ok(());
@@ -123,11 +104,7 @@ impl Encoder {
         let bytes: usize = batch
             .columns()
             .iter()
-            .map(|c| {
-                c.to_data()
-                    .get_slice_memory_size()
-                    .unwrap_or_else(|_| c.get_buffer_memory_size())
-            })
+            .map(|c| c.to_data().get_slice_memory_size().unwrap_or_else(|_| c.get_buffer_memory_size()))
             .sum();
         let step = if bytes <= MESSAGE_BYTES_TARGET {
             rows
@@ -136,11 +113,8 @@ impl Encoder {
         };
         let step = step.clamp(ROWS_MIN.min(rows), rows);
         // Pieces still to be sent, the next one last; one that turns out too large is halved.
-        let mut pieces: Vec<(usize, usize)> = (0..rows)
-            .step_by(step)
-            .map(|start| (start, step.min(rows - start)))
-            .rev()
-            .collect();
+        let mut pieces: Vec<(usize, usize)> =
+            (0..rows).step_by(step).map(|start| (start, step.min(rows - start))).rev().collect();
         while let Some((start, length)) = pieces.pop() {
             let message = self.message(&batch.slice(start, length))?;
             if message.encoded_len() > MESSAGE_BYTES_MAX && length > 1 {
@@ -170,16 +144,9 @@ impl Encoder {
             .collect::<Result<Vec<_>, _>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(slice.num_rows()));
         let batch = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)?;
-        let (dictionaries, data) = self.generator.encode(
-            &batch,
-            &mut self.dictionaries,
-            &self.options,
-            &mut self.context,
-        )?;
-        assert!(
-            dictionaries.is_empty(),
-            "the wire schema has no dictionaries"
-        );
+        let (dictionaries, data) =
+            self.generator.encode(&batch, &mut self.dictionaries, &self.options, &mut self.context)?;
+        assert!(dictionaries.is_empty(), "the wire schema has no dictionaries");
         Ok(data.into())
     }
 }
@@ -203,31 +170,17 @@ mod tests {
     async fn every_message_is_below_the_limit_and_all_rows_arrive() {
         // One wide row among narrow ones defeats any estimate by averages.
         let wide = "x".repeat(3 * 1024 * 1024);
-        let values: Vec<&str> = (0..2_000)
-            .map(|i| {
-                if i % 700 == 350 {
-                    wide.as_str()
-                } else {
-                    "narrow"
-                }
-            })
-            .collect();
+        let values: Vec<&str> =
+            (0..2_000).map(|i| if i % 700 == 350 { wide.as_str() } else { "narrow" }).collect();
         let array: ArrayRef = Arc::new(StringViewArray::from_iter_values(values.iter()));
-        let schema = Arc::new(Schema::new(vec![Field::new(
-            "v",
-            DataType::Utf8View,
-            false,
-        )]));
+        let schema = Arc::new(Schema::new(vec![Field::new("v", DataType::Utf8View, false)]));
         let batch = RecordBatch::try_new(schema.clone(), vec![array]).unwrap();
         for views in [false, true] {
             let rows = Rows::from_batches(schema.clone(), vec![batch.clone()]);
             let messages: Vec<FlightData> = encode_rows(rows, views).try_collect().await.unwrap();
             assert!(messages.iter().all(|m| m.encoded_len() < 4 * 1024 * 1024));
             let decoded = arrow_flight::utils::flight_data_to_batches(&messages).unwrap();
-            assert_eq!(
-                decoded.iter().map(|b| b.num_rows()).sum::<usize>(),
-                values.len()
-            );
+            assert_eq!(decoded.iter().map(|b| b.num_rows()).sum::<usize>(), values.len());
         }
     }
 }

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
 use arrow_flight::sql::{Any, ProstMessageExt};
 use arrow_flight::{
-    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo,
-    HandshakeRequest, HandshakeResponse, PollInfo, PutResult, RenewFlightEndpointRequest,
-    SchemaResult, Ticket,
+    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest,
+    HandshakeResponse, PollInfo, PutResult, RenewFlightEndpointRequest, SchemaResult, Ticket,
 };
 use futures::stream::{self, BoxStream};
 use plexus_storage::types;
@@ -17,8 +16,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::sql::encode::wire_schema;
 use crate::sql::options::{
-    CLOSED, CloseSessionResult, GetSessionOptionsResult, INVALID_NAME, INVALID_VALUE,
-    SessionOptionError, SessionOptionValue, SetSessionOptionsRequest, SetSessionOptionsResult,
+    CLOSED, CloseSessionResult, GetSessionOptionsResult, INVALID_NAME, INVALID_VALUE, SessionOptionError,
+    SessionOptionValue, SetSessionOptionsRequest, SetSessionOptionsResult,
 };
 use crate::sql::server::{SqlService, info};
 use crate::sql::tickets::StatementHandle;
@@ -31,22 +30,13 @@ const RECEIVE_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// The actions that work.
 const ACTIONS: [(&str, &str); 7] = [
-    (
-        "CreatePreparedStatement",
-        "Creates a reusable prepared statement",
-    ),
+    ("CreatePreparedStatement", "Creates a reusable prepared statement"),
     ("ClosePreparedStatement", "Closes a prepared statement"),
     ("SetSessionOptions", "Sets options of the session"),
     ("GetSessionOptions", "Returns the options of the session"),
     ("CloseSession", "Ends the session"),
-    (
-        "CancelFlightInfo",
-        "Says that a query is cancelled by dropping its stream",
-    ),
-    (
-        "RenewFlightEndpoint",
-        "Returns the endpoint unchanged: tickets do not expire",
-    ),
+    ("CancelFlightInfo", "Says that a query is cancelled by dropping its stream"),
+    ("RenewFlightEndpoint", "Returns the endpoint unchanged: tickets do not expire"),
 ];
 
 pub struct Front {
@@ -85,13 +75,9 @@ impl Front {
 
     fn get_options(&self, request: &Request<Action>) -> GetSessionOptionsResult {
         let session = self.sql.sessions.of(request.metadata());
-        let options = session
-            .all()
-            .into_iter()
-            .map(|(name, value)| (name, SessionOptionValue::string(value)));
-        GetSessionOptionsResult {
-            session_options: options.collect(),
-        }
+        let options =
+            session.all().into_iter().map(|(name, value)| (name, SessionOptionValue::string(value)));
+        GetSessionOptionsResult { session_options: options.collect() }
     }
 }
 
@@ -156,9 +142,7 @@ impl FlightService for Front {
         &self,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<PollInfo>, Status> {
-        let info = FlightService::get_flight_info(&*self.sql, request)
-            .await?
-            .into_inner();
+        let info = FlightService::get_flight_info(&*self.sql, request).await?.into_inner();
         // No descriptor to poll again: the result is ready.
         Ok(Response::new(PollInfo {
             info: Some(info),
@@ -168,22 +152,13 @@ impl FlightService for Front {
         }))
     }
 
-    async fn get_schema(
-        &self,
-        request: Request<FlightDescriptor>,
-    ) -> Result<Response<SchemaResult>, Status> {
+    async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
         let session = self.sql.sessions.of(request.metadata());
         let descriptor = request.into_inner();
         let sql = statement_of(&descriptor)?;
-        let described = self
-            .sql
-            .coordinator
-            .describe(&session, &sql, None)
-            .await
-            .map_err(|e| to_status(&e))?;
-        let schema = described
-            .schema
-            .unwrap_or_else(|| Arc::new(arrow_schema::Schema::empty()));
+        let described =
+            self.sql.coordinator.describe(&session, &sql, None).await.map_err(|e| to_status(&e))?;
+        let schema = described.schema.unwrap_or_else(|| Arc::new(arrow_schema::Schema::empty()));
         let schema = wire_schema(&schema, session.string_view());
         let options = arrow_ipc::writer::IpcWriteOptions::default();
         let result: SchemaResult = arrow_flight::SchemaAsIpc::new(&schema, &options)
@@ -192,10 +167,7 @@ impl FlightService for Front {
         Ok(Response::new(result))
     }
 
-    async fn do_get(
-        &self,
-        request: Request<Ticket>,
-    ) -> Result<Response<Self::DoGetStream>, Status> {
+    async fn do_get(&self, request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
         if let Some(path) = table_ticket(&request.get_ref().ticket) {
             let session = self.sql.sessions.of(request.metadata());
             return self.sql.table_rows(&session, &path).await;
@@ -221,19 +193,12 @@ impl FlightService for Front {
         &self,
         _request: Request<Empty>,
     ) -> Result<Response<Self::ListActionsStream>, Status> {
-        let actions = ACTIONS.map(|(name, text)| {
-            Ok(ActionType {
-                r#type: name.into(),
-                description: text.into(),
-            })
-        });
+        let actions =
+            ACTIONS.map(|(name, text)| Ok(ActionType { r#type: name.into(), description: text.into() }));
         Ok(Response::new(Box::pin(stream::iter(actions))))
     }
 
-    async fn do_action(
-        &self,
-        request: Request<Action>,
-    ) -> Result<Response<Self::DoActionStream>, Status> {
+    async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
         match request.get_ref().r#type.as_str() {
             "SetSessionOptions" => Ok(one(&self.set_options(&request)?)),
             "GetSessionOptions" => Ok(one(&self.get_options(&request))),
@@ -248,9 +213,8 @@ impl FlightService for Front {
             }
             "RenewFlightEndpoint" => {
                 let wanted: RenewFlightEndpointRequest = body(&request)?;
-                let endpoint = wanted
-                    .endpoint
-                    .ok_or_else(|| Status::invalid_argument("no endpoint to renew"))?;
+                let endpoint =
+                    wanted.endpoint.ok_or_else(|| Status::invalid_argument("no endpoint to renew"))?;
                 Ok(one(&endpoint))
             }
             _ => FlightService::do_action(&*self.sql, request).await,
@@ -261,34 +225,22 @@ impl FlightService for Front {
 /// The statement that a descriptor stands for: a path is a table, a command is a query.
 fn statement_of(descriptor: &FlightDescriptor) -> Result<String, Status> {
     if !descriptor.path.is_empty() {
-        let quoted: Vec<String> = descriptor
-            .path
-            .iter()
-            .map(|p| format!("\"{}\"", p.replace('"', "\"\"")))
-            .collect();
+        let quoted: Vec<String> =
+            descriptor.path.iter().map(|p| format!("\"{}\"", p.replace('"', "\"\""))).collect();
         return Ok(format!("SELECT * FROM {}", quoted.join(".")));
     }
     let any = Any::decode(descriptor.cmd.as_ref())
         .map_err(|e| Status::invalid_argument(format!("descriptor: {e}")))?;
     let fail = |e: arrow::error::ArrowError| Status::invalid_argument(e.to_string());
-    if let Some(query) = any
-        .unpack::<arrow_flight::sql::CommandStatementQuery>()
-        .map_err(fail)?
-    {
+    if let Some(query) = any.unpack::<arrow_flight::sql::CommandStatementQuery>().map_err(fail)? {
         return Ok(query.query);
     }
-    if let Some(query) = any
-        .unpack::<arrow_flight::sql::CommandPreparedStatementQuery>()
-        .map_err(fail)?
-    {
+    if let Some(query) = any.unpack::<arrow_flight::sql::CommandPreparedStatementQuery>().map_err(fail)? {
         return StatementHandle::decode(&query.prepared_statement_handle)
             .map(|h| h.sql)
             .map_err(|e| to_status(&e));
     }
-    Err(Status::unimplemented(format!(
-        "GetSchema of {:?} is not supported",
-        any.type_url
-    )))
+    Err(Status::unimplemented(format!("GetSchema of {:?} is not supported", any.type_url)))
 }
 
 /// A ticket that is no Flight SQL message but the name of a table, as plain Flight clients write it.
@@ -297,9 +249,6 @@ fn table_ticket(ticket: &[u8]) -> Option<Vec<String>> {
         return None;
     }
     let text = std::str::from_utf8(ticket).ok()?;
-    let name = !text.is_empty()
-        && text
-            .chars()
-            .all(|c| c.is_alphanumeric() || "_-.$".contains(c));
+    let name = !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || "_-.$".contains(c));
     name.then(|| text.split('.').map(str::to_owned).collect())
 }

@@ -23,10 +23,7 @@ pub fn sql_info() -> Result<SqlInfoData> {
     info.append(SqlInfo::FlightSqlServerReadOnly, false);
     info.append(SqlInfo::FlightSqlServerSql, true);
     info.append(SqlInfo::FlightSqlServerSubstrait, false);
-    info.append(
-        SqlInfo::FlightSqlServerTransaction,
-        SqlSupportedTransaction::None as i32,
-    );
+    info.append(SqlInfo::FlightSqlServerTransaction, SqlSupportedTransaction::None as i32);
     info.append(SqlInfo::FlightSqlServerCancel, false);
     info.append(SqlInfo::FlightSqlServerBulkIngestion, true);
     info.append(SqlInfo::FlightSqlServerIngestTransactionsSupported, false);
@@ -58,13 +55,7 @@ pub fn type_info() -> Result<XdbcTypeInfoData> {
         ("SMALLINT", X::XdbcSmallint, Some(5), Some(false), Some(10)),
         ("INTEGER", X::XdbcInteger, Some(10), Some(false), Some(10)),
         ("BIGINT", X::XdbcBigint, Some(19), Some(false), Some(10)),
-        (
-            "BIGINT UNSIGNED",
-            X::XdbcBigint,
-            Some(20),
-            Some(true),
-            Some(10),
-        ),
+        ("BIGINT UNSIGNED", X::XdbcBigint, Some(20), Some(true), Some(10)),
         ("REAL", X::XdbcFloat, Some(24), Some(false), Some(2)),
         ("DOUBLE", X::XdbcDouble, Some(53), Some(false), Some(2)),
         ("DECIMAL", X::XdbcDecimal, Some(76), Some(false), Some(10)),
@@ -77,10 +68,8 @@ pub fn type_info() -> Result<XdbcTypeInfoData> {
     ];
     let mut builder = XdbcTypeInfoDataBuilder::new();
     for (name, data_type, column_size, unsigned_attribute, num_prec_radix) in types {
-        let text = matches!(
-            data_type,
-            X::XdbcChar | X::XdbcVarchar | X::XdbcDate | X::XdbcTime | X::XdbcTimestamp
-        );
+        let text =
+            matches!(data_type, X::XdbcChar | X::XdbcVarchar | X::XdbcDate | X::XdbcTime | X::XdbcTimestamp);
         builder.append(XdbcTypeInfo {
             type_name: name.into(),
             data_type,
@@ -120,9 +109,8 @@ pub fn primary_keys(rows: &[(String, String, String, i32)]) -> Result<RecordBatc
     let strings = |pick: fn(&(String, String, String, i32)) -> &str| -> ArrayRef {
         Arc::new(StringArray::from_iter_values(rows.iter().map(pick)))
     };
-    let catalogs: ArrayRef = Arc::new(StringArray::from_iter_values(
-        rows.iter().map(|_| plexus_query::CATALOG),
-    ));
+    let catalogs: ArrayRef =
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|_| plexus_query::CATALOG)));
     let columns = vec![
         catalogs,
         strings(|r| &r.0),

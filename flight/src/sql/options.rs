@@ -68,9 +68,7 @@ pub const CLOSED: i32 = 1;
 
 impl SessionOptionValue {
     pub fn string(value: impl Into<String>) -> Self {
-        Self {
-            option_value: Some(OptionValue::String(value.into())),
-        }
+        Self { option_value: Some(OptionValue::String(value.into())) }
     }
 
     /// The value as a setting's text; `None` erases the setting.

@@ -14,17 +14,16 @@ use arrow_flight::sql::metadata::{SqlInfoData, SqlInfoDataBuilder, XdbcTypeInfoD
 use arrow_flight::sql::server::{DoPutError, FlightSqlService, PeekableFlightDataStream};
 use arrow_flight::sql::{
     ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest,
-    ActionCreatePreparedStatementResult, Any, Command, CommandGetCatalogs,
-    CommandGetCrossReference, CommandGetDbSchemas, CommandGetExportedKeys, CommandGetImportedKeys,
-    CommandGetPrimaryKeys, CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables,
-    CommandGetXdbcTypeInfo, CommandPreparedStatementQuery, CommandPreparedStatementUpdate,
-    CommandStatementIngest, CommandStatementQuery, CommandStatementUpdate,
-    DoPutPreparedStatementResult, DoPutUpdateResult, ProstMessageExt, SqlInfo, TableExistsOption,
-    TableNotExistOption, TicketStatementQuery,
+    ActionCreatePreparedStatementResult, Any, Command, CommandGetCatalogs, CommandGetCrossReference,
+    CommandGetDbSchemas, CommandGetExportedKeys, CommandGetImportedKeys, CommandGetPrimaryKeys,
+    CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables, CommandGetXdbcTypeInfo,
+    CommandPreparedStatementQuery, CommandPreparedStatementUpdate, CommandStatementIngest,
+    CommandStatementQuery, CommandStatementUpdate, DoPutPreparedStatementResult, DoPutUpdateResult,
+    ProstMessageExt, SqlInfo, TableExistsOption, TableNotExistOption, TicketStatementQuery,
 };
 use arrow_flight::{
-    Action, FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest,
-    HandshakeResponse, IpcMessage, PutResult, SchemaAsIpc, Ticket,
+    Action, FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest, HandshakeResponse,
+    IpcMessage, PutResult, SchemaAsIpc, Ticket,
 };
 use arrow_ipc::writer::IpcWriteOptions;
 use arrow_schema::{Schema, SchemaRef};
@@ -89,23 +88,14 @@ impl SqlService {
     ) -> Result<Response<FlightInfo>, Status> {
         let run = async {
             let parameters = handle.parameters()?;
-            let described = self
-                .coordinator
-                .describe(session, &handle.sql, parameters.as_ref())
-                .await?;
+            let described = self.coordinator.describe(session, &handle.sql, parameters.as_ref()).await?;
             if let Some(schema) = described.schema {
                 return Ok((wire_schema(&schema, session.string_view()), handle, -1));
             }
-            let affected = match self
-                .coordinator
-                .execute(session, &handle.sql, parameters.as_ref())
-                .await?
-            {
+            let affected = match self.coordinator.execute(session, &handle.sql, parameters.as_ref()).await? {
                 Executed::Affected(rows) => rows as i64,
                 Executed::Rows(_) => {
-                    return Err(Error::internal(
-                        "a statement without a schema returned rows",
-                    ));
+                    return Err(Error::internal("a statement without a schema returned rows"));
                 }
             };
             Ok((Arc::new(Schema::empty()), StatementHandle::done(), affected))
@@ -126,11 +116,7 @@ impl SqlService {
                 return Ok(Rows::from_batches(Arc::new(Schema::empty()), vec![]));
             }
             let parameters = handle.parameters()?;
-            match self
-                .coordinator
-                .execute(session, &handle.sql, parameters.as_ref())
-                .await?
-            {
+            match self.coordinator.execute(session, &handle.sql, parameters.as_ref()).await? {
                 Executed::Rows(rows) => Ok(rows),
                 Executed::Affected(_) => Ok(Rows::from_batches(Arc::new(Schema::empty()), vec![])),
             }
@@ -145,8 +131,7 @@ impl SqlService {
         session: &Session,
         path: &[String],
     ) -> Result<Response<DataStream>, Status> {
-        self.rows(session, &StatementHandle::new(select_all(path)?))
-            .await
+        self.rows(session, &StatementHandle::new(select_all(path)?)).await
     }
 
     pub(crate) async fn table_info(
@@ -155,13 +140,7 @@ impl SqlService {
         descriptor: FlightDescriptor,
     ) -> Result<Response<FlightInfo>, Status> {
         let sql = select_all(&descriptor.path)?;
-        self.flight_info(
-            session,
-            StatementHandle::new(sql),
-            as_statement_ticket,
-            descriptor,
-        )
-        .await
+        self.flight_info(session, StatementHandle::new(sql), as_statement_ticket, descriptor).await
     }
 }
 
@@ -171,10 +150,7 @@ fn select_all(path: &[String]) -> Result<String, Status> {
             "path {path:?}: give a table, a schema and a table, or a catalog, a schema and a table"
         )));
     }
-    let quoted: Vec<String> = path
-        .iter()
-        .map(|part| format!("\"{}\"", part.replace('"', "\"\"")))
-        .collect();
+    let quoted: Vec<String> = path.iter().map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect();
     Ok(format!("SELECT * FROM {}", quoted.join(".")))
 }
 
@@ -183,18 +159,11 @@ fn as_statement_ticket(statement_handle: Bytes) -> Any {
 }
 
 fn as_prepared_ticket(prepared_statement_handle: Bytes) -> Any {
-    CommandPreparedStatementQuery {
-        prepared_statement_handle,
-    }
-    .as_any()
+    CommandPreparedStatementQuery { prepared_statement_handle }.as_any()
 }
 
 /// One endpoint without a location: redeem the ticket where you got it.
-pub(crate) fn info(
-    schema: &Schema,
-    ticket: Any,
-    descriptor: FlightDescriptor,
-) -> Result<FlightInfo, Status> {
+pub(crate) fn info(schema: &Schema, ticket: Any, descriptor: FlightDescriptor) -> Result<FlightInfo, Status> {
     let info = FlightInfo::new()
         .try_with_schema(schema)
         .map_err(|e| Status::internal(format!("schema of a result: {e}")))?;
@@ -207,28 +176,16 @@ fn metadata_info<M: ProstMessageExt>(
     command: M,
     request: Request<FlightDescriptor>,
 ) -> Result<Response<FlightInfo>, Status> {
-    Ok(Response::new(info(
-        schema,
-        command.as_any(),
-        request.into_inner(),
-    )?))
+    Ok(Response::new(info(schema, command.as_any(), request.into_inner())?))
 }
 
-fn one_batch(
-    batch: Result<RecordBatch, impl std::fmt::Display>,
-) -> Result<Response<DataStream>, Status> {
+fn one_batch(batch: Result<RecordBatch, impl std::fmt::Display>) -> Result<Response<DataStream>, Status> {
     let batch = batch.map_err(|e| Status::internal(format!("metadata: {e}")))?;
-    Ok(Response::new(encode_rows(
-        Rows::from_batches(batch.schema(), vec![batch]),
-        false,
-    )))
+    Ok(Response::new(encode_rows(Rows::from_batches(batch.schema(), vec![batch]), false)))
 }
 
 fn empty(schema: SchemaRef) -> Result<Response<DataStream>, Status> {
-    Ok(Response::new(encode_rows(
-        Rows::from_batches(schema, vec![]),
-        false,
-    )))
+    Ok(Response::new(encode_rows(Rows::from_batches(schema, vec![]), false)))
 }
 
 fn schema_bytes(schema: &Schema) -> Result<Bytes, Status> {
@@ -257,10 +214,7 @@ async fn put_batches(
         return Ok(None);
     };
     let rest = batches.map_err(|e| from_status(&put_error(e)));
-    Ok(Some((
-        schema,
-        stream::iter(first.map(Ok)).chain(rest).boxed(),
-    )))
+    Ok(Some((schema, stream::iter(first.map(Ok)).chain(rest).boxed())))
 }
 
 fn put_error(error: FlightError) -> Status {
@@ -279,12 +233,8 @@ async fn collect_parameters(data: PeekableFlightDataStream) -> Result<Vec<Record
 
 /// `PutResult` of an ingest by plain Flight.
 fn put_result(rows: u64) -> Response<BoxStream<'static, Result<PutResult, Status>>> {
-    let result = DoPutUpdateResult {
-        record_count: rows as i64,
-    };
-    let put = PutResult {
-        app_metadata: result.encode_to_vec().into(),
-    };
+    let result = DoPutUpdateResult { record_count: rows as i64 };
+    let put = PutResult { app_metadata: result.encode_to_vec().into() };
     Response::new(stream::once(async { Ok(put) }).boxed())
 }
 
@@ -303,15 +253,11 @@ fn ingest_mode(command: &CommandStatementIngest) -> Result<IngestMode, Status> {
     }
 }
 
-fn number(
-    options: &std::collections::HashMap<String, String>,
-    name: &str,
-) -> Result<Option<u32>, Status> {
+fn number(options: &std::collections::HashMap<String, String>, name: &str) -> Result<Option<u32>, Status> {
     options
         .get(name)
         .map(|text| {
-            text.parse()
-                .map_err(|_| Status::invalid_argument(format!("ingest option {name} = {text:?}")))
+            text.parse().map_err(|_| Status::invalid_argument(format!("ingest option {name} = {text:?}")))
         })
         .transpose()
 }
@@ -325,14 +271,8 @@ impl FlightSqlService for SqlService {
     async fn do_handshake(
         &self,
         request: Request<Streaming<HandshakeRequest>>,
-    ) -> Result<
-        Response<Pin<Box<dyn Stream<Item = Result<HandshakeResponse, Status>> + Send>>>,
-        Status,
-    > {
-        let header = request
-            .metadata()
-            .get("authorization")
-            .and_then(|v| v.to_str().ok());
+    ) -> Result<Response<Pin<Box<dyn Stream<Item = Result<HandshakeResponse, Status>> + Send>>>, Status> {
+        let header = request.metadata().get("authorization").and_then(|v| v.to_str().ok());
         let credentials = header
             .and_then(|v| v.strip_prefix("Basic "))
             .ok_or_else(|| Status::unauthenticated("the handshake needs Basic authorization"))?;
@@ -347,17 +287,10 @@ impl FlightSqlService for SqlService {
         // Any user is let in until there are users.
         let token = self.sessions.open();
         let payload = token.clone().into_bytes().into();
-        let answer = stream::once(async {
-            Ok(HandshakeResponse {
-                protocol_version: 0,
-                payload,
-            })
-        });
-        let mut response: Response<Pin<Box<dyn Stream<Item = _> + Send>>> =
-            Response::new(Box::pin(answer));
-        let header = format!("Bearer {token}")
-            .parse()
-            .map_err(|_| Status::internal("token is no header value"))?;
+        let answer = stream::once(async { Ok(HandshakeResponse { protocol_version: 0, payload }) });
+        let mut response: Response<Pin<Box<dyn Stream<Item = _> + Send>>> = Response::new(Box::pin(answer));
+        let header =
+            format!("Bearer {token}").parse().map_err(|_| Status::internal("token is no header value"))?;
         response.metadata_mut().insert("authorization", header);
         Ok(response)
     }
@@ -386,8 +319,7 @@ impl FlightSqlService for SqlService {
     ) -> Result<Response<FlightInfo>, Status> {
         let session = self.session(&request);
         let handle = decode_handle(&query.prepared_statement_handle)?;
-        self.flight_info(&session, handle, as_prepared_ticket, request.into_inner())
-            .await
+        self.flight_info(&session, handle, as_prepared_ticket, request.into_inner()).await
     }
 
     async fn do_get_statement(
@@ -396,8 +328,7 @@ impl FlightSqlService for SqlService {
         request: Request<Ticket>,
     ) -> Result<Response<DataStream>, Status> {
         let session = self.session(&request);
-        self.rows(&session, &decode_handle(&ticket.statement_handle)?)
-            .await
+        self.rows(&session, &decode_handle(&ticket.statement_handle)?).await
     }
 
     async fn do_get_prepared_statement(
@@ -406,8 +337,7 @@ impl FlightSqlService for SqlService {
         request: Request<Ticket>,
     ) -> Result<Response<DataStream>, Status> {
         let session = self.session(&request);
-        self.rows(&session, &decode_handle(&query.prepared_statement_handle)?)
-            .await
+        self.rows(&session, &decode_handle(&query.prepared_statement_handle)?).await
     }
 
     async fn do_action_create_prepared_statement(
@@ -416,11 +346,8 @@ impl FlightSqlService for SqlService {
         request: Request<Action>,
     ) -> Result<ActionCreatePreparedStatementResult, Status> {
         let session = self.session(&request);
-        let described = self
-            .coordinator
-            .describe(&session, &query.query, None)
-            .await
-            .map_err(|e| to_status(&e))?;
+        let described =
+            self.coordinator.describe(&session, &query.query, None).await.map_err(|e| to_status(&e))?;
         let dataset = match described.schema {
             Some(schema) => schema_bytes(&wire_schema(&schema, session.string_view()))?,
             None => schema_bytes(&Schema::empty())?,
@@ -458,9 +385,7 @@ impl FlightSqlService for SqlService {
             Some(batch) => handle.bind(&batch).map_err(|e| to_status(&e))?,
             None => handle,
         };
-        Ok(DoPutPreparedStatementResult {
-            prepared_statement_handle: Some(handle.encode()),
-        })
+        Ok(DoPutPreparedStatementResult { prepared_statement_handle: Some(handle.encode()) })
     }
 
     async fn do_put_prepared_statement_update(
@@ -474,18 +399,12 @@ impl FlightSqlService for SqlService {
         let run = async {
             if parameters.iter().all(|b| b.num_columns() == 0) {
                 let bound = handle.parameters()?;
-                return match self
-                    .coordinator
-                    .execute(&session, &handle.sql, bound.as_ref())
-                    .await?
-                {
+                return match self.coordinator.execute(&session, &handle.sql, bound.as_ref()).await? {
                     Executed::Affected(rows) => Ok(rows),
                     Executed::Rows(_) => Err(Error::invalid("a query was sent as an update")),
                 };
             }
-            self.coordinator
-                .execute_many(&session, &handle.sql, &parameters)
-                .await
+            self.coordinator.execute_many(&session, &handle.sql, &parameters).await
         };
         run.await.map(|rows| rows as i64).map_err(|e| to_status(&e))
     }
@@ -496,10 +415,7 @@ impl FlightSqlService for SqlService {
         request: Request<PeekableFlightDataStream>,
     ) -> Result<i64, Status> {
         let session = self.session(&request);
-        let affected = self
-            .coordinator
-            .execute_script(&session, &command.query)
-            .await;
+        let affected = self.coordinator.execute_script(&session, &command.query).await;
         affected.map(|rows| rows as i64).map_err(|e| to_status(&e))
     }
 
@@ -512,40 +428,22 @@ impl FlightSqlService for SqlService {
         if command.temporary {
             return Err(Status::unimplemented("temporary tables are not supported"));
         }
-        if let Some(catalog) = command
-            .catalog
-            .as_deref()
-            .filter(|c| !c.is_empty() && *c != CATALOG)
-        {
-            return Err(Status::not_found(format!(
-                "catalog {catalog:?} does not exist"
-            )));
+        if let Some(catalog) = command.catalog.as_deref().filter(|c| !c.is_empty() && *c != CATALOG) {
+            return Err(Status::not_found(format!("catalog {catalog:?} does not exist")));
         }
-        let keys = command
-            .options
-            .get("primary_key")
-            .map(String::as_str)
-            .unwrap_or_default();
+        let keys = command.options.get("primary_key").map(String::as_str).unwrap_or_default();
         let target = IngestTarget {
             schema: command.schema.clone().filter(|s| !s.is_empty()),
             table: command.table.clone(),
             mode: ingest_mode(&command)?,
             shards: number(&command.options, "shards")?,
             replicas: number(&command.options, "replicas")?,
-            primary_key: keys
-                .split(',')
-                .map(str::trim)
-                .filter(|k| !k.is_empty())
-                .map(Into::into)
-                .collect(),
+            primary_key: keys.split(',').map(str::trim).filter(|k| !k.is_empty()).map(Into::into).collect(),
         };
         let Some((schema, batches)) = put_batches(request.into_inner()).await? else {
             return Err(Status::invalid_argument("an ingest without a schema"));
         };
-        let written = self
-            .coordinator
-            .ingest(&session, target, schema, batches)
-            .await;
+        let written = self.coordinator.ingest(&session, target, schema, batches).await;
         written.map(|w| w.rows as i64).map_err(|e| to_status(&e))
     }
 
@@ -561,16 +459,9 @@ impl FlightSqlService for SqlService {
             Some(Err(e)) => return Err(e.clone()),
             None => return Err(Status::invalid_argument("a DoPut without messages")),
         };
-        let path = first
-            .flight_descriptor
-            .as_ref()
-            .map(|d| d.path.clone())
-            .unwrap_or_default();
+        let path = first.flight_descriptor.as_ref().map(|d| d.path.clone()).unwrap_or_default();
         if path.is_empty() {
-            return Err(Status::unimplemented(format!(
-                "DoPut of {:?} is not supported",
-                message.type_url
-            )));
+            return Err(Status::unimplemented(format!("DoPut of {:?} is not supported", message.type_url)));
         }
         select_all(&path)?;
         let mut parts = path.into_iter().rev();
@@ -586,11 +477,8 @@ impl FlightSqlService for SqlService {
         let Some((schema, batches)) = put_batches(request.into_inner()).await? else {
             return Err(Status::invalid_argument("a DoPut without a schema"));
         };
-        let written = self
-            .coordinator
-            .ingest(&session, target, schema, batches)
-            .await
-            .map_err(|e| to_status(&e))?;
+        let written =
+            self.coordinator.ingest(&session, target, schema, batches).await.map_err(|e| to_status(&e))?;
         Ok(put_result(written.rows))
     }
 
@@ -603,9 +491,7 @@ impl FlightSqlService for SqlService {
             DoPutError::MissingCommand => "a command",
             DoPutError::MissingFlightDescriptor => "a descriptor",
         };
-        Err(Status::invalid_argument(format!(
-            "a DoPut without {missing}"
-        )))
+        Err(Status::invalid_argument(format!("a DoPut without {missing}")))
     }
 
     async fn get_flight_info_fallback(
@@ -616,10 +502,7 @@ impl FlightSqlService for SqlService {
         let session = self.session(&request);
         let descriptor = request.into_inner();
         if descriptor.path.is_empty() {
-            return Err(Status::unimplemented(format!(
-                "{} is not supported",
-                cmd.type_url()
-            )));
+            return Err(Status::unimplemented(format!("{} is not supported", cmd.type_url())));
         }
         self.table_info(&session, descriptor).await
     }
@@ -687,18 +570,14 @@ impl FlightSqlService for SqlService {
         for (name, id) in manifest.names.iter().filter(|(name, _)| !name.is_staging()) {
             if let Some(table) = manifest.tables.get(id) {
                 let schema = wire_schema(&types::to_arrow(&table.schema), views);
-                builder
-                    .append(CATALOG, &name.schema, &name.table, TABLE_TYPES[0], &schema)
-                    .map_err(fail)?;
+                builder.append(CATALOG, &name.schema, &name.table, TABLE_TYPES[0], &schema).map_err(fail)?;
             }
         }
         for (name, schema) in
             plexus_query::system_tables(&manifest).map_err(|e| Status::internal(e.to_string()))?
         {
             let schema = wire_schema(&schema, views);
-            builder
-                .append(CATALOG, SYSTEM_SCHEMA, name, TABLE_TYPES[1], &schema)
-                .map_err(fail)?;
+            builder.append(CATALOG, SYSTEM_SCHEMA, name, TABLE_TYPES[1], &schema).map_err(fail)?;
         }
         one_batch(builder.build())
     }
@@ -742,11 +621,7 @@ impl FlightSqlService for SqlService {
         query: CommandGetXdbcTypeInfo,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        metadata_info(
-            &query.into_builder(&self.type_info).schema(),
-            query,
-            request,
-        )
+        metadata_info(&query.into_builder(&self.type_info).schema(), query, request)
     }
 
     async fn do_get_xdbc_type_info(
@@ -772,27 +647,14 @@ impl FlightSqlService for SqlService {
     ) -> Result<Response<DataStream>, Status> {
         let manifest = self.manifest().await?;
         let mut rows = Vec::new();
-        for (name, id) in manifest
-            .names
-            .iter()
-            .filter(|(name, _)| name.table == query.table)
-        {
-            if query
-                .db_schema
-                .as_ref()
-                .is_some_and(|schema| *schema != name.schema)
-            {
+        for (name, id) in manifest.names.iter().filter(|(name, _)| name.table == query.table) {
+            if query.db_schema.as_ref().is_some_and(|schema| *schema != name.schema) {
                 continue;
             }
             if let Some(table) = manifest.tables.get(id) {
                 for (sequence, key) in table.schema.primary_key.iter().enumerate() {
                     let column = table.schema.columns[*key as usize].name.clone();
-                    rows.push((
-                        name.schema.clone(),
-                        name.table.clone(),
-                        column,
-                        sequence as i32 + 1,
-                    ));
+                    rows.push((name.schema.clone(), name.table.clone(), column, sequence as i32 + 1));
                 }
             }
         }

@@ -34,21 +34,12 @@ impl Sessions {
         let mut sessions = self.lock();
         if sessions.len() >= SESSIONS_MAX {
             sessions.retain(|_, entry| entry.used.elapsed() < IDLE_MAX);
-            let oldest = sessions
-                .iter()
-                .min_by_key(|(_, entry)| entry.used)
-                .map(|(token, _)| token.clone());
+            let oldest = sessions.iter().min_by_key(|(_, entry)| entry.used).map(|(token, _)| token.clone());
             if let Some(token) = oldest.filter(|_| sessions.len() >= SESSIONS_MAX) {
                 sessions.remove(&token);
             }
         }
-        sessions.insert(
-            token,
-            Entry {
-                session: session.clone(),
-                used: Instant::now(),
-            },
-        );
+        sessions.insert(token, Entry { session: session.clone(), used: Instant::now() });
         session
     }
 
@@ -73,16 +64,12 @@ impl Sessions {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Entry>> {
-        self.0
-            .lock()
-            .expect("no code panics while it holds this lock")
+        self.0.lock().expect("no code panics while it holds this lock")
     }
 }
 
 fn bearer(metadata: &MetadataMap) -> Option<String> {
     let value = metadata.get("authorization")?.to_str().ok()?;
-    let token = value
-        .strip_prefix("Bearer ")
-        .or_else(|| value.strip_prefix("bearer "))?;
+    let token = value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("bearer "))?;
     (!token.is_empty() && token.len() <= 256).then(|| token.to_owned())
 }

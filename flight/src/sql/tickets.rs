@@ -19,20 +19,12 @@ pub struct StatementHandle {
 
 impl StatementHandle {
     pub fn new(sql: impl Into<String>) -> Self {
-        Self {
-            sql: sql.into(),
-            parameters: vec![],
-            done: false,
-        }
+        Self { sql: sql.into(), parameters: vec![], done: false }
     }
 
     /// The ticket of a statement that ran already.
     pub fn done() -> Self {
-        Self {
-            sql: String::new(),
-            parameters: vec![],
-            done: true,
-        }
+        Self { sql: String::new(), parameters: vec![], done: true }
     }
 
     pub fn bind(mut self, parameters: &RecordBatch) -> Result<Self> {
@@ -41,8 +33,7 @@ impl StatementHandle {
             writer.write(parameters)?;
             writer.into_inner()
         };
-        self.parameters =
-            write().map_err(|e| Error::invalid(format!("parameters: {e}")).with_source(e))?;
+        self.parameters = write().map_err(|e| Error::invalid(format!("parameters: {e}")).with_source(e))?;
         Ok(self)
     }
 

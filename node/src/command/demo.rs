@@ -1,19 +1,16 @@
 //! `plexus demo`: a real cluster on this machine, with data, and a shell.
 
-use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use arrow::array::{RecordBatch, RecordBatchReader};
+use arrow::array::RecordBatchReader;
 use clap::{Args, ValueEnum};
 use plexus_model::{Error, Result};
 use serde::Serialize;
-use tokio::process::{Child, Command};
 use tokio::time::sleep;
 use tpchgen::generators::{
-    CustomerGenerator, LineItemGenerator, NationGenerator, OrderGenerator, PartGenerator,
-    PartSuppGenerator, RegionGenerator, SupplierGenerator,
+    CustomerGenerator, LineItemGenerator, NationGenerator, OrderGenerator, PartGenerator, PartSuppGenerator,
+    RegionGenerator, SupplierGenerator,
 };
 use tpchgen_arrow::{
     CustomerArrow, LineItemArrow, NationArrow, OrderArrow, PartArrow, PartSuppArrow, RegionArrow,
@@ -22,12 +19,10 @@ use tpchgen_arrow::{
 
 use crate::client::{Client, IngestOptions};
 use crate::command::load::{load_files, progress, stream_of};
-use crate::command::{sql, status};
+use crate::command::sql;
+use crate::local::{LocalCluster, LocalNode};
 use crate::render::RowFormat;
 
-/// Ports of the first node; the others follow at a distance of ten, unless one is taken.
-const FIRST_PORT: u16 = 7070;
-const START_TIMEOUT: Duration = Duration::from_secs(60);
 const SHARDS: u32 = 6;
 const REPLICAS: u32 = 3;
 
@@ -83,29 +78,13 @@ struct NodeAnnouncement {
     http: String,
 }
 
-/// A node that was started here and ends with this.
-struct Process {
-    child: Child,
-    id: u64,
-    flight: SocketAddr,
-    peer: SocketAddr,
-    http: SocketAddr,
-    log: PathBuf,
-}
-
 impl Demo {
     pub fn run(self) -> Result<()> {
         if !(0.0..=1000.0).contains(&self.scale) {
-            return Err(Error::invalid(format!(
-                "scale = {}: must be from 0 to 1000",
-                self.scale
-            )));
+            return Err(Error::invalid(format!("scale = {}: must be from 0 to 1000", self.scale)));
         }
         if let Some(missing) = self.files.iter().find(|f| !f.is_file()) {
-            return Err(Error::not_found(format!(
-                "{}: no such file",
-                missing.display()
-            )));
+            return Err(Error::not_found(format!("{}: no such file", missing.display())));
         }
         super::block_on(async {
             let temporary = self.dir.is_none();
@@ -114,12 +93,14 @@ impl Demo {
                 None => std::env::temp_dir().join(format!("plexus-demo-{}", std::process::id())),
             };
             std::fs::create_dir_all(&dir).map_err(|e| Error::io(dir.display(), e))?;
-            let mut processes = Vec::new();
+            let mut cluster = None;
             let result = tokio::select! {
-                result = self.demo(&dir, &mut processes) => result,
+                result = self.demo(&dir, &mut cluster) => result,
                 _ = tokio::signal::ctrl_c() => Ok(()),
             };
-            stop(&mut processes).await;
+            if let Some(mut cluster) = cluster {
+                cluster.stop().await;
+            }
             if temporary {
                 // What stays in the temporary directory does no harm.
                 let _ = std::fs::remove_dir_all(&dir);
@@ -128,22 +109,11 @@ impl Demo {
         })
     }
 
-    async fn demo(&self, dir: &Path, processes: &mut Vec<Process>) -> Result<()> {
+    async fn demo(&self, dir: &Path, cluster: &mut Option<LocalCluster>) -> Result<()> {
         let started = Instant::now();
-        for index in 0..self.nodes {
-            processes.push(start_node(dir, index, processes.first())?);
-            if index == 0 {
-                wait_ready(processes).await?;
-            }
-        }
-        wait_ready(processes).await?;
-        let first = processes[0].http;
-        wait_members(first, processes.len()).await?;
-        eprintln!(
-            "{} nodes are healthy after {:.1} s",
-            processes.len(),
-            started.elapsed().as_secs_f64()
-        );
+        let program = std::env::current_exe().map_err(|e| Error::io("this program", e))?;
+        let cluster = cluster.insert(LocalCluster::start(&program, dir, self.nodes).await?);
+        eprintln!("{} nodes are healthy after {:.1} s", self.nodes, started.elapsed().as_secs_f64());
 
         let replicas = REPLICAS.min(u32::from(self.nodes));
         if replicas < REPLICAS {
@@ -152,12 +122,12 @@ impl Demo {
                 self.nodes
             );
         }
-        let url = format!("grpc://{}", processes[0].flight);
+        let url = cluster.url();
         let mut client = Client::connect(&url).await?;
         let tables = self.load(&mut client, replicas).await?;
-        self.announce(processes, &tables)?;
+        self.announce(&cluster.nodes, &tables)?;
         if self.no_shell {
-            return wait_forever(processes).await;
+            return watch(&mut cluster.nodes).await;
         }
         sql::shell(&mut client, &url, RowFormat::Table).await
     }
@@ -166,19 +136,12 @@ impl Demo {
         let mut tables = Vec::new();
         if self.scale > 0.0 {
             for table in tpch(self.scale) {
-                load_table(client, table, replicas)
-                    .await?
-                    .into_iter()
-                    .for_each(|name| tables.push(name));
+                load_table(client, table, replicas).await?.into_iter().for_each(|name| tables.push(name));
             }
         }
         for file in &self.files {
-            let name = file
-                .file_stem()
-                .and_then(|s| s.to_str())
-                .unwrap_or("data")
-                .to_lowercase()
-                .replace('-', "_");
+            let name =
+                file.file_stem().and_then(|s| s.to_str()).unwrap_or("data").to_lowercase().replace('-', "_");
             let started = Instant::now();
             let options = ingest_options(&name, replicas, &[]);
             let rows = load_files(client, std::slice::from_ref(file), options).await?;
@@ -188,7 +151,7 @@ impl Demo {
         Ok(tables)
     }
 
-    fn announce(&self, processes: &[Process], tables: &[String]) -> Result<()> {
+    fn announce(&self, processes: &[LocalNode], tables: &[String]) -> Result<()> {
         if self.format == DemoFormat::Json {
             let nodes = processes
                 .iter()
@@ -200,22 +163,15 @@ impl Demo {
                     http: p.http.to_string(),
                 })
                 .collect();
-            let announcement = Announcement {
-                nodes,
-                tables: tables.to_vec(),
-            };
-            let line =
-                serde_json::to_string(&announcement).map_err(|e| Error::internal(e.to_string()))?;
+            let announcement = Announcement { nodes, tables: tables.to_vec() };
+            let line = serde_json::to_string(&announcement).map_err(|e| Error::internal(e.to_string()))?;
             println!("{line}");
             return Ok(());
         }
         println!("\nnode              pid      flight            peer              http");
         for p in processes {
             let pid = p.child.id().unwrap_or(0);
-            println!(
-                "{:<17} {pid:<8} {:<17} {:<17} {}",
-                p.id, p.flight, p.peer, p.http
-            );
+            println!("{:<17} {pid:<8} {:<17} {:<17} {}", p.id, p.flight, p.peer, p.http);
         }
         let (flight, http) = (processes[0].flight, processes[0].http);
         println!("\nFrom Python (pip install adbc-driver-flightsql pyarrow):\n");
@@ -229,167 +185,18 @@ impl Demo {
     }
 }
 
-fn start_node(dir: &Path, index: u16, first: Option<&Process>) -> Result<Process> {
-    let [flight, peer, http] = ports(index)?;
-    let id = u64::from(index) + 1;
-    let data = dir.join(format!("node{id}"));
-    let log = dir.join(format!("node{id}.log"));
-    let open = || {
-        std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&log)
-    };
-    let log_file = open().map_err(|e| Error::io(log.display(), e))?;
-    let program = std::env::current_exe().map_err(|e| Error::io("this program", e))?;
-    let mut command = Command::new(program);
-    command
-        .arg("start")
-        .args(["--node-id", &id.to_string()])
-        .arg("--data-dir")
-        .arg(&data)
-        .args([
-            "--flight",
-            &flight.to_string(),
-            "--peer",
-            &peer.to_string(),
-            "--http",
-            &http.to_string(),
-        ])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log_file)
-        // Ctrl-C at the terminal is for the shell and for us; we stop the nodes in order.
-        .process_group(0)
-        .kill_on_drop(true);
-    match first {
-        None => command.arg("--bootstrap"),
-        Some(first) => command
-            .args(["--join", &first.peer.to_string()])
-            .arg("--join-token")
-            .arg(format!(
-                "@{}",
-                dir.join("node1").join("join.token").display()
-            )),
-    };
-    let child = command
-        .spawn()
-        .map_err(|e| Error::io("starting a node", e))?;
-    Ok(Process {
-        child,
-        id,
-        flight,
-        peer,
-        http,
-        log,
-    })
-}
-
-/// Three ports for a node: the usual ones, or any that are free.
-fn ports(index: u16) -> Result<[SocketAddr; 3]> {
-    let usual = |offset: u16| SocketAddr::from(([127, 0, 0, 1], FIRST_PORT + index * 10 + offset));
-    let free = |address: SocketAddr| {
-        TcpListener::bind(address).is_ok() && std::net::UdpSocket::bind(address).is_ok()
-    };
-    let wanted = [usual(0), usual(1), usual(2)];
-    if wanted.iter().all(|a| free(*a)) {
-        return Ok(wanted);
-    }
-    let mut found = wanted;
-    let mut held = Vec::new();
-    for address in &mut found {
-        let listener =
-            TcpListener::bind(("127.0.0.1", 0)).map_err(|e| Error::io("a free port", e))?;
-        *address = listener
-            .local_addr()
-            .map_err(|e| Error::io("a free port", e))?;
-        held.push(listener);
-    }
-    Ok(found)
-}
-
-async fn wait_ready(processes: &mut [Process]) -> Result<()> {
-    let deadline = Instant::now() + START_TIMEOUT;
-    for process in processes {
-        let url = format!("http://{}", process.http);
-        loop {
-            if let Ok(Some(exit)) = process.child.try_wait() {
-                let log = std::fs::read_to_string(&process.log).unwrap_or_default();
-                let last: Vec<&str> = log.lines().rev().take(5).collect();
-                let last: Vec<&str> = last.into_iter().rev().collect();
-                return Err(Error::unavailable(format!(
-                    "node {} ended ({exit}):\n{}",
-                    process.id,
-                    last.join("\n")
-                )));
-            }
-            if status::get(&url, "/ready").await.is_ok() {
-                break;
-            }
-            if Instant::now() > deadline {
-                return Err(Error::unavailable(format!(
-                    "node {} is not ready after {START_TIMEOUT:?}",
-                    process.id
-                )));
-            }
-            sleep(Duration::from_millis(100)).await;
-        }
-    }
-    Ok(())
-}
-
-/// Waits until the cluster knows all nodes.
-async fn wait_members(http: SocketAddr, nodes: usize) -> Result<()> {
-    let url = format!("http://{http}");
-    let deadline = Instant::now() + START_TIMEOUT;
-    loop {
-        let body = status::get(&url, "/status").await?;
-        let known: crate::status::ClusterStatus =
-            serde_json::from_str(&body).map_err(|e| Error::corrupt(format!("{url}: {e}")))?;
-        if known.nodes.iter().filter(|n| n.live).count() >= nodes {
-            return Ok(());
-        }
-        if Instant::now() > deadline {
-            return Err(Error::unavailable(format!(
-                "{} of {nodes} nodes joined",
-                known.nodes.len()
-            )));
-        }
-        sleep(Duration::from_millis(100)).await;
-    }
-}
-
-async fn wait_forever(processes: &mut [Process]) -> Result<()> {
+/// Until Ctrl-C; says when a node ends by itself.
+async fn watch(nodes: &mut [LocalNode]) -> Result<()> {
     eprintln!("running; Ctrl-C stops the nodes");
+    let mut ended = vec![false; nodes.len()];
     loop {
-        for process in processes.iter_mut() {
-            if let Ok(Some(exit)) = process.child.try_wait() {
-                eprintln!("node {} ended ({exit}); the others go on", process.id);
-                // Said once: the next look finds it reaped and silent.
-                sleep(Duration::from_secs(3600)).await;
+        for (node, ended) in nodes.iter_mut().zip(&mut ended) {
+            if let (false, Ok(Some(exit))) = (*ended, node.child.try_wait()) {
+                eprintln!("node {} ended ({exit}); the others go on", node.id);
+                *ended = true;
             }
         }
         sleep(Duration::from_millis(500)).await;
-    }
-}
-
-/// Asks all nodes to drain, and ends those that do not.
-async fn stop(processes: &mut [Process]) {
-    for process in processes.iter() {
-        if let Some(pid) = process.child.id() {
-            // SIGTERM to a child of ours by its id; it cannot have been reused, since we have not waited.
-            let _ = std::process::Command::new("kill")
-                .arg(pid.to_string())
-                .status();
-        }
-    }
-    for process in processes {
-        if tokio::time::timeout(Duration::from_secs(15), process.child.wait())
-            .await
-            .is_err()
-        {
-            let _ = process.child.kill().await;
-        }
     }
 }
 
@@ -430,67 +237,24 @@ pub fn tpch(scale: f64) -> Vec<TpchTable> {
     vec![
         table!("region", &["r_regionkey"], 5, RegionArrow, RegionGenerator),
         table!("nation", &["n_nationkey"], 25, NationArrow, NationGenerator),
-        table!(
-            "supplier",
-            &["s_suppkey"],
-            rows(10_000.0),
-            SupplierArrow,
-            SupplierGenerator
-        ),
-        table!(
-            "customer",
-            &["c_custkey"],
-            rows(150_000.0),
-            CustomerArrow,
-            CustomerGenerator
-        ),
-        table!(
-            "part",
-            &["p_partkey"],
-            rows(200_000.0),
-            PartArrow,
-            PartGenerator
-        ),
-        table!(
-            "partsupp",
-            &["ps_partkey", "ps_suppkey"],
-            rows(800_000.0),
-            PartSuppArrow,
-            PartSuppGenerator
-        ),
-        table!(
-            "orders",
-            &["o_orderkey"],
-            rows(1_500_000.0),
-            OrderArrow,
-            OrderGenerator
-        ),
+        table!("supplier", &["s_suppkey"], rows(10_000.0), SupplierArrow, SupplierGenerator),
+        table!("customer", &["c_custkey"], rows(150_000.0), CustomerArrow, CustomerGenerator),
+        table!("part", &["p_partkey"], rows(200_000.0), PartArrow, PartGenerator),
+        table!("partsupp", &["ps_partkey", "ps_suppkey"], rows(800_000.0), PartSuppArrow, PartSuppGenerator),
+        table!("orders", &["o_orderkey"], rows(1_500_000.0), OrderArrow, OrderGenerator),
         // No key: its rows go to the shards batch by batch and keep the order of their dates.
-        table!(
-            "lineitem",
-            &[],
-            rows(6_000_000.0),
-            LineItemArrow,
-            LineItemGenerator
-        ),
+        table!("lineitem", &[], rows(6_000_000.0), LineItemArrow, LineItemGenerator),
     ]
 }
 
-async fn load_table(
-    client: &mut Client,
-    table: TpchTable,
-    replicas: u32,
-) -> Result<Option<String>> {
+async fn load_table(client: &mut Client, table: TpchTable, replicas: u32) -> Result<Option<String>> {
     let started = Instant::now();
     let schema = table.reader.schema();
     let bar = progress(table.name, Some(table.rows));
-    let batches = table
-        .reader
-        .map_while(|batch: Result<RecordBatch, _>| batch.ok());
+    let batches =
+        table.reader.map(|batch| batch.map_err(|e| Error::internal(format!("generated rows: {e}"))));
     let options = ingest_options(table.name, replicas, table.key);
-    let rows = client
-        .ingest(options, schema, stream_of(batches, bar.clone()))
-        .await?;
+    let rows = client.ingest(options, schema, stream_of(batches, bar.clone())).await?;
     bar.finish_and_clear();
     report(table.name, rows, started);
     Ok(Some(table.name.to_owned()))
@@ -498,8 +262,5 @@ async fn load_table(
 
 fn report(table: &str, rows: u64, started: Instant) {
     let seconds = started.elapsed().as_secs_f64();
-    eprintln!(
-        "{table:>12}: {rows} rows in {seconds:.1} s ({:.0} rows/s)",
-        rows as f64 / seconds
-    );
+    eprintln!("{table:>12}: {rows} rows in {seconds:.1} s ({:.0} rows/s)", rows as f64 / seconds);
 }

@@ -85,37 +85,22 @@ impl Load {
 }
 
 /// Loads files as one ingest, with a progress bar.
-pub async fn load_files(
-    client: &mut Client,
-    files: &[PathBuf],
-    options: IngestOptions,
-) -> Result<u64> {
+pub async fn load_files(client: &mut Client, files: &[PathBuf], options: IngestOptions) -> Result<u64> {
     let wanted = match options.create || options.replace {
         true => None,
         false => {
-            let found = client
-                .table_schema(options.schema.as_deref(), &options.table)
-                .await?;
+            let found = client.table_schema(options.schema.as_deref(), &options.table).await?;
             Some(found.ok_or_else(|| {
-                Error::not_found(format!(
-                    "table {} does not exist; --create creates it",
-                    options.table
-                ))
+                Error::not_found(format!("table {} does not exist; --create creates it", options.table))
             })?)
         }
     };
-    let inputs: Vec<Input> = files
-        .iter()
-        .map(|f| Input::open(f, wanted.as_ref()))
-        .collect::<Result<_>>()?;
+    let inputs: Vec<Input> = files.iter().map(|f| Input::open(f, wanted.as_ref())).collect::<Result<_>>()?;
     let Some(first) = inputs.first() else {
         return Err(Error::invalid("no files to load"));
     };
     let schema = first.schema().clone();
-    if let Some(other) = inputs
-        .iter()
-        .find(|i| i.schema().fields() != schema.fields())
-    {
+    if let Some(other) = inputs.iter().find(|i| i.schema().fields() != schema.fields()) {
         return Err(Error::invalid(format!(
             "{} has other columns than {}: load them apart",
             other.path().display(),
@@ -179,16 +164,16 @@ pub fn progress(what: &str, rows: Option<u64>) -> ProgressBar {
     bar
 }
 
-/// Shared by the demo.
+/// Runs an iterator on a thread of its own, a few batches ahead.
 pub fn stream_of(
-    batches: impl Iterator<Item = RecordBatch> + Send + 'static,
+    batches: impl Iterator<Item = Result<RecordBatch>> + Send + 'static,
     bar: ProgressBar,
 ) -> BoxStream<'static, Result<RecordBatch>> {
     let (sender, receiver) = tokio::sync::mpsc::channel(4);
     tokio::task::spawn_blocking(move || {
         for batch in batches {
-            bar.inc(batch.num_rows() as u64);
-            if sender.blocking_send(Ok(batch)).is_err() {
+            bar.inc(batch.as_ref().map_or(0, |b| b.num_rows() as u64));
+            if sender.blocking_send(batch).is_err() {
                 return;
             }
         }

@@ -25,13 +25,7 @@ pub struct Sql {
     url: String,
 
     /// Statements to run, separated by semicolons
-    #[arg(
-        short,
-        long,
-        env = "PLEXUS_COMMAND",
-        value_name = "SQL",
-        conflicts_with = "file"
-    )]
+    #[arg(short, long, env = "PLEXUS_COMMAND", value_name = "SQL", conflicts_with = "file")]
     command: Option<String>,
 
     /// File with statements to run, separated by semicolons
@@ -54,9 +48,7 @@ impl Sql {
                 (None, None) if std::io::stdin().is_terminal() => None,
                 (None, None) => {
                     let mut text = String::new();
-                    std::io::stdin()
-                        .read_to_string(&mut text)
-                        .map_err(|e| Error::io("standard input", e))?;
+                    std::io::stdin().read_to_string(&mut text).map_err(|e| Error::io("standard input", e))?;
                     Some(text)
                 }
             };
@@ -77,22 +69,13 @@ async fn run_script(client: &mut Client, text: &str, format: RowFormat) -> Resul
     Ok(())
 }
 
-async fn run_one(
-    client: &mut Client,
-    sql: &str,
-    format: RowFormat,
-    interactive: bool,
-) -> Result<()> {
+async fn run_one(client: &mut Client, sql: &str, format: RowFormat, interactive: bool) -> Result<()> {
     let started = Instant::now();
     let answer = client.execute(sql).await?;
     if answer.schema.fields().is_empty() {
         if interactive {
             let affected = answer.affected.unwrap_or(0);
-            println!(
-                "OK, {affected} row{} written ({:.1?})",
-                plural(affected),
-                started.elapsed()
-            );
+            println!("OK, {affected} row{} written ({:.1?})", plural(affected), started.elapsed());
         }
         return Ok(());
     }
@@ -126,11 +109,7 @@ impl Validator for Statement {
     fn validate(&self, context: &mut ValidationContext) -> rustyline::Result<ValidationResult> {
         let input = context.input().trim();
         let whole = input.is_empty() || input.ends_with(';') || input.starts_with('\\');
-        Ok(if whole {
-            ValidationResult::Valid(None)
-        } else {
-            ValidationResult::Incomplete
-        })
+        Ok(if whole { ValidationResult::Valid(None) } else { ValidationResult::Incomplete })
     }
 }
 
@@ -144,9 +123,7 @@ pub async fn shell(client: &mut Client, url: &str, format: RowFormat) -> Result<
         // None yet, the first time.
         let _ = editor.load_history(path);
     }
-    println!(
-        "Connected to {url}. End statements with a semicolon; \\d lists tables, Ctrl-D leaves."
-    );
+    println!("Connected to {url}. End statements with a semicolon; \\d lists tables, Ctrl-D leaves.");
     loop {
         let line = tokio::task::block_in_place(|| editor.readline("plexus> "));
         let line = match line {
@@ -162,8 +139,7 @@ pub async fn shell(client: &mut Client, url: &str, format: RowFormat) -> Result<
         let text = match line.trim() {
             "\\q" => break,
             "\\d" => {
-                "SELECT table_schema, table_name, rows, segments FROM plexus.tables ORDER BY 1, 2;"
-                    .to_owned()
+                "SELECT table_schema, table_name, rows, segments FROM plexus.tables ORDER BY 1, 2;".to_owned()
             }
             other => other.to_owned(),
         };
@@ -230,10 +206,7 @@ fn split(text: &str) -> Vec<String> {
         current.push(c);
     }
     statements.push(current);
-    statements
-        .into_iter()
-        .filter(|s| !s.trim().is_empty())
-        .collect()
+    statements.into_iter().filter(|s| !s.trim().is_empty()).collect()
 }
 
 #[cfg(test)]

@@ -33,11 +33,7 @@ fn runtime(name: &str, threads: Option<usize>) -> Result<Runtime> {
     if let Some(threads) = threads {
         builder.worker_threads(threads);
     }
-    builder
-        .thread_name(name)
-        .enable_all()
-        .build()
-        .map_err(|e| Error::io("starting the runtime", e))
+    builder.thread_name(name).enable_all().build().map_err(|e| Error::io("starting the runtime", e))
 }
 
 async fn serve(config: Config, control: &tokio::runtime::Handle) -> Result<()> {

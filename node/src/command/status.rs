@@ -35,9 +35,8 @@ impl Status {
     pub fn run(self) -> Result<()> {
         super::block_on(async {
             let body = get(&self.url, "/status").await?;
-            let status: ClusterStatus = serde_json::from_str(&body).map_err(|e| {
-                Error::corrupt(format!("{} does not answer like a node: {e}", self.url))
-            })?;
+            let status: ClusterStatus = serde_json::from_str(&body)
+                .map_err(|e| Error::corrupt(format!("{} does not answer like a node: {e}", self.url)))?;
             match self.format {
                 StatusFormat::Json => println!("{body}"),
                 StatusFormat::Table => print(&status),
@@ -49,10 +48,7 @@ impl Status {
 
 /// A GET over plain HTTP/1.0, which needs no library: our own server, one request, then close.
 pub async fn get(url: &str, path: &str) -> Result<String> {
-    let host = url
-        .strip_prefix("http://")
-        .unwrap_or(url)
-        .trim_end_matches('/');
+    let host = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
     let exchange = async {
         let mut stream = TcpStream::connect(host).await?;
         let request = format!("GET {path} HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n\r\n");
@@ -65,9 +61,8 @@ pub async fn get(url: &str, path: &str) -> Result<String> {
         .await
         .map_err(|_| Error::unavailable(format!("no answer from {url}")))?
         .map_err(|e| Error::unavailable(format!("cannot reach {url}: {e}")).with_source(e))?;
-    let (head, body) = answer
-        .split_once("\r\n\r\n")
-        .ok_or_else(|| Error::corrupt(format!("{url} does not speak HTTP")))?;
+    let (head, body) =
+        answer.split_once("\r\n\r\n").ok_or_else(|| Error::corrupt(format!("{url} does not speak HTTP")))?;
     if !head.lines().next().unwrap_or_default().contains(" 200 ") {
         return Err(Error::unavailable(format!("{url}{path}: {}", body.trim())));
     }
@@ -107,21 +102,15 @@ fn print(status: &ClusterStatus) {
             ]
         })
         .collect();
-    let header = [
-        "node", "roles", "state", "meta", "applied", "segments", "missing", "flight", "peer",
-        "http",
-    ];
+    let header =
+        ["node", "roles", "state", "meta", "applied", "segments", "missing", "flight", "peer", "http"];
     print_table(&header, nodes);
     println!();
     let tables = status
         .tables
         .iter()
         .map(|t| {
-            let degraded = t
-                .shards
-                .iter()
-                .filter(|s| (s.live_replicas as usize) < s.replicas.len())
-                .count();
+            let degraded = t.shards.iter().filter(|s| (s.live_replicas as usize) < s.replicas.len()).count();
             vec![
                 format!("{}.{}", t.schema, t.name),
                 t.rows.to_string(),
@@ -133,40 +122,16 @@ fn print(status: &ClusterStatus) {
             ]
         })
         .collect();
-    print_table(
-        &[
-            "table",
-            "rows",
-            "bytes",
-            "shards",
-            "replicas",
-            "segments",
-            "shards degraded",
-        ],
-        tables,
-    );
-    println!(
-        "\nunder-replicated segments: {}",
-        status.segments_under_replicated
-    );
+    print_table(&["table", "rows", "bytes", "shards", "replicas", "segments", "shards degraded"], tables);
+    println!("\nunder-replicated segments: {}", status.segments_under_replicated);
 }
 
 fn print_table(header: &[&str], rows: Vec<Vec<String>>) {
     let widths: Vec<usize> = (0..header.len())
-        .map(|c| {
-            rows.iter()
-                .map(|r| r[c].chars().count())
-                .chain([header[c].len()])
-                .max()
-                .unwrap_or(0)
-        })
+        .map(|c| rows.iter().map(|r| r[c].chars().count()).chain([header[c].len()]).max().unwrap_or(0))
         .collect();
     let line = |cells: &[String]| {
-        let padded: Vec<String> = cells
-            .iter()
-            .zip(&widths)
-            .map(|(cell, w)| format!("{cell:<w$}"))
-            .collect();
+        let padded: Vec<String> = cells.iter().zip(&widths).map(|(cell, w)| format!("{cell:<w$}")).collect();
         println!("{}", padded.join("  ").trim_end());
     };
     line(&header.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>());

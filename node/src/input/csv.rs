@@ -13,15 +13,9 @@ use plexus_model::{Error, Result};
 use super::{BATCH_ROWS, Batches, open};
 
 fn format(path: &Path) -> Format {
-    let tabs = path
-        .extension()
-        .is_some_and(|e| e.eq_ignore_ascii_case("tsv"));
+    let tabs = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("tsv"));
     let format = Format::default().with_header(true);
-    if tabs {
-        format.with_delimiter(b'\t')
-    } else {
-        format
-    }
+    if tabs { format.with_delimiter(b'\t') } else { format }
 }
 
 /// Column names from the header; types from the table where it has them, otherwise from all the rows.
@@ -54,15 +48,9 @@ pub fn batches(path: PathBuf, file: File, schema: SchemaRef) -> Result<Batches> 
         .with_batch_size(BATCH_ROWS)
         .build(BufReader::new(file))
         .map_err(|e| named(&path, &e.to_string()))?;
-    Ok(Box::new(reader.map(move |batch| {
-        batch.map_err(|e| named(&path, &e.to_string()))
-    })))
+    Ok(Box::new(reader.map(move |batch| batch.map_err(|e| named(&path, &e.to_string())))))
 }
 
 fn named(path: &Path, message: &str) -> Error {
-    Error::invalid(format!(
-        "{}: {}",
-        path.display(),
-        message.trim_start_matches("Csv error: ")
-    ))
+    Error::invalid(format!("{}: {}", path.display(), message.trim_start_matches("Csv error: ")))
 }

@@ -40,11 +40,7 @@ impl Lines {
     }
 
     fn error(&self, message: impl std::fmt::Display) -> Error {
-        Error::invalid(format!(
-            "{}: line {}: {message}",
-            self.path.display(),
-            self.line
-        ))
+        Error::invalid(format!("{}: line {}: {message}", self.path.display(), self.line))
     }
 
     fn read(&mut self) -> Result<Option<Value>> {
@@ -64,13 +60,8 @@ impl Lines {
             if self.buffer.trim_ascii().is_empty() {
                 continue;
             }
-            let value: Value =
-                simd_json::serde::from_slice(&mut self.buffer).map_err(|e| self.error(e))?;
-            return if value.is_object() {
-                Ok(Some(value))
-            } else {
-                Err(self.error("not an object"))
-            };
+            let value: Value = simd_json::serde::from_slice(&mut self.buffer).map_err(|e| self.error(e))?;
+            return if value.is_object() { Ok(Some(value)) } else { Err(self.error("not an object")) };
         }
     }
 }
@@ -123,11 +114,7 @@ pub fn batches(path: PathBuf, file: File, schema: SchemaRef) -> Result<Batches> 
         .with_batch_size(BATCH_ROWS)
         .build_decoder()
         .map_err(|e| Error::invalid(format!("{}: {e}", path.display())))?;
-    Ok(Box::new(Decoded {
-        lines: Lines::new(path, file),
-        decoder,
-        done: false,
-    }))
+    Ok(Box::new(Decoded { lines: Lines::new(path, file), decoder, done: false }))
 }
 
 struct Decoded {
@@ -140,19 +127,13 @@ impl Decoded {
     fn read(&mut self) -> Result<Option<RecordBatch>> {
         let mut rows = 0;
         while rows < BATCH_ROWS {
-            let values: Vec<Value> = self
-                .lines
-                .by_ref()
-                .take(CHUNK_ROWS)
-                .collect::<Result<_>>()?;
+            let values: Vec<Value> = self.lines.by_ref().take(CHUNK_ROWS).collect::<Result<_>>()?;
             if values.is_empty() {
                 self.done = true;
                 break;
             }
             rows += values.len();
-            self.decoder
-                .serialize(&values)
-                .map_err(|e| self.lines.error(e))?;
+            self.decoder.serialize(&values).map_err(|e| self.lines.error(e))?;
         }
         self.decoder.flush().map_err(|e| self.lines.error(e))
     }

@@ -44,41 +44,26 @@ impl Input {
     pub fn open(path: &Path, wanted: Option<&SchemaRef>) -> Result<Self> {
         let named = |e: Error| e.context(path.display());
         let mut file = open(path)?;
-        let bytes = file
-            .metadata()
-            .map_err(|e| Error::io(path.display(), e))?
-            .len();
+        let bytes = file.metadata().map_err(|e| Error::io(path.display(), e))?.len();
         let format = detect(path, &mut file).map_err(named)?;
         let mut rows = None;
         let schema = match format {
             FileFormat::Csv => csv::schema(path, wanted)?,
             FileFormat::Json => json::schema(path, wanted)?,
             FileFormat::Parquet => {
-                let builder =
-                    ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(path, e))?;
+                let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(path, e))?;
                 rows = Some(builder.metadata().file_metadata().num_rows().max(0) as u64);
                 builder.schema().clone()
             }
-            FileFormat::ArrowFile => FileReader::try_new(file, None)
-                .map_err(|e| damaged(path, e))?
-                .schema(),
-            FileFormat::ArrowStream => StreamReader::try_new(file, None)
-                .map_err(|e| damaged(path, e))?
-                .schema(),
+            FileFormat::ArrowFile => FileReader::try_new(file, None).map_err(|e| damaged(path, e))?.schema(),
+            FileFormat::ArrowStream => {
+                StreamReader::try_new(file, None).map_err(|e| damaged(path, e))?.schema()
+            }
         };
         if schema.fields().is_empty() {
-            return Err(Error::invalid(format!(
-                "{}: the file has no columns",
-                path.display()
-            )));
+            return Err(Error::invalid(format!("{}: the file has no columns", path.display())));
         }
-        Ok(Self {
-            path: path.to_owned(),
-            format,
-            schema,
-            rows,
-            bytes,
-        })
+        Ok(Self { path: path.to_owned(), format, schema, rows, bytes })
     }
 
     pub fn path(&self) -> &Path {
@@ -127,10 +112,7 @@ fn open(path: &Path) -> Result<File> {
 }
 
 fn damaged(path: &Path, error: impl std::fmt::Display) -> Error {
-    Error::invalid(format!(
-        "{}: the file is damaged or cut short: {error}",
-        path.display()
-    ))
+    Error::invalid(format!("{}: the file is damaged or cut short: {error}", path.display()))
 }
 
 /// By the first bytes, and by the name where those say nothing.
@@ -144,14 +126,9 @@ fn detect(path: &Path, file: &mut File) -> Result<FileFormat> {
             Err(e) => return Err(Error::io("reading", e)),
         }
     }
-    file.seek(SeekFrom::Start(0))
-        .map_err(|e| Error::io("reading", e))?;
+    file.seek(SeekFrom::Start(0)).map_err(|e| Error::io("reading", e))?;
     let head = &head[..length];
-    let extension = path
-        .extension()
-        .and_then(|e| e.to_str())
-        .unwrap_or_default()
-        .to_ascii_lowercase();
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
     if head.starts_with(b"PAR1") {
         return Ok(FileFormat::Parquet);
     }
@@ -164,15 +141,11 @@ fn detect(path: &Path, file: &mut File) -> Result<FileFormat> {
     match extension.as_str() {
         "csv" | "tsv" => Ok(FileFormat::Csv),
         "ndjson" | "jsonl" | "json" => Ok(FileFormat::Json),
-        "parquet" => Err(Error::invalid(
-            "not a Parquet file: its first bytes are not PAR1",
-        )),
+        "parquet" => Err(Error::invalid("not a Parquet file: its first bytes are not PAR1")),
         "arrow" | "feather" | "arrows" | "ipc" => Err(Error::invalid("not an Arrow IPC file")),
         _ if head.is_empty() => Err(Error::invalid("the file is empty")),
         _ if head.trim_ascii_start().starts_with(b"{") => Ok(FileFormat::Json),
         _ if head.iter().all(|b| *b != 0) => Ok(FileFormat::Csv),
-        _ => Err(Error::invalid(
-            "the format is not known; CSV, Parquet, NDJSON and Arrow IPC are",
-        )),
+        _ => Err(Error::invalid("the format is not known; CSV, Parquet, NDJSON and Arrow IPC are")),
     }
 }

@@ -10,109 +10,35 @@ use crate::harness::{Cluster, fails, free_ports, number, run};
 async fn statements() {
     let cluster = Cluster::start(1).await;
     let mut client = cluster.nodes[0].client().await;
-    client
-        .execute("CREATE TABLE t (id BIGINT NOT NULL, v INT, e VECTOR(3))")
-        .await
-        .unwrap();
-    client
-        .execute("INSERT INTO t VALUES (1, 2, [1.0, 2.0, 3.0])")
-        .await
-        .unwrap();
+    client.execute("CREATE TABLE t (id BIGINT NOT NULL, v INT, e VECTOR(3))").await.unwrap();
+    client.execute("INSERT INTO t VALUES (1, 2, [1.0, 2.0, 3.0])").await.unwrap();
     let cases: [(&str, ErrorKind, &[&str]); 22] = [
-        (
-            "SELEC 1",
-            ErrorKind::InvalidArgument,
-            &["SELEC", "Line: 1, Column: 1"],
-        ),
+        ("SELEC 1", ErrorKind::InvalidArgument, &["SELEC", "Line: 1, Column: 1"]),
         ("SELECT 1 +", ErrorKind::InvalidArgument, &["Line: 1"]),
         ("", ErrorKind::InvalidArgument, &["empty"]),
-        (
-            "SELECT * FROM nowhere",
-            ErrorKind::InvalidArgument,
-            &["nowhere", "Line: 1, Column: 15"],
-        ),
-        (
-            "SELECT wrong FROM t",
-            ErrorKind::InvalidArgument,
-            &["wrong", "Line: 1, Column: 8"],
-        ),
-        (
-            "INSERT INTO t VALUES ('x', 1, NULL)",
-            ErrorKind::InvalidArgument,
-            &["'x'", "Int64"],
-        ),
-        (
-            "INSERT INTO t VALUES (NULL, 1, NULL)",
-            ErrorKind::InvalidArgument,
-            &["id", "null"],
-        ),
-        (
-            "INSERT INTO t VALUES (1, 3000000000, NULL)",
-            ErrorKind::InvalidArgument,
-            &["3000000000"],
-        ),
-        (
-            "INSERT INTO t VALUES (1, 1, [1.0, 2.0])",
-            ErrorKind::InvalidArgument,
-            &["2", "3"],
-        ),
-        (
-            "INSERT INTO t (wrong) VALUES (1)",
-            ErrorKind::InvalidArgument,
-            &["wrong"],
-        ),
-        (
-            "INSERT INTO nowhere VALUES (1)",
-            ErrorKind::InvalidArgument,
-            &["nowhere"],
-        ),
-        (
-            "CREATE TABLE t (a INT)",
-            ErrorKind::AlreadyExists,
-            &["public.t"],
-        ),
-        (
-            "CREATE TABLE u (a INT, a INT)",
-            ErrorKind::InvalidArgument,
-            &["a"],
-        ),
-        (
-            "CREATE TABLE u (a VECTOR(0))",
-            ErrorKind::InvalidArgument,
-            &["VECTOR(0)"],
-        ),
-        (
-            "CREATE TABLE u (a INT) WITH (shards = 0)",
-            ErrorKind::InvalidArgument,
-            &["shards = 0"],
-        ),
-        (
-            "CREATE TABLE u (a INT) WITH (shards = many)",
-            ErrorKind::InvalidArgument,
-            &["many"],
-        ),
-        (
-            "CREATE TABLE u (a INT) WITH (colour = 1)",
-            ErrorKind::InvalidArgument,
-            &["colour"],
-        ),
+        ("SELECT * FROM nowhere", ErrorKind::InvalidArgument, &["nowhere", "Line: 1, Column: 15"]),
+        ("SELECT wrong FROM t", ErrorKind::InvalidArgument, &["wrong", "Line: 1, Column: 8"]),
+        ("INSERT INTO t VALUES ('x', 1, NULL)", ErrorKind::InvalidArgument, &["'x'", "Int64"]),
+        ("INSERT INTO t VALUES (NULL, 1, NULL)", ErrorKind::InvalidArgument, &["id", "null"]),
+        ("INSERT INTO t VALUES (1, 3000000000, NULL)", ErrorKind::InvalidArgument, &["3000000000"]),
+        ("INSERT INTO t VALUES (1, 1, [1.0, 2.0])", ErrorKind::InvalidArgument, &["2", "3"]),
+        ("INSERT INTO t (wrong) VALUES (1)", ErrorKind::InvalidArgument, &["wrong"]),
+        ("INSERT INTO nowhere VALUES (1)", ErrorKind::InvalidArgument, &["nowhere"]),
+        ("CREATE TABLE t (a INT)", ErrorKind::AlreadyExists, &["public.t"]),
+        ("CREATE TABLE u (a INT, a INT)", ErrorKind::InvalidArgument, &["a"]),
+        ("CREATE TABLE u (a VECTOR(0))", ErrorKind::InvalidArgument, &["VECTOR(0)"]),
+        ("CREATE TABLE u (a INT) WITH (shards = 0)", ErrorKind::InvalidArgument, &["shards = 0"]),
+        ("CREATE TABLE u (a INT) WITH (shards = many)", ErrorKind::InvalidArgument, &["many"]),
+        ("CREATE TABLE u (a INT) WITH (colour = 1)", ErrorKind::InvalidArgument, &["colour"]),
         (
             "CREATE TABLE u (a INT) WITH (replicas = 2)",
             ErrorKind::InvalidArgument,
             &["replicas = 2", "1 live"],
         ),
-        (
-            "CREATE TABLE nowhere.u (a INT)",
-            ErrorKind::NotFound,
-            &["nowhere"],
-        ),
+        ("CREATE TABLE nowhere.u (a INT)", ErrorKind::NotFound, &["nowhere"]),
         ("DROP TABLE nowhere", ErrorKind::NotFound, &["nowhere"]),
         ("DELETE FROM t", ErrorKind::Unsupported, &["DELETE"]),
-        (
-            "SET plexus.wrong = 1",
-            ErrorKind::InvalidArgument,
-            &["plexus.wrong"],
-        ),
+        ("SET plexus.wrong = 1", ErrorKind::InvalidArgument, &["plexus.wrong"]),
     ];
     for (sql, kind, words) in cases {
         let error = match client.execute(sql).await {
@@ -121,21 +47,12 @@ async fn statements() {
         };
         assert_eq!(error.kind(), kind, "{sql}: {error}");
         for word in words {
-            assert!(
-                error.message().contains(word),
-                "{sql}: {word:?} is not in {error}"
-            );
+            assert!(error.message().contains(word), "{sql}: {word:?} is not in {error}");
         }
     }
     let deep = format!("SELECT {}1{}", "(".repeat(50_000), ")".repeat(50_000));
-    assert_eq!(
-        client.query(&deep).await.unwrap_err().kind(),
-        ErrorKind::InvalidArgument
-    );
-    assert_eq!(
-        number(&mut client, "SELECT count(*) FROM t").await.unwrap(),
-        1
-    );
+    assert_eq!(client.query(&deep).await.unwrap_err().kind(), ErrorKind::InvalidArgument);
+    assert_eq!(number(&mut client, "SELECT count(*) FROM t").await.unwrap(), 1);
 }
 
 fn write(dir: &Path, name: &str, content: &[u8]) -> String {
@@ -150,63 +67,29 @@ async fn files() {
     let mut client = cluster.nodes[0].client().await;
     let url = cluster.nodes[0].flight();
     let dir = cluster.dir.path();
-    client
-        .execute("CREATE TABLE t (a BIGINT, b BIGINT)")
-        .await
-        .unwrap();
+    client.execute("CREATE TABLE t (a BIGINT, b BIGINT)").await.unwrap();
 
     let good = write(dir, "good.csv", b"a,b\n1,2\n3,4\n");
-    assert!(
-        run(&["load", &good, "--table", "t", "--url", &url])
-            .status
-            .success()
-    );
-    assert_eq!(
-        number(&mut client, "SELECT count(*) FROM t").await.unwrap(),
-        2
-    );
+    assert!(run(&["load", &good, "--table", "t", "--url", &url]).status.success());
+    assert_eq!(number(&mut client, "SELECT count(*) FROM t").await.unwrap(), 2);
 
     let parquet = dir.join("cut.parquet");
-    let exported = run(&[
-        "sql",
-        "--url",
-        &url,
-        "--format",
-        "parquet",
-        "-c",
-        "SELECT * FROM t",
-    ]);
+    let exported = run(&["sql", "--url", &url, "--format", "parquet", "-c", "SELECT * FROM t"]);
     std::fs::write(&parquet, &exported.stdout[..exported.stdout.len() - 9]).unwrap();
     let parquet = parquet.display().to_string();
 
     let cases = [
-        (
-            write(dir, "short.csv", b"a,b\n1,2\n3\n"),
-            vec!["short.csv", "line"],
-        ),
-        (
-            write(dir, "text.csv", b"a,b\n1,2\nx,4\n"),
-            vec!["text.csv", "x", "line"],
-        ),
+        (write(dir, "short.csv", b"a,b\n1,2\n3\n"), vec!["short.csv", "line"]),
+        (write(dir, "text.csv", b"a,b\n1,2\nx,4\n"), vec!["text.csv", "x", "line"]),
         (write(dir, "column.csv", b"a,c\n1,2\n"), vec!["c"]),
         (
-            write(
-                dir,
-                "broken.ndjson",
-                b"{\"a\": 1, \"b\": 2}\n{\"a\": 3, \"b\"\n",
-            ),
+            write(dir, "broken.ndjson", b"{\"a\": 1, \"b\": 2}\n{\"a\": 3, \"b\"\n"),
             vec!["broken.ndjson", "line 2"],
         ),
-        (
-            write(dir, "list.ndjson", b"{\"a\": 1}\n[1]\n"),
-            vec!["line 2", "object"],
-        ),
+        (write(dir, "list.ndjson", b"{\"a\": 1}\n[1]\n"), vec!["line 2", "object"]),
         (write(dir, "empty.dat", b""), vec!["empty"]),
         (parquet, vec!["cut.parquet", "damaged"]),
-        (
-            dir.join("absent.csv").display().to_string(),
-            vec!["absent.csv"],
-        ),
+        (dir.join("absent.csv").display().to_string(), vec!["absent.csv"]),
     ];
     for (file, words) in cases {
         let said = fails(&["load", &file, "--table", "t", "--url", &url]);
@@ -214,11 +97,7 @@ async fn files() {
             assert!(said.contains(word), "{file}: {word:?} is not in {said}");
         }
     }
-    assert_eq!(
-        number(&mut client, "SELECT count(*) FROM t").await.unwrap(),
-        2,
-        "a failed load left rows"
-    );
+    assert_eq!(number(&mut client, "SELECT count(*) FROM t").await.unwrap(), 2, "a failed load left rows");
 
     // A load that fails in its middle leaves no table behind.
     let mut rows = String::from("a\n");
@@ -226,42 +105,17 @@ async fn files() {
     let many = write(
         dir,
         "many.ndjson",
-        rows.lines()
-            .skip(1)
-            .map(|l| format!("{{\"a\": {l}}}\n"))
-            .collect::<String>()
-            .as_bytes(),
+        rows.lines().skip(1).map(|l| format!("{{\"a\": {l}}}\n")).collect::<String>().as_bytes(),
     );
-    assert!(
-        run(&["load", &many, "--table", "many", "--create", "--url", &url])
-            .status
-            .success()
-    );
-    assert_eq!(
-        number(&mut client, "SELECT count(*) FROM many")
-            .await
-            .unwrap(),
-        200_000
-    );
+    assert!(run(&["load", &many, "--table", "many", "--create", "--url", &url]).status.success());
+    assert_eq!(number(&mut client, "SELECT count(*) FROM many").await.unwrap(), 200_000);
     let said = fails(&["load", &good, "--table", "t", "--create", "--url", &url]);
     assert!(said.contains("exists already"), "{said}");
     let said = fails(&["load", &good, "--table", "nowhere", "--url", &url]);
     assert!(said.contains("nowhere"), "{said}");
-    let said = fails(&[
-        "load",
-        &good,
-        "--table",
-        "k",
-        "--create",
-        "--primary-key",
-        "z",
-        "--url",
-        &url,
-    ]);
+    let said = fails(&["load", &good, "--table", "k", "--create", "--primary-key", "z", "--url", &url]);
     assert!(said.contains("\"z\""), "{said}");
-    let left = number(&mut client, "SELECT count(*) FROM plexus.tables")
-        .await
-        .unwrap();
+    let left = number(&mut client, "SELECT count(*) FROM plexus.tables").await.unwrap();
     assert_eq!(left, 2, "a failed load left a table");
 }
 
@@ -273,9 +127,7 @@ async fn nodes() {
     let fresh = |name: &str| dir.join(name).display().to_string();
     let [flight, peer, http] = free_ports().map(|p| format!("127.0.0.1:{p}"));
     let with = |extra: &[&str]| -> String {
-        let mut args = vec![
-            "start", "--flight", &flight, "--peer", &peer, "--http", &http,
-        ];
+        let mut args = vec!["start", "--flight", &flight, "--peer", &peer, "--http", &http];
         args.extend(extra);
         fails(&args)
     };
@@ -288,54 +140,24 @@ async fn nodes() {
     assert!(with(&["--data-dir", &held]).contains("held by another process"));
 
     let taken = format!("127.0.0.1:{}", node.ports[0]);
-    let said = fails(&[
-        "start",
-        "--flight",
-        &taken,
-        "--peer",
-        &peer,
-        "--http",
-        &http,
-        "--data-dir",
-        &fresh("a"),
-    ]);
+    let said =
+        fails(&["start", "--flight", &taken, "--peer", &peer, "--http", &http, "--data-dir", &fresh("a")]);
     assert!(said.contains(&taken), "{said}");
 
-    let said = with(&[
-        "--data-dir",
-        &fresh("b"),
-        "--join",
-        &node.peer(),
-        "--join-token",
-        "plexus-join-AAAA",
-    ]);
+    let said = with(&["--data-dir", &fresh("b"), "--join", &node.peer(), "--join-token", "plexus-join-AAAA"]);
     assert!(said.contains("join token"), "{said}");
 
     // A token of another cluster: made by founding one.
     let other = Cluster::start(1).await;
     let token = format!("@{}", other.nodes[0].dir.join("join.token").display());
-    let said = with(&[
-        "--data-dir",
-        &fresh("c"),
-        "--join",
-        &node.peer(),
-        "--join-token",
-        &token,
-    ]);
+    let said = with(&["--data-dir", &fresh("c"), "--join", &node.peer(), "--join-token", &token]);
     assert!(said.contains("does not belong to this cluster"), "{said}");
 
     // A directory of another cluster.
     drop(other.nodes);
     let foreign = other.dir.path().join("node1").display().to_string();
     let own = format!("@{}", node.dir.join("join.token").display());
-    let said = with(&[
-        "--data-dir",
-        &foreign,
-        "--join",
-        &node.peer(),
-        "--join-token",
-        &own,
-    ]);
+    let said = with(&["--data-dir", &foreign, "--join", &node.peer(), "--join-token", &own]);
     assert!(said.contains("belongs to cluster"), "{said}");
 
     // Bytes that are not ours, on both halves of the peer port.

@@ -15,16 +15,10 @@ async fn insert_until(mut client: Client, first: i64, stop: Arc<AtomicBool>) -> 
     let mut acknowledged = Vec::new();
     let mut next = first;
     while !stop.load(Ordering::Relaxed) {
-        match client
-            .execute(&format!("INSERT INTO t VALUES ({next}, 'row {next}')"))
-            .await
-        {
+        match client.execute(&format!("INSERT INTO t VALUES ({next}, 'row {next}')")).await {
             Ok(_) => acknowledged.push(next),
             Err(e) => assert!(
-                matches!(
-                    e.kind(),
-                    ErrorKind::Unavailable | ErrorKind::Unknown | ErrorKind::Internal
-                ),
+                matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::Unknown | ErrorKind::Internal),
                 "an insert failed for another reason: {e:?}"
             ),
         }
@@ -37,10 +31,7 @@ async fn insert_until(mut client: Client, first: i64, stop: Arc<AtomicBool>) -> 
 async fn no_acknowledged_row_is_lost_when_the_leader_is_killed_and_it_catches_up() {
     let mut cluster = Cluster::start(3).await;
     let mut client = cluster.nodes[0].client().await;
-    client
-        .execute("CREATE TABLE t (id BIGINT, v VARCHAR) WITH (shards = 3, replicas = 3)")
-        .await
-        .unwrap();
+    client.execute("CREATE TABLE t (id BIGINT, v VARCHAR) WITH (shards = 3, replicas = 3)").await.unwrap();
 
     let leader = cluster.leader().await;
     let survivors: Vec<usize> = (0..3).filter(|&n| n != leader).collect();
@@ -48,11 +39,7 @@ async fn no_acknowledged_row_is_lost_when_the_leader_is_killed_and_it_catches_up
     let mut writers = Vec::new();
     for (i, &node) in survivors.iter().enumerate() {
         let client = cluster.nodes[node].client().await;
-        writers.push(tokio::spawn(insert_until(
-            client,
-            i as i64 * 1_000_000,
-            stop.clone(),
-        )));
+        writers.push(tokio::spawn(insert_until(client, i as i64 * 1_000_000, stop.clone())));
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
     cluster.nodes[leader].kill();
@@ -62,11 +49,7 @@ async fn no_acknowledged_row_is_lost_when_the_leader_is_killed_and_it_catches_up
     for writer in writers {
         acknowledged.extend(writer.await.unwrap());
     }
-    assert!(
-        acknowledged.len() > 20,
-        "only {} inserts were acknowledged",
-        acknowledged.len()
-    );
+    assert!(acknowledged.len() > 20, "only {} inserts were acknowledged", acknowledged.len());
 
     let mut client = cluster.nodes[survivors[0]].client().await;
     check_all_there(&mut client, &acknowledged).await;
@@ -78,9 +61,7 @@ async fn no_acknowledged_row_is_lost_when_the_leader_is_killed_and_it_catches_up
     check_all_there(&mut client, &acknowledged).await;
     cluster
         .wait("the returned node is live and lacks nothing", |s| {
-            s.nodes
-                .iter()
-                .all(|n| n.live && n.segments_missing == Some(0))
+            s.nodes.iter().all(|n| n.live && n.segments_missing == Some(0))
         })
         .await;
 }
@@ -88,30 +69,16 @@ async fn no_acknowledged_row_is_lost_when_the_leader_is_killed_and_it_catches_up
 async fn check_all_there(client: &mut Client, acknowledged: &[i64]) {
     let (_, batches) = client.query("SELECT id FROM t ORDER BY id").await.unwrap();
     let found = numbers(&batches);
-    assert!(
-        found.windows(2).all(|w| w[0] < w[1]),
-        "a row is there twice"
-    );
-    let lost: Vec<&i64> = acknowledged
-        .iter()
-        .filter(|id| found.binary_search(id).is_err())
-        .collect();
-    assert!(
-        lost.is_empty(),
-        "{} acknowledged rows are lost, such as {:?}",
-        lost.len(),
-        lost.first()
-    );
+    assert!(found.windows(2).all(|w| w[0] < w[1]), "a row is there twice");
+    let lost: Vec<&i64> = acknowledged.iter().filter(|id| found.binary_search(id).is_err()).collect();
+    assert!(lost.is_empty(), "{} acknowledged rows are lost, such as {:?}", lost.len(), lost.first());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_read_fails_when_a_data_node_is_killed_and_everything_survives_a_restart() {
     let mut cluster = Cluster::start(3).await;
     let mut client = cluster.nodes[0].client().await;
-    client
-        .execute("CREATE TABLE t (id BIGINT, v BIGINT) WITH (shards = 6, replicas = 3)")
-        .await
-        .unwrap();
+    client.execute("CREATE TABLE t (id BIGINT, v BIGINT) WITH (shards = 6, replicas = 3)").await.unwrap();
     let insert = "INSERT INTO t SELECT a.value * 1000 + b.value, a.value \
                   FROM generate_series(0, 299) a CROSS JOIN generate_series(0, 999) b";
     client.execute(insert).await.unwrap();
@@ -125,22 +92,15 @@ async fn no_read_fails_when_a_data_node_is_killed_and_everything_survives_a_rest
     let mut readers = Vec::new();
     for _ in 0..2 {
         let mut client = cluster.nodes[reader_node].client().await;
-        client
-            .execute("SET plexus.task_bytes = 1000")
-            .await
-            .unwrap();
+        client.execute("SET plexus.task_bytes = 1000").await.unwrap();
         let stop = stop.clone();
         readers.push(tokio::spawn(async move {
             let mut reads = 0;
             while !stop.load(Ordering::Relaxed) {
-                let sum = number(&mut client, "SELECT sum(id) FROM t")
-                    .await
-                    .expect("a read failed");
+                let sum = number(&mut client, "SELECT sum(id) FROM t").await.expect("a read failed");
                 assert_eq!(sum, expected);
-                let groups = client
-                    .query("SELECT v, count(*) FROM t GROUP BY v")
-                    .await
-                    .expect("a read failed");
+                let groups =
+                    client.query("SELECT v, count(*) FROM t GROUP BY v").await.expect("a read failed");
                 assert_eq!(groups.1.iter().map(|b| b.num_rows()).sum::<usize>(), 300);
                 reads += 1;
             }
@@ -162,9 +122,7 @@ async fn no_read_fails_when_a_data_node_is_killed_and_everything_survives_a_rest
     cluster.nodes[victim].wait_ready().await;
     cluster
         .wait("the killed node has what it missed", |s| {
-            s.nodes
-                .iter()
-                .all(|n| n.live && n.segments_missing == Some(0))
+            s.nodes.iter().all(|n| n.live && n.segments_missing == Some(0))
         })
         .await;
 
@@ -178,10 +136,7 @@ async fn no_read_fails_when_a_data_node_is_killed_and_everything_survives_a_rest
     for node in &cluster.nodes {
         node.wait_ready().await;
         let mut client = node.client().await;
-        assert_eq!(
-            number(&mut client, "SELECT sum(id) FROM t").await.unwrap(),
-            expected * 2
-        );
+        assert_eq!(number(&mut client, "SELECT sum(id) FROM t").await.unwrap(), expected * 2);
     }
 }
 
@@ -189,14 +144,8 @@ async fn no_read_fails_when_a_data_node_is_killed_and_everything_survives_a_rest
 async fn a_damaged_copy_is_set_aside_read_elsewhere_and_pulled_again() {
     let mut cluster = Cluster::start(3).await;
     let mut client = cluster.nodes[0].client().await;
-    client
-        .execute("CREATE TABLE t (id BIGINT) WITH (shards = 1, replicas = 3)")
-        .await
-        .unwrap();
-    client
-        .execute("INSERT INTO t SELECT value FROM generate_series(1, 100000)")
-        .await
-        .unwrap();
+    client.execute("CREATE TABLE t (id BIGINT) WITH (shards = 1, replicas = 3)").await.unwrap();
+    client.execute("INSERT INTO t SELECT value FROM generate_series(1, 100000)").await.unwrap();
     let segments = cluster.nodes[1].dir.join("segments");
     cluster.nodes[1].kill();
     let file = std::fs::read_dir(&segments)
@@ -213,23 +162,10 @@ async fn a_damaged_copy_is_set_aside_read_elsewhere_and_pulled_again() {
     cluster.nodes[1].wait_ready().await;
     let mut client = cluster.nodes[1].client().await;
     // Planned for this node alone, whose copy is the damaged one.
-    client
-        .execute("SET plexus.task_bytes = 1000000000")
-        .await
-        .unwrap();
-    assert_eq!(
-        number(&mut client, "SELECT sum(id) FROM t").await.unwrap(),
-        5_000_050_000
-    );
-    assert_eq!(
-        std::fs::read_dir(cluster.nodes[1].dir.join("quarantine"))
-            .unwrap()
-            .count(),
-        1
-    );
+    client.execute("SET plexus.task_bytes = 1000000000").await.unwrap();
+    assert_eq!(number(&mut client, "SELECT sum(id) FROM t").await.unwrap(), 5_000_050_000);
+    assert_eq!(std::fs::read_dir(cluster.nodes[1].dir.join("quarantine")).unwrap().count(), 1);
     cluster
-        .wait("the copy was pulled again", |s| {
-            s.nodes.iter().all(|n| n.live && n.segments == Some(1))
-        })
+        .wait("the copy was pulled again", |s| s.nodes.iter().all(|n| n.live && n.segments == Some(1)))
         .await;
 }

@@ -53,13 +53,7 @@ pub fn free_ports() -> [u16; 3] {
 
 impl Node {
     fn new(id: u64, dir: &Path, args: Vec<String>) -> Self {
-        Self {
-            id,
-            ports: free_ports(),
-            dir: dir.join(format!("node{id}")),
-            args,
-            child: None,
-        }
+        Self { id, ports: free_ports(), dir: dir.join(format!("node{id}")), args, child: None }
     }
 
     pub fn flight(&self) -> String {
@@ -81,19 +75,11 @@ impl Node {
             .open(self.dir.with_extension("log"))
             .expect("a log file");
         let mut command = Command::new(BINARY);
-        command
-            .arg("start")
-            .args(["--node-id", &self.id.to_string()])
-            .arg("--data-dir")
-            .arg(&self.dir);
+        command.arg("start").args(["--node-id", &self.id.to_string()]).arg("--data-dir").arg(&self.dir);
         for (name, port) in ["--flight", "--peer", "--http"].iter().zip(self.ports) {
             command.args([*name, &format!("127.0.0.1:{port}")]);
         }
-        command
-            .args(&self.args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
+        command.args(&self.args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.child = Some(command.spawn().expect("the binary starts"));
     }
 
@@ -125,12 +111,7 @@ impl Node {
     pub async fn wait_ready(&self) {
         let started = Instant::now();
         while status::get(&self.http(), "/ready").await.is_err() {
-            assert!(
-                started.elapsed() < PATIENCE,
-                "node {} is not ready:\n{}",
-                self.id,
-                self.log()
-            );
+            assert!(started.elapsed() < PATIENCE, "node {} is not ready:\n{}", self.id, self.log());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -164,11 +145,7 @@ impl Cluster {
 
     /// Waits until the first running node sees so many live nodes, and as many voters as that allows.
     pub async fn wait_live(&self, count: usize) {
-        let voters = if count.is_multiple_of(2) {
-            count - 1
-        } else {
-            count
-        };
+        let voters = if count.is_multiple_of(2) { count - 1 } else { count };
         self.wait("live nodes", |status| {
             let live = status.nodes.iter().filter(|n| n.live).count();
             live == count && status.nodes.iter().filter(|n| n.voter).count() >= voters
@@ -199,10 +176,8 @@ impl Cluster {
         while started.elapsed() < PATIENCE {
             for node in self.nodes.iter().filter(|n| n.child.is_some()) {
                 if let Ok(status) = node.status().await
-                    && let Some(at) = self
-                        .nodes
-                        .iter()
-                        .position(|n| Some(n.id) == status.leader && n.child.is_some())
+                    && let Some(at) =
+                        self.nodes.iter().position(|n| Some(n.id) == status.leader && n.child.is_some())
                 {
                     return at;
                 }
@@ -217,8 +192,7 @@ impl Cluster {
 pub async fn number(client: &mut Client, sql: &str) -> Result<i64> {
     let (_, batches) = client.query(sql).await?;
     let batch = batches.iter().find(|b| b.num_rows() > 0).expect("a row");
-    let column = arrow::compute::cast(batch.column(0), &arrow::datatypes::DataType::Int64)
-        .expect("a number");
+    let column = arrow::compute::cast(batch.column(0), &arrow::datatypes::DataType::Int64).expect("a number");
     Ok(column.as_primitive::<Int64Type>().value(0))
 }
 
@@ -227,8 +201,8 @@ pub fn numbers(batches: &[RecordBatch]) -> Vec<i64> {
     batches
         .iter()
         .flat_map(|b| {
-            let column = arrow::compute::cast(b.column(0), &arrow::datatypes::DataType::Int64)
-                .expect("numbers");
+            let column =
+                arrow::compute::cast(b.column(0), &arrow::datatypes::DataType::Int64).expect("numbers");
             column.as_primitive::<Int64Type>().values().to_vec()
         })
         .collect()
@@ -236,11 +210,7 @@ pub fn numbers(batches: &[RecordBatch]) -> Vec<i64> {
 
 /// Runs the binary to its end.
 pub fn run(args: &[&str]) -> Output {
-    Command::new(BINARY)
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .expect("the binary runs")
+    Command::new(BINARY).args(args).stdin(Stdio::null()).output().expect("the binary runs")
 }
 
 /// Runs the binary, which must fail, and returns what it said.

@@ -13,22 +13,13 @@ async fn suite(nodes: u64) {
         .collect();
     files.sort();
     assert!(!files.is_empty());
-    let url = cluster
-        .nodes
-        .last()
-        .unwrap()
-        .flight()
-        .replace("grpc", "http");
+    let url = cluster.nodes.last().unwrap().flight().replace("grpc", "http");
     for file in files {
         println!("{}", file.display());
-        let mut runner = sqllogictest::Runner::new(|| {
-            FlightSqlDB::new_from_endpoint("plexus", url.clone(), "test", "")
-        });
+        let mut runner =
+            sqllogictest::Runner::new(|| FlightSqlDB::new_from_endpoint("plexus", url.clone(), "test", ""));
         runner.with_column_validator(sqllogictest::strict_column_validator);
-        runner
-            .run_file_async(&file)
-            .await
-            .unwrap_or_else(|e| panic!("{}", e.display(false)));
+        runner.run_file_async(&file).await.unwrap_or_else(|e| panic!("{}", e.display(false)));
     }
 }
 

@@ -18,10 +18,7 @@ const SCALE: f64 = 0.02;
 
 fn queries() -> Vec<(String, String)> {
     let dir = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../bench/queries"));
-    let mut files: Vec<PathBuf> = std::fs::read_dir(dir)
-        .unwrap()
-        .map(|e| e.unwrap().path())
-        .collect();
+    let mut files: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect();
     files.sort();
     assert_eq!(files.len(), 22);
     files
@@ -38,19 +35,10 @@ fn rows(batches: &[RecordBatch]) -> Vec<String> {
     let options = FormatOptions::default().with_null("NULL");
     let mut rows = Vec::new();
     for batch in batches {
-        let columns: Vec<ArrayFormatter> = batch
-            .columns()
-            .iter()
-            .map(|c| ArrayFormatter::try_new(c, &options).unwrap())
-            .collect();
+        let columns: Vec<ArrayFormatter> =
+            batch.columns().iter().map(|c| ArrayFormatter::try_new(c, &options).unwrap()).collect();
         for row in 0..batch.num_rows() {
-            rows.push(
-                columns
-                    .iter()
-                    .map(|c| c.value(row).to_string())
-                    .collect::<Vec<_>>()
-                    .join("|"),
-            );
+            rows.push(columns.iter().map(|c| c.value(row).to_string()).collect::<Vec<_>>().join("|"));
         }
     }
     rows.sort();
@@ -61,8 +49,7 @@ async fn compare(nodes: u64, task_bytes: u64) {
     let cluster = Cluster::start(nodes).await;
     let mut client = cluster.nodes[0].client().await;
     // Decimal literals, as we read them.
-    let config =
-        SessionConfig::new().set_bool("datafusion.sql_parser.parse_float_as_decimal", true);
+    let config = SessionConfig::new().set_bool("datafusion.sql_parser.parse_float_as_decimal", true);
     let plain = SessionContext::new_with_config(config);
     for table in tpch(SCALE) {
         let schema = table.reader.schema();
@@ -77,31 +64,16 @@ async fn compare(nodes: u64, task_bytes: u64) {
             primary_key: table.key.iter().map(|k| (*k).into()).collect(),
         };
         let stream = futures::stream::iter(batches.clone().into_iter().map(Ok)).boxed();
-        let loaded = client
-            .ingest(options, schema.clone(), stream)
-            .await
-            .unwrap();
-        assert_eq!(
-            loaded,
-            batches.iter().map(|b| b.num_rows() as u64).sum::<u64>()
-        );
+        let loaded = client.ingest(options, schema.clone(), stream).await.unwrap();
+        assert_eq!(loaded, batches.iter().map(|b| b.num_rows() as u64).sum::<u64>());
         plain
-            .register_table(
-                table.name,
-                Arc::new(MemTable::try_new(schema, vec![batches]).unwrap()),
-            )
+            .register_table(table.name, Arc::new(MemTable::try_new(schema, vec![batches]).unwrap()))
             .unwrap();
     }
-    client
-        .execute(&format!("SET plexus.task_bytes = {task_bytes}"))
-        .await
-        .unwrap();
+    client.execute(&format!("SET plexus.task_bytes = {task_bytes}")).await.unwrap();
     for (name, sql) in queries() {
         let expected = plain.sql(&sql).await.unwrap().collect().await.unwrap();
-        let (_, found) = client
-            .query(&sql)
-            .await
-            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        let (_, found) = client.query(&sql).await.unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(rows(&found), rows(&expected), "{name} on {nodes} node(s)");
     }
 }
