@@ -115,19 +115,23 @@ impl Coordinator {
         manifest: &Arc<Manifest>,
         query_id: &str,
     ) -> Result<SessionState> {
+        configure(self.engine.session(self.pinned(session, manifest, query_id)), session)
+    }
+
+    fn pinned(&self, session: &Session, manifest: &Arc<Manifest>, query_id: &str) -> Pin {
         let status = self.meta.status();
-        let mut state = self.engine.session(Pin {
+        Pin {
             manifest: manifest.clone(),
             view: ClusterView { leader: status.leader, voters: status.voters },
             placement: run::placement(manifest, self.node, &self.suspects, session.task_bytes()),
             query_id: query_id.to_owned(),
-        });
-        let options = state.config_mut().options_mut();
-        options.catalog.default_schema = session.schema();
-        for (name, value) in session.engine_settings() {
-            options.set(&name, &value).map_err(from_datafusion)?;
         }
-        Ok(state)
+    }
+
+    /// Whether a statement returns rows, by its text alone. Those that do not need no plan before they run.
+    pub fn returns_rows(&self, sql: &str) -> Result<bool> {
+        let statement = parse::statement(sql)?;
+        Ok(!is_definition(&statement) && insert_of(&statement).is_none())
     }
 
     /// Plans a statement without running it; with its parameters, if they are bound already.
@@ -259,7 +263,8 @@ impl Coordinator {
         let plan = bind(plan, values)?;
         match plan {
             LogicalPlan::Dml(dml) => {
-                self.write(session, &manifest, dml, query_id).await.map(Executed::Affected)
+                let rows = self.query(session, &manifest, &dml.input, query_id).await?;
+                self.write(session, &manifest, &dml, rows).await.map(Executed::Affected)
             }
             LogicalPlan::Explain(ref inner) => self.explain(&state, &plan, &inner.plan).await,
             LogicalPlan::Statement(PlanStatement::SetVariable(set)) => {
@@ -383,7 +388,8 @@ impl Coordinator {
             return Ok(None);
         }
         let manifest = self.meta.manifest();
-        let state = self.session_state(session, &manifest, query_id)?;
+        let pin = self.pinned(session, &manifest, query_id);
+        let state = configure(self.engine.literal_session(pin), session)?;
         // What does not plan here may plan at the newest version; that decides, and words the error.
         let Ok(plan) = state.statement_to_plan(statement.clone()).await else {
             return Ok(None);
@@ -391,7 +397,11 @@ impl Coordinator {
         let LogicalPlan::Dml(dml) = bind(plan, values)? else {
             return Ok(None);
         };
-        match self.write(session, &manifest, dml, query_id).await {
+        let written = async {
+            let rows = run::run(&dml.input, &self.suspects, &manifest, || Ok(state.clone())).await?;
+            self.write(session, &manifest, &dml, rows).await
+        };
+        match written.await {
             Err(e) if e.kind() == ErrorKind::Conflict => Ok(None),
             result => result.map(|rows| Some(Executed::Affected(rows))),
         }
@@ -401,9 +411,9 @@ impl Coordinator {
     async fn write(
         &self,
         session: &Session,
-        manifest: &Arc<Manifest>,
-        dml: DmlStatement,
-        query_id: &str,
+        manifest: &Manifest,
+        dml: &DmlStatement,
+        mut rows: Rows,
     ) -> Result<u64> {
         if !matches!(dml.op, WriteOp::Insert(InsertOp::Append)) {
             return Err(unsupported(dml.op.name()));
@@ -411,7 +421,6 @@ impl Coordinator {
         let name = ddl::table_name(&dml.table_name, &session.schema())?;
         let table = find(manifest, &name)?;
         let mut ingest = self.writer.begin(table, "insert");
-        let mut rows = self.query(session, manifest, &dml.input, query_id).await?;
         while let Some(batch) = rows.stream.try_next().await? {
             ingest.write(batch).await?;
         }
@@ -507,6 +516,16 @@ impl Coordinator {
             }
         }
     }
+}
+
+/// The settings of a session, in a state of the engine.
+fn configure(mut state: SessionState, session: &Session) -> Result<SessionState> {
+    let options = state.config_mut().options_mut();
+    options.catalog.default_schema = session.schema();
+    for (name, value) in session.engine_settings() {
+        options.set(&name, &value).map_err(from_datafusion)?;
+    }
+    Ok(state)
 }
 
 fn new_table(

@@ -66,6 +66,8 @@ pub struct Pin {
 /// Makes pinned sessions, and the worker that runs other nodes' tasks.
 pub struct Engine {
     base: SessionState,
+    /// Without optimizer: for rows that are written out in the statement there is nothing to optimize.
+    literal: SessionState,
     worker: Worker,
     scans: ScanContext,
 }
@@ -86,7 +88,7 @@ impl Engine {
         let base = SessionStateBuilder::new()
             .with_default_features()
             .with_config(config(partitions))
-            .with_runtime_env(runtime)
+            .with_runtime_env(runtime.clone())
             .with_distributed_planner()
             .with_distributed_worker_resolver(Placement { workers: vec![], task_bytes: 0 })
             .with_distributed_channel_resolver(channels)
@@ -101,7 +103,14 @@ impl Engine {
             .with_distributed_compression(None)?
             .with_distributed_metrics_collection(false)?
             .build();
-        Ok(Self { base, worker, scans })
+        let literal = SessionStateBuilder::new()
+            .with_default_features()
+            .with_config(config(partitions))
+            .with_runtime_env(runtime)
+            .with_optimizer_rules(vec![])
+            .with_physical_optimizer_rules(vec![])
+            .build();
+        Ok(Self { base, literal, worker, scans })
     }
 
     /// The service that runs tasks of other nodes' queries.
@@ -111,8 +120,17 @@ impl Engine {
 
     /// A session that sees `pin` and nothing else.
     pub fn session(&self, pin: Pin) -> SessionState {
+        self.pinned(&self.base, pin)
+    }
+
+    /// The same for statements that read no table: it plans several times faster.
+    pub fn literal_session(&self, pin: Pin) -> SessionState {
+        self.pinned(&self.literal, pin)
+    }
+
+    fn pinned(&self, base: &SessionState, pin: Pin) -> SessionState {
         let Pin { manifest, view, placement, query_id } = pin;
-        let mut state = self.base.clone();
+        let mut state = base.clone();
         let context = QueryContext { query_id, version: manifest.version.0 };
         state.set_distributed_worker_resolver(placement.clone());
         state.set_distributed_option_extension(context);

@@ -88,9 +88,11 @@ impl SqlService {
     ) -> Result<Response<FlightInfo>, Status> {
         let run = async {
             let parameters = handle.parameters()?;
-            let described = self.coordinator.describe(session, &handle.sql, parameters.as_ref()).await?;
-            if let Some(schema) = described.schema {
-                return Ok((wire_schema(&schema, session.string_view()), handle, -1));
+            if self.coordinator.returns_rows(&handle.sql)? {
+                let described = self.coordinator.describe(session, &handle.sql, parameters.as_ref()).await?;
+                if let Some(schema) = described.schema {
+                    return Ok((wire_schema(&schema, session.string_view()), handle, -1));
+                }
             }
             let affected = match self.coordinator.execute(session, &handle.sql, parameters.as_ref()).await? {
                 Executed::Affected(rows) => rows as i64,
