@@ -31,6 +31,10 @@ struct Bench {
     #[arg(long, env = "PLEXUS_BENCH_RUNS", default_value_t = 3)]
     runs: usize,
 
+    /// Load the TPC-H tables without primary keys: their rows keep the order in which they are made
+    #[arg(long, env = "PLEXUS_BENCH_NO_KEYS")]
+    no_keys: bool,
+
     /// Where data is kept while measuring [default: a temporary directory]
     #[arg(long, env = "PLEXUS_BENCH_DIR", value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -102,7 +106,9 @@ impl Bench {
         }
         figures.extend(workload::measure(program, dir, |part| self.wants(part)).await?);
         if self.wants("tpch") {
-            figures.extend(tpch::measure(program, dir, self.scale, self.runs, self.detail).await?);
+            figures.extend(
+                tpch::measure(program, dir, self.scale, self.runs, self.detail, !self.no_keys).await?,
+            );
         }
         Ok(figures)
     }

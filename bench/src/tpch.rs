@@ -31,10 +31,11 @@ pub async fn measure(
     scale: f64,
     runs: usize,
     detail: bool,
+    keys: bool,
 ) -> Result<Vec<Figure>> {
     let plain = plain(dir, scale, runs).await?;
-    let one = cluster(program, dir, scale, runs, 1).await?;
-    let three = cluster(program, dir, scale, runs, 3).await?;
+    let one = cluster(program, dir, scale, runs, 1, keys).await?;
+    let three = cluster(program, dir, scale, runs, 3, keys).await?;
     if detail {
         eprintln!("query  DataFusion+Parquet  one node  three nodes");
         for (name, _) in QUERIES {
@@ -83,16 +84,23 @@ async fn plain(dir: &Path, scale: f64, runs: usize) -> Result<Times> {
     Ok(times)
 }
 
-async fn cluster(program: &Path, dir: &Path, scale: f64, runs: usize, nodes: u16) -> Result<Times> {
+async fn cluster(
+    program: &Path,
+    dir: &Path,
+    scale: f64,
+    runs: usize,
+    nodes: u16,
+    keys: bool,
+) -> Result<Times> {
     let data = dir.join(format!("tpch-{nodes}"));
     std::fs::create_dir_all(&data).map_err(|e| Error::io(data.display(), e))?;
     let mut cluster = LocalCluster::start(program, &data, nodes).await?;
-    let result = run(&cluster.url(), dir, scale, runs, nodes).await;
+    let result = run(&cluster.url(), dir, scale, runs, nodes, keys).await;
     cluster.stop().await;
     result
 }
 
-async fn run(url: &str, dir: &Path, scale: f64, runs: usize, nodes: u16) -> Result<Times> {
+async fn run(url: &str, dir: &Path, scale: f64, runs: usize, nodes: u16, keys: bool) -> Result<Times> {
     let mut client = Client::connect(url).await?;
     for table in tpch(scale) {
         let path = write_parquet(dir, scale, table.name)?;
@@ -103,7 +111,7 @@ async fn run(url: &str, dir: &Path, scale: f64, runs: usize, nodes: u16) -> Resu
             replace: true,
             shards: Some(6),
             replicas: Some(u32::from(nodes.min(3))),
-            primary_key: table.key.iter().map(|k| (*k).into()).collect(),
+            primary_key: table.key.iter().filter(|_| keys).map(|k| (*k).into()).collect(),
         };
         load_files(&mut client, &[path], options).await?;
     }

@@ -51,6 +51,10 @@ pub struct Settings {
     #[arg(long, env = "PLEXUS_JOIN_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub join_token: Option<String>,
 
+    /// Stop when standard input ends: whoever started the node is gone
+    #[arg(long, env = "PLEXUS_STOP_WITH_STDIN", num_args = 0..=1, default_missing_value = "true", hide = true)]
+    pub stop_with_stdin: Option<bool>,
+
     /// Log format [default: text]
     #[arg(long, env = "PLEXUS_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -99,6 +103,7 @@ pub struct Config {
     pub advertise: Option<String>,
     pub roles: Roles,
     pub membership: Membership,
+    pub stop_with_stdin: bool,
     pub log_format: LogFormat,
     pub log: String,
 }
@@ -129,6 +134,7 @@ impl Settings {
             bootstrap: self.bootstrap.or(file.bootstrap),
             join: self.join.or(file.join),
             join_token: self.join_token.or(file.join_token),
+            stop_with_stdin: self.stop_with_stdin.or(file.stop_with_stdin),
             log_format: self.log_format.or(file.log_format),
             log: self.log.or(file.log),
         }
@@ -171,6 +177,7 @@ impl Settings {
             advertise: self.advertise,
             roles,
             membership,
+            stop_with_stdin: self.stop_with_stdin.unwrap_or(false),
             log_format: self.log_format.unwrap_or_default(),
             log: self.log.unwrap_or_else(|| "info".into()),
         };

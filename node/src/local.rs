@@ -143,7 +143,9 @@ fn start_node(program: &Path, dir: &Path, index: u16, first: Option<&LocalNode>)
         .args(["--flight", &flight.to_string()])
         .args(["--peer", &peer.to_string()])
         .args(["--http", &http.to_string()])
-        .stdin(Stdio::null())
+        // However this process ends, the pipe closes and the node stops with it.
+        .arg("--stop-with-stdin")
+        .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(log_file)
         // Ctrl-C at the terminal is for the shell and for us; we stop the nodes in order.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use datafusion::common::{Result, extensions_options};
 use datafusion::config::ConfigExtension;
-use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{SessionState, SessionStateBuilder};
@@ -142,8 +142,9 @@ impl Engine {
 }
 
 fn runtime(memory_bytes: usize) -> Result<Arc<RuntimeEnv>> {
-    let runtime =
-        RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(memory_bytes))).build_arc()?;
+    let runtime = RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(GreedyMemoryPool::new(memory_bytes)))
+        .build_arc()?;
     // Scans look their store up by URL before they ask for a reader; the readers never use it.
     let url = ObjectStoreUrl::parse(STORE_URL)?;
     runtime.register_object_store(url.as_ref(), Arc::new(InMemory::new()));

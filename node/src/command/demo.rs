@@ -7,6 +7,7 @@ use arrow::array::RecordBatchReader;
 use clap::{Args, ValueEnum};
 use plexus_model::{Error, Result};
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 use tpchgen::generators::{
     CustomerGenerator, LineItemGenerator, NationGenerator, OrderGenerator, PartGenerator, PartSuppGenerator,
@@ -94,9 +95,12 @@ impl Demo {
             };
             std::fs::create_dir_all(&dir).map_err(|e| Error::io(dir.display(), e))?;
             let mut cluster = None;
+            let mut terminate =
+                signal(SignalKind::terminate()).map_err(|e| Error::io("signal handler", e))?;
             let result = tokio::select! {
                 result = self.demo(&dir, &mut cluster) => result,
                 _ = tokio::signal::ctrl_c() => Ok(()),
+                _ = terminate.recv() => Ok(()),
             };
             if let Some(mut cluster) = cluster {
                 cluster.stop().await;

@@ -1,5 +1,6 @@
 //! `plexus load`: files into a table, in one commit.
 
+use std::fmt::Write;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use arrow::array::RecordBatch;
 use clap::Args;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use plexus_model::{Error, Result};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -146,8 +147,8 @@ fn read_ahead(inputs: Vec<Input>) -> BoxStream<'static, Result<RecordBatch>> {
 /// A bar with rows per second; silent where nobody would see it.
 pub fn progress(what: &str, rows: Option<u64>) -> ProgressBar {
     let template = match rows {
-        Some(_) => "{prefix:>12} [{bar:30}] {human_pos}/{human_len} rows, {per_sec}",
-        None => "{prefix:>12} {spinner} {human_pos} rows, {per_sec}",
+        Some(_) => "{prefix:>12} [{bar:30}] {human_pos}/{human_len} rows, {rate}",
+        None => "{prefix:>12} {spinner} {human_pos} rows, {rate}",
     };
     let bar = match rows {
         Some(rows) => ProgressBar::new(rows),
@@ -157,7 +158,11 @@ pub fn progress(what: &str, rows: Option<u64>) -> ProgressBar {
         bar.set_draw_target(ProgressDrawTarget::hidden());
     }
     if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style.progress_chars("=> "));
+        let rate = |state: &ProgressState, out: &mut dyn Write| {
+            // Nothing can be done about a bar that cannot be drawn.
+            let _ = write!(out, "{:.0} rows/s", state.per_sec());
+        };
+        bar.set_style(style.progress_chars("=> ").with_key("rate", rate));
     }
     bar.set_prefix(what.to_owned());
     bar.enable_steady_tick(Duration::from_millis(200));

@@ -5,6 +5,7 @@ use std::path::Path;
 use plexus_model::{Error, Result};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
 use crate::config::{Config, Settings};
 use crate::logging;
@@ -40,17 +41,36 @@ async fn serve(config: Config, control: &tokio::runtime::Handle) -> Result<()> {
     let fail = |e| Error::io("signal handler", e);
     let mut terminate = signal(SignalKind::terminate()).map_err(fail)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(fail)?;
+    let mut orphaned = stdin_end(config.stop_with_stdin);
     let mut node = tokio::select! {
         node = Node::start(config, control) => node?,
+        _ = &mut orphaned => return Ok(()),
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
     tokio::select! {
         error = node.failed() => return Err(error),
+        _ = &mut orphaned => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
     tracing::info!("stopping");
     node.drain().await;
     Ok(())
+}
+
+/// Resolves when standard input ends, if that is wanted.
+fn stdin_end(wanted: bool) -> oneshot::Receiver<()> {
+    let (sender, receiver) = oneshot::channel();
+    if !wanted {
+        // Kept for ever, so that the receiver stays pending.
+        std::mem::forget(sender);
+        return receiver;
+    }
+    // A thread of its own: a blocking read cannot be cancelled, and must not hold up the end.
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        let _ = sender.send(());
+    });
+    receiver
 }

@@ -123,29 +123,37 @@ impl Node {
 }
 
 impl Cluster {
-    /// Starts `count` nodes and waits until each knows all.
+    /// Starts `count` nodes with all roles and waits until each knows all.
     pub async fn start(count: u64) -> Self {
+        Self::start_with_roles(&vec!["meta,data,query"; count as usize]).await
+    }
+
+    /// Starts a node for each set of roles; the first needs the meta role.
+    pub async fn start_with_roles(roles: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let mut first = Node::new(1, dir.path(), vec!["--bootstrap".into()]);
+        let mut first =
+            Node::new(1, dir.path(), vec!["--bootstrap".into(), "--roles".into(), roles[0].into()]);
         first.start();
         first.wait_ready().await;
         let token = format!("@{}", first.dir.join("join.token").display());
         let join = vec!["--join".into(), first.peer(), "--join-token".into(), token];
         let mut nodes = vec![first];
-        for id in 2..=count {
-            let mut node = Node::new(id, dir.path(), join.clone());
+        for (id, roles) in (2..).zip(&roles[1..]) {
+            let args = join.iter().cloned().chain(["--roles".into(), (*roles).into()]).collect();
+            let mut node = Node::new(id, dir.path(), args);
             node.start();
             node.wait_ready().await;
             nodes.push(node);
         }
         let cluster = Self { nodes, dir };
-        cluster.wait_live(count as usize).await;
+        let voters = roles.iter().filter(|r| r.contains("meta")).count();
+        cluster.wait_live(roles.len(), voters).await;
         cluster
     }
 
     /// Waits until the first running node sees so many live nodes, and as many voters as that allows.
-    pub async fn wait_live(&self, count: usize) {
-        let voters = if count.is_multiple_of(2) { count - 1 } else { count };
+    pub async fn wait_live(&self, count: usize, meta_nodes: usize) {
+        let voters = if meta_nodes.is_multiple_of(2) { meta_nodes - 1 } else { meta_nodes };
         self.wait("live nodes", |status| {
             let live = status.nodes.iter().filter(|n| n.live).count();
             live == count && status.nodes.iter().filter(|n| n.voter).count() >= voters

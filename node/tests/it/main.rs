@@ -3,5 +3,6 @@
 mod bad_input;
 mod faults;
 mod harness;
+mod roles;
 mod sql;
 mod tpch;

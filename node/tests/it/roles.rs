@@ -1,0 +1,50 @@
+//! Roles on nodes of their own, and the binary as one complete node.
+
+use crate::harness::{Cluster, number, run};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_role_on_its_own_node() {
+    let cluster = Cluster::start_with_roles(&["meta", "data", "data", "query"]).await;
+    let mut client = cluster.nodes[3].client().await;
+    client
+        .execute("CREATE TABLE t (id BIGINT PRIMARY KEY, v BIGINT) WITH (shards = 4, replicas = 2)")
+        .await
+        .unwrap();
+    client.execute("INSERT INTO t SELECT value, value % 7 FROM generate_series(1, 50000)").await.unwrap();
+    client.execute("INSERT INTO t VALUES (50001, 0)").await.unwrap();
+    for task_bytes in [1_000u64, 1 << 40] {
+        // Spread over the data nodes, and read by the query node itself, which keeps nothing.
+        client.execute(&format!("SET plexus.task_bytes = {task_bytes}")).await.unwrap();
+        assert_eq!(number(&mut client, "SELECT sum(id) FROM t").await.unwrap(), 50_001 * 50_002 / 2);
+        assert_eq!(number(&mut client, "SELECT v FROM t WHERE id = 20").await.unwrap(), 6);
+        assert_eq!(number(&mut client, "SELECT count(DISTINCT v) FROM t").await.unwrap(), 7);
+    }
+    let status = cluster.nodes[3].status().await.unwrap();
+    let segments: Vec<Option<u64>> = status.nodes.iter().map(|n| n.segments).collect();
+    assert_eq!(segments, [Some(0), Some(4), Some(4), Some(0)]);
+    assert_eq!(status.nodes.iter().filter(|n| n.voter).count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_filter_behaves_and_formats_are_machine_readable() {
+    let cluster = Cluster::start(1).await;
+    let url = cluster.nodes[0].flight();
+    let out = |format: &str, sql: &str| {
+        let output = run(&["sql", "--url", &url, "--format", format, "-c", sql]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    let text = |format: &str, sql: &str| String::from_utf8(out(format, sql)).unwrap();
+    assert_eq!(text("csv", "SELECT 1 AS a, 'x,y' AS b"), "a,b\n1,\"x,y\"\n");
+    assert_eq!(text("json", "SELECT 1 AS a, NULL AS b; SELECT 2 AS c"), "{\"a\":1,\"b\":null}\n{\"c\":2}\n");
+    assert!(text("table", "SELECT 1 AS a").contains("| a |"));
+    assert_eq!(text("csv", "CREATE TABLE quiet (a INT); INSERT INTO quiet VALUES (1)"), "");
+    assert!(out("parquet", "SELECT 1 AS a").starts_with(b"PAR1"));
+    assert!(!run(&["sql", "--url", &url, "-c", "SELECT 1; SELEC 2"]).status.success());
+    let status = run(&["status", "--url", &cluster.nodes[0].http(), "--format", "json"]);
+    let parsed: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(parsed["nodes"][0]["live"], true);
+    let table = String::from_utf8(run(&["status", "--url", &cluster.nodes[0].http()]).stdout).unwrap();
+    assert!(table.contains("public.quiet") && table.contains("under-replicated segments: 0"), "{table}");
+    assert!(run(&["sql", "--url", "grpc://127.0.0.1:1", "-c", "SELECT 1"]).status.code() == Some(1));
+}
