@@ -274,9 +274,40 @@ fn conform(batch: RecordBatch, schema: &SchemaRef, table: &Table) -> Result<Reco
         .map_err(|e| Error::invalid(format!("rows for table {}: {e}", table.name)).with_source(e))
 }
 
-/// Casts, and fails on a value that does not fit instead of making it null.
+/// Casts between representations of the same kind of value, and fails on a value that does not fit instead
+/// of making it null or cutting it.
 fn cast_exactly(array: &arrow::array::ArrayRef, to: &DataType) -> Result<arrow::array::ArrayRef> {
+    let from = array.data_type();
+    if !keeps_values(from, to) {
+        return Err(Error::invalid(format!("the rows have type {from}, the table has {to}")));
+    }
     let options = compute::CastOptions { safe: false, ..Default::default() };
     compute::cast_with_options(array, to, &options)
-        .map_err(|e| Error::invalid(format!("{} does not fit {to}: {e}", array.data_type())).with_source(e))
+        .map_err(|e| Error::invalid(format!("{from} does not fit {to}: {e}")).with_source(e))
+}
+
+/// Whether a cast either keeps a value or fails on it.
+fn keeps_values(from: &DataType, to: &DataType) -> bool {
+    use DataType::*;
+    let text = |t: &DataType| matches!(t, Utf8 | LargeUtf8 | Utf8View);
+    let bytes = |t: &DataType| matches!(t, Binary | LargeBinary | BinaryView);
+    match (from, to) {
+        (Null, _) => true,
+        (Dictionary(_, values), _) => keeps_values(values, to) || values.as_ref() == to,
+        (List(a) | LargeList(a) | FixedSizeList(a, _), List(b) | LargeList(b) | FixedSizeList(b, _)) => {
+            a.data_type() == b.data_type() || keeps_values(a.data_type(), b.data_type())
+        }
+        (Struct(a), Struct(b)) => {
+            a.len() == b.len()
+                && a.iter().zip(b).all(|(a, b)| {
+                    a.name() == b.name()
+                        && (a.data_type() == b.data_type() || keeps_values(a.data_type(), b.data_type()))
+                })
+        }
+        // A float that is written as a narrower one is rounded, as every database does.
+        (a, b) if a.is_floating() && b.is_floating() => true,
+        (a, b) if a.is_integer() => b.is_numeric(),
+        (Decimal128(_, a) | Decimal256(_, a), Decimal128(_, b) | Decimal256(_, b)) => a <= b,
+        (a, b) => (text(a) && text(b)) || (bytes(a) && bytes(b)),
+    }
 }

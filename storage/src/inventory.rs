@@ -1,10 +1,11 @@
 //! Which segments are on this disk: a cache of the directory, in `sled`.
 //!
 //! `sled` does not sync what it writes, so nothing here may decide anything after a crash: at every start
-//! the directory wins.
+//! the directory wins. Questions are answered from memory: they are asked on the async threads.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use plexus_model::{Error, Result, SegmentId};
 
@@ -12,6 +13,7 @@ pub struct Inventory {
     // The handle keeps the tree's database open.
     _database: sled::Db,
     segments: sled::Tree,
+    present: RwLock<BTreeSet<SegmentId>>,
 }
 
 impl Inventory {
@@ -28,7 +30,10 @@ impl Inventory {
             }
         };
         let segments = database.open_tree("segments").map_err(|e| fail("open", e))?;
-        Ok(Self { _database: database, segments })
+        let this = Self { _database: database, segments, present: RwLock::default() };
+        let known: BTreeSet<SegmentId> = this.stored_ids().collect();
+        *this.write() = known;
+        Ok(this)
     }
 
     /// Makes the inventory say what the directory says.
@@ -45,26 +50,35 @@ impl Inventory {
     }
 
     pub fn insert(&self, id: SegmentId, length: u64) -> Result<()> {
-        self.segments
-            .insert(id.0.to_be_bytes(), &length.to_be_bytes())
-            .map_err(|e| fail("insert", e))
-            .map(|_| ())
+        self.segments.insert(id.0.to_be_bytes(), &length.to_be_bytes()).map_err(|e| fail("insert", e))?;
+        self.write().insert(id);
+        Ok(())
     }
 
     pub fn remove(&self, id: SegmentId) -> Result<()> {
+        self.write().remove(&id);
         self.segments.remove(id.0.to_be_bytes()).map_err(|e| fail("remove", e)).map(|_| ())
     }
 
     pub fn contains(&self, id: SegmentId) -> bool {
-        self.segments.contains_key(id.0.to_be_bytes()).unwrap_or(false)
+        self.read().contains(&id)
     }
 
     pub fn ids(&self) -> Vec<SegmentId> {
-        self.segments
-            .iter()
-            .keys()
-            .filter_map(|key| Some(SegmentId(u128::from_be_bytes(key.ok()?.as_ref().try_into().ok()?))))
-            .collect()
+        self.read().iter().copied().collect()
+    }
+
+    fn stored_ids(&self) -> impl Iterator<Item = SegmentId> + '_ {
+        let keys = self.segments.iter().keys();
+        keys.filter_map(|key| Some(SegmentId(u128::from_be_bytes(key.ok()?.as_ref().try_into().ok()?))))
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, BTreeSet<SegmentId>> {
+        self.present.read().expect("no code panics while it holds this lock")
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, BTreeSet<SegmentId>> {
+        self.present.write().expect("no code panics while it holds this lock")
     }
 }
 

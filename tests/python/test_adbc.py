@@ -115,6 +115,18 @@ def test_ingest_that_fails_leaves_nothing(cursor):
     cursor.execute("DROP TABLE adbc_strict")
 
 
+def test_ingest_of_another_type_is_refused_by_name(cursor):
+    cursor.execute("CREATE TABLE adbc_typed (id BIGINT, v INT)")
+    for wrong in [pa.array([1.5], pa.float64()), pa.array(["1"]), pa.array([2**40], pa.int64())]:
+        with pytest.raises(dbapi.Error, match='"v"'):
+            cursor.adbc_ingest("adbc_typed", pa.table({"id": pa.array([1]), "v": wrong}), mode="append")
+    with pytest.raises(dbapi.Error, match="other"):
+        cursor.adbc_ingest("adbc_typed", pa.table({"other": pa.array([1])}), mode="append")
+    cursor.execute("SELECT count(*) FROM adbc_typed")
+    assert cursor.fetchone() == (0,)
+    cursor.execute("DROP TABLE adbc_typed")
+
+
 def test_objects_and_schemas(connection):
     objects = connection.adbc_get_objects(depth="all").read_all().to_pylist()
     (catalog,) = [c for c in objects if c["catalog_name"] == "plexus"]
