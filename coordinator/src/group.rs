@@ -92,7 +92,8 @@ async fn commit_group(meta: &Meta, group: Vec<Pending>) {
 }
 
 async fn commit(meta: &Meta, group: &[Pending]) -> Result<Applied> {
-    let mut tables: BTreeMap<TableId, (&Arc<Table>, BTreeMap<u32, Vec<&RecordBatch>>)> = BTreeMap::new();
+    type Shards<'a> = BTreeMap<u32, Vec<&'a RecordBatch>>;
+    let mut tables: BTreeMap<TableId, (&Arc<Table>, Shards)> = BTreeMap::new();
     for pending in group {
         let (_, shards) = tables.entry(pending.table.id).or_insert_with(|| (&pending.table, BTreeMap::new()));
         for (shard, batch) in &pending.parts {

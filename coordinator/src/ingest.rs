@@ -74,7 +74,7 @@ impl Writer {
         level: u8,
         batches: Vec<RecordBatch>,
     ) -> Result<NewSegment> {
-        let encoder = self.encoder.clone();
+        let encoder = self.encoder;
         let schema = table.schema.clone();
         let encoded = tokio::task::spawn_blocking(move || encoder.encode(&schema, batches))
             .await

@@ -345,7 +345,7 @@ fn check_change(manifest: &Manifest, change: &TableChange) -> Result<()> {
         )));
     }
     for id in &change.remove {
-        if !table.segments.get(id).is_some_and(|s| s.removed.is_none()) {
+        if table.segments.get(id).is_none_or(|s| s.removed.is_some()) {
             return Err(Error::conflict(format!("table {}: segment {id} was removed meanwhile", table.name)));
         }
     }

@@ -7,6 +7,9 @@
 //! This crate knows neither Arrow nor SQL nor sockets: how bytes reach another member is the
 //! [`Transport`]'s to say.
 
+// The errors of openraft's storage traits are large, and not ours to box.
+#![allow(clippy::result_large_err)]
+
 pub mod apply;
 mod batch;
 pub mod durable;

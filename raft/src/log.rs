@@ -286,12 +286,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn purge(&mut self, upto: LogId) -> Result<(), StorageError> {
         // openraft does not wait for an installed snapshot to be durable before it purges what the
         // snapshot covers. A crash in between would lose both, so the log waits here.
-        if let Some(mut durable) = self.snapshot.clone() {
-            if durable.wait_for(|snapshot| *snapshot >= Some(upto)).await.is_err() {
-                return Err(write_error(&io::Error::other(
-                    "the state machine stopped before its snapshot was durable",
-                )));
-            }
+        if let Some(mut durable) = self.snapshot.clone()
+            && durable.wait_for(|snapshot| *snapshot >= Some(upto)).await.is_err()
+        {
+            return Err(write_error(&io::Error::other(
+                "the state machine stopped before its snapshot was durable",
+            )));
         }
         let mut log = self.lock();
         log.purge(upto.into()).map_err(|e| write_error(&e))?;

@@ -49,7 +49,9 @@ pub fn sql_info() -> Result<SqlInfoData> {
 /// The types of SQL, as ODBC and JDBC want to hear of them.
 pub fn type_info() -> Result<XdbcTypeInfoData> {
     use XdbcDataType as X;
-    let types: [(&str, X, Option<i32>, Option<bool>, Option<i32>); 15] = [
+    // Name, type, digits or characters, whether unsigned, base of the digits.
+    type Row = (&'static str, X, Option<i32>, Option<bool>, Option<i32>);
+    let types: [Row; 15] = [
         ("BOOLEAN", X::XdbcBit, Some(1), None, None),
         ("TINYINT", X::XdbcTinyint, Some(3), Some(false), Some(10)),
         ("SMALLINT", X::XdbcSmallint, Some(5), Some(false), Some(10)),

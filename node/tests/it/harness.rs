@@ -136,7 +136,7 @@ impl Cluster {
         first.start();
         first.wait_ready().await;
         let token = format!("@{}", first.dir.join("join.token").display());
-        let join = vec!["--join".into(), first.peer(), "--join-token".into(), token];
+        let join = ["--join".into(), first.peer(), "--join-token".into(), token];
         let mut nodes = vec![first];
         for (id, roles) in (2..).zip(&roles[1..]) {
             let args = join.iter().cloned().chain(["--roles".into(), (*roles).into()]).collect();
