@@ -13,7 +13,7 @@ use datafusion::sql::sqlparser::ast::{self, ObjectType};
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 use plexus_model::{
-    Command, CreateTable, Error, ErrorKind, Manifest, NodeId, Result, Table, TableName, TableSchema,
+    Command, CreateTable, Error, ErrorKind, Manifest, NodeId, Result, Table, TableName, TableSchema, Version,
 };
 use plexus_query::{ClusterView, Engine, Pin, explain};
 use plexus_raft::Meta;
@@ -56,6 +56,8 @@ pub struct Described {
     pub schema: Option<SchemaRef>,
     /// One field a parameter, named by its number from 1 on.
     pub parameters: SchemaRef,
+    /// At which it was planned.
+    pub version: Version,
 }
 
 /// What a statement did.
@@ -142,7 +144,7 @@ impl Coordinator {
         parameters: Option<&RecordBatch>,
     ) -> Result<Described> {
         let statement = parse::statement(sql)?;
-        let none = || Described { schema: None, parameters: Arc::new(Schema::empty()) };
+        let none = || Described { schema: None, parameters: Arc::new(Schema::empty()), version: Version(0) };
         if is_definition(&statement) {
             return Ok(none());
         }
@@ -166,7 +168,7 @@ impl Coordinator {
             }
             plan => Some(Arc::new(plan.schema().as_arrow().clone())),
         };
-        Ok(Described { schema, parameters: Arc::new(Schema::new(fields)) })
+        Ok(Described { schema, parameters: Arc::new(Schema::new(fields)), version: manifest.version })
     }
 
     /// Runs one statement, with one row of parameters if it takes any.
@@ -227,7 +229,7 @@ impl Coordinator {
         statement: Statement,
         values: Vec<ScalarValue>,
     ) -> Result<Executed> {
-        let query_id = uuid::Uuid::now_v7().simple().to_string();
+        let query_id = new_query_id();
         let span = tracing::info_span!("statement", query_id, version = tracing::field::Empty);
         let work = async {
             for _ in 1..CONFLICT_ATTEMPTS_MAX {
@@ -257,14 +259,42 @@ impl Coordinator {
             return Ok(inserted);
         }
         let manifest = self.pin().await?;
+        self.run_at(session, &manifest, statement, values, query_id).await
+    }
+
+    /// Runs a query whose ticket was made at `version`: there, or at a newer version that this node knows.
+    /// Whoever made the ticket has asked the quorum, so this does not ask again.
+    pub async fn redeem(
+        &self,
+        session: &Session,
+        sql: &str,
+        parameters: Option<&RecordBatch>,
+        version: Version,
+    ) -> Result<Executed> {
+        let statement = parse::statement(sql)?;
+        let values = parameters.map_or(Ok(vec![]), |batch| row_values(batch, 0))?;
+        let manifest = self.meta.wait_version(version, READ_INDEX_TIMEOUT).await?;
+        let query_id = new_query_id();
+        let span = tracing::info_span!("statement", query_id, version = tracing::field::Empty);
+        self.run_at(session, &manifest, statement, &values, &query_id).instrument(span).await
+    }
+
+    async fn run_at(
+        &self,
+        session: &Session,
+        manifest: &Arc<Manifest>,
+        statement: Statement,
+        values: &[ScalarValue],
+        query_id: &str,
+    ) -> Result<Executed> {
         tracing::Span::current().record("version", manifest.version.0);
-        let state = self.session_state(session, &manifest, query_id)?;
+        let state = self.session_state(session, manifest, query_id)?;
         let plan = state.statement_to_plan(statement).await.map_err(from_datafusion)?;
         let plan = bind(plan, values)?;
         match plan {
             LogicalPlan::Dml(dml) => {
-                let rows = self.query(session, &manifest, &dml.input, query_id).await?;
-                self.write(session, &manifest, &dml, rows).await.map(Executed::Affected)
+                let rows = self.query(session, manifest, &dml.input, query_id).await?;
+                self.write(session, manifest, &dml, rows).await.map(Executed::Affected)
             }
             LogicalPlan::Explain(ref inner) => self.explain(&state, &plan, &inner.plan).await,
             LogicalPlan::Statement(PlanStatement::SetVariable(set)) => {
@@ -277,7 +307,7 @@ impl Coordinator {
             }
             LogicalPlan::Statement(other) => Err(unsupported(&other.display().to_string())),
             LogicalPlan::Ddl(_) | LogicalPlan::Copy(_) => Err(unsupported(&plan.display().to_string())),
-            plan => self.query(session, &manifest, &plan, query_id).await.map(Executed::Rows),
+            plan => self.query(session, manifest, &plan, query_id).await.map(Executed::Rows),
         }
     }
 
@@ -516,6 +546,10 @@ impl Coordinator {
             }
         }
     }
+}
+
+fn new_query_id() -> String {
+    uuid::Uuid::now_v7().simple().to_string()
 }
 
 /// The settings of a session, in a state of the engine.

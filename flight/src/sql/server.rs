@@ -33,7 +33,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use plexus_coordinator::{Coordinator, Executed, IngestMode, IngestTarget, Rows, Session};
-use plexus_model::{Error, Manifest, Result as PlexusResult};
+use plexus_model::{Error, Manifest, Result as PlexusResult, Version};
 use plexus_query::{CATALOG, SYSTEM_SCHEMA};
 use plexus_storage::types;
 use prost::Message;
@@ -91,6 +91,7 @@ impl SqlService {
             if self.coordinator.returns_rows(&handle.sql)? {
                 let described = self.coordinator.describe(session, &handle.sql, parameters.as_ref()).await?;
                 if let Some(schema) = described.schema {
+                    let handle = StatementHandle { version: described.version.0, ..handle };
                     return Ok((wire_schema(&schema, session.string_view()), handle, -1));
                 }
             }
@@ -118,7 +119,15 @@ impl SqlService {
                 return Ok(Rows::from_batches(Arc::new(Schema::empty()), vec![]));
             }
             let parameters = handle.parameters()?;
-            match self.coordinator.execute(session, &handle.sql, parameters.as_ref()).await? {
+            let executed = match handle.version {
+                0 => self.coordinator.execute(session, &handle.sql, parameters.as_ref()).await?,
+                version => {
+                    self.coordinator
+                        .redeem(session, &handle.sql, parameters.as_ref(), Version(version))
+                        .await?
+                }
+            };
+            match executed {
                 Executed::Rows(rows) => Ok(rows),
                 Executed::Affected(_) => Ok(Rows::from_batches(Arc::new(Schema::empty()), vec![])),
             }

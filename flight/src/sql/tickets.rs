@@ -15,16 +15,18 @@ pub struct StatementHandle {
     pub parameters: Vec<u8>,
     /// The statement ran when its ticket was made and has no rows.
     pub done: bool,
+    /// Version of the manifest at which the ticket of a query was made; zero when it was not.
+    pub version: u64,
 }
 
 impl StatementHandle {
     pub fn new(sql: impl Into<String>) -> Self {
-        Self { sql: sql.into(), parameters: vec![], done: false }
+        Self { sql: sql.into(), parameters: vec![], done: false, version: 0 }
     }
 
     /// The ticket of a statement that ran already.
     pub fn done() -> Self {
-        Self { sql: String::new(), parameters: vec![], done: true }
+        Self { sql: String::new(), parameters: vec![], done: true, version: 0 }
     }
 
     pub fn bind(mut self, parameters: &RecordBatch) -> Result<Self> {
