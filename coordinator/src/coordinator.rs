@@ -365,7 +365,7 @@ impl Coordinator {
                     )
                 }
                 ast::Statement::CreateSchema { schema_name, if_not_exists, .. } => Command::CreateSchema {
-                    name: identifier(&schema_name.to_string()),
+                    name: ddl::free_schema_name(identifier(&schema_name.to_string()))?,
                     if_not_exists: *if_not_exists,
                 },
                 ast::Statement::Drop { object_type, if_exists, names, .. } => {
@@ -401,7 +401,9 @@ impl Coordinator {
             },
             _ => return Ok(None),
         };
-        self.meta.propose(command, COMMIT_TIMEOUT).await?;
+        let applied = self.meta.propose(command, COMMIT_TIMEOUT).await?;
+        // The next statement of this client may plan against what this node knows.
+        self.meta.wait_version(applied.version, READ_INDEX_TIMEOUT).await?;
         Ok(Some(Executed::Affected(0)))
     }
 
@@ -654,10 +656,19 @@ fn insert_of(statement: &Statement) -> Option<(&ast::Insert, &ast::Values)> {
     Some((insert, values))
 }
 
+/// Whether an insert gives its values themselves: no functions, which the optimizer must see, and no
+/// subqueries, which want a strict pin.
 fn is_insert_values(statement: &Statement) -> bool {
-    // A subquery among the values would read tables, which wants a strict pin.
-    insert_of(statement)
-        .is_some_and(|(_, values)| !values.to_string().to_ascii_lowercase().contains("select"))
+    fn is_literal(expr: &ast::Expr) -> bool {
+        match expr {
+            ast::Expr::Value(_) | ast::Expr::TypedString(_) => true,
+            ast::Expr::UnaryOp { expr, .. } | ast::Expr::Nested(expr) => is_literal(expr),
+            ast::Expr::Array(array) => array.elem.iter().all(is_literal),
+            _ => false,
+        }
+    }
+    let rows = |values: &ast::Values| values.rows.iter().all(|row| row.content.iter().all(is_literal));
+    insert_of(statement).is_some_and(|(_, values)| rows(values))
 }
 
 /// Table and columns of an insert whose only row is exactly the parameters in order.

@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::ast::{
     self, ArrayElemTypeDef, CreateTable as SqlCreateTable, CreateTableOptions, Expr, SqlOption, Value,
 };
 use plexus_model::limits::VECTOR_LENGTH_MAX;
-use plexus_model::{CreateTable, Error, Manifest, Result, TableName};
+use plexus_model::{CreateTable, Error, Manifest, Result, STAGING_SCHEMA, TableName};
 use plexus_query::{CATALOG, SYSTEM_SCHEMA};
 use plexus_storage::types;
 
@@ -154,11 +154,14 @@ pub fn table_name(reference: &TableReference, schema: &str) -> Result<TableName>
         )));
     }
     let name = TableName::new(reference.schema().unwrap_or(schema), reference.table());
-    if name.schema == SYSTEM_SCHEMA || name.schema == "information_schema" {
-        return Err(Error::invalid(format!(
-            "schema {:?} is the system's own and cannot be changed",
-            name.schema
-        )));
+    let TableName { schema, table } = name;
+    Ok(TableName { schema: free_schema_name(schema)?, table })
+}
+
+/// Refuses the schemas that are the system's own.
+pub fn free_schema_name(name: String) -> Result<String> {
+    if [SYSTEM_SCHEMA, "information_schema", STAGING_SCHEMA].contains(&name.as_str()) {
+        return Err(Error::invalid(format!("schema {name:?} is the system's own and cannot be changed")));
     }
     Ok(name)
 }

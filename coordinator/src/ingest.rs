@@ -5,6 +5,7 @@
 //! of a load that fails are unreachable and become garbage.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute;
@@ -20,7 +21,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::group::GroupCommitter;
-use crate::limits::{COMMIT_TIMEOUT, LOAD_BUFFER_BYTES_MAX, SEGMENT_BYTES_TARGET, UPLOADS_MAX};
+use crate::limits::{
+    COMMIT_TIMEOUT, LOAD_BUFFER_BYTES_MAX, SEGMENT_BYTES_TARGET, UPLOADS_MAX, WRITE_TIME_MAX,
+};
 use crate::peers::SegmentUpload;
 use crate::replicate::Replicator;
 
@@ -54,6 +57,7 @@ impl Writer {
             permits: Arc::new(Semaphore::new(UPLOADS_MAX)),
             segments: Vec::new(),
             rows: 0,
+            started: Instant::now(),
             writer: self.clone(),
             table,
             operation,
@@ -132,6 +136,7 @@ pub struct Ingest {
     permits: Arc<Semaphore>,
     segments: Vec<NewSegment>,
     rows: u64,
+    started: Instant,
     writer: Writer,
 }
 
@@ -201,6 +206,12 @@ impl Ingest {
         }
         while let Some(done) = self.uploads.join_next().await {
             self.segments.push(joined(done)?);
+        }
+        if self.started.elapsed() > WRITE_TIME_MAX {
+            return Err(Error::exhausted(format!(
+                "the write took {:?}, longer than {WRITE_TIME_MAX:?}: its first segments may be collected as garbage",
+                self.started.elapsed()
+            )));
         }
         let change = TableChange {
             table: self.table.id,

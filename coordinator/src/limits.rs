@@ -57,5 +57,9 @@ pub const PULLS_MAX: usize = 2;
 /// Bytes asked of a peer at once when a segment is pulled; the pull resumes at this granularity.
 pub const PULL_CHUNK_BYTES: usize = 4 * 1024 * 1024;
 
+/// How long a write may go on between its first segment and its commit.
+pub const WRITE_TIME_MAX: Duration = Duration::from_secs(12 * 60 * 60);
+
 /// Age below which a segment that the manifest does not name is not garbage: its commit may be under way.
-pub const GARBAGE_AGE_MIN: Duration = Duration::from_secs(15 * 60);
+/// Twice the time that a write may take, so that no commit can name a segment that was collected.
+pub const GARBAGE_AGE_MIN: Duration = Duration::from_secs(24 * 60 * 60);

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use plexus_model::limits::REMOVED_RETENTION_US;
+use plexus_model::limits::{REMOVED_RETENTION_US, STAGING_RETENTION_US};
 use plexus_model::{
     Command, Error, Manifest, NodeId, Result, Segment, SegmentData, SegmentId, Table, TableChange,
 };
@@ -25,8 +25,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ingest::Writer;
 use crate::limits::{
-    COMMIT_TIMEOUT, GARBAGE_AGE_MIN, MAINTENANCE_INTERVAL, PULL_CHUNK_BYTES, PULLS_MAX, WRITE_OUT_AGE,
-    WRITE_OUT_BYTES, WRITE_OUT_SEGMENTS,
+    COMMIT_TIMEOUT, GARBAGE_AGE_MIN, MAINTENANCE_INTERVAL, PULL_CHUNK_BYTES, PULLS_MAX, READ_INDEX_TIMEOUT,
+    WRITE_OUT_AGE, WRITE_OUT_BYTES, WRITE_OUT_SEGMENTS,
 };
 
 /// How often a node tells the leader that it lives.
@@ -129,7 +129,10 @@ impl Maintenance {
         let manifest = self.meta.manifest();
         let until = manifest.time_us.saturating_sub(REMOVED_RETENTION_US);
         let stale = manifest.tables.values().any(|t| {
+            let abandoned =
+                t.name.is_staging() && t.created_time_us + STAGING_RETENTION_US < manifest.time_us;
             (t.dropped.is_some() && t.dropped_time_us <= until)
+                || (abandoned && t.dropped.is_none())
                 || t.segments.values().any(|s| s.removed.is_some() && s.removed_time_us <= until)
         });
         if stale {
@@ -198,7 +201,8 @@ impl Maintenance {
             for (index, shard) in table.shards.iter().enumerate() {
                 let live = |node: &&NodeId| manifest.nodes.get(node).is_some_and(|n| n.live);
                 if shard.replicas.iter().find(live) == Some(&self.node) {
-                    self.write_out_shard(manifest, table, index as u32).await?;
+                    // One shard without a majority must not hold up the others.
+                    self.note("write out", self.write_out_shard(manifest, table, index as u32).await);
                 }
             }
         }
@@ -237,7 +241,8 @@ impl Maintenance {
         let Some(store) = self.store.clone() else {
             return Ok(());
         };
-        let manifest = self.meta.manifest();
+        // Not this node's view: one that is behind would collect what was committed meanwhile.
+        let manifest = self.meta.read(READ_INDEX_TIMEOUT).await?;
         let needed: HashSet<SegmentId> =
             manifest.tables.values().flat_map(|t| t.segments.keys().copied().collect::<Vec<_>>()).collect();
         let removed = tokio::task::spawn_blocking(move || {

@@ -222,6 +222,7 @@ async fn enter_cluster(
                                 tracing::warn!(%error, "not yet part of the cluster again")
                             }
                         }
+                        tokio::time::sleep(Duration::from_millis(500)).await;
                     }
                 };
                 tokio::select! { () = register => {}, () = stop.cancelled() => {} }

@@ -153,7 +153,7 @@ fn drop_schema(manifest: &mut Manifest, name: &str, if_exists: bool) -> Result<(
         };
     }
     if let Some(table) = manifest.names.keys().find(|table| table.schema == name) {
-        return Err(Error::conflict(format!("schema {name:?} is not empty: it holds table {table}")));
+        return Err(Error::invalid(format!("schema {name:?} is not empty: it holds table {table}")));
     }
     manifest.schemas.remove(name);
     Ok(())
@@ -391,6 +391,9 @@ fn make_change(manifest: &mut Manifest, index: Version, change: TableChange) {
             segment.removed_time_us = time_us;
             if segment.is_inline() {
                 table.inline_bytes -= segment.bytes();
+                // Queries that still read them hold the record as it was; kept here, every node would
+                // carry rows twice until the record is purged.
+                segment.data = SegmentData::Inline(vec![]);
             }
         }
     }

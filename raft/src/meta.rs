@@ -206,7 +206,8 @@ impl Meta {
                 }
                 None => Error::unavailable("the metadata group has no leader"),
             };
-            if !refusal.is_retryable() {
+            // Once it was sent, only an outcome says what became of it.
+            if !sent && !refusal.is_retryable() {
                 return Err(refusal);
             }
             if Instant::now() + RETRY_PAUSE >= deadline {

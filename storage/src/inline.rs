@@ -1,11 +1,13 @@
 //! Inline segments: a few rows as an Arrow IPC stream, small enough to travel in the log.
 
 use std::io::Cursor;
+use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow_ipc::reader::StreamReader;
 use arrow_ipc::writer::StreamWriter;
+use arrow_schema::DataType;
 use plexus_model::{ColumnStatistics, Error, Result, TableSchema};
 
 use crate::statistics::StatisticsBuilder;
@@ -23,12 +25,23 @@ pub fn encode(schema: &TableSchema, batches: &[&RecordBatch]) -> Result<EncodedI
     let fail =
         |e: arrow::error::ArrowError| Error::internal(format!("encoding inline rows: {e}")).with_source(e);
     let batch = concat_batches(&arrow_schema, batches.iter().copied()).map_err(fail)?;
+    // Views of a few rows can drag along the buffers of many.
+    let columns = batch.columns().iter().map(compact).collect();
+    let batch = RecordBatch::try_new(arrow_schema.clone(), columns).map_err(fail)?;
     let mut statistics = StatisticsBuilder::new(schema);
     statistics.add(&batch);
     let mut writer = StreamWriter::try_new(Vec::new(), &arrow_schema).map_err(fail)?;
     writer.write(&batch).map_err(fail)?;
     let bytes = writer.into_inner().map_err(fail)?;
     Ok(EncodedInline { bytes, rows: batch.num_rows() as u64, columns: statistics.finish() })
+}
+
+fn compact(array: &ArrayRef) -> ArrayRef {
+    match array.data_type() {
+        DataType::Utf8View => Arc::new(array.as_string_view().gc()),
+        DataType::BinaryView => Arc::new(array.as_binary_view().gc()),
+        _ => array.clone(),
+    }
 }
 
 /// The rows of an inline segment.

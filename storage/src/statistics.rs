@@ -63,7 +63,8 @@ fn less(a: &Bound, b: &Bound) -> bool {
     match (a, b) {
         (Bound::Int(a), Bound::Int(b)) => a < b,
         (Bound::UInt(a), Bound::UInt(b)) => a < b,
-        (Bound::Float(a), Bound::Float(b)) => a < b,
+        // The order of Arrow's kernels, in which -0.0 is below 0.0.
+        (Bound::Float(a), Bound::Float(b)) => a.total_cmp(b).is_lt(),
         (Bound::Decimal(a), Bound::Decimal(b)) => a < b,
         _ => unreachable!("bounds of one column have one type"),
     }
