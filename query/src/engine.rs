@@ -131,6 +131,8 @@ impl Engine {
     fn pinned(&self, base: &SessionState, pin: Pin) -> SessionState {
         let Pin { manifest, view, placement, query_id } = pin;
         let mut state = base.clone();
+        // The moment that `now()` is, for the whole statement.
+        state.mark_start_execution();
         let context = QueryContext { query_id, version: manifest.version.0 };
         state.set_distributed_worker_resolver(placement.clone());
         state.set_distributed_option_extension(context);
