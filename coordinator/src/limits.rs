@@ -36,7 +36,7 @@ pub const QUERY_ATTEMPTS_MAX: usize = 8;
 /// Result bytes held back before the first row leaves, so that a query that fails early can be retried.
 pub const HOLD_BACK_BYTES: usize = 4 * 1024 * 1024;
 
-/// How long a node that failed under a query is not given work, unless it is heard of again.
+/// How long a node that failed under a query is not given work.
 pub const SUSPECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Inline bytes of a shard above which they are written out as a file.

@@ -50,7 +50,7 @@ pub struct Maintenance {
 }
 
 impl Maintenance {
-    /// Runs until `stop` is cancelled, then finishes the round that it is in.
+    /// Runs until `stop` is cancelled. The round that it is in is left where it is: the next finds the rest.
     pub async fn run(self, stop: CancellationToken) {
         let heartbeat = async {
             let mut tick = ticker(HEARTBEAT_INTERVAL);

@@ -39,7 +39,7 @@ pub struct Settings {
     #[arg(long, env = "PLEXUS_ROLES", value_name = "ROLES", value_delimiter = ',')]
     pub roles: Option<Vec<Role>>,
 
-    /// Found a new cluster: create its authority and print a join token
+    /// Found a new cluster: create its authority, kept as join.token in the data directory
     #[arg(long, env = "PLEXUS_BOOTSTRAP", num_args = 0..=1, default_missing_value = "true", conflicts_with = "join")]
     pub bootstrap: Option<bool>,
 
@@ -47,7 +47,7 @@ pub struct Settings {
     #[arg(long, env = "PLEXUS_JOIN", value_name = "HOST:PORT", requires = "join_token")]
     pub join: Option<String>,
 
-    /// The token that `plexus start --bootstrap` printed, or @FILE that holds it
+    /// The join token of the cluster, or @FILE that holds it
     #[arg(long, env = "PLEXUS_JOIN_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub join_token: Option<String>,
 

@@ -1,7 +1,7 @@
 //! SQL over a pinned manifest, on one node or many.
 //!
 //! An [`Engine`] makes sessions; each is pinned to one manifest, so everything it plans and scans is a
-//! function of that version. Tables are scanned segment by segment with `ShardScan` leaves, which
+//! function of that version. Tables are scanned segment by segment with leaves of Vortex files, which
 //! [`distribute`] spreads over the nodes that hold the data. Writing is not done here: the coordinator
 //! takes the plan of what is to be written and stores its rows itself.
 //!
