@@ -161,7 +161,7 @@ async fn read(client: &mut Client, wants: &impl Fn(&str) -> bool) -> Result<Vec<
         let schema = table.reader.schema();
         let batches = table.reader.map(|b| b.map_err(|e| Error::internal(e.to_string())));
         let stream =
-            plexus_node::command::load::stream_of(batches, plexus_node::command::load::progress(name, None));
+            plexus_node::command::load::read_ahead(batches, plexus_node::command::load::progress(name, None));
         client.ingest(options(name, 3, table.key), schema, stream).await?;
     }
     let mut figures = Vec::new();

@@ -11,20 +11,20 @@ use datafusion::logical_expr::{DmlStatement, LogicalPlan, Statement as PlanState
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{self, ObjectType};
 use futures::TryStreamExt;
-use futures::stream::BoxStream;
-use plexus_model::{
-    Command, CreateTable, Error, ErrorKind, Manifest, NodeId, Result, Table, TableName, TableSchema, Version,
-};
+use plexus_model::{Command, Error, ErrorKind, Manifest, NodeId, Result, Table, TableName, Version};
 use plexus_query::{ClusterView, Engine, Pin, explain};
 use plexus_raft::Meta;
-use plexus_storage::types;
 use tracing::Instrument;
+use tracing::field::Empty;
 
+use crate::call::{self, Procedure};
+use crate::conform::{arrange, assign, column_names};
 use crate::ddl;
 use crate::errors::from_datafusion;
-use crate::ingest::{Writer, Written};
+use crate::ingest::Writer;
 use crate::limits::{COMMIT_TIMEOUT, READ_INDEX_TIMEOUT};
 use crate::parse;
+use crate::peers::Peers;
 use crate::run::{self, Rows, Suspects};
 use crate::session::Session;
 
@@ -38,6 +38,7 @@ pub struct CoordinatorOptions {
     pub meta: Arc<Meta>,
     pub engine: Arc<Engine>,
     pub writer: Writer,
+    pub peers: Arc<dyn Peers>,
 }
 
 /// Runs statements on this node.
@@ -46,6 +47,7 @@ pub struct Coordinator {
     meta: Arc<Meta>,
     engine: Arc<Engine>,
     writer: Writer,
+    peers: Arc<dyn Peers>,
     suspects: Suspects,
 }
 
@@ -67,35 +69,10 @@ pub enum Executed {
     Affected(u64),
 }
 
-/// Where an ingest goes.
-#[derive(Clone, Debug)]
-pub struct IngestTarget {
-    pub schema: Option<String>,
-    pub table: String,
-    pub mode: IngestMode,
-    pub shards: Option<u32>,
-    pub replicas: Option<u32>,
-    /// Names of columns, when the table is created.
-    pub primary_key: Vec<String>,
-}
-
-/// What an ingest does about a table that is or is not there.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum IngestMode {
-    /// Create it; an error when it exists.
-    Create,
-    /// Add to it; an error when it does not exist.
-    Append,
-    /// Create it or take its place.
-    Replace,
-    /// Create it or add to it.
-    CreateAppend,
-}
-
 impl Coordinator {
     pub fn new(options: CoordinatorOptions) -> Self {
-        let CoordinatorOptions { node, meta, engine, writer } = options;
-        Self { node, meta, engine, writer, suspects: Suspects::default() }
+        let CoordinatorOptions { node, meta, engine, writer, peers } = options;
+        Self { node, meta, engine, writer, peers, suspects: Suspects::default() }
     }
 
     pub fn meta(&self) -> &Arc<Meta> {
@@ -230,19 +207,10 @@ impl Coordinator {
         values: Vec<ScalarValue>,
     ) -> Result<Executed> {
         let query_id = new_query_id();
-        let span = tracing::info_span!("statement", query_id, version = tracing::field::Empty);
-        let work = async {
-            for _ in 1..CONFLICT_ATTEMPTS_MAX {
-                match self.attempt(session, statement.clone(), &values, &query_id).await {
-                    Err(e) if e.kind() == ErrorKind::Conflict => {
-                        tracing::debug!(error = %e, "running again")
-                    }
-                    result => return result,
-                }
-            }
-            self.attempt(session, statement, &values, &query_id).await
-        };
-        work.instrument(span).await
+        let span = tracing::info_span!("statement", query_id, version = Empty, table = Empty);
+        until_no_conflict(|| self.attempt(session, statement.clone(), &values, &query_id))
+            .instrument(span)
+            .await
     }
 
     async fn attempt(
@@ -275,7 +243,7 @@ impl Coordinator {
         let values = parameters.map_or(Ok(vec![]), |batch| row_values(batch, 0))?;
         let manifest = self.meta.wait_version(version, READ_INDEX_TIMEOUT).await?;
         let query_id = new_query_id();
-        let span = tracing::info_span!("statement", query_id, version = tracing::field::Empty);
+        let span = tracing::info_span!("statement", query_id, version = Empty, table = Empty);
         self.run_at(session, &manifest, statement, &values, &query_id).instrument(span).await
     }
 
@@ -352,6 +320,9 @@ impl Coordinator {
         statement: &Statement,
         query_id: &str,
     ) -> Result<Option<Executed>> {
+        if let Some(call) = call::procedure(statement)? {
+            return self.call(call).await.map(|()| Some(Executed::Affected(0)));
+        }
         let command = match statement {
             Statement::CreateExternalTable(_) | Statement::CopyTo(_) => {
                 return Err(unsupported(&statement.to_string()));
@@ -407,6 +378,28 @@ impl Coordinator {
         Ok(Some(Executed::Affected(0)))
     }
 
+    async fn call(&self, procedure: Procedure) -> Result<()> {
+        match procedure {
+            Procedure::RemoveNode(node) => {
+                let manifest = self.pin().await?;
+                if !manifest.nodes.contains_key(&node) {
+                    return Err(Error::not_found(format!("node {node} is not in the cluster")));
+                }
+                // What only the removed node has would be lost, so the others must have all of theirs.
+                for other in manifest.live_data_nodes().into_iter().filter(|other| *other != node) {
+                    let report = self.peers.report(other).await?;
+                    if report.segments_missing > 0 || report.applied < manifest.version.0 {
+                        return Err(Error::unavailable(format!(
+                            "node {other} still lacks {} segments; remove node {node} when it has them",
+                            report.segments_missing
+                        )));
+                    }
+                }
+                self.meta.remove(node).await
+            }
+        }
+    }
+
     /// `INSERT ... VALUES`, planned against what this node knows: the commit checks that the schema is
     /// still that one, so a read index would only cost time.
     async fn insert_values(
@@ -452,6 +445,7 @@ impl Coordinator {
         }
         let name = ddl::table_name(&dml.table_name, &session.schema())?;
         let table = find(manifest, &name)?;
+        tracing::Span::current().record("table", tracing::field::display(&name));
         let mut ingest = self.writer.begin(table, "insert");
         while let Some(batch) = rows.stream.try_next().await? {
             ingest.write(batch).await?;
@@ -469,88 +463,31 @@ impl Coordinator {
         let Some((reference, columns)) = plain_insert(statement, batch.num_columns()) else {
             return Ok(None);
         };
-        let manifest = self.pin().await?;
         let name = ddl::table_name(&TableReference::parse_str(&reference), &session.schema())?;
-        let table = find(&manifest, &name)?;
-        let rows = arrange(batch, &columns, &table)?;
-        let mut ingest = self.writer.begin(table, "insert");
-        ingest.write(rows).await?;
-        ingest.finish().await.map(|written| Some(written.rows))
-    }
-
-    /// Writes a stream of batches to a table, which it may create, in one commit.
-    pub async fn ingest(
-        &self,
-        session: &Session,
-        target: IngestTarget,
-        schema: SchemaRef,
-        mut batches: BoxStream<'static, Result<RecordBatch>>,
-    ) -> Result<Written> {
-        let manifest = self.pin().await?;
-        let name = TableName::new(target.schema.clone().unwrap_or_else(|| session.schema()), &target.table);
-        let reference = TableReference::partial(name.schema.clone(), name.table.clone());
-        let name = ddl::table_name(&reference, &session.schema())?;
-        let existing = manifest.table(&name).cloned();
-        let append = match (existing, target.mode) {
-            (Some(_), IngestMode::Create) => {
-                return Err(Error::already_exists(format!("table {name} exists already")));
-            }
-            (None, IngestMode::Append) => {
-                return Err(Error::not_found(format!("table {name} does not exist")));
-            }
-            (Some(table), IngestMode::Append | IngestMode::CreateAppend) => Some(table),
-            (_, IngestMode::Replace) | (None, _) => None,
+        let attempt = || async {
+            let manifest = self.pin().await?;
+            let table = find(&manifest, &name)?;
+            let columns = if columns.is_empty() { column_names(&table) } else { columns.clone() };
+            let mut ingest = self.writer.begin(table.clone(), "insert");
+            ingest.write(assign(arrange(batch, &columns, &table)?, ingest.schema(), &table)?).await?;
+            ingest.finish().await.map(|written| Some(written.rows))
         };
-        if let Some(table) = append {
-            let columns: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
-            let mut ingest = self.writer.begin(table.clone(), "ingest");
-            while let Some(batch) = batches.try_next().await? {
-                ingest.write(arrange(&batch, &columns, &table)?).await?;
-            }
-            return ingest.finish().await;
-        }
-        self.ingest_new(&manifest, target, name, schema, batches).await
-    }
-
-    /// Loads into a table out of sight and gives it its name at the end: the table appears with all its
-    /// rows, or takes the old one's place, in one entry.
-    async fn ingest_new(
-        &self,
-        manifest: &Manifest,
-        target: IngestTarget,
-        name: TableName,
-        schema: SchemaRef,
-        mut batches: BoxStream<'static, Result<RecordBatch>>,
-    ) -> Result<Written> {
-        let staging = TableName::staging();
-        let create = new_table(&target, staging.clone(), &schema, manifest)?;
-        let applied = self.meta.propose(Command::CreateTable(create), COMMIT_TIMEOUT).await?;
-        let loaded = async {
-            let manifest = self.meta.wait_version(applied.version, READ_INDEX_TIMEOUT).await?;
-            let mut ingest = self.writer.begin(find(&manifest, &staging)?, "ingest");
-            while let Some(batch) = batches.try_next().await? {
-                ingest.write(batch).await?;
-            }
-            let written = ingest.finish().await?;
-            let replace = target.mode == IngestMode::Replace;
-            let rename = Command::RenameTable { from: staging.clone(), to: name, replace };
-            let applied = self.meta.propose(rename, COMMIT_TIMEOUT).await?;
-            Ok(Written { version: Some(applied.version), ..written })
-        };
-        match loaded.await {
-            Ok(written) => Ok(written),
-            Err(error) => {
-                let drop = Command::DropTable { name: staging, if_exists: true };
-                if let Err(e) = self.meta.propose(drop, COMMIT_TIMEOUT).await {
-                    tracing::warn!(error = %e, "the staging table of a failed load stays for now");
-                }
-                Err(error)
-            }
-        }
+        until_no_conflict(attempt).await
     }
 }
 
-fn new_query_id() -> String {
+/// Runs a statement again when something changed underneath it, up to a bound.
+async fn until_no_conflict<T, F: Future<Output = Result<T>>>(attempt: impl Fn() -> F) -> Result<T> {
+    for _ in 1..CONFLICT_ATTEMPTS_MAX {
+        match attempt().await {
+            Err(e) if e.kind() == ErrorKind::Conflict => tracing::debug!(error = %e, "running again"),
+            result => return result,
+        }
+    }
+    attempt().await
+}
+
+pub(crate) fn new_query_id() -> String {
     uuid::Uuid::now_v7().simple().to_string()
 }
 
@@ -564,70 +501,8 @@ fn configure(mut state: SessionState, session: &Session) -> Result<SessionState>
     Ok(state)
 }
 
-fn new_table(
-    target: &IngestTarget,
-    name: TableName,
-    schema: &Schema,
-    manifest: &Manifest,
-) -> Result<CreateTable> {
-    let mut columns: TableSchema = types::from_arrow(schema)?;
-    for key in &target.primary_key {
-        let index = columns.column_index(key).ok_or_else(|| {
-            Error::invalid(format!("primary key column {key:?} is not among the columns of the rows"))
-        })?;
-        columns.columns[index].nullable = false;
-        columns.primary_key.push(index as u32);
-    }
-    let nodes = manifest.live_data_nodes().len() as u32;
-    Ok(CreateTable {
-        name,
-        schema: columns,
-        shards: target.shards.unwrap_or((nodes * ddl::SHARDS_PER_NODE).max(1)),
-        replicas: target.replicas.unwrap_or(ddl::REPLICAS_DEFAULT.min(nodes).max(1)),
-        if_not_exists: false,
-        or_replace: false,
-    })
-}
-
-fn find(manifest: &Manifest, name: &TableName) -> Result<Arc<Table>> {
+pub(crate) fn find(manifest: &Manifest, name: &TableName) -> Result<Arc<Table>> {
     manifest.table(name).cloned().ok_or_else(|| Error::not_found(format!("table {name} does not exist")))
-}
-
-/// The columns of a batch in the order of the table, those that are absent as nulls.
-fn arrange(batch: &RecordBatch, columns: &[String], table: &Table) -> Result<RecordBatch> {
-    if let Some(unknown) =
-        columns.iter().find(|c| !columns.is_empty() && table.schema.column_index(c).is_none())
-    {
-        return Err(Error::invalid(format!("table {} has no column {unknown:?}", table.name)));
-    }
-    let schema = types::to_arrow(&table.schema);
-    let arrays = schema
-        .fields()
-        .iter()
-        .enumerate()
-        .map(|(index, field)| {
-            let source =
-                if columns.is_empty() { Some(index) } else { columns.iter().position(|c| c == field.name()) };
-            match source {
-                Some(source) if source < batch.num_columns() => Ok(batch.column(source).clone()),
-                Some(_) => Err(Error::invalid(format!(
-                    "table {} has {} columns, the rows have {}",
-                    table.name,
-                    schema.fields().len(),
-                    batch.num_columns()
-                ))),
-                None => Ok(arrow::array::new_null_array(field.data_type(), batch.num_rows())),
-            }
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let fields: Vec<Field> = schema
-        .fields()
-        .iter()
-        .zip(&arrays)
-        .map(|(field, array)| Field::new(field.name(), array.data_type().clone(), true))
-        .collect();
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
-        .map_err(|e| Error::invalid(format!("rows for table {}: {e}", table.name)).with_source(e))
 }
 
 fn is_definition(statement: &Statement) -> bool {
@@ -637,6 +512,7 @@ fn is_definition(statement: &Statement) -> bool {
             ast::Statement::CreateTable(_)
                 | ast::Statement::CreateSchema { .. }
                 | ast::Statement::Drop { .. }
+                | ast::Statement::Call(_)
         ),
         _ => false,
     }

@@ -40,6 +40,7 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
     };
     let message = if message.contains(" at Line: ") { message } else { message + &position };
     let kind = match root {
+        DataFusionError::Plan(text) if is_unknown_table(text) => ErrorKind::NotFound,
         DataFusionError::SQL(..)
         | DataFusionError::Plan(_)
         | DataFusionError::SchemaError(..)
@@ -52,6 +53,11 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
         _ => ErrorKind::Internal,
     };
     Error::new(kind, message).with_source(error)
+}
+
+/// The planner's words for a table that its catalog does not have; they carry no type.
+fn is_unknown_table(text: &str) -> bool {
+    text.starts_with("table '") && text.ends_with("' not found")
 }
 
 /// An error of ours that travelled inside the engine's.

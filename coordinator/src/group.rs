@@ -2,15 +2,16 @@
 //!
 //! While one commit is in flight the next gathers: the rows of all statements that wait for the same
 //! table become one inline segment a shard, and all tables share one log entry. Each statement keeps its
-//! own result. When a group is refused, its statements are tried one by one, so that one statement's
-//! dropped table does not fail another's insert.
+//! own result. When a group is refused, its tables are tried one by one, so that a table that was dropped
+//! does not fail the inserts into another.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use plexus_model::{
-    Applied, Command, Commit, Error, NewSegment, Result, SegmentData, SegmentId, Table, TableChange, TableId,
+    Applied, Command, Commit, Error, ErrorKind, NewSegment, Result, SegmentData, SegmentId, Table,
+    TableChange, TableId,
 };
 use plexus_raft::Meta;
 use plexus_storage::inline;
@@ -18,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::ingest::new_segment;
-use crate::limits::{COMMIT_TIMEOUT, GROUP_QUEUE_MAX, GROUP_SIZE_MAX};
+use crate::limits::{COMMIT_TIMEOUT, GROUP_BYTES_MAX, GROUP_QUEUE_MAX, GROUP_SIZE_MAX};
 
 /// Hands small writes to the task that commits them.
 #[derive(Clone)]
@@ -29,25 +30,44 @@ pub struct GroupCommitter {
 struct Pending {
     table: Arc<Table>,
     parts: Vec<(u32, RecordBatch)>,
+    /// About how much the rows add to the entry.
+    bytes: usize,
     operation: &'static str,
     reply: oneshot::Sender<Result<Applied>>,
+}
+
+/// Rows of one schema: a table, and the version of its schema that the statement pinned.
+type TableKey = (TableId, u32);
+
+impl Pending {
+    fn key(&self) -> TableKey {
+        (self.table.id, self.table.schema_version)
+    }
 }
 
 impl GroupCommitter {
     /// Starts the task; it ends when `stop` is cancelled.
     pub fn start(meta: Arc<Meta>, stop: CancellationToken) -> Self {
-        let (queue, mut waiting) = mpsc::channel(GROUP_QUEUE_MAX);
+        let (queue, mut waiting) = mpsc::channel::<Pending>(GROUP_QUEUE_MAX);
         tokio::spawn(async move {
-            let mut group = Vec::new();
             loop {
-                let received = tokio::select! {
-                    n = waiting.recv_many(&mut group, GROUP_SIZE_MAX) => n,
+                let first = tokio::select! {
+                    first = waiting.recv() => first,
                     () = stop.cancelled() => return,
                 };
-                if received == 0 {
+                let Some(first) = first else {
                     return;
+                };
+                let mut bytes = first.bytes;
+                let mut group: Vec<Pending> = vec![first];
+                while bytes < GROUP_BYTES_MAX
+                    && group.len() < GROUP_SIZE_MAX
+                    && let Ok(next) = waiting.try_recv()
+                {
+                    bytes += next.bytes;
+                    group.push(next);
                 }
-                commit_group(&meta, std::mem::take(&mut group)).await;
+                commit_group(&meta, group).await;
             }
         });
         Self { queue }
@@ -58,44 +78,50 @@ impl GroupCommitter {
         &self,
         table: Arc<Table>,
         parts: Vec<(u32, RecordBatch)>,
+        bytes: usize,
         operation: &'static str,
     ) -> Result<Applied> {
         let (reply, answer) = oneshot::channel();
         let gone = |_| Error::unavailable("the node is stopping");
-        self.queue.send(Pending { table, parts, operation, reply }).await.map_err(|e| gone(e.to_string()))?;
+        self.queue
+            .send(Pending { table, parts, bytes, operation, reply })
+            .await
+            .map_err(|e| gone(e.to_string()))?;
         answer.await.map_err(|e| gone(e.to_string()))?
     }
 }
 
 async fn commit_group(meta: &Meta, group: Vec<Pending>) {
-    if group.len() > 1 {
-        match commit(meta, &group).await {
-            Ok(applied) => {
-                group.into_iter().for_each(|p| drop(p.reply.send(Ok(applied))));
-                return;
-            }
-            // Only a refusal is known to have changed nothing; anything else must not be tried under a
-            // new token.
-            Err(e) if e.is_retryable() && e.kind() != plexus_model::ErrorKind::Conflict => {
-                for p in group {
-                    let _ = p.reply.send(Err(Error::new(e.kind(), e.message())));
-                }
-                return;
-            }
-            Err(_) => {}
-        }
+    let result = commit(meta, &group).await;
+    let several = group.iter().any(|p| p.key() != group[0].key());
+    // Only a refusal is known to have changed nothing; anything else must not be tried under a new token.
+    let refused = result.as_ref().is_err_and(|e| !e.is_retryable() || e.kind() == ErrorKind::Conflict);
+    if !(several && refused) {
+        return answer(group, &result);
     }
+    let mut tables: BTreeMap<TableKey, Vec<Pending>> = BTreeMap::new();
     for pending in group {
-        let result = commit(meta, std::slice::from_ref(&pending)).await;
+        tables.entry(pending.key()).or_default().push(pending);
+    }
+    for group in tables.into_values() {
+        let result = commit(meta, &group).await;
+        answer(group, &result);
+    }
+}
+
+fn answer(group: Vec<Pending>, result: &Result<Applied>) {
+    for pending in group {
+        let result = result.as_ref().map(|a| *a).map_err(|e| Error::new(e.kind(), e.message()));
+        // A caller that gave up does not need its answer.
         let _ = pending.reply.send(result);
     }
 }
 
 async fn commit(meta: &Meta, group: &[Pending]) -> Result<Applied> {
     type Shards<'a> = BTreeMap<u32, Vec<&'a RecordBatch>>;
-    let mut tables: BTreeMap<TableId, (&Arc<Table>, Shards)> = BTreeMap::new();
+    let mut tables: BTreeMap<TableKey, (&Arc<Table>, Shards)> = BTreeMap::new();
     for pending in group {
-        let (_, shards) = tables.entry(pending.table.id).or_insert_with(|| (&pending.table, BTreeMap::new()));
+        let (_, shards) = tables.entry(pending.key()).or_insert_with(|| (&pending.table, BTreeMap::new()));
         for (shard, batch) in &pending.parts {
             shards.entry(*shard).or_default().push(batch);
         }

@@ -7,19 +7,20 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::compute;
-use arrow_schema::{DataType, SchemaRef};
-use plexus_model::limits::INLINE_BYTES_MAX;
+use arrow::array::RecordBatch;
+use arrow_schema::SchemaRef;
+use plexus_model::limits::{INLINE_BYTES_MAX, INLINE_TABLE_BYTES_MAX, INLINE_TOTAL_BYTES_MAX};
 use plexus_model::{
     Applied, Command, Commit, Error, ErrorKind, NewSegment, Result, Segment, SegmentData, SegmentId, Table,
     TableChange, Version,
 };
 use plexus_raft::Meta;
-use plexus_storage::{EncodedSegment, Router, SegmentEncoder, types};
-use tokio::sync::Semaphore;
+use plexus_storage::{EncodedSegment, Router, SegmentEncoder, rows_bytes, types};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
+use crate::conform::conform;
 use crate::group::GroupCommitter;
 use crate::limits::{
     COMMIT_TIMEOUT, LOAD_BUFFER_BYTES_MAX, SEGMENT_BYTES_TARGET, UPLOADS_MAX, WRITE_TIME_MAX,
@@ -34,6 +35,8 @@ pub struct Writer {
     pub replicator: Replicator,
     pub encoder: SegmentEncoder,
     pub group: GroupCommitter,
+    /// One permit a write that is too large for the log.
+    pub loads: Arc<Semaphore>,
 }
 
 /// The result of a write.
@@ -55,6 +58,7 @@ impl Writer {
             buffers: (0..shards).map(|_| Buffer::default()).collect(),
             uploads: JoinSet::new(),
             permits: Arc::new(Semaphore::new(UPLOADS_MAX)),
+            permit: None,
             segments: Vec::new(),
             rows: 0,
             started: Instant::now(),
@@ -71,6 +75,7 @@ impl Writer {
     }
 
     /// Encodes the batches of one shard and makes them durable on its replicas.
+    #[tracing::instrument(level = "info", skip_all, fields(table = %table.name, shard = shard))]
     pub async fn upload(
         &self,
         table: &Table,
@@ -88,6 +93,7 @@ impl Writer {
         let length = bytes.len() as u64;
         let replicas = &table.shards[shard as usize].replicas;
         let acknowledged = self.replicator.replicate(SegmentUpload { id, checksum, bytes }, replicas).await?;
+        tracing::debug!(segment = %id, rows, bytes = length, replicas = acknowledged.len(), "segment is durable");
         let data = SegmentData::File { bytes: length, checksum };
         Ok(NewSegment(new_segment(table, id, shard, rows, level, data, columns, acknowledged)))
     }
@@ -134,6 +140,8 @@ pub struct Ingest {
     buffers: Vec<Buffer>,
     uploads: JoinSet<Result<NewSegment>>,
     permits: Arc<Semaphore>,
+    /// Held once there is more than fits in the log.
+    permit: Option<OwnedSemaphorePermit>,
     segments: Vec<NewSegment>,
     rows: u64,
     started: Instant,
@@ -154,6 +162,11 @@ impl Ingest {
     pub async fn write(&mut self, batch: RecordBatch) -> Result<()> {
         let batch = conform(batch, &self.schema, &self.table)?;
         self.rows += batch.num_rows() as u64;
+        if self.permit.is_none() && self.buffered() + rows_bytes(&batch) > INLINE_BYTES_MAX {
+            let loads = self.writer.loads.clone();
+            self.permit =
+                Some(loads.acquire_owned().await.map_err(|_| Error::unavailable("the node is stopping"))?);
+        }
         for (shard, part) in self.router.route(batch)? {
             let buffer = &mut self.buffers[shard as usize];
             buffer.bytes += rows_bytes(&part);
@@ -162,11 +175,15 @@ impl Ingest {
                 self.flush(shard as usize).await?;
             }
         }
-        while self.buffers.iter().map(|b| b.bytes).sum::<usize>() > LOAD_BUFFER_BYTES_MAX {
+        while self.buffered() > LOAD_BUFFER_BYTES_MAX {
             let largest = (0..self.buffers.len()).max_by_key(|&s| self.buffers[s].bytes).unwrap_or_default();
             self.flush(largest).await?;
         }
         Ok(())
+    }
+
+    fn buffered(&self) -> usize {
+        self.buffers.iter().map(|b| b.bytes).sum()
     }
 
     async fn flush(&mut self, shard: usize) -> Result<()> {
@@ -181,10 +198,11 @@ impl Ingest {
             self.permits.clone().acquire_owned().await.map_err(|_| Error::internal("uploads were closed"))?;
         let writer = self.writer.clone();
         let table = self.table.clone();
-        self.uploads.spawn(async move {
+        let upload = async move {
             let _permit = permit;
             writer.upload(&table, shard as u32, 0, buffer.batches).await
-        });
+        };
+        self.uploads.spawn(upload.in_current_span());
         Ok(())
     }
 
@@ -193,10 +211,10 @@ impl Ingest {
         if self.rows == 0 {
             return Ok(Written { rows: 0, version: None });
         }
-        let buffered: usize = self.buffers.iter().map(|b| b.bytes).sum();
-        if self.uploads.is_empty() && self.segments.is_empty() && buffered <= INLINE_BYTES_MAX {
-            match self.finish_inline().await {
-                // The log holds enough rows of this table for now: take the file path.
+        let buffered = self.buffered();
+        if self.uploads.is_empty() && self.segments.is_empty() && self.goes_inline(buffered) {
+            match self.finish_inline(buffered).await {
+                // The log has been filled meanwhile: take the file path.
                 Err(e) if e.kind() == ErrorKind::ResourceExhausted => {}
                 other => return other,
             }
@@ -223,102 +241,27 @@ impl Ingest {
         Ok(Written { rows: self.rows, version: Some(applied.version) })
     }
 
-    async fn finish_inline(&self) -> Result<Written> {
+    /// Whether so few bytes should ride in the log, as far as this node knows how many do already.
+    fn goes_inline(&self, bytes: usize) -> bool {
+        let manifest = self.writer.meta.manifest();
+        let of_table = manifest.tables.get(&self.table.id).map_or(0, |t| t.inline_bytes);
+        bytes <= INLINE_BYTES_MAX
+            && of_table + bytes as u64 <= INLINE_TABLE_BYTES_MAX as u64
+            && manifest.inline_bytes() + bytes as u64 <= INLINE_TOTAL_BYTES_MAX as u64
+    }
+
+    async fn finish_inline(&self, bytes: usize) -> Result<Written> {
         let parts: Vec<(u32, RecordBatch)> = self
             .buffers
             .iter()
             .enumerate()
             .flat_map(|(shard, buffer)| buffer.batches.iter().map(move |b| (shard as u32, b.clone())))
             .collect();
-        let applied = self.writer.group.insert(self.table.clone(), parts, self.operation).await?;
+        let applied = self.writer.group.insert(self.table.clone(), parts, bytes, self.operation).await?;
         Ok(Written { rows: self.rows, version: Some(applied.version) })
     }
 }
 
-/// Bytes that the rows of a batch take, however large the buffers are that they are part of: batches that
-/// came in one message share its buffer.
-fn rows_bytes(batch: &RecordBatch) -> usize {
-    let of = |array: &arrow::array::ArrayRef| {
-        let views: usize = match array.data_type() {
-            DataType::Utf8View => array.as_string_view().total_bytes_len(),
-            DataType::BinaryView => array.as_binary_view().total_bytes_len(),
-            _ => 0,
-        };
-        views + array.to_data().get_slice_memory_size().unwrap_or_else(|_| array.get_array_memory_size())
-    };
-    batch.columns().iter().map(of).sum()
-}
-
 fn joined(done: Result<Result<NewSegment>, tokio::task::JoinError>) -> Result<NewSegment> {
     done.map_err(|e| Error::internal(format!("writing a segment: {e}")))?
-}
-
-/// Checks that a batch has the columns of the table and casts nothing but representation: names, order
-/// and nullability are the caller's to get right, and an offending value is named.
-fn conform(batch: RecordBatch, schema: &SchemaRef, table: &Table) -> Result<RecordBatch> {
-    if batch.num_columns() != schema.fields().len() {
-        return Err(Error::invalid(format!(
-            "table {} has {} columns, the rows have {}",
-            table.name,
-            schema.fields().len(),
-            batch.num_columns()
-        )));
-    }
-    let mut columns = Vec::with_capacity(batch.num_columns());
-    for (array, field) in batch.columns().iter().zip(schema.fields()) {
-        if !field.is_nullable() && array.null_count() > 0 {
-            return Err(Error::invalid(format!(
-                "column {:?} of table {} must not be null",
-                field.name(),
-                table.name
-            )));
-        }
-        let array = if array.data_type() == field.data_type() {
-            array.clone()
-        } else {
-            cast_exactly(array, field.data_type())
-                .map_err(|e| e.context(format!("column {:?} of table {}", field.name(), table.name)))?
-        };
-        columns.push(array);
-    }
-    RecordBatch::try_new(schema.clone(), columns)
-        .map_err(|e| Error::invalid(format!("rows for table {}: {e}", table.name)).with_source(e))
-}
-
-/// Casts between representations of the same kind of value, and fails on a value that does not fit instead
-/// of making it null or cutting it.
-fn cast_exactly(array: &arrow::array::ArrayRef, to: &DataType) -> Result<arrow::array::ArrayRef> {
-    let from = array.data_type();
-    if !keeps_values(from, to) {
-        return Err(Error::invalid(format!("the rows have type {from}, the table has {to}")));
-    }
-    let options = compute::CastOptions { safe: false, ..Default::default() };
-    compute::cast_with_options(array, to, &options)
-        .map_err(|e| Error::invalid(format!("{from} does not fit {to}: {e}")).with_source(e))
-}
-
-/// Whether a cast either keeps a value or fails on it.
-fn keeps_values(from: &DataType, to: &DataType) -> bool {
-    use DataType::*;
-    let text = |t: &DataType| matches!(t, Utf8 | LargeUtf8 | Utf8View);
-    let bytes = |t: &DataType| matches!(t, Binary | LargeBinary | BinaryView);
-    match (from, to) {
-        (Null, _) => true,
-        (Dictionary(_, values), _) => keeps_values(values, to) || values.as_ref() == to,
-        (List(a) | LargeList(a) | FixedSizeList(a, _), List(b) | LargeList(b) | FixedSizeList(b, _)) => {
-            a.data_type() == b.data_type() || keeps_values(a.data_type(), b.data_type())
-        }
-        (Struct(a), Struct(b)) => {
-            a.len() == b.len()
-                && a.iter().zip(b).all(|(a, b)| {
-                    a.name() == b.name()
-                        && (a.data_type() == b.data_type() || keeps_values(a.data_type(), b.data_type()))
-                })
-        }
-        // A float that is written as a narrower one is rounded, as every database does.
-        (a, b) if a.is_floating() && b.is_floating() => true,
-        (a, b) if a.is_integer() => b.is_numeric(),
-        (Decimal128(_, a) | Decimal256(_, a), Decimal128(_, b) | Decimal256(_, b)) => a <= b,
-        (a, b) => (text(a) && text(b)) || (bytes(a) && bytes(b)),
-    }
 }

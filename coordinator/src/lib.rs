@@ -6,12 +6,15 @@
 //! one commit. [`Maintenance`] tends what a node keeps. Knows no wire format: rows come in and go out as
 //! Arrow batches, other nodes are reached through [`Peers`].
 
+mod call;
+mod conform;
 mod coordinator;
 mod ddl;
 mod errors;
 mod group;
 mod ingest;
 pub mod limits;
+mod load;
 mod maintenance;
 mod parse;
 mod peers;
@@ -19,12 +22,13 @@ mod replicate;
 mod run;
 mod session;
 
-pub use coordinator::{Coordinator, CoordinatorOptions, Described, Executed, IngestMode, IngestTarget};
+pub use coordinator::{Coordinator, CoordinatorOptions, Described, Executed};
 pub use errors::{WORKER_UNAVAILABLE, from_datafusion};
 pub use group::GroupCommitter;
 pub use ingest::{Ingest, Writer, Written};
+pub use load::{IngestMode, IngestTarget};
 pub use maintenance::Maintenance;
-pub use peers::{NodeReport, Peers, SegmentUpload};
+pub use peers::{MISSING_NAMED_MAX, Missing, NodeReport, Peers, SegmentUpload};
 pub use replicate::Replicator;
 pub use run::{Rows, Suspects, worker_url};
 pub use session::Session;

@@ -9,6 +9,9 @@ pub const SEGMENT_BYTES_TARGET: usize = 64 * 1024 * 1024;
 /// Arrow bytes that one load buffers over all shards before it encodes the largest one early.
 pub const LOAD_BUFFER_BYTES_MAX: usize = 256 * 1024 * 1024;
 
+/// Writes that buffer more than a few rows at the same time; more wait, so that their buffers stay bounded.
+pub const LOADS_MAX: usize = 8;
+
 /// Segments of one load that are being encoded or sent at the same time.
 pub const UPLOADS_MAX: usize = 4;
 
@@ -23,6 +26,9 @@ pub const GROUP_QUEUE_MAX: usize = 4_096;
 
 /// Small writes that share one commit.
 pub const GROUP_SIZE_MAX: usize = 1_024;
+
+/// Bytes of rows that share one commit: an entry of the log must reach the followers within a heartbeat.
+pub const GROUP_BYTES_MAX: usize = 512 * 1024;
 
 /// How long a statement waits for a quorum before its outcome is reported as unknown or unavailable.
 pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(20);

@@ -8,15 +8,14 @@
 //! Each round looks at one pinned manifest. All of it may be interrupted at any point: what is half done
 //! is found again by the next round.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use plexus_model::limits::{REMOVED_RETENTION_US, STAGING_RETENTION_US};
 use plexus_model::{
-    Command, Error, Manifest, NodeId, Result, Segment, SegmentData, SegmentId, Table, TableChange,
+    Command, Error, Manifest, NodeId, Result, Segment, SegmentData, SegmentId, Table, TableChange, TableId,
 };
 use plexus_raft::Meta;
 use plexus_storage::{RemoteSegments, SegmentRef, SegmentStore, inline};
@@ -28,6 +27,7 @@ use crate::limits::{
     COMMIT_TIMEOUT, GARBAGE_AGE_MIN, MAINTENANCE_INTERVAL, PULL_CHUNK_BYTES, PULLS_MAX, READ_INDEX_TIMEOUT,
     WRITE_OUT_AGE, WRITE_OUT_BYTES, WRITE_OUT_SEGMENTS,
 };
+use crate::peers::Missing;
 
 /// How often a node tells the leader that it lives.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
@@ -45,8 +45,7 @@ pub struct Maintenance {
     pub writer: Writer,
     pub store: Option<Arc<SegmentStore>>,
     pub remote: Arc<dyn RemoteSegments>,
-    /// Segments this node should keep and lacked at the last look.
-    pub missing: Arc<AtomicU64>,
+    pub missing: Arc<Missing>,
 }
 
 impl Maintenance {
@@ -87,10 +86,11 @@ impl Maintenance {
         let keep = async {
             let mut tick = ticker(MAINTENANCE_INTERVAL);
             let mut swept = Instant::now();
+            let mut whole = Whole::default();
             loop {
                 tick.tick().await;
                 let manifest = self.meta.manifest();
-                self.note("pull", self.pull_missing(&manifest).await);
+                self.note("pull", self.pull_missing(&manifest, &mut whole).await);
                 self.note("write out", self.write_out(&manifest).await);
                 if swept.elapsed() > SWEEP_INTERVAL {
                     swept = Instant::now();
@@ -129,8 +129,8 @@ impl Maintenance {
         let manifest = self.meta.manifest();
         let until = manifest.time_us.saturating_sub(REMOVED_RETENTION_US);
         let stale = manifest.tables.values().any(|t| {
-            let abandoned =
-                t.name.is_staging() && t.created_time_us + STAGING_RETENTION_US < manifest.time_us;
+            let abandoned = t.name.is_staging()
+                && t.created_time_us.saturating_add(STAGING_RETENTION_US) < manifest.time_us;
             (t.dropped.is_some() && t.dropped_time_us <= until)
                 || (abandoned && t.dropped.is_none())
                 || t.segments.values().any(|s| s.removed.is_some() && s.removed_time_us <= until)
@@ -142,13 +142,27 @@ impl Maintenance {
     }
 
     /// Pulls what this node should keep and does not have.
-    async fn pull_missing(&self, manifest: &Manifest) -> Result<()> {
+    async fn pull_missing(&self, manifest: &Manifest, whole: &mut Whole) -> Result<()> {
         let Some(store) = &self.store else {
             return Ok(());
         };
-        let missing: Vec<SegmentRef> =
-            kept_by(manifest, self.node).filter(|s| !store.contains(s.id)).collect();
-        self.missing.store(missing.len() as u64, Ordering::Relaxed);
+        if whole.losses != store.losses() {
+            *whole = Whole { losses: store.losses(), tables: HashMap::new() };
+        }
+        let mut missing: Vec<SegmentRef> = Vec::new();
+        let mut tables = HashMap::new();
+        for table in manifest.tables.values().filter(|t| t.dropped.is_none()) {
+            if !whole.tables.get(&table.id).is_some_and(|seen| Arc::ptr_eq(seen, table)) {
+                let known = missing.len();
+                missing.extend(kept_by(manifest, table, self.node).filter(|s| !store.contains(s.id)));
+                if missing.len() > known {
+                    continue;
+                }
+            }
+            tables.insert(table.id, table.clone());
+        }
+        whole.tables = tables;
+        self.missing.set(missing.iter().map(|s| s.id));
         if missing.is_empty() {
             return Ok(());
         }
@@ -156,7 +170,7 @@ impl Maintenance {
         let pulls = missing.into_iter().map(|segment| async move {
             let pulled = self.pull(store, &segment).await;
             if pulled.is_ok() {
-                self.missing.fetch_sub(1, Ordering::Relaxed);
+                self.missing.found(segment.id);
             }
             pulled
         });
@@ -197,29 +211,27 @@ impl Maintenance {
         if self.store.is_none() {
             return Ok(());
         }
+        let live = |node: &&NodeId| manifest.nodes.get(node).is_some_and(|n| n.live);
         for table in manifest.tables.values().filter(|t| t.dropped.is_none() && t.inline_bytes > 0) {
-            for (index, shard) in table.shards.iter().enumerate() {
-                let live = |node: &&NodeId| manifest.nodes.get(node).is_some_and(|n| n.live);
-                if shard.replicas.iter().find(live) == Some(&self.node) {
+            let mut shards: BTreeMap<u32, Vec<Arc<Segment>>> = BTreeMap::new();
+            for segment in table.visible(manifest.version).filter(|s| s.is_inline()) {
+                shards.entry(segment.shard).or_default().push(segment.clone());
+            }
+            for (shard, segments) in shards {
+                let replicas = &table.shards[shard as usize].replicas;
+                if replicas.iter().find(live) == Some(&self.node) && is_due(&segments) {
                     // One shard without a majority must not hold up the others.
-                    self.note("write out", self.write_out_shard(manifest, table, index as u32).await);
+                    self.note("write out", self.write_out_shard(table, shard, &segments).await);
                 }
             }
         }
         Ok(())
     }
 
-    async fn write_out_shard(&self, manifest: &Manifest, table: &Arc<Table>, shard: u32) -> Result<()> {
-        let segments: Vec<&Arc<Segment>> =
-            table.visible(manifest.version).filter(|s| s.shard == shard && s.is_inline()).collect();
-        let bytes: u64 = segments.iter().map(|s| s.bytes()).sum();
-        let oldest = segments.iter().map(|s| created_ms(s.id)).min();
-        let aged = oldest.is_some_and(|ms| now_ms().saturating_sub(ms) > WRITE_OUT_AGE.as_millis() as u64);
-        if segments.is_empty() || !(bytes > WRITE_OUT_BYTES || segments.len() > WRITE_OUT_SEGMENTS || aged) {
-            return Ok(());
-        }
+    #[tracing::instrument(level = "info", skip_all, fields(table = %table.name, shard = shard))]
+    async fn write_out_shard(&self, table: &Table, shard: u32, segments: &[Arc<Segment>]) -> Result<()> {
         let mut batches = Vec::with_capacity(segments.len());
-        for segment in &segments {
+        for segment in segments {
             if let SegmentData::Inline(bytes) = &segment.data {
                 batches.extend(inline::decode(bytes)?);
             }
@@ -232,7 +244,7 @@ impl Maintenance {
             remove: segments.iter().map(|s| s.id).collect(),
         };
         self.writer.commit(vec![change], "write out").await?;
-        tracing::debug!(table = %table.name, shard, rows = segments.len(), bytes, "wrote inline rows out");
+        tracing::debug!(segments = segments.len(), "wrote inline rows out");
         Ok(())
     }
 
@@ -257,21 +269,35 @@ impl Maintenance {
     }
 }
 
-/// Visible file segments of the shards that `node` keeps.
-fn kept_by(manifest: &Manifest, node: NodeId) -> impl Iterator<Item = SegmentRef> {
-    let tables = manifest.tables.values().filter(|t| t.dropped.is_none());
-    tables.flat_map(move |table| {
-        table.visible(manifest.version).filter_map(move |segment| {
-            let SegmentData::File { bytes, checksum } = segment.data else {
-                return None;
-            };
-            let replicas = &table.shards.get(segment.shard as usize)?.replicas;
-            replicas.contains(&node).then(|| SegmentRef {
-                id: segment.id,
-                length: bytes,
-                checksum,
-                replicas: replicas.clone(),
-            })
+/// Whether inline rows of a shard should become a file: they are many, or old.
+fn is_due(segments: &[Arc<Segment>]) -> bool {
+    let bytes: u64 = segments.iter().map(|s| s.bytes()).sum();
+    let oldest = segments.iter().map(|s| created_ms(s.id)).min();
+    let aged = oldest.is_some_and(|ms| now_ms().saturating_sub(ms) > WRITE_OUT_AGE.as_millis() as u64);
+    bytes > WRITE_OUT_BYTES || segments.len() > WRITE_OUT_SEGMENTS || aged
+}
+
+/// Tables of which this node had all that it should keep. A table is a new value after every change, so
+/// that the same value need not be looked at again.
+#[derive(Default)]
+struct Whole {
+    tables: HashMap<TableId, Arc<Table>>,
+    /// [`SegmentStore::losses`] at that time.
+    losses: u64,
+}
+
+/// Visible file segments of the shards of a table that `node` keeps.
+fn kept_by(manifest: &Manifest, table: &Table, node: NodeId) -> impl Iterator<Item = SegmentRef> {
+    table.visible(manifest.version).filter_map(move |segment| {
+        let SegmentData::File { bytes, checksum } = segment.data else {
+            return None;
+        };
+        let replicas = &table.shards.get(segment.shard as usize)?.replicas;
+        replicas.contains(&node).then(|| SegmentRef {
+            id: segment.id,
+            length: bytes,
+            checksum,
+            replicas: replicas.clone(),
         })
     })
 }

@@ -56,14 +56,9 @@ impl Session {
             "catalog" | "schema" => {}
             "plexus.task_bytes" => drop(parse::<u64>(&name, value)?),
             "plexus.string_view" => drop(parse::<bool>(&name, value)?),
-            _ if name.starts_with("datafusion.") || name.starts_with("distributed.") => {
+            _ if name.starts_with("datafusion.") => {
                 let mut config = datafusion::prelude::SessionConfig::new();
-                if name.starts_with("datafusion.") {
-                    config
-                        .options_mut()
-                        .set(&name, value)
-                        .map_err(|e| Error::invalid(e.strip_backtrace()))?;
-                }
+                config.options_mut().set(&name, value).map_err(|e| Error::invalid(e.strip_backtrace()))?;
             }
             _ => {
                 let known: Vec<&str> = SETTINGS.iter().map(|(name, _)| *name).collect();

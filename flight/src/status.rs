@@ -21,7 +21,19 @@ pub fn to_status(error: &Error) -> Status {
     if matches!(code, Code::Internal | Code::DataLoss) {
         tracing::error!(%error, "a request failed");
     }
-    Status::new(code, error.message())
+    Status::new(code, cut(error.message(), MESSAGE_BYTES_MAX))
+}
+
+/// Messages travel in a header, and clients refuse headers of more than 8 KiB or so.
+const MESSAGE_BYTES_MAX: usize = 4 * 1024;
+
+/// The beginning of a text that is too long, and how long it was.
+fn cut(text: &str, max: usize) -> String {
+    if text.len() <= max {
+        return text.to_owned();
+    }
+    let end = (0..=max).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
+    format!("{} [... {} bytes in all]", &text[..end], text.len())
 }
 
 /// The other way, for our own clients.
@@ -45,6 +57,13 @@ pub fn from_status(status: &Status) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_messages_are_cut_between_characters() {
+        let status = to_status(&Error::invalid("ü".repeat(10_000)));
+        assert!(status.message().len() < 5_000);
+        assert!(status.message().ends_with("ü [... 20000 bytes in all]"));
+    }
 
     #[test]
     fn kinds_survive_the_way_to_a_client() {

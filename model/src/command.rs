@@ -3,17 +3,38 @@
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::{
-    ClusterId, Error, ErrorKind, NodeId, NodeRecord, Result, Segment, SegmentId, TableId, TableName,
-    TableSchema, Token, Version,
+    ClusterId, ColumnStatistics, Error, ErrorKind, NodeId, NodeRecord, Result, Segment, SegmentId, TableId,
+    TableName, TableSchema, Token, Version,
 };
 
-/// A command with the token that makes it safe to repeat and the proposer's clock.
+/// A command with the token that makes it safe to repeat.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub struct Proposal {
     pub token: Token,
-    /// Microseconds since the epoch. It informs the commit time, never order or visibility.
-    pub time_us: u64,
     pub command: Command,
+}
+
+impl Proposal {
+    /// About how many bytes it takes in the log: what the size of an entry is bounded by.
+    pub fn weight(&self) -> usize {
+        const RECORD_BYTES: usize = 256;
+        let segment = |NewSegment(s): &NewSegment| {
+            let inline = if s.is_inline() { s.bytes() as usize } else { 0 };
+            inline + RECORD_BYTES + s.columns.len() * size_of::<ColumnStatistics>()
+        };
+        RECORD_BYTES
+            + match &self.command {
+                Command::Commit(commit) => commit
+                    .changes
+                    .iter()
+                    .map(|c| {
+                        c.add.iter().map(segment).sum::<usize>() + c.remove.len() * size_of::<SegmentId>()
+                    })
+                    .sum(),
+                Command::CreateTable(create) => create.schema.columns.len() * RECORD_BYTES,
+                _ => 0,
+            }
+    }
 }
 
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
@@ -24,7 +45,7 @@ pub enum Command {
     },
     /// Adds a node or updates its addresses and roles.
     RegisterNode(NodeRecord),
-    /// Forgets a node that keeps no replica any more.
+    /// Forgets a node; others take over its replicas.
     RemoveNode(NodeId),
     /// What the leader has seen of a node.
     SetLiveness {

@@ -28,9 +28,19 @@ pub const INLINE_BYTES_MAX: usize = 16 * 1024;
 /// Inline bytes are held in memory and in snapshots by every node.
 pub const INLINE_TABLE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
+/// Inline bytes of all tables together above which no write travels inside the commit entry.
+pub const INLINE_TOTAL_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Weight of one proposal (see `Proposal::weight`). Entries go to followers whole, within a heartbeat.
+pub const PROPOSAL_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// How long an answer is remembered for its token. Well above the time for which a coordinator asks
 /// again (see `coordinator`); about 40,000 commits a minute fit in a few megabytes.
 pub const TOKEN_TTL_US: u64 = 120 * 1_000_000;
+
+/// Answers that are remembered however old they are: a clock that jumps ahead must not make the log
+/// forget what was asked a moment ago.
+pub const TOKENS_MIN: usize = 10_000;
 
 /// Commits kept as history for `plexus.commits`.
 pub const COMMIT_HISTORY_MAX: usize = 1_000;

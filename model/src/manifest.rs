@@ -154,6 +154,16 @@ impl Manifest {
         self.names.get(name).and_then(|id| self.tables.get(id))
     }
 
+    /// Bytes of rows that are in the manifest itself.
+    pub fn inline_bytes(&self) -> u64 {
+        self.tables.values().filter(|t| t.dropped.is_none()).map(|t| t.inline_bytes).sum()
+    }
+
+    /// The record of a segment, whichever table it belongs to.
+    pub fn segment(&self, id: SegmentId) -> Option<&Arc<Segment>> {
+        self.tables.values().find_map(|table| table.segments.get(&id))
+    }
+
     /// Nodes that keep data and answer, in the order of their ids.
     pub fn live_data_nodes(&self) -> Vec<NodeId> {
         self.nodes.values().filter(|n| n.live && n.roles.data).map(|n| n.id).collect()

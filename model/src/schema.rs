@@ -19,6 +19,7 @@ pub enum TimeUnit {
 #[rkyv(deserialize_bounds(__D::Error: rkyv::rancor::Source))]
 #[rkyv(bytecheck(bounds(__C: rkyv::validation::ArchiveContext, __C::Error: rkyv::rancor::Source)))]
 pub enum ColumnType {
+    Null,
     Boolean,
     Int8,
     Int16,
@@ -42,6 +43,14 @@ pub enum ColumnType {
     Time32(TimeUnit),
     Time64(TimeUnit),
     Timestamp(TimeUnit, Option<String>),
+    Decimal32 {
+        precision: u8,
+        scale: i8,
+    },
+    Decimal64 {
+        precision: u8,
+        scale: i8,
+    },
     Decimal128 {
         precision: u8,
         scale: i8,
@@ -52,9 +61,17 @@ pub enum ColumnType {
     },
     List(#[rkyv(omit_bounds)] Box<Column>),
     LargeList(#[rkyv(omit_bounds)] Box<Column>),
+    ListView(#[rkyv(omit_bounds)] Box<Column>),
+    LargeListView(#[rkyv(omit_bounds)] Box<Column>),
     /// `VECTOR(n)` is a fixed-size list of `Float32` that are not null.
     FixedSizeList(#[rkyv(omit_bounds)] Box<Column>, u32),
     Struct(#[rkyv(omit_bounds)] Vec<Column>),
+    /// A list of structs of key and value.
+    Map {
+        #[rkyv(omit_bounds)]
+        entries: Box<Column>,
+        keys_sorted: bool,
+    },
 }
 
 /// A column. Segments name it by `id`, people by `name`.

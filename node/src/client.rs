@@ -115,11 +115,7 @@ impl Client {
                     })?;
                 Ok(Some(schema.into()))
             }
-            Err(status)
-                if status.message().contains("not found") || status.code() == tonic::Code::NotFound =>
-            {
-                Ok(None)
-            }
+            Err(status) if status.code() == tonic::Code::NotFound => Ok(None),
             Err(status) => Err(from_status(&status)),
         }
     }

@@ -7,6 +7,8 @@ use clap::{Args, ValueEnum};
 use plexus_model::{Error, NodeId, Result, Roles};
 use serde::Deserialize;
 
+use crate::node::default_query_memory;
+
 /// One setting a flag; every flag is also an environment variable and a key of the TOML file.
 #[derive(Args, Deserialize, Clone, Debug, Default)]
 #[serde(deny_unknown_fields, default)]
@@ -50,6 +52,10 @@ pub struct Settings {
     /// The join token of the cluster, or @FILE that holds it
     #[arg(long, env = "PLEXUS_JOIN_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub join_token: Option<String>,
+
+    /// Memory in MiB that queries may use before they spill or fail [default: 60 % of what there is]
+    #[arg(long, env = "PLEXUS_QUERY_MEMORY", value_name = "MIB", value_parser = clap::value_parser!(u64).range(64..))]
+    pub query_memory: Option<u64>,
 
     /// Stop when standard input ends: whoever started the node is gone
     #[arg(long, env = "PLEXUS_STOP_WITH_STDIN", num_args = 0..=1, default_missing_value = "true", hide = true)]
@@ -103,6 +109,8 @@ pub struct Config {
     pub advertise: Option<String>,
     pub roles: Roles,
     pub membership: Membership,
+    /// Bytes that queries may use.
+    pub query_memory: u64,
     pub stop_with_stdin: bool,
     pub log_format: LogFormat,
     pub log: String,
@@ -134,6 +142,7 @@ impl Settings {
             bootstrap: self.bootstrap.or(file.bootstrap),
             join: self.join.or(file.join),
             join_token: self.join_token.or(file.join_token),
+            query_memory: self.query_memory.or(file.query_memory),
             stop_with_stdin: self.stop_with_stdin.or(file.stop_with_stdin),
             log_format: self.log_format.or(file.log_format),
             log: self.log.or(file.log),
@@ -177,6 +186,7 @@ impl Settings {
             advertise: self.advertise,
             roles,
             membership,
+            query_memory: query_memory(self.query_memory)?,
             stop_with_stdin: self.stop_with_stdin.unwrap_or(false),
             log_format: self.log_format.unwrap_or_default(),
             log: self.log.unwrap_or_else(|| "info".into()),
@@ -202,6 +212,16 @@ impl Config {
             Some(host) => format!("{host}:{}", address.port()),
             None => address.to_string(),
         }
+    }
+}
+
+/// From the setting in MiB.
+fn query_memory(setting: Option<u64>) -> Result<u64> {
+    const MIB: u64 = 1024 * 1024;
+    match setting {
+        None => Ok(default_query_memory().max(64 * MIB)),
+        Some(mib) if (64..=u64::MAX / MIB).contains(&mib) => Ok(mib * MIB),
+        Some(mib) => Err(Error::invalid(format!("query_memory = {mib}: at least 64 MiB"))),
     }
 }
 

@@ -1,6 +1,7 @@
 //! A node's data directory: who holds it, and whom it belongs to.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use plexus_flight::tls::Authority;
@@ -38,7 +39,12 @@ impl DataDir {
     pub fn open(path: &Path, node: Option<NodeId>, token: Option<&str>) -> Result<Self> {
         // Parsed before anything is created: a wrong token leaves nothing behind.
         let joining = token.map(Authority::from_join_token).transpose()?;
-        fs::create_dir_all(path).map_err(|e| Error::io(format!("data directory {}", path.display()), e))?;
+        // Holds the cluster's key, and everybody's rows.
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(|e| Error::io(format!("data directory {}", path.display()), e))?;
         let lock = lock(path)?;
         let known = read_identity(path)?;
         let authority_path = path.join(AUTHORITY_FILE);

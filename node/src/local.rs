@@ -10,6 +10,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
 use crate::command::status;
+use crate::node::default_query_memory;
 use crate::status::ClusterStatus;
 
 /// Ports of the first node; the others follow at a distance of ten, unless one is taken.
@@ -39,7 +40,7 @@ impl LocalCluster {
         // Nodes that were a cluster before need each other to be ready.
         let known = dir.join("node1").join("join.token").exists();
         for index in 0..count {
-            let node = start_node(program, dir, index, this.nodes.first())?;
+            let node = start_node(program, dir, index, count, this.nodes.first())?;
             this.nodes.push(node);
             if index == 0 && !known {
                 this.wait_ready().await?;
@@ -124,9 +125,17 @@ impl LocalNode {
     }
 }
 
-fn start_node(program: &Path, dir: &Path, index: u16, first: Option<&LocalNode>) -> Result<LocalNode> {
-    let [flight, peer, http] = ports(index)?;
+fn start_node(
+    program: &Path,
+    dir: &Path,
+    index: u16,
+    count: u16,
+    first: Option<&LocalNode>,
+) -> Result<LocalNode> {
     let id = u64::from(index) + 1;
+    let [flight, peer, http] = addresses(&dir.join(format!("node{id}.ports")), index)?;
+    // They share this machine.
+    let query_memory = default_query_memory() / u64::from(count) / (1024 * 1024);
     let data = dir.join(format!("node{id}"));
     let log = dir.join(format!("node{id}.log"));
     let log_file = std::fs::OpenOptions::new()
@@ -135,6 +144,13 @@ fn start_node(program: &Path, dir: &Path, index: u16, first: Option<&LocalNode>)
         .open(&log)
         .map_err(|e| Error::io(log.display(), e))?;
     let mut command = Command::new(program);
+    // What is set for other commands here must not reach the nodes, except how they log.
+    let inherited = ["PLEXUS_LOG", "PLEXUS_LOG_FORMAT"];
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PLEXUS_")) {
+        if !inherited.contains(&name.as_str()) {
+            command.env_remove(name);
+        }
+    }
     command
         .arg("start")
         .args(["--node-id", &id.to_string()])
@@ -143,6 +159,7 @@ fn start_node(program: &Path, dir: &Path, index: u16, first: Option<&LocalNode>)
         .args(["--flight", &flight.to_string()])
         .args(["--peer", &peer.to_string()])
         .args(["--http", &http.to_string()])
+        .args(["--query-memory", &query_memory.max(64).to_string()])
         // However this process ends, the pipe closes and the node stops with it.
         .arg("--stop-with-stdin")
         .stdin(Stdio::piped())
@@ -160,6 +177,21 @@ fn start_node(program: &Path, dir: &Path, index: u16, first: Option<&LocalNode>)
     };
     let child = command.spawn().map_err(|e| Error::io(format!("starting {}", program.display()), e))?;
     Ok(LocalNode { child, id, flight, peer, http, log })
+}
+
+/// The addresses of a node: those that it had the last time, since a cluster whose nodes all move at once
+/// does not find together again.
+fn addresses(kept: &Path, index: u16) -> Result<[SocketAddr; 3]> {
+    if let Ok(text) = std::fs::read_to_string(kept) {
+        let addresses: Vec<SocketAddr> = text.split_whitespace().filter_map(|a| a.parse().ok()).collect();
+        return addresses
+            .try_into()
+            .map_err(|_| Error::corrupt(format!("{}: not three addresses: {text:?}", kept.display())));
+    }
+    let found = ports(index)?;
+    let text = found.map(|address| address.to_string()).join("\n");
+    std::fs::write(kept, text).map_err(|e| Error::io(kept.display(), e))?;
+    Ok(found)
 }
 
 /// Three ports for a node: the usual ones, or any that are free.

@@ -2,18 +2,22 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use plexus_coordinator::{Coordinator, CoordinatorOptions, GroupCommitter, Maintenance, Replicator, Writer};
+use plexus_coordinator::limits::LOADS_MAX;
+use plexus_coordinator::{
+    Coordinator, CoordinatorOptions, GroupCommitter, Maintenance, Missing, Replicator, Writer,
+};
 use plexus_flight::peer::{PeerEndpoint, PeerHandler, PeerNodes, PeerService, WorkerChannels};
 use plexus_flight::sql::{Front, SqlService};
 use plexus_flight::tls::Identity;
-use plexus_model::{Command, Error, NodeId, NodeRecord, Result};
+use plexus_model::{ClusterId, Error, ErrorKind, NodeId, NodeRecord, Result};
 use plexus_query::{Engine, EngineOptions};
 use plexus_raft::{Meta, MetaOptions};
 use plexus_storage::{SegmentEncoder, SegmentReads, SegmentStore};
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +33,8 @@ use crate::status::StatusSource;
 const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long statements in progress may take when the node stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// For the TLS handshake of another node's worker.
+const TLS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Part of the machine's memory that queries may use.
 const QUERY_MEMORY_SHARE: f64 = 0.6;
 
@@ -38,8 +44,12 @@ pub struct Node {
     pub meta: Arc<Meta>,
     pub coordinator: Arc<Coordinator>,
     endpoint: PeerEndpoint,
-    stop: CancellationToken,
+    /// Ends the servers, which then take no new requests.
+    stop_serving: CancellationToken,
     servers: JoinSet<Result<()>>,
+    /// Ends what requests in progress still need.
+    stop: CancellationToken,
+    background: JoinSet<Result<()>>,
     // Released last: nobody may open the directory before everything above is gone.
     _data: DataDir,
 }
@@ -88,7 +98,7 @@ impl Node {
             true => Some(Arc::new(SegmentStore::open(data.path())?)),
             false => None,
         };
-        let missing = Arc::new(AtomicU64::new(0));
+        let missing = Arc::new(Missing::default());
         let handler = Arc::new(PeerHandler {
             meta: Default::default(),
             store: store.clone(),
@@ -99,11 +109,27 @@ impl Node {
         if handler.meta.set(meta.clone()).is_err() {
             return Err(Error::internal("the metadata group was started twice"));
         }
-        control.spawn(PeerService::new(handler.clone()).run(endpoint.clone()));
 
-        let stop = CancellationToken::new();
+        let (stop_serving, stop) = (CancellationToken::new(), CancellationToken::new());
+        let (mut servers, mut background) = (JoinSet::new(), JoinSet::new());
+        // From now on it can be asked how the node is, also while it waits to be let in.
+        let serving = Arc::new(AtomicBool::new(false));
+        let status = StatusSource {
+            node: id,
+            meta: meta.clone(),
+            peers: Arc::new(nodes.clone()),
+            handler: handler.clone(),
+            serving: serving.clone(),
+        };
+        servers.spawn(http::serve(listeners.http, Arc::new(status), stop_serving.clone()));
+
         let record = node_record(&config, id);
-        enter_cluster(&config, &meta, &data, record, &stop).await?;
+        if let Some(entering) = enter_cluster(&config, &meta, &data, record).await? {
+            let stop = stop.clone();
+            background.spawn(async move { stop.run_until_cancelled(entering).await.unwrap_or(Ok(())) });
+        }
+        // Not earlier: a node that is refused must not have taken part.
+        control.spawn(PeerService::new(handler).run(endpoint.clone()));
 
         let channels = WorkerChannels::new(&identity);
         let engine = Arc::new(engine(&config, &store, &nodes, channels)?);
@@ -112,29 +138,23 @@ impl Node {
             replicator: Replicator::new(id, store.clone(), Arc::new(nodes.clone())),
             encoder: SegmentEncoder,
             group: GroupCommitter::start(meta.clone(), stop.clone()),
+            loads: Arc::new(Semaphore::new(LOADS_MAX)),
         };
         let coordinator = Arc::new(Coordinator::new(CoordinatorOptions {
             node: id,
             meta: meta.clone(),
             engine: engine.clone(),
             writer: writer.clone(),
+            peers: Arc::new(nodes.clone()),
         }));
-        let maintenance = Maintenance {
-            node: id,
-            meta: meta.clone(),
-            writer,
-            store,
-            remote: Arc::new(nodes.clone()),
-            missing,
-        };
-        let status = StatusSource { node: id, meta: meta.clone(), peers: Arc::new(nodes), handler };
-
-        let mut servers = JoinSet::new();
-        servers.spawn(serve_workers(listeners.peer, engine, identity, stop.clone()));
-        servers.spawn(serve_clients(listeners.flight, SqlService::new(coordinator.clone())?, stop.clone()));
-        servers.spawn(http::serve(listeners.http, Arc::new(status), stop.clone()));
+        let maintenance =
+            Maintenance { node: id, meta: meta.clone(), writer, store, remote: Arc::new(nodes), missing };
+        servers.spawn(serve_workers(listeners.peer, engine, identity, stop_serving.clone()));
+        let service = SqlService::new(coordinator.clone())?;
+        servers.spawn(serve_clients(listeners.flight, service, stop_serving.clone()));
+        serving.store(true, Ordering::Release);
         let maintenance_stop = stop.clone();
-        servers.spawn(async move {
+        background.spawn(async move {
             maintenance.run(maintenance_stop).await;
             Ok(())
         });
@@ -142,26 +162,43 @@ impl Node {
             node = %id, cluster = %data.authority.cluster, flight = %config.flight, peer = %config.peer,
             http = %config.http, roles = %config.roles, "node is ready"
         );
-        Ok(Self { id, meta, coordinator, endpoint, stop, servers, _data: data })
+        Ok(Self { id, meta, coordinator, endpoint, stop_serving, servers, stop, background, _data: data })
     }
 
-    /// Waits until a server of the node ends, which it does only when something is wrong.
+    /// Waits until a part of the node ends, which it does only when something is wrong.
     pub async fn failed(&mut self) -> Error {
-        match self.servers.join_next().await {
+        let ended = |joined| match joined {
             Some(Ok(Err(error))) => error,
             Some(Ok(Ok(()))) | None => Error::internal("a server of this node has ended"),
             Some(Err(error)) => Error::internal(format!("a server of this node panicked: {error}")),
+        };
+        // What ends well in the background, such as entering the cluster, is no failure.
+        let background = async {
+            loop {
+                match self.background.join_next().await {
+                    Some(Ok(Ok(()))) => {}
+                    None => std::future::pending().await,
+                    failed => return ended(failed),
+                }
+            }
+        };
+        tokio::select! {
+            server = self.servers.join_next() => ended(server),
+            error = background => error,
+            error = self.meta.failed() => error,
         }
     }
 
     /// Stops taking requests, lets those in progress end for a while, and leaves.
     pub async fn drain(mut self) {
-        self.stop.cancel();
+        self.stop_serving.cancel();
         let all = async { while self.servers.join_next().await.is_some() {} };
         if timeout(DRAIN_TIMEOUT, all).await.is_err() {
             tracing::warn!("some requests did not end within {DRAIN_TIMEOUT:?}");
         }
         self.servers.abort_all();
+        self.stop.cancel();
+        while self.background.join_next().await.is_some() {}
         self.meta.shutdown().await;
         self.endpoint.close().await;
     }
@@ -186,16 +223,17 @@ fn node_record(config: &Config, id: NodeId) -> NodeRecord {
     }
 }
 
-/// Founds a cluster, joins one, or takes part again.
+/// Founds a cluster, joins one, or takes part again. The latter may need nodes that are still starting:
+/// it is returned as what remains to be done, which fails when the cluster does not want this node.
 async fn enter_cluster(
     config: &Config,
     meta: &Arc<Meta>,
     data: &DataDir,
     record: NodeRecord,
-    stop: &CancellationToken,
-) -> Result<()> {
+) -> Result<Option<impl Future<Output = Result<()>> + Send + use<>>> {
+    let cluster = data.authority.cluster;
     match (&config.membership, meta.is_pristine()) {
-        (Membership::Join { address, .. }, true) => meta.join(address, record, JOIN_TIMEOUT).await,
+        (Membership::Join { address, .. }, true) => meta.join(address, record, JOIN_TIMEOUT).await?,
         (Membership::Resume | Membership::Bootstrap, true) => {
             if !config.roles.meta {
                 return Err(Error::invalid(format!(
@@ -203,32 +241,44 @@ async fn enter_cluster(
                     config.roles
                 )));
             }
-            meta.bootstrap(data.authority.cluster, record).await?;
+            meta.bootstrap(cluster, record).await?;
             if config.membership == Membership::Bootstrap {
                 tracing::info!(token_file = %data.token_path().display(), "founded a cluster; nodes join with its token");
             }
-            Ok(())
         }
-        (_, false) => {
-            // A quorum may not be there yet when all nodes start together, so this goes on by itself.
-            let (meta, stop) = (meta.clone(), stop.clone());
-            tokio::spawn(async move {
-                let register = async {
-                    loop {
-                        let command = Command::RegisterNode(record.clone());
-                        match meta.propose(command, Duration::from_secs(10)).await {
-                            Ok(_) => return,
-                            Err(error) => {
-                                tracing::warn!(%error, "not yet part of the cluster again")
-                            }
-                        }
-                        tokio::time::sleep(Duration::from_millis(500)).await;
-                    }
-                };
-                tokio::select! { () = register => {}, () = stop.cancelled() => {} }
-            });
-            Ok(())
+        (membership, false) => {
+            return Ok(Some(return_to_cluster(meta.clone(), cluster, record, membership.clone())));
         }
+    }
+    Ok(None)
+}
+
+/// Says that this node is back until the cluster has taken note. What an interrupted start left half done
+/// is done here.
+async fn return_to_cluster(
+    meta: Arc<Meta>,
+    cluster: ClusterId,
+    record: NodeRecord,
+    membership: Membership,
+) -> Result<()> {
+    loop {
+        let entered = async {
+            // Only a founder that was interrupted leads a group without a cluster.
+            if meta.is_leader() && meta.manifest().cluster == ClusterId::default() {
+                return meta.bootstrap(cluster, record.clone()).await;
+            }
+            match (meta.rejoin(record.clone()).await, &membership) {
+                (Err(e), Membership::Join { address, .. }) if e.kind() == ErrorKind::NotFound => {
+                    meta.join(address, record.clone(), JOIN_TIMEOUT).await
+                }
+                (returned, _) => returned,
+            }
+        };
+        match entered.await {
+            Err(error) if error.is_retryable() => tracing::warn!(%error, "not yet part of the cluster again"),
+            result => return result,
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
 
@@ -245,21 +295,29 @@ fn engine(
         reads: SegmentReads::new(store.clone(), Arc::new(nodes.clone())),
         channels,
         self_url,
-        memory_bytes: (machine_memory_bytes() as f64 * QUERY_MEMORY_SHARE) as usize,
+        memory_bytes: config.query_memory as usize,
         partitions: std::thread::available_parallelism().map_or(2, |n| n.get()),
     })
     .map_err(plexus_coordinator::from_datafusion)
 }
 
-/// Memory of the machine, or a modest guess where it cannot be read.
-fn machine_memory_bytes() -> u64 {
+/// Bytes that queries may use when the configuration does not say: a share of what the machine, or the
+/// control group that this process runs in, has.
+pub fn default_query_memory() -> u64 {
     const GUESS: u64 = 4 * 1024 * 1024 * 1024;
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = text
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let meminfo = read("/proc/meminfo");
+    let machine = meminfo
         .lines()
         .find_map(|line| line.strip_prefix("MemTotal:"))
-        .and_then(|rest| rest.trim().split(' ').next()?.parse::<u64>().ok());
-    kib.map_or(GUESS, |kib| kib * 1024)
+        .and_then(|rest| rest.trim().split(' ').next()?.parse::<u64>().ok())
+        .map_or(GUESS, |kib| kib * 1024);
+    // Version 2 of control groups, then version 1; "max" is no number.
+    let group = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
+        .into_iter()
+        .find_map(|path| read(path).trim().parse::<u64>().ok())
+        .unwrap_or(u64::MAX);
+    (machine.min(group) as f64 * QUERY_MEMORY_SHARE) as u64
 }
 
 async fn serve_clients(listener: TcpListener, service: SqlService, stop: CancellationToken) -> Result<()> {
@@ -281,7 +339,8 @@ async fn serve_workers(
 ) -> Result<()> {
     let tls = ServerTlsConfig::new()
         .identity(tonic::transport::Identity::from_pem(&identity.certificate, &identity.key))
-        .client_ca_root(Certificate::from_pem(&identity.authority));
+        .client_ca_root(Certificate::from_pem(&identity.authority))
+        .timeout(TLS_TIMEOUT);
     Server::builder()
         .tls_config(tls)
         .map_err(|e| Error::internal(format!("worker TLS: {e}")))?

@@ -1,6 +1,6 @@
 //! Rows on standard output, for people and for programs.
 
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
@@ -10,6 +10,8 @@ use arrow_schema::SchemaRef;
 use clap::ValueEnum;
 use futures::{Stream, TryStreamExt};
 use parquet::arrow::ArrowWriter;
+use parquet::basic::Compression;
+use parquet::file::properties::WriterProperties;
 use plexus_model::{Error, Result};
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -23,6 +25,27 @@ pub enum RowFormat {
     Json,
     /// A Parquet file
     Parquet,
+}
+
+/// Standard output. When its reader is gone the process ends without a word, as filters do: `head` has
+/// seen enough.
+pub struct Stdout;
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        or_end(io::stdout().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        or_end(io::stdout().flush())
+    }
+}
+
+fn or_end<T>(result: io::Result<T>) -> io::Result<T> {
+    match result {
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        result => result,
+    }
 }
 
 fn fail(error: impl std::fmt::Display) -> Error {
@@ -71,7 +94,9 @@ pub async fn write_rows(
             writer.finish().map_err(fail)?;
         }
         RowFormat::Parquet => {
-            let mut writer = ArrowWriter::try_new(&mut out, Arc::clone(&schema), None).map_err(fail)?;
+            let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
+            let mut writer =
+                ArrowWriter::try_new(&mut out, Arc::clone(&schema), Some(properties)).map_err(fail)?;
             while let Some(batch) = rows.try_next().await? {
                 count += batch.num_rows() as u64;
                 writer.write(&batch).map_err(fail)?;

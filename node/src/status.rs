@@ -1,12 +1,13 @@
 //! What `plexus status` shows: assembled by one node from the manifest and its peers' reports.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::future::join_all;
 use plexus_coordinator::{NodeReport, Peers};
 use plexus_flight::peer::PeerHandler;
-use plexus_model::NodeId;
+use plexus_model::{Manifest, NodeId, SegmentId};
 use plexus_raft::Meta;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,8 @@ pub struct StatusSource {
     pub meta: Arc<Meta>,
     pub peers: Arc<dyn Peers>,
     pub handler: Arc<PeerHandler>,
+    /// Set once clients are served.
+    pub serving: Arc<AtomicBool>,
 }
 
 #[derive(Serialize, Deserialize, Clone, Debug)]
@@ -28,7 +31,7 @@ pub struct ClusterStatus {
     pub applied: u64,
     pub nodes: Vec<NodeStatus>,
     pub tables: Vec<TableStatus>,
-    /// Segments that a live replica should have and does not, over all nodes.
+    /// Visible segments of which a replica is missing: on a node that is dead, or not there yet.
     pub segments_under_replicated: u64,
 }
 
@@ -68,10 +71,33 @@ pub struct ShardStatus {
     pub live_replicas: u32,
 }
 
+/// Exact as long as every node names all that it lacks; beyond, the unnamed are counted as different ones.
+fn under_replicated(manifest: &Manifest, reports: &BTreeMap<NodeId, Option<NodeReport>>) -> u64 {
+    let mut lacking: BTreeSet<SegmentId> = BTreeSet::new();
+    let mut unnamed = 0;
+    for report in reports.values().flatten() {
+        unnamed += report.segments_missing.saturating_sub(report.missing.len() as u64);
+        lacking.extend(&report.missing);
+    }
+    // Who gives no report cannot serve what it keeps.
+    let answers = |node: &NodeId| reports.get(node).is_some_and(Option::is_some);
+    for table in manifest.tables.values().filter(|t| t.dropped.is_none()) {
+        let degraded: Vec<bool> = table.shards.iter().map(|s| !s.replicas.iter().all(answers)).collect();
+        let of_degraded = table
+            .visible(manifest.version)
+            .filter(|s| !s.is_inline() && degraded.get(s.shard as usize).copied().unwrap_or(false));
+        lacking.extend(of_degraded.map(|s| s.id));
+    }
+    lacking.len() as u64 + unnamed
+}
+
 impl StatusSource {
-    /// Whether statements can run here: there is a leader and this node is in the cluster.
+    /// Whether statements can run here: clients are served, there is a leader, and this node is in the
+    /// cluster.
     pub fn is_ready(&self) -> bool {
-        self.meta.leader().is_some() && self.meta.manifest().nodes.contains_key(&self.node)
+        self.serving.load(Ordering::Acquire)
+            && self.meta.leader().is_some()
+            && self.meta.manifest().nodes.contains_key(&self.node)
     }
 
     pub async fn collect(&self) -> ClusterStatus {
@@ -139,7 +165,7 @@ impl StatusSource {
             term: group.term,
             log_index: group.last_log,
             applied: group.applied,
-            segments_under_replicated: nodes.iter().filter_map(|n| n.segments_missing).sum(),
+            segments_under_replicated: under_replicated(&manifest, &reports),
             nodes,
             tables,
         }

@@ -122,3 +122,53 @@ fn add_column(into: &mut PlanColumn, column: &PlanColumn, rows: usize) {
         into.max_value = Precision::Absent;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(nulls: usize, bounds: Option<(i64, i64)>) -> PlanColumn {
+        let scalar = |v| Precision::Exact(ScalarValue::Int64(Some(v)));
+        PlanColumn {
+            null_count: Precision::Exact(nulls),
+            min_value: bounds.map_or(Precision::Absent, |(min, _)| scalar(min)),
+            max_value: bounds.map_or(Precision::Absent, |(_, max)| scalar(max)),
+            ..PlanColumn::new_unknown()
+        }
+    }
+
+    fn segment(rows: usize, nulls: usize, bounds: Option<(i64, i64)>) -> Statistics {
+        Statistics {
+            num_rows: Precision::Exact(rows),
+            total_byte_size: Precision::Inexact(rows * 8),
+            column_statistics: vec![column(nulls, bounds)],
+        }
+    }
+
+    fn merged(segments: &[Statistics]) -> PlanColumn {
+        merge(segments.iter(), 1).column_statistics.remove(0)
+    }
+
+    #[test]
+    fn bounds_of_several_segments_enclose_all_of_them() {
+        let all = [segment(10, 1, Some((5, 9))), segment(10, 2, Some((-3, 4))), segment(4, 4, None)];
+        assert_eq!(merged(&all), column(7, Some((-3, 9))));
+        assert_eq!(merge(all.iter(), 1).num_rows, Precision::Exact(24));
+    }
+
+    #[test]
+    fn a_segment_of_unknown_bounds_leaves_the_whole_without() {
+        // Not only nulls, and no bounds: a NaN, or a type that has none.
+        let unknown = segment(10, 0, None);
+        let known = segment(10, 0, Some((5, 9)));
+        assert_eq!(merged(&[known.clone(), unknown.clone()]).min_value, Precision::Absent);
+        assert_eq!(merged(&[unknown, known]).max_value, Precision::Absent);
+    }
+
+    #[test]
+    fn a_bound_that_does_not_fit_its_column_is_none() {
+        assert_eq!(to_scalar(Bound::Int(300), &DataType::Int8), None);
+        assert_eq!(to_scalar(Bound::Int(3), &DataType::Utf8), None);
+        assert_eq!(to_scalar(Bound::Int(3), &DataType::Int8), Some(ScalarValue::Int8(Some(3))));
+    }
+}

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use datafusion::catalog::memory::{DataSourceExec, MemorySourceConfig};
 use datafusion::common::Result;
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::FileGroup;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
@@ -129,19 +128,23 @@ fn memory_source(plan: &Arc<dyn ExecutionPlan>) -> Option<&MemorySourceConfig> {
 /// The worker of each slot.
 pub fn route(event: RouteTasksEvent) -> Option<Result<RouteTasksEventResponse>> {
     let placement = event.task_ctx.session_config().get_extension::<Placement>()?;
-    let mut reads = false;
-    let walked = event.plan.apply(|node| {
-        reads |= node.is::<DistributedLeafExec>();
-        Ok(if reads { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
-    });
-    if let Err(e) = walked {
-        return Some(Err(e));
-    }
-    if event.task_count == 1 && !reads {
-        // Beside the coordinator, where the library puts it.
-        return None;
-    }
-    let urls =
-        (0..event.task_count).map(|slot| placement.workers[slot % placement.workers.len()].url.clone());
+    let workers = placement.of_stage(event.plan, event.task_count)?;
+    let urls = workers.into_iter().map(|worker| worker.url.clone());
     Some(Ok(RouteTasksEventResponse::new(urls.collect())))
+}
+
+impl Placement {
+    /// The worker of each task of a stage; `None` for a single task that reads nothing itself, which the
+    /// library puts beside the coordinator.
+    pub fn of_stage(&self, plan: &Arc<dyn ExecutionPlan>, tasks: usize) -> Option<Vec<&Worker>> {
+        if self.workers.is_empty() || (tasks == 1 && !reads(plan)) {
+            return None;
+        }
+        Some((0..tasks).map(|slot| &self.workers[slot % self.workers.len()]).collect())
+    }
+}
+
+/// Whether a stage has a leaf that was split over slots.
+fn reads(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    plan.is::<DistributedLeafExec>() || plan.children().into_iter().any(reads)
 }

@@ -18,20 +18,22 @@ pub async fn explain(state: &SessionState, plan: &LogicalPlan) -> Result<String>
         text.push('\n');
     }
     let placement = state.config().get_extension::<Placement>();
-    let workers = placement.as_deref().map(|p| p.workers.as_slice()).unwrap_or_default();
     physical.apply(|node| {
         if let Some(boundary) = node.as_network_boundary() {
             let stage = boundary.input_stage();
-            for task in 0..stage.task_count() {
-                // The same rule as `distribute::route`.
-                if let Some(worker) = workers.get(task % workers.len().max(1)) {
-                    let _ = writeln!(
-                        text,
-                        "stage {} task {task}: node {} at {}",
-                        stage.num(),
-                        worker.node,
-                        worker.url
-                    );
+            let workers = placement
+                .as_deref()
+                .zip(stage.local_plan())
+                .and_then(|(placement, plan)| placement.of_stage(plan, stage.task_count()));
+            match workers {
+                Some(workers) => {
+                    for (task, worker) in workers.into_iter().enumerate() {
+                        let (stage, node, url) = (stage.num(), worker.node, &worker.url);
+                        let _ = writeln!(text, "stage {stage} task {task}: node {node} at {url}");
+                    }
+                }
+                None => {
+                    let _ = writeln!(text, "stage {} task 0: beside the coordinator", stage.num());
                 }
             }
         }

@@ -129,3 +129,58 @@ fn equal_to<'a>(filter: &'a Expr, column: &str) -> Option<&'a ScalarValue> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use datafusion::prelude::{col, lit};
+    use plexus_model::placement::rendezvous;
+    use plexus_model::{Column, ColumnType, NodeId, Shard, TableId, TableName, TableSchema, Version};
+    use plexus_storage::types;
+
+    use super::*;
+
+    fn table(key: &[u32]) -> Table {
+        let column = |id, name: &str, data_type| Column { id, name: name.into(), data_type, nullable: false };
+        let columns = vec![column(1, "a", ColumnType::Int64), column(2, "b", ColumnType::Utf8)];
+        let shard = |n| Shard { replicas: rendezvous(1, n, &[NodeId(1)], 1) };
+        Table {
+            id: TableId(1),
+            name: TableName::new("public", "t"),
+            schema: Arc::new(TableSchema { columns, primary_key: key.to_vec() }),
+            schema_version: 1,
+            replicas: 1,
+            shards: Arc::new((0..64).map(shard).collect()),
+            created: Version(1),
+            created_time_us: 0,
+            dropped: None,
+            dropped_time_us: 0,
+            segments: Default::default(),
+            inline_bytes: 0,
+        }
+    }
+
+    fn only(key: &[u32], filters: &[Expr]) -> Option<u32> {
+        let table = table(key);
+        only_shard(&table, &types::to_arrow(&table.schema), filters)
+    }
+
+    #[test]
+    fn filters_that_fix_the_whole_key_leave_one_shard() {
+        let stored: ArrayRef = Arc::new(arrow::array::Int64Array::from(vec![7]));
+        let shard = plexus_storage::shard_of_key(&[stored], 64).unwrap();
+        assert_eq!(only(&[0], &[col("a").eq(lit(7i64))]), Some(shard));
+        // Whatever type the literal has, and wherever it stands.
+        assert_eq!(only(&[0], &[col("b").eq(lit("x")).and(lit(7i32).eq(col("a")))]), Some(shard));
+        let both = only(&[0, 1], &[col("a").eq(lit(7i64)), col("b").eq(lit("x"))]);
+        assert!(both.is_some());
+    }
+
+    #[test]
+    fn filters_that_leave_the_key_open_prune_no_shard() {
+        assert_eq!(only(&[], &[col("a").eq(lit(7i64))]), None);
+        assert_eq!(only(&[0], &[col("a").gt(lit(7i64))]), None);
+        assert_eq!(only(&[0], &[col("a").eq(lit(7i64)).or(col("b").eq(lit("x")))]), None);
+        assert_eq!(only(&[0, 1], &[col("a").eq(lit(7i64))]), None);
+        assert_eq!(only(&[0], &[col("a").eq(lit(ScalarValue::Int64(None)))]), None);
+    }
+}

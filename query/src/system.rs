@@ -58,7 +58,7 @@ fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
 }
 
 /// Columns that may be null, whether or not they are now: a schema must not depend on the rows.
-const OPTIONAL: [&str; 2] = ["removed_version", "checksum"];
+const OPTIONAL: [&str; 1] = ["checksum"];
 
 fn text(values: impl Iterator<Item = String>) -> ArrayRef {
     Arc::new(values.collect::<Vec<_>>().into_iter().map(Some).collect::<StringArray>())

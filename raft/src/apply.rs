@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use plexus_model::limits::{
-    COMMIT_HISTORY_MAX, INLINE_TABLE_BYTES_MAX, REPLICAS_MAX, SHARDS_MAX, STAGING_RETENTION_US, TOKEN_TTL_US,
+    COMMIT_HISTORY_MAX, INLINE_TABLE_BYTES_MAX, INLINE_TOTAL_BYTES_MAX, REPLICAS_MAX, SHARDS_MAX,
+    STAGING_RETENTION_US, TOKEN_TTL_US, TOKENS_MIN,
 };
 use plexus_model::placement::{majority, rendezvous};
 use plexus_model::{
@@ -15,18 +16,21 @@ use plexus_model::{
     Result, Segment, SegmentData, Shard, Table, TableChange, TableId, TableName, TokenRecord, Version,
 };
 
-/// Applies the proposals of the log entry at `index` and answers each.
+/// Applies the proposals of the log entry at `index` and answers each. `time_us` is the clock of the leader
+/// that made the entry; commit time follows it, but never falls.
 ///
 /// # Panics
 /// When `index` is not above the manifest's version: an entry applied twice would break every invariant.
-pub fn apply(manifest: &mut Manifest, index: Version, proposals: Vec<Proposal>) -> Vec<Outcome> {
+pub fn apply(
+    manifest: &mut Manifest,
+    index: Version,
+    time_us: u64,
+    proposals: Vec<Proposal>,
+) -> Vec<Outcome> {
     assert!(index > manifest.version, "entry {index} applied to a manifest at version {}", manifest.version);
     manifest.version = index;
-    let mut outcomes = Vec::with_capacity(proposals.len());
-    for proposal in proposals {
-        manifest.time_us = proposal.time_us.max(manifest.time_us + 1);
-        outcomes.push(apply_one(manifest, index, proposal));
-    }
+    manifest.time_us = time_us.max(manifest.time_us.saturating_add(1));
+    let outcomes = proposals.into_iter().map(|p| apply_one(manifest, index, p)).collect();
     expire_tokens(manifest);
     trim_history(manifest);
     outcomes
@@ -50,8 +54,9 @@ fn expire_tokens(manifest: &mut Manifest) {
     let Some(until) = manifest.time_us.checked_sub(TOKEN_TTL_US) else {
         return;
     };
-    while let Some(((time_us, token), ())) =
-        manifest.token_times.get_min().cloned().filter(|((t, _), ())| *t <= until)
+    while manifest.tokens.len() > TOKENS_MIN
+        && let Some(((time_us, token), ())) =
+            manifest.token_times.get_min().cloned().filter(|((t, _), ())| *t <= until)
     {
         manifest.token_times.remove(&(time_us, token));
         manifest.tokens.remove(&token);
@@ -128,16 +133,36 @@ fn register_node(manifest: &mut Manifest, record: NodeRecord) -> Result<()> {
     Ok(())
 }
 
+/// Forgets a node. Others take its place in the shards that it kept: they come last, since they have yet to
+/// pull what the shard holds.
 fn remove_node(manifest: &mut Manifest, node: NodeId) -> Result<()> {
     if !manifest.nodes.contains_key(&node) {
-        return Err(Error::not_found(format!("node {node}")));
+        return Err(Error::not_found(format!("node {node} is not in the cluster")));
     }
+    let others: Vec<NodeId> = manifest.live_data_nodes().into_iter().filter(|n| *n != node).collect();
+    let mut moved: Vec<(TableId, Vec<Shard>)> = Vec::new();
     for table in manifest.tables.values().filter(|t| t.dropped.is_none()) {
-        if let Some(shard) = table.shards.iter().position(|s| s.replicas.contains(&node)) {
-            return Err(Error::conflict(format!(
-                "node {node} still keeps a replica of shard {shard} of table {}",
-                table.name
-            )));
+        let mut shards = (*table.shards).clone();
+        for (index, shard) in shards.iter_mut().enumerate().filter(|(_, s)| s.replicas.contains(&node)) {
+            let free: Vec<NodeId> = others.iter().copied().filter(|n| !shard.replicas.contains(n)).collect();
+            let Some(&next) = rendezvous(table.id.0, index as u32, &free, 1).first() else {
+                return Err(Error::conflict(format!(
+                    "node {node} keeps one of {} replicas of shard {index} of table {}, and no other live data node \
+                     could take it: add a node first, or drop the table",
+                    shard.replicas.len(),
+                    table.name
+                )));
+            };
+            shard.replicas.retain(|n| *n != node);
+            shard.replicas.push(next);
+        }
+        if shards != *table.shards {
+            moved.push((table.id, shards));
+        }
+    }
+    for (id, shards) in moved {
+        if let Some(table) = manifest.tables.get_mut(&id) {
+            Arc::make_mut(table).shards = Arc::new(shards);
         }
     }
     manifest.nodes.remove(&node);
@@ -277,6 +302,7 @@ fn apply_commit(manifest: &mut Manifest, index: Version, commit: Commit) -> Resu
     for change in &commit.changes {
         check_change(manifest, change)?;
     }
+    check_inline_total(manifest, &commit)?;
     let record = CommitRecord {
         version: index,
         time_us: manifest.time_us,
@@ -308,6 +334,21 @@ fn merge_records(earlier: &CommitRecord, mut record: CommitRecord) -> CommitReco
         record.operation = format!("{}, {}", earlier.operation, record.operation);
     }
     record
+}
+
+fn check_inline_total(manifest: &Manifest, commit: &Commit) -> Result<()> {
+    let inline = commit.changes.iter().flat_map(|c| &c.add).filter(|s| s.0.is_inline());
+    let added: u64 = inline.map(|s| s.0.bytes()).sum();
+    if added == 0 {
+        return Ok(());
+    }
+    let total = manifest.inline_bytes() + added;
+    if total > INLINE_TOTAL_BYTES_MAX as u64 {
+        return Err(Error::exhausted(format!(
+            "{total} bytes of rows in the log are above the bound of {INLINE_TOTAL_BYTES_MAX} for all tables"
+        )));
+    }
+    Ok(())
 }
 
 fn check_change(manifest: &Manifest, change: &TableChange) -> Result<()> {
@@ -405,7 +446,7 @@ fn purge(manifest: &mut Manifest, until_us: u64) {
         .iter()
         .filter(|(name, _)| name.is_staging())
         .filter_map(|(_, id)| manifest.tables.get(id))
-        .filter(|table| table.created_time_us + STAGING_RETENTION_US < manifest.time_us)
+        .filter(|table| table.created_time_us.saturating_add(STAGING_RETENTION_US) < manifest.time_us)
         .map(|table| table.id)
         .collect();
     for id in abandoned {

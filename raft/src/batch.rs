@@ -3,7 +3,7 @@
 //! While one round is in flight the next gathers. A round of proposals is one entry, one consensus round
 //! and one sync, however many proposals are in it.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use openraft::Raft;
 use openraft::error::{CheckIsLeaderError, ClientWriteError, RaftError};
@@ -12,12 +12,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::types::{Batch, TypeConfig};
+use crate::types::{Batch, Round, TypeConfig};
 
 /// Callers that may wait; more are held back.
 const WAITING_MAX: usize = 8_192;
 /// Proposals that share an entry.
 const ENTRY_PROPOSALS_MAX: usize = 1_024;
+/// Weight of the proposals that share an entry; one that is heavier goes alone. An entry must reach a
+/// follower within a heartbeat.
+const ENTRY_BYTES_MAX: usize = 1024 * 1024;
 /// `client_write` may never answer when the leader is deposed. After this the outcome is unknown.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -67,17 +70,25 @@ impl<Q: Send + 'static, A: Send + 'static> Rounds<Q, A> {
     pub fn start(stop: CancellationToken, mut server: impl Serve<Q, A>) -> Self {
         let (queue, mut callers) = mpsc::channel::<Waiting<Q, A>>(WAITING_MAX);
         tokio::spawn(async move {
-            let mut round = Vec::new();
             loop {
-                let received = tokio::select! {
-                    n = callers.recv_many(&mut round, ENTRY_PROPOSALS_MAX) => n,
+                let first = tokio::select! {
+                    first = callers.recv() => first,
                     () = stop.cancelled() => return,
                 };
-                if received == 0 {
+                let Some(first) = first else {
                     return;
+                };
+                let mut weight = server.weight(&first.question);
+                let mut round = vec![first];
+                while weight < ENTRY_BYTES_MAX
+                    && round.len() < ENTRY_PROPOSALS_MAX
+                    && let Ok(next) = callers.try_recv()
+                {
+                    weight += server.weight(&next.question);
+                    round.push(next);
                 }
                 let (questions, replies): (Vec<_>, Vec<_>) =
-                    round.drain(..).map(|w| (w.question, w.reply)).unzip();
+                    round.into_iter().map(|w| (w.question, w.reply)).unzip();
                 for (reply, answer) in replies.into_iter().zip(server.serve(questions).await) {
                     // A caller that gave up does not need its answer.
                     let _ = reply.send(answer);
@@ -90,6 +101,9 @@ impl<Q: Send + 'static, A: Send + 'static> Rounds<Q, A> {
 
 /// Answers all questions of a round at once, in their order.
 pub trait Serve<Q, A>: Send + 'static {
+    /// How much of a round the question takes up, in bytes.
+    fn weight(&self, question: &Q) -> usize;
+
     fn serve(&mut self, round: Vec<Q>) -> impl Future<Output = Vec<Answer<A>>> + Send;
 }
 
@@ -97,9 +111,14 @@ pub trait Serve<Q, A>: Send + 'static {
 pub struct WriteEntry(pub Raft<TypeConfig>);
 
 impl Serve<Proposal, Outcome> for WriteEntry {
+    fn weight(&self, proposal: &Proposal) -> usize {
+        proposal.weight()
+    }
+
     async fn serve(&mut self, round: Vec<Proposal>) -> Vec<Answer<Outcome>> {
         let proposals = round.len();
-        match timeout(ROUND_TIMEOUT, self.0.client_write(Batch::new(&round))).await {
+        let batch = Batch::new(&Round { time_us: now_us(), proposals: round });
+        match timeout(ROUND_TIMEOUT, self.0.client_write(batch)).await {
             Ok(Ok(written)) if written.data.0.len() == proposals => {
                 written.data.0.into_iter().map(Ok).collect()
             }
@@ -120,6 +139,10 @@ impl Serve<Proposal, Outcome> for WriteEntry {
 pub struct ConfirmRead(pub Raft<TypeConfig>);
 
 impl Serve<(), u64> for ConfirmRead {
+    fn weight(&self, (): &()) -> usize {
+        0
+    }
+
     async fn serve(&mut self, round: Vec<()>) -> Vec<Answer<u64>> {
         let asked = Instant::now();
         let answer = match timeout(ROUND_TIMEOUT, self.0.get_read_log_id()).await {
@@ -135,6 +158,10 @@ impl Serve<(), u64> for ConfirmRead {
         };
         vec![answer; round.len()]
     }
+}
+
+fn now_us() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64)
 }
 
 fn all<A: Clone>(count: usize, refusal: Refusal) -> Vec<Answer<A>> {

@@ -185,7 +185,27 @@ fn to_entry(id: WireLogId, payload: &Payload) -> Result<Entry, StorageError> {
     Ok(Entry { log_id: id.into(), payload: payload.into() })
 }
 
+/// Bytes of the entries that go to a follower in one message, which must arrive within a heartbeat. The
+/// first entry goes whatever its size.
+const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+
 impl RaftLogReader<TypeConfig> for LogStore {
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
+        let mut bytes = 0;
+        let log = self.lock();
+        let end = end.min(log.log_state().last().map_or(0, |id| id.index + 1));
+        let mut entries = Vec::new();
+        for record in log.read(start, end.max(start)) {
+            let (id, payload) = record.map_err(|e| read_error(&e))?;
+            bytes += payload.0.len();
+            if bytes > MESSAGE_BYTES_MAX && !entries.is_empty() {
+                break;
+            }
+            entries.push(to_entry(id, &payload)?);
+        }
+        Ok(entries)
+    }
+
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
         &mut self,
         range: RB,

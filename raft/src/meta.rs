@@ -3,25 +3,26 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use openraft::error::{ClientWriteError, InitializeError, RaftError};
 use openraft::raft::{AppendEntriesRequest, InstallSnapshotRequest, VoteRequest};
-use openraft::{Config, Raft, ServerState, SnapshotPolicy};
+use openraft::{ChangeMembers, Config, Raft, ServerState, SnapshotPolicy};
+use plexus_model::limits::PROPOSAL_BYTES_MAX;
 use plexus_model::{
     Applied, ClusterId, Command, Error, ErrorKind, Manifest, NodeId, NodeRecord, Outcome, Proposal, Result,
     Token, Version,
 };
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::{ConfirmRead, Refusal, Rounds, WriteEntry};
 use crate::log::LogStore;
 use crate::network::{Network, Transport, call};
 use crate::state_machine::{Published, StateMachine};
-use crate::types::{Address, TypeConfig};
-use crate::wire::{Request, Response, snapshot_response, vote_response};
+use crate::types::{Address, Membership, TypeConfig};
+use crate::wire::{MemberChange, Request, Response, snapshot_response, vote_response};
 
 /// Leader to followers. A follower's sync must fit in one interval.
 const HEARTBEAT_MS: u64 = 250;
@@ -37,6 +38,10 @@ const SNAPSHOT_CHUNK_TIMEOUT_MS: u64 = 10_000;
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// For one request to the leader; longer than a round takes there.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(6);
+/// For the end of a snapshot or a sync that is under way when the node stops.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+/// For each step of a change of members; longer than a leader change.
+const MEMBER_CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// More voters make commits slower and survive no likely failure.
 const VOTERS_MAX: usize = 5;
 
@@ -137,27 +142,30 @@ impl Meta {
     /// Asks the cluster of the node at `seed` to let this node in, until it does or `timeout` passes.
     pub async fn join(&self, seed: &str, record: NodeRecord, timeout: Duration) -> Result<()> {
         let deadline = Instant::now() + timeout;
-        let mut address = seed.to_owned();
+        let request = Request::Change(MemberChange::Join(record));
         loop {
-            let error =
-                match call(&*self.transport, &address, &Request::Join(record.clone()), FORWARD_TIMEOUT).await
-                {
-                    Ok(Response::Done) => return Ok(()),
-                    Ok(Response::Failed { kind, message }) if !Error::new(kind, "").is_retryable() => {
-                        return Err(Error::new(kind, message).context(format!("joining by way of {address}")));
-                    }
-                    Ok(other) => Error::unavailable(format!("{address} answered {other:?}")),
-                    Err(e) if matches!(e.kind(), ErrorKind::InvalidArgument | ErrorKind::Corrupt) => {
-                        return Err(e);
-                    }
-                    Err(e) => e,
-                };
-            if Instant::now() >= deadline {
-                return Err(error.context(format!("joining by way of {address}")));
+            match done(seed, call(&*self.transport, seed, &request, FORWARD_TIMEOUT).await) {
+                Err(e) if e.is_retryable() && Instant::now() < deadline => sleep(RETRY_PAUSE * 4).await,
+                result => return result.map_err(|e| e.context(format!("joining by way of {seed}"))),
             }
-            address = seed.to_owned();
-            sleep(RETRY_PAUSE * 4).await;
         }
+    }
+
+    /// Tells the cluster that this member is back, perhaps under other addresses.
+    ///
+    /// # Errors
+    /// `NotFound` when it is a member no longer.
+    pub async fn rejoin(&self, record: NodeRecord) -> Result<()> {
+        self.change(MemberChange::Return(record)).await
+    }
+
+    /// Takes a node out of the cluster for good. Other nodes take over its replicas and pull what they hold
+    /// from those that stay.
+    ///
+    /// # Errors
+    /// `NotFound`, or `Conflict` with what is in the way.
+    pub async fn remove(&self, node: NodeId) -> Result<()> {
+        self.change(MemberChange::Remove(node.0)).await
     }
 
     /// The manifest as far as this node has applied the log.
@@ -176,16 +184,24 @@ impl Meta {
     /// # Errors
     /// `Unknown` when the command may or may not have been committed; `Unavailable` when it was not.
     pub async fn propose(&self, command: Command, limit: Duration) -> Result<Applied> {
-        let proposal = Proposal { token: Token::generate(), time_us: now_us(), command };
+        let proposal = Proposal { token: Token::generate(), command };
+        if proposal.weight() > PROPOSAL_BYTES_MAX {
+            return Err(Error::exhausted(format!(
+                "a commit of about {} bytes is above the bound of {PROPOSAL_BYTES_MAX} for one entry of the log: \
+                 write less at once",
+                proposal.weight()
+            )));
+        }
         let deadline = Instant::now() + limit;
         let mut sent = false;
         loop {
             let refusal = match self.leader() {
                 Some((leader, _)) if leader == self.node => {
                     sent = true;
-                    match self.proposals.ask(proposal.clone()).await {
-                        Ok(outcome) => return outcome.into_result(),
-                        Err(refusal) => refusal.into_error(),
+                    match timeout_at(deadline.into(), self.proposals.ask(proposal.clone())).await {
+                        Ok(Ok(outcome)) => return outcome.into_result(),
+                        Ok(Err(refusal)) => refusal.into_error(),
+                        Err(_) => Error::unknown("the leader has not answered"),
                     }
                 }
                 Some((_, address)) => {
@@ -228,10 +244,13 @@ impl Meta {
         let deadline = Instant::now() + limit;
         loop {
             let error = match self.leader() {
-                Some((leader, _)) if leader == self.node => match self.reads.ask(()).await {
-                    Ok(index) => return Ok(index),
-                    Err(refusal) => refusal.into_error(),
-                },
+                Some((leader, _)) if leader == self.node => {
+                    match timeout_at(deadline.into(), self.reads.ask(())).await {
+                        Ok(Ok(index)) => return Ok(index),
+                        Ok(Err(refusal)) => refusal.into_error(),
+                        Err(_) => Error::unavailable("the leader has not answered"),
+                    }
+                }
                 Some((_, address)) => {
                     match call(&*self.transport, &address, &Request::ReadIndex, FORWARD_TIMEOUT).await {
                         Ok(Response::ReadIndex(index)) => return Ok(index),
@@ -370,63 +389,129 @@ impl Meta {
                 self.hear(NodeId(node));
                 Response::Done
             }
-            Request::Join(record) => match self.admit(record).await {
+            Request::Change(change) => match self.change(change).await {
                 Ok(()) => Response::Done,
                 Err(e) => failed(&e),
             },
         }
     }
 
-    /// Lets a node in: as a learner, which gets the log, then as a member that others know, then as a
-    /// voter when that makes an odd number. A node that is not the leader passes the request on.
-    async fn admit(&self, record: NodeRecord) -> Result<()> {
+    /// Changes who is a member. A node that is not the leader passes the request on.
+    async fn change(&self, change: MemberChange) -> Result<()> {
         match self.leader() {
-            Some((leader, _)) if leader == self.node => {}
+            Some((leader, _)) if leader == self.node => match change {
+                MemberChange::Join(record) => self.admit(record).await,
+                MemberChange::Return(record) => self.readmit(record).await,
+                MemberChange::Remove(node) => self.expel(NodeId(node)).await,
+            },
             Some((_, address)) => {
-                return match call(&*self.transport, &address, &Request::Join(record), FORWARD_TIMEOUT).await?
-                {
-                    Response::Done => Ok(()),
-                    Response::Failed { kind, message } => Err(Error::new(kind, message)),
-                    other => Err(Error::unavailable(format!("the leader answered {other:?}"))),
-                };
+                let request = Request::Change(change);
+                done(&address, call(&*self.transport, &address, &request, FORWARD_TIMEOUT).await)
             }
-            None => return Err(Error::unavailable("the metadata group has no leader")),
+            None => Err(Error::unavailable("the metadata group has no leader")),
         }
-        let limit = Duration::from_secs(5);
-        let known = self.manifest().nodes.get(&record.id).map(|n| n.peer.clone());
-        if known.is_some_and(|peer| peer != record.peer) {
-            // openraft keeps the address of a member for good; a moved node joins under a new id.
-            return Err(Error::invalid(format!(
-                "node {} is a member with another peer address; it cannot join from {}",
-                record.id, record.peer
+    }
+
+    /// Lets a node in: as a learner, which gets the log, then as a member that others know, then as a
+    /// voter when that makes an odd number.
+    async fn admit(&self, record: NodeRecord) -> Result<()> {
+        let membership = self.membership();
+        if membership.voter_ids().any(|voter| voter == record.id.0) {
+            // It may have promised a vote or kept an entry in the log that it has lost.
+            return Err(Error::already_exists(format!(
+                "node {} is a voting member, and the new node has none of its log: give it another id, and remove \
+                 the old one",
+                record.id
             )));
         }
-        let membership = self.raft.metrics().borrow().membership_config.clone();
-        if membership.membership().get_node(&record.id.0).is_none() {
-            let learner = self.raft.add_learner(record.id.0, Address(record.peer.clone()), false);
-            change(timeout(limit, learner).await)?;
+        if self.manifest().nodes.get(&record.id).is_some_and(|known| known.peer != record.peer) {
+            return Err(Error::already_exists(format!(
+                "node {} is a member with another peer address; a new node cannot join as {} from {}",
+                record.id, record.id, record.peer
+            )));
         }
-        self.propose(Command::RegisterNode(record), limit).await?;
-        self.adjust_voters(limit).await
+        if membership.get_node(&record.id.0).is_none() {
+            let learner = self.raft.add_learner(record.id.0, Address(record.peer.clone()), false);
+            changed(timeout(MEMBER_CHANGE_TIMEOUT, learner).await)?;
+        }
+        self.propose(Command::RegisterNode(record), MEMBER_CHANGE_TIMEOUT).await?;
+        self.adjust_voters().await
+    }
+
+    /// Takes note of a member's addresses and roles.
+    async fn readmit(&self, record: NodeRecord) -> Result<()> {
+        let id = record.id;
+        if !self.manifest().nodes.contains_key(&id) {
+            return Err(Error::not_found(format!(
+                "node {id} is no member of the cluster (any more): it can join with an empty data directory"
+            )));
+        }
+        let address = Address(record.peer.clone());
+        self.propose(Command::RegisterNode(record), MEMBER_CHANGE_TIMEOUT).await?;
+        if self.membership().get_node(&id.0).is_some_and(|known| *known != address) {
+            // Safe, since it is the member itself that says so and others cannot take its address.
+            let moved = ChangeMembers::SetNodes(BTreeMap::from([(id.0, address)]));
+            changed(timeout(MEMBER_CHANGE_TIMEOUT, self.raft.change_membership(moved, true)).await)?;
+        }
+        self.adjust_voters().await
+    }
+
+    async fn expel(&self, node: NodeId) -> Result<()> {
+        if node == self.node {
+            return Err(Error::conflict(format!(
+                "node {node} leads the metadata group: stop it, and remove it when another node leads"
+            )));
+        }
+        // Checks that others can take over, before anything is changed.
+        self.propose(Command::RemoveNode(node), MEMBER_CHANGE_TIMEOUT).await?;
+        if self.membership().voter_ids().any(|voter| voter == node.0) {
+            let voter = ChangeMembers::RemoveVoters(BTreeSet::from([node.0]));
+            changed(timeout(MEMBER_CHANGE_TIMEOUT, self.raft.change_membership(voter, true)).await)?;
+        }
+        if self.membership().get_node(&node.0).is_some() {
+            let learner = ChangeMembers::RemoveNodes(BTreeSet::from([node.0]));
+            changed(timeout(MEMBER_CHANGE_TIMEOUT, self.raft.change_membership(learner, true)).await)?;
+        }
+        self.adjust_voters().await
+    }
+
+    fn membership(&self) -> Membership {
+        self.raft.metrics().borrow().membership_config.membership().clone()
     }
 
     /// Makes the voters an odd number of the nodes with the meta role, at most [`VOTERS_MAX`].
-    async fn adjust_voters(&self, limit: Duration) -> Result<()> {
+    async fn adjust_voters(&self) -> Result<()> {
         let current: BTreeSet<u64> = self.status().voters.iter().map(|n| n.0).collect();
         let manifest = self.manifest();
         let wanted =
             wanted_voters(&current, manifest.nodes.values().filter(|n| n.roles.meta).map(|n| n.id.0));
         if wanted != current {
-            change(timeout(limit, self.raft.change_membership(wanted, true)).await)?;
+            changed(timeout(MEMBER_CHANGE_TIMEOUT, self.raft.change_membership(wanted, true)).await)?;
         }
         Ok(())
+    }
+
+    /// Resolves when this member can take part no longer: its log or its state machine has failed.
+    pub async fn failed(&self) -> Error {
+        let mut metrics = self.raft.metrics();
+        let fatal = metrics.wait_for(|m| m.running_state.is_err()).await;
+        let reason = match &fatal {
+            Ok(metrics) => metrics.running_state.as_ref().err().map(ToString::to_string),
+            Err(_) => None,
+        };
+        Error::internal(format!(
+            "the metadata group has stopped on this node: {}",
+            reason.as_deref().unwrap_or("it was shut down")
+        ))
     }
 
     /// Stops taking part. Entries that were acknowledged are on disk.
     pub async fn shutdown(&self) {
         self.stop.cancel();
-        if let Err(error) = self.raft.shutdown().await {
-            tracing::warn!(%error, "the metadata group did not stop cleanly");
+        match timeout(SHUTDOWN_TIMEOUT, self.raft.shutdown()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the metadata group did not stop cleanly"),
+            Err(_) => tracing::warn!("the metadata group did not stop within {SHUTDOWN_TIMEOUT:?}"),
         }
     }
 }
@@ -442,11 +527,20 @@ fn wanted_voters(current: &BTreeSet<u64>, meta_nodes: impl Iterator<Item = u64>)
 
 type ClientWrite<T> = Result<T, RaftError<u64, ClientWriteError<u64, Address>>>;
 
-fn change<T>(result: Result<ClientWrite<T>, tokio::time::error::Elapsed>) -> Result<()> {
+fn changed<T>(result: Result<ClientWrite<T>, tokio::time::error::Elapsed>) -> Result<()> {
     match result {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(e)) => Err(Error::unavailable(format!("changing the metadata group: {e}"))),
         Err(_) => Err(Error::unknown("changing the metadata group: no answer from the quorum")),
+    }
+}
+
+/// The answer to a request that has none but that it was done.
+fn done(address: &str, answer: Result<Response>) -> Result<()> {
+    match answer? {
+        Response::Done => Ok(()),
+        Response::Failed { kind, message } => Err(Error::new(kind, message)),
+        other => Err(Error::unavailable(format!("{address} answered {other:?}"))),
     }
 }
 
@@ -481,8 +575,4 @@ fn config() -> Result<Config> {
     }
     .validate()
     .map_err(|e| Error::internal(format!("metadata group configuration: {e}")))
-}
-
-fn now_us() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64)
 }

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use crate::apply::apply;
 use crate::types::{
-    Answers, Entry, LogId, Snapshot, SnapshotMeta, StorageError, StoredMembership, TypeConfig,
+    Answers, Entry, LogId, Round, Snapshot, SnapshotMeta, StorageError, StoredMembership, TypeConfig,
 };
 use crate::wire::WireSnapshotMeta;
 
@@ -96,10 +96,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 EntryPayload::Normal(batch) => {
                     // An entry that does not decode is the same on every node: going on without it would
                     // make the manifest differ from what was acknowledged.
-                    let proposals = batch
-                        .proposals()
-                        .map_err(|e| StorageIOError::apply(entry.log_id, AnyError::new(&e)))?;
-                    Answers(apply(&mut self.manifest, Version(entry.log_id.index), proposals))
+                    let Round { time_us, proposals } =
+                        batch.round().map_err(|e| StorageIOError::apply(entry.log_id, AnyError::new(&e)))?;
+                    Answers(apply(&mut self.manifest, Version(entry.log_id.index), time_us, proposals))
                 }
                 EntryPayload::Membership(membership) => {
                     self.membership = StoredMembership::new(Some(entry.log_id), membership);

@@ -5,6 +5,7 @@ use std::io::Cursor;
 
 use bytes::Bytes;
 use plexus_model::{Outcome, Proposal, Result};
+use rkyv::{Archive, Deserialize, Serialize};
 
 openraft::declare_raft_types!(
     /// The metadata group.
@@ -37,16 +38,25 @@ impl fmt::Display for Address {
     }
 }
 
-/// The proposals of one entry, encoded once: the same bytes go to the log and to every follower.
+/// What one entry carries.
+#[derive(Archive, Serialize, Deserialize)]
+pub struct Round {
+    /// The leader's clock when it made the entry, in microseconds since the epoch. It informs the commit
+    /// time, never order or visibility.
+    pub time_us: u64,
+    pub proposals: Vec<Proposal>,
+}
+
+/// A [`Round`], encoded once: the same bytes go to the log and to every follower.
 #[derive(Clone)]
 pub struct Batch(pub Bytes);
 
 impl Batch {
-    pub fn new(proposals: &Vec<Proposal>) -> Self {
-        Self(plexus_model::encode(proposals).into())
+    pub fn new(round: &Round) -> Self {
+        Self(plexus_model::encode(round).into())
     }
 
-    pub fn proposals(&self) -> Result<Vec<Proposal>> {
+    pub fn round(&self) -> Result<Round> {
         plexus_model::decode("log entry", &self.0)
     }
 }

@@ -34,12 +34,22 @@ pub enum Request {
     Propose(Proposal),
     /// To the leader: up to which index must a read that starts now have applied?
     ReadIndex,
-    /// To the leader: let this node in.
-    Join(NodeRecord),
+    /// To the leader: change who is a member.
+    Change(MemberChange),
     /// To the leader: this node is alive.
     Heartbeat {
         node: u64,
     },
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, Debug)]
+pub enum MemberChange {
+    /// Lets a new node in.
+    Join(NodeRecord),
+    /// A member is back, perhaps under other addresses.
+    Return(NodeRecord),
+    /// Takes a node out for good.
+    Remove(u64),
 }
 
 #[derive(Archive, Serialize, Deserialize, Debug)]

@@ -1,5 +1,6 @@
 //! `apply` is a pure function: the same commands give the same bytes, and what it guards holds.
 
+use plexus_model::limits::{INLINE_TOTAL_BYTES_MAX, TOKENS_MIN};
 use plexus_model::{
     ClusterId, Command, Commit, CreateTable, ErrorKind, Manifest, NewSegment, NodeId, NodeRecord, Outcome,
     Proposal, Roles, Segment, SegmentData, SegmentId, TableChange, TableId, TableName, TableSchema, Token,
@@ -71,8 +72,8 @@ fn commit(table: u64, add: Vec<NewSegment>, remove: Vec<u128>) -> Command {
     Command::Commit(Commit { changes: vec![change], operation: "test".into() })
 }
 
-fn proposal(token: u128, time_us: u64, command: Command) -> Proposal {
-    Proposal { token: Token(token), time_us, command }
+fn proposal(token: u128, command: Command) -> Proposal {
+    Proposal { token: Token(token), command }
 }
 
 /// A cluster of three nodes with table `t`, whose id is 5.
@@ -88,7 +89,7 @@ fn prepared() -> Manifest {
     for (i, command) in commands.into_iter().enumerate() {
         let index = i as u64 + 1;
         let outcomes =
-            apply(&mut manifest, Version(index), vec![proposal(u128::from(index), 1_000, command)]);
+            apply(&mut manifest, Version(index), 1_000, vec![proposal(u128::from(index), command)]);
         assert!(matches!(outcomes[0], Outcome::Applied { .. }), "{outcomes:?}");
     }
     manifest
@@ -96,7 +97,7 @@ fn prepared() -> Manifest {
 
 fn one(manifest: &mut Manifest, token: u128, command: Command) -> Outcome {
     let index = Version(manifest.version.0 + 1);
-    apply(manifest, index, vec![proposal(token, 2_000, command)]).remove(0)
+    apply(manifest, index, 2_000, vec![proposal(token, command)]).remove(0)
 }
 
 fn rejection(outcome: Outcome) -> ErrorKind {
@@ -161,16 +162,78 @@ fn too_many_replicas_are_refused_by_name() {
 }
 
 #[test]
-fn commit_time_never_falls_and_tokens_expire_by_it() {
+fn commit_time_never_falls_and_tokens_expire_by_it_but_never_the_latest() {
     let mut manifest = prepared();
     let late = 1_000_000_000;
-    let index = Version(manifest.version.0 + 1);
-    apply(&mut manifest, index, vec![proposal(90, late, create("a", 1))]);
-    let index = Version(manifest.version.0 + 1);
-    apply(&mut manifest, index, vec![proposal(91, 5, create("b", 1))]);
+    let mut entry = |time_us, proposals| {
+        let index = Version(manifest.version.0 + 1);
+        apply(&mut manifest, index, time_us, proposals);
+        manifest.clone()
+    };
+    entry(late, vec![proposal(90, create("a", 1))]);
+    let manifest = entry(5, vec![proposal(91, create("b", 1))]);
     assert_eq!(manifest.time_us, late + 1);
+    // One clock that is far ahead must not make the log forget what was asked a moment ago.
+    assert!(manifest.tokens.contains_key(&Token(1)));
+    let purge = |token| proposal(token, Command::Purge { removed_until_us: 0 });
+    let manifest = entry(late, (1_000..1_000 + TOKENS_MIN as u128).map(purge).collect());
     assert!(!manifest.tokens.contains_key(&Token(1)), "an old token is still there");
-    assert!(manifest.tokens.contains_key(&Token(90)));
+    assert!(manifest.tokens.contains_key(&Token(90)), "a token is gone before its time");
+    // Not even a clock at the end of time stops the log.
+    entry(u64::MAX, vec![purge(5_000_000)]);
+    assert_eq!(entry(0, vec![purge(5_000_001)]).tokens.len(), TOKENS_MIN);
+}
+
+#[test]
+fn rows_in_the_log_are_bounded_for_each_table_and_for_all() {
+    let mut manifest = prepared();
+    let megabyte = |id: u128| {
+        let NewSegment(segment) = segment(id, true, vec![]);
+        NewSegment(Segment { data: SegmentData::Inline(vec![7; 1 << 20]), ..segment })
+    };
+    let mut id = 1_000;
+    let mut fill = |manifest: &mut Manifest, table| loop {
+        id += 1;
+        match one(manifest, id, commit(table, vec![megabyte(id)], vec![])) {
+            Outcome::Applied { .. } => {}
+            Outcome::Rejected { kind, message } => {
+                assert_eq!(kind, ErrorKind::ResourceExhausted);
+                return message;
+            }
+        }
+    };
+    assert!(fill(&mut manifest, 5).contains("table public.t"));
+    for n in 0..20 {
+        let outcome = one(&mut manifest, 100 + n, create(&format!("u{n}"), 1));
+        let Outcome::Applied { table: Some(table), .. } = outcome else { panic!("{outcome:?}") };
+        if fill(&mut manifest, table.0).contains("for all tables") {
+            assert!(manifest.inline_bytes() <= INLINE_TOTAL_BYTES_MAX as u64);
+            return;
+        }
+    }
+    panic!("the rows of all tables together are not bounded");
+}
+
+#[test]
+fn a_node_is_removed_only_when_others_can_take_over_its_replicas() {
+    let mut manifest = prepared();
+    let remove = |node| Command::RemoveNode(NodeId(node));
+    assert_eq!(rejection(one(&mut manifest, 50, remove(9))), ErrorKind::NotFound);
+    match one(&mut manifest, 51, remove(2)) {
+        Outcome::Rejected { kind: ErrorKind::Conflict, message } => {
+            assert!(message.contains("node 2") && message.contains("public.t"), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+    one(&mut manifest, 52, Command::RegisterNode(node(4)));
+    assert!(matches!(one(&mut manifest, 53, remove(2)), Outcome::Applied { .. }));
+    assert!(!manifest.nodes.contains_key(&NodeId(2)));
+    for shard in manifest.tables.get(&TableId(5)).unwrap().shards.iter() {
+        let mut replicas: Vec<u64> = shard.replicas.iter().map(|n| n.0).collect();
+        assert_eq!(replicas.last(), Some(&4), "who has nothing yet must come last");
+        replicas.sort_unstable();
+        assert_eq!(replicas, [1, 3, 4]);
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -229,10 +292,10 @@ fn play(steps: &[Step], group: usize) -> Manifest {
                     Step::Repeat(token) => u128::from(*token),
                     _ => 1_000 + (round * group + i) as u128,
                 };
-                proposal(token, 10_000 + (round * 7 % 31) as u64, command(step, &manifest))
+                proposal(token, command(step, &manifest))
             })
             .collect();
-        apply(&mut manifest, index, proposals);
+        apply(&mut manifest, index, 10_000 + (round * 7 % 31) as u64, proposals);
     }
     manifest
 }

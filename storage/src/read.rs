@@ -15,7 +15,7 @@ use vortex::buffer::{Alignment, ByteBufferMut};
 use vortex::error::{VortexError, VortexResult};
 use vortex::io::{CoalesceConfig, VortexReadAt};
 
-use crate::store::SegmentStore;
+use crate::store::{Reference, SegmentStore};
 
 /// What identifies the bytes of a segment and says who keeps them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,9 @@ pub struct SegmentRef {
 #[async_trait]
 pub trait RemoteSegments: Send + Sync + 'static {
     async fn read(&self, node: NodeId, segment: &SegmentRef, offset: u64, length: usize) -> Result<Bytes>;
+
+    /// The replicas to ask, those most likely to answer first; without this node.
+    fn order(&self, replicas: &[NodeId]) -> Vec<NodeId>;
 }
 
 /// Opens segments for scans on this node.
@@ -51,11 +54,6 @@ impl SegmentReads {
         Self { store, remote }
     }
 
-    /// Whether a scan of this segment would read this node's disk.
-    pub fn is_local(&self, id: SegmentId) -> bool {
-        self.store.as_ref().is_some_and(|store| store.contains(id))
-    }
-
     pub fn open(&self, segment: SegmentRef) -> Arc<dyn VortexReadAt> {
         Arc::new(SegmentReadAt { reads: self.clone(), segment: Arc::new(segment) })
     }
@@ -70,7 +68,7 @@ impl SegmentReads {
         if let Some(store) = self.store.clone().filter(|store| store.contains(segment.id)) {
             let wanted = segment.clone();
             let read = tokio::task::spawn_blocking(move || {
-                let file = store.segment(wanted.id, wanted.length, &wanted.checksum)?;
+                let file = store.segment(wanted.id, wanted.length, &wanted.checksum, Reference::Manifest)?;
                 let mut buffer = ByteBufferMut::zeroed_aligned(length, alignment);
                 file.read_exact_at(buffer.as_mut_slice(), offset)?;
                 Ok(BufferHandle::new_host(buffer.freeze()))
@@ -92,7 +90,7 @@ impl SegmentReads {
 
     async fn read_remote(&self, segment: &SegmentRef, offset: u64, length: usize) -> Result<Bytes> {
         let mut failures = Vec::new();
-        for &node in &segment.replicas {
+        for node in self.remote.order(&segment.replicas) {
             match self.remote.read(node, segment, offset, length).await {
                 Ok(bytes) if bytes.len() == length => return Ok(bytes),
                 Ok(bytes) => failures.push(format!("node {node}: {} of {length} bytes", bytes.len())),

@@ -13,12 +13,13 @@
 //! A sync that fails ends the process. The kernel may have dropped the pages, so a retry could succeed
 //! without the bytes being on disk.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use plexus_model::{Error, Result, SegmentId};
@@ -31,8 +32,57 @@ pub struct SegmentStore {
     temporary: PathBuf,
     quarantine: PathBuf,
     inventory: Inventory,
-    /// Segments that were opened and verified. Files of immutable bytes, so a handle stays good.
-    open: Mutex<HashMap<SegmentId, Arc<SegmentFile>>>,
+    opened: Mutex<Opened>,
+    losses: AtomicU64,
+}
+
+/// Segments that were opened. The bytes of a file never change, so a handle stays good.
+#[derive(Default)]
+struct Opened {
+    files: HashMap<SegmentId, (Arc<SegmentFile>, u64)>,
+    /// Those whose bytes were checked since the start, also after their file was closed.
+    verified: HashSet<SegmentId>,
+    /// Counts uses, to tell which file was not used for longest.
+    clock: u64,
+}
+
+/// Files that are kept open. Each is a descriptor, of which a process has some tens of thousands at best.
+const OPEN_FILES_MAX: usize = 4_096;
+
+impl Opened {
+    fn get(&mut self, id: SegmentId) -> Option<Arc<SegmentFile>> {
+        self.clock += 1;
+        let (file, used) = self.files.get_mut(&id)?;
+        *used = self.clock;
+        Some(file.clone())
+    }
+
+    fn insert(&mut self, id: SegmentId, file: Arc<SegmentFile>) {
+        if self.files.len() >= OPEN_FILES_MAX {
+            // A quarter at once, so that the search for the oldest is rare.
+            let mut uses: Vec<u64> = self.files.values().map(|(_, used)| *used).collect();
+            let (_, oldest, _) = uses.select_nth_unstable(OPEN_FILES_MAX / 4);
+            let oldest = *oldest;
+            self.files.retain(|_, (_, used)| *used > oldest);
+        }
+        self.clock += 1;
+        self.verified.insert(id);
+        self.files.insert(id, (file, self.clock));
+    }
+
+    fn forget(&mut self, id: SegmentId) {
+        self.files.remove(&id);
+        self.verified.remove(&id);
+    }
+}
+
+/// Who says what a segment's length and checksum are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reference {
+    /// This node's manifest: a file that differs is damaged, and set aside.
+    Manifest,
+    /// Someone else: a file that differs is left where it is.
+    Hearsay,
 }
 
 /// An open segment whose checksum was verified when it was opened.
@@ -84,7 +134,14 @@ impl SegmentStore {
             present.insert(id, length);
         }
         inventory.reconcile(&present)?;
-        Ok(Self { directory, temporary, quarantine, inventory, open: Mutex::default() })
+        Ok(Self {
+            directory,
+            temporary,
+            quarantine,
+            inventory,
+            opened: Mutex::default(),
+            losses: AtomicU64::new(0),
+        })
     }
 
     fn path(&self, id: SegmentId) -> PathBuf {
@@ -98,6 +155,12 @@ impl SegmentStore {
 
     pub fn ids(&self) -> Vec<SegmentId> {
         self.inventory.ids()
+    }
+
+    /// How many segments were found to be damaged or gone since the start: when it has grown, there is
+    /// something to pull.
+    pub fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Relaxed)
     }
 
     /// Makes a segment durable. When this returns, it survives power loss.
@@ -126,31 +189,48 @@ impl SegmentStore {
     /// Opens a segment, checking its bytes the first time.
     ///
     /// # Errors
-    /// `NotFound` when it is not here; `Corrupt` when its bytes have changed, in which case the file has
-    /// been moved to quarantine and can be pulled again.
-    pub fn segment(&self, id: SegmentId, length: u64, checksum: &[u8; 32]) -> Result<Arc<SegmentFile>> {
-        if let Some(file) = self.lock_open().get(&id) {
-            return Ok(file.clone());
+    /// `NotFound` when it is not here; `Corrupt` when its bytes are not those that `checksum` names. By
+    /// [`Reference::Manifest`] the file is then moved to quarantine, and can be pulled again.
+    pub fn segment(
+        &self,
+        id: SegmentId,
+        length: u64,
+        checksum: &[u8; 32],
+        reference: Reference,
+    ) -> Result<Arc<SegmentFile>> {
+        if let Some(file) = self.lock_opened().get(id) {
+            return Ok(file);
         }
         let path = self.path(id);
-        let file = File::open(&path).map_err(|e| Error::io(path.display(), e))?;
-        let mut hasher = blake3::Hasher::new();
-        let read = hasher.update_reader(&file).map(|h| h.count());
-        let intact = matches!(read, Ok(count) if count == length) && hasher.finalize().as_bytes() == checksum;
-        if !intact {
-            self.set_aside(id)?;
-            return Err(Error::corrupt(format!(
-                "segment {id}: the file does not match its checksum; quarantined"
-            )));
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                // Someone removed it. Known to be missing, it is pulled again.
+                self.inventory.remove(id)?;
+                self.losses.fetch_add(1, Ordering::Relaxed);
+                return Err(Error::not_found(format!("segment {id} is not on this node")));
+            }
+            Err(e) => return Err(Error::io(path.display(), e)),
+        };
+        let verified = self.lock_opened().verified.contains(&id);
+        if !verified {
+            let mut hasher = blake3::Hasher::new();
+            let read = hasher.update_reader(&file).map_err(|e| Error::io(path.display(), e))?.count();
+            if read != length || hasher.finalize().as_bytes() != checksum {
+                if reference == Reference::Manifest {
+                    self.set_aside(id)?;
+                }
+                return Err(Error::corrupt(format!("segment {id}: the file does not match its checksum")));
+            }
         }
         let file = Arc::new(SegmentFile { file, path, length });
-        self.lock_open().insert(id, file.clone());
+        self.lock_opened().insert(id, file.clone());
         Ok(file)
     }
 
     /// Removes a segment that nothing refers to any more.
     pub fn remove(&self, id: SegmentId) -> Result<()> {
-        self.lock_open().remove(&id);
+        self.lock_opened().forget(id);
         self.inventory.remove(id)?;
         let path = self.path(id);
         match fs::remove_file(&path) {
@@ -179,6 +259,7 @@ impl SegmentStore {
 
     fn set_aside(&self, id: SegmentId) -> Result<()> {
         self.inventory.remove(id)?;
+        self.losses.fetch_add(1, Ordering::Relaxed);
         let path = self.path(id);
         fs::rename(&path, self.quarantine.join(format!("{id}.{FILE_EXTENSION}")))
             .map_err(|e| Error::io(path.display(), e))?;
@@ -186,8 +267,8 @@ impl SegmentStore {
         Ok(())
     }
 
-    fn lock_open(&self) -> std::sync::MutexGuard<'_, HashMap<SegmentId, Arc<SegmentFile>>> {
-        self.open.lock().expect("no code panics while it holds this lock")
+    fn lock_opened(&self) -> MutexGuard<'_, Opened> {
+        self.opened.lock().expect("no code panics while it holds this lock")
     }
 }
 

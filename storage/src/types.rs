@@ -38,6 +38,7 @@ fn from_field(field: &Field, id: u32) -> Result<Column> {
 pub fn to_data_type(t: &ColumnType) -> DataType {
     let item = |column: &Column| Arc::new(to_field(column));
     match t {
+        ColumnType::Null => DataType::Null,
         ColumnType::Boolean => DataType::Boolean,
         ColumnType::Int8 => DataType::Int8,
         ColumnType::Int16 => DataType::Int16,
@@ -63,18 +64,24 @@ pub fn to_data_type(t: &ColumnType) -> DataType {
         ColumnType::Timestamp(unit, zone) => {
             DataType::Timestamp(to_unit(*unit), zone.as_deref().map(Into::into))
         }
+        ColumnType::Decimal32 { precision, scale } => DataType::Decimal32(*precision, *scale),
+        ColumnType::Decimal64 { precision, scale } => DataType::Decimal64(*precision, *scale),
         ColumnType::Decimal128 { precision, scale } => DataType::Decimal128(*precision, *scale),
         ColumnType::Decimal256 { precision, scale } => DataType::Decimal256(*precision, *scale),
         ColumnType::List(column) => DataType::List(item(column)),
         ColumnType::LargeList(column) => DataType::LargeList(item(column)),
+        ColumnType::ListView(column) => DataType::ListView(item(column)),
+        ColumnType::LargeListView(column) => DataType::LargeListView(item(column)),
         ColumnType::FixedSizeList(column, length) => DataType::FixedSizeList(item(column), *length as i32),
         ColumnType::Struct(columns) => DataType::Struct(columns.iter().map(to_field).collect()),
+        ColumnType::Map { entries, keys_sorted } => DataType::Map(item(entries), *keys_sorted),
     }
 }
 
 pub fn from_data_type(t: &DataType) -> Result<ColumnType> {
     let item = |field: &Field| from_field(field, 0).map(Box::new);
     Ok(match t {
+        DataType::Null => ColumnType::Null,
         DataType::Boolean => ColumnType::Boolean,
         DataType::Int8 => ColumnType::Int8,
         DataType::Int16 => ColumnType::Int16,
@@ -100,6 +107,12 @@ pub fn from_data_type(t: &DataType) -> Result<ColumnType> {
         DataType::Timestamp(unit, zone) => {
             ColumnType::Timestamp(from_unit(*unit), zone.as_deref().map(Into::into))
         }
+        DataType::Decimal32(precision, scale) => {
+            ColumnType::Decimal32 { precision: *precision, scale: *scale }
+        }
+        DataType::Decimal64(precision, scale) => {
+            ColumnType::Decimal64 { precision: *precision, scale: *scale }
+        }
         DataType::Decimal128(precision, scale) => {
             ColumnType::Decimal128 { precision: *precision, scale: *scale }
         }
@@ -108,6 +121,8 @@ pub fn from_data_type(t: &DataType) -> Result<ColumnType> {
         }
         DataType::List(field) => ColumnType::List(item(field)?),
         DataType::LargeList(field) => ColumnType::LargeList(item(field)?),
+        DataType::ListView(field) => ColumnType::ListView(item(field)?),
+        DataType::LargeListView(field) => ColumnType::LargeListView(item(field)?),
         DataType::FixedSizeList(field, length) => {
             let length = u32::try_from(*length)
                 .ok()
@@ -122,8 +137,12 @@ pub fn from_data_type(t: &DataType) -> Result<ColumnType> {
         DataType::Struct(fields) => {
             ColumnType::Struct(fields.iter().map(|f| from_field(f, 0)).collect::<Result<Vec<_>>>()?)
         }
-        // Dictionaries are an encoding; segments choose their own.
+        DataType::Map(entries, keys_sorted) => {
+            ColumnType::Map { entries: item(entries)?, keys_sorted: *keys_sorted }
+        }
+        // Dictionaries and runs are encodings; segments choose their own.
         DataType::Dictionary(_, values) => from_data_type(values)?,
+        DataType::RunEndEncoded(_, values) => from_data_type(values.data_type())?,
         other => {
             return Err(Error::unsupported(format!("type {other} cannot be stored in a table")));
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use plexus_model::{Bound, ErrorKind, SegmentId};
-use plexus_storage::{Router, SegmentEncoder, SegmentStore, inline, shard_of_key, types};
+use plexus_storage::{Reference, Router, SegmentEncoder, SegmentStore, inline, shard_of_key, types};
 use proptest::prelude::*;
 
 fn batch(ids: Vec<i64>, names: Vec<Option<String>>) -> RecordBatch {
@@ -32,11 +32,30 @@ fn every_supported_type_converts_both_ways_and_others_are_named() {
         DataType::Time32(TimeUnit::Millisecond),
         DataType::Time64(TimeUnit::Nanosecond),
         DataType::Timestamp(TimeUnit::Second, Some("+02:00".into())),
+        DataType::Null,
+        DataType::Decimal32(9, 2),
+        DataType::Decimal64(18, 0),
         DataType::Decimal128(38, -3),
         DataType::Decimal256(76, 10),
         DataType::List(item.clone()),
         DataType::LargeList(item.clone()),
+        DataType::ListView(item.clone()),
+        DataType::LargeListView(item.clone()),
         DataType::FixedSizeList(item.clone(), 384),
+        DataType::Map(
+            Arc::new(Field::new(
+                "entries",
+                DataType::Struct(
+                    vec![
+                        Field::new("key", DataType::Utf8, false),
+                        Field::new("value", DataType::Int32, true),
+                    ]
+                    .into(),
+                ),
+                false,
+            )),
+            false,
+        ),
         DataType::Struct(vec![Field::new("x", DataType::Int32, true)].into()),
     ];
     for t in supported {
@@ -120,7 +139,7 @@ fn the_store_keeps_only_whole_segments_and_rebuilds_its_inventory() {
     let store = SegmentStore::open(dir.path()).unwrap();
     assert_eq!(store.ids(), [id]);
     assert!(!dir.path().join("segments/tmp/half").exists());
-    let file = store.segment(id, 100_000, &checksum).unwrap();
+    let file = store.segment(id, 100_000, &checksum, Reference::Manifest).unwrap();
     let mut part = [0; 10];
     file.read_exact_at(&mut part, 99_990).unwrap();
     assert_eq!(part, [42; 10]);
@@ -136,11 +155,28 @@ fn a_changed_file_is_noticed_when_it_is_opened_and_set_aside() {
     SegmentStore::open(dir.path()).unwrap().put(id, &bytes, &checksum).unwrap();
     std::fs::write(dir.path().join(format!("segments/{id}.vortex")), &bytes[..999]).unwrap();
     let store = SegmentStore::open(dir.path()).unwrap();
-    assert_eq!(store.segment(id, 1000, &checksum).err().expect("noticed").kind(), ErrorKind::Corrupt);
+    let open = |reference| store.segment(id, 1000, &checksum, reference);
+    // Who asks may be wrong about the checksum, so only the manifest's word has a file set aside.
+    assert_eq!(open(Reference::Hearsay).err().expect("noticed").kind(), ErrorKind::Corrupt);
+    assert!(store.contains(id));
+    assert_eq!(open(Reference::Manifest).err().expect("noticed").kind(), ErrorKind::Corrupt);
     assert!(!store.contains(id));
     assert_eq!(std::fs::read_dir(dir.path().join("quarantine")).unwrap().count(), 1);
     store.put(id, &bytes, &checksum).unwrap();
-    assert!(store.segment(id, 1000, &checksum).is_ok());
+    assert!(open(Reference::Manifest).is_ok());
+}
+
+#[test]
+fn a_file_that_vanished_counts_as_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SegmentStore::open(dir.path()).unwrap();
+    let (id, bytes) = (SegmentId::generate(), vec![1u8; 10]);
+    let checksum = *blake3::hash(&bytes).as_bytes();
+    store.put(id, &bytes, &checksum).unwrap();
+    std::fs::remove_file(dir.path().join(format!("segments/{id}.vortex"))).unwrap();
+    let error = store.segment(id, 10, &checksum, Reference::Manifest).err().expect("noticed");
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(!store.contains(id), "it would never be pulled again");
 }
 
 #[test]

@@ -1,15 +1,14 @@
 //! Answering peers, and asking them: the traits that the other crates need, over QUIC.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use plexus_coordinator::{NodeReport, Peers, SegmentUpload};
-use plexus_model::{Error, NodeId, Result, SegmentId};
+use plexus_coordinator::{MISSING_NAMED_MAX, Missing, NodeReport, Peers, SegmentUpload};
+use plexus_model::{Error, NodeId, Result, SegmentData, SegmentId};
 use plexus_raft::{Meta, Transport};
-use plexus_storage::{RemoteSegments, SegmentRef, SegmentStore};
+use plexus_storage::{Reference, RemoteSegments, SegmentRef, SegmentStore};
 use quinn::{Connection, Incoming, RecvStream, SendStream, VarInt};
 use tokio::sync::Semaphore;
 
@@ -28,7 +27,7 @@ const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct PeerHandler {
     pub meta: OnceLock<Arc<Meta>>,
     pub store: Option<Arc<SegmentStore>>,
-    pub missing: Arc<AtomicU64>,
+    pub missing: Arc<Missing>,
 }
 
 /// Accepts connections until the endpoint is closed.
@@ -101,8 +100,18 @@ impl PeerService {
                     )));
                 }
                 let store = self.store()?;
+                let (length, checksum, reference) = match self.meta()?.manifest().segment(SegmentId(id)) {
+                    Some(known) => match known.data {
+                        SegmentData::File { bytes, checksum } => (bytes, checksum, Reference::Manifest),
+                        SegmentData::Inline(_) => {
+                            return Err(Error::not_found(format!("no file has segment {id}")));
+                        }
+                    },
+                    // The peer has seen a commit that this node has not applied yet.
+                    None => (length, checksum, Reference::Hearsay),
+                };
                 let body = blocking(move || {
-                    let file = store.segment(SegmentId(id), length, &checksum)?;
+                    let file = store.segment(SegmentId(id), length, &checksum, reference)?;
                     let mut buffer = vec![0; count as usize];
                     file.read_exact_at(&mut buffer, offset)?;
                     Ok(Bytes::from(buffer))
@@ -112,8 +121,9 @@ impl PeerService {
             }
             Request::Report => {
                 let report = self.handler.report()?;
-                let NodeReport { applied, segments_missing, segments } = report;
-                Ok((Response::Report { applied, segments_missing, segments }, Bytes::new()))
+                let NodeReport { applied, segments_missing, missing, segments } = report;
+                let missing = missing.into_iter().map(|id| id.0).collect();
+                Ok((Response::Report { applied, segments_missing, missing, segments }, Bytes::new()))
             }
         }
     }
@@ -132,7 +142,8 @@ impl PeerHandler {
         let meta = self.meta.get().ok_or_else(|| Error::unavailable("the node is starting"))?;
         Ok(NodeReport {
             applied: meta.status().applied,
-            segments_missing: self.missing.load(Ordering::Relaxed),
+            segments_missing: self.missing.count(),
+            missing: self.missing.first(MISSING_NAMED_MAX),
             segments: self.store.as_ref().map_or(0, |s| s.ids().len() as u64),
         })
     }
@@ -193,9 +204,13 @@ impl Peers for PeerNodes {
     }
 
     async fn report(&self, node: NodeId) -> Result<NodeReport> {
+        if self.handler.meta.get().is_some_and(|meta| meta.node() == node) {
+            return self.handler.report();
+        }
         match self.ask(node, Request::Report, None, REPORT_TIMEOUT).await? {
-            (Response::Report { applied, segments_missing, segments }, _) => {
-                Ok(NodeReport { applied, segments_missing, segments })
+            (Response::Report { applied, segments_missing, missing, segments }, _) => {
+                let missing = missing.into_iter().map(SegmentId).collect();
+                Ok(NodeReport { applied, segments_missing, missing, segments })
             }
             (other, _) => Err(unexpected(node, &other)),
         }
@@ -216,6 +231,17 @@ impl RemoteSegments for PeerNodes {
             (Response::Body { .. }, body) => Ok(body),
             (other, _) => Err(unexpected(node, &other)),
         }
+    }
+
+    fn order(&self, replicas: &[NodeId]) -> Vec<NodeId> {
+        let Some(meta) = self.handler.meta.get() else {
+            return replicas.to_vec();
+        };
+        let manifest = meta.manifest();
+        let is_live = |node: &NodeId| manifest.nodes.get(node).is_some_and(|n| n.live);
+        let mut others: Vec<NodeId> = replicas.iter().copied().filter(|n| *n != meta.node()).collect();
+        others.sort_by_key(|node| !is_live(node));
+        others
     }
 }
 

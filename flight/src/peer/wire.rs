@@ -43,6 +43,7 @@ pub enum Response {
     Report {
         applied: u64,
         segments_missing: u64,
+        missing: Vec<u128>,
         segments: u64,
     },
     Failed {
@@ -73,9 +74,21 @@ pub async fn read_frame(stream: &mut RecvStream) -> Result<Vec<u8>> {
     if length > FRAME_BYTES_MAX {
         return Err(Error::corrupt(format!("a peer announced a message of {length} bytes")));
     }
-    let mut frame = vec![0; length];
-    stream.read_exact(&mut frame).await.map_err(lost)?;
-    Ok(frame)
+    read_exactly(stream, length).await
+}
+
+/// Reads `length` bytes. Memory is taken as they arrive, not as they are announced.
+async fn read_exactly(stream: &mut RecvStream, length: usize) -> Result<Vec<u8>> {
+    const STEP_BYTES: usize = 1024 * 1024;
+    let mut bytes = Vec::with_capacity(length.min(STEP_BYTES));
+    while bytes.len() < length {
+        let chunk = stream.read_chunk(length - bytes.len(), true).await.map_err(lost)?;
+        let Some(chunk) = chunk else {
+            return Err(Error::unavailable(format!("a peer sent {} of {length} bytes", bytes.len())));
+        };
+        bytes.extend_from_slice(&chunk.bytes);
+    }
+    Ok(bytes)
 }
 
 pub async fn write_body(stream: &mut SendStream, body: Bytes) -> Result<()> {
@@ -86,9 +99,7 @@ pub async fn read_body(stream: &mut RecvStream, length: u64) -> Result<Bytes> {
     if length > BODY_BYTES_MAX {
         return Err(Error::corrupt(format!("a peer announced a body of {length} bytes")));
     }
-    let mut body = vec![0; length as usize];
-    stream.read_exact(&mut body).await.map_err(lost)?;
-    Ok(body.into())
+    Ok(read_exactly(stream, length as usize).await?.into())
 }
 
 pub fn lost(error: impl std::error::Error + Send + Sync + 'static) -> Error {

@@ -2,12 +2,13 @@
 //!
 //! Most gRPC clients refuse messages above 4 MiB, and around 2 MiB is fastest anyway. The library's
 //! encoder takes a size as a hint; here real sizes are checked. Dictionaries are sent as their values,
-//! and string views as plain strings unless the session asks for views: older clients know neither.
+//! and views of strings and lists as plain ones unless the session asks for views: older clients know
+//! none of them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::cast;
 use arrow::error::ArrowError;
 use arrow_flight::{FlightData, SchemaAsIpc};
@@ -45,6 +46,8 @@ fn wire_type(t: &DataType, views: bool) -> DataType {
         DataType::Dictionary(_, values) => wire_type(values, views),
         DataType::Utf8View if !views => DataType::Utf8,
         DataType::BinaryView if !views => DataType::Binary,
+        DataType::ListView(item) if !views => DataType::List(wire_field(item, views)),
+        DataType::LargeListView(item) if !views => DataType::LargeList(wire_field(item, views)),
         DataType::List(item) => DataType::List(wire_field(item, views)),
         DataType::LargeList(item) => DataType::LargeList(wire_field(item, views)),
         DataType::FixedSizeList(item, length) => DataType::FixedSizeList(wire_field(item, views), *length),
@@ -101,11 +104,7 @@ impl Encoder {
         if rows == 0 {
             return Ok(());
         }
-        let bytes: usize = batch
-            .columns()
-            .iter()
-            .map(|c| c.to_data().get_slice_memory_size().unwrap_or_else(|_| c.get_buffer_memory_size()))
-            .sum();
+        let bytes = plexus_storage::rows_bytes(batch);
         let step = if bytes <= MESSAGE_BYTES_TARGET {
             rows
         } else {

@@ -19,7 +19,7 @@ use crate::sql::options::{
     CLOSED, CloseSessionResult, GetSessionOptionsResult, INVALID_NAME, INVALID_VALUE, SessionOptionError,
     SessionOptionValue, SetSessionOptionsRequest, SetSessionOptionsResult,
 };
-use crate::sql::server::{SqlService, info};
+use crate::sql::server::{SqlService, info, select_all};
 use crate::sql::tickets::StatementHandle;
 use crate::status::to_status;
 
@@ -120,8 +120,7 @@ impl FlightService for Front {
                 continue;
             };
             let path = vec![name.schema.clone(), name.table.clone()];
-            let quoted = format!("SELECT * FROM \"{}\".\"{}\"", name.schema, name.table);
-            let statement_handle = StatementHandle::new(quoted).encode();
+            let statement_handle = StatementHandle::new(select_all(&path)?).encode();
             let ticket = arrow_flight::sql::TicketStatementQuery { statement_handle }.as_any();
             let schema = wire_schema(&types::to_arrow(&table.schema), false);
             let mut flight = info(&schema, ticket, FlightDescriptor::new_path(path))?;
@@ -225,9 +224,7 @@ impl FlightService for Front {
 /// The statement that a descriptor stands for: a path is a table, a command is a query.
 fn statement_of(descriptor: &FlightDescriptor) -> Result<String, Status> {
     if !descriptor.path.is_empty() {
-        let quoted: Vec<String> =
-            descriptor.path.iter().map(|p| format!("\"{}\"", p.replace('"', "\"\""))).collect();
-        return Ok(format!("SELECT * FROM {}", quoted.join(".")));
+        return select_all(&descriptor.path);
     }
     let any = Any::decode(descriptor.cmd.as_ref())
         .map_err(|e| Status::invalid_argument(format!("descriptor: {e}")))?;

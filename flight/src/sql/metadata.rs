@@ -2,13 +2,20 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, Int32Array, RecordBatch, StringArray, new_null_array};
 use arrow_flight::sql::metadata::{
     SqlInfoData, SqlInfoDataBuilder, XdbcTypeInfo, XdbcTypeInfoData, XdbcTypeInfoDataBuilder,
 };
-use arrow_flight::sql::{Nullable, Searchable, SqlInfo, SqlSupportedTransaction, XdbcDataType};
+use arrow_flight::sql::{
+    CommandGetDbSchemas, CommandGetPrimaryKeys, CommandGetTables, Nullable, Searchable, SqlInfo,
+    SqlSupportedCaseSensitivity, SqlSupportedTransaction, XdbcDataType,
+};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
-use plexus_model::{Error, Result};
+use plexus_model::{Error, Manifest, Result, Table, TableName};
+use plexus_query::{CATALOG, SYSTEM_SCHEMA};
+use plexus_storage::types;
+
+use crate::sql::encode::wire_schema;
 
 fn fail(error: impl std::fmt::Display) -> Error {
     Error::internal(format!("metadata: {error}"))
@@ -32,9 +39,12 @@ pub fn sql_info() -> Result<SqlInfoData> {
     info.append(SqlInfo::SqlDdlCatalog, false);
     info.append(SqlInfo::SqlDdlSchema, true);
     info.append(SqlInfo::SqlDdlTable, true);
-    // 3: folded to lower case. 4: kept as written.
-    info.append(SqlInfo::SqlIdentifierCase, 3i64);
-    info.append(SqlInfo::SqlQuotedIdentifierCase, 4i64);
+    // Unquoted names are folded; quoted ones keep their case, for which there is no value but "unknown".
+    info.append(SqlInfo::SqlIdentifierCase, SqlSupportedCaseSensitivity::SqlCaseSensitivityLowercase as i64);
+    info.append(
+        SqlInfo::SqlQuotedIdentifierCase,
+        SqlSupportedCaseSensitivity::SqlCaseSensitivityUnknown as i64,
+    );
     info.append(SqlInfo::SqlIdentifierQuoteChar, "\"");
     info.append(SqlInfo::SqlSearchStringEscape, "\\");
     info.append(SqlInfo::SqlCatalogTerm, "database");
@@ -106,22 +116,63 @@ pub fn primary_keys_schema() -> SchemaRef {
     ]))
 }
 
-pub fn primary_keys(rows: &[(String, String, String, i32)]) -> Result<RecordBatch> {
-    use arrow::array::{ArrayRef, Int32Array, StringArray, new_null_array};
-    let strings = |pick: fn(&(String, String, String, i32)) -> &str| -> ArrayRef {
+pub fn primary_keys(query: &CommandGetPrimaryKeys, manifest: &Manifest) -> Result<RecordBatch> {
+    let of_query = |t: &&Arc<Table>| {
+        t.name.table == query.table && query.db_schema.as_ref().is_none_or(|schema| *schema == t.name.schema)
+    };
+    // Schema, table, column and its place in the key.
+    let rows: Vec<(&str, &str, &str, i32)> = named_tables(manifest)
+        .filter(of_query)
+        .flat_map(|t| {
+            t.schema.primary_key.iter().zip(1..).map(|(&key, sequence)| {
+                let column = &t.schema.columns[key as usize];
+                (t.name.schema.as_str(), t.name.table.as_str(), column.name.as_str(), sequence)
+            })
+        })
+        .collect();
+    let strings = |pick: fn(&(&'_ str, &'_ str, &'_ str, i32)) -> String| -> ArrayRef {
         Arc::new(StringArray::from_iter_values(rows.iter().map(pick)))
     };
-    let catalogs: ArrayRef =
-        Arc::new(StringArray::from_iter_values(rows.iter().map(|_| plexus_query::CATALOG)));
     let columns = vec![
-        catalogs,
-        strings(|r| &r.0),
-        strings(|r| &r.1),
-        strings(|r| &r.2),
+        strings(|_| CATALOG.to_owned()),
+        strings(|r| r.0.to_owned()),
+        strings(|r| r.1.to_owned()),
+        strings(|r| r.2.to_owned()),
         Arc::new(Int32Array::from_iter_values(rows.iter().map(|r| r.3))),
         new_null_array(&DataType::Utf8, rows.len()),
     ];
     RecordBatch::try_new(primary_keys_schema(), columns).map_err(fail)
+}
+
+/// Tables that have a name that users see.
+fn named_tables(manifest: &Manifest) -> impl Iterator<Item = &Arc<Table>> {
+    let named = manifest.names.iter().filter(|(name, _)| !name.is_staging());
+    named.filter_map(|(_, id)| manifest.tables.get(id))
+}
+
+pub const TABLE_TYPES: [&str; 2] = ["TABLE", "SYSTEM TABLE"];
+
+pub fn tables(query: CommandGetTables, manifest: &Manifest, string_view: bool) -> Result<RecordBatch> {
+    let mut builder = query.into_builder();
+    for table in named_tables(manifest) {
+        let TableName { schema, table: name } = &table.name;
+        let columns = wire_schema(&types::to_arrow(&table.schema), string_view);
+        builder.append(CATALOG, schema, name, TABLE_TYPES[0], &columns).map_err(fail)?;
+    }
+    for (name, columns) in plexus_query::system_tables(manifest).map_err(fail)? {
+        let columns = wire_schema(&columns, string_view);
+        builder.append(CATALOG, SYSTEM_SCHEMA, name, TABLE_TYPES[1], &columns).map_err(fail)?;
+    }
+    builder.build().map_err(fail)
+}
+
+pub fn schemas(query: CommandGetDbSchemas, manifest: &Manifest) -> Result<RecordBatch> {
+    let mut builder = query.into_builder();
+    let system = [SYSTEM_SCHEMA, "information_schema"];
+    for schema in manifest.schemas.keys().map(String::as_str).chain(system) {
+        builder.append(CATALOG, schema);
+    }
+    builder.build().map_err(fail)
 }
 
 /// Foreign keys: there are none, but clients ask.

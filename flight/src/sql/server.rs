@@ -34,14 +34,13 @@ use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use plexus_coordinator::{Coordinator, Executed, IngestMode, IngestTarget, Rows, Session};
 use plexus_model::{Error, Manifest, Result as PlexusResult, Version};
-use plexus_query::{CATALOG, SYSTEM_SCHEMA};
-use plexus_storage::types;
+use plexus_query::CATALOG;
 use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::sql::encode::{encode_rows, wire_schema};
 use crate::sql::metadata;
-use crate::sql::sessions::Sessions;
+use crate::sql::sessions::{Sessions, bearer, credentials};
 use crate::sql::tickets::StatementHandle;
 use crate::status::{from_status, to_status};
 
@@ -51,6 +50,9 @@ const CREDENTIALS: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
+
+/// Rows of parameters are held in memory until all have come.
+const PARAMETER_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// Answers Flight SQL commands with a coordinator.
 pub struct SqlService {
@@ -89,6 +91,7 @@ impl SqlService {
         let run = async {
             let parameters = handle.parameters()?;
             if self.coordinator.returns_rows(&handle.sql)? {
+                handle.check_size()?;
                 let described = self.coordinator.describe(session, &handle.sql, parameters.as_ref()).await?;
                 if let Some(schema) = described.schema {
                     let handle = StatementHandle { version: described.version.0, ..handle };
@@ -104,6 +107,8 @@ impl SqlService {
             Ok((Arc::new(Schema::empty()), StatementHandle::done(), affected))
         };
         let (schema, handle, records) = run.await.map_err(|e| to_status(&e))?;
+        // An INSERT of many rows would come back with its own text, above what clients receive.
+        let descriptor = if handle.done { FlightDescriptor::default() } else { descriptor };
         let mut info = info(&schema, as_ticket(handle.encode()), descriptor)?;
         info.total_records = records;
         Ok(Response::new(info))
@@ -155,7 +160,7 @@ impl SqlService {
     }
 }
 
-fn select_all(path: &[String]) -> Result<String, Status> {
+pub(crate) fn select_all(path: &[String]) -> Result<String, Status> {
     if path.is_empty() || path.len() > 3 || path.iter().any(String::is_empty) {
         return Err(Status::invalid_argument(format!(
             "path {path:?}: give a table, a schema and a table, or a catalog, a schema and a table"
@@ -235,11 +240,25 @@ fn put_error(error: FlightError) -> Status {
     }
 }
 
-async fn collect_parameters(data: PeekableFlightDataStream) -> Result<Vec<RecordBatch>, Status> {
-    match put_batches(data).await? {
-        Some((_, batches)) => batches.try_collect().await.map_err(|e| to_status(&e)),
-        None => Ok(vec![]),
+/// The rows of parameters that were bound; `None` when the statement was sent without any.
+async fn collect_parameters(data: PeekableFlightDataStream) -> Result<Option<Vec<RecordBatch>>, Status> {
+    let Some((schema, mut batches)) = put_batches(data).await? else {
+        return Ok(None);
+    };
+    if schema.fields().is_empty() {
+        return Ok(None);
     }
+    let (mut collected, mut bytes) = (Vec::new(), 0);
+    while let Some(batch) = batches.try_next().await.map_err(|e| to_status(&e))? {
+        bytes += batch.get_array_memory_size();
+        if bytes > PARAMETER_BYTES_MAX {
+            return Err(Status::resource_exhausted(format!(
+                "more than {PARAMETER_BYTES_MAX} bytes of parameters: bind fewer rows at once, or use bulk ingest"
+            )));
+        }
+        collected.push(batch);
+    }
+    Ok(Some(collected))
 }
 
 /// `PutResult` of an ingest by plain Flight.
@@ -247,6 +266,15 @@ fn put_result(rows: u64) -> Response<BoxStream<'static, Result<PutResult, Status
     let result = DoPutUpdateResult { record_count: rows as i64 };
     let put = PutResult { app_metadata: result.encode_to_vec().into() };
     Response::new(stream::once(async { Ok(put) }).boxed())
+}
+
+fn check_catalog(name: Option<&str>) -> Result<(), Status> {
+    match name.filter(|name| !name.is_empty() && *name != CATALOG) {
+        Some(name) => {
+            Err(Status::not_found(format!("catalog {name:?} does not exist; there is only {CATALOG:?}")))
+        }
+        None => Ok(()),
+    }
 }
 
 fn ingest_mode(command: &CommandStatementIngest) -> Result<IngestMode, Status> {
@@ -283,20 +311,21 @@ impl FlightSqlService for SqlService {
         &self,
         request: Request<Streaming<HandshakeRequest>>,
     ) -> Result<Response<Pin<Box<dyn Stream<Item = Result<HandshakeResponse, Status>> + Send>>>, Status> {
-        let header = request.metadata().get("authorization").and_then(|v| v.to_str().ok());
-        let credentials = header
-            .and_then(|v| v.strip_prefix("Basic "))
-            .ok_or_else(|| Status::unauthenticated("the handshake needs Basic authorization"))?;
-        let decoded = CREDENTIALS
-            .decode(credentials)
-            .ok()
-            .and_then(|bytes| String::from_utf8(bytes).ok())
-            .filter(|text| text.contains(':'));
-        if decoded.is_none() {
-            return Err(Status::unauthenticated("malformed Basic authorization"));
-        }
         // Any user is let in until there are users.
-        let token = self.sessions.open();
+        let token = match (credentials(request.metadata(), "basic"), bearer(request.metadata())) {
+            (Some(basic), _) => {
+                let decoded = CREDENTIALS.decode(basic).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+                if !decoded.is_some_and(|text| text.contains(':')) {
+                    return Err(Status::unauthenticated("malformed Basic authorization"));
+                }
+                self.sessions.open()
+            }
+            // A client that brings a token of its own goes on with it.
+            (None, Some(token)) => token,
+            (None, None) => {
+                return Err(Status::unauthenticated("the handshake needs Basic or Bearer authorization"));
+            }
+        };
         let payload = token.clone().into_bytes().into();
         let answer = stream::once(async { Ok(HandshakeResponse { protocol_version: 0, payload }) });
         let mut response: Response<Pin<Box<dyn Stream<Item = _> + Send>>> = Response::new(Box::pin(answer));
@@ -357,14 +386,16 @@ impl FlightSqlService for SqlService {
         request: Request<Action>,
     ) -> Result<ActionCreatePreparedStatementResult, Status> {
         let session = self.session(&request);
+        let handle = StatementHandle::new(query.query);
+        handle.check_size().map_err(|e| to_status(&e))?;
         let described =
-            self.coordinator.describe(&session, &query.query, None).await.map_err(|e| to_status(&e))?;
+            self.coordinator.describe(&session, &handle.sql, None).await.map_err(|e| to_status(&e))?;
         let dataset = match described.schema {
             Some(schema) => schema_bytes(&wire_schema(&schema, session.string_view()))?,
             None => schema_bytes(&Schema::empty())?,
         };
         Ok(ActionCreatePreparedStatementResult {
-            prepared_statement_handle: StatementHandle::new(query.query).encode(),
+            prepared_statement_handle: handle.encode(),
             dataset_schema: dataset,
             parameter_schema: schema_bytes(&described.parameters)?,
         })
@@ -385,7 +416,7 @@ impl FlightSqlService for SqlService {
         request: Request<PeekableFlightDataStream>,
     ) -> Result<DoPutPreparedStatementResult, Status> {
         let handle = decode_handle(&query.prepared_statement_handle)?;
-        let parameters = collect_parameters(request.into_inner()).await?;
+        let parameters = collect_parameters(request.into_inner()).await?.unwrap_or_default();
         let rows: usize = parameters.iter().map(RecordBatch::num_rows).sum();
         if rows > 1 {
             return Err(Status::invalid_argument(format!(
@@ -393,7 +424,10 @@ impl FlightSqlService for SqlService {
             )));
         }
         let handle = match parameters.into_iter().find(|b| b.num_rows() > 0) {
-            Some(batch) => handle.bind(&batch).map_err(|e| to_status(&e))?,
+            Some(batch) => handle
+                .bind(&batch)
+                .and_then(|handle| handle.check_size().map(|()| handle))
+                .map_err(|e| to_status(&e))?,
             None => handle,
         };
         Ok(DoPutPreparedStatementResult { prepared_statement_handle: Some(handle.encode()) })
@@ -408,13 +442,13 @@ impl FlightSqlService for SqlService {
         let handle = decode_handle(&query.prepared_statement_handle)?;
         let parameters = collect_parameters(request.into_inner()).await?;
         let run = async {
-            if parameters.iter().all(|b| b.num_columns() == 0) {
+            let Some(parameters) = parameters else {
                 let bound = handle.parameters()?;
                 return match self.coordinator.execute(&session, &handle.sql, bound.as_ref()).await? {
                     Executed::Affected(rows) => Ok(rows),
                     Executed::Rows(_) => Err(Error::invalid("a query was sent as an update")),
                 };
-            }
+            };
             self.coordinator.execute_many(&session, &handle.sql, &parameters).await
         };
         run.await.map(|rows| rows as i64).map_err(|e| to_status(&e))
@@ -439,9 +473,7 @@ impl FlightSqlService for SqlService {
         if command.temporary {
             return Err(Status::unimplemented("temporary tables are not supported"));
         }
-        if let Some(catalog) = command.catalog.as_deref().filter(|c| !c.is_empty() && *c != CATALOG) {
-            return Err(Status::not_found(format!("catalog {catalog:?} does not exist")));
-        }
+        check_catalog(command.catalog.as_deref())?;
         let keys = command.options.get("primary_key").map(String::as_str).unwrap_or_default();
         let target = IngestTarget {
             schema: command.schema.clone().filter(|s| !s.is_empty()),
@@ -476,7 +508,8 @@ impl FlightSqlService for SqlService {
         }
         select_all(&path)?;
         let mut parts = path.into_iter().rev();
-        let (table, schema) = (parts.next().unwrap_or_default(), parts.next());
+        let (table, schema, catalog) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
+        check_catalog(catalog.as_deref())?;
         let target = IngestTarget {
             schema,
             table,
@@ -551,14 +584,7 @@ impl FlightSqlService for SqlService {
         query: CommandGetDbSchemas,
         _request: Request<Ticket>,
     ) -> Result<Response<DataStream>, Status> {
-        let manifest = self.manifest().await?;
-        let mut builder = query.into_builder();
-        for schema in manifest.schemas.keys() {
-            builder.append(CATALOG, schema);
-        }
-        builder.append(CATALOG, SYSTEM_SCHEMA);
-        builder.append(CATALOG, "information_schema");
-        one_batch(builder.build())
+        one_batch(metadata::schemas(query, &*self.manifest().await?))
     }
 
     async fn get_flight_info_tables(
@@ -575,22 +601,7 @@ impl FlightSqlService for SqlService {
         request: Request<Ticket>,
     ) -> Result<Response<DataStream>, Status> {
         let views = self.session(&request).string_view();
-        let manifest = self.manifest().await?;
-        let mut builder = query.into_builder();
-        let fail = |e: FlightError| Status::internal(format!("metadata: {e}"));
-        for (name, id) in manifest.names.iter().filter(|(name, _)| !name.is_staging()) {
-            if let Some(table) = manifest.tables.get(id) {
-                let schema = wire_schema(&types::to_arrow(&table.schema), views);
-                builder.append(CATALOG, &name.schema, &name.table, TABLE_TYPES[0], &schema).map_err(fail)?;
-            }
-        }
-        for (name, schema) in
-            plexus_query::system_tables(&manifest).map_err(|e| Status::internal(e.to_string()))?
-        {
-            let schema = wire_schema(&schema, views);
-            builder.append(CATALOG, SYSTEM_SCHEMA, name, TABLE_TYPES[1], &schema).map_err(fail)?;
-        }
-        one_batch(builder.build())
+        one_batch(metadata::tables(query, &*self.manifest().await?, views))
     }
 
     async fn get_flight_info_table_types(
@@ -607,7 +618,7 @@ impl FlightSqlService for SqlService {
         _request: Request<Ticket>,
     ) -> Result<Response<DataStream>, Status> {
         let mut builder = query.into_builder();
-        TABLE_TYPES.iter().for_each(|t| builder.append(*t));
+        metadata::TABLE_TYPES.iter().for_each(|t| builder.append(*t));
         one_batch(builder.build())
     }
 
@@ -656,20 +667,7 @@ impl FlightSqlService for SqlService {
         query: CommandGetPrimaryKeys,
         _request: Request<Ticket>,
     ) -> Result<Response<DataStream>, Status> {
-        let manifest = self.manifest().await?;
-        let mut rows = Vec::new();
-        for (name, id) in manifest.names.iter().filter(|(name, _)| name.table == query.table) {
-            if query.db_schema.as_ref().is_some_and(|schema| *schema != name.schema) {
-                continue;
-            }
-            if let Some(table) = manifest.tables.get(id) {
-                for (sequence, key) in table.schema.primary_key.iter().enumerate() {
-                    let column = table.schema.columns[*key as usize].name.clone();
-                    rows.push((name.schema.clone(), name.table.clone(), column, sequence as i32 + 1));
-                }
-            }
-        }
-        one_batch(metadata::primary_keys(&rows))
+        one_batch(metadata::primary_keys(&query, &*self.manifest().await?))
     }
 
     async fn get_flight_info_exported_keys(
@@ -720,8 +718,6 @@ impl FlightSqlService for SqlService {
         empty(metadata::foreign_keys_schema())
     }
 }
-
-const TABLE_TYPES: [&str; 2] = ["TABLE", "SYSTEM TABLE"];
 
 fn decode_handle(bytes: &[u8]) -> Result<StatementHandle, Status> {
     StatementHandle::decode(bytes).map_err(|e| to_status(&e))

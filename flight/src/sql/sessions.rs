@@ -68,8 +68,13 @@ impl Sessions {
     }
 }
 
-fn bearer(metadata: &MetadataMap) -> Option<String> {
-    let value = metadata.get("authorization")?.to_str().ok()?;
-    let token = value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("bearer "))?;
+/// What follows an authentication scheme, whose name has no case (RFC 9110, 11.1).
+pub fn credentials<'a>(metadata: &'a MetadataMap, scheme: &str) -> Option<&'a str> {
+    let (found, rest) = metadata.get("authorization")?.to_str().ok()?.split_once(' ')?;
+    found.eq_ignore_ascii_case(scheme).then(|| rest.trim())
+}
+
+pub fn bearer(metadata: &MetadataMap) -> Option<String> {
+    let token = credentials(metadata, "bearer")?;
     (!token.is_empty() && token.len() <= 256).then(|| token.to_owned())
 }

@@ -19,6 +19,9 @@ pub struct StatementHandle {
     pub version: u64,
 }
 
+/// A FlightInfo holds the statement twice, and clients receive 4 MiB.
+const HANDLE_BYTES_MAX: usize = 1024 * 1024;
+
 impl StatementHandle {
     pub fn new(sql: impl Into<String>) -> Self {
         Self { sql: sql.into(), parameters: vec![], done: false, version: 0 }
@@ -47,6 +50,18 @@ impl StatementHandle {
             .and_then(|reader| reader.collect::<Result<Vec<_>, _>>())
             .map_err(|e| Error::invalid(format!("parameters of a handle: {e}")).with_source(e))?;
         Ok(batches.into_iter().next())
+    }
+
+    /// Refuses what would not fit in a message to a client, before anything runs.
+    pub fn check_size(&self) -> Result<()> {
+        let bytes = self.sql.len() + self.parameters.len();
+        if bytes > HANDLE_BYTES_MAX {
+            return Err(Error::invalid(format!(
+                "the statement and its parameters take {bytes} bytes, more than the {HANDLE_BYTES_MAX} of a ticket: \
+                 put the data into a table, or bind it as rows of parameters"
+            )));
+        }
+        Ok(())
     }
 
     pub fn encode(&self) -> Bytes {

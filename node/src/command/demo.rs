@@ -1,5 +1,6 @@
 //! `plexus demo`: a real cluster on this machine, with data, and a shell.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ use tpchgen_arrow::{
 };
 
 use crate::client::{Client, IngestOptions};
-use crate::command::load::{load_files, progress, stream_of};
+use crate::command::load::{load_files, progress, read_ahead};
 use crate::command::sql;
 use crate::local::{LocalCluster, LocalNode};
 use crate::render::RowFormat;
@@ -47,7 +48,7 @@ pub struct Demo {
     no_shell: bool,
 
     /// How the end of the start is announced
-    #[arg(long, env = "PLEXUS_FORMAT", value_enum, default_value_t)]
+    #[arg(long, env = "PLEXUS_DEMO_FORMAT", value_enum, default_value_t)]
     format: DemoFormat,
 
     /// CSV, Parquet, NDJSON or Arrow IPC files, each loaded as a table named like the file
@@ -87,33 +88,74 @@ impl Demo {
         if let Some(missing) = self.files.iter().find(|f| !f.is_file()) {
             return Err(Error::not_found(format!("{}: no such file", missing.display())));
         }
+        self.check_names()?;
         super::block_on(async {
-            let temporary = self.dir.is_none();
+            let temporary;
             let dir = match &self.dir {
-                Some(dir) => dir.clone(),
-                None => std::env::temp_dir().join(format!("plexus-demo-{}", std::process::id())),
+                Some(dir) => {
+                    std::fs::create_dir_all(dir).map_err(|e| Error::io(dir.display(), e))?;
+                    dir.as_path()
+                }
+                None => {
+                    temporary = tempfile::Builder::new()
+                        .prefix("plexus-demo-")
+                        .tempdir()
+                        .map_err(|e| Error::io("a temporary directory", e))?;
+                    temporary.path()
+                }
             };
-            std::fs::create_dir_all(&dir).map_err(|e| Error::io(dir.display(), e))?;
             let mut cluster = None;
-            let mut terminate =
-                signal(SignalKind::terminate()).map_err(|e| Error::io("signal handler", e))?;
-            let result = tokio::select! {
-                result = self.demo(&dir, &mut cluster) => result,
-                _ = tokio::signal::ctrl_c() => Ok(()),
-                _ = terminate.recv() => Ok(()),
-            };
+            let result = self.demo(dir, &mut cluster).await;
             if let Some(mut cluster) = cluster {
                 cluster.stop().await;
-            }
-            if temporary {
-                // What stays in the temporary directory does no harm.
-                let _ = std::fs::remove_dir_all(&dir);
             }
             result
         })
     }
 
+    /// Every file becomes a table, so their names must differ, also from those that are generated.
+    fn check_names(&self) -> Result<()> {
+        let mut names: BTreeMap<String, String> = BTreeMap::new();
+        if self.scale > 0.0 {
+            names.extend(TPCH_TABLES.map(|name| (name.to_owned(), "TPC-H".to_owned())));
+        }
+        for file in &self.files {
+            let name = table_name(file);
+            if let Some(other) = names.insert(name.clone(), file.display().to_string()) {
+                return Err(Error::invalid(format!(
+                    "{}: its table would be {name:?}, which {other} has already",
+                    file.display()
+                )));
+            }
+        }
+        Ok(())
+    }
+
     async fn demo(&self, dir: &Path, cluster: &mut Option<LocalCluster>) -> Result<()> {
+        let mut terminate = signal(SignalKind::terminate()).map_err(|e| Error::io("signal handler", e))?;
+        let client = tokio::select! {
+            booted = self.boot(dir, cluster) => booted?,
+            _ = tokio::signal::ctrl_c() => return Ok(()),
+            _ = terminate.recv() => return Ok(()),
+        };
+        let (Some(cluster), mut client) = (cluster, client) else {
+            return Err(Error::internal("the demo has no nodes"));
+        };
+        if self.no_shell {
+            return tokio::select! {
+                () = watch(&mut cluster.nodes) => Ok(()),
+                _ = tokio::signal::ctrl_c() => Ok(()),
+                _ = terminate.recv() => Ok(()),
+            };
+        }
+        let stop = async {
+            terminate.recv().await;
+        };
+        sql::shell(&mut client, &cluster.url(), RowFormat::Table, stop).await
+    }
+
+    /// Starts the nodes, loads the data and says where everything is.
+    async fn boot(&self, dir: &Path, cluster: &mut Option<LocalCluster>) -> Result<Client> {
         let started = Instant::now();
         let program = std::env::current_exe().map_err(|e| Error::io("this program", e))?;
         let cluster = cluster.insert(LocalCluster::start(&program, dir, self.nodes).await?);
@@ -126,31 +168,32 @@ impl Demo {
                 self.nodes
             );
         }
-        let url = cluster.url();
-        let mut client = Client::connect(&url).await?;
+        let mut client = Client::connect(&cluster.url()).await?;
         let tables = self.load(&mut client, replicas).await?;
         self.announce(&cluster.nodes, &tables)?;
-        if self.no_shell {
-            return watch(&mut cluster.nodes).await;
-        }
-        sql::shell(&mut client, &url, RowFormat::Table).await
+        Ok(client)
     }
 
+    /// Loads what is not there yet: a directory that is used again has its tables.
     async fn load(&self, client: &mut Client, replicas: u32) -> Result<Vec<String>> {
         let mut tables = Vec::new();
         if self.scale > 0.0 {
             for table in tpch(self.scale) {
-                load_table(client, table, replicas).await?.into_iter().for_each(|name| tables.push(name));
+                tables.push(table.name.to_owned());
+                if !is_there(client, table.name).await? {
+                    load_table(client, table, replicas).await?;
+                }
             }
         }
         for file in &self.files {
-            let name =
-                file.file_stem().and_then(|s| s.to_str()).unwrap_or("data").to_lowercase().replace('-', "_");
-            let started = Instant::now();
-            let options = ingest_options(&name, replicas, &[]);
-            let rows = load_files(client, std::slice::from_ref(file), options).await?;
-            report(&name, rows, started);
-            tables.push(name);
+            let name = table_name(file);
+            tables.push(name.clone());
+            if !is_there(client, &name).await? {
+                let started = Instant::now();
+                let options = ingest_options(&name, replicas, &[]);
+                let rows = load_files(client, std::slice::from_ref(file), options).await?;
+                report(&name, rows, started);
+            }
         }
         Ok(tables)
     }
@@ -189,8 +232,21 @@ impl Demo {
     }
 }
 
-/// Until Ctrl-C; says when a node ends by itself.
-async fn watch(nodes: &mut [LocalNode]) -> Result<()> {
+/// The name of the table that a file becomes.
+fn table_name(file: &Path) -> String {
+    file.file_stem().and_then(|s| s.to_str()).unwrap_or("data").to_lowercase().replace('-', "_")
+}
+
+async fn is_there(client: &mut Client, table: &str) -> Result<bool> {
+    let found = client.table_schema(None, table).await?.is_some();
+    if found {
+        eprintln!("{table:>12}: is there already");
+    }
+    Ok(found)
+}
+
+/// Says when a node ends by itself.
+async fn watch(nodes: &mut [LocalNode]) {
     eprintln!("running; Ctrl-C stops the nodes");
     let mut ended = vec![false; nodes.len()];
     loop {
@@ -208,13 +264,16 @@ fn ingest_options(table: &str, replicas: u32, key: &[&str]) -> IngestOptions {
     IngestOptions {
         schema: None,
         table: table.to_owned(),
-        create: false,
-        replace: true,
+        create: true,
+        replace: false,
         shards: Some(SHARDS),
         replicas: Some(replicas),
         primary_key: key.iter().map(|k| (*k).to_owned()).collect(),
     }
 }
+
+const TPCH_TABLES: [&str; 8] =
+    ["region", "nation", "supplier", "customer", "part", "partsupp", "orders", "lineitem"];
 
 /// A generated table: its rows are made while it is loaded.
 pub struct TpchTable {
@@ -251,17 +310,17 @@ pub fn tpch(scale: f64) -> Vec<TpchTable> {
     ]
 }
 
-async fn load_table(client: &mut Client, table: TpchTable, replicas: u32) -> Result<Option<String>> {
+async fn load_table(client: &mut Client, table: TpchTable, replicas: u32) -> Result<()> {
     let started = Instant::now();
     let schema = table.reader.schema();
     let bar = progress(table.name, Some(table.rows));
     let batches =
         table.reader.map(|batch| batch.map_err(|e| Error::internal(format!("generated rows: {e}"))));
     let options = ingest_options(table.name, replicas, table.key);
-    let rows = client.ingest(options, schema, stream_of(batches, bar.clone())).await?;
+    let rows = client.ingest(options, schema, read_ahead(batches, bar.clone())).await?;
     bar.finish_and_clear();
     report(table.name, rows, started);
-    Ok(Some(table.name.to_owned()))
+    Ok(())
 }
 
 fn report(table: &str, rows: u64, started: Instant) {

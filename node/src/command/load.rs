@@ -110,38 +110,13 @@ pub async fn load_files(client: &mut Client, files: &[PathBuf], options: IngestO
     }
     let total: Option<u64> = inputs.iter().map(Input::rows).sum();
     let bar = progress(&options.table, total);
-    let batches = read_ahead(inputs);
-    let counted = {
-        let bar = bar.clone();
-        batches.inspect(move |batch| {
-            if let Ok(batch) = batch {
-                bar.inc(batch.num_rows() as u64);
-            }
-        })
-    };
-    let result = client.ingest(options, schema, counted.boxed()).await;
+    let batches = inputs.into_iter().flat_map(|input| match input.batches() {
+        Ok(batches) => batches,
+        Err(error) => Box::new(std::iter::once(Err(error))),
+    });
+    let result = client.ingest(options, schema, read_ahead(batches, bar.clone())).await;
     bar.finish_and_clear();
     result
-}
-
-/// Reads files on a thread of its own, a few batches ahead.
-fn read_ahead(inputs: Vec<Input>) -> BoxStream<'static, Result<RecordBatch>> {
-    let (sender, receiver) = tokio::sync::mpsc::channel(4);
-    tokio::task::spawn_blocking(move || {
-        for input in inputs {
-            let batches = match input.batches() {
-                Ok(batches) => batches,
-                Err(error) => return drop(sender.blocking_send(Err(error))),
-            };
-            for batch in batches {
-                let failed = batch.is_err();
-                if sender.blocking_send(batch).is_err() || failed {
-                    return;
-                }
-            }
-        }
-    });
-    ReceiverStream::new(receiver).boxed()
 }
 
 /// A bar with rows per second; silent where nobody would see it.
@@ -169,8 +144,8 @@ pub fn progress(what: &str, rows: Option<u64>) -> ProgressBar {
     bar
 }
 
-/// Runs an iterator on a thread of its own, a few batches ahead.
-pub fn stream_of(
+/// Runs an iterator on a thread of its own, a few batches ahead, up to its first error.
+pub fn read_ahead(
     batches: impl Iterator<Item = Result<RecordBatch>> + Send + 'static,
     bar: ProgressBar,
 ) -> BoxStream<'static, Result<RecordBatch>> {
@@ -178,7 +153,8 @@ pub fn stream_of(
     tokio::task::spawn_blocking(move || {
         for batch in batches {
             bar.inc(batch.as_ref().map_or(0, |b| b.num_rows() as u64));
-            if sender.blocking_send(batch).is_err() {
+            let failed = batch.is_err();
+            if sender.blocking_send(batch).is_err() || failed {
                 return;
             }
         }

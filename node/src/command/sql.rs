@@ -15,7 +15,7 @@ use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Editor, Helper};
 
 use crate::client::Client;
-use crate::render::{RowFormat, write_rows};
+use crate::render::{RowFormat, Stdout, write_rows};
 
 /// Run SQL: a shell at a terminal, a filter in a pipe
 #[derive(Args, Debug)]
@@ -33,7 +33,7 @@ pub struct Sql {
     file: Option<PathBuf>,
 
     /// How rows are written
-    #[arg(long, env = "PLEXUS_FORMAT", value_enum, default_value_t)]
+    #[arg(long, env = "PLEXUS_SQL_FORMAT", value_enum, default_value_t)]
     format: RowFormat,
 }
 
@@ -55,7 +55,7 @@ impl Sql {
             let mut client = Client::connect(&self.url).await?;
             match text {
                 Some(text) => run_script(&mut client, &text, self.format).await,
-                None => shell(&mut client, &self.url, self.format).await,
+                None => shell(&mut client, &self.url, self.format, std::future::pending()).await,
             }
         })
     }
@@ -63,26 +63,33 @@ impl Sql {
 
 /// Runs statements after each other; the first that fails ends it.
 async fn run_script(client: &mut Client, text: &str, format: RowFormat) -> Result<()> {
+    let mut written = false;
     for statement in split(text) {
-        run_one(client, &statement, format, false).await?;
+        let answer = client.execute(&statement).await?;
+        if answer.schema.fields().is_empty() {
+            continue;
+        }
+        if written && format == RowFormat::Parquet {
+            return Err(Error::invalid(
+                "several statements return rows, and a Parquet file holds one result: run them apart",
+            ));
+        }
+        write_rows(format, answer.schema, answer.rows, Stdout).await?;
+        written = true;
     }
     Ok(())
 }
 
-async fn run_one(client: &mut Client, sql: &str, format: RowFormat, interactive: bool) -> Result<()> {
+async fn run_one(client: &mut Client, sql: &str, format: RowFormat) -> Result<()> {
     let started = Instant::now();
     let answer = client.execute(sql).await?;
     if answer.schema.fields().is_empty() {
-        if interactive {
-            let affected = answer.affected.unwrap_or(0);
-            println!("OK, {affected} row{} written ({:.1?})", plural(affected), started.elapsed());
-        }
+        let affected = answer.affected.unwrap_or(0);
+        println!("OK, {affected} row{} written ({:.1?})", plural(affected), started.elapsed());
         return Ok(());
     }
-    let rows = write_rows(format, answer.schema, answer.rows, std::io::stdout()).await?;
-    if interactive {
-        println!("{rows} row{} ({:.1?})", plural(rows), started.elapsed());
-    }
+    let rows = write_rows(format, answer.schema, answer.rows, Stdout).await?;
+    println!("{rows} row{} ({:.1?})", plural(rows), started.elapsed());
     Ok(())
 }
 
@@ -113,9 +120,15 @@ impl Validator for Statement {
     }
 }
 
-/// The interactive shell, until Ctrl-D.
-pub async fn shell(client: &mut Client, url: &str, format: RowFormat) -> Result<()> {
+/// The interactive shell, until Ctrl-D or until `stop` resolves. Ctrl-C cancels the statement in progress.
+pub async fn shell(
+    client: &mut Client,
+    url: &str,
+    format: RowFormat,
+    stop: impl Future<Output = ()>,
+) -> Result<()> {
     let fail = |e: ReadlineError| Error::internal(format!("shell: {e}"));
+    let mut stop = std::pin::pin!(stop);
     let mut editor: Editor<Statement, DefaultHistory> = Editor::new().map_err(fail)?;
     editor.set_helper(Some(Statement));
     let history = history_path();
@@ -125,7 +138,22 @@ pub async fn shell(client: &mut Client, url: &str, format: RowFormat) -> Result<
     }
     println!("Connected to {url}. End statements with a semicolon; \\d lists tables, Ctrl-D leaves.");
     loop {
-        let line = tokio::task::block_in_place(|| editor.readline("plexus> "));
+        // A thread of its own, since it cannot be interrupted.
+        let prompt = tokio::task::spawn_blocking(move || {
+            let line = editor.readline("plexus> ");
+            (editor, line)
+        });
+        let line = tokio::select! {
+            prompted = prompt => {
+                let (returned, line) = prompted.map_err(|e| Error::internal(format!("shell: {e}")))?;
+                editor = returned;
+                line
+            }
+            () = &mut stop => {
+                restore_terminal();
+                return Ok(());
+            }
+        };
         let line = match line {
             Ok(line) => line,
             Err(ReadlineError::Interrupted) => continue,
@@ -145,7 +173,7 @@ pub async fn shell(client: &mut Client, url: &str, format: RowFormat) -> Result<
         };
         for statement in split(&text) {
             tokio::select! {
-                result = run_one(client, &statement, format, true) => {
+                result = run_one(client, &statement, format) => {
                     if let Err(error) = result {
                         eprintln!("error: {error}");
                         break;
@@ -156,6 +184,7 @@ pub async fn shell(client: &mut Client, url: &str, format: RowFormat) -> Result<
                     eprintln!("cancelled");
                     break;
                 }
+                () = &mut stop => return Ok(()),
             }
         }
     }
@@ -163,6 +192,13 @@ pub async fn shell(client: &mut Client, url: &str, format: RowFormat) -> Result<
         let _ = editor.save_history(path);
     }
     Ok(())
+}
+
+/// The prompt that is left behind has the terminal in its raw mode.
+fn restore_terminal() {
+    // Nothing can be done about a terminal that does not obey.
+    let _ = std::process::Command::new("stty").arg("sane").status();
+    println!();
 }
 
 fn history_path() -> Option<PathBuf> {

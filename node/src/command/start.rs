@@ -14,6 +14,9 @@ use crate::node::Node;
 /// Consensus and peer traffic: enough to keep a busy network link going.
 const CONTROL_THREADS: usize = 2;
 
+/// Segments are kept open, and every client is a socket.
+const OPEN_FILES_WANTED: u64 = 65_536;
+
 pub fn run(config_file: Option<&Path>, settings: Settings) -> Result<()> {
     let settings = match config_file {
         Some(path) => settings.or(Settings::from_file(path)?),
@@ -21,6 +24,9 @@ pub fn run(config_file: Option<&Path>, settings: Settings) -> Result<()> {
     };
     let config = settings.resolve()?;
     logging::init(config.log_format, &config.log)?;
+    if let Err(error) = rlimit::increase_nofile_limit(OPEN_FILES_WANTED) {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
     let control = runtime("plexus-control", Some(CONTROL_THREADS))?;
     let main = runtime("plexus", None)?;
     let result = main.block_on(serve(config, control.handle()));

@@ -1,5 +1,6 @@
 //! `plexus status`: the cluster at a glance.
 
+use std::io::Write;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -8,7 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::status::ClusterStatus;
+use crate::render::Stdout;
+use crate::status::{ClusterStatus, NodeStatus, ShardStatus, TableStatus};
 
 /// Show nodes, the metadata group, tables and shards
 #[derive(Args, Debug)]
@@ -18,7 +20,7 @@ pub struct Status {
     url: String,
 
     /// How the status is written
-    #[arg(long, env = "PLEXUS_FORMAT", value_enum, default_value_t)]
+    #[arg(long, env = "PLEXUS_STATUS_FORMAT", value_enum, default_value_t)]
     format: StatusFormat,
 }
 
@@ -37,11 +39,11 @@ impl Status {
             let body = get(&self.url, "/status").await?;
             let status: ClusterStatus = serde_json::from_str(&body)
                 .map_err(|e| Error::corrupt(format!("{} does not answer like a node: {e}", self.url)))?;
-            match self.format {
-                StatusFormat::Json => println!("{body}"),
-                StatusFormat::Table => print(&status),
-            }
-            Ok(())
+            let text = match self.format {
+                StatusFormat::Json => body,
+                StatusFormat::Table => overview(&status),
+            };
+            writeln!(Stdout, "{}", text.trim_end()).map_err(|e| Error::io("standard output", e))
         })
     }
 }
@@ -69,71 +71,91 @@ pub async fn get(url: &str, path: &str) -> Result<String> {
     Ok(body.to_owned())
 }
 
-fn print(status: &ClusterStatus) {
+/// What people want to see at a glance.
+fn overview(status: &ClusterStatus) -> String {
     let leader = status.leader.map_or("none".to_owned(), |l| l.to_string());
-    println!("cluster {}", status.cluster);
-    println!(
-        "leader {leader}, term {}, log index {}, manifest version {}\n",
-        status.term, status.log_index, status.version
+    let head = format!(
+        "cluster {}\nleader {leader}, term {}, log index {}, manifest version {}",
+        status.cluster, status.term, status.log_index, status.version
     );
-    let optional = |n: Option<u64>| n.map_or("-".to_owned(), |n| n.to_string());
-    let nodes = status
-        .nodes
-        .iter()
-        .map(|n| {
-            let role = if n.leader {
-                "leader"
-            } else if n.voter {
-                "voter"
-            } else {
-                "learner"
-            };
-            vec![
-                n.id.to_string(),
-                n.roles.clone(),
-                if n.live { "live" } else { "dead" }.to_owned(),
-                role.to_owned(),
-                optional(n.applied),
-                optional(n.segments),
-                optional(n.segments_missing),
-                n.flight.clone(),
-                n.peer.clone(),
-                n.http.clone(),
-            ]
-        })
-        .collect();
-    let header =
-        ["node", "roles", "state", "meta", "applied", "segments", "missing", "flight", "peer", "http"];
-    print_table(&header, nodes);
-    println!();
-    let tables = status
-        .tables
-        .iter()
-        .map(|t| {
-            let degraded = t.shards.iter().filter(|s| (s.live_replicas as usize) < s.replicas.len()).count();
-            vec![
-                format!("{}.{}", t.schema, t.name),
-                t.rows.to_string(),
-                t.bytes.to_string(),
-                t.shards.len().to_string(),
-                t.replicas.to_string(),
-                t.segments.to_string(),
-                degraded.to_string(),
-            ]
-        })
-        .collect();
-    print_table(&["table", "rows", "bytes", "shards", "replicas", "segments", "shards degraded"], tables);
-    println!("\nunder-replicated segments: {}", status.segments_under_replicated);
+    let tail = format!("under-replicated segments: {}", status.segments_under_replicated);
+    [head, nodes(status), tables(status), shards(status), tail].join("\n\n")
 }
 
-fn print_table(header: &[&str], rows: Vec<Vec<String>>) {
+fn nodes(status: &ClusterStatus) -> String {
+    let optional = |n: Option<u64>| n.map_or("-".to_owned(), |n| n.to_string());
+    let row = |n: &NodeStatus| {
+        let role = match (n.leader, n.voter) {
+            (true, _) => "leader",
+            (false, true) => "voter",
+            (false, false) => "learner",
+        };
+        vec![
+            n.id.to_string(),
+            n.roles.clone(),
+            if n.live { "live" } else { "dead" }.to_owned(),
+            role.to_owned(),
+            optional(n.applied),
+            optional(n.segments),
+            optional(n.segments_missing),
+            n.flight.clone(),
+            n.peer.clone(),
+            n.http.clone(),
+        ]
+    };
+    let header =
+        ["node", "roles", "state", "meta", "applied", "segments", "missing", "flight", "peer", "http"];
+    table(&header, status.nodes.iter().map(row).collect())
+}
+
+fn tables(status: &ClusterStatus) -> String {
+    let row = |t: &TableStatus| {
+        let degraded = t.shards.iter().filter(|s| (s.live_replicas as usize) < s.replicas.len()).count();
+        vec![
+            format!("{}.{}", t.schema, t.name),
+            t.rows.to_string(),
+            t.bytes.to_string(),
+            t.shards.len().to_string(),
+            t.replicas.to_string(),
+            t.segments.to_string(),
+            degraded.to_string(),
+        ]
+    };
+    let header = ["table", "rows", "bytes", "shards", "replicas", "segments", "shards degraded"];
+    table(&header, status.tables.iter().map(row).collect())
+}
+
+/// Where the shards are. Those that differ in their replicas only by table are still a line each: this is
+/// what one looks up when a node is gone.
+fn shards(status: &ClusterStatus) -> String {
+    let dead = |id: &u64| status.nodes.iter().any(|n| n.id == *id && !n.live);
+    let row = |t: &TableStatus, s: &ShardStatus| {
+        let replicas: Vec<String> = s
+            .replicas
+            .iter()
+            .map(|id| if dead(id) { format!("{id} (dead)") } else { id.to_string() })
+            .collect();
+        vec![
+            format!("{}.{}", t.schema, t.name),
+            s.shard.to_string(),
+            s.rows.to_string(),
+            s.segments.to_string(),
+            replicas.join(", "),
+        ]
+    };
+    let rows = status.tables.iter().flat_map(|t| t.shards.iter().map(move |s| row(t, s))).collect();
+    table(&["table", "shard", "rows", "segments", "replicas on nodes"], rows)
+}
+
+/// Columns as wide as their widest cell.
+fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     let widths: Vec<usize> = (0..header.len())
         .map(|c| rows.iter().map(|r| r[c].chars().count()).chain([header[c].len()]).max().unwrap_or(0))
         .collect();
     let line = |cells: &[String]| {
         let padded: Vec<String> = cells.iter().zip(&widths).map(|(cell, w)| format!("{cell:<w$}")).collect();
-        println!("{}", padded.join("  ").trim_end());
+        padded.join("  ").trim_end().to_owned()
     };
-    line(&header.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>());
-    rows.iter().for_each(|row| line(row));
+    let header: Vec<String> = header.iter().map(|h| (*h).to_owned()).collect();
+    std::iter::once(&header).chain(&rows).map(|cells| line(cells)).collect::<Vec<_>>().join("\n")
 }

@@ -1,6 +1,5 @@
 //! CSV with a header line.
 
-use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +9,7 @@ use arrow::csv::reader::Format;
 use arrow_schema::{Field, Schema, SchemaRef};
 use plexus_model::{Error, Result};
 
-use super::{BATCH_ROWS, Batches, open};
+use super::{BATCH_ROWS, Batches, open_text};
 
 fn format(path: &Path) -> Format {
     let tabs = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("tsv"));
@@ -22,7 +21,7 @@ fn format(path: &Path) -> Format {
 pub fn schema(path: &Path, wanted: Option<&SchemaRef>) -> Result<SchemaRef> {
     let infer = |rows: Option<usize>| {
         let (schema, _) = format(path)
-            .infer_schema(BufReader::new(open(path)?), rows)
+            .infer_schema(BufReader::new(open_text(path)?), rows)
             .map_err(|e| named(path, &e.to_string()))?;
         Ok::<_, Error>(schema)
     };
@@ -42,7 +41,8 @@ pub fn schema(path: &Path, wanted: Option<&SchemaRef>) -> Result<SchemaRef> {
     Ok(Arc::new(Schema::new(fields)))
 }
 
-pub fn batches(path: PathBuf, file: File, schema: SchemaRef) -> Result<Batches> {
+pub fn batches(path: PathBuf, schema: SchemaRef) -> Result<Batches> {
+    let file = open_text(&path)?;
     let reader = ReaderBuilder::new(schema)
         .with_format(format(&path))
         .with_batch_size(BATCH_ROWS)
@@ -52,5 +52,20 @@ pub fn batches(path: PathBuf, file: File, schema: SchemaRef) -> Result<Batches> 
 }
 
 fn named(path: &Path, message: &str) -> Error {
-    Error::invalid(format!("{}: {}", path.display(), message.trim_start_matches("Csv error: ")))
+    let message = message.trim_start_matches("Csv error: ").trim_start_matches("Parser error: ");
+    Error::invalid(format!("{}: {}", path.display(), count_lines_from_one(message)))
+}
+
+/// The reader counts the lines of values that do not parse from zero, all others from one.
+fn count_lines_from_one(message: &str) -> String {
+    const AT: &str = " at line ";
+    let renumbered = message.split_once(AT).filter(|_| message.starts_with("Error while parsing value"));
+    let Some((before, after)) = renumbered else {
+        return message.to_owned();
+    };
+    let digits = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
+    match after[..digits].parse::<u64>() {
+        Ok(line) => format!("{before}{AT}{}{}", line + 1, &after[digits..]),
+        Err(_) => message.to_owned(),
+    }
 }

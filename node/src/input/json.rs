@@ -12,7 +12,7 @@ use arrow_schema::{ArrowError, SchemaRef};
 use plexus_model::{Error, Result};
 use serde_json::Value;
 
-use super::{BATCH_ROWS, Batches, open};
+use super::{BATCH_ROWS, Batches, open_text};
 
 /// A line longer than this is no line.
 const LINE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -82,7 +82,7 @@ impl Iterator for Lines {
 /// The table's schema where it exists, as far as the file has its columns; otherwise from all the rows.
 pub fn schema(path: &Path, wanted: Option<&SchemaRef>) -> Result<SchemaRef> {
     let mut failure = None;
-    let lines = Lines::new(path.to_owned(), open(path)?);
+    let lines = Lines::new(path.to_owned(), open_text(path)?);
     let values = lines.map_while(|line| match line {
         Ok(value) => Some(Ok::<Value, ArrowError>(value)),
         Err(error) => {
@@ -109,33 +109,50 @@ pub fn schema(path: &Path, wanted: Option<&SchemaRef>) -> Result<SchemaRef> {
     Ok(Arc::new(arrow_schema::Schema::new(fields)))
 }
 
-pub fn batches(path: PathBuf, file: File, schema: SchemaRef) -> Result<Batches> {
-    let decoder = ReaderBuilder::new(schema)
-        .with_batch_size(BATCH_ROWS)
-        .build_decoder()
-        .map_err(|e| Error::invalid(format!("{}: {e}", path.display())))?;
-    Ok(Box::new(Decoded { lines: Lines::new(path, file), decoder, done: false }))
+pub fn batches(path: PathBuf, schema: SchemaRef) -> Result<Batches> {
+    let decoder = decoder(&schema).map_err(|e| Error::invalid(format!("{}: {e}", path.display())))?;
+    let file = open_text(&path)?;
+    Ok(Box::new(Decoded { lines: Lines::new(path, file), schema, decoder, done: false }))
+}
+
+fn decoder(schema: &SchemaRef) -> Result<Decoder, ArrowError> {
+    ReaderBuilder::new(schema.clone()).with_batch_size(BATCH_ROWS).build_decoder()
 }
 
 struct Decoded {
     lines: Lines,
+    schema: SchemaRef,
     decoder: Decoder,
     done: bool,
 }
 
 impl Decoded {
     fn read(&mut self) -> Result<Option<RecordBatch>> {
-        let mut rows = 0;
-        while rows < BATCH_ROWS {
-            let values: Vec<Value> = self.lines.by_ref().take(CHUNK_ROWS).collect::<Result<_>>()?;
-            if values.is_empty() {
+        // Values that the decoder holds, by line, to find the one that does not fit.
+        let mut held: Vec<(u64, Value)> = Vec::new();
+        while held.len() < BATCH_ROWS {
+            let Some(value) = self.lines.next().transpose()? else {
                 self.done = true;
                 break;
-            }
-            rows += values.len();
-            self.decoder.serialize(&values).map_err(|e| self.lines.error(e))?;
+            };
+            held.push((self.lines.line, value));
         }
-        self.decoder.flush().map_err(|e| self.lines.error(e))
+        let mut decode = || {
+            for chunk in held.chunks(CHUNK_ROWS) {
+                self.decoder.serialize(&chunk.iter().map(|(_, value)| value).collect::<Vec<_>>())?;
+            }
+            self.decoder.flush()
+        };
+        decode().map_err(|error| self.misfit(&held).unwrap_or_else(|| self.lines.error(error)))
+    }
+
+    /// Names the first line whose value does not fit the schema.
+    fn misfit(&self, held: &[(u64, Value)]) -> Option<Error> {
+        held.iter().find_map(|(line, value)| {
+            let mut alone = decoder(&self.schema).ok()?;
+            let error = alone.serialize(&[value]).and_then(|()| alone.flush()).err()?;
+            Some(Error::invalid(format!("{}: line {line}: {error}", self.lines.path.display())))
+        })
     }
 }
 

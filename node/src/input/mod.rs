@@ -87,8 +87,8 @@ impl Input {
         let path = self.path.clone();
         let file = open(&path)?;
         Ok(match self.format {
-            FileFormat::Csv => csv::batches(path, file, self.schema.clone())?,
-            FileFormat::Json => json::batches(path, file, self.schema.clone())?,
+            FileFormat::Csv => csv::batches(path, self.schema.clone())?,
+            FileFormat::Json => json::batches(path, self.schema.clone())?,
             FileFormat::Parquet => {
                 let reader = ParquetRecordBatchReaderBuilder::try_new(file)
                     .and_then(|builder| builder.with_batch_size(BATCH_ROWS).build())
@@ -109,6 +109,16 @@ impl Input {
 
 fn open(path: &Path) -> Result<File> {
     File::open(path).map_err(|e| Error::io(path.display(), e))
+}
+
+/// Opens a text file, behind the byte order mark that some programs write.
+fn open_text(path: &Path) -> Result<File> {
+    let mut file = open(path)?;
+    let mut head = [0; 3];
+    let marked = file.read_exact(&mut head).is_ok() && head == [0xef, 0xbb, 0xbf];
+    let start = if marked { 3 } else { 0 };
+    file.seek(SeekFrom::Start(start)).map_err(|e| Error::io(path.display(), e))?;
+    Ok(file)
 }
 
 fn damaged(path: &Path, error: impl std::fmt::Display) -> Error {

@@ -16,14 +16,14 @@ async fn statements() {
         ("SELEC 1", ErrorKind::InvalidArgument, &["SELEC", "Line: 1, Column: 1"]),
         ("SELECT 1 +", ErrorKind::InvalidArgument, &["Line: 1"]),
         ("", ErrorKind::InvalidArgument, &["empty"]),
-        ("SELECT * FROM nowhere", ErrorKind::InvalidArgument, &["nowhere", "Line: 1, Column: 15"]),
+        ("SELECT * FROM nowhere", ErrorKind::NotFound, &["nowhere", "Line: 1, Column: 15"]),
         ("SELECT wrong FROM t", ErrorKind::InvalidArgument, &["wrong", "Line: 1, Column: 8"]),
         ("INSERT INTO t VALUES ('x', 1, NULL)", ErrorKind::InvalidArgument, &["'x'", "Int64"]),
         ("INSERT INTO t VALUES (NULL, 1, NULL)", ErrorKind::InvalidArgument, &["id", "null"]),
         ("INSERT INTO t VALUES (1, 3000000000, NULL)", ErrorKind::InvalidArgument, &["3000000000"]),
         ("INSERT INTO t VALUES (1, 1, [1.0, 2.0])", ErrorKind::InvalidArgument, &["2", "3"]),
         ("INSERT INTO t (wrong) VALUES (1)", ErrorKind::InvalidArgument, &["wrong"]),
-        ("INSERT INTO nowhere VALUES (1)", ErrorKind::InvalidArgument, &["nowhere"]),
+        ("INSERT INTO nowhere VALUES (1)", ErrorKind::NotFound, &["nowhere"]),
         ("CREATE TABLE t (a INT)", ErrorKind::AlreadyExists, &["public.t"]),
         ("CREATE TABLE u (a INT, a INT)", ErrorKind::InvalidArgument, &["a"]),
         ("CREATE TABLE u (a VECTOR(0))", ErrorKind::InvalidArgument, &["VECTOR(0)"]),
@@ -79,8 +79,12 @@ async fn files() {
     let parquet = parquet.display().to_string();
 
     let cases = [
-        (write(dir, "short.csv", b"a,b\n1,2\n3\n"), vec!["short.csv", "line"]),
-        (write(dir, "text.csv", b"a,b\n1,2\nx,4\n"), vec!["text.csv", "x", "line"]),
+        (write(dir, "short.csv", b"a,b\n1,2\n3\n"), vec!["short.csv", "line 3"]),
+        (write(dir, "text.csv", b"a,b\n1,2\nx,4\n"), vec!["text.csv", "'x'", "line 3"]),
+        (
+            write(dir, "misfit.ndjson", b"{\"a\": 1}\n\n{\"a\": \"x\"}\n{\"a\": 2}\n"),
+            vec!["misfit.ndjson", "line 3"],
+        ),
         (write(dir, "column.csv", b"a,c\n1,2\n"), vec!["c"]),
         (
             write(dir, "broken.ndjson", b"{\"a\": 1, \"b\": 2}\n{\"a\": 3, \"b\"\n"),
@@ -99,14 +103,34 @@ async fn files() {
     }
     assert_eq!(number(&mut client, "SELECT count(*) FROM t").await.unwrap(), 2, "a failed load left rows");
 
-    // A load that fails in its middle leaves no table behind.
-    let mut rows = String::from("a\n");
-    (0..200_000).for_each(|i| rows.push_str(&format!("{i}\n")));
-    let many = write(
-        dir,
-        "many.ndjson",
-        rows.lines().skip(1).map(|l| format!("{{\"a\": {l}}}\n")).collect::<String>().as_bytes(),
-    );
+    // A load that fails in its middle, after rows have been sent, leaves neither rows nor a table behind.
+    let lines = |last: &str| (0..200_000).map(|i| format!("{{\"a\": {i}}}\n")).collect::<String>() + last;
+    let broken = write(dir, "many.ndjson", lines("{\"a\": \"x\"}\n").as_bytes());
+    let said = fails(&["load", &broken, "--table", "t", "--url", &url]);
+    assert!(said.contains("many.ndjson: line 200001"), "{said}");
+    let mut values = String::from("a,b\n");
+    (0..200_000).for_each(|i| values.push_str(&format!("{i},0\n")));
+    let broken = write(dir, "many.csv", (values + "1,2,3\n").as_bytes());
+    let said = fails(&["load", &broken, "--table", "t", "--url", &url]);
+    assert!(said.contains("many.csv") && said.contains("line 200002"), "{said}");
+    let exported = run(&[
+        "sql",
+        "--url",
+        &url,
+        "--format",
+        "parquet",
+        "-c",
+        "SELECT concat('row ', value) AS a FROM generate_series(1, 500000)",
+    ]);
+    let mut bytes = exported.stdout;
+    let late = bytes.len() * 3 / 4;
+    bytes[late..late + 100].fill(0xff);
+    let broken = write(dir, "damaged.parquet", &bytes);
+    let said = fails(&["load", &broken, "--table", "damaged", "--create", "--url", &url]);
+    assert!(said.contains("damaged.parquet"), "{said}");
+    assert_eq!(number(&mut client, "SELECT count(*) FROM t").await.unwrap(), 2, "a failed load left rows");
+
+    let many = write(dir, "good.ndjson", lines("").as_bytes());
     assert!(run(&["load", &many, "--table", "many", "--create", "--url", &url]).status.success());
     assert_eq!(number(&mut client, "SELECT count(*) FROM many").await.unwrap(), 200_000);
     let said = fails(&["load", &good, "--table", "t", "--create", "--url", &url]);
@@ -139,10 +163,16 @@ async fn nodes() {
     let held = node.dir.display().to_string();
     assert!(with(&["--data-dir", &held]).contains("held by another process"));
 
-    let taken = format!("127.0.0.1:{}", node.ports[0]);
-    let said =
-        fails(&["start", "--flight", &taken, "--peer", &peer, "--http", &http, "--data-dir", &fresh("a")]);
-    assert!(said.contains(&taken), "{said}");
+    for (index, name) in ["flight", "peer", "http"].into_iter().enumerate() {
+        let taken = format!("127.0.0.1:{}", node.ports[index]);
+        let mut addresses = [flight.as_str(), peer.as_str(), http.as_str()];
+        addresses[index] = &taken;
+        let [flight, peer, http] = addresses;
+        let said =
+            fails(&["start", "--flight", flight, "--peer", peer, "--http", http, "--data-dir", &fresh("a")]);
+        assert!(said.contains(&format!("{name} address {taken}")), "{said}");
+        assert!(!std::path::Path::new(&fresh("a")).exists(), "a start that failed left a directory");
+    }
 
     let said = with(&["--data-dir", &fresh("b"), "--join", &node.peer(), "--join-token", "plexus-join-AAAA"]);
     assert!(said.contains("join token"), "{said}");

@@ -2,7 +2,7 @@
 
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use arrow::array::{AsArray, RecordBatch};
@@ -81,6 +81,34 @@ impl Node {
         }
         command.args(&self.args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.child = Some(command.spawn().expect("the binary starts"));
+    }
+
+    /// Other ports, as if the node had moved to another machine with its directory.
+    pub fn move_ports(&mut self) {
+        self.ports = free_ports();
+    }
+
+    /// SIGTERM, as a supervisor would; returns at once.
+    pub fn terminate(&self) {
+        let pid = self.child.as_ref().expect("a running node").id();
+        // Our own child, for which nobody has waited.
+        assert!(Command::new("kill").arg(pid.to_string()).status().expect("kill runs").success());
+    }
+
+    /// Waits for the process to end by itself.
+    pub fn wait_exit(&mut self) -> ExitStatus {
+        let started = Instant::now();
+        let mut child = self.child.take().expect("a running node");
+        loop {
+            if let Some(status) = child.try_wait().expect("our child") {
+                return status;
+            }
+            if started.elapsed() > PATIENCE {
+                child.kill().expect("our child");
+                panic!("node {} did not end:\n{}", self.id, self.log());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// SIGKILL, as a crash.
@@ -177,6 +205,19 @@ impl Cluster {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         panic!("waited {PATIENCE:?} for {what}; last seen: {last:#?}");
+    }
+
+    /// Lets another node join.
+    pub async fn add(&mut self, roles: &str) -> usize {
+        let id = self.nodes.iter().map(|n| n.id).max().unwrap_or(0) + 1;
+        let token = format!("@{}", self.nodes[0].dir.join("join.token").display());
+        let args =
+            ["--join", &self.nodes[0].peer(), "--join-token", &token, "--roles", roles].map(Into::into);
+        let mut node = Node::new(id, self.dir.path(), args.to_vec());
+        node.start();
+        node.wait_ready().await;
+        self.nodes.push(node);
+        self.nodes.len() - 1
     }
 
     pub async fn leader(&self) -> usize {

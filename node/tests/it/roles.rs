@@ -1,6 +1,9 @@
 //! Roles on nodes of their own, and the binary as one complete node.
 
-use crate::harness::{Cluster, number, run};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use crate::harness::{BINARY, Cluster, fails, number, run};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_role_on_its_own_node() {
@@ -47,4 +50,77 @@ async fn the_filter_behaves_and_formats_are_machine_readable() {
     let table = String::from_utf8(run(&["status", "--url", &cluster.nodes[0].http()]).stdout).unwrap();
     assert!(table.contains("public.quiet") && table.contains("under-replicated segments: 0"), "{table}");
     assert!(run(&["sql", "--url", "grpc://127.0.0.1:1", "-c", "SELECT 1"]).status.code() == Some(1));
+
+    // From a file, and from standard input.
+    let script = cluster.dir.path().join("script.sql");
+    std::fs::write(&script, "SELECT 1 AS a;\n-- a comment; with a semicolon\nSELECT 2 AS b;\n").unwrap();
+    let file = run(&["sql", "--url", &url, "--format", "csv", "-f", &script.display().to_string()]);
+    assert_eq!(String::from_utf8(file.stdout).unwrap(), "a\n1\nb\n2\n");
+    let piped = Command::new(BINARY)
+        .args(["sql", "--url", &url, "--format", "csv"])
+        .stdin(std::fs::File::open(&script).unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(piped.stdout).unwrap(), "a\n1\nb\n2\n");
+    // One Parquet file holds one result.
+    assert!(
+        fails(&["sql", "--url", &url, "--format", "parquet", "-c", "SELECT 1; SELECT 2"]).contains("apart")
+    );
+    // A reader that has seen enough is no failure.
+    let mut child = Command::new(BINARY)
+        .args([
+            "sql",
+            "--url",
+            &url,
+            "--format",
+            "csv",
+            "-c",
+            "SELECT value FROM generate_series(1, 3000000)",
+        ])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "value\n");
+    let ended = child.wait_with_output().unwrap();
+    assert!(ended.status.success() && ended.stderr.is_empty(), "{}", String::from_utf8_lossy(&ended.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_file_format_is_loaded() {
+    let cluster = Cluster::start(1).await;
+    let mut client = cluster.nodes[0].client().await;
+    let url = cluster.nodes[0].flight();
+    let dir = cluster.dir.path();
+    let rows = "SELECT value AS id, concat('name ', value) AS name FROM generate_series(1, 1000)";
+    let export = |format: &str| run(&["sql", "--url", &url, "--format", format, "-c", rows]).stdout;
+    let csv = String::from_utf8(export("csv")).unwrap();
+    let (schema, batches) = client.query(rows).await.unwrap();
+    let mut file = arrow::ipc::writer::FileWriter::try_new(Vec::new(), &schema).unwrap();
+    let mut stream = arrow::ipc::writer::StreamWriter::try_new(Vec::new(), &schema).unwrap();
+    for batch in &batches {
+        file.write(batch).unwrap();
+        stream.write(batch).unwrap();
+    }
+    let files = [
+        ("rows.csv", csv.clone().into_bytes()),
+        ("rows.tsv", csv.replace(',', "\t").into_bytes()),
+        ("rows.ndjson", export("json")),
+        ("rows.parquet", export("parquet")),
+        ("rows.arrow", file.into_inner().unwrap()),
+        ("rows.arrows", stream.into_inner().unwrap()),
+    ];
+    for (i, (name, bytes)) in files.iter().enumerate() {
+        let path = dir.join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let table = format!("t{i}");
+        let args =
+            ["load", &path.display().to_string(), "--table", &table, "--create", "--primary-key", "id"];
+        let loaded = run(&[&args[..], &["--url", &url]].concat());
+        assert!(loaded.status.success(), "{name}: {}", String::from_utf8_lossy(&loaded.stderr));
+        let sum = format!("SELECT sum(id) + count(DISTINCT name) FROM {table}");
+        assert_eq!(number(&mut client, &sum).await.unwrap(), 500_500 + 1000, "{name}");
+    }
 }

@@ -30,7 +30,7 @@ fn queries() -> Vec<(String, String)> {
         .collect()
 }
 
-/// Rows as sorted texts, so that ties in the order do not matter.
+/// Rows as texts, in their order.
 fn rows(batches: &[RecordBatch]) -> Vec<String> {
     let options = FormatOptions::default().with_null("NULL");
     let mut rows = Vec::new();
@@ -41,9 +41,12 @@ fn rows(batches: &[RecordBatch]) -> Vec<String> {
             rows.push(columns.iter().map(|c| c.value(row).to_string()).collect::<Vec<_>>().join("|"));
         }
     }
-    rows.sort();
     rows
 }
+
+/// Queries that sort by everything that tells their rows apart.
+const ORDERED: [&str; 14] =
+    ["q01", "q02", "q04", "q05", "q07", "q08", "q09", "q11", "q12", "q13", "q15", "q16", "q20", "q22"];
 
 async fn compare(nodes: u64, task_bytes: u64) {
     let cluster = Cluster::start(nodes).await;
@@ -74,7 +77,12 @@ async fn compare(nodes: u64, task_bytes: u64) {
     for (name, sql) in queries() {
         let expected = plain.sql(&sql).await.unwrap().collect().await.unwrap();
         let (_, found) = client.query(&sql).await.unwrap_or_else(|e| panic!("{name}: {e}"));
-        assert_eq!(rows(&found), rows(&expected), "{name} on {nodes} node(s)");
+        let (mut found, mut expected) = (rows(&found), rows(&expected));
+        if !ORDERED.contains(&name.as_str()) {
+            found.sort();
+            expected.sort();
+        }
+        assert_eq!(found, expected, "{name} on {nodes} node(s)");
     }
 }
 

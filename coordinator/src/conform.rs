@@ -1,0 +1,230 @@
+//! Fitting the rows of a client to the columns of a table: order, absent columns, types.
+//!
+//! Rows that arrive as Arrow keep their values or are refused: a cast that would round, cut or overflow a
+//! value is an error that names it. Parameters of a statement are cast as the statement would cast them.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, RecordBatch, new_null_array};
+use arrow::compute::kernels::cmp;
+use arrow::compute::{self, CastOptions};
+use arrow::util::display::array_value_to_string;
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
+use plexus_model::{Error, Result, Table};
+use plexus_storage::types;
+
+/// A cast that does not fit is an error, and never a null.
+const STRICT: CastOptions<'static> =
+    CastOptions { safe: false, format_options: arrow::util::display::FormatOptions::new() };
+
+/// Names of a table's columns, in their order.
+pub fn column_names(table: &Table) -> Vec<String> {
+    table.schema.columns.iter().map(|c| c.name.clone()).collect()
+}
+
+/// The columns of a batch, which are called `names`, in the order of the table; those that are absent as
+/// nulls.
+pub fn arrange(batch: &RecordBatch, names: &[String], table: &Table) -> Result<RecordBatch> {
+    if names.len() != batch.num_columns() {
+        return Err(Error::invalid(format!(
+            "table {}: {} columns are named, the rows have {}",
+            table.name,
+            names.len(),
+            batch.num_columns()
+        )));
+    }
+    let mut seen = HashSet::new();
+    for name in names {
+        if table.schema.column_index(name).is_none() {
+            return Err(Error::invalid(format!("table {} has no column {name:?}", table.name)));
+        }
+        if !seen.insert(name) {
+            return Err(Error::invalid(format!("table {}: column {name:?} is given twice", table.name)));
+        }
+    }
+    let schema = types::to_arrow(&table.schema);
+    let (fields, arrays): (Vec<Field>, Vec<ArrayRef>) = schema
+        .fields()
+        .iter()
+        .map(|field| {
+            let array = match names.iter().position(|name| name == field.name()) {
+                Some(source) => batch.column(source).clone(),
+                None => new_null_array(field.data_type(), batch.num_rows()),
+            };
+            (Field::new(field.name(), array.data_type().clone(), true), array)
+        })
+        .unzip();
+    let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)
+        .map_err(|e| Error::invalid(format!("rows for table {}: {e}", table.name)).with_source(e))
+}
+
+/// Checks that a batch has the columns of the table in order, and gives them its types.
+pub fn conform(batch: RecordBatch, schema: &SchemaRef, table: &Table) -> Result<RecordBatch> {
+    cast_columns(batch, schema, table, cast_exactly)
+}
+
+/// Casts the columns of a batch as assignments in a statement would be cast.
+pub fn assign(batch: RecordBatch, schema: &SchemaRef, table: &Table) -> Result<RecordBatch> {
+    cast_columns(batch, schema, table, |array, to| {
+        compute::cast_with_options(array, to, &STRICT).map_err(|e| does_not_fit(array.data_type(), to, &e))
+    })
+}
+
+fn cast_columns(
+    batch: RecordBatch,
+    schema: &SchemaRef,
+    table: &Table,
+    cast: impl Fn(&ArrayRef, &DataType) -> Result<ArrayRef>,
+) -> Result<RecordBatch> {
+    if batch.num_columns() != schema.fields().len() {
+        return Err(Error::invalid(format!(
+            "table {} has {} columns, the rows have {}",
+            table.name,
+            schema.fields().len(),
+            batch.num_columns()
+        )));
+    }
+    let mut columns = Vec::with_capacity(batch.num_columns());
+    for (array, field) in batch.columns().iter().zip(schema.fields()) {
+        let named = |e: Error| e.context(format!("column {:?} of table {}", field.name(), table.name));
+        if !field.is_nullable() && array.logical_null_count() > 0 {
+            return Err(Error::invalid(format!(
+                "column {:?} of table {} must not be null",
+                field.name(),
+                table.name
+            )));
+        }
+        columns.push(match array.data_type() == field.data_type() {
+            true => array.clone(),
+            false => cast(array, field.data_type()).map_err(named)?,
+        });
+    }
+    RecordBatch::try_new(schema.clone(), columns)
+        .map_err(|e| Error::invalid(format!("rows for table {}: {e}", table.name)).with_source(e))
+}
+
+fn does_not_fit(from: &DataType, to: &DataType, error: &ArrowError) -> Error {
+    Error::invalid(format!("{from} does not fit {to}: {error}"))
+}
+
+/// What a cast between two types does to values.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fit {
+    /// It keeps them or fails.
+    Keeps,
+    /// It may round or cut them, which only the way back shows.
+    MayRound,
+}
+
+fn cast_exactly(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
+    let from = array.data_type();
+    let cast = |array: &ArrayRef, from: &DataType, to: &DataType| {
+        compute::cast_with_options(array, to, &STRICT).map_err(|e| does_not_fit(from, to, &e))
+    };
+    if let DataType::Dictionary(_, values) = from {
+        return cast_exactly(&cast(array, from, values)?, to);
+    }
+    if let DataType::RunEndEncoded(_, values) = from {
+        return cast_exactly(&cast(array, from, values.data_type())?, to);
+    }
+    if from == to {
+        return Ok(array.clone());
+    }
+    let fit = fit(from, to)
+        .ok_or_else(|| Error::invalid(format!("the rows have type {from}, the table has {to}")))?;
+    let converted = cast(array, from, to)?;
+    if fit == Fit::MayRound {
+        let back = cast(&converted, to, from)?;
+        let differs = cmp::distinct(&back, array).map_err(|e| does_not_fit(from, to, &e))?;
+        if let Some(row) = (0..differs.len()).find(|&row| differs.value(row)) {
+            let value = array_value_to_string(array, row).unwrap_or_default();
+            return Err(Error::invalid(format!("{from} {value} does not fit {to}: it would be rounded")));
+        }
+    }
+    Ok(converted)
+}
+
+/// Whether values of one type can be those of another, and what the cast does to them.
+fn fit(from: &DataType, to: &DataType) -> Option<Fit> {
+    use DataType::*;
+    let text = |t: &DataType| matches!(t, Utf8 | LargeUtf8 | Utf8View);
+    let bytes = |t: &DataType| matches!(t, Binary | LargeBinary | BinaryView | FixedSizeBinary(_));
+    let date = |t: &DataType| matches!(t, Date32 | Date64 | Timestamp(..));
+    let time = |t: &DataType| matches!(t, Time32(_) | Time64(_));
+    let inner = |a: &DataType, b: &DataType| a == b || fit(a, b).is_some();
+    match (from, to) {
+        (Null, _) => Some(Fit::Keeps),
+        (
+            List(a) | LargeList(a) | ListView(a) | LargeListView(a) | FixedSizeList(a, _),
+            List(b) | LargeList(b) | ListView(b) | LargeListView(b) | FixedSizeList(b, _),
+        ) => inner(a.data_type(), b.data_type()).then_some(Fit::Keeps),
+        (Struct(a), Struct(b)) => {
+            let same = a.len() == b.len()
+                && a.iter().zip(b).all(|(a, b)| a.name() == b.name() && inner(a.data_type(), b.data_type()));
+            same.then_some(Fit::Keeps)
+        }
+        (Map(a, _), Map(b, _)) => inner(a.data_type(), b.data_type()).then_some(Fit::Keeps),
+        // A float that is written as a narrower one is rounded, as every database does.
+        (a, b) if a.is_floating() && b.is_floating() => Some(Fit::Keeps),
+        (a, b) if a.is_integer() && b.is_integer() => Some(Fit::Keeps),
+        (a, b) if a.is_numeric() && b.is_numeric() => Some(Fit::MayRound),
+        (a, b) if (date(a) && date(b)) || (time(a) && time(b)) => Some(Fit::MayRound),
+        (a, b) if (text(a) && text(b)) || (bytes(a) && bytes(b)) => Some(Fit::Keeps),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{
+        AsArray, Date32Array, Decimal128Array, DictionaryArray, Float64Array, Int64Array,
+        TimestampMicrosecondArray, TimestampNanosecondArray,
+    };
+    use arrow::datatypes::{Int32Type, TimestampMicrosecondType, TimestampNanosecondType};
+    use arrow_schema::TimeUnit;
+
+    use super::*;
+
+    fn cast(array: impl Array + 'static, to: DataType) -> Result<ArrayRef> {
+        cast_exactly(&(Arc::new(array) as ArrayRef), &to)
+    }
+
+    #[test]
+    fn times_change_their_unit_as_long_as_nothing_is_lost() {
+        let nanos = DataType::Timestamp(TimeUnit::Nanosecond, None);
+        let micros = DataType::Timestamp(TimeUnit::Microsecond, None);
+        let finer = cast(TimestampMicrosecondArray::from(vec![Some(5), None]), nanos.clone()).unwrap();
+        assert_eq!(finer.as_primitive::<TimestampNanosecondType>().value(0), 5_000);
+        let coarser = cast(TimestampNanosecondArray::from(vec![7_000]), micros.clone()).unwrap();
+        assert_eq!(coarser.as_primitive::<TimestampMicrosecondType>().value(0), 7);
+        let error = cast(TimestampNanosecondArray::from(vec![7_000, 7_001]), micros).unwrap_err();
+        assert!(error.message().contains("00.000007001"), "{error}");
+        assert!(cast(TimestampMicrosecondArray::from(vec![i64::MAX]), nanos.clone()).is_err());
+        assert!(cast(Date32Array::from(vec![19_000]), nanos).is_ok());
+        assert!(cast(TimestampMicrosecondArray::from(vec![1]), DataType::Date32).is_err());
+    }
+
+    #[test]
+    fn numbers_change_their_type_as_long_as_nothing_is_lost() {
+        let cents = DataType::Decimal128(10, 2);
+        assert!(cast(Float64Array::from(vec![0.1, 12.25]), cents.clone()).is_ok());
+        let error = cast(Float64Array::from(vec![0.125]), cents.clone()).unwrap_err();
+        assert!(error.message().contains("0.125"), "{error}");
+        let mills = |v| Decimal128Array::from(vec![v]).with_precision_and_scale(10, 3).unwrap();
+        assert!(cast(mills(1_250), cents.clone()).is_ok());
+        assert!(cast(mills(1_255), cents).is_err());
+        assert!(cast(Float64Array::from(vec![Some(3.0), None]), DataType::Int32).is_ok());
+        assert!(cast(Float64Array::from(vec![3.5]), DataType::Int32).is_err());
+        assert!(cast(Int64Array::from(vec![(1 << 53) + 1]), DataType::Float64).is_err());
+        assert!(cast(Int64Array::from(vec![300]), DataType::Int8).is_err());
+        assert!(cast(Int64Array::from(vec![3]), DataType::Utf8).is_err());
+    }
+
+    #[test]
+    fn dictionaries_are_unpacked_before_they_are_compared() {
+        let values: DictionaryArray<Int32Type> = vec!["a", "b", "a"].into_iter().collect();
+        assert_eq!(cast(values, DataType::Utf8View).unwrap().as_string_view().value(2), "a");
+    }
+}

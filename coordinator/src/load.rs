@@ -1,0 +1,153 @@
+//! Bulk ingest: a stream of batches into a table, which it may create, in one commit.
+
+use arrow::array::RecordBatch;
+use arrow_schema::{Schema, SchemaRef};
+use datafusion::common::TableReference;
+use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use plexus_model::schema::validate_name;
+use plexus_model::{Command, CreateTable, Error, ErrorKind, Manifest, Result, TableName, TableSchema};
+use plexus_storage::types;
+
+use crate::conform::arrange;
+use crate::coordinator::{Coordinator, find, new_query_id};
+use crate::ddl;
+use crate::ingest::Written;
+use crate::limits::{COMMIT_TIMEOUT, READ_INDEX_TIMEOUT};
+use crate::session::Session;
+
+/// Where an ingest goes.
+#[derive(Clone, Debug)]
+pub struct IngestTarget {
+    pub schema: Option<String>,
+    pub table: String,
+    pub mode: IngestMode,
+    pub shards: Option<u32>,
+    pub replicas: Option<u32>,
+    /// Names of columns, when the table is created.
+    pub primary_key: Vec<String>,
+}
+
+/// What an ingest does about a table that is or is not there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IngestMode {
+    /// Create it; an error when it exists.
+    Create,
+    /// Add to it; an error when it does not exist.
+    Append,
+    /// Create it or take its place.
+    Replace,
+    /// Create it or add to it.
+    CreateAppend,
+}
+
+impl Coordinator {
+    /// Writes a stream of batches to a table, which it may create, in one commit.
+    #[tracing::instrument(level = "info", skip_all, fields(table = target.table, query_id = new_query_id()))]
+    pub async fn ingest(
+        &self,
+        session: &Session,
+        target: IngestTarget,
+        schema: SchemaRef,
+        mut batches: BoxStream<'static, Result<RecordBatch>>,
+    ) -> Result<Written> {
+        let manifest = self.pin().await?;
+        let name = TableName::new(target.schema.clone().unwrap_or_else(|| session.schema()), &target.table);
+        let reference = TableReference::partial(name.schema.clone(), name.table.clone());
+        let name = ddl::table_name(&reference, &session.schema())?;
+        let existing = manifest.table(&name).cloned();
+        let append = match (existing, target.mode) {
+            (Some(_), IngestMode::Create) => {
+                return Err(Error::already_exists(format!("table {name} exists already")));
+            }
+            (None, IngestMode::Append) => {
+                return Err(Error::not_found(format!("table {name} does not exist")));
+            }
+            (Some(table), IngestMode::Append | IngestMode::CreateAppend) => Some(table),
+            (_, IngestMode::Replace) | (None, _) => None,
+        };
+        if let Some(table) = append {
+            let columns: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
+            let mut ingest = self.writer().begin(table.clone(), "ingest");
+            while let Some(batch) = batches.try_next().await? {
+                ingest.write(arrange(&batch, &columns, &table)?).await?;
+            }
+            return ingest.finish().await;
+        }
+        self.ingest_new(&manifest, target, name, schema, batches).await
+    }
+
+    /// Loads into a table out of sight and gives it its name at the end: the table appears with all its
+    /// rows, or takes the old one's place, in one entry.
+    async fn ingest_new(
+        &self,
+        manifest: &Manifest,
+        target: IngestTarget,
+        name: TableName,
+        schema: SchemaRef,
+        mut batches: BoxStream<'static, Result<RecordBatch>>,
+    ) -> Result<Written> {
+        // What is wrong with the name is said before the rows are sent.
+        validate_name("table", &name.table)?;
+        if !manifest.schemas.contains_key(&name.schema) {
+            return Err(Error::not_found(format!("schema {:?} does not exist", name.schema)));
+        }
+        let staging = TableName::staging();
+        let create = new_table(&target, staging.clone(), &schema, manifest)?;
+        let applied = self.meta().propose(Command::CreateTable(create), COMMIT_TIMEOUT).await?;
+        let loaded = async {
+            let manifest = self.meta().wait_version(applied.version, READ_INDEX_TIMEOUT).await?;
+            let mut ingest = self.writer().begin(find(&manifest, &staging)?, "ingest");
+            while let Some(batch) = batches.try_next().await? {
+                ingest.write(batch).await?;
+            }
+            let written = ingest.finish().await?;
+            let replace = target.mode == IngestMode::Replace;
+            let rename = Command::RenameTable { from: staging.clone(), to: name.clone(), replace };
+            let applied = match self.meta().propose(rename, COMMIT_TIMEOUT).await {
+                Err(e) if e.kind() == ErrorKind::AlreadyExists && target.mode == IngestMode::CreateAppend => {
+                    return Err(Error::conflict(format!(
+                        "table {name} was created by someone else during the load: load again to append to it"
+                    )));
+                }
+                renamed => renamed?,
+            };
+            Ok(Written { version: Some(applied.version), ..written })
+        };
+        match loaded.await {
+            Ok(written) => Ok(written),
+            Err(error) => {
+                let drop = Command::DropTable { name: staging, if_exists: true };
+                if let Err(e) = self.meta().propose(drop, COMMIT_TIMEOUT).await {
+                    tracing::warn!(error = %e, "the staging table of a failed load stays for now");
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+fn new_table(
+    target: &IngestTarget,
+    name: TableName,
+    schema: &Schema,
+    manifest: &Manifest,
+) -> Result<CreateTable> {
+    let mut columns: TableSchema = types::from_arrow(schema)?;
+    for key in &target.primary_key {
+        let index = columns.column_index(key).ok_or_else(|| {
+            Error::invalid(format!("primary key column {key:?} is not among the columns of the rows"))
+        })?;
+        columns.columns[index].nullable = false;
+        columns.primary_key.push(index as u32);
+    }
+    let nodes = manifest.live_data_nodes().len() as u32;
+    Ok(CreateTable {
+        name,
+        schema: columns,
+        shards: target.shards.unwrap_or((nodes * ddl::SHARDS_PER_NODE).max(1)),
+        replicas: target.replicas.unwrap_or(ddl::REPLICAS_DEFAULT.min(nodes).max(1)),
+        if_not_exists: false,
+        or_replace: false,
+    })
+}

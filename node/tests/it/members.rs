@@ -1,0 +1,90 @@
+//! Nodes that come, move and go.
+
+use plexus_model::ErrorKind;
+
+use crate::harness::{Cluster, number};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_is_removed_when_others_can_take_its_replicas_and_stays_out() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let mut client = cluster.nodes[leader].client().await;
+    client.execute("CREATE TABLE t (id BIGINT) WITH (shards = 4, replicas = 3)").await.unwrap();
+    client.execute("INSERT INTO t SELECT value FROM generate_series(1, 100000)").await.unwrap();
+
+    let victim = (0..3).find(|&n| n != leader).unwrap();
+    let id = cluster.nodes[victim].id;
+    let leader_id = cluster.nodes[leader].id;
+    let remove = format!("CALL plexus.remove_node({id})");
+    let refused = |e: plexus_node::client::Answer| e.affected;
+    let error = client.execute(&remove).await.map(refused).unwrap_err();
+    assert!(error.message().contains("public.t"), "{error}");
+    let error = client.execute("CALL plexus.remove_node(99)").await.map(refused).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+
+    cluster.add("meta,data,query").await;
+    let mine = format!("CALL plexus.remove_node({leader_id})");
+    let error = client.execute(&mine).await.map(refused).unwrap_err();
+    assert!(error.message().contains("leads"), "{error}");
+    client.execute(&remove).await.unwrap();
+    cluster
+        .wait("three members keep all segments, none of them the removed node", |s| {
+            s.nodes.len() == 3
+                && s.nodes.iter().all(|n| n.id != id && n.voter && n.segments_missing == Some(0))
+                && s.segments_under_replicated == 0
+                && s.tables.iter().all(|t| t.shards.iter().all(|s| !s.replicas.contains(&id)))
+        })
+        .await;
+    assert_eq!(number(&mut client, "SELECT count(*) FROM t").await.unwrap(), 100_000);
+
+    // What was removed does not come back by being started again; only joining anew would do.
+    cluster.nodes[victim].kill();
+    let joins = cluster.nodes[victim].args.iter().position(|a| a == "--join");
+    if let Some(at) = joins {
+        cluster.nodes[victim].args.drain(at..at + 4);
+    }
+    cluster.nodes[victim].args.retain(|a| a != "--bootstrap");
+    cluster.nodes[victim].start();
+    assert!(!cluster.nodes[victim].wait_exit().success());
+    assert!(
+        cluster.nodes[victim].log().contains("no member of the cluster"),
+        "{}",
+        cluster.nodes[victim].log()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_comes_back_under_other_addresses() {
+    let mut cluster = Cluster::start(3).await;
+    let mut client = cluster.nodes[0].client().await;
+    client.execute("CREATE TABLE t (id BIGINT) WITH (shards = 3, replicas = 3)").await.unwrap();
+    client.execute("INSERT INTO t SELECT value FROM generate_series(1, 50000)").await.unwrap();
+    cluster.nodes[2].kill();
+    cluster.nodes[2].move_ports();
+    cluster.nodes[2].start();
+    cluster.nodes[2].wait_ready().await;
+    let peer = cluster.nodes[2].peer();
+    cluster
+        .wait("the moved node is live under its new address", |s| {
+            s.nodes.iter().all(|n| n.live) && s.nodes.iter().any(|n| n.peer == peer && n.voter)
+        })
+        .await;
+    // With another one gone, the majority needs the moved one.
+    cluster.nodes[1].kill();
+    let mut client = cluster.nodes[0].client().await;
+    client.execute("INSERT INTO t VALUES (0)").await.unwrap();
+    let mut client = cluster.nodes[2].client().await;
+    assert_eq!(number(&mut client, "SELECT count(*) FROM t").await.unwrap(), 50_001);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voter_that_lost_its_directory_cannot_take_its_own_place() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.nodes[2].kill();
+    std::fs::remove_dir_all(&cluster.nodes[2].dir).unwrap();
+    cluster.nodes[2].start();
+    assert!(!cluster.nodes[2].wait_exit().success());
+    assert!(cluster.nodes[2].log().contains("give it another id"), "{}", cluster.nodes[2].log());
+    let mut client = cluster.nodes[0].client().await;
+    assert_eq!(number(&mut client, "SELECT 1").await.unwrap(), 1);
+}

@@ -1,0 +1,156 @@
+//! What a supervisor sees: health, metrics, configuration, draining.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use plexus_node::command::status;
+
+use crate::harness::{BINARY, Cluster, free_ports, number, run};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_readiness_and_metrics() {
+    let cluster = Cluster::start(1).await;
+    let url = cluster.nodes[0].http();
+    assert_eq!(status::get(&url, "/health").await.unwrap(), "ok\n");
+    assert_eq!(status::get(&url, "/ready").await.unwrap(), "ready\n");
+    let mut client = cluster.nodes[0].client().await;
+    client.execute("CREATE TABLE t (id BIGINT) WITH (shards = 1)").await.unwrap();
+    client.execute("INSERT INTO t SELECT value FROM generate_series(1, 10000)").await.unwrap();
+    let metrics = status::get(&url, "/metrics").await.unwrap();
+    for line in ["plexus_meta_leader 1", "plexus_tables 1", "plexus_nodes_live 1", "plexus_segments 1"] {
+        assert!(metrics.lines().any(|l| l == line), "{line:?} is not in\n{metrics}");
+    }
+    let resident = metrics.lines().find_map(|l| l.strip_prefix("plexus_resident_memory_bytes ")).unwrap();
+    assert!(resident.parse::<u64>().unwrap() > 10_000_000, "{resident}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_waits_to_be_let_in_is_healthy_but_not_ready() {
+    let mut cluster = Cluster::start(1).await;
+    let seed = cluster.nodes[0].peer();
+    let token = cluster.nodes[0].dir.join("join.token");
+    let token = std::fs::read_to_string(token).unwrap();
+    cluster.nodes[0].kill();
+    let [flight, peer, http] = free_ports().map(|p| format!("127.0.0.1:{p}"));
+    let mut child = Command::new(BINARY)
+        .args(["start", "--data-dir"])
+        .arg(cluster.dir.path().join("waiting"))
+        .args(["--flight", &flight, "--peer", &peer, "--http", &http])
+        .args(["--join", &seed, "--join-token", token.trim()])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let url = format!("http://{http}");
+    let mut healthy = false;
+    for _ in 0..100 {
+        healthy = status::get(&url, "/health").await.is_ok();
+        if healthy {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let ready = status::get(&url, "/ready").await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(healthy, "a node that waits does not say that it is healthy");
+    assert!(ready.unwrap_err().message().contains("not yet in the cluster"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_in_progress_ends_before_the_node_does() {
+    let mut cluster = Cluster::start(1).await;
+    let mut client = cluster.nodes[0].client().await;
+    client.execute("CREATE TABLE t (id BIGINT) WITH (shards = 2)").await.unwrap();
+    let slow = tokio::spawn(async move {
+        client
+            .execute("INSERT INTO t SELECT value FROM generate_series(1, 20000000)")
+            .await
+            .map(|a| a.affected)
+    });
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    assert!(!slow.is_finished(), "the statement is too fast to be interrupted");
+    cluster.nodes[0].terminate();
+    assert!(cluster.nodes[0].wait_exit().success(), "{}", cluster.nodes[0].log());
+    assert_eq!(slow.await.unwrap().unwrap(), Some(20_000_000));
+    cluster.nodes[0].start();
+    let mut client = cluster.nodes[0].client().await;
+    cluster.nodes[0].wait_ready().await;
+    assert_eq!(number(&mut client, "SELECT count(*) FROM t").await.unwrap(), 20_000_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_configuration_may_come_from_variables_and_from_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let [flight, peer, http] = free_ports().map(|p| format!("127.0.0.1:{p}"));
+    let config = dir.path().join("plexus.toml");
+    std::fs::write(&config, format!("flight = {flight:?}\nnode_id = 42\nlog_format = \"json\"\n")).unwrap();
+    let log = dir.path().join("log");
+    let mut child = Command::new(BINARY)
+        .args(["start", "--http", &http])
+        .env("PLEXUS_CONFIG", &config)
+        .env("PLEXUS_PEER", &peer)
+        .env("PLEXUS_DATA_DIR", dir.path().join("data"))
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let mut seen = None;
+    for _ in 0..200 {
+        if let Ok(body) = status::get(&format!("http://{http}"), "/status").await {
+            let parsed: serde_json::Value = serde_json::from_str(&body).unwrap();
+            if parsed["nodes"][0]["live"] == true {
+                seen = Some(parsed);
+                break;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let node = &seen.expect("the node starts")["nodes"][0];
+    assert_eq!((node["id"].as_u64(), node["flight"].as_str()), (Some(42), Some(flight.as_str())));
+    assert_eq!(node["peer"].as_str(), Some(peer.as_str()));
+    for line in std::fs::read_to_string(&log).unwrap().lines() {
+        let parsed: serde_json::Value = serde_json::from_str(line).expect("a JSON object a line");
+        assert!(parsed["timestamp"].is_string() && parsed["level"].is_string(), "{line}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn spans_say_which_query_table_shard_and_version() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.nodes[0].kill();
+    cluster.nodes[0].args.extend([
+        "--log".into(),
+        "plexus=debug".into(),
+        "--log-format".into(),
+        "json".into(),
+    ]);
+    cluster.nodes[0].start();
+    cluster.nodes[0].wait_ready().await;
+    let mut client = cluster.nodes[0].client().await;
+    client.execute("CREATE TABLE t (id BIGINT) WITH (shards = 2)").await.unwrap();
+    client.execute("INSERT INTO t SELECT value FROM generate_series(1, 10000)").await.unwrap();
+    let log = cluster.nodes[0].log();
+    let in_span = |line: &str| {
+        let Ok(parsed) = serde_json::from_str::<serde_json::Value>(line) else { return false };
+        let spans = parsed["spans"].as_array().cloned().unwrap_or_default();
+        let has = |field: &str| spans.iter().any(|span| !span[field].is_null());
+        ["query_id", "version", "table", "shard"].into_iter().all(has)
+    };
+    assert!(log.lines().any(in_span), "no event is in a span with all four:\n{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_node_makes_segments_under_replicated() {
+    let mut cluster = Cluster::start(3).await;
+    let mut client = cluster.nodes[0].client().await;
+    client.execute("CREATE TABLE t (id BIGINT) WITH (shards = 4, replicas = 3)").await.unwrap();
+    client.execute("INSERT INTO t SELECT value FROM generate_series(1, 100000)").await.unwrap();
+    cluster.wait("all is there", |s| s.segments_under_replicated == 0 && s.tables[0].segments == 4).await;
+    cluster.nodes[2].kill();
+    cluster.wait("every segment lacks a replica", |s| s.segments_under_replicated == 4).await;
+    let text = run(&["status", "--url", &cluster.nodes[0].http()]).stdout;
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.contains("under-replicated segments: 4"), "{text}");
+    assert!(text.contains("replicas on nodes"), "{text}");
+}

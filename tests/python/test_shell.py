@@ -1,0 +1,72 @@
+"""The interactive shell, at a terminal of its own."""
+
+import os
+import pty
+import select
+import time
+
+PATIENCE = 30
+
+
+class Shell:
+    def __init__(self, uri):
+        binary = os.environ.get("PLEXUS_BINARY", "plexus")
+        self.pid, self.terminal = pty.fork()
+        if self.pid == 0:
+            os.environ["HOME"] = "/nonexistent"
+            os.environ["TERM"] = "dumb"
+            os.execvp(binary, [binary, "sql", "--url", uri])
+        self.seen = ""
+
+    def wait_for(self, text):
+        """Reads until `text` has come, and returns all up to there."""
+        deadline = time.monotonic() + PATIENCE
+        while text not in self.seen:
+            assert time.monotonic() < deadline, f"{text!r} did not come: {self.seen!r}"
+            if select.select([self.terminal], [], [], 0.1)[0]:
+                try:
+                    self.seen += os.read(self.terminal, 65536).decode(errors="replace")
+                except OSError:
+                    raise AssertionError(f"the shell ended before {text!r}: {self.seen!r}") from None
+        before, _, self.seen = self.seen.partition(text)
+        return before
+
+    def type(self, text):
+        os.write(self.terminal, text.encode())
+
+    def wait_end(self):
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            # The terminal must be read, or the shell waits for room.
+            if select.select([self.terminal], [], [], 0.05)[0]:
+                try:
+                    os.read(self.terminal, 65536)
+                except OSError:
+                    pass
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+        raise AssertionError("the shell does not end")
+
+
+def test_a_session_at_a_terminal(uri):
+    shell = Shell(uri)
+    shell.wait_for("plexus>")
+    # A statement may span lines; it ends with a semicolon.
+    shell.type("SELECT 40 +\r2 AS answer;\r")
+    assert "42" in shell.wait_for("1 row (")
+    shell.wait_for("plexus>")
+    shell.type("SELECT wrong;\r")
+    shell.wait_for("error: ")
+    shell.wait_for("plexus>")
+    # Ctrl-C cancels the statement and not the shell.
+    shell.type("SELECT count(*) FROM generate_series(1, 100000000) a, generate_series(1, 1000) b WHERE a.value % 7 = b.value;\r")
+    time.sleep(1.5)
+    shell.type("\x03")
+    shell.wait_for("cancelled")
+    shell.wait_for("plexus>")
+    shell.type("SELECT 1 AS still_here;\r")
+    shell.wait_for("still_here")
+    shell.wait_for("plexus>")
+    shell.type("\x04")
+    assert shell.wait_end() == 0
