@@ -91,7 +91,8 @@ impl SqlService {
         let run = async {
             let parameters = handle.parameters()?;
             if self.coordinator.returns_rows(&handle.sql)? {
-                handle.check_size()?;
+                // In the ticket, and in the descriptor that comes back.
+                handle.check_size(2)?;
                 let described = self.coordinator.describe(session, &handle.sql, parameters.as_ref()).await?;
                 if let Some(schema) = described.schema {
                     let handle = StatementHandle { version: described.version.0, ..handle };
@@ -387,7 +388,7 @@ impl FlightSqlService for SqlService {
     ) -> Result<ActionCreatePreparedStatementResult, Status> {
         let session = self.session(&request);
         let handle = StatementHandle::new(query.query);
-        handle.check_size().map_err(|e| to_status(&e))?;
+        handle.check_size(1).map_err(|e| to_status(&e))?;
         let described =
             self.coordinator.describe(&session, &handle.sql, None).await.map_err(|e| to_status(&e))?;
         let dataset = match described.schema {
@@ -426,7 +427,7 @@ impl FlightSqlService for SqlService {
         let handle = match parameters.into_iter().find(|b| b.num_rows() > 0) {
             Some(batch) => handle
                 .bind(&batch)
-                .and_then(|handle| handle.check_size().map(|()| handle))
+                .and_then(|handle| handle.check_size(1).map(|()| handle))
                 .map_err(|e| to_status(&e))?,
             None => handle,
         };

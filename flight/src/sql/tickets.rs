@@ -19,8 +19,8 @@ pub struct StatementHandle {
     pub version: u64,
 }
 
-/// A FlightInfo holds the statement twice, and clients receive 4 MiB.
-const HANDLE_BYTES_MAX: usize = 1024 * 1024;
+/// Clients receive messages of 4 MiB, and there is more in one than handles.
+const MESSAGE_BYTES_MAX: usize = 3 * 1024 * 1024;
 
 impl StatementHandle {
     pub fn new(sql: impl Into<String>) -> Self {
@@ -52,12 +52,14 @@ impl StatementHandle {
         Ok(batches.into_iter().next())
     }
 
-    /// Refuses what would not fit in a message to a client, before anything runs.
-    pub fn check_size(&self) -> Result<()> {
+    /// Refuses a handle that would not fit in a message to a client that has it so many times, before
+    /// anything runs.
+    pub fn check_size(&self, times: usize) -> Result<()> {
         let bytes = self.sql.len() + self.parameters.len();
-        if bytes > HANDLE_BYTES_MAX {
+        let most = MESSAGE_BYTES_MAX / times;
+        if bytes > most {
             return Err(Error::invalid(format!(
-                "the statement and its parameters take {bytes} bytes, more than the {HANDLE_BYTES_MAX} of a ticket: \
+                "the statement and its parameters take {bytes} bytes, more than the {most} of a ticket: \
                  put the data into a table, or bind it as rows of parameters"
             )));
         }
