@@ -2,14 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
+use arrow::array::RecordBatch;
+use datafusion::datasource::listing::ListingOptions;
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
+use plexus_coordinator::limits::SEGMENT_BYTES_TARGET;
 use plexus_model::{Error, Result};
 use plexus_node::client::{Client, IngestOptions};
-use plexus_node::command::demo::tpch;
+use plexus_node::command::demo::{TpchTable, tpch};
 use plexus_node::command::load::load_files;
 use plexus_node::local::LocalCluster;
+use plexus_storage::{SegmentEncoder, rows_bytes, types};
+use vortex::VortexSessionDefault;
+use vortex::io::session::RuntimeSessionExt;
+use vortex::session::VortexSession;
+use vortex_datafusion::VortexFormat;
 
 use crate::Figure;
 use crate::workload::write_parquet;
@@ -33,22 +42,26 @@ pub async fn measure(
     detail: bool,
     keys: bool,
 ) -> Result<Vec<Figure>> {
-    let plain = plain(dir, scale, runs).await?;
+    let plain = parquet(dir, scale, runs).await?;
+    let bare = bare_vortex(dir, scale, runs).await?;
     let one = cluster(program, dir, scale, runs, 1, keys).await?;
     let three = cluster(program, dir, scale, runs, 3, keys).await?;
     if detail {
-        eprintln!("query  DataFusion+Parquet  one node  three nodes");
+        eprintln!("query  DataFusion+Parquet  DataFusion+Vortex  one node  three nodes");
         for (name, _) in QUERIES {
-            eprintln!(
-                "q{name}    {:>8.3} s         {:>7.3} s  {:>7.3} s",
-                plain[name], one[name], three[name]
-            );
+            let [plain, bare, one, three] = [&plain, &bare, &one, &three].map(|times| times[name]);
+            eprintln!("q{name}    {plain:>8.3} s         {bare:>8.3} s        {one:>7.3} s  {three:>7.3} s");
         }
     }
     let total = |times: &Times| times.values().sum::<f64>();
-    let (p, o, t) = (total(&plain), total(&one), total(&three));
+    let (p, b, o, t) = (total(&plain), total(&bare), total(&one), total(&three));
     Ok(vec![
         Figure::new(format!("TPC-H {scale}: plain DataFusion over Parquet"), format!("{p:.2} s"), ""),
+        Figure::new(
+            format!("TPC-H {scale}: plain DataFusion over bare Vortex files"),
+            format!("{b:.2} s, {:.2} x Parquet", b / p),
+            "",
+        ),
         Figure::new(
             format!("TPC-H {scale}: one node"),
             format!("{o:.2} s, {:.2} x plain DataFusion", o / p),
@@ -62,15 +75,68 @@ pub async fn measure(
     ])
 }
 
-async fn plain(dir: &Path, scale: f64, runs: usize) -> Result<Times> {
+/// DataFusion in this process, as the cluster configures it.
+fn context() -> SessionContext {
     let config = SessionConfig::new().set_bool("datafusion.sql_parser.parse_float_as_decimal", true);
-    let context = SessionContext::new_with_config(config);
-    let fail = |e: datafusion::error::DataFusionError| Error::internal(format!("plain DataFusion: {e}"));
+    SessionContext::new_with_config(config)
+}
+
+fn fail(e: datafusion::error::DataFusionError) -> Error {
+    Error::internal(format!("plain DataFusion: {e}"))
+}
+
+async fn parquet(dir: &Path, scale: f64, runs: usize) -> Result<Times> {
+    let context = context();
     for table in tpch(scale) {
         let path = write_parquet(dir, scale, table.name)?;
         let path = path.display().to_string();
         context.register_parquet(table.name, &path, ParquetReadOptions::default()).await.map_err(fail)?;
     }
+    time(&context, runs).await
+}
+
+/// What the file format alone would give: the same segments, without a server around them.
+async fn bare_vortex(dir: &Path, scale: f64, runs: usize) -> Result<Times> {
+    let context = context();
+    for table in tpch(scale) {
+        let name = table.name;
+        let directory = dir.join(format!("vortex-{scale}")).join(name);
+        write_segments(table, &directory)?;
+        let format = Arc::new(VortexFormat::new(VortexSession::default().with_tokio()));
+        let options = ListingOptions::new(format).with_file_extension("vortex");
+        let path = format!("{}/", directory.display());
+        context.register_listing_table(name, path, options, None, None).await.map_err(fail)?;
+    }
+    time(&context, runs).await
+}
+
+/// Files as a load would make them.
+fn write_segments(table: TpchTable, directory: &Path) -> Result<()> {
+    if directory.exists() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(directory).map_err(|e| Error::io(directory.display(), e))?;
+    let schema = types::from_arrow(&table.reader.schema())?;
+    let (mut batches, mut bytes, mut files) = (Vec::new(), 0, 0);
+    let mut flush = |batches: &mut Vec<RecordBatch>| {
+        let encoded = SegmentEncoder.encode(&schema, std::mem::take(batches))?;
+        let path = directory.join(format!("{files}.vortex"));
+        files += 1;
+        std::fs::write(&path, &encoded.bytes).map_err(|e| Error::io(path.display(), e))
+    };
+    for batch in table.reader {
+        let batch = batch.map_err(|e| Error::internal(format!("generated rows: {e}")))?;
+        bytes += rows_bytes(&batch);
+        batches.push(batch);
+        if bytes >= SEGMENT_BYTES_TARGET {
+            flush(&mut batches)?;
+            bytes = 0;
+        }
+    }
+    if batches.is_empty() { Ok(()) } else { flush(&mut batches) }
+}
+
+async fn time(context: &SessionContext, runs: usize) -> Result<Times> {
     let mut times = Times::new();
     for (name, sql) in QUERIES {
         let mut best = f64::MAX;

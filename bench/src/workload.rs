@@ -53,8 +53,13 @@ pub async fn measure(program: &Path, dir: &Path, wants: impl Fn(&str) -> bool) -
 }
 
 fn resident_mib(pid: u32) -> Option<u64> {
+    memory_mib(pid, "VmRSS:")
+}
+
+/// A line of the kernel's account of a process.
+fn memory_mib(pid: u32, name: &str) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = text.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
+    let line = text.lines().find_map(|l| l.strip_prefix(name))?;
     line.trim().split(' ').next()?.parse::<u64>().ok().map(|kib| kib / 1024)
 }
 
@@ -97,9 +102,11 @@ async fn load(client: &mut Client, dir: &Path, cluster: &LocalCluster) -> Result
     let started = Instant::now();
     let rows = load_files(client, &[file], options("loaded", 3, &[])).await?;
     let rate = rows as f64 / started.elapsed().as_secs_f64();
-    let most = cluster.nodes.iter().filter_map(|n| resident_mib(n.child.id()?)).max().unwrap_or(0);
+    let most =
+        |name: &str| cluster.nodes.iter().filter_map(|n| memory_mib(n.child.id()?, name)).max().unwrap_or(0);
+    let (peak, after) = (most("VmHWM:"), most("VmRSS:"));
     client.execute("DROP TABLE loaded").await?;
-    let value = format!("{rate:.0} rows/s; {most} MiB resident after it");
+    let value = format!("{rate:.0} rows/s; {peak} MiB resident at most, {after} after it");
     Ok(Figure::new("bulk load, lineitem from Parquet, 3 replicas", value, ">= 500000 rows/s"))
 }
 
