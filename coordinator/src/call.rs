@@ -7,7 +7,8 @@ use plexus_model::{Error, NodeId, Result};
 /// What can be called.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Procedure {
-    /// `CALL plexus.remove_node(id)`: takes a node out of the cluster for good; others take its replicas.
+    /// `CALL plexus.remove_node(id)`: takes a node out of the cluster for good, once others have
+    /// what it keeps.
     RemoveNode(NodeId),
 }
 

@@ -1,6 +1,7 @@
 //! Statements, from text to rows or to a commit.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use arrow::array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
@@ -14,6 +15,7 @@ use futures::TryStreamExt;
 use plexus_model::{Command, Error, ErrorKind, Manifest, NodeId, Result, Table, TableName, Version};
 use plexus_query::{ClusterView, Engine, Pin, explain};
 use plexus_raft::Meta;
+use tokio::time::sleep;
 use tracing::Instrument;
 use tracing::field::Empty;
 
@@ -22,7 +24,7 @@ use crate::conform::{arrange, assign, column_names};
 use crate::ddl;
 use crate::errors::from_datafusion;
 use crate::ingest::Writer;
-use crate::limits::{COMMIT_TIMEOUT, READ_INDEX_TIMEOUT};
+use crate::limits::{COMMIT_TIMEOUT, DRAIN_POLL, DRAIN_TIMEOUT, READ_INDEX_TIMEOUT};
 use crate::parse;
 use crate::peers::Peers;
 use crate::run::{self, Rows, Suspects};
@@ -380,24 +382,42 @@ impl Coordinator {
 
     async fn call(&self, procedure: Procedure) -> Result<()> {
         match procedure {
-            Procedure::RemoveNode(node) => {
-                let manifest = self.pin().await?;
-                if !manifest.nodes.contains_key(&node) {
-                    return Err(Error::not_found(format!("node {node} is not in the cluster")));
+            Procedure::RemoveNode(node) => self.remove_node(node).await,
+        }
+    }
+
+    /// Has others take over what a node keeps, waits until they have it, and takes the node out. When it is
+    /// interrupted the same call goes on where it was.
+    async fn remove_node(&self, node: NodeId) -> Result<()> {
+        match self.meta.propose(Command::DrainNode(node), COMMIT_TIMEOUT).await {
+            Ok(drained) => self.wait_drained(node, drained.version).await?,
+            // Perhaps an earlier call has taken it out of the manifest, but not out of the group.
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+        self.meta.remove(node).await
+    }
+
+    /// Waits until every other live data node has looked at the placement of `version` and lacks nothing.
+    async fn wait_drained(&self, node: NodeId, version: Version) -> Result<()> {
+        let deadline = Instant::now() + DRAIN_TIMEOUT;
+        let manifest = self.meta.wait_version(version, READ_INDEX_TIMEOUT).await?;
+        for other in manifest.live_data_nodes().into_iter().filter(|other| *other != node) {
+            loop {
+                let lacks = match self.peers.report(other).await {
+                    Ok(report) if report.checked >= version && report.segments_missing == 0 => break,
+                    Ok(report) => format!("it still lacks {} segments", report.segments_missing),
+                    Err(e) => e.to_string(),
+                };
+                if Instant::now() > deadline {
+                    return Err(Error::unavailable(format!(
+                        "node {other} has not yet taken over what it should from node {node}: {lacks}; call again"
+                    )));
                 }
-                // What only the removed node has would be lost, so the others must have all of theirs.
-                for other in manifest.live_data_nodes().into_iter().filter(|other| *other != node) {
-                    let report = self.peers.report(other).await?;
-                    if report.segments_missing > 0 || report.applied < manifest.version.0 {
-                        return Err(Error::unavailable(format!(
-                            "node {other} still lacks {} segments; remove node {node} when it has them",
-                            report.segments_missing
-                        )));
-                    }
-                }
-                self.meta.remove(node).await
+                sleep(DRAIN_POLL).await;
             }
         }
+        Ok(())
     }
 
     /// `INSERT ... VALUES`, planned against what this node knows: the commit checks that the schema is

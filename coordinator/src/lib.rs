@@ -28,7 +28,7 @@ pub use group::GroupCommitter;
 pub use ingest::{Ingest, Writer, Written};
 pub use load::{IngestMode, IngestTarget};
 pub use maintenance::Maintenance;
-pub use peers::{MISSING_NAMED_MAX, Missing, NodeReport, Peers, SegmentUpload};
+pub use peers::{Missing, NodeReport, Peers, SegmentUpload};
 pub use replicate::Replicator;
 pub use run::{Rows, Suspects, worker_url};
 pub use session::Session;

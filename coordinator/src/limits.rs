@@ -36,6 +36,13 @@ pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a read waits for the read index and for the local manifest to reach it.
 pub const READ_INDEX_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// How long the removal of a node waits for others to take over what it keeps, before it asks to be called
+/// again.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Between looks at how far they are.
+pub const DRAIN_POLL: Duration = Duration::from_millis(200);
+
 /// Times that a query is planned again after nodes failed under it.
 pub const QUERY_ATTEMPTS_MAX: usize = 8;
 

@@ -144,6 +144,7 @@ impl Maintenance {
     /// Pulls what this node should keep and does not have.
     async fn pull_missing(&self, manifest: &Manifest, whole: &mut Whole) -> Result<()> {
         let Some(store) = &self.store else {
+            self.missing.set(manifest.version, std::iter::empty());
             return Ok(());
         };
         if whole.losses != store.losses() {
@@ -162,7 +163,7 @@ impl Maintenance {
             tables.insert(table.id, table.clone());
         }
         whole.tables = tables;
-        self.missing.set(missing.iter().map(|s| s.id));
+        self.missing.set(manifest.version, missing.iter().map(|s| s.id));
         if missing.is_empty() {
             return Ok(());
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use plexus_model::{NodeId, Result, SegmentId};
+use plexus_model::{NodeId, Result, SegmentId, Version};
 
 /// A segment's identity and bytes on their way to a replica.
 #[derive(Clone)]
@@ -21,26 +21,33 @@ pub const MISSING_NAMED_MAX: usize = 10_000;
 
 /// Segments that this node should keep and lacked at the last look. Written by [`crate::Maintenance`].
 #[derive(Default, Debug)]
-pub struct Missing(Mutex<BTreeSet<SegmentId>>);
+pub struct Missing(Mutex<Look>);
+
+/// One look at what is there.
+#[derive(Default, Debug)]
+struct Look {
+    /// Version of the manifest that was looked at; zero before the first look.
+    version: Version,
+    missing: BTreeSet<SegmentId>,
+}
 
 impl Missing {
-    pub fn set(&self, segments: impl Iterator<Item = SegmentId>) {
-        *self.lock() = segments.collect();
+    pub fn set(&self, version: Version, segments: impl Iterator<Item = SegmentId>) {
+        *self.lock() = Look { version, missing: segments.collect() };
     }
 
     pub fn found(&self, segment: SegmentId) {
-        self.lock().remove(&segment);
+        self.lock().missing.remove(&segment);
     }
 
-    pub fn count(&self) -> u64 {
-        self.lock().len() as u64
+    /// Version looked at, how many were missing, and the first of them.
+    pub fn last(&self) -> (Version, u64, Vec<SegmentId>) {
+        let look = self.lock();
+        let first = look.missing.iter().copied().take(MISSING_NAMED_MAX).collect();
+        (look.version, look.missing.len() as u64, first)
     }
 
-    pub fn first(&self, count: usize) -> Vec<SegmentId> {
-        self.lock().iter().copied().take(count).collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<SegmentId>> {
+    fn lock(&self) -> MutexGuard<'_, Look> {
         self.0.lock().expect("no code panics while it holds this lock")
     }
 }
@@ -50,6 +57,8 @@ impl Missing {
 pub struct NodeReport {
     /// Last entry that it has applied.
     pub applied: u64,
+    /// Version of the manifest by which it last looked for missing segments; zero when it has not yet.
+    pub checked: Version,
     /// Segments that it should keep and does not have yet.
     pub segments_missing: u64,
     /// Which ones: the first [`MISSING_NAMED_MAX`].

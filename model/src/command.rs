@@ -45,7 +45,10 @@ pub enum Command {
     },
     /// Adds a node or updates its addresses and roles.
     RegisterNode(NodeRecord),
-    /// Forgets a node; others take over its replicas.
+    /// Gives every shard that a node keeps one replica more, on another node. The node goes on serving
+    /// until the others have what it has.
+    DrainNode(NodeId),
+    /// Forgets a node that was drained.
     RemoveNode(NodeId),
     /// What the leader has seen of a node.
     SetLiveness {

@@ -1,11 +1,13 @@
 //! The configuration of a node: flags over environment over file over defaults.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use plexus_model::{Error, NodeId, Result, Roles};
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 use crate::node::default_query_memory;
 
@@ -22,15 +24,18 @@ pub struct Settings {
     pub data_dir: Option<PathBuf>,
 
     /// Address for clients: Arrow Flight and Flight SQL [default: 127.0.0.1:7070]
-    #[arg(long, env = "PLEXUS_FLIGHT", value_name = "HOST:PORT")]
+    #[arg(long, env = "PLEXUS_FLIGHT", value_name = "HOST:PORT", value_parser = address)]
+    #[serde(deserialize_with = "address_key")]
     pub flight: Option<SocketAddr>,
 
     /// Address for other nodes: QUIC on UDP, distributed execution on TCP [default: 127.0.0.1:7071]
-    #[arg(long, env = "PLEXUS_PEER", value_name = "HOST:PORT")]
+    #[arg(long, env = "PLEXUS_PEER", value_name = "HOST:PORT", value_parser = address)]
+    #[serde(deserialize_with = "address_key")]
     pub peer: Option<SocketAddr>,
 
     /// Address for health, metrics and status over HTTP [default: 127.0.0.1:7072]
-    #[arg(long, env = "PLEXUS_HTTP", value_name = "HOST:PORT")]
+    #[arg(long, env = "PLEXUS_HTTP", value_name = "HOST:PORT", value_parser = address)]
+    #[serde(deserialize_with = "address_key")]
     pub http: Option<SocketAddr>,
 
     /// Host under which clients and other nodes reach this node [default: the host listened on]
@@ -42,11 +47,11 @@ pub struct Settings {
     pub roles: Option<Vec<Role>>,
 
     /// Found a new cluster: create its authority, kept as join.token in the data directory
-    #[arg(long, env = "PLEXUS_BOOTSTRAP", num_args = 0..=1, default_missing_value = "true", conflicts_with = "join")]
+    #[arg(long, env = "PLEXUS_BOOTSTRAP", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(), conflicts_with = "join")]
     pub bootstrap: Option<bool>,
 
     /// Join the cluster of the node at this peer address
-    #[arg(long, env = "PLEXUS_JOIN", value_name = "HOST:PORT", requires = "join_token")]
+    #[arg(long, env = "PLEXUS_JOIN", value_name = "HOST:PORT")]
     pub join: Option<String>,
 
     /// The join token of the cluster, or @FILE that holds it
@@ -58,7 +63,7 @@ pub struct Settings {
     pub query_memory: Option<u64>,
 
     /// Stop when standard input ends: whoever started the node is gone
-    #[arg(long, env = "PLEXUS_STOP_WITH_STDIN", num_args = 0..=1, default_missing_value = "true", hide = true)]
+    #[arg(long, env = "PLEXUS_STOP_WITH_STDIN", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(), hide = true)]
     pub stop_with_stdin: Option<bool>,
 
     /// Log format [default: text]
@@ -215,6 +220,17 @@ impl Config {
     }
 }
 
+/// An address to listen on. A host name stands for the first address that it resolves to.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let mut found = text.to_socket_addrs().map_err(|e| format!("{text:?} is not HOST:PORT: {e}"))?;
+    found.next().ok_or_else(|| format!("{text:?} has no address"))
+}
+
+fn address_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text: Option<String> = Option::deserialize(deserializer)?;
+    text.map(|text| address(&text).map_err(D::Error::custom)).transpose()
+}
+
 /// From the setting in MiB.
 fn query_memory(setting: Option<u64>) -> Result<u64> {
     const MIB: u64 = 1024 * 1024;
@@ -247,6 +263,14 @@ mod tests {
         assert_eq!(config.log, "debug");
         assert_eq!(config.flight.port(), 7070);
         assert_eq!(config.membership, Membership::Resume);
+    }
+
+    #[test]
+    fn addresses_may_name_their_host() {
+        let file: Settings = toml::from_str("flight = \"localhost:7171\"").unwrap();
+        assert!(file.flight.is_some_and(|a| a.ip().is_loopback() && a.port() == 7171));
+        assert!(address("7171").unwrap_err().contains("\"7171\" is not HOST:PORT"));
+        assert!(toml::from_str::<Settings>("flight = \"nonsense\"").is_err());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! One node: its roles put together, started in order, and drained in the reverse.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use plexus_flight::sql::{Front, SqlService};
 use plexus_flight::tls::Identity;
 use plexus_model::{ClusterId, Error, ErrorKind, NodeId, NodeRecord, Result};
 use plexus_query::{Engine, EngineOptions};
-use plexus_raft::{Meta, MetaOptions};
+use plexus_raft::{Meta, MetaOptions, SNAPSHOT_ENTRIES};
 use plexus_storage::{SegmentEncoder, SegmentReads, SegmentStore};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -58,6 +58,7 @@ pub struct Node {
 struct Listeners {
     flight: TcpListener,
     peer: TcpListener,
+    quic: UdpSocket,
     http: TcpListener,
 }
 
@@ -66,6 +67,9 @@ impl Listeners {
         Ok(Self {
             flight: bind("flight", config.flight)?,
             peer: bind("peer", config.peer)?,
+            quic: UdpSocket::bind(config.peer).map_err(|e| {
+                Error::invalid(format!("peer address {} (UDP): {e}", config.peer)).with_source(e)
+            })?,
             http: bind("http", config.http)?,
         })
     }
@@ -92,7 +96,7 @@ impl Node {
         let identity = data.authority.issue(id)?;
         let endpoint = {
             let _control = control.enter();
-            PeerEndpoint::bind(config.peer, &identity, &data.reset_key())?
+            PeerEndpoint::new(listeners.quic, &identity, &data.reset_key())?
         };
         let store = match config.roles.data {
             true => Some(Arc::new(SegmentStore::open(data.path())?)),
@@ -205,7 +209,12 @@ impl Node {
 }
 
 async fn start_meta(control: &Handle, id: NodeId, data: &DataDir, nodes: PeerNodes) -> Result<Arc<Meta>> {
-    let options = MetaOptions { node: id, directory: data.path().join("meta"), transport: Arc::new(nodes) };
+    let options = MetaOptions {
+        node: id,
+        directory: data.path().join("meta"),
+        transport: Arc::new(nodes),
+        snapshot_entries: SNAPSHOT_ENTRIES,
+    };
     control
         .spawn(Meta::start(options))
         .await

@@ -45,7 +45,7 @@ pub struct NodeStatus {
     pub flight: String,
     pub peer: String,
     pub http: String,
-    /// Absent when the node did not answer.
+    /// Absent when the node did not answer; what is missing also until it has looked.
     pub applied: Option<u64>,
     pub segments: Option<u64>,
     pub segments_missing: Option<u64>,
@@ -125,7 +125,7 @@ impl StatusSource {
                     http: n.http.clone(),
                     applied: report.map(|r| r.applied),
                     segments: report.map(|r| r.segments),
-                    segments_missing: report.map(|r| r.segments_missing),
+                    segments_missing: report.filter(|r| r.checked.0 > 0).map(|r| r.segments_missing),
                 }
             })
             .collect();

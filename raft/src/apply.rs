@@ -87,6 +87,7 @@ fn execute(manifest: &mut Manifest, index: Version, command: Command) -> Result<
             Ok(None)
         }
         Command::RegisterNode(record) => register_node(manifest, record).map(|()| None),
+        Command::DrainNode(node) => drain_node(manifest, node).map(|()| None),
         Command::RemoveNode(node) => remove_node(manifest, node).map(|()| None),
         Command::SetLiveness { node, live } => {
             let record = manifest.nodes.get(&node).ok_or_else(|| Error::not_found(format!("node {node}")))?;
@@ -133,39 +134,73 @@ fn register_node(manifest: &mut Manifest, record: NodeRecord) -> Result<()> {
     Ok(())
 }
 
-/// Forgets a node. Others take its place in the shards that it kept: they come last, since they have yet to
-/// pull what the shard holds.
-fn remove_node(manifest: &mut Manifest, node: NodeId) -> Result<()> {
+/// Adds a replica on another node to every shard that `node` keeps and that has none to spare. It comes
+/// last, since it has yet to pull what the shard holds.
+fn drain_node(manifest: &mut Manifest, node: NodeId) -> Result<()> {
     if !manifest.nodes.contains_key(&node) {
-        return Err(Error::not_found(format!("node {node} is not in the cluster")));
+        return Err(not_a_member(node));
     }
     let others: Vec<NodeId> = manifest.live_data_nodes().into_iter().filter(|n| *n != node).collect();
-    let mut moved: Vec<(TableId, Vec<Shard>)> = Vec::new();
+    change_shards(manifest, |table, index, shard| {
+        if !shard.replicas.contains(&node) || shard.replicas.len() > table.replicas as usize {
+            return Ok(());
+        }
+        let free: Vec<NodeId> = others.iter().copied().filter(|n| !shard.replicas.contains(n)).collect();
+        let Some(&next) = rendezvous(table.id.0, index, &free, 1).first() else {
+            return Err(Error::conflict(format!(
+                "node {node} keeps one of {} replicas of shard {index} of table {}, and no other live data node \
+                 could take it: add a node first, or drop the table",
+                shard.replicas.len(),
+                table.name
+            )));
+        };
+        shard.replicas.push(next);
+        Ok(())
+    })
+}
+
+fn remove_node(manifest: &mut Manifest, node: NodeId) -> Result<()> {
+    if !manifest.nodes.contains_key(&node) {
+        return Err(not_a_member(node));
+    }
+    change_shards(manifest, |table, index, shard| {
+        if shard.replicas.contains(&node) && shard.replicas.len() <= table.replicas as usize {
+            return Err(Error::conflict(format!(
+                "node {node} keeps a replica of shard {index} of table {} that no other node has taken",
+                table.name
+            )));
+        }
+        shard.replicas.retain(|n| *n != node);
+        Ok(())
+    })?;
+    manifest.nodes.remove(&node);
+    Ok(())
+}
+
+fn not_a_member(node: NodeId) -> Error {
+    Error::not_found(format!("node {node} is not in the cluster"))
+}
+
+/// Changes the shards of all tables, or of none.
+fn change_shards(
+    manifest: &mut Manifest,
+    mut change: impl FnMut(&Table, u32, &mut Shard) -> Result<()>,
+) -> Result<()> {
+    let mut changed: Vec<(TableId, Vec<Shard>)> = Vec::new();
     for table in manifest.tables.values().filter(|t| t.dropped.is_none()) {
         let mut shards = (*table.shards).clone();
-        for (index, shard) in shards.iter_mut().enumerate().filter(|(_, s)| s.replicas.contains(&node)) {
-            let free: Vec<NodeId> = others.iter().copied().filter(|n| !shard.replicas.contains(n)).collect();
-            let Some(&next) = rendezvous(table.id.0, index as u32, &free, 1).first() else {
-                return Err(Error::conflict(format!(
-                    "node {node} keeps one of {} replicas of shard {index} of table {}, and no other live data node \
-                     could take it: add a node first, or drop the table",
-                    shard.replicas.len(),
-                    table.name
-                )));
-            };
-            shard.replicas.retain(|n| *n != node);
-            shard.replicas.push(next);
+        for (index, shard) in (0..).zip(&mut shards) {
+            change(table, index, shard)?;
         }
         if shards != *table.shards {
-            moved.push((table.id, shards));
+            changed.push((table.id, shards));
         }
     }
-    for (id, shards) in moved {
+    for (id, shards) in changed {
         if let Some(table) = manifest.tables.get_mut(&id) {
             Arc::make_mut(table).shards = Arc::new(shards);
         }
     }
-    manifest.nodes.remove(&node);
     Ok(())
 }
 

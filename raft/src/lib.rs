@@ -21,7 +21,7 @@ mod types;
 mod wire;
 
 pub use log::LogStore;
-pub use meta::{Meta, MetaOptions, MetaStatus};
+pub use meta::{Meta, MetaOptions, MetaStatus, SNAPSHOT_ENTRIES};
 pub use network::Transport;
 pub use state_machine::{Published, StateMachine};
 pub use types::TypeConfig;

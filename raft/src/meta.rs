@@ -29,9 +29,9 @@ const HEARTBEAT_MS: u64 = 250;
 /// At least ten times the time of an append; with the lease a failover takes two to three seconds.
 const ELECTION_MIN_MS: u64 = 1_000;
 const ELECTION_MAX_MS: u64 = 1_500;
-/// Entries after which a snapshot is taken, and how many are kept for followers that lag a little.
-const SNAPSHOT_ENTRIES: u64 = 10_000;
-const KEPT_ENTRIES: u64 = 5_000;
+/// Entries after which a snapshot is taken, unless the options say otherwise; half of them are kept for
+/// followers that lag a little.
+pub const SNAPSHOT_ENTRIES: u64 = 10_000;
 const SNAPSHOT_CHUNK_BYTES: u64 = 1024 * 1024;
 const SNAPSHOT_CHUNK_TIMEOUT_MS: u64 = 10_000;
 /// Between attempts to find or reach the leader.
@@ -50,6 +50,8 @@ pub struct MetaOptions {
     /// Where log and snapshots are kept.
     pub directory: PathBuf,
     pub transport: Arc<dyn Transport>,
+    /// Entries after which a snapshot is taken.
+    pub snapshot_entries: u64,
 }
 
 /// A handle to the metadata group. Shared by everything on a node.
@@ -83,7 +85,7 @@ impl Meta {
     /// # Errors
     /// `Corrupt` when the snapshot is damaged or does not cover what was removed from the log.
     pub async fn start(options: MetaOptions) -> Result<Arc<Self>> {
-        let MetaOptions { node, directory, transport } = options;
+        let MetaOptions { node, directory, transport, snapshot_entries } = options;
         let machine = StateMachine::open(&directory.join("snapshot"))?;
         let log = LogStore::open(&directory.join("log"), Some(machine.durable()))?;
         let covered = *machine.durable().borrow();
@@ -98,7 +100,7 @@ impl Meta {
         let pristine = log.is_pristine();
         let published = machine.subscribe();
         let network = Network { transport: transport.clone() };
-        let raft = Raft::new(node.0, Arc::new(config()?), network, log, machine)
+        let raft = Raft::new(node.0, Arc::new(config(snapshot_entries)?), network, log, machine)
             .await
             .map_err(|e| Error::internal(format!("starting the metadata group: {e}")).with_source(e))?;
         let stop = CancellationToken::new();
@@ -159,8 +161,7 @@ impl Meta {
         self.change(MemberChange::Return(record)).await
     }
 
-    /// Takes a node out of the cluster for good. Other nodes take over its replicas and pull what they hold
-    /// from those that stay.
+    /// Takes a node out of the cluster for good, once it was drained and others have what it had.
     ///
     /// # Errors
     /// `NotFound`, or `Conflict` with what is in the way.
@@ -462,8 +463,11 @@ impl Meta {
                 "node {node} leads the metadata group: stop it, and remove it when another node leads"
             )));
         }
-        // Checks that others can take over, before anything is changed.
-        self.propose(Command::RemoveNode(node), MEMBER_CHANGE_TIMEOUT).await?;
+        match self.propose(Command::RemoveNode(node), MEMBER_CHANGE_TIMEOUT).await {
+            // An earlier attempt that was interrupted came as far as this.
+            Err(e) if e.kind() == ErrorKind::NotFound && self.membership().get_node(&node.0).is_some() => {}
+            removed => drop(removed?),
+        }
         if self.membership().voter_ids().any(|voter| voter == node.0) {
             let voter = ChangeMembers::RemoveVoters(BTreeSet::from([node.0]));
             changed(timeout(MEMBER_CHANGE_TIMEOUT, self.raft.change_membership(voter, true)).await)?;
@@ -483,8 +487,8 @@ impl Meta {
     async fn adjust_voters(&self) -> Result<()> {
         let current: BTreeSet<u64> = self.status().voters.iter().map(|n| n.0).collect();
         let manifest = self.manifest();
-        let wanted =
-            wanted_voters(&current, manifest.nodes.values().filter(|n| n.roles.meta).map(|n| n.id.0));
+        let meta_nodes = manifest.nodes.values().filter(|n| n.roles.meta).map(|n| n.id.0);
+        let wanted = wanted_voters(self.node.0, &current, meta_nodes);
         if wanted != current {
             changed(timeout(MEMBER_CHANGE_TIMEOUT, self.raft.change_membership(wanted, true)).await)?;
         }
@@ -516,13 +520,19 @@ impl Meta {
     }
 }
 
-/// The present voters stay; others join while the number stays odd.
-fn wanted_voters(current: &BTreeSet<u64>, meta_nodes: impl Iterator<Item = u64>) -> BTreeSet<u64> {
-    let mut candidates: Vec<u64> = current.iter().copied().collect();
-    candidates.extend(meta_nodes.filter(|n| !current.contains(n)));
+/// An odd number of voters, at most [`VOTERS_MAX`]: the leader, then present voters, then other nodes with
+/// the meta role. An even number would survive no more failures than one less.
+fn wanted_voters(
+    leader: u64,
+    current: &BTreeSet<u64>,
+    meta_nodes: impl Iterator<Item = u64>,
+) -> BTreeSet<u64> {
+    let mut candidates = vec![leader];
+    candidates.extend(current.iter().copied().filter(|n| *n != leader));
+    candidates.extend(meta_nodes.filter(|n| *n != leader && !current.contains(n)));
     let count = candidates.len().min(VOTERS_MAX);
-    let odd = if count.is_multiple_of(2) { count.saturating_sub(1) } else { count };
-    candidates.into_iter().take(odd.max(current.len())).collect()
+    candidates.truncate(if count.is_multiple_of(2) { count - 1 } else { count });
+    candidates.into_iter().collect()
 }
 
 type ClientWrite<T> = Result<T, RaftError<u64, ClientWriteError<u64, Address>>>;
@@ -559,20 +569,44 @@ fn refused(refusal: Refusal) -> Response {
     }
 }
 
-fn config() -> Result<Config> {
+fn config(snapshot_entries: u64) -> Result<Config> {
     Config {
         cluster_name: "plexus".into(),
         heartbeat_interval: HEARTBEAT_MS,
         election_timeout_min: ELECTION_MIN_MS,
         election_timeout_max: ELECTION_MAX_MS,
         install_snapshot_timeout: SNAPSHOT_CHUNK_TIMEOUT_MS,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_ENTRIES),
-        replication_lag_threshold: SNAPSHOT_ENTRIES * 2,
-        max_in_snapshot_log_to_keep: KEPT_ENTRIES,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(snapshot_entries),
+        replication_lag_threshold: snapshot_entries * 2,
+        max_in_snapshot_log_to_keep: snapshot_entries / 2,
         snapshot_max_chunk_size: SNAPSHOT_CHUNK_BYTES,
         purge_batch_size: 256,
         ..Default::default()
     }
     .validate()
     .map_err(|e| Error::internal(format!("metadata group configuration: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn voters_are_an_odd_number_with_the_leader_among_them() {
+        let wanted = |leader, current: &[u64], meta: &[u64]| -> Vec<u64> {
+            let current = current.iter().copied().collect();
+            wanted_voters(leader, &current, meta.iter().copied()).into_iter().collect()
+        };
+        assert_eq!(wanted(1, &[1], &[1]), [1]);
+        assert_eq!(wanted(1, &[1], &[1, 2]), [1]);
+        assert_eq!(wanted(1, &[1], &[1, 2, 3]), [1, 2, 3]);
+        assert_eq!(wanted(2, &[1, 2, 3], &[1, 2, 3, 4]), [1, 2, 3]);
+        assert_eq!(wanted(2, &[1, 2, 3], &[1, 2, 3, 4, 5]), [1, 2, 3, 4, 5]);
+        assert_eq!(wanted(2, &[1, 2, 3, 4, 5], &[1, 2, 3, 4, 5, 6, 7]), [1, 2, 3, 4, 5]);
+        // One of three is gone: the place is filled, or the number becomes odd again.
+        assert_eq!(wanted(3, &[2, 3], &[2, 3, 4]), [2, 3, 4]);
+        assert_eq!(wanted(3, &[2, 3], &[2, 3]), [3]);
+        // A leader without the meta role stays until another leads.
+        assert_eq!(wanted(9, &[9], &[1, 2]), [1, 2, 9]);
+    }
 }

@@ -215,24 +215,37 @@ fn rows_in_the_log_are_bounded_for_each_table_and_for_all() {
 }
 
 #[test]
-fn a_node_is_removed_only_when_others_can_take_over_its_replicas() {
+fn a_node_is_removed_only_when_others_have_taken_its_replicas() {
     let mut manifest = prepared();
     let remove = |node| Command::RemoveNode(NodeId(node));
+    let drain = |node| Command::DrainNode(NodeId(node));
+    let replicas = |manifest: &Manifest| -> Vec<Vec<u64>> {
+        let table = manifest.tables.get(&TableId(5)).unwrap();
+        table.shards.iter().map(|s| s.replicas.iter().map(|n| n.0).collect()).collect()
+    };
     assert_eq!(rejection(one(&mut manifest, 50, remove(9))), ErrorKind::NotFound);
-    match one(&mut manifest, 51, remove(2)) {
+    assert_eq!(rejection(one(&mut manifest, 51, drain(9))), ErrorKind::NotFound);
+    assert_eq!(rejection(one(&mut manifest, 52, remove(2))), ErrorKind::Conflict);
+    match one(&mut manifest, 53, drain(2)) {
         Outcome::Rejected { kind: ErrorKind::Conflict, message } => {
             assert!(message.contains("node 2") && message.contains("public.t"), "{message}");
         }
         other => panic!("{other:?}"),
     }
-    one(&mut manifest, 52, Command::RegisterNode(node(4)));
-    assert!(matches!(one(&mut manifest, 53, remove(2)), Outcome::Applied { .. }));
+    one(&mut manifest, 54, Command::RegisterNode(node(4)));
+    for token in [55, 56] {
+        // The second time changes nothing.
+        assert!(matches!(one(&mut manifest, token, drain(2)), Outcome::Applied { .. }));
+        for shard in replicas(&manifest) {
+            assert!(shard.len() == 4 && shard.contains(&2), "{shard:?}");
+            assert_eq!(shard.last(), Some(&4), "who has nothing yet must come last");
+        }
+    }
+    assert!(matches!(one(&mut manifest, 57, remove(2)), Outcome::Applied { .. }));
     assert!(!manifest.nodes.contains_key(&NodeId(2)));
-    for shard in manifest.tables.get(&TableId(5)).unwrap().shards.iter() {
-        let mut replicas: Vec<u64> = shard.replicas.iter().map(|n| n.0).collect();
-        assert_eq!(replicas.last(), Some(&4), "who has nothing yet must come last");
-        replicas.sort_unstable();
-        assert_eq!(replicas, [1, 3, 4]);
+    for mut shard in replicas(&manifest) {
+        shard.sort_unstable();
+        assert_eq!(shard, [1, 3, 4]);
     }
 }
 

@@ -9,6 +9,8 @@ use async_trait::async_trait;
 use plexus_model::{ClusterId, Command, Error, ErrorKind, NodeId, NodeRecord, Result, Roles};
 use plexus_raft::{Meta, MetaOptions, Transport};
 
+/// So few that a test makes several snapshots.
+const SNAPSHOT_ENTRIES: u64 = 50;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Delivers every request, but not every answer.
@@ -51,6 +53,7 @@ async fn start(network: &Arc<Network>, id: u64, dir: &std::path::Path) -> Arc<Me
         node: NodeId(id),
         directory: dir.join(format!("node{id}")),
         transport: network.clone(),
+        snapshot_entries: SNAPSHOT_ENTRIES,
     };
     let meta = Meta::start(options).await.unwrap();
     network.members.write().unwrap().insert(record(id).peer, meta.clone());
@@ -110,6 +113,46 @@ async fn a_follower_far_behind_in_large_entries_catches_up() {
     network.members.write().unwrap().insert(record(3).peer, away.clone());
     let manifest = away.wait_version(version, PATIENCE).await.unwrap();
     assert_eq!(manifest.schemas.len(), 80_001);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_behind_the_log_gets_a_snapshot_and_keeps_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let network = Arc::new(Network::default());
+    let members = group(&network, dir.path()).await;
+    let away = network.members.write().unwrap().remove(&record(3).peer).unwrap();
+    let applied = away.manifest().version.0;
+    for n in 0..SNAPSHOT_ENTRIES * 5 {
+        members[0].propose(create(format!("s{n}")), PATIENCE).await.unwrap();
+    }
+    let version = members[0].manifest().version;
+    assert!(version.0 > applied + SNAPSHOT_ENTRIES * 4, "the entries were grouped");
+    network.members.write().unwrap().insert(record(3).peer, away.clone());
+    let manifest = away.wait_version(version, PATIENCE).await.unwrap();
+    assert_eq!(manifest.to_bytes(), members[0].manifest().to_bytes());
+    // It came as a snapshot, not entry by entry, and is on disk: the member starts from it.
+    network.members.write().unwrap().remove(&record(3).peer);
+    away.shutdown().await;
+    drop(away);
+    let again = start(&network, 3, dir.path()).await;
+    let manifest = again.wait_version(version, PATIENCE).await.unwrap();
+    assert_eq!(manifest.schemas.len() as u64, SNAPSHOT_ENTRIES * 5 + 1);
+    let snapshots = std::fs::read_dir(dir.path().join("node3/snapshot")).unwrap().count();
+    assert!(snapshots > 0, "no snapshot was kept");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn proposals_that_wait_share_entries() {
+    let dir = tempfile::tempdir().unwrap();
+    let network = Arc::new(Network::default());
+    let members = group(&network, dir.path()).await;
+    let before = members[0].manifest().version.0;
+    let proposals = (0..1_000).map(|n| members[n % 3].propose(create(format!("s{n}")), PATIENCE));
+    for proposed in futures::future::join_all(proposals).await {
+        proposed.unwrap();
+    }
+    let entries = members[0].manifest().version.0 - before;
+    assert!(entries < 200, "1000 proposals took {entries} entries");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

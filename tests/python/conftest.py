@@ -21,7 +21,7 @@ def cluster(tmp_path_factory):
         yield json.loads(line)
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=60)
+        assert process.wait(timeout=60) == 0
 
 
 @pytest.fixture(scope="session")

@@ -3,19 +3,20 @@
 import os
 import pty
 import select
+import signal
 import time
 
 PATIENCE = 30
 
 
 class Shell:
-    def __init__(self, uri):
+    def __init__(self, *arguments):
         binary = os.environ.get("PLEXUS_BINARY", "plexus")
         self.pid, self.terminal = pty.fork()
         if self.pid == 0:
             os.environ["HOME"] = "/nonexistent"
             os.environ["TERM"] = "dumb"
-            os.execvp(binary, [binary, "sql", "--url", uri])
+            os.execvp(binary, [binary, *arguments])
         self.seen = ""
 
     def wait_for(self, text):
@@ -50,7 +51,7 @@ class Shell:
 
 
 def test_a_session_at_a_terminal(uri):
-    shell = Shell(uri)
+    shell = Shell("sql", "--url", uri)
     shell.wait_for("plexus>")
     # A statement may span lines; it ends with a semicolon.
     shell.type("SELECT 40 +\r2 AS answer;\r")
@@ -70,3 +71,38 @@ def test_a_session_at_a_terminal(uri):
     shell.wait_for("plexus>")
     shell.type("\x04")
     assert shell.wait_end() == 0
+
+
+def node_pids(text):
+    """Process ids out of the demo's table of nodes."""
+    return [int(line.split()[1]) for line in text.splitlines() if "127.0.0.1:" in line and line.split()[0].isdigit()]
+
+
+def wait_gone(pids):
+    deadline = time.monotonic() + PATIENCE
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids):
+        assert time.monotonic() < deadline, f"some of {pids} are left behind"
+        time.sleep(0.1)
+
+
+def test_the_demos_shell_ends_with_its_nodes():
+    shell = Shell("demo", "--nodes", "2", "--scale", "0.001")
+    announced = shell.wait_for("plexus>")
+    assert "warning: 3 replicas need as many nodes, there are 2" in announced
+    assert "adbc_driver_flightsql" in announced and "curl http://127.0.0.1:" in announced
+    pids = node_pids(announced)
+    assert len(pids) == 2
+    shell.type("SELECT shards, replicas FROM plexus.tables WHERE table_name = 'lineitem';\r")
+    assert "| 6      | 2        |" in shell.wait_for("1 row (")
+    shell.type("\x04")
+    assert shell.wait_end() == 0
+    wait_gone(pids)
+
+
+def test_nodes_end_when_the_demo_is_killed():
+    shell = Shell("demo", "--nodes", "1", "--scale", "0")
+    pids = node_pids(shell.wait_for("plexus>"))
+    assert len(pids) == 1
+    os.kill(shell.pid, signal.SIGKILL)
+    os.waitpid(shell.pid, 0)
+    wait_gone(pids)

@@ -4,7 +4,7 @@
 //! noticed after two seconds.
 
 use std::collections::HashMap;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,14 +38,9 @@ pub struct PeerEndpoint {
 }
 
 impl PeerEndpoint {
-    /// Binds the address. Must be called on the runtime that will drive it.
-    ///
-    /// # Errors
-    /// `InvalidArgument` names the address when it is in use.
-    pub fn bind(address: SocketAddr, identity: &Identity, reset_key: &[u8; 32]) -> Result<Self> {
-        let socket = UdpSocket::bind(address)
-            .map_err(|e| Error::invalid(format!("peer address {address} (UDP): {e}")).with_source(e))?;
-        let internal = |e: &dyn std::fmt::Display| Error::internal(format!("peer endpoint {address}: {e}"));
+    /// Serves a bound socket. Must be called on the runtime that will drive it.
+    pub fn new(socket: UdpSocket, identity: &Identity, reset_key: &[u8; 32]) -> Result<Self> {
+        let internal = |e: &dyn std::fmt::Display| Error::internal(format!("peer endpoint: {e}"));
         let mut endpoint_config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, reset_key)));
         endpoint_config.cid_generator(|| Box::new(RandomIds));
         endpoint_config.max_udp_payload_size(MTU_MAX).map_err(|e| internal(&e))?;

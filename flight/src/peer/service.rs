@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use plexus_coordinator::{MISSING_NAMED_MAX, Missing, NodeReport, Peers, SegmentUpload};
-use plexus_model::{Error, NodeId, Result, SegmentData, SegmentId};
+use plexus_coordinator::{Missing, NodeReport, Peers, SegmentUpload};
+use plexus_model::{Error, NodeId, Result, SegmentData, SegmentId, Version};
 use plexus_raft::{Meta, Transport};
 use plexus_storage::{Reference, RemoteSegments, SegmentRef, SegmentStore};
 use quinn::{Connection, Incoming, RecvStream, SendStream, VarInt};
@@ -121,9 +121,11 @@ impl PeerService {
             }
             Request::Report => {
                 let report = self.handler.report()?;
-                let NodeReport { applied, segments_missing, missing, segments } = report;
+                let NodeReport { applied, checked, segments_missing, missing, segments } = report;
                 let missing = missing.into_iter().map(|id| id.0).collect();
-                Ok((Response::Report { applied, segments_missing, missing, segments }, Bytes::new()))
+                let report =
+                    Response::Report { applied, checked: checked.0, segments_missing, missing, segments };
+                Ok((report, Bytes::new()))
             }
         }
     }
@@ -140,10 +142,12 @@ impl PeerService {
 impl PeerHandler {
     pub fn report(&self) -> Result<NodeReport> {
         let meta = self.meta.get().ok_or_else(|| Error::unavailable("the node is starting"))?;
+        let (checked, segments_missing, missing) = self.missing.last();
         Ok(NodeReport {
             applied: meta.status().applied,
-            segments_missing: self.missing.count(),
-            missing: self.missing.first(MISSING_NAMED_MAX),
+            checked,
+            segments_missing,
+            missing,
             segments: self.store.as_ref().map_or(0, |s| s.ids().len() as u64),
         })
     }
@@ -208,9 +212,9 @@ impl Peers for PeerNodes {
             return self.handler.report();
         }
         match self.ask(node, Request::Report, None, REPORT_TIMEOUT).await? {
-            (Response::Report { applied, segments_missing, missing, segments }, _) => {
+            (Response::Report { applied, checked, segments_missing, missing, segments }, _) => {
                 let missing = missing.into_iter().map(SegmentId).collect();
-                Ok(NodeReport { applied, segments_missing, missing, segments })
+                Ok(NodeReport { applied, checked: Version(checked), segments_missing, missing, segments })
             }
             (other, _) => Err(unexpected(node, &other)),
         }

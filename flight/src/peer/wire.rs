@@ -42,6 +42,7 @@ pub enum Response {
     },
     Report {
         applied: u64,
+        checked: u64,
         segments_missing: u64,
         missing: Vec<u128>,
         segments: u64,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatchReader;
+use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use plexus_model::{Error, Result};
 use serde::Serialize;
@@ -44,7 +45,7 @@ pub struct Demo {
     scale: f64,
 
     /// Leave the nodes running until Ctrl-C instead of opening a shell
-    #[arg(long, env = "PLEXUS_DEMO_NO_SHELL")]
+    #[arg(long, env = "PLEXUS_DEMO_NO_SHELL", value_parser = BoolishValueParser::new())]
     no_shell: bool,
 
     /// How the end of the start is announced

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
@@ -28,7 +29,7 @@ pub struct Load {
     table: String,
 
     /// Create the table, with the columns of the first file
-    #[arg(long, env = "PLEXUS_CREATE")]
+    #[arg(long, env = "PLEXUS_CREATE", value_parser = BoolishValueParser::new())]
     create: bool,
 
     /// Shards of a table that is created

@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use plexus_model::ErrorKind;
+use arrow_flight::flight_service_client::FlightServiceClient;
+use plexus_flight::tls::{Authority, Identity};
+use plexus_model::{ClusterId, ErrorKind, NodeId};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
 use crate::harness::{Cluster, fails, free_ports, number, run};
 
@@ -85,7 +88,7 @@ async fn files() {
             write(dir, "misfit.ndjson", b"{\"a\": 1}\n\n{\"a\": \"x\"}\n{\"a\": 2}\n"),
             vec!["misfit.ndjson", "line 3"],
         ),
-        (write(dir, "column.csv", b"a,c\n1,2\n"), vec!["c"]),
+        (write(dir, "other.csv", b"a,c\n1,2\n"), vec!["public.t has no column \"c\""]),
         (
             write(dir, "broken.ndjson", b"{\"a\": 1, \"b\": 2}\n{\"a\": 3, \"b\"\n"),
             vec!["broken.ndjson", "line 2"],
@@ -147,7 +150,8 @@ async fn files() {
 async fn nodes() {
     let cluster = Cluster::start(1).await;
     let node = &cluster.nodes[0];
-    let dir = cluster.dir.path();
+    let dir = cluster.dir.path().to_owned();
+    let dir = dir.as_path();
     let fresh = |name: &str| dir.join(name).display().to_string();
     let [flight, peer, http] = free_ports().map(|p| format!("127.0.0.1:{p}"));
     let with = |extra: &[&str]| -> String {
@@ -198,6 +202,36 @@ async fn nodes() {
     for size in [1, 20, 1200] {
         udp.send_to(&vec![0xc3; size], node.peer()).unwrap();
     }
-    let mut client = node.client().await;
-    assert_eq!(number(&mut client, "SELECT 1").await.unwrap(), 1);
+    // The peer port still serves: a node can join.
+    let mut cluster = cluster;
+    let second = cluster.add("data,query").await;
+    let mut client = cluster.nodes[second].client().await;
+    assert_eq!(number(&mut client, "SELECT count(*) FROM plexus.nodes").await.unwrap(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_peer_port_serves_only_certificates_of_the_cluster() {
+    let cluster = Cluster::start(1).await;
+    let token = std::fs::read_to_string(cluster.nodes[0].dir.join("join.token")).unwrap();
+    let authority = Authority::from_join_token(token.trim()).unwrap();
+    let member = authority.issue(NodeId(77)).unwrap();
+    let stranger = Authority::create(ClusterId::generate()).unwrap().issue(NodeId(77)).unwrap();
+    let answer = async |identity: Option<&Identity>| {
+        let mut tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(&member.authority))
+            .domain_name(plexus_flight::tls::SERVER_NAME);
+        if let Some(identity) = identity {
+            let pem = tonic::transport::Identity::from_pem(&identity.certificate, &identity.key);
+            tls = tls.identity(pem);
+        }
+        let endpoint = Endpoint::from_shared(format!("https://{}", cluster.nodes[0].peer())).unwrap();
+        let channel = endpoint.tls_config(tls).unwrap().connect_lazy();
+        let mut client = FlightServiceClient::new(channel);
+        client.list_actions(arrow_flight::Empty {}).await.map(drop).unwrap_err().code()
+    };
+    // The worker service speaks no Flight, but says so only to those whom it knows.
+    assert_eq!(answer(Some(&member)).await, tonic::Code::Unimplemented);
+    for refused in [None, Some(&stranger)] {
+        assert_ne!(answer(refused).await, tonic::Code::Unimplemented);
+    }
 }

@@ -16,7 +16,8 @@ struct Demo {
 
 fn start(args: &[&str]) -> Demo {
     let mut child = Command::new(BINARY)
-        .args(["demo", "--no-shell", "--format", "json"])
+        .args(["demo", "--format", "json"])
+        .env("PLEXUS_DEMO_NO_SHELL", "1")
         .args(args)
         // Meant for other commands: neither may reach the nodes.
         .env("PLEXUS_SQL_FORMAT", "csv")

@@ -220,6 +220,19 @@ impl Cluster {
         self.nodes.len() - 1
     }
 
+    /// Waits until every node is live and has on its disk what it should keep, which is `files` segments.
+    pub async fn wait_whole(&self, files: i64) {
+        self.wait("every node has its segments", |s| {
+            s.segments_under_replicated == 0
+                && s.nodes.iter().all(|n| {
+                    n.live
+                        && n.segments_missing == Some(0)
+                        && n.segments.is_some_and(|has| has as i64 >= files)
+                })
+        })
+        .await;
+    }
+
     pub async fn leader(&self) -> usize {
         let started = Instant::now();
         while started.elapsed() < PATIENCE {
@@ -243,6 +256,11 @@ pub async fn number(client: &mut Client, sql: &str) -> Result<i64> {
     let batch = batches.iter().find(|b| b.num_rows() > 0).expect("a row");
     let column = arrow::compute::cast(batch.column(0), &arrow::datatypes::DataType::Int64).expect("a number");
     Ok(column.as_primitive::<Int64Type>().value(0))
+}
+
+/// Visible segments that are files.
+pub async fn files(client: &mut Client) -> i64 {
+    number(client, "SELECT count(*) FROM plexus.segments WHERE NOT inline").await.expect("a number")
 }
 
 /// All numbers of the first column.

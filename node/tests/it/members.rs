@@ -30,7 +30,7 @@ async fn a_node_is_removed_when_others_can_take_its_replicas_and_stays_out() {
     cluster
         .wait("three members keep all segments, none of them the removed node", |s| {
             s.nodes.len() == 3
-                && s.nodes.iter().all(|n| n.id != id && n.voter && n.segments_missing == Some(0))
+                && s.nodes.iter().all(|n| n.id != id && n.voter && n.segments.is_some_and(|has| has >= 4))
                 && s.segments_under_replicated == 0
                 && s.tables.iter().all(|t| t.shards.iter().all(|s| !s.replicas.contains(&id)))
         })
@@ -51,6 +51,29 @@ async fn a_node_is_removed_when_others_can_take_its_replicas_and_stays_out() {
         "{}",
         cluster.nodes[victim].log()
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_only_replica_moves_before_its_node_is_removed() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let mut client = cluster.nodes[leader].client().await;
+    client.execute("CREATE TABLE t (id BIGINT) WITH (shards = 12, replicas = 1)").await.unwrap();
+    client.execute("INSERT INTO t SELECT value FROM generate_series(1, 200000)").await.unwrap();
+    client.execute("INSERT INTO t VALUES (0)").await.unwrap();
+    let victim = (0..3).find(|&n| n != leader).unwrap();
+    let id = cluster.nodes[victim].id;
+    client.execute(&format!("CALL plexus.remove_node({id})")).await.unwrap();
+    cluster.nodes[victim].kill();
+    assert_eq!(number(&mut client, "SELECT count(*) FROM t").await.unwrap(), 200_001);
+    let status = cluster.nodes[leader].status().await.unwrap();
+    // Two voters would survive no more failures than one.
+    assert_eq!(status.nodes.iter().filter(|n| n.voter).count(), 1);
+    let shards = &status.tables[0].shards;
+    assert!(shards.iter().all(|s| s.replicas.len() == 1 && !s.replicas.contains(&id)), "{shards:?}");
+    // Called again, as after an interruption: there is nothing left to do.
+    let again = client.execute(&format!("CALL plexus.remove_node({id})")).await.map(|a| a.affected);
+    assert_eq!(again.unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,9 +1,16 @@
 //! What a supervisor sees: health, metrics, configuration, draining.
 
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use plexus_model::Result;
+use plexus_node::client::{Client, IngestOptions};
 use plexus_node::command::status;
+use tokio::sync::oneshot;
 
 use crate::harness::{BINARY, Cluster, free_ports, number, run};
 
@@ -57,25 +64,78 @@ async fn a_node_that_waits_to_be_let_in_is_healthy_but_not_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_statement_in_progress_ends_before_the_node_does() {
+async fn a_load_in_progress_ends_before_the_node_does() {
     let mut cluster = Cluster::start(1).await;
     let mut client = cluster.nodes[0].client().await;
     client.execute("CREATE TABLE t (id BIGINT) WITH (shards = 2)").await.unwrap();
-    let slow = tokio::spawn(async move {
-        client
-            .execute("INSERT INTO t SELECT value FROM generate_series(1, 20000000)")
-            .await
-            .map(|a| a.affected)
-    });
-    tokio::time::sleep(Duration::from_millis(400)).await;
-    assert!(!slow.is_finished(), "the statement is too fast to be interrupted");
+    let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..50_000));
+    let batch = RecordBatch::try_from_iter([("id", ids)]).unwrap();
+    let (begun, has_begun) = oneshot::channel();
+    let (terminated, is_terminated) = oneshot::channel();
+    let rows = async_stream(batch.clone(), begun, is_terminated);
+    let options = IngestOptions {
+        schema: None,
+        table: "t".into(),
+        create: false,
+        replace: false,
+        shards: None,
+        replicas: None,
+        primary_key: vec![],
+    };
+    let load = tokio::spawn(async move { client.ingest(options, batch.schema(), rows).await });
+    has_begun.await.unwrap();
     cluster.nodes[0].terminate();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    terminated.send(()).unwrap();
+    assert_eq!(load.await.unwrap().unwrap(), 100_000);
     assert!(cluster.nodes[0].wait_exit().success(), "{}", cluster.nodes[0].log());
-    assert_eq!(slow.await.unwrap().unwrap(), Some(20_000_000));
     cluster.nodes[0].start();
-    let mut client = cluster.nodes[0].client().await;
     cluster.nodes[0].wait_ready().await;
-    assert_eq!(number(&mut client, "SELECT count(*) FROM t").await.unwrap(), 20_000_000);
+    let mut client = cluster.nodes[0].client().await;
+    assert_eq!(number(&mut client, "SELECT count(*) FROM t").await.unwrap(), 100_000);
+}
+
+/// The batch, and once more when `go_on` says so.
+fn async_stream(
+    batch: RecordBatch,
+    begun: oneshot::Sender<()>,
+    go_on: oneshot::Receiver<()>,
+) -> BoxStream<'static, Result<RecordBatch>> {
+    let second = batch.clone();
+    let late = futures::stream::once(async move {
+        begun.send(()).expect("the test waits");
+        go_on.await.expect("the test goes on");
+        Ok(second)
+    });
+    futures::stream::iter([Ok(batch)]).chain(late).boxed()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_options_it_is_a_complete_system_in_the_current_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child =
+        Command::new(BINARY).arg("start").current_dir(dir.path()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut client = None;
+    for _ in 0..200 {
+        client = Client::connect("grpc://127.0.0.1:7070").await.ok();
+        if client.is_some() || child.try_wait().unwrap().is_some() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let result = match &mut client {
+        Some(client) => number(client, "SELECT 41 + 1").await.map_err(|e| e.to_string()),
+        None => Err("it cannot be reached".into()),
+    };
+    let exited = child.try_wait().unwrap().is_some();
+    let _ = child.kill();
+    let said = String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap();
+    if exited && said.contains("address 127.0.0.1:70") {
+        eprintln!("the usual ports are taken on this machine: {said}");
+        return;
+    }
+    assert_eq!(result, Ok(42), "{said}");
+    assert!(dir.path().join("plexus-data/node.json").exists());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -123,4 +123,20 @@ async fn every_file_format_is_loaded() {
         let sum = format!("SELECT sum(id) + count(DISTINCT name) FROM {table}");
         assert_eq!(number(&mut client, &sum).await.unwrap(), 500_500 + 1000, "{name}");
     }
+    // Several files are one commit, into a table as it was asked for.
+    client.execute("CREATE SCHEMA s").await.unwrap();
+    let paths: Vec<String> =
+        files[2..4].iter().map(|(name, _)| dir.join(name).display().to_string()).collect();
+    let args =
+        ["load", &paths[0], &paths[1], "--table", "s.both", "--create", "--shards", "5", "--replicas", "1"];
+    let loaded = run(&[&args[..], &["--url", &url]].concat());
+    assert!(loaded.status.success(), "{}", String::from_utf8_lossy(&loaded.stderr));
+    assert_eq!(number(&mut client, "SELECT count(*) FROM s.both").await.unwrap(), 2000);
+    let shards = "SELECT count(*) FROM plexus.shards WHERE table_name = 'both'";
+    assert_eq!(number(&mut client, shards).await.unwrap(), 5);
+    let before = number(&mut client, "SELECT count(*) FROM s.both").await.unwrap();
+    let broken = dir.join("broken.ndjson");
+    std::fs::write(&broken, "{\"id\": 1, \"name\": \"a\"}\n{\"id\"\n").unwrap();
+    fails(&["load", &paths[0], &broken.display().to_string(), "--table", "s.both", "--url", &url]);
+    assert_eq!(number(&mut client, "SELECT count(*) FROM s.both").await.unwrap(), before);
 }

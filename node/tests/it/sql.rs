@@ -1,6 +1,7 @@
 //! The SQL suite: `tests/slt/*.slt` through Flight SQL, on one node and on three.
 
 use arrow::array::AsArray;
+use plexus_model::ErrorKind;
 use sqllogictest_flightsql::runner::FlightSqlDB;
 
 use crate::harness::Cluster;
@@ -40,6 +41,55 @@ async fn on_three_nodes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_three_nodes_with_every_scan_spread() {
     suite(3, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_in_a_task_of_another_node_is_the_statements_own() {
+    let cluster = Cluster::start(3).await;
+    let mut client = cluster.nodes[0].client().await;
+    client.execute("CREATE TABLE t (id BIGINT, v VARCHAR) WITH (shards = 6, replicas = 1)").await.unwrap();
+    let insert = "INSERT INTO t SELECT value, concat('x', value) FROM generate_series(1, 100000)";
+    client.execute(insert).await.unwrap();
+    client.execute("SET plexus.task_bytes = 1").await.unwrap();
+    let error = client.query("SELECT max(CAST(v AS BIGINT)) FROM t").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+    assert!(error.message().contains("'x"), "{error}");
+    // No node is suspected for it: all take part at once.
+    let (_, batches) = client.query("EXPLAIN SELECT max(id) FROM t").await.unwrap();
+    let plan = batches[0].column(1).as_string::<i32>().value(1).to_owned();
+    assert!((1..=3).all(|id| plan.contains(&format!(": node {id} at"))), "{plan}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_run_where_their_segments_are() {
+    let cluster = Cluster::start(3).await;
+    let mut client = cluster.nodes[0].client().await;
+    client.execute("CREATE TABLE t (id BIGINT) WITH (shards = 12, replicas = 1)").await.unwrap();
+    client.execute("INSERT INTO t SELECT value FROM generate_series(1, 600000)").await.unwrap();
+    client.execute("SET plexus.task_bytes = 1").await.unwrap();
+    let (_, batches) = client.query("EXPLAIN SELECT count(*) FROM t WHERE id % 2 = 0").await.unwrap();
+    let plan = batches[0].column(1).as_string::<i32>().value(1).to_owned();
+    let tables = cluster.nodes[0].status().await.unwrap().tables;
+    // Which node runs which task, and which segments each task names.
+    let mut checked = 0;
+    for (task, line) in plan.lines().filter(|l| l.contains(": node ")).enumerate() {
+        let node: u64 = line.split(": node ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+        let of_task = plan.lines().find(|l| l.contains(&format!("t{task}:["))).unwrap_or_default();
+        let of_task = of_task.split(&format!("t{task}:[")).nth(1).unwrap_or_default();
+        let of_task = of_task.split(']').next().unwrap_or_default();
+        for shard in &tables[0].shards {
+            if of_task.contains(&format!("shard-{}/", shard.shard)) {
+                assert_eq!(
+                    shard.replicas,
+                    [node],
+                    "task {task} reads shard {} elsewhere:\n{plan}",
+                    shard.shard
+                );
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 0, "no task names its segments:\n{plan}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
