@@ -6,9 +6,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, new_null_array};
-use arrow::compute::kernels::cmp;
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, new_null_array};
 use arrow::compute::{self, CastOptions};
+use arrow::datatypes::Float64Type;
 use arrow::util::display::array_value_to_string;
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use plexus_model::{Error, Result, Table};
@@ -110,7 +110,7 @@ fn does_not_fit(from: &DataType, to: &DataType, error: &ArrowError) -> Error {
 }
 
 /// What a cast between two types does to values.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Fit {
     /// It keeps them or fails.
     Keeps,
@@ -137,13 +137,31 @@ fn cast_exactly(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
     let converted = cast(array, from, to)?;
     if fit == Fit::MayRound {
         let back = cast(&converted, to, from)?;
-        let differs = cmp::distinct(&back, array).map_err(|e| does_not_fit(from, to, &e))?;
-        if let Some(row) = (0..differs.len()).find(|&row| differs.value(row)) {
+        let differs = |row: &usize| array.slice(*row, 1) != back.slice(*row, 1);
+        if array != &back
+            && let Some(row) = (0..array.len()).find(differs)
+        {
             let value = array_value_to_string(array, row).unwrap_or_default();
             return Err(Error::invalid(format!("{from} {value} does not fit {to}: it would be rounded")));
         }
     }
+    if let Some(row) = first_new_infinity(array, &converted) {
+        let value = array_value_to_string(array, row).unwrap_or_default();
+        return Err(Error::invalid(format!("{from} {value} does not fit {to}: it is too large")));
+    }
     Ok(converted)
+}
+
+/// The first row whose finite value became infinite in a narrower type.
+fn first_new_infinity(before: &ArrayRef, after: &ArrayRef) -> Option<usize> {
+    if !(before.data_type().is_floating() && after.data_type().is_floating()) {
+        return None;
+    }
+    let wide = |array: &ArrayRef| compute::cast(array, &DataType::Float64).ok();
+    let (before, after) = (wide(before)?, wide(after)?);
+    let (before, after) = (before.as_primitive::<Float64Type>(), after.as_primitive::<Float64Type>());
+    (0..before.len())
+        .find(|&row| before.is_valid(row) && before.value(row).is_finite() && after.value(row).is_infinite())
 }
 
 /// Whether values of one type can be those of another, and what the cast does to them.
@@ -153,19 +171,20 @@ fn fit(from: &DataType, to: &DataType) -> Option<Fit> {
     let bytes = |t: &DataType| matches!(t, Binary | LargeBinary | BinaryView | FixedSizeBinary(_));
     let date = |t: &DataType| matches!(t, Date32 | Date64 | Timestamp(..));
     let time = |t: &DataType| matches!(t, Time32(_) | Time64(_));
-    let inner = |a: &DataType, b: &DataType| a == b || fit(a, b).is_some();
+    let inner = |a: &DataType, b: &DataType| if a == b { Some(Fit::Keeps) } else { fit(a, b) };
     match (from, to) {
         (Null, _) => Some(Fit::Keeps),
         (
             List(a) | LargeList(a) | ListView(a) | LargeListView(a) | FixedSizeList(a, _),
             List(b) | LargeList(b) | ListView(b) | LargeListView(b) | FixedSizeList(b, _),
-        ) => inner(a.data_type(), b.data_type()).then_some(Fit::Keeps),
-        (Struct(a), Struct(b)) => {
-            let same = a.len() == b.len()
-                && a.iter().zip(b).all(|(a, b)| a.name() == b.name() && inner(a.data_type(), b.data_type()));
-            same.then_some(Fit::Keeps)
+        ) => inner(a.data_type(), b.data_type()),
+        (Struct(a), Struct(b)) if a.len() == b.len() => {
+            let fields = a.iter().zip(b);
+            let fits =
+                fields.map(|(a, b)| inner(a.data_type(), b.data_type()).filter(|_| a.name() == b.name()));
+            fits.collect::<Option<Vec<Fit>>>()?.into_iter().max().or(Some(Fit::Keeps))
         }
-        (Map(a, _), Map(b, _)) => inner(a.data_type(), b.data_type()).then_some(Fit::Keeps),
+        (Map(a, _), Map(b, _)) => inner(a.data_type(), b.data_type()),
         // A float that is written as a narrower one is rounded, as every database does.
         (a, b) if a.is_floating() && b.is_floating() => Some(Fit::Keeps),
         (a, b) if a.is_integer() && b.is_integer() => Some(Fit::Keeps),
@@ -179,11 +198,12 @@ fn fit(from: &DataType, to: &DataType) -> Option<Fit> {
 #[cfg(test)]
 mod tests {
     use arrow::array::{
-        AsArray, Date32Array, Decimal128Array, DictionaryArray, Float64Array, Int64Array,
+        Date32Array, Decimal128Array, DictionaryArray, Float64Array, Int64Array, ListArray,
         TimestampMicrosecondArray, TimestampNanosecondArray,
     };
-    use arrow::datatypes::{Int32Type, TimestampMicrosecondType, TimestampNanosecondType};
+    use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType, TimestampNanosecondType};
     use arrow_schema::TimeUnit;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -226,5 +246,48 @@ mod tests {
     fn dictionaries_are_unpacked_before_they_are_compared() {
         let values: DictionaryArray<Int32Type> = vec!["a", "b", "a"].into_iter().collect();
         assert_eq!(cast(values, DataType::Utf8View).unwrap().as_string_view().value(2), "a");
+    }
+
+    #[test]
+    fn nested_values_are_not_rounded_either() {
+        let list = |item| DataType::List(Arc::new(Field::new("item", item, true)));
+        let floats =
+            |v: f64| ListArray::from_iter_primitive::<Float64Type, _, _>([None, Some(vec![Some(v), None])]);
+        assert!(cast(floats(2.0), list(DataType::Int32)).is_ok());
+        let error = cast(floats(1.5), list(DataType::Int32)).unwrap_err();
+        assert!(error.message().contains("1.5"), "{error}");
+        // Whole numbers become a vector; a float becomes a narrower one.
+        let vector = DataType::FixedSizeList(Arc::new(Field::new("item", DataType::Float32, true)), 2);
+        let ints = ListArray::from_iter_primitive::<Int64Type, _, _>([Some(vec![Some(1), Some(2)])]);
+        assert!(cast(ints, vector.clone()).is_ok());
+        let tenth = ListArray::from_iter_primitive::<Float64Type, _, _>([Some(vec![Some(0.1), Some(0.2)])]);
+        assert!(cast(tenth, vector).is_ok());
+    }
+
+    #[test]
+    fn a_float_that_becomes_infinite_is_refused() {
+        assert!(cast(Float64Array::from(vec![0.1, f64::INFINITY]), DataType::Float32).is_ok());
+        let error = cast(Float64Array::from(vec![0.1, 1e300]), DataType::Float32).unwrap_err();
+        assert!(error.message().contains("1e300"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn what_fits_comes_back_unchanged(values in proptest::collection::vec(proptest::option::of(any::<i64>()), 0..50), shift in 0u32..63) {
+            let values: Vec<Option<i64>> = values.into_iter().map(|v| v.map(|v| v >> shift)).collect();
+            let array: ArrayRef = Arc::new(Int64Array::from(values));
+            for to in [
+                DataType::Int8,
+                DataType::UInt32,
+                DataType::Float32,
+                DataType::Float64,
+                DataType::Decimal128(12, 2),
+                DataType::Decimal128(38, 10),
+            ] {
+                if let Ok(converted) = cast_exactly(&array, &to) {
+                    prop_assert_eq!(&compute::cast(&converted, &DataType::Int64).unwrap(), &array);
+                }
+            }
+        }
     }
 }

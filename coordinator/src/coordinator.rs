@@ -352,9 +352,10 @@ impl Coordinator {
                             let name = ddl::table_name(&reference, &session.schema())?;
                             Command::DropTable { name, if_exists: *if_exists }
                         }
-                        ObjectType::Schema => {
-                            Command::DropSchema { name: identifier(&name), if_exists: *if_exists }
-                        }
+                        ObjectType::Schema => Command::DropSchema {
+                            name: ddl::free_schema_name(identifier(&name))?,
+                            if_exists: *if_exists,
+                        },
                         _ => return Err(unsupported(&statement.to_string())),
                     }
                 }

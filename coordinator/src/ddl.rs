@@ -8,6 +8,7 @@ use datafusion::sql::sqlparser::ast::{
     self, ArrayElemTypeDef, CreateTable as SqlCreateTable, CreateTableOptions, Expr, SqlOption, Value,
 };
 use plexus_model::limits::VECTOR_LENGTH_MAX;
+use plexus_model::schema::validate_name;
 use plexus_model::{CreateTable, Error, Manifest, Result, STAGING_SCHEMA, TableName};
 use plexus_query::{CATALOG, SYSTEM_SCHEMA};
 use plexus_storage::types;
@@ -62,6 +63,7 @@ pub async fn create_table(
     if !plan.column_defaults.is_empty() {
         return Err(Error::unsupported("DEFAULT values are not supported yet"));
     }
+    table.validate()?;
     let TableOptions { shards, replicas } = table_options(options)?;
     let nodes = manifest.live_data_nodes().len() as u32;
     Ok(CreateTable {
@@ -155,11 +157,14 @@ pub fn table_name(reference: &TableReference, schema: &str) -> Result<TableName>
     }
     let name = TableName::new(reference.schema().unwrap_or(schema), reference.table());
     let TableName { schema, table } = name;
+    // Also of tables that are only dropped: the name travels in the log.
+    validate_name("table", &table)?;
     Ok(TableName { schema: free_schema_name(schema)?, table })
 }
 
 /// Refuses the schemas that are the system's own.
 pub fn free_schema_name(name: String) -> Result<String> {
+    validate_name("schema", &name)?;
     if [SYSTEM_SCHEMA, "information_schema", STAGING_SCHEMA].contains(&name.as_str()) {
         return Err(Error::invalid(format!("schema {name:?} is the system's own and cannot be changed")));
     }

@@ -9,7 +9,9 @@ use std::time::Instant;
 
 use arrow::array::RecordBatch;
 use arrow_schema::SchemaRef;
-use plexus_model::limits::{INLINE_BYTES_MAX, INLINE_TABLE_BYTES_MAX, INLINE_TOTAL_BYTES_MAX};
+use plexus_model::limits::{
+    INLINE_BYTES_MAX, INLINE_TABLE_BYTES_MAX, INLINE_TOTAL_BYTES_MAX, PROPOSAL_BYTES_MAX,
+};
 use plexus_model::{
     Applied, Command, Commit, Error, ErrorKind, NewSegment, Result, Segment, SegmentData, SegmentId, Table,
     TableChange, Version,
@@ -18,12 +20,14 @@ use plexus_raft::Meta;
 use plexus_storage::{EncodedSegment, Router, SegmentEncoder, rows_bytes, types};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tracing::Instrument;
 
 use crate::conform::conform;
 use crate::group::GroupCommitter;
 use crate::limits::{
-    COMMIT_TIMEOUT, LOAD_BUFFER_BYTES_MAX, SEGMENT_BYTES_TARGET, UPLOADS_MAX, WRITE_TIME_MAX,
+    COMMIT_TIMEOUT, LOAD_BUFFER_BYTES_MAX, LOAD_WAIT_MAX, LOADS_MAX, SEGMENT_BYTES_TARGET, UPLOADS_MAX,
+    WRITE_TIME_MAX,
 };
 use crate::peers::SegmentUpload;
 use crate::replicate::Replicator;
@@ -60,6 +64,7 @@ impl Writer {
             permits: Arc::new(Semaphore::new(UPLOADS_MAX)),
             permit: None,
             segments: Vec::new(),
+            weight: 0,
             rows: 0,
             started: Instant::now(),
             writer: self.clone(),
@@ -143,6 +148,8 @@ pub struct Ingest {
     /// Held once there is more than fits in the log.
     permit: Option<OwnedSemaphorePermit>,
     segments: Vec<NewSegment>,
+    /// Of the segments, in the entry of the log.
+    weight: usize,
     rows: u64,
     started: Instant,
     writer: Writer,
@@ -163,9 +170,12 @@ impl Ingest {
         let batch = conform(batch, &self.schema, &self.table)?;
         self.rows += batch.num_rows() as u64;
         if self.permit.is_none() && self.buffered() + rows_bytes(&batch) > INLINE_BYTES_MAX {
-            let loads = self.writer.loads.clone();
-            self.permit =
-                Some(loads.acquire_owned().await.map_err(|_| Error::unavailable("the node is stopping"))?);
+            let permit = timeout(LOAD_WAIT_MAX, self.writer.loads.clone().acquire_owned()).await.map_err(|_| {
+                Error::exhausted(format!(
+                    "{LOADS_MAX} loads are in progress on this node, and none has ended in {LOAD_WAIT_MAX:?}"
+                ))
+            })?;
+            self.permit = Some(permit.map_err(|_| Error::unavailable("the node is stopping"))?);
         }
         for (shard, part) in self.router.route(batch)? {
             let buffer = &mut self.buffers[shard as usize];
@@ -192,7 +202,7 @@ impl Ingest {
             return Ok(());
         }
         while let Some(done) = self.uploads.try_join_next() {
-            self.segments.push(joined(done)?);
+            self.uploaded(joined(done)?)?;
         }
         let permit =
             self.permits.clone().acquire_owned().await.map_err(|_| Error::internal("uploads were closed"))?;
@@ -203,6 +213,20 @@ impl Ingest {
             writer.upload(&table, shard as u32, 0, buffer.batches).await
         };
         self.uploads.spawn(upload.in_current_span());
+        Ok(())
+    }
+
+    /// Keeps a segment for the commit, as long as the commit fits in an entry of the log.
+    fn uploaded(&mut self, segment: NewSegment) -> Result<()> {
+        self.weight += segment.weight();
+        self.segments.push(segment);
+        if self.weight + INLINE_BYTES_MAX > PROPOSAL_BYTES_MAX {
+            return Err(Error::exhausted(format!(
+                "{} segments of table {} are more than one commit can hold: load less at once",
+                self.segments.len(),
+                self.table.name
+            )));
+        }
         Ok(())
     }
 
@@ -223,7 +247,7 @@ impl Ingest {
             self.flush(shard).await?;
         }
         while let Some(done) = self.uploads.join_next().await {
-            self.segments.push(joined(done)?);
+            self.uploaded(joined(done)?)?;
         }
         if self.started.elapsed() > WRITE_TIME_MAX {
             return Err(Error::exhausted(format!(

@@ -12,6 +12,9 @@ pub const LOAD_BUFFER_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Writes that buffer more than a few rows at the same time; more wait, so that their buffers stay bounded.
 pub const LOADS_MAX: usize = 8;
 
+/// How long such a write waits for others to end.
+pub const LOAD_WAIT_MAX: Duration = Duration::from_secs(60);
+
 /// Segments of one load that are being encoded or sent at the same time.
 pub const UPLOADS_MAX: usize = 4;
 

@@ -141,6 +141,7 @@ fn new_table(
         columns.columns[index].nullable = false;
         columns.primary_key.push(index as u32);
     }
+    columns.validate()?;
     let nodes = manifest.live_data_nodes().len() as u32;
     Ok(CreateTable {
         name,

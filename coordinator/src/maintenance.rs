@@ -31,6 +31,8 @@ use crate::peers::Missing;
 
 /// How often a node tells the leader that it lives.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+/// How often the leader looks for members that can become voters: a new cluster should not wait for them.
+const VOTERS_INTERVAL: Duration = Duration::from_millis(200);
 /// Silence after which the leader takes a node for dead.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// Time for nodes to report to a new leader before silence counts.
@@ -83,6 +85,13 @@ impl Maintenance {
                 }
             }
         };
+        let voters = async {
+            let mut tick = ticker(VOTERS_INTERVAL);
+            loop {
+                tick.tick().await;
+                self.note("voters", self.meta.tend_voters().await);
+            }
+        };
         let keep = async {
             let mut tick = ticker(MAINTENANCE_INTERVAL);
             let mut swept = Instant::now();
@@ -101,6 +110,7 @@ impl Maintenance {
         tokio::select! {
             () = heartbeat => {}
             () = lead => {}
+            () = voters => {}
             () = keep => {}
             () = stop.cancelled() => {}
         }

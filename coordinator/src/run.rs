@@ -17,6 +17,7 @@ use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use plexus_model::{Error, Manifest, NodeId, Result};
 use plexus_query::{PlacedWorker, Placement};
+use plexus_storage::rows_bytes;
 use url::Url;
 
 use crate::errors::{from_datafusion, unavailable_worker};
@@ -108,7 +109,7 @@ async fn start(plan: &LogicalPlan, state: &SessionState) -> Result<Rows, DataFus
     while bytes < HOLD_BACK_BYTES {
         match stream.try_next().await? {
             Some(batch) => {
-                bytes += batch.get_array_memory_size();
+                bytes += rows_bytes(&batch);
                 held.push(batch);
             }
             None => return Ok(Rows::from_batches(schema, held)),

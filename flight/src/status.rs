@@ -1,6 +1,6 @@
 //! Between error kinds and gRPC codes.
 
-use plexus_model::{Error, ErrorKind};
+use plexus_model::{Error, ErrorKind, cut};
 use tonic::{Code, Status};
 
 /// The status that a client sees. A mistake in SQL is never `Internal`.
@@ -26,15 +26,6 @@ pub fn to_status(error: &Error) -> Status {
 
 /// Messages travel in a header, and clients refuse headers of more than 8 KiB or so.
 const MESSAGE_BYTES_MAX: usize = 4 * 1024;
-
-/// The beginning of a text that is too long, and how long it was.
-fn cut(text: &str, max: usize) -> String {
-    if text.len() <= max {
-        return text.to_owned();
-    }
-    let end = (0..=max).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
-    format!("{} [... {} bytes in all]", &text[..end], text.len())
-}
 
 /// The other way, for our own clients.
 pub fn from_status(status: &Status) -> Error {

@@ -4,7 +4,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::{
     ClusterId, ColumnStatistics, Error, ErrorKind, NodeId, NodeRecord, Result, Segment, SegmentId, TableId,
-    TableName, TableSchema, Token, Version,
+    TableName, TableSchema, Token, Version, cut,
 };
 
 /// A command with the token that makes it safe to repeat.
@@ -14,21 +14,20 @@ pub struct Proposal {
     pub command: Command,
 }
 
+/// About what a record takes beside what its parts say of themselves; names are bounded.
+const RECORD_BYTES: usize = 256;
+
 impl Proposal {
     /// About how many bytes it takes in the log: what the size of an entry is bounded by.
     pub fn weight(&self) -> usize {
-        const RECORD_BYTES: usize = 256;
-        let segment = |NewSegment(s): &NewSegment| {
-            let inline = if s.is_inline() { s.bytes() as usize } else { 0 };
-            inline + RECORD_BYTES + s.columns.len() * size_of::<ColumnStatistics>()
-        };
         RECORD_BYTES
             + match &self.command {
                 Command::Commit(commit) => commit
                     .changes
                     .iter()
                     .map(|c| {
-                        c.add.iter().map(segment).sum::<usize>() + c.remove.len() * size_of::<SegmentId>()
+                        c.add.iter().map(NewSegment::weight).sum::<usize>()
+                            + c.remove.len() * size_of::<SegmentId>()
                     })
                     .sum(),
                 Command::CreateTable(create) => create.schema.columns.len() * RECORD_BYTES,
@@ -113,6 +112,14 @@ pub struct TableChange {
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub struct NewSegment(pub Segment);
 
+impl NewSegment {
+    /// About how many bytes it takes in the log.
+    pub fn weight(&self) -> usize {
+        let inline = if self.0.is_inline() { self.0.bytes() as usize } else { 0 };
+        inline + RECORD_BYTES + self.0.columns.len() * size_of::<ColumnStatistics>()
+    }
+}
+
 /// What `apply` answers to one proposal.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub enum Outcome {
@@ -122,9 +129,13 @@ pub enum Outcome {
     Rejected { kind: ErrorKind, message: String },
 }
 
+/// Length of the words of a rejection.
+const REJECTION_BYTES_MAX: usize = 2 * 1024;
+
 impl Outcome {
     pub fn rejected(error: &Error) -> Self {
-        Self::Rejected { kind: error.kind(), message: error.message().to_owned() }
+        // It is kept with its token, on every node.
+        Self::Rejected { kind: error.kind(), message: cut(error.message(), REJECTION_BYTES_MAX) }
     }
 
     /// The version that a success produced, or the rejection as an error.

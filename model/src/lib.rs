@@ -14,7 +14,7 @@ pub mod schema;
 mod segment;
 
 pub use command::{Applied, Command, Commit, CreateTable, NewSegment, Outcome, Proposal, TableChange};
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, Result, cut};
 pub use ids::{ClusterId, NodeId, SegmentId, TableId, Token, Version};
 pub use manifest::{
     CommitRecord, Manifest, NodeRecord, Roles, STAGING_SCHEMA, Shard, Table, TableName, TokenRecord,

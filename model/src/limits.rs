@@ -15,6 +15,9 @@ pub const REPLICAS_MAX: u32 = 7;
 /// Columns of a table. Every segment carries a record per column.
 pub const COLUMNS_MAX: usize = 2_000;
 
+/// Levels of lists and structs inside a column's type.
+pub const NESTING_MAX: usize = 32;
+
 /// Length of a table, column or schema name in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
 
@@ -32,7 +35,7 @@ pub const INLINE_TABLE_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const INLINE_TOTAL_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Weight of one proposal (see `Proposal::weight`). Entries go to followers whole, within a heartbeat.
-pub const PROPOSAL_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub const PROPOSAL_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// How long an answer is remembered for its token. Well above the time for which a coordinator asks
 /// again (see `coordinator`); about 40,000 commits a minute fit in a few megabytes.
@@ -41,6 +44,9 @@ pub const TOKEN_TTL_US: u64 = 120 * 1_000_000;
 /// Answers that are remembered however old they are: a clock that jumps ahead must not make the log
 /// forget what was asked a moment ago.
 pub const TOKENS_MIN: usize = 10_000;
+
+/// Answers that are remembered at most, however young: after such a jump time hardly moves.
+pub const TOKENS_MAX: usize = 200_000;
 
 /// Commits kept as history for `plexus.commits`.
 pub const COMMIT_HISTORY_MAX: usize = 1_000;

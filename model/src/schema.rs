@@ -2,7 +2,7 @@
 
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::limits::{COLUMNS_MAX, NAME_BYTES_MAX};
+use crate::limits::{COLUMNS_MAX, NAME_BYTES_MAX, NESTING_MAX};
 use crate::{Error, Result};
 
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -107,6 +107,11 @@ impl TableSchema {
         let mut names = std::collections::BTreeSet::new();
         for column in &self.columns {
             validate_name("column", &column.name)?;
+            let mut fields = 0;
+            column
+                .data_type
+                .validate(0, &mut fields)
+                .map_err(|e| e.context(format!("column {:?}", column.name)))?;
             if !names.insert(&column.name) {
                 return Err(Error::invalid(format!("column {:?} is named twice", column.name)));
             }
@@ -150,9 +155,44 @@ impl ColumnType {
                 | Self::Float64
                 | Self::List(_)
                 | Self::LargeList(_)
+                | Self::ListView(_)
+                | Self::LargeListView(_)
                 | Self::FixedSizeList(..)
                 | Self::Struct(_)
+                | Self::Map { .. }
+                | Self::Null
         )
+    }
+
+    /// Bounds what is nested in a type: every node keeps it in memory.
+    fn validate(&self, depth: usize, fields: &mut usize) -> Result<()> {
+        if depth > NESTING_MAX {
+            return Err(Error::invalid(format!("its type is nested more than {NESTING_MAX} times")));
+        }
+        let nested: &[Column] = match self {
+            Self::Timestamp(_, Some(zone)) if zone.len() > NAME_BYTES_MAX => {
+                return Err(Error::invalid(format!("a time zone of {} bytes", zone.len())));
+            }
+            Self::List(item)
+            | Self::LargeList(item)
+            | Self::ListView(item)
+            | Self::LargeListView(item)
+            | Self::FixedSizeList(item, _)
+            | Self::Map { entries: item, .. } => std::slice::from_ref(item),
+            Self::Struct(columns) => columns,
+            _ => &[],
+        };
+        *fields += nested.len();
+        if *fields > COLUMNS_MAX {
+            return Err(Error::invalid(format!("its type has more than {COLUMNS_MAX} fields")));
+        }
+        for column in nested {
+            if column.name.len() > NAME_BYTES_MAX {
+                return Err(Error::invalid(format!("a field's name of {} bytes", column.name.len())));
+            }
+            column.data_type.validate(depth + 1, fields)?;
+        }
+        Ok(())
     }
 }
 

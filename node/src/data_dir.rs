@@ -28,6 +28,7 @@ pub struct Identity {
 
 const LOCK_FILE: &str = "LOCK";
 const IDENTITY_FILE: &str = "node.json";
+const MEMBER_FILE: &str = "member";
 const AUTHORITY_FILE: &str = "join.token";
 
 impl DataDir {
@@ -106,6 +107,16 @@ impl DataDir {
             *byte = u8::from_str_radix(text, 16).unwrap_or_default();
         }
         key
+    }
+
+    /// Whether this node was a member of its cluster at some time.
+    pub fn was_member(&self) -> bool {
+        self.path.join(MEMBER_FILE).exists()
+    }
+
+    /// Notes that the cluster has let this node in.
+    pub fn mark_member(&self) -> Result<()> {
+        plexus_raft::durable::replace_file(&self.path, MEMBER_FILE, b"")
     }
 
     /// Where the token is kept that lets other nodes join.

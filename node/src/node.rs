@@ -256,9 +256,17 @@ async fn enter_cluster(
             }
         }
         (membership, false) => {
-            return Ok(Some(return_to_cluster(meta.clone(), cluster, record, membership.clone())));
+            let was_member = data.was_member();
+            return Ok(Some(return_to_cluster(
+                meta.clone(),
+                cluster,
+                record,
+                membership.clone(),
+                was_member,
+            )));
         }
     }
+    data.mark_member()?;
     Ok(None)
 }
 
@@ -269,6 +277,7 @@ async fn return_to_cluster(
     cluster: ClusterId,
     record: NodeRecord,
     membership: Membership,
+    was_member: bool,
 ) -> Result<()> {
     loop {
         let entered = async {
@@ -277,15 +286,22 @@ async fn return_to_cluster(
                 return meta.bootstrap(cluster, record.clone()).await;
             }
             match (meta.rejoin(record.clone()).await, &membership) {
-                (Err(e), Membership::Join { address, .. }) if e.kind() == ErrorKind::NotFound => {
+                // It was never let in: its first start was interrupted.
+                (Err(e), Membership::Join { address, .. })
+                    if e.kind() == ErrorKind::NotFound && !was_member =>
+                {
                     meta.join(address, record.clone(), JOIN_TIMEOUT).await
                 }
                 (returned, _) => returned,
             }
         };
         match entered.await {
-            Err(error) if error.is_retryable() => tracing::warn!(%error, "not yet part of the cluster again"),
-            result => return result,
+            Ok(()) => return Ok(()),
+            // The cluster's own answer; anything else may pass.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) => {
+                return Err(error);
+            }
+            Err(error) => tracing::warn!(%error, "not yet part of the cluster again"),
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }

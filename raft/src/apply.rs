@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use plexus_model::limits::{
     COMMIT_HISTORY_MAX, INLINE_TABLE_BYTES_MAX, INLINE_TOTAL_BYTES_MAX, REPLICAS_MAX, SHARDS_MAX,
-    STAGING_RETENTION_US, TOKEN_TTL_US, TOKENS_MIN,
+    STAGING_RETENTION_US, TOKEN_TTL_US, TOKENS_MAX, TOKENS_MIN,
 };
 use plexus_model::placement::{majority, rendezvous};
 use plexus_model::{
     Command, Commit, CommitRecord, CreateTable, Error, Manifest, NodeId, NodeRecord, Outcome, Proposal,
-    Result, Segment, SegmentData, Shard, Table, TableChange, TableId, TableName, TokenRecord, Version,
+    Result, Segment, SegmentData, SegmentId, Shard, Table, TableChange, TableId, TableName, TokenRecord,
+    Version,
 };
 
 /// Applies the proposals of the log entry at `index` and answers each. `time_us` is the clock of the leader
@@ -51,12 +52,10 @@ fn apply_one(manifest: &mut Manifest, index: Version, proposal: Proposal) -> Out
 }
 
 fn expire_tokens(manifest: &mut Manifest) {
-    let Some(until) = manifest.time_us.checked_sub(TOKEN_TTL_US) else {
-        return;
-    };
+    let until = manifest.time_us.saturating_sub(TOKEN_TTL_US);
     while manifest.tokens.len() > TOKENS_MIN
-        && let Some(((time_us, token), ())) =
-            manifest.token_times.get_min().cloned().filter(|((t, _), ())| *t <= until)
+        && let Some(((time_us, token), ())) = manifest.token_times.get_min().cloned()
+        && (time_us <= until || manifest.tokens.len() > TOKENS_MAX)
     {
         manifest.token_times.remove(&(time_us, token));
         manifest.tokens.remove(&token);
@@ -134,27 +133,28 @@ fn register_node(manifest: &mut Manifest, record: NodeRecord) -> Result<()> {
     Ok(())
 }
 
-/// Adds a replica on another node to every shard that `node` keeps and that has none to spare. It comes
-/// last, since it has yet to pull what the shard holds.
+/// Adds replicas on other nodes to every shard that `node` keeps, until there are enough that live without
+/// it. They come last, since they have yet to pull what the shard holds.
 fn drain_node(manifest: &mut Manifest, node: NodeId) -> Result<()> {
     if !manifest.nodes.contains_key(&node) {
         return Err(not_a_member(node));
     }
     let others: Vec<NodeId> = manifest.live_data_nodes().into_iter().filter(|n| *n != node).collect();
     change_shards(manifest, |table, index, shard| {
-        if !shard.replicas.contains(&node) || shard.replicas.len() > table.replicas as usize {
+        if !shard.replicas.contains(&node) {
             return Ok(());
         }
-        let free: Vec<NodeId> = others.iter().copied().filter(|n| !shard.replicas.contains(n)).collect();
-        let Some(&next) = rendezvous(table.id.0, index, &free, 1).first() else {
+        let (kept, free): (Vec<NodeId>, Vec<NodeId>) =
+            others.iter().partition(|n| shard.replicas.contains(n));
+        let wanted = (table.replicas as usize).saturating_sub(kept.len());
+        if free.len() < wanted {
             return Err(Error::conflict(format!(
                 "node {node} keeps one of {} replicas of shard {index} of table {}, and no other live data node \
                  could take it: add a node first, or drop the table",
-                shard.replicas.len(),
-                table.name
+                table.replicas, table.name
             )));
-        };
-        shard.replicas.push(next);
+        }
+        shard.replicas.extend(rendezvous(table.id.0, index, &free, wanted));
         Ok(())
     })
 }
@@ -163,14 +163,19 @@ fn remove_node(manifest: &mut Manifest, node: NodeId) -> Result<()> {
     if !manifest.nodes.contains_key(&node) {
         return Err(not_a_member(node));
     }
+    let live = manifest.live_data_nodes();
     change_shards(manifest, |table, index, shard| {
-        if shard.replicas.contains(&node) && shard.replicas.len() <= table.replicas as usize {
-            return Err(Error::conflict(format!(
-                "node {node} keeps a replica of shard {index} of table {} that no other node has taken",
-                table.name
-            )));
+        if !shard.replicas.contains(&node) {
+            return Ok(());
         }
         shard.replicas.retain(|n| *n != node);
+        let kept = shard.replicas.iter().filter(|n| live.contains(n)).count();
+        if kept < table.replicas as usize {
+            return Err(Error::conflict(format!(
+                "without node {node} shard {index} of table {} would have {kept} of {} live replicas",
+                table.name, table.replicas
+            )));
+        }
         Ok(())
     })?;
     manifest.nodes.remove(&node);
@@ -329,6 +334,15 @@ fn mark_dropped(manifest: &mut Manifest, index: Version, id: TableId) {
         let table = Arc::make_mut(table);
         table.dropped = Some(index);
         table.dropped_time_us = manifest.time_us;
+        // Queries that still read these rows hold them; kept here, they would be bounded by nothing.
+        let inline: Vec<SegmentId> =
+            table.segments.values().filter(|s| s.is_inline()).map(|s| s.id).collect();
+        for id in inline {
+            if let Some(segment) = table.segments.get_mut(&id) {
+                Arc::make_mut(segment).data = SegmentData::Inline(vec![]);
+            }
+        }
+        table.inline_bytes = 0;
         manifest.names.remove(&table.name);
     }
 }

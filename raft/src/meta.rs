@@ -21,7 +21,7 @@ use crate::batch::{ConfirmRead, Refusal, Rounds, WriteEntry};
 use crate::log::LogStore;
 use crate::network::{Network, Transport, call};
 use crate::state_machine::{Published, StateMachine};
-use crate::types::{Address, Membership, TypeConfig};
+use crate::types::{Address, LogId, Membership, TypeConfig};
 use crate::wire::{MemberChange, Request, Response, snapshot_response, vote_response};
 
 /// Leader to followers. A follower's sync must fit in one interval.
@@ -40,6 +40,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(6);
 /// For the end of a snapshot or a sync that is under way when the node stops.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Entries by which a member may lag and still become a voter.
+const LAG_MAX: u64 = 1_000;
 /// For each step of a change of members; longer than a leader change.
 const MEMBER_CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// More voters make commits slower and survive no likely failure.
@@ -75,6 +77,8 @@ pub struct MetaStatus {
     pub term: u64,
     pub last_log: u64,
     pub applied: u64,
+    /// Last entry that is no longer in this member's log, since a snapshot covers it.
+    pub purged: u64,
     pub voters: Vec<NodeId>,
     pub learners: Vec<NodeId>,
 }
@@ -144,7 +148,7 @@ impl Meta {
     /// Asks the cluster of the node at `seed` to let this node in, until it does or `timeout` passes.
     pub async fn join(&self, seed: &str, record: NodeRecord, timeout: Duration) -> Result<()> {
         let deadline = Instant::now() + timeout;
-        let request = Request::Change(MemberChange::Join(record));
+        let request = Request::Change { change: MemberChange::Join(record), passed_on: false };
         loop {
             match done(seed, call(&*self.transport, seed, &request, FORWARD_TIMEOUT).await) {
                 Err(e) if e.is_retryable() && Instant::now() < deadline => sleep(RETRY_PAUSE * 4).await,
@@ -153,12 +157,24 @@ impl Meta {
         }
     }
 
-    /// Tells the cluster that this member is back, perhaps under other addresses.
+    /// Tells the cluster that this member is back, perhaps under other addresses. Any member that answers
+    /// will do: nobody may know this one's new address, so it may not hear who leads.
     ///
     /// # Errors
     /// `NotFound` when it is a member no longer.
     pub async fn rejoin(&self, record: NodeRecord) -> Result<()> {
-        self.change(MemberChange::Return(record)).await
+        let change = MemberChange::Return(record);
+        let mut result = self.change(change.clone(), false).await;
+        let others: Vec<Address> =
+            self.membership().nodes().filter(|(id, _)| **id != self.node.0).map(|(_, a)| a.clone()).collect();
+        for Address(address) in others {
+            if !result.as_ref().is_err_and(Error::is_retryable) {
+                break;
+            }
+            let request = Request::Change { change: change.clone(), passed_on: false };
+            result = done(&address, call(&*self.transport, &address, &request, FORWARD_TIMEOUT).await);
+        }
+        result
     }
 
     /// Takes a node out of the cluster for good, once it was drained and others have what it had.
@@ -166,7 +182,7 @@ impl Meta {
     /// # Errors
     /// `NotFound`, or `Conflict` with what is in the way.
     pub async fn remove(&self, node: NodeId) -> Result<()> {
-        self.change(MemberChange::Remove(node.0)).await
+        self.change(MemberChange::Remove(node.0), false).await
     }
 
     /// The manifest as far as this node has applied the log.
@@ -312,6 +328,7 @@ impl Meta {
             term: metrics.current_term,
             last_log: metrics.last_log_index.unwrap_or(0),
             applied: self.published.borrow().applied,
+            purged: metrics.purged.map_or(0, |id| id.index),
             voters: membership.voter_ids().map(NodeId).collect(),
             learners: membership.learner_ids().map(NodeId).collect(),
         }
@@ -390,7 +407,7 @@ impl Meta {
                 self.hear(NodeId(node));
                 Response::Done
             }
-            Request::Change(change) => match self.change(change).await {
+            Request::Change { change, passed_on } => match self.change(change, passed_on).await {
                 Ok(()) => Response::Done,
                 Err(e) => failed(&e),
             },
@@ -398,45 +415,49 @@ impl Meta {
     }
 
     /// Changes who is a member. A node that is not the leader passes the request on.
-    async fn change(&self, change: MemberChange) -> Result<()> {
+    async fn change(&self, change: MemberChange, passed_on: bool) -> Result<()> {
         match self.leader() {
             Some((leader, _)) if leader == self.node => match change {
                 MemberChange::Join(record) => self.admit(record).await,
                 MemberChange::Return(record) => self.readmit(record).await,
                 MemberChange::Remove(node) => self.expel(NodeId(node)).await,
             },
+            Some(_) if passed_on => Err(Error::unavailable("the metadata group is changing its leader")),
             Some((_, address)) => {
-                let request = Request::Change(change);
+                let request = Request::Change { change, passed_on: true };
                 done(&address, call(&*self.transport, &address, &request, FORWARD_TIMEOUT).await)
             }
             None => Err(Error::unavailable("the metadata group has no leader")),
         }
     }
 
-    /// Lets a node in: as a learner, which gets the log, then as a member that others know, then as a
-    /// voter when that makes an odd number.
+    /// Lets a new node in: as a learner, which gets the log, and as a node that others know. It may become
+    /// a voter later, when it has the log.
     async fn admit(&self, record: NodeRecord) -> Result<()> {
+        let id = record.id;
         let membership = self.membership();
-        if membership.voter_ids().any(|voter| voter == record.id.0) {
+        if membership.voter_ids().any(|voter| voter == id.0) {
             // It may have promised a vote or kept an entry in the log that it has lost.
             return Err(Error::already_exists(format!(
-                "node {} is a voting member, and the new node has none of its log: give it another id, and remove \
-                 the old one",
-                record.id
+                "node {id} is a voting member, and the new node has none of its log: give it another id, and remove \
+                 the old one"
             )));
         }
-        if self.manifest().nodes.get(&record.id).is_some_and(|known| known.peer != record.peer) {
+        if self.manifest().nodes.get(&id).is_some_and(|known| known.peer != record.peer) {
             return Err(Error::already_exists(format!(
-                "node {} is a member with another peer address; a new node cannot join as {} from {}",
-                record.id, record.id, record.peer
+                "node {id} is a member with another peer address; a new node cannot join as {id} from {}",
+                record.peer
             )));
         }
-        if membership.get_node(&record.id.0).is_none() {
-            let learner = self.raft.add_learner(record.id.0, Address(record.peer.clone()), false);
-            changed(timeout(MEMBER_CHANGE_TIMEOUT, learner).await)?;
+        if membership.get_node(&id.0).is_some() {
+            // Its log is empty, whatever was sent to it before: replication must begin anew.
+            self.change_members(ChangeMembers::RemoveNodes(BTreeSet::from([id.0]))).await?;
         }
+        let learner = self.raft.add_learner(id.0, Address(record.peer.clone()), false);
+        changed(timeout(MEMBER_CHANGE_TIMEOUT, learner).await)?;
         self.propose(Command::RegisterNode(record), MEMBER_CHANGE_TIMEOUT).await?;
-        self.adjust_voters().await
+        self.hear(id);
+        Ok(())
     }
 
     /// Takes note of a member's addresses and roles.
@@ -451,10 +472,10 @@ impl Meta {
         self.propose(Command::RegisterNode(record), MEMBER_CHANGE_TIMEOUT).await?;
         if self.membership().get_node(&id.0).is_some_and(|known| *known != address) {
             // Safe, since it is the member itself that says so and others cannot take its address.
-            let moved = ChangeMembers::SetNodes(BTreeMap::from([(id.0, address)]));
-            changed(timeout(MEMBER_CHANGE_TIMEOUT, self.raft.change_membership(moved, true)).await)?;
+            self.change_members(ChangeMembers::SetNodes(BTreeMap::from([(id.0, address)]))).await?;
         }
-        self.adjust_voters().await
+        self.hear(id);
+        Ok(())
     }
 
     async fn expel(&self, node: NodeId) -> Result<()> {
@@ -469,28 +490,47 @@ impl Meta {
             removed => drop(removed?),
         }
         if self.membership().voter_ids().any(|voter| voter == node.0) {
-            let voter = ChangeMembers::RemoveVoters(BTreeSet::from([node.0]));
-            changed(timeout(MEMBER_CHANGE_TIMEOUT, self.raft.change_membership(voter, true)).await)?;
+            self.change_members(ChangeMembers::RemoveVoters(BTreeSet::from([node.0]))).await?;
         }
         if self.membership().get_node(&node.0).is_some() {
-            let learner = ChangeMembers::RemoveNodes(BTreeSet::from([node.0]));
-            changed(timeout(MEMBER_CHANGE_TIMEOUT, self.raft.change_membership(learner, true)).await)?;
+            self.change_members(ChangeMembers::RemoveNodes(BTreeSet::from([node.0]))).await?;
         }
-        self.adjust_voters().await
+        Ok(())
+    }
+
+    async fn change_members(&self, change: ChangeMembers<u64, Address>) -> Result<()> {
+        changed(timeout(MEMBER_CHANGE_TIMEOUT, self.raft.change_membership(change, true)).await)
     }
 
     fn membership(&self) -> Membership {
         self.raft.metrics().borrow().membership_config.membership().clone()
     }
 
-    /// Makes the voters an odd number of the nodes with the meta role, at most [`VOTERS_MAX`].
-    async fn adjust_voters(&self) -> Result<()> {
-        let current: BTreeSet<u64> = self.status().voters.iter().map(|n| n.0).collect();
+    /// Makes voters of members that are ready for it, and finishes a change of voters that was interrupted
+    /// between its two steps. Called from time to time on the leader; does nothing elsewhere.
+    pub async fn tend_voters(&self) -> Result<()> {
+        if !self.is_leader() {
+            return Ok(());
+        }
+        let (membership, caught_up) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow();
+            let last = metrics.last_log_index.unwrap_or(0);
+            let replication = metrics.replication.clone().unwrap_or_default();
+            let near = |log: Option<LogId>| log.is_some_and(|log| log.index + LAG_MAX >= last);
+            let caught_up: BTreeSet<u64> =
+                replication.into_iter().filter(|(_, log)| near(*log)).map(|(node, _)| node).collect();
+            (metrics.membership_config.membership().clone(), caught_up)
+        };
         let manifest = self.manifest();
-        let meta_nodes = manifest.nodes.values().filter(|n| n.roles.meta).map(|n| n.id.0);
-        let wanted = wanted_voters(self.node.0, &current, meta_nodes);
-        if wanted != current {
-            changed(timeout(MEMBER_CHANGE_TIMEOUT, self.raft.change_membership(wanted, true)).await)?;
+        let current: BTreeSet<u64> =
+            membership.voter_ids().filter(|voter| manifest.nodes.contains_key(&NodeId(*voter))).collect();
+        let ready = manifest.nodes.values().filter(|n| n.roles.meta && n.live && caught_up.contains(&n.id.0));
+        let wanted = wanted_voters(&current, ready.map(|n| n.id.0));
+        let interrupted = membership.get_joint_config().len() > 1;
+        if interrupted || wanted != membership.voter_ids().collect() {
+            tracing::info!(?wanted, interrupted, "changing the voters of the metadata group");
+            self.change_members(ChangeMembers::ReplaceAllVoters(wanted)).await?;
         }
         Ok(())
     }
@@ -520,19 +560,13 @@ impl Meta {
     }
 }
 
-/// An odd number of voters, at most [`VOTERS_MAX`]: the leader, then present voters, then other nodes with
-/// the meta role. An even number would survive no more failures than one less.
-fn wanted_voters(
-    leader: u64,
-    current: &BTreeSet<u64>,
-    meta_nodes: impl Iterator<Item = u64>,
-) -> BTreeSet<u64> {
-    let mut candidates = vec![leader];
-    candidates.extend(current.iter().copied().filter(|n| *n != leader));
-    candidates.extend(meta_nodes.filter(|n| *n != leader && !current.contains(n)));
-    let count = candidates.len().min(VOTERS_MAX);
-    candidates.truncate(if count.is_multiple_of(2) { count - 1 } else { count });
-    candidates.into_iter().collect()
+/// The present voters, and as many that are ready as make an odd number, at most [`VOTERS_MAX`]. Two are
+/// never made one: they survive no more failures, but keep what was acknowledged on two disks.
+fn wanted_voters(current: &BTreeSet<u64>, ready: impl Iterator<Item = u64>) -> BTreeSet<u64> {
+    let more: Vec<u64> = ready.filter(|n| !current.contains(n)).collect();
+    let most = (current.len() + more.len()).min(VOTERS_MAX);
+    let count = if most.is_multiple_of(2) { most.saturating_sub(1) } else { most };
+    current.iter().copied().chain(more.into_iter().take(count.saturating_sub(current.len()))).collect()
 }
 
 type ClientWrite<T> = Result<T, RaftError<u64, ClientWriteError<u64, Address>>>;
@@ -580,7 +614,7 @@ fn config(snapshot_entries: u64) -> Result<Config> {
         replication_lag_threshold: snapshot_entries * 2,
         max_in_snapshot_log_to_keep: snapshot_entries / 2,
         snapshot_max_chunk_size: SNAPSHOT_CHUNK_BYTES,
-        purge_batch_size: 256,
+        purge_batch_size: (snapshot_entries / 4).clamp(1, 256),
         ..Default::default()
     }
     .validate()
@@ -592,21 +626,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn voters_are_an_odd_number_with_the_leader_among_them() {
-        let wanted = |leader, current: &[u64], meta: &[u64]| -> Vec<u64> {
+    fn voters_become_an_odd_number_and_none_is_dropped() {
+        let wanted = |current: &[u64], ready: &[u64]| -> Vec<u64> {
             let current = current.iter().copied().collect();
-            wanted_voters(leader, &current, meta.iter().copied()).into_iter().collect()
+            wanted_voters(&current, ready.iter().copied()).into_iter().collect()
         };
-        assert_eq!(wanted(1, &[1], &[1]), [1]);
-        assert_eq!(wanted(1, &[1], &[1, 2]), [1]);
-        assert_eq!(wanted(1, &[1], &[1, 2, 3]), [1, 2, 3]);
-        assert_eq!(wanted(2, &[1, 2, 3], &[1, 2, 3, 4]), [1, 2, 3]);
-        assert_eq!(wanted(2, &[1, 2, 3], &[1, 2, 3, 4, 5]), [1, 2, 3, 4, 5]);
-        assert_eq!(wanted(2, &[1, 2, 3, 4, 5], &[1, 2, 3, 4, 5, 6, 7]), [1, 2, 3, 4, 5]);
-        // One of three is gone: the place is filled, or the number becomes odd again.
-        assert_eq!(wanted(3, &[2, 3], &[2, 3, 4]), [2, 3, 4]);
-        assert_eq!(wanted(3, &[2, 3], &[2, 3]), [3]);
-        // A leader without the meta role stays until another leads.
-        assert_eq!(wanted(9, &[9], &[1, 2]), [1, 2, 9]);
+        assert_eq!(wanted(&[1], &[1]), [1]);
+        assert_eq!(wanted(&[1], &[1, 2]), [1]);
+        assert_eq!(wanted(&[1], &[1, 2, 3]), [1, 2, 3]);
+        assert_eq!(wanted(&[1, 2, 3], &[1, 2, 3, 4]), [1, 2, 3]);
+        assert_eq!(wanted(&[1, 2, 3], &[1, 2, 3, 4, 5]), [1, 2, 3, 4, 5]);
+        assert_eq!(wanted(&[1, 2, 3, 4, 5], &[1, 2, 3, 4, 5, 6, 7]), [1, 2, 3, 4, 5]);
+        // One of three is gone: its place is filled when there is somebody to fill it.
+        assert_eq!(wanted(&[2, 3], &[2, 3, 4]), [2, 3, 4]);
+        assert_eq!(wanted(&[2, 3], &[2, 3]), [2, 3]);
+        assert_eq!(wanted(&[2, 3], &[]), [2, 3]);
     }
 }

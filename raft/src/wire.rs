@@ -34,8 +34,11 @@ pub enum Request {
     Propose(Proposal),
     /// To the leader: up to which index must a read that starts now have applied?
     ReadIndex,
-    /// To the leader: change who is a member.
-    Change(MemberChange),
+    /// To the leader: change who is a member. Who is not the leader passes it on, but only once.
+    Change {
+        change: MemberChange,
+        passed_on: bool,
+    },
     /// To the leader: this node is alive.
     Heartbeat {
         node: u64,

@@ -1,6 +1,6 @@
 //! `apply` is a pure function: the same commands give the same bytes, and what it guards holds.
 
-use plexus_model::limits::{INLINE_TOTAL_BYTES_MAX, TOKENS_MIN};
+use plexus_model::limits::{INLINE_TOTAL_BYTES_MAX, TOKENS_MAX, TOKENS_MIN};
 use plexus_model::{
     ClusterId, Command, Commit, CreateTable, ErrorKind, Manifest, NewSegment, NodeId, NodeRecord, Outcome,
     Proposal, Roles, Segment, SegmentData, SegmentId, TableChange, TableId, TableName, TableSchema, Token,
@@ -180,8 +180,11 @@ fn commit_time_never_falls_and_tokens_expire_by_it_but_never_the_latest() {
     assert!(!manifest.tokens.contains_key(&Token(1)), "an old token is still there");
     assert!(manifest.tokens.contains_key(&Token(90)), "a token is gone before its time");
     // Not even a clock at the end of time stops the log.
-    entry(u64::MAX, vec![purge(5_000_000)]);
+    entry(u64::MAX - 1_000, vec![purge(5_000_000)]);
     assert_eq!(entry(0, vec![purge(5_000_001)]).tokens.len(), TOKENS_MIN);
+    // Nor does it make the log remember everything from then on.
+    let many = entry(0, (0..TOKENS_MAX as u128 + 5_000).map(|i| purge(6_000_000 + i)).collect());
+    assert_eq!(many.tokens.len(), TOKENS_MAX);
 }
 
 #[test]
@@ -241,6 +244,12 @@ fn a_node_is_removed_only_when_others_have_taken_its_replicas() {
             assert_eq!(shard.last(), Some(&4), "who has nothing yet must come last");
         }
     }
+    // Who is to take over has died: somebody else is needed, and the node must stay.
+    let live = |node, live| Command::SetLiveness { node: NodeId(node), live };
+    one(&mut manifest, 60, live(4, false));
+    assert_eq!(rejection(one(&mut manifest, 61, remove(2))), ErrorKind::Conflict);
+    assert_eq!(rejection(one(&mut manifest, 62, drain(2))), ErrorKind::Conflict);
+    one(&mut manifest, 63, live(4, true));
     assert!(matches!(one(&mut manifest, 57, remove(2)), Outcome::Applied { .. }));
     assert!(!manifest.nodes.contains_key(&NodeId(2)));
     for mut shard in replicas(&manifest) {

@@ -10,10 +10,61 @@ pub fn rows_bytes(batch: &RecordBatch) -> usize {
 }
 
 fn array_bytes(array: &ArrayRef) -> usize {
-    let viewed = match array.data_type() {
+    let own = array.to_data().get_slice_memory_size().unwrap_or_else(|_| array.get_array_memory_size());
+    own + viewed_bytes(array)
+}
+
+/// Bytes that views point to, which the size of a slice leaves out.
+fn viewed_bytes(array: &ArrayRef) -> usize {
+    let within =
+        |values: &ArrayRef, start: usize, end: usize| viewed_bytes(&values.slice(start, end - start));
+    match array.data_type() {
         DataType::Utf8View => array.as_string_view().total_bytes_len(),
         DataType::BinaryView => array.as_binary_view().total_bytes_len(),
+        DataType::List(_) => {
+            let list = array.as_list::<i32>();
+            let offsets = list.value_offsets();
+            within(list.values(), offsets[0] as usize, offsets[list.len()] as usize)
+        }
+        DataType::LargeList(_) => {
+            let list = array.as_list::<i64>();
+            let offsets = list.value_offsets();
+            within(list.values(), offsets[0] as usize, offsets[list.len()] as usize)
+        }
+        DataType::FixedSizeList(..) => viewed_bytes(array.as_fixed_size_list().values()),
+        DataType::Struct(_) => array.as_struct().columns().iter().map(viewed_bytes).sum(),
+        DataType::Map(..) => {
+            let map = array.as_map();
+            let offsets = map.value_offsets();
+            let (start, end) = (offsets[0] as usize, offsets[map.len()] as usize);
+            within(map.keys(), start, end) + within(map.values(), start, end)
+        }
         _ => 0,
-    };
-    viewed + array.to_data().get_slice_memory_size().unwrap_or_else(|_| array.get_array_memory_size())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ListBuilder, StringViewBuilder};
+
+    use super::*;
+
+    #[test]
+    fn nested_strings_count_with_all_their_bytes() {
+        let mut lists = ListBuilder::new(StringViewBuilder::new());
+        for _ in 0..10 {
+            lists.values().append_value("x".repeat(1_000));
+            lists.append(true);
+        }
+        let array: ArrayRef = Arc::new(lists.finish());
+        let batch = RecordBatch::try_from_iter([("a", array)]).unwrap();
+        assert!((10_000..12_000).contains(&rows_bytes(&batch)), "{}", rows_bytes(&batch));
+        assert!(
+            (2_000..3_000).contains(&rows_bytes(&batch.slice(3, 2))),
+            "{}",
+            rows_bytes(&batch.slice(3, 2))
+        );
+    }
 }

@@ -206,8 +206,10 @@ impl SegmentStore {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 // Someone removed it. Known to be missing, it is pulled again.
-                self.inventory.remove(id)?;
-                self.losses.fetch_add(1, Ordering::Relaxed);
+                if self.contains(id) {
+                    self.inventory.remove(id)?;
+                    self.losses.fetch_add(1, Ordering::Relaxed);
+                }
                 return Err(Error::not_found(format!("segment {id} is not on this node")));
             }
             Err(e) => return Err(Error::io(path.display(), e)),

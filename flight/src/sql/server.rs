@@ -35,6 +35,7 @@ use futures::{Stream, StreamExt, TryStreamExt, stream};
 use plexus_coordinator::{Coordinator, Executed, IngestMode, IngestTarget, Rows, Session};
 use plexus_model::{Error, Manifest, Result as PlexusResult, Version};
 use plexus_query::CATALOG;
+use plexus_storage::rows_bytes;
 use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -251,7 +252,7 @@ async fn collect_parameters(data: PeekableFlightDataStream) -> Result<Option<Vec
     }
     let (mut collected, mut bytes) = (Vec::new(), 0);
     while let Some(batch) = batches.try_next().await.map_err(|e| to_status(&e))? {
-        bytes += batch.get_array_memory_size();
+        bytes += rows_bytes(&batch);
         if bytes > PARAMETER_BYTES_MAX {
             return Err(Status::resource_exhausted(format!(
                 "more than {PARAMETER_BYTES_MAX} bytes of parameters: bind fewer rows at once, or use bulk ingest"

@@ -221,9 +221,12 @@ fn split(text: &str) -> Vec<String> {
                 while chars.peek().is_some_and(|c| *c != '\n') {
                     chars.next();
                 }
+                current.push(' ');
                 continue;
             }
             (None, '/') if chars.peek() == Some(&'*') => {
+                chars.next();
+                current.push(' ');
                 let mut last = ' ';
                 for c in chars.by_ref() {
                     if last == '*' && c == '/' {
@@ -253,7 +256,8 @@ mod tests {
     fn semicolons_in_quotes_and_comments_do_not_split() {
         assert_eq!(
             split("SELECT ';' ; -- a; b\nSELECT \";\" /* ; */;\n;"),
-            ["SELECT ';' ", " \nSELECT \";\" "]
+            ["SELECT ';' ", "  \nSELECT \";\"  "]
         );
+        assert_eq!(split("SELECT/* x */1; SELECT /*/ ; */ 2"), ["SELECT 1", " SELECT   2"]);
     }
 }

@@ -126,7 +126,7 @@ async fn every_file_format_is_loaded() {
     // Several files are one commit, into a table as it was asked for.
     client.execute("CREATE SCHEMA s").await.unwrap();
     let paths: Vec<String> =
-        files[2..4].iter().map(|(name, _)| dir.join(name).display().to_string()).collect();
+        files[..2].iter().map(|(name, _)| dir.join(name).display().to_string()).collect();
     let args =
         ["load", &paths[0], &paths[1], "--table", "s.both", "--create", "--shards", "5", "--replicas", "1"];
     let loaded = run(&[&args[..], &["--url", &url]].concat());

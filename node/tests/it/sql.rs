@@ -55,7 +55,7 @@ async fn an_error_in_a_task_of_another_node_is_the_statements_own() {
     assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
     assert!(error.message().contains("'x"), "{error}");
     // No node is suspected for it: all take part at once.
-    let (_, batches) = client.query("EXPLAIN SELECT max(id) FROM t").await.unwrap();
+    let (_, batches) = client.query("EXPLAIN SELECT max(id % 7) FROM t").await.unwrap();
     let plan = batches[0].column(1).as_string::<i32>().value(1).to_owned();
     assert!((1..=3).all(|id| plan.contains(&format!(": node {id} at"))), "{plan}");
 }
@@ -74,9 +74,7 @@ async fn tasks_run_where_their_segments_are() {
     let mut checked = 0;
     for (task, line) in plan.lines().filter(|l| l.contains(": node ")).enumerate() {
         let node: u64 = line.split(": node ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
-        let of_task = plan.lines().find(|l| l.contains(&format!("t{task}:["))).unwrap_or_default();
-        let of_task = of_task.split(&format!("t{task}:[")).nth(1).unwrap_or_default();
-        let of_task = of_task.split(']').next().unwrap_or_default();
+        let of_task = plan.lines().find(|l| l.contains(&format!("t{task}: DataSourceExec"))).unwrap();
         for shard in &tables[0].shards {
             if of_task.contains(&format!("shard-{}/", shard.shard)) {
                 assert_eq!(
