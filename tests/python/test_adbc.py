@@ -245,6 +245,25 @@ def test_session_options(uri):
             cursor.execute("DROP SCHEMA elsewhere")
 
 
+def test_string_views_on_request(uri):
+    options = {"username": "test", "password": "secret"}
+    with dbapi.connect(uri, db_kwargs=options, **AUTOCOMMIT) as connection, connection.cursor() as cursor:
+        for wanted, kind in (("true", pa.string_view()), ("false", pa.string())):
+            cursor.execute(f"SET plexus.string_view = {wanted}")
+            cursor.execute("SELECT r_name FROM region ORDER BY 1")
+            table = cursor.fetch_arrow_table()
+            assert table.schema.field("r_name").type == kind
+            assert table.column(0)[0].as_py() == "AFRICA"
+        cursor.execute("CREATE TABLE adbc_views (t VARCHAR)")
+        cursor.execute("INSERT INTO adbc_views VALUES ('a')")
+        cursor.execute("SET plexus.string_view = true")
+        cursor.execute("SELECT upper(t) FROM adbc_views")
+        assert cursor.fetchall() == [("A",)]
+        cursor.execute("DROP TABLE adbc_views")
+        with pytest.raises(dbapi.Error, match="plexus.string_view"):
+            cursor.execute("SET plexus.string_view = maybe")
+
+
 TYPES = {
     "bool": pa.array([True, None, False], pa.bool_()),
     "i8": pa.array([-128, None, 127], pa.int8()),

@@ -81,6 +81,8 @@ def test_schema_of_a_command(client):
     query = command("CommandStatementQuery", field(1, b"SELECT 1 AS a, 'x' AS b"))
     schema = client.get_schema(flight.FlightDescriptor.for_command(query)).schema
     assert schema.names == ["a", "b"] and schema.field("b").type == pa.string()
+    catalogs = client.get_schema(flight.FlightDescriptor.for_command(command("CommandGetCatalogs"))).schema
+    assert catalogs.names == ["catalog_name"]
 
 
 def test_a_prepared_handle_works_on_every_node(cluster):

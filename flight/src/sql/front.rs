@@ -153,6 +153,10 @@ impl FlightService for Front {
 
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
         let session = self.sql.sessions.of(request.metadata());
+        if is_metadata_command(request.get_ref()) {
+            let info = FlightService::get_flight_info(&*self.sql, request).await?.into_inner();
+            return Ok(Response::new(SchemaResult { schema: info.schema }));
+        }
         let descriptor = request.into_inner();
         let sql = statement_of(&descriptor)?;
         let described =
@@ -219,6 +223,14 @@ impl FlightService for Front {
             _ => FlightService::do_action(&*self.sql, request).await,
         }
     }
+}
+
+/// Commands that ask about the server and its tables: describing them runs nothing.
+fn is_metadata_command(descriptor: &FlightDescriptor) -> bool {
+    descriptor.path.is_empty()
+        && Any::decode(descriptor.cmd.as_ref()).is_ok_and(|any| {
+            any.type_url.starts_with("type.googleapis.com/arrow.flight.protocol.sql.CommandGet")
+        })
 }
 
 /// The statement that a descriptor stands for: a path is a table, a command is a query.

@@ -140,3 +140,40 @@ async fn every_file_format_is_loaded() {
     fails(&["load", &paths[0], &broken.display().to_string(), "--table", "s.both", "--url", &url]);
     assert_eq!(number(&mut client, "SELECT count(*) FROM s.both").await.unwrap(), before);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flight_info_can_be_polled_and_a_session_closed() {
+    use arrow_flight::flight_service_client::FlightServiceClient;
+    use arrow_flight::{Action, FlightDescriptor};
+
+    let cluster = Cluster::start(1).await;
+    let mut client = cluster.nodes[0].client().await;
+    client.execute("CREATE TABLE t (id BIGINT)").await.unwrap();
+    let url = cluster.nodes[0].flight().replace("grpc", "http");
+    let mut flight =
+        FlightServiceClient::new(tonic::transport::Endpoint::from_shared(url).unwrap().connect_lazy());
+    let polled =
+        flight.poll_flight_info(FlightDescriptor::new_path(vec!["t".into()])).await.unwrap().into_inner();
+    // Ready at once: there is no descriptor to poll again.
+    assert!(polled.flight_descriptor.is_none() && polled.progress == Some(1.0));
+    let ticket = polled.info.unwrap().endpoint.remove(0).ticket.unwrap();
+    assert!(flight.do_get(ticket).await.is_ok());
+
+    let with_token = |kind: &str, body: Vec<u8>| {
+        let mut request = tonic::Request::new(Action { r#type: kind.into(), body: body.into() });
+        request.metadata_mut().insert("authorization", "bearer mine".parse().unwrap());
+        request
+    };
+    // { "schema": { string_value: "elsewhere" } }, as a map entry.
+    let option = [b"\x0a\x15\x0a\x06schema\x12\x0b\x0a\x09elsewhere".as_slice()].concat();
+    let get = async |flight: &mut FlightServiceClient<_>| {
+        let mut results =
+            flight.do_action(with_token("GetSessionOptions", vec![])).await.unwrap().into_inner();
+        let body = results.message().await.unwrap().unwrap().body;
+        String::from_utf8_lossy(&body).into_owned()
+    };
+    flight.do_action(with_token("SetSessionOptions", option)).await.unwrap();
+    assert!(get(&mut flight).await.contains("elsewhere"));
+    flight.do_action(with_token("CloseSession", vec![])).await.unwrap();
+    assert!(!get(&mut flight).await.contains("elsewhere"), "a closed session is still there");
+}
