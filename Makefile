@@ -30,9 +30,11 @@ build: system-packages ## Build the binary, the tests and the benches
 bench: build ## Measure, and print a table
 	$(CARGO_TARGET_DIR)/release/plexus-bench $(ARGS)
 
-lint: system-packages ## Formatting and lints
+lint: system-packages ## Formatting, lints, and licences where cargo-deny is installed
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
+	@if command -v cargo-deny >/dev/null 2>&1; then cargo deny check; \
+	else echo "cargo-deny is not installed: licences and advisories were not checked" >&2; fi
 
 system-packages: # libclang, which a dependency of the columnar format needs to build
 	@scripts/system-packages

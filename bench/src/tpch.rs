@@ -32,6 +32,9 @@ const QUERIES: [(&str, &str); 22] = queries!(
     "18", "19", "20", "21", "22"
 );
 
+/// Segment bytes from which scans are spread in the run that shows what spreading costs.
+const SPREAD_BYTES: u64 = 64 * 1024 * 1024;
+
 type Times = BTreeMap<&'static str, f64>;
 
 pub async fn measure(
@@ -44,17 +47,20 @@ pub async fn measure(
 ) -> Result<Vec<Figure>> {
     let plain = parquet(dir, scale, runs).await?;
     let bare = bare_vortex(dir, scale, runs).await?;
-    let one = cluster(program, dir, scale, runs, 1, keys).await?;
-    let three = cluster(program, dir, scale, runs, 3, keys).await?;
+    let (one, _) = cluster(program, dir, scale, runs, 1, keys).await?;
+    let (three, spread) = cluster(program, dir, scale, runs, 3, keys).await?;
     if detail {
-        eprintln!("query  DataFusion+Parquet  DataFusion+Vortex  one node  three nodes");
+        eprintln!("query  DataFusion+Parquet  DataFusion+Vortex  one node  three nodes  spread");
         for (name, _) in QUERIES {
-            let [plain, bare, one, three] = [&plain, &bare, &one, &three].map(|times| times[name]);
-            eprintln!("q{name}    {plain:>8.3} s         {bare:>8.3} s        {one:>7.3} s  {three:>7.3} s");
+            let times = [&plain, &bare, &one, &three, &spread].map(|times| times[name]);
+            let [plain, bare, one, three, spread] = times;
+            eprintln!(
+                "q{name}    {plain:>8.3} s         {bare:>8.3} s        {one:>7.3} s  {three:>9.3} s  {spread:>6.3} s"
+            );
         }
     }
     let total = |times: &Times| times.values().sum::<f64>();
-    let (p, b, o, t) = (total(&plain), total(&bare), total(&one), total(&three));
+    let (p, b, o, t, s) = (total(&plain), total(&bare), total(&one), total(&three), total(&spread));
     Ok(vec![
         Figure::new(format!("TPC-H {scale}: plain DataFusion over Parquet"), format!("{p:.2} s"), ""),
         Figure::new(
@@ -71,6 +77,11 @@ pub async fn measure(
             format!("TPC-H {scale}: three nodes"),
             format!("{t:.2} s, {:.2} x one node", t / o),
             "<= 1.5 x",
+        ),
+        Figure::new(
+            format!("TPC-H {scale}: three nodes, scans spread from {} MiB on", SPREAD_BYTES >> 20),
+            format!("{s:.2} s, {:.2} x one node", s / o),
+            "",
         ),
     ])
 }
@@ -157,7 +168,7 @@ async fn cluster(
     runs: usize,
     nodes: u16,
     keys: bool,
-) -> Result<Times> {
+) -> Result<(Times, Times)> {
     let data = dir.join(format!("tpch-{nodes}"));
     std::fs::create_dir_all(&data).map_err(|e| Error::io(data.display(), e))?;
     let mut cluster = LocalCluster::start(program, &data, nodes).await?;
@@ -166,7 +177,15 @@ async fn cluster(
     result
 }
 
-async fn run(url: &str, dir: &Path, scale: f64, runs: usize, nodes: u16, keys: bool) -> Result<Times> {
+/// Times with the default setting, and with scans spread over the nodes earlier.
+async fn run(
+    url: &str,
+    dir: &Path,
+    scale: f64,
+    runs: usize,
+    nodes: u16,
+    keys: bool,
+) -> Result<(Times, Times)> {
     let mut client = Client::connect(url).await?;
     for table in tpch(scale) {
         let path = write_parquet(dir, scale, table.name)?;
@@ -181,6 +200,15 @@ async fn run(url: &str, dir: &Path, scale: f64, runs: usize, nodes: u16, keys: b
         };
         load_files(&mut client, &[path], options).await?;
     }
+    let as_it_is = ask(&mut client, runs).await?;
+    if nodes == 1 {
+        return Ok((as_it_is.clone(), as_it_is));
+    }
+    client.execute(&format!("SET plexus.task_bytes = {SPREAD_BYTES}")).await?;
+    Ok((as_it_is, ask(&mut client, runs).await?))
+}
+
+async fn ask(client: &mut Client, runs: usize) -> Result<Times> {
     let mut times = Times::new();
     for (name, sql) in QUERIES {
         let mut best = f64::MAX;

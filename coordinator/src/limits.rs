@@ -73,6 +73,9 @@ pub const PULLS_MAX: usize = 2;
 /// Bytes asked of a peer at once when a segment is pulled; the pull resumes at this granularity.
 pub const PULL_CHUNK_BYTES: usize = 4 * 1024 * 1024;
 
+/// Segments whose pull broke off and of which what has come is kept in memory.
+pub const PULL_PARTS_MAX: usize = 8;
+
 /// How long a write may go on between its first segment and its commit.
 pub const WRITE_TIME_MAX: Duration = Duration::from_secs(12 * 60 * 60);
 

@@ -18,16 +18,17 @@ use plexus_model::{
     Command, Error, Manifest, NodeId, Result, Segment, SegmentData, SegmentId, Table, TableChange, TableId,
 };
 use plexus_raft::Meta;
-use plexus_storage::{RemoteSegments, SegmentRef, SegmentStore, inline};
+use plexus_storage::{SegmentRef, SegmentStore, inline};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::ingest::Writer;
 use crate::limits::{
-    COMMIT_TIMEOUT, GARBAGE_AGE_MIN, MAINTENANCE_INTERVAL, PULL_CHUNK_BYTES, PULLS_MAX, READ_INDEX_TIMEOUT,
-    WRITE_OUT_AGE, WRITE_OUT_BYTES, WRITE_OUT_SEGMENTS,
+    COMMIT_TIMEOUT, GARBAGE_AGE_MIN, MAINTENANCE_INTERVAL, PULLS_MAX, READ_INDEX_TIMEOUT, WRITE_OUT_AGE,
+    WRITE_OUT_BYTES, WRITE_OUT_SEGMENTS,
 };
 use crate::peers::Missing;
+use crate::pull::Puller;
 
 /// How often a node tells the leader that it lives.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
@@ -46,7 +47,7 @@ pub struct Maintenance {
     pub meta: Arc<Meta>,
     pub writer: Writer,
     pub store: Option<Arc<SegmentStore>>,
-    pub remote: Arc<dyn RemoteSegments>,
+    pub puller: Puller,
     pub missing: Arc<Missing>,
 }
 
@@ -179,7 +180,7 @@ impl Maintenance {
         }
         tracing::info!(segments = missing.len(), "pulling segments that this node lacks");
         let pulls = missing.into_iter().map(|segment| async move {
-            let pulled = self.pull(store, &segment).await;
+            let pulled = self.puller.pull(store, &segment).await;
             if pulled.is_ok() {
                 self.missing.found(segment.id);
             }
@@ -188,33 +189,6 @@ impl Maintenance {
         let results: Vec<Result<()>> =
             futures::stream::iter(pulls).buffer_unordered(PULLS_MAX).collect().await;
         results.into_iter().collect()
-    }
-
-    /// Fetches a segment from the first replica that has it, chunk by chunk; the next replica goes on where
-    /// the last one stopped. The whole is checked before it is kept.
-    async fn pull(&self, store: &Arc<SegmentStore>, segment: &SegmentRef) -> Result<()> {
-        let mut bytes = Vec::with_capacity(segment.length as usize);
-        let mut last = Error::unavailable(format!("segment {} has no other replica", segment.id));
-        for &node in segment.replicas.iter().filter(|&&n| n != self.node) {
-            while (bytes.len() as u64) < segment.length {
-                let rest = (segment.length as usize - bytes.len()).min(PULL_CHUNK_BYTES);
-                match self.remote.read(node, segment, bytes.len() as u64, rest).await {
-                    Ok(chunk) if !chunk.is_empty() => bytes.extend_from_slice(&chunk),
-                    Ok(_) => break,
-                    Err(e) => {
-                        last = e;
-                        break;
-                    }
-                }
-            }
-        }
-        if (bytes.len() as u64) < segment.length {
-            return Err(last);
-        }
-        let (store, segment) = (store.clone(), segment.clone());
-        tokio::task::spawn_blocking(move || store.put(segment.id, &bytes, &segment.checksum))
-            .await
-            .map_err(|e| Error::internal(format!("storing a pulled segment: {e}")))?
     }
 
     /// Exchanges inline rows for files, shard by shard, where this node is the first live replica.

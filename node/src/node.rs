@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use plexus_coordinator::limits::LOADS_MAX;
 use plexus_coordinator::{
-    Coordinator, CoordinatorOptions, GroupCommitter, Maintenance, Missing, Replicator, Writer,
+    Coordinator, CoordinatorOptions, GroupCommitter, Maintenance, Missing, Puller, Replicator, Writer,
 };
 use plexus_flight::peer::{PeerEndpoint, PeerHandler, PeerNodes, PeerService, WorkerChannels};
 use plexus_flight::sql::{Front, SqlService};
@@ -151,8 +151,8 @@ impl Node {
             writer: writer.clone(),
             peers: Arc::new(nodes.clone()),
         }));
-        let maintenance =
-            Maintenance { node: id, meta: meta.clone(), writer, store, remote: Arc::new(nodes), missing };
+        let puller = Puller::new(id, Arc::new(nodes));
+        let maintenance = Maintenance { node: id, meta: meta.clone(), writer, store, puller, missing };
         servers.spawn(serve_workers(listeners.peer, engine, identity, stop_serving.clone()));
         let service = SqlService::new(coordinator.clone())?;
         servers.spawn(serve_clients(listeners.flight, service, stop_serving.clone()));

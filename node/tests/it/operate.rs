@@ -149,6 +149,7 @@ async fn the_configuration_may_come_from_variables_and_from_a_file() {
         .args(["start", "--http", &http])
         .env("PLEXUS_CONFIG", &config)
         .env("PLEXUS_PEER", &peer)
+        .env("PLEXUS_ADVERTISE", "localhost")
         .env("PLEXUS_DATA_DIR", dir.path().join("data"))
         .stderr(std::fs::File::create(&log).unwrap())
         .spawn()
@@ -167,8 +168,10 @@ async fn the_configuration_may_come_from_variables_and_from_a_file() {
     child.kill().unwrap();
     child.wait().unwrap();
     let node = &seen.expect("the node starts")["nodes"][0];
-    assert_eq!((node["id"].as_u64(), node["flight"].as_str()), (Some(42), Some(flight.as_str())));
-    assert_eq!(node["peer"].as_str(), Some(peer.as_str()));
+    let advertised = |address: &str| address.replace("127.0.0.1", "localhost");
+    assert_eq!(node["id"].as_u64(), Some(42));
+    assert_eq!(node["flight"].as_str(), Some(advertised(&flight).as_str()));
+    assert_eq!(node["peer"].as_str(), Some(advertised(&peer).as_str()));
     for line in std::fs::read_to_string(&log).unwrap().lines() {
         let parsed: serde_json::Value = serde_json::from_str(line).expect("a JSON object a line");
         assert!(parsed["timestamp"].is_string() && parsed["level"].is_string(), "{line}");

@@ -1,0 +1,148 @@
+//! Pulling a segment that this node should keep from the nodes that have it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use plexus_model::{Error, NodeId, Result, SegmentId};
+use plexus_storage::{RemoteSegments, SegmentRef, SegmentStore};
+
+use crate::limits::{PULL_CHUNK_BYTES, PULL_PARTS_MAX};
+
+/// Fetches segments chunk by chunk. What has come stays when a pull breaks off: the next replica, or the
+/// next attempt, goes on from there.
+pub struct Puller {
+    node: NodeId,
+    remote: Arc<dyn RemoteSegments>,
+    parts: Mutex<HashMap<SegmentId, Vec<u8>>>,
+}
+
+impl Puller {
+    pub fn new(node: NodeId, remote: Arc<dyn RemoteSegments>) -> Self {
+        Self { node, remote, parts: Mutex::default() }
+    }
+
+    /// Makes a segment durable here. The whole is checked before it is kept.
+    ///
+    /// # Errors
+    /// `Unavailable` when no replica gives all of it; `Corrupt` when what they gave does not have the
+    /// checksum, after which it is fetched anew.
+    pub async fn pull(&self, store: &Arc<SegmentStore>, segment: &SegmentRef) -> Result<()> {
+        let mut bytes = self.parts().remove(&segment.id).unwrap_or_default();
+        if let Err(error) = self.fetch(segment, &mut bytes).await {
+            let mut parts = self.parts();
+            // Too many broken pulls would hold too much memory: those beyond begin again.
+            if parts.len() < PULL_PARTS_MAX {
+                parts.insert(segment.id, bytes);
+            }
+            return Err(error);
+        }
+        let (store, segment) = (store.clone(), segment.clone());
+        tokio::task::spawn_blocking(move || store.put(segment.id, &bytes, &segment.checksum))
+            .await
+            .map_err(|e| Error::internal(format!("storing a pulled segment: {e}")))?
+    }
+
+    /// Appends to `bytes` until they are the whole segment.
+    async fn fetch(&self, segment: &SegmentRef, bytes: &mut Vec<u8>) -> Result<()> {
+        let mut last = Error::unavailable(format!("segment {} has no other replica", segment.id));
+        for node in self.remote.order(&segment.replicas).into_iter().filter(|n| *n != self.node) {
+            while (bytes.len() as u64) < segment.length {
+                let rest = (segment.length as usize - bytes.len()).min(PULL_CHUNK_BYTES);
+                match self.remote.read(node, segment, bytes.len() as u64, rest).await {
+                    Ok(chunk) if !chunk.is_empty() => bytes.extend_from_slice(&chunk),
+                    Ok(_) => break,
+                    Err(e) => {
+                        last = e;
+                        break;
+                    }
+                }
+            }
+            if bytes.len() as u64 >= segment.length {
+                return Ok(());
+            }
+        }
+        Err(last)
+    }
+
+    fn parts(&self) -> MutexGuard<'_, HashMap<SegmentId, Vec<u8>>> {
+        self.parts.lock().expect("no code panics while it holds this lock")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use bytes::Bytes;
+
+    use super::*;
+
+    /// Replicas that break off: each serves so many chunks in all.
+    struct Flaky {
+        bytes: Vec<u8>,
+        left: Mutex<HashMap<NodeId, usize>>,
+        offsets: Mutex<Vec<u64>>,
+    }
+
+    #[async_trait]
+    impl RemoteSegments for Flaky {
+        async fn read(&self, node: NodeId, _: &SegmentRef, offset: u64, length: usize) -> Result<Bytes> {
+            let mut left = self.left.lock().unwrap();
+            let left = left.entry(node).or_default();
+            if *left == 0 {
+                return Err(Error::unavailable(format!("node {node} is gone")));
+            }
+            *left -= 1;
+            self.offsets.lock().unwrap().push(offset);
+            Ok(Bytes::copy_from_slice(&self.bytes[offset as usize..offset as usize + length]))
+        }
+
+        fn order(&self, replicas: &[NodeId]) -> Vec<NodeId> {
+            replicas.to_vec()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pull_goes_on_where_it_broke_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(SegmentStore::open(dir.path()).unwrap());
+        let bytes: Vec<u8> = (0..PULL_CHUNK_BYTES * 5 + 17).map(|i| (i % 251) as u8).collect();
+        let segment = SegmentRef {
+            id: SegmentId::generate(),
+            length: bytes.len() as u64,
+            checksum: *blake3::hash(&bytes).as_bytes(),
+            replicas: vec![NodeId(1), NodeId(2), NodeId(3)],
+        };
+        let left = HashMap::from([(NodeId(1), 9), (NodeId(2), 2), (NodeId(3), 1)]);
+        let remote = Arc::new(Flaky { bytes, left: Mutex::new(left), offsets: Mutex::default() });
+        // Node 1 is this one; 2 and 3 give half of it, then nothing.
+        let puller = Puller::new(NodeId(1), remote.clone());
+        assert!(puller.pull(&store, &segment).await.unwrap_err().message().contains("node 3 is gone"));
+        assert!(!store.contains(segment.id));
+        remote.left.lock().unwrap().insert(NodeId(2), 3);
+        puller.pull(&store, &segment).await.unwrap();
+        assert!(store.contains(segment.id));
+        let chunks: Vec<u64> =
+            remote.offsets.lock().unwrap().iter().map(|o| o / PULL_CHUNK_BYTES as u64).collect();
+        assert_eq!(chunks, [0, 1, 2, 3, 4, 5], "something was fetched twice");
+    }
+
+    #[tokio::test]
+    async fn bytes_of_another_checksum_are_not_kept_and_fetched_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(SegmentStore::open(dir.path()).unwrap());
+        let segment = SegmentRef {
+            id: SegmentId::generate(),
+            length: 10,
+            checksum: [0; 32],
+            replicas: vec![NodeId(2)],
+        };
+        let left = Mutex::new(HashMap::from([(NodeId(2), 9)]));
+        let remote = Arc::new(Flaky { bytes: vec![1; 10], left, offsets: Mutex::default() });
+        let puller = Puller::new(NodeId(1), remote.clone());
+        for attempts in 1..3 {
+            let error = puller.pull(&store, &segment).await.unwrap_err();
+            assert_eq!(error.kind(), plexus_model::ErrorKind::Corrupt);
+            assert_eq!(remote.offsets.lock().unwrap().len(), attempts);
+        }
+    }
+}
