@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StructArray, new_null_array};
 use arrow::compute::{self, CastOptions};
 use arrow::datatypes::Float64Type;
 use arrow::util::display::array_value_to_string;
@@ -132,6 +132,23 @@ fn cast_exactly(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
     if from == to {
         return Ok(array.clone());
     }
+    // Field by field: that one may round is no reason to refuse what another may.
+    if let (DataType::Struct(from_fields), DataType::Struct(to_fields)) = (from, to)
+        && from_fields.iter().map(|f| f.name()).eq(to_fields.iter().map(|f| f.name()))
+    {
+        let parts = array.as_struct();
+        let converted: Vec<ArrayRef> = parts
+            .columns()
+            .iter()
+            .zip(to_fields)
+            .map(|(part, field)| {
+                cast_exactly(part, field.data_type())
+                    .map_err(|e| e.context(format!("field {:?}", field.name())))
+            })
+            .collect::<Result<_>>()?;
+        let converted = StructArray::try_new(to_fields.clone(), converted, parts.nulls().cloned());
+        return Ok(Arc::new(converted.map_err(|e| does_not_fit(from, to, &e))?));
+    }
     let fit = fit(from, to)
         .ok_or_else(|| Error::invalid(format!("the rows have type {from}, the table has {to}")))?;
     let converted = cast(array, from, to)?;
@@ -152,16 +169,36 @@ fn cast_exactly(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
     Ok(converted)
 }
 
-/// The first row whose finite value became infinite in a narrower type.
+/// The first row with a finite value that became infinite in a narrower type.
 fn first_new_infinity(before: &ArrayRef, after: &ArrayRef) -> Option<usize> {
-    if !(before.data_type().is_floating() && after.data_type().is_floating()) {
+    if infinities(after) <= infinities(before) {
         return None;
     }
-    let wide = |array: &ArrayRef| compute::cast(array, &DataType::Float64).ok();
-    let (before, after) = (wide(before)?, wide(after)?);
-    let (before, after) = (before.as_primitive::<Float64Type>(), after.as_primitive::<Float64Type>());
-    (0..before.len())
-        .find(|&row| before.is_valid(row) && before.value(row).is_finite() && after.value(row).is_infinite())
+    (0..before.len()).find(|&row| infinities(&after.slice(row, 1)) > infinities(&before.slice(row, 1)))
+}
+
+/// Infinite values in an array, also inside lists and structs.
+fn infinities(array: &ArrayRef) -> usize {
+    let within = |values: &ArrayRef, start: usize, end: usize| infinities(&values.slice(start, end - start));
+    match array.data_type() {
+        t if t.is_floating() => {
+            let wide = compute::cast(array, &DataType::Float64).ok();
+            wide.map_or(0, |wide| {
+                wide.as_primitive::<Float64Type>().iter().flatten().filter(|v| v.is_infinite()).count()
+            })
+        }
+        DataType::List(_) => {
+            let list = array.as_list::<i32>();
+            within(list.values(), list.value_offsets()[0] as usize, list.value_offsets()[list.len()] as usize)
+        }
+        DataType::LargeList(_) => {
+            let list = array.as_list::<i64>();
+            within(list.values(), list.value_offsets()[0] as usize, list.value_offsets()[list.len()] as usize)
+        }
+        DataType::FixedSizeList(..) => infinities(array.as_fixed_size_list().values()),
+        DataType::Struct(_) => array.as_struct().columns().iter().map(infinities).sum(),
+        _ => 0,
+    }
 }
 
 /// Whether values of one type can be those of another, and what the cast does to them.
@@ -269,6 +306,23 @@ mod tests {
         assert!(cast(Float64Array::from(vec![0.1, f64::INFINITY]), DataType::Float32).is_ok());
         let error = cast(Float64Array::from(vec![0.1, 1e300]), DataType::Float32).unwrap_err();
         assert!(error.message().contains("1e300"), "{error}");
+        let vector = DataType::FixedSizeList(Arc::new(Field::new("item", DataType::Float32, true)), 2);
+        let huge = ListArray::from_iter_primitive::<Float64Type, _, _>([Some(vec![Some(1.0), Some(1e300)])]);
+        assert!(cast(huge, vector).is_err());
+    }
+
+    #[test]
+    fn fields_of_a_struct_are_converted_each_by_its_own_rule() {
+        let of = |a, b| vec![Field::new("a", a, true), Field::new("b", b, true)].into();
+        let rows = |a: f64, b: f64| {
+            let fields: Vec<ArrayRef> =
+                vec![Arc::new(Float64Array::from(vec![a])), Arc::new(Float64Array::from(vec![b]))];
+            StructArray::new(of(DataType::Float64, DataType::Float64), fields, None)
+        };
+        let to = DataType::Struct(of(DataType::Float32, DataType::Int32));
+        assert!(cast(rows(0.1, 2.0), to.clone()).is_ok());
+        let error = cast(rows(0.1, 2.5), to).unwrap_err();
+        assert!(error.message().contains("\"b\"") && error.message().contains("2.5"), "{error}");
     }
 
     proptest! {

@@ -35,7 +35,7 @@ pub const INLINE_TABLE_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const INLINE_TOTAL_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Weight of one proposal (see `Proposal::weight`). Entries go to followers whole, within a heartbeat.
-pub const PROPOSAL_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub const PROPOSAL_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// How long an answer is remembered for its token. Well above the time for which a coordinator asks
 /// again (see `coordinator`); about 40,000 commits a minute fit in a few megabytes.

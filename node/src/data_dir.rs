@@ -114,15 +114,15 @@ impl DataDir {
         self.path.join(MEMBER_FILE).exists()
     }
 
-    /// Notes that the cluster has let this node in.
-    pub fn mark_member(&self) -> Result<()> {
-        plexus_raft::durable::replace_file(&self.path, MEMBER_FILE, b"")
-    }
-
     /// Where the token is kept that lets other nodes join.
     pub fn token_path(&self) -> PathBuf {
         self.path.join(AUTHORITY_FILE)
     }
+}
+
+/// Notes in a data directory that the cluster has let this node in.
+pub fn mark_member(directory: &Path) -> Result<()> {
+    plexus_raft::durable::replace_file(directory, MEMBER_FILE, b"")
 }
 
 fn lock(path: &Path) -> Result<File> {

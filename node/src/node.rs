@@ -25,7 +25,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Server, ServerTlsConfig};
 
 use crate::config::{Config, Membership};
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, mark_member};
 use crate::http;
 use crate::status::StatusSource;
 
@@ -129,8 +129,13 @@ impl Node {
 
         let record = node_record(&config, id);
         if let Some(entering) = enter_cluster(&config, &meta, &data, record).await? {
-            let stop = stop.clone();
-            background.spawn(async move { stop.run_until_cancelled(entering).await.unwrap_or(Ok(())) });
+            let (stop, path) = (stop.clone(), data.path().to_owned());
+            background.spawn(async move {
+                match stop.run_until_cancelled(entering).await {
+                    Some(entered) => entered.and_then(|()| mark_member(&path)),
+                    None => Ok(()),
+                }
+            });
         }
         // Not earlier: a node that is refused must not have taken part.
         control.spawn(PeerService::new(handler).run(endpoint.clone()));
@@ -266,7 +271,7 @@ async fn enter_cluster(
             )));
         }
     }
-    data.mark_member()?;
+    mark_member(data.path())?;
     Ok(None)
 }
 
@@ -281,8 +286,8 @@ async fn return_to_cluster(
 ) -> Result<()> {
     loop {
         let entered = async {
-            // Only a founder that was interrupted leads a group without a cluster.
-            if meta.is_leader() && meta.manifest().cluster == ClusterId::default() {
+            // Only a founder that was interrupted leads a group of no nodes.
+            if meta.is_leader() && meta.manifest().nodes.is_empty() {
                 return meta.bootstrap(cluster, record.clone()).await;
             }
             match (meta.rejoin(record.clone()).await, &membership) {

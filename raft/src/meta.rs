@@ -22,7 +22,7 @@ use crate::log::LogStore;
 use crate::network::{Network, Transport, call};
 use crate::state_machine::{Published, StateMachine};
 use crate::types::{Address, LogId, Membership, TypeConfig};
-use crate::wire::{MemberChange, Request, Response, snapshot_response, vote_response};
+use crate::wire::{MemberChange, RaftRequest, Request, Response, snapshot_response, vote_response};
 
 /// Leader to followers. A follower's sync must fit in one interval.
 const HEARTBEAT_MS: u64 = 250;
@@ -67,6 +67,9 @@ pub struct Meta {
     /// When the leader last heard of each node. Only meaningful on the leader.
     heard: Mutex<HashMap<NodeId, Instant>>,
     pristine: bool,
+    /// Held while the members are changed, which takes several steps. An async lock, since it is held across
+    /// them.
+    changing: tokio::sync::Mutex<()>,
     stop: CancellationToken,
 }
 
@@ -116,6 +119,7 @@ impl Meta {
             reads: Rounds::start(stop.clone(), ConfirmRead(raft.clone())),
             heard: Mutex::default(),
             pristine,
+            changing: tokio::sync::Mutex::default(),
             stop,
             raft,
         }))
@@ -372,28 +376,37 @@ impl Meta {
         plexus_model::encode(&response)
     }
 
-    async fn answer(&self, request: Request) -> Response {
+    async fn answer_raft(&self, request: RaftRequest) -> Response {
         match request {
-            Request::Append(append) => {
+            RaftRequest::Append(append) => {
                 match self.raft.append_entries(AppendEntriesRequest::from(append)).await {
                     Ok(reply) => Response::Append(reply.into()),
                     Err(e) => stopped(&e),
                 }
             }
-            Request::Vote { vote, last } => {
+            RaftRequest::Vote { vote, last } => {
                 let request = VoteRequest { vote: vote.into(), last_log_id: last.map(Into::into) };
                 match self.raft.vote(request).await {
                     Ok(reply) => vote_response(reply),
                     Err(e) => stopped(&e),
                 }
             }
-            Request::Snapshot { vote, meta, offset, data, done } => {
+            RaftRequest::Snapshot { vote, meta, offset, data, done } => {
                 let request =
                     InstallSnapshotRequest { vote: vote.into(), meta: meta.into(), offset, data, done };
                 match self.raft.install_snapshot(request).await {
                     Ok(reply) => snapshot_response(reply),
                     Err(e) => stopped(&e),
                 }
+            }
+        }
+    }
+
+    async fn answer(&self, request: Request) -> Response {
+        match request {
+            Request::Raft { to, request } if to == self.node.0 => self.answer_raft(request).await,
+            Request::Raft { to, .. } => {
+                failed(&Error::unavailable(format!("this is node {}, not node {to}", self.node)))
             }
             Request::Propose(proposal) => match self.proposals.ask(proposal).await {
                 Ok(outcome) => Response::Outcome(outcome),
@@ -434,7 +447,15 @@ impl Meta {
     /// Lets a new node in: as a learner, which gets the log, and as a node that others know. It may become
     /// a voter later, when it has the log.
     async fn admit(&self, record: NodeRecord) -> Result<()> {
+        let _one_at_a_time = self.changing.lock().await;
         let id = record.id;
+        let manifest = self.read(MEMBER_CHANGE_TIMEOUT).await?;
+        if let Some(other) = manifest.nodes.values().find(|n| n.peer == record.peer && n.id != id && n.live) {
+            return Err(Error::already_exists(format!(
+                "peer address {} belongs to live node {}",
+                record.peer, other.id
+            )));
+        }
         let membership = self.membership();
         if membership.voter_ids().any(|voter| voter == id.0) {
             // It may have promised a vote or kept an entry in the log that it has lost.
@@ -443,7 +464,7 @@ impl Meta {
                  the old one"
             )));
         }
-        if self.manifest().nodes.get(&id).is_some_and(|known| known.peer != record.peer) {
+        if manifest.nodes.get(&id).is_some_and(|known| known.peer != record.peer) {
             return Err(Error::already_exists(format!(
                 "node {id} is a member with another peer address; a new node cannot join as {id} from {}",
                 record.peer
@@ -462,8 +483,10 @@ impl Meta {
 
     /// Takes note of a member's addresses and roles.
     async fn readmit(&self, record: NodeRecord) -> Result<()> {
+        let _one_at_a_time = self.changing.lock().await;
         let id = record.id;
-        if !self.manifest().nodes.contains_key(&id) {
+        // By the quorum: a leader that was deposed, or is only catching up, does not know every member.
+        if !self.read(MEMBER_CHANGE_TIMEOUT).await?.nodes.contains_key(&id) {
             return Err(Error::not_found(format!(
                 "node {id} is no member of the cluster (any more): it can join with an empty data directory"
             )));
@@ -479,6 +502,7 @@ impl Meta {
     }
 
     async fn expel(&self, node: NodeId) -> Result<()> {
+        let _one_at_a_time = self.changing.lock().await;
         if node == self.node {
             return Err(Error::conflict(format!(
                 "node {node} leads the metadata group: stop it, and remove it when another node leads"
@@ -509,9 +533,23 @@ impl Meta {
     /// Makes voters of members that are ready for it, and finishes a change of voters that was interrupted
     /// between its two steps. Called from time to time on the leader; does nothing elsewhere.
     pub async fn tend_voters(&self) -> Result<()> {
-        if !self.is_leader() {
+        let Ok(_one_at_a_time) = self.changing.try_lock() else {
+            return Ok(());
+        };
+        if !self.is_leader() || self.voters_to_be(&self.manifest()).is_none() {
             return Ok(());
         }
+        // What this member has applied may be old: a voter that it does not know yet must not be dropped.
+        let manifest = self.read(MEMBER_CHANGE_TIMEOUT).await?;
+        if let Some(wanted) = self.voters_to_be(&manifest) {
+            tracing::info!(?wanted, "changing the voters of the metadata group");
+            self.change_members(ChangeMembers::ReplaceAllVoters(wanted)).await?;
+        }
+        Ok(())
+    }
+
+    /// The voters that there should be, if these are others, or if a change of voters is half done.
+    fn voters_to_be(&self, manifest: &Manifest) -> Option<BTreeSet<u64>> {
         let (membership, caught_up) = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow();
@@ -522,17 +560,12 @@ impl Meta {
                 replication.into_iter().filter(|(_, log)| near(*log)).map(|(node, _)| node).collect();
             (metrics.membership_config.membership().clone(), caught_up)
         };
-        let manifest = self.manifest();
-        let current: BTreeSet<u64> =
-            membership.voter_ids().filter(|voter| manifest.nodes.contains_key(&NodeId(*voter))).collect();
+        let present: BTreeSet<u64> = membership.voter_ids().collect();
+        let current = present.iter().copied().filter(|voter| manifest.nodes.contains_key(&NodeId(*voter)));
         let ready = manifest.nodes.values().filter(|n| n.roles.meta && n.live && caught_up.contains(&n.id.0));
-        let wanted = wanted_voters(&current, ready.map(|n| n.id.0));
-        let interrupted = membership.get_joint_config().len() > 1;
-        if interrupted || wanted != membership.voter_ids().collect() {
-            tracing::info!(?wanted, interrupted, "changing the voters of the metadata group");
-            self.change_members(ChangeMembers::ReplaceAllVoters(wanted)).await?;
-        }
-        Ok(())
+        let wanted = wanted_voters(&current.collect(), ready.map(|n| n.id.0));
+        let half_done = membership.get_joint_config().len() > 1;
+        (half_done || wanted != present).then_some(wanted)
     }
 
     /// Resolves when this member can take part no longer: its log or its state machine has failed.

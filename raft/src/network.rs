@@ -14,7 +14,7 @@ use openraft::{AnyError, RaftNetwork, RaftNetworkFactory};
 use plexus_model::Result;
 
 use crate::types::{Address, TypeConfig};
-use crate::wire::{Request, Response, snapshot_request, vote_request};
+use crate::wire::{RaftRequest, Request, Response, snapshot_request, vote_request};
 
 /// Moves one request to the node at `address` and brings back its response. Both are opaque bytes.
 #[async_trait]
@@ -41,14 +41,15 @@ pub struct Network {
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Member;
 
-    async fn new_client(&mut self, _target: u64, node: &Address) -> Member {
-        Member { transport: self.transport.clone(), address: node.0.clone() }
+    async fn new_client(&mut self, target: u64, node: &Address) -> Member {
+        Member { transport: self.transport.clone(), id: target, address: node.0.clone() }
     }
 }
 
 /// One other member.
 pub struct Member {
     transport: Arc<dyn Transport>,
+    id: u64,
     address: String,
 }
 
@@ -57,9 +58,10 @@ type RpcError<E> = RPCError<u64, Address, E>;
 impl Member {
     async fn send<E: std::error::Error>(
         &self,
-        request: Request,
+        request: RaftRequest,
         option: RPCOption,
     ) -> Result<Response, RpcError<E>> {
+        let request = Request::Raft { to: self.id, request };
         let response = call(&*self.transport, &self.address, &request, option.hard_ttl())
             .await
             .map_err(|e| RPCError::Unreachable(Unreachable::new(&e)))?;

@@ -16,33 +16,27 @@ use crate::types::{
     Address, Batch, Entry, LogId, Membership, SnapshotMeta, StoredMembership, TypeConfig, Vote,
 };
 
+/// Raft's own requests.
+#[derive(Archive, Serialize, Deserialize, Debug)]
+pub enum RaftRequest {
+    Append(Append),
+    Vote { vote: WireVote, last: Option<WireLogId> },
+    Snapshot { vote: WireVote, meta: WireSnapshotMeta, offset: u64, data: Vec<u8>, done: bool },
+}
+
 #[derive(Archive, Serialize, Deserialize, Debug)]
 pub enum Request {
-    Append(Append),
-    Vote {
-        vote: WireVote,
-        last: Option<WireLogId>,
-    },
-    Snapshot {
-        vote: WireVote,
-        meta: WireSnapshotMeta,
-        offset: u64,
-        data: Vec<u8>,
-        done: bool,
-    },
+    /// For one member and nobody else: another node may have its address by now, and an answer of that one
+    /// must not count as the member's.
+    Raft { to: u64, request: RaftRequest },
     /// To the leader: commit this.
     Propose(Proposal),
     /// To the leader: up to which index must a read that starts now have applied?
     ReadIndex,
     /// To the leader: change who is a member. Who is not the leader passes it on, but only once.
-    Change {
-        change: MemberChange,
-        passed_on: bool,
-    },
+    Change { change: MemberChange, passed_on: bool },
     /// To the leader: this node is alive.
-    Heartbeat {
-        node: u64,
-    },
+    Heartbeat { node: u64 },
 }
 
 #[derive(Archive, Serialize, Deserialize, Clone, Debug)]
@@ -226,7 +220,7 @@ impl From<WireSnapshotMeta> for SnapshotMeta {
     }
 }
 
-impl From<AppendEntriesRequest<TypeConfig>> for Request {
+impl From<AppendEntriesRequest<TypeConfig>> for RaftRequest {
     fn from(r: AppendEntriesRequest<TypeConfig>) -> Self {
         Self::Append(Append {
             vote: r.vote.into(),
@@ -278,16 +272,16 @@ impl From<AppendReply> for AppendEntriesResponse<u64> {
     }
 }
 
-pub fn vote_request(r: VoteRequest<u64>) -> Request {
-    Request::Vote { vote: r.vote.into(), last: r.last_log_id.map(Into::into) }
+pub fn vote_request(r: VoteRequest<u64>) -> RaftRequest {
+    RaftRequest::Vote { vote: r.vote.into(), last: r.last_log_id.map(Into::into) }
 }
 
 pub fn vote_response(r: VoteResponse<u64>) -> Response {
     Response::Vote { vote: r.vote.into(), granted: r.vote_granted, last: r.last_log_id.map(Into::into) }
 }
 
-pub fn snapshot_request(r: InstallSnapshotRequest<TypeConfig>) -> Request {
-    Request::Snapshot {
+pub fn snapshot_request(r: InstallSnapshotRequest<TypeConfig>) -> RaftRequest {
+    RaftRequest::Snapshot {
         vote: r.vote.into(),
         meta: (&r.meta).into(),
         offset: r.offset,

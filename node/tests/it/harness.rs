@@ -3,6 +3,7 @@
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use arrow::array::{AsArray, RecordBatch};
@@ -36,19 +37,22 @@ impl Drop for Node {
     }
 }
 
-/// Ports that are free for TCP and UDP just now.
+/// Ports that are free for TCP and UDP just now. Not from the range of which the system takes ports for
+/// outgoing connections: one of those could be gone a moment later.
 pub fn free_ports() -> [u16; 3] {
-    let mut held = Vec::new();
-    let mut ports = Vec::new();
-    while ports.len() < 3 {
-        let tcp = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-        let port = tcp.local_addr().expect("an address").port();
-        if let Ok(udp) = UdpSocket::bind(("127.0.0.1", port)) {
-            ports.push(port);
-            held.push((tcp, udp));
-        }
-    }
-    [ports[0], ports[1], ports[2]]
+    const FIRST: u32 = 15_000;
+    const COUNT: u32 = 15_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id().wrapping_mul(97);
+    let mut candidates = std::iter::repeat_with(|| {
+        (FIRST + start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT) as u16
+    })
+    .take(COUNT as usize)
+    .filter(|&port| {
+        TcpListener::bind(("127.0.0.1", port)).is_ok() && UdpSocket::bind(("127.0.0.1", port)).is_ok()
+    });
+    let mut next = || candidates.next().expect("a free port");
+    [next(), next(), next()]
 }
 
 impl Node {
@@ -209,11 +213,17 @@ impl Cluster {
 
     /// Lets another node join.
     pub async fn add(&mut self, roles: &str) -> usize {
+        self.add_at(roles, free_ports()).await
+    }
+
+    /// Lets another node join, which listens on these ports.
+    pub async fn add_at(&mut self, roles: &str, ports: [u16; 3]) -> usize {
         let id = self.nodes.iter().map(|n| n.id).max().unwrap_or(0) + 1;
         let token = format!("@{}", self.nodes[0].dir.join("join.token").display());
-        let args =
-            ["--join", &self.nodes[0].peer(), "--join-token", &token, "--roles", roles].map(Into::into);
+        let running = self.nodes.iter().find(|n| n.child.is_some()).expect("a running node");
+        let args = ["--join", &running.peer(), "--join-token", &token, "--roles", roles].map(Into::into);
         let mut node = Node::new(id, self.dir.path(), args.to_vec());
+        node.ports = ports;
         node.start();
         node.wait_ready().await;
         self.nodes.push(node);

@@ -71,6 +71,50 @@ async fn the_only_replica_moves_before_its_node_is_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_only_a_dead_node_has_is_named_and_other_nodes_can_still_be_removed() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let mut client = cluster.nodes[leader].client().await;
+    client.execute("CREATE TABLE t (id BIGINT) WITH (shards = 12, replicas = 1)").await.unwrap();
+    client.execute("INSERT INTO t SELECT value FROM generate_series(1, 200000)").await.unwrap();
+    let victim = (0..3).find(|&n| n != leader).unwrap();
+    let id = cluster.nodes[victim].id;
+    cluster.nodes[victim].kill();
+    cluster.wait("the dead node is known", |s| s.nodes.iter().any(|n| n.id == id && !n.live)).await;
+    let remove = format!("CALL plexus.remove_node({id})");
+    let error = client.execute(&remove).await.map(|a| a.affected).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(error.message().contains("public.t") && error.message().contains("drop the table"), "{error}");
+    client.execute("DROP TABLE t").await.unwrap();
+    client.execute(&remove).await.unwrap();
+    cluster.wait("two are left", |s| s.nodes.len() == 2 && s.nodes.iter().all(|n| n.live)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_node_at_a_dead_voters_address_does_not_answer_for_it() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let victim = (0..3).find(|&n| n != leader).unwrap();
+    let (id, ports) = (cluster.nodes[victim].id, cluster.nodes[victim].ports);
+    cluster.nodes[victim].kill();
+    cluster.wait("the dead node is known", |s| s.nodes.iter().any(|n| n.id == id && !n.live)).await;
+    let heir = cluster.add_at("data,query", ports).await;
+    let mut client = cluster.nodes[leader].client().await;
+    client.execute("CREATE TABLE t (id BIGINT) WITH (replicas = 1)").await.unwrap();
+    // With a second voter gone there is no majority, whatever answers at the address of the first.
+    let other = (0..3).find(|&n| n != leader && n != victim).unwrap();
+    cluster.nodes[other].kill();
+    let insert = client.execute("INSERT INTO t VALUES (1)").await.map(|a| a.affected);
+    assert!(insert.is_err(), "one voter of three has committed");
+    cluster.nodes[other].start();
+    cluster.nodes[other].wait_ready().await;
+    client.execute("INSERT INTO t VALUES (2)").await.unwrap();
+    client.execute(&format!("CALL plexus.remove_node({id})")).await.unwrap();
+    let mut client = cluster.nodes[heir].client().await;
+    assert_eq!(number(&mut client, "SELECT count(*) FROM t WHERE id = 2").await.unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_comes_back_under_other_addresses() {
     let mut cluster = Cluster::start(3).await;
     let mut client = cluster.nodes[0].client().await;
