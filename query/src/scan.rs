@@ -105,3 +105,31 @@ pub fn spread(mut files: Vec<PartitionedFile>, partitions: usize) -> Vec<FileGro
     }
     groups.into_iter().map(|(_, files)| FileGroup::new(files)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn files_are_spread_once_each_and_evenly(sizes in proptest::collection::vec(1u64..1_000, 0..60), partitions in 1usize..9) {
+            let files: Vec<PartitionedFile> =
+                sizes.iter().enumerate().map(|(i, size)| PartitionedFile::new(format!("{i}"), *size)).collect();
+            let groups = spread(files, partitions);
+            prop_assert!(groups.len() <= partitions);
+            let mut names: Vec<String> =
+                groups.iter().flat_map(|g| g.files()).map(|f| f.path().to_string()).collect();
+            names.sort();
+            let mut expected: Vec<String> = (0..sizes.len()).map(|i| i.to_string()).collect();
+            expected.sort();
+            prop_assert_eq!(names, expected);
+            // Largest first leaves no group heavier than another by more than one file.
+            let loads: Vec<u64> =
+                groups.iter().map(|g| g.files().iter().map(PartitionedFile::effective_size).sum()).collect();
+            let (least, most) = (loads.iter().min().unwrap_or(&0), loads.iter().max().unwrap_or(&0));
+            prop_assert!(most - least <= sizes.iter().copied().max().unwrap_or(0), "{loads:?}");
+        }
+    }
+}

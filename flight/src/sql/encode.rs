@@ -162,6 +162,7 @@ fn compact(array: &ArrayRef) -> ArrayRef {
 #[cfg(test)]
 mod tests {
     use arrow::array::StringViewArray;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -180,6 +181,30 @@ mod tests {
             assert!(messages.iter().all(|m| m.encoded_len() < 4 * 1024 * 1024));
             let decoded = arrow_flight::utils::flight_data_to_batches(&messages).unwrap();
             assert_eq!(decoded.iter().map(|b| b.num_rows()).sum::<usize>(), values.len());
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn rows_arrive_as_they_were_in_small_messages(
+            lengths in proptest::collection::vec(proptest::option::of(0usize..400_000), 0..40),
+            batches in 1usize..4,
+        ) {
+            let values: Vec<Option<String>> = lengths.iter().map(|l| l.map(|l| "x".repeat(l))).collect();
+            let array: ArrayRef = Arc::new(StringViewArray::from_iter(values.iter().map(|v| v.as_deref())));
+            let schema = Arc::new(Schema::new(vec![Field::new("v", DataType::Utf8View, true)]));
+            let batch = RecordBatch::try_new(schema.clone(), vec![array]).unwrap();
+            let rows = Rows::from_batches(schema, vec![batch; batches]);
+            let messages: Vec<FlightData> =
+                futures::executor::block_on(encode_rows(rows, false).try_collect()).unwrap();
+            prop_assert!(messages.iter().all(|m| m.encoded_len() < 4 * 1024 * 1024));
+            let mut found = Vec::new();
+            for batch in arrow_flight::utils::flight_data_to_batches(&messages).unwrap() {
+                let texts = batch.column(0).as_string::<i32>();
+                found.extend(texts.iter().map(|t| t.map(str::len)));
+            }
+            prop_assert_eq!(found, lengths.repeat(batches));
         }
     }
 }
