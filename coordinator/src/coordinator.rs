@@ -1,8 +1,6 @@
 //! Statements, from text to rows or to a commit.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
 
 use arrow::array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
@@ -13,12 +11,9 @@ use datafusion::logical_expr::{DmlStatement, LogicalPlan, Statement as PlanState
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{self, ObjectType};
 use futures::TryStreamExt;
-use plexus_model::{
-    Command, Error, ErrorKind, Manifest, NodeId, Result, SegmentId, Table, TableName, Version,
-};
+use plexus_model::{Command, Error, ErrorKind, Manifest, NodeId, Result, Table, TableName, Version};
 use plexus_query::{ClusterView, Engine, Pin, explain};
 use plexus_raft::Meta;
-use tokio::time::sleep;
 use tracing::Instrument;
 use tracing::field::Empty;
 
@@ -27,9 +22,10 @@ use crate::conform::{arrange, assign, column_names};
 use crate::ddl;
 use crate::errors::from_datafusion;
 use crate::ingest::Writer;
-use crate::limits::{COMMIT_TIMEOUT, DRAIN_POLL, DRAIN_TIMEOUT, READ_INDEX_TIMEOUT};
+use crate::limits::{COMMIT_TIMEOUT, READ_INDEX_TIMEOUT};
 use crate::parse;
 use crate::peers::Peers;
+use crate::removal;
 use crate::run::{self, Rows, Suspects};
 use crate::session::Session;
 
@@ -386,79 +382,7 @@ impl Coordinator {
 
     async fn call(&self, procedure: Procedure) -> Result<()> {
         match procedure {
-            Procedure::RemoveNode(node) => self.remove_node(node).await,
-        }
-    }
-
-    /// Has others take over what a node keeps, waits until they have it, and takes the node out. When it is
-    /// interrupted the same call goes on where it was.
-    async fn remove_node(&self, node: NodeId) -> Result<()> {
-        if self.meta.leader().is_some_and(|(leader, _)| leader == node) {
-            return Err(Error::invalid(format!(
-                "node {node} leads the metadata group: stop it, and remove it when another node leads"
-            )));
-        }
-        match self.meta.propose(Command::DrainNode(node), COMMIT_TIMEOUT).await {
-            Ok(drained) => self.wait_drained(node, drained.version).await?,
-            // Perhaps an earlier call has taken it out of the manifest, but not out of the group.
-            Err(e) if e.kind() == ErrorKind::NotFound => {}
-            Err(e) => return Err(e),
-        }
-        self.meta.remove(node).await
-    }
-
-    /// Waits until the other replicas of the shards that `node` keeps lack none of their segments, by the
-    /// placement of `version` or a newer one.
-    async fn wait_drained(&self, node: NodeId, version: Version) -> Result<()> {
-        let deadline = Instant::now() + DRAIN_TIMEOUT;
-        self.meta.wait_version(version, READ_INDEX_TIMEOUT).await?;
-        loop {
-            let manifest = self.meta.manifest();
-            let others: Vec<NodeId> = manifest.live_data_nodes().into_iter().filter(|n| *n != node).collect();
-            let mut waits_for = None;
-            let mut lacking: BTreeMap<SegmentId, usize> = BTreeMap::new();
-            for other in others.iter().copied() {
-                match self.peers.report(other).await {
-                    Ok(report) if report.checked < version => {
-                        waits_for = Some(format!("node {other} has not yet looked at what it should keep"));
-                    }
-                    Ok(report) => {
-                        if report.segments_missing > report.missing.len() as u64 {
-                            waits_for =
-                                Some(format!("node {other} lacks {} segments", report.segments_missing));
-                        }
-                        report.missing.into_iter().for_each(|id| *lacking.entry(id).or_default() += 1);
-                    }
-                    Err(e) => waits_for = Some(format!("node {other}: {e}")),
-                }
-            }
-            let is_live = manifest.nodes.get(&node).is_some_and(|n| n.live);
-            for table in manifest.tables.values().filter(|t| t.dropped.is_none()) {
-                for segment in table.visible(manifest.version).filter(|s| lacking.contains_key(&s.id)) {
-                    let replicas = &table.shards[segment.shard as usize].replicas;
-                    if !replicas.contains(&node) {
-                        continue;
-                    }
-                    let able = replicas.iter().filter(|n| others.contains(n)).count();
-                    if !is_live && lacking[&segment.id] >= able && waits_for.is_none() {
-                        return Err(Error::corrupt(format!(
-                            "node {node} is dead, and no live node has segment {} of table {}: bring the node back, \
-                             or drop the table",
-                            segment.id, table.name
-                        )));
-                    }
-                    waits_for = Some(format!("segment {} of table {} is on its way", segment.id, table.name));
-                }
-            }
-            let Some(waits_for) = waits_for else {
-                return Ok(());
-            };
-            if Instant::now() > deadline {
-                return Err(Error::unavailable(format!(
-                    "others have not yet taken over what node {node} keeps: {waits_for}; call again"
-                )));
-            }
-            sleep(DRAIN_POLL).await;
+            Procedure::RemoveNode(node) => removal::remove_node(&self.meta, &*self.peers, node).await,
         }
     }
 

@@ -19,6 +19,7 @@ mod maintenance;
 mod parse;
 mod peers;
 mod pull;
+mod removal;
 mod replicate;
 mod run;
 mod session;
