@@ -4,35 +4,38 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
-use datafusion::common::{ParamValues, ScalarValue, TableReference};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{ScalarValue, TableReference};
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::dml::InsertOp;
-use datafusion::logical_expr::{DmlStatement, LogicalPlan, Statement as PlanStatement, WriteOp};
+use datafusion::logical_expr::{LogicalPlan, Statement as PlanStatement};
 use datafusion::sql::parser::Statement;
-use datafusion::sql::sqlparser::ast::{self, ObjectType};
-use futures::TryStreamExt;
-use plexus_model::{Command, Error, ErrorKind, Manifest, NodeId, Result, Table, TableName, Version};
-use plexus_query::{ClusterView, Engine, Pin, explain};
+use datafusion::sql::sqlparser::ast;
+use futures::FutureExt;
+use plexus_model::{Error, ErrorKind, Manifest, NodeId, Result, Table, TableName, Version};
+use plexus_query::{ClusterView, Engine, Pin, Placement, Relations, explain};
 use plexus_raft::Meta;
 use tracing::Instrument;
 use tracing::field::Empty;
 
-use crate::call::{self, Procedure};
+use crate::change::name_null;
 use crate::conform::{arrange, assign, column_names};
-use crate::ddl;
 use crate::errors::from_datafusion;
 use crate::ingest::Writer;
-use crate::limits::{COMMIT_TIMEOUT, READ_INDEX_TIMEOUT};
+use crate::limits::READ_INDEX_TIMEOUT;
 use crate::parse;
 use crate::peers::Peers;
-use crate::removal;
+use crate::rewrite::{Rewritten, Shape};
 use crate::run::{self, Rows, Suspects};
 use crate::session::Session;
+use crate::statement::{
+    bind, gives_back, is_change, is_definition, is_insert_values, parameter_types, plain_insert, row_values,
+    unsupported,
+};
+use crate::transaction::{Isolation, Taken, TransactionId, Transactions};
+use crate::versions;
 
 /// Times that a statement is run again after something changed underneath it.
-const CONFLICT_ATTEMPTS_MAX: usize = 5;
-/// Parameters of a statement.
-const PARAMETERS_MAX: usize = 65_535;
+const CONFLICT_ATTEMPTS_MAX: usize = 10;
 
 pub struct CoordinatorOptions {
     pub node: NodeId,
@@ -50,6 +53,7 @@ pub struct Coordinator {
     writer: Writer,
     peers: Arc<dyn Peers>,
     suspects: Suspects,
+    transactions: Arc<Transactions>,
 }
 
 /// What is known of a statement before it runs.
@@ -68,12 +72,33 @@ pub enum Executed {
     Rows(Rows),
     /// Rows that were written; zero for statements that write none.
     Affected(u64),
+    /// What `RETURNING` gives back of the rows that were written.
+    Returned(Rows, u64),
+}
+
+impl Executed {
+    fn affected(&self) -> u64 {
+        match self {
+            Self::Rows(_) => 0,
+            Self::Affected(rows) | Self::Returned(_, rows) => *rows,
+        }
+    }
+}
+
+/// What one statement runs with.
+pub(crate) struct Scope<'a> {
+    pub session: &'a Session,
+    /// What it sees.
+    pub manifest: Arc<Manifest>,
+    pub values: &'a [ScalarValue],
+    pub query_id: &'a str,
 }
 
 impl Coordinator {
     pub fn new(options: CoordinatorOptions) -> Self {
         let CoordinatorOptions { node, meta, engine, writer, peers } = options;
-        Self { node, meta, engine, writer, peers, suspects: Suspects::default() }
+        let transactions = Arc::default();
+        Self { node, meta, engine, writer, peers, suspects: Suspects::default(), transactions }
     }
 
     pub fn meta(&self) -> &Arc<Meta> {
@@ -84,34 +109,70 @@ impl Coordinator {
         &self.writer
     }
 
+    pub(crate) fn peers(&self) -> &dyn Peers {
+        &*self.peers
+    }
+
+    pub(crate) fn transactions(&self) -> &Arc<Transactions> {
+        &self.transactions
+    }
+
+    pub(crate) fn suspects(&self) -> &Suspects {
+        &self.suspects
+    }
+
     /// The manifest for a strict read.
     pub async fn pin(&self) -> Result<Arc<Manifest>> {
         self.meta.read(READ_INDEX_TIMEOUT).await
     }
 
-    fn session_state(
-        &self,
-        session: &Session,
-        manifest: &Arc<Manifest>,
-        query_id: &str,
-    ) -> Result<SessionState> {
-        configure(self.engine.session(self.pinned(session, manifest, query_id)), session)
-    }
-
-    fn pinned(&self, session: &Session, manifest: &Arc<Manifest>, query_id: &str) -> Pin {
-        let status = self.meta.status();
-        Pin {
-            manifest: manifest.clone(),
-            view: ClusterView { leader: status.leader, voters: status.voters },
-            placement: run::placement(manifest, self.node, &self.suspects, session.task_bytes()),
-            query_id: query_id.to_owned(),
+    /// What a session sees of a manifest: all of it, or an older version.
+    fn seen(&self, session: &Session, manifest: Arc<Manifest>) -> Result<Arc<Manifest>> {
+        match session.read_version() {
+            Some(version) => manifest.as_of(version).map(Arc::new),
+            None => Ok(manifest),
         }
     }
 
-    /// Whether a statement returns rows, by its text alone. Those that do not need no plan before they run.
+    /// A state of the engine for a statement.
+    pub(crate) fn state(&self, scope: &Scope<'_>) -> Result<SessionState> {
+        let pin = self.pinned(scope, Relations::default());
+        configure(self.engine.session(pin), scope.session)
+    }
+
+    /// The same for a plan that is not spread over nodes.
+    pub(crate) fn local_state(&self, scope: &Scope<'_>) -> Result<SessionState> {
+        self.state_with(scope, Relations::default())
+    }
+
+    /// The same with relations of the statement's own.
+    pub(crate) fn state_with(&self, scope: &Scope<'_>, relations: Relations) -> Result<SessionState> {
+        let placement = Placement { workers: vec![], task_bytes: u64::MAX };
+        let pin = Pin { placement, ..self.pinned(scope, relations) };
+        configure(self.engine.session(pin), scope.session)
+    }
+
+    fn pinned(&self, scope: &Scope<'_>, relations: Relations) -> Pin {
+        let status = self.meta.status();
+        let task_bytes = scope.session.task_bytes();
+        Pin {
+            manifest: scope.manifest.clone(),
+            view: ClusterView { leader: status.leader, voters: status.voters },
+            placement: run::placement(&scope.manifest, self.node, &self.suspects, task_bytes),
+            query_id: scope.query_id.to_owned(),
+            relations,
+        }
+    }
+
+    /// Replaces tables at a version in a statement by what stands for them.
+    pub(crate) fn resolve_versions(&self, statement: &mut ast::Statement, scope: &Scope<'_>) -> Result<()> {
+        versions::resolve(statement, &self.engine, &scope.manifest, &scope.session.schema())
+    }
+
+    /// Whether a statement returns rows that it reads, by its text alone. Others run when they arrive.
     pub fn returns_rows(&self, sql: &str) -> Result<bool> {
         let statement = parse::statement(sql)?;
-        Ok(!is_definition(&statement) && insert_of(&statement).is_none())
+        Ok(!is_definition(&statement) && !is_change(&statement))
     }
 
     /// Plans a statement without running it; with its parameters, if they are bound already.
@@ -126,16 +187,25 @@ impl Coordinator {
         if is_definition(&statement) {
             return Ok(none());
         }
-        let manifest = self.pin().await?;
-        let state = self.session_state(session, &manifest, "describe")?;
-        let plan = state.statement_to_plan(statement).await.map_err(from_datafusion)?;
-        let types = parameter_types(&plan)?;
-        let fields: Vec<Field> = types
-            .into_iter()
-            .enumerate()
-            // A type that does not follow from the statement is called text: clients refuse null.
-            .map(|(i, t)| Field::new((i + 1).to_string(), if t.is_null() { DataType::Utf8 } else { t }, true))
-            .collect();
+        let manifest = match session.transaction() {
+            Some(id) => {
+                let mut taken = self.transactions.take(id)?;
+                self.pin_transaction(session, &mut taken).await?
+            }
+            None => self.seen(session, self.pin().await?)?,
+        };
+        let version = manifest.version;
+        let scope = Scope { session, manifest, values: &[], query_id: "describe" };
+        if let Some((table, rewritten)) = self.rewritten(&scope, &statement)? {
+            let plan = self.unbound_change(&scope, &rewritten).await?;
+            let schema = match &rewritten.returning {
+                Some(returning) => Some(self.returning_schema(&scope, &table, returning).await?),
+                None => None,
+            };
+            return Ok(Described { schema, parameters: parameter_schema(&plan)?, version });
+        }
+        let plan = self.plan(&scope, statement).await?;
+        let parameter_fields = parameter_schema(&plan)?;
         let plan = match parameters {
             Some(batch) => bind(plan, &row_values(batch, 0)?)?,
             None => plan,
@@ -146,7 +216,20 @@ impl Coordinator {
             }
             plan => Some(Arc::new(plan.schema().as_arrow().clone())),
         };
-        Ok(Described { schema, parameters: Arc::new(Schema::new(fields)), version: manifest.version })
+        Ok(Described { schema, parameters: parameter_fields, version })
+    }
+
+    async fn plan(&self, scope: &Scope<'_>, mut statement: Statement) -> Result<LogicalPlan> {
+        match &mut statement {
+            Statement::Statement(statement) => self.resolve_versions(statement, scope)?,
+            Statement::Explain(explained) => {
+                if let Statement::Statement(statement) = explained.statement.as_mut() {
+                    self.resolve_versions(statement, scope)?;
+                }
+            }
+            _ => {}
+        }
+        self.state(scope)?.statement_to_plan(statement).await.map_err(from_datafusion)
     }
 
     /// Runs one statement, with one row of parameters if it takes any.
@@ -180,11 +263,7 @@ impl Coordinator {
             }
             for row in 0..batch.num_rows() {
                 let values = row_values(batch, row)?;
-                if let Executed::Affected(rows) =
-                    self.execute_statement(session, statement.clone(), values).await?
-                {
-                    affected += rows;
-                }
+                affected += self.execute_statement(session, statement.clone(), values).await?.affected();
             }
         }
         Ok(affected)
@@ -194,9 +273,7 @@ impl Coordinator {
     pub async fn execute_script(&self, session: &Session, sql: &str) -> Result<u64> {
         let mut affected = 0;
         for statement in parse::statements(sql)? {
-            if let Executed::Affected(rows) = self.execute_statement(session, statement, vec![]).await? {
-                affected += rows;
-            }
+            affected += self.execute_statement(session, statement, vec![]).await?.affected();
         }
         Ok(affected)
     }
@@ -209,11 +286,30 @@ impl Coordinator {
     ) -> Result<Executed> {
         let query_id = new_query_id();
         let span = tracing::info_span!("statement", query_id, version = Empty, table = Empty);
-        until_no_conflict(|| self.attempt(session, statement.clone(), &values, &query_id))
-            .instrument(span)
-            .await
+        let run = async {
+            if let Some(executed) = self.control(session, &statement).await? {
+                return Ok(executed);
+            }
+            match session.transaction() {
+                Some(id) => {
+                    let executed = self.execute_in(id, session, statement, &values, &query_id).await;
+                    if self.transactions.is_gone(id) {
+                        // The session goes on without it.
+                        session.set_transaction(None)?;
+                    }
+                    executed
+                }
+                None => {
+                    until_no_conflict(|| self.attempt(session, statement.clone(), &values, &query_id).boxed())
+                        .await
+                }
+            }
+        };
+        // On the heap: one future of all kinds of statements is deeper than the compiler likes.
+        run.boxed().instrument(span).await
     }
 
+    /// Runs a statement that is a transaction of its own.
     async fn attempt(
         &self,
         session: &Session,
@@ -227,8 +323,125 @@ impl Coordinator {
         if let Some(inserted) = self.insert_values(session, &statement, values, query_id).await? {
             return Ok(inserted);
         }
-        let manifest = self.pin().await?;
-        self.run_at(session, &manifest, statement, values, query_id).await
+        let manifest = self.seen(session, self.pin().await?)?;
+        let scope = Scope { session, manifest, values, query_id };
+        match self.rewritten(&scope, &statement)? {
+            Some((table, rewritten)) => self.change(&scope, table, rewritten).boxed().await,
+            None => self.run_at(&scope, statement).await,
+        }
+    }
+
+    // Transactions.
+
+    /// Begins a transaction and says what it is called.
+    pub fn begin(&self, isolation: Isolation) -> Result<TransactionId> {
+        self.transactions.begin(isolation)
+    }
+
+    /// Commits a transaction, or forgets it. Either way it has ended.
+    pub async fn end(&self, id: TransactionId, commit: bool) -> Result<()> {
+        let transaction = self.transactions.take(id)?.end();
+        if !commit {
+            return Ok(());
+        }
+        if let Some(applied) = transaction.commit(&self.writer).await? {
+            // The next statement of this client may plan against what this node knows.
+            self.meta.wait_version(applied.version, READ_INDEX_TIMEOUT).await?;
+        }
+        Ok(())
+    }
+
+    /// `BEGIN`, `COMMIT` and `ROLLBACK`.
+    async fn control(&self, session: &Session, statement: &Statement) -> Result<Option<Executed>> {
+        let Statement::Statement(statement) = statement else {
+            return Ok(None);
+        };
+        let open =
+            || session.transaction().ok_or_else(|| Error::invalid("there is no transaction in progress"));
+        match statement.as_ref() {
+            ast::Statement::StartTransaction { modes, .. } => {
+                if session.transaction().is_some() {
+                    return Err(Error::invalid("a transaction is in progress already"));
+                }
+                session.set_transaction(Some(self.begin(isolation(modes)?)?))?;
+            }
+            ast::Statement::Commit { .. } => {
+                let id = open()?;
+                session.set_transaction(None)?;
+                self.end(id, true).await?;
+            }
+            ast::Statement::Rollback { savepoint: Some(_), .. } => {
+                return Err(Error::unsupported("savepoints are not supported"));
+            }
+            ast::Statement::Rollback { .. } => {
+                let id = open()?;
+                session.set_transaction(None)?;
+                self.end(id, false).await?;
+            }
+            _ => return Ok(None),
+        }
+        Ok(Some(Executed::Affected(0)))
+    }
+
+    /// Runs a statement of a transaction.
+    async fn execute_in(
+        &self,
+        id: TransactionId,
+        session: &Session,
+        statement: Statement,
+        values: &[ScalarValue],
+        query_id: &str,
+    ) -> Result<Executed> {
+        let mut taken = self.transactions.take(id)?;
+        if is_definition(&statement) {
+            return self.define_in(taken, session, statement, query_id).await;
+        }
+        let manifest = self.pin_transaction(session, &mut taken).await?;
+        let scope = Scope { session, manifest, values, query_id };
+        if let Some((table, rewritten)) = self.rewritten(&scope, &statement)? {
+            tracing::Span::current().record("table", tracing::field::display(&table.name));
+            if rewritten.shape != Shape::Rows {
+                taken.note_read(table.id);
+            }
+            let plan = self.unbound_change(&scope, &rewritten).await?;
+            note_reads(&mut taken, &scope, &plan)?;
+            let staged = self.stage(&scope, &table, rewritten).boxed().await?;
+            taken.stage(staged.changes.clone());
+            return Ok(staged.into_executed());
+        }
+        let plan = self.plan(&scope, statement).await?;
+        note_reads(&mut taken, &scope, &plan)?;
+        self.run_plan(&scope, plan).await
+    }
+
+    /// Definitions are not part of transactions. They are let through between them, as clients that know no
+    /// other mode need it: before the first change, after which the transaction starts anew.
+    async fn define_in(
+        &self,
+        mut taken: Taken,
+        session: &Session,
+        statement: Statement,
+        query_id: &str,
+    ) -> Result<Executed> {
+        taken.restart()?;
+        drop(taken);
+        let defined = until_no_conflict(|| self.define(session, &statement, query_id)).await?;
+        defined.ok_or_else(|| unsupported(&statement.to_string()))
+    }
+
+    /// What a transaction sees, from its first statement on.
+    pub(crate) async fn pin_transaction(
+        &self,
+        session: &Session,
+        taken: &mut Taken,
+    ) -> Result<Arc<Manifest>> {
+        if taken.manifest().is_none() {
+            taken.pin(self.pin().await?);
+        }
+        match taken.manifest() {
+            Some(manifest) => self.seen(session, manifest.clone()),
+            None => Err(Error::internal("a transaction without a version")),
+        }
     }
 
     /// Runs a query whose ticket was made at `version`: there, or at a newer version that this node knows.
@@ -242,54 +455,45 @@ impl Coordinator {
     ) -> Result<Executed> {
         let statement = parse::statement(sql)?;
         let values = parameters.map_or(Ok(vec![]), |batch| row_values(batch, 0))?;
+        if session.transaction().is_some() {
+            return self.execute_statement(session, statement, values).await;
+        }
         let manifest = self.meta.wait_version(version, READ_INDEX_TIMEOUT).await?;
         let query_id = new_query_id();
         let span = tracing::info_span!("statement", query_id, version = Empty, table = Empty);
-        self.run_at(session, &manifest, statement, &values, &query_id).instrument(span).await
+        let manifest = self.seen(session, manifest)?;
+        let scope = Scope { session, manifest, values: &values, query_id: &query_id };
+        self.run_at(&scope, statement).instrument(span).await
     }
 
-    async fn run_at(
-        &self,
-        session: &Session,
-        manifest: &Arc<Manifest>,
-        statement: Statement,
-        values: &[ScalarValue],
-        query_id: &str,
-    ) -> Result<Executed> {
-        tracing::Span::current().record("version", manifest.version.0);
-        let state = self.session_state(session, manifest, query_id)?;
-        let plan = state.statement_to_plan(statement).await.map_err(from_datafusion)?;
-        let plan = bind(plan, values)?;
+    async fn run_at(&self, scope: &Scope<'_>, statement: Statement) -> Result<Executed> {
+        let plan = self.plan(scope, statement).await?;
+        self.run_plan(scope, plan).await
+    }
+
+    async fn run_plan(&self, scope: &Scope<'_>, plan: LogicalPlan) -> Result<Executed> {
+        tracing::Span::current().record("version", scope.manifest.version.0);
+        let plan = bind(plan, scope.values)?;
         match plan {
-            LogicalPlan::Dml(dml) => {
-                let rows = self.query(session, manifest, &dml.input, query_id).await?;
-                self.write(session, manifest, &dml, rows).await.map(Executed::Affected)
-            }
-            LogicalPlan::Explain(ref inner) => self.explain(&state, &plan, &inner.plan).await,
+            LogicalPlan::Explain(ref inner) => self.explain(&self.state(scope)?, &plan, &inner.plan).await,
             LogicalPlan::Statement(PlanStatement::SetVariable(set)) => {
-                session.set(&set.variable, &set.value)?;
+                scope.session.set(&set.variable, &set.value)?;
                 Ok(Executed::Affected(0))
             }
             LogicalPlan::Statement(PlanStatement::ResetVariable(reset)) => {
-                session.unset(&reset.variable);
+                scope.session.unset(&reset.variable);
                 Ok(Executed::Affected(0))
             }
             LogicalPlan::Statement(other) => Err(unsupported(&other.display().to_string())),
-            LogicalPlan::Ddl(_) | LogicalPlan::Copy(_) => Err(unsupported(&plan.display().to_string())),
-            plan => self.query(session, manifest, &plan, query_id).await.map(Executed::Rows),
+            LogicalPlan::Ddl(_) | LogicalPlan::Copy(_) | LogicalPlan::Dml(_) => {
+                Err(unsupported(&plan.display().to_string()))
+            }
+            plan => self.query(scope, &plan).await.map(Executed::Rows),
         }
     }
 
-    async fn query(
-        &self,
-        session: &Session,
-        manifest: &Arc<Manifest>,
-        plan: &LogicalPlan,
-        query_id: &str,
-    ) -> Result<Rows> {
-        let rows =
-            run::run(plan, &self.suspects, manifest, || self.session_state(session, manifest, query_id))
-                .await?;
+    pub(crate) async fn query(&self, scope: &Scope<'_>, plan: &LogicalPlan) -> Result<Rows> {
+        let rows = run::run(plan, &self.suspects, &scope.manifest, || self.state(scope)).await?;
         // What `describe` promised: the physical plan may know better which columns are never null, and
         // clients compare.
         Ok(Rows { schema: Arc::new(plan.schema().as_arrow().clone()), ..rows })
@@ -314,78 +518,6 @@ impl Coordinator {
         Ok(Executed::Rows(Rows::from_batches(schema, vec![batch])))
     }
 
-    /// Statements that define things, which need no plan.
-    async fn define(
-        &self,
-        session: &Session,
-        statement: &Statement,
-        query_id: &str,
-    ) -> Result<Option<Executed>> {
-        if let Some(call) = call::procedure(statement)? {
-            return self.call(call).await.map(|()| Some(Executed::Affected(0)));
-        }
-        let command = match statement {
-            Statement::CreateExternalTable(_) | Statement::CopyTo(_) => {
-                return Err(unsupported(&statement.to_string()));
-            }
-            Statement::Statement(statement) => match statement.as_ref() {
-                ast::Statement::CreateTable(create) => {
-                    let manifest = self.pin().await?;
-                    let state = self.session_state(session, &manifest, query_id)?;
-                    Command::CreateTable(
-                        ddl::create_table(create.clone(), &state, &manifest, &session.schema()).await?,
-                    )
-                }
-                ast::Statement::CreateSchema { schema_name, if_not_exists, .. } => Command::CreateSchema {
-                    name: ddl::free_schema_name(identifier(&schema_name.to_string()))?,
-                    if_not_exists: *if_not_exists,
-                },
-                ast::Statement::Drop { object_type, if_exists, names, .. } => {
-                    let [name] = names.as_slice() else {
-                        return Err(Error::unsupported("DROP takes one name at a time"));
-                    };
-                    let name = name.to_string();
-                    match object_type {
-                        ObjectType::Table => {
-                            let reference = TableReference::parse_str(&name);
-                            let name = ddl::table_name(&reference, &session.schema())?;
-                            Command::DropTable { name, if_exists: *if_exists }
-                        }
-                        ObjectType::Schema => Command::DropSchema {
-                            name: ddl::free_schema_name(identifier(&name))?,
-                            if_exists: *if_exists,
-                        },
-                        _ => return Err(unsupported(&statement.to_string())),
-                    }
-                }
-                ast::Statement::Delete(_)
-                | ast::Statement::Update(_)
-                | ast::Statement::Merge(_)
-                | ast::Statement::Truncate(_)
-                | ast::Statement::AlterTable(_)
-                | ast::Statement::CreateIndex(_)
-                | ast::Statement::CreateView(_)
-                | ast::Statement::StartTransaction { .. }
-                | ast::Statement::Commit { .. }
-                | ast::Statement::Rollback { .. } => {
-                    return Err(unsupported(&statement.to_string()));
-                }
-                _ => return Ok(None),
-            },
-            _ => return Ok(None),
-        };
-        let applied = self.meta.propose(command, COMMIT_TIMEOUT).await?;
-        // The next statement of this client may plan against what this node knows.
-        self.meta.wait_version(applied.version, READ_INDEX_TIMEOUT).await?;
-        Ok(Some(Executed::Affected(0)))
-    }
-
-    async fn call(&self, procedure: Procedure) -> Result<()> {
-        match procedure {
-            Procedure::RemoveNode(node) => removal::remove_node(&self.meta, &*self.peers, node).await,
-        }
-    }
-
     /// `INSERT ... VALUES`, planned against what this node knows: the commit checks that the schema is
     /// still that one, so a read index would only cost time.
     async fn insert_values(
@@ -395,48 +527,40 @@ impl Coordinator {
         values: &[ScalarValue],
         query_id: &str,
     ) -> Result<Option<Executed>> {
+        if !is_change(statement) || session.read_version().is_some() {
+            return Ok(None);
+        }
+        let scope = Scope { session, manifest: self.meta.manifest(), values, query_id };
+        // What does not plan here may plan at the newest version; that decides, and words the error.
+        let Ok(Some((table, rewritten))) = self.rewritten(&scope, statement) else {
+            return Ok(None);
+        };
+        let Rewritten { statement, shape: Shape::Rows, returning: None, .. } = &rewritten else {
+            return Ok(None);
+        };
         if !is_insert_values(statement) {
             return Ok(None);
         }
-        let manifest = self.meta.manifest();
-        let pin = self.pinned(session, &manifest, query_id);
+        let statement = Statement::Statement(Box::new(statement.clone()));
+        let pin = self.pinned(&scope, Relations::default());
         let state = configure(self.engine.literal_session(pin), session)?;
-        // What does not plan here may plan at the newest version; that decides, and words the error.
-        let Ok(plan) = state.statement_to_plan(statement.clone()).await else {
+        let Ok(plan) = state.statement_to_plan(statement).await else {
             return Ok(None);
         };
         let LogicalPlan::Dml(dml) = bind(plan, values)? else {
             return Ok(None);
         };
+        tracing::Span::current().record("table", tracing::field::display(&table.name));
+        tracing::Span::current().record("version", scope.manifest.version.0);
+        let insert_into = table.clone();
         let written = async {
-            let rows = run::run(&dml.input, &self.suspects, &manifest, || Ok(state.clone())).await?;
-            self.write(session, &manifest, &dml, rows).await
+            let rows = run::run(&dml.input, &self.suspects, &scope.manifest, || Ok(state.clone())).await?;
+            self.insert(table, &rewritten, rows).await
         };
         match written.await {
             Err(e) if e.kind() == ErrorKind::Conflict => Ok(None),
-            result => result.map(|rows| Some(Executed::Affected(rows))),
+            result => result.map(Some).map_err(|e| name_null(e, &rewritten, &insert_into)),
         }
-    }
-
-    /// Writes the rows that a plan makes.
-    async fn write(
-        &self,
-        session: &Session,
-        manifest: &Manifest,
-        dml: &DmlStatement,
-        mut rows: Rows,
-    ) -> Result<u64> {
-        if !matches!(dml.op, WriteOp::Insert(InsertOp::Append)) {
-            return Err(unsupported(dml.op.name()));
-        }
-        let name = ddl::table_name(&dml.table_name, &session.schema())?;
-        let table = find(manifest, &name)?;
-        tracing::Span::current().record("table", tracing::field::display(&name));
-        let mut ingest = self.writer.begin(table, "insert");
-        while let Some(batch) = rows.stream.try_next().await? {
-            ingest.write(batch).await?;
-        }
-        ingest.finish().await.map(|written| written.rows)
     }
 
     /// `executemany` of `INSERT INTO t VALUES ($1, ..., $n)`: the parameters are the rows.
@@ -446,20 +570,73 @@ impl Coordinator {
         statement: &Statement,
         batch: &RecordBatch,
     ) -> Result<Option<u64>> {
-        let Some((reference, columns)) = plain_insert(statement, batch.num_columns()) else {
+        if !is_change(statement) || session.transaction().is_some() || gives_back(statement) {
             return Ok(None);
-        };
-        let name = ddl::table_name(&TableReference::parse_str(&reference), &session.schema())?;
+        }
         let attempt = || async {
-            let manifest = self.pin().await?;
-            let table = find(&manifest, &name)?;
-            let columns = if columns.is_empty() { column_names(&table) } else { columns.clone() };
-            let mut ingest = self.writer.begin(table.clone(), "insert");
+            let scope = Scope { session, manifest: self.pin().await?, values: &[], query_id: "executemany" };
+            let Some((table, rewritten)) = self.rewritten(&scope, statement)? else {
+                return Ok(None);
+            };
+            let columns = match rewritten.shape {
+                Shape::Rows => plain_insert(&rewritten.statement, batch.num_columns()),
+                Shape::Actions { .. } => None,
+            };
+            let Some(columns) = columns else {
+                return Ok(None);
+            };
+            let columns = if columns.is_empty() { column_names(&table) } else { columns };
+            let mut ingest = self.writer.begin(table.clone(), rewritten.on_duplicate, "insert")?;
             ingest.write(assign(arrange(batch, &columns, &table)?, ingest.schema(), &table)?).await?;
             ingest.finish().await.map(|written| Some(written.rows))
         };
         until_no_conflict(attempt).await
     }
+}
+
+/// Notes the tables that a plan reads.
+fn note_reads(taken: &mut Taken, scope: &Scope<'_>, plan: &LogicalPlan) -> Result<()> {
+    let mut names: Vec<TableReference> = Vec::new();
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            names.push(scan.table_name.clone());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })
+    .map_err(from_datafusion)?;
+    let schema = scope.session.schema();
+    for name in names {
+        let name = TableName::new(name.schema().unwrap_or(&schema), name.table());
+        if let Some(id) = scope.manifest.names.get(&name) {
+            taken.note_read(*id);
+        }
+    }
+    Ok(())
+}
+
+fn isolation(modes: &[ast::TransactionMode]) -> Result<Isolation> {
+    let mut wanted = Isolation::default();
+    for mode in modes {
+        match mode {
+            ast::TransactionMode::IsolationLevel(ast::TransactionIsolationLevel::Serializable) => {
+                wanted = Isolation::Serializable;
+            }
+            // Snapshots are at least as strong as the others.
+            ast::TransactionMode::IsolationLevel(_) => wanted = Isolation::Snapshot,
+            ast::TransactionMode::AccessMode(_) => {}
+        }
+    }
+    Ok(wanted)
+}
+
+/// One field a parameter, named by its number.
+fn parameter_schema(plan: &LogicalPlan) -> Result<SchemaRef> {
+    let types = parameter_types(plan)?;
+    let fields = types.into_iter().enumerate().map(|(i, t)| {
+        // A type that does not follow from the statement is called text: clients refuse null.
+        Field::new((i + 1).to_string(), if t.is_null() { DataType::Utf8 } else { t }, true)
+    });
+    Ok(Arc::new(Schema::new(fields.collect::<Vec<_>>())))
 }
 
 /// Runs a statement again when something changed underneath it, up to a bound.
@@ -489,137 +666,4 @@ fn configure(mut state: SessionState, session: &Session) -> Result<SessionState>
 
 pub(crate) fn find(manifest: &Manifest, name: &TableName) -> Result<Arc<Table>> {
     manifest.table(name).cloned().ok_or_else(|| Error::not_found(format!("table {name} does not exist")))
-}
-
-fn is_definition(statement: &Statement) -> bool {
-    match statement {
-        Statement::Statement(statement) => matches!(
-            statement.as_ref(),
-            ast::Statement::CreateTable(_)
-                | ast::Statement::CreateSchema { .. }
-                | ast::Statement::Drop { .. }
-                | ast::Statement::Call(_)
-        ),
-        _ => false,
-    }
-}
-
-fn insert_of(statement: &Statement) -> Option<(&ast::Insert, &ast::Values)> {
-    let Statement::Statement(statement) = statement else {
-        return None;
-    };
-    let ast::Statement::Insert(insert) = statement.as_ref() else {
-        return None;
-    };
-    let source = insert.source.as_ref()?;
-    let ast::SetExpr::Values(values) = source.body.as_ref() else {
-        return None;
-    };
-    Some((insert, values))
-}
-
-/// Whether an insert gives its values themselves: no functions, which the optimizer must see, and no
-/// subqueries, which want a strict pin.
-fn is_insert_values(statement: &Statement) -> bool {
-    fn is_literal(expr: &ast::Expr) -> bool {
-        match expr {
-            ast::Expr::Value(_) | ast::Expr::TypedString(_) => true,
-            ast::Expr::UnaryOp { expr, .. } | ast::Expr::Nested(expr) => is_literal(expr),
-            ast::Expr::Array(array) => array.elem.iter().all(is_literal),
-            _ => false,
-        }
-    }
-    let rows = |values: &ast::Values| values.rows.iter().all(|row| row.content.iter().all(is_literal));
-    insert_of(statement).is_some_and(|(_, values)| rows(values))
-}
-
-/// Table and columns of an insert whose only row is exactly the parameters in order.
-fn plain_insert(statement: &Statement, parameters: usize) -> Option<(String, Vec<String>)> {
-    let (insert, values) = insert_of(statement)?;
-    if insert.on.is_some() || insert.returning.is_some() || insert.overwrite {
-        return None;
-    }
-    let [row] = values.rows.as_slice() else {
-        return None;
-    };
-    let expected = (1..=parameters).map(|i| format!("${i}"));
-    if !row.content.iter().map(ToString::to_string).eq(expected) {
-        return None;
-    }
-    let columns = insert.columns.iter().map(|c| identifier(&c.to_string())).collect();
-    Some((insert.table.to_string(), columns))
-}
-
-/// An identifier as it is meant: lower case unless quoted.
-fn identifier(text: &str) -> String {
-    match text.strip_prefix('"').and_then(|t| t.strip_suffix('"')) {
-        Some(quoted) => quoted.replace("\"\"", "\""),
-        None => text.to_lowercase(),
-    }
-}
-
-fn unsupported(what: &str) -> Error {
-    let what: String = what.chars().take(80).collect();
-    Error::unsupported(format!("not supported yet: {what}"))
-}
-
-fn parameter_types(plan: &LogicalPlan) -> Result<Vec<DataType>> {
-    let fields = plan.get_parameter_fields().map_err(from_datafusion)?;
-    let number = |name: &str| -> Result<usize> {
-        name.strip_prefix('$')
-            .and_then(|n| n.parse().ok())
-            .filter(|n| (1..=PARAMETERS_MAX).contains(n))
-            .ok_or_else(|| Error::invalid(format!("parameter {name}: write ? or $1 to ${PARAMETERS_MAX}")))
-    };
-    let mut types = Vec::new();
-    for (name, field) in &fields {
-        let number = number(name)?;
-        if types.len() < number {
-            types.resize(number, DataType::Null);
-        }
-        if let Some(field) = field {
-            types[number - 1] = field.data_type().clone();
-        }
-    }
-    Ok(types)
-}
-
-/// Puts values in the place of parameters, cast to the types that the statement needs.
-fn bind(plan: LogicalPlan, values: &[ScalarValue]) -> Result<LogicalPlan> {
-    let types = parameter_types(&plan)?;
-    if types.len() != values.len() {
-        return Err(Error::invalid(format!(
-            "the statement takes {} parameters, {} were given",
-            types.len(),
-            values.len()
-        )));
-    }
-    if types.is_empty() {
-        return Ok(plan);
-    }
-    let values = values
-        .iter()
-        .zip(&types)
-        .enumerate()
-        .map(|(i, (value, t))| {
-            if t.is_null() {
-                return Ok(value.clone());
-            }
-            value.cast_to(t).map_err(|e| {
-                Error::invalid(format!("parameter ${}: {}", i + 1, e.strip_backtrace())).with_source(e)
-            })
-        })
-        .collect::<Result<Vec<_>>>()?;
-    plan.with_param_values(ParamValues::from(values)).map_err(from_datafusion)
-}
-
-fn row_values(batch: &RecordBatch, row: usize) -> Result<Vec<ScalarValue>> {
-    if batch.num_columns() > 0 && batch.num_rows() <= row {
-        return Err(Error::invalid("the parameters have no row"));
-    }
-    batch
-        .columns()
-        .iter()
-        .map(|column| ScalarValue::try_from_array(column, row).map_err(from_datafusion))
-        .collect()
 }

@@ -1,19 +1,24 @@
 //! Statements that change what tables there are.
 
-use datafusion::common::{Constraint, TableReference};
+use datafusion::common::{Constraint, DFSchema, TableReference};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    self, ArrayElemTypeDef, CreateTable as SqlCreateTable, CreateTableOptions, Expr, SqlOption, Value,
+    self, ArrayElemTypeDef, CheckConstraint, ColumnDef, ColumnOption, CreateTable as SqlCreateTable,
+    CreateTableOptions, Expr, SqlOption, TableConstraint, Value,
 };
 use plexus_model::limits::VECTOR_LENGTH_MAX;
 use plexus_model::schema::validate_name;
-use plexus_model::{CreateTable, Error, Manifest, Result, STAGING_SCHEMA, TableName};
+use plexus_model::{
+    Check, Column, ColumnType, CreateTable, Error, Manifest, Result, STAGING_SCHEMA, TableName, TableSchema,
+};
 use plexus_query::{CATALOG, SYSTEM_SCHEMA};
 use plexus_storage::types;
 
 use crate::errors::from_datafusion;
+use crate::parse;
+use crate::rewrite::identifier;
 
 /// Replicas of a table that does not say, as far as there are nodes.
 pub const REPLICAS_DEFAULT: u32 = 3;
@@ -27,16 +32,12 @@ pub async fn create_table(
     manifest: &Manifest,
     schema: &str,
 ) -> Result<CreateTable> {
-    if create.query.is_some() {
-        return Err(Error::unsupported(
-            "CREATE TABLE AS is not supported yet: create the table, then INSERT ... SELECT",
-        ));
-    }
     if create.temporary || create.external {
         return Err(Error::unsupported("temporary and external tables are not supported"));
     }
     let options = std::mem::take(&mut create.table_options);
     let vectors = take_vectors(&mut create)?;
+    let (defaults, checks) = take_expressions(&mut create, state)?;
     let statement = Statement::Statement(Box::new(ast::Statement::CreateTable(create)));
     let plan = state.statement_to_plan(statement).await.map_err(from_datafusion)?;
     let LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(plan)) = plan else {
@@ -60,11 +61,17 @@ pub async fn create_table(
             }
         }
     }
-    if !plan.column_defaults.is_empty() {
-        return Err(Error::unsupported("DEFAULT values are not supported yet"));
+    for (column, sql) in defaults {
+        let id = table.columns[column].id;
+        table.defaults.push((id, sql));
     }
+    for check in &checks {
+        let check = name_check(check, &table);
+        table.checks.push(check);
+    }
+    let TableOptions { shards, replicas, properties } = table_options(options)?;
+    set_properties(&properties, &mut table)?;
     table.validate()?;
-    let TableOptions { shards, replicas } = table_options(options)?;
     let nodes = manifest.live_data_nodes().len() as u32;
     Ok(CreateTable {
         name: table_name(&plan.name, schema)?,
@@ -77,12 +84,14 @@ pub async fn create_table(
 }
 
 #[derive(Default)]
-struct TableOptions {
-    shards: Option<u32>,
-    replicas: Option<u32>,
+pub struct TableOptions {
+    pub shards: Option<u32>,
+    pub replicas: Option<u32>,
+    /// Those that can be changed later.
+    pub properties: Vec<SqlOption>,
 }
 
-fn table_options(options: CreateTableOptions) -> Result<TableOptions> {
+pub fn table_options(options: CreateTableOptions) -> Result<TableOptions> {
     let list = match options {
         CreateTableOptions::None => return Ok(TableOptions::default()),
         CreateTableOptions::With(list) | CreateTableOptions::Options(list) => list,
@@ -100,25 +109,157 @@ fn table_options(options: CreateTableOptions) -> Result<TableOptions> {
         let slot = match key.value.to_ascii_lowercase().as_str() {
             "shards" => &mut found.shards,
             "replicas" => &mut found.replicas,
-            name => {
-                return Err(Error::invalid(format!(
-                    "table option {name:?} does not exist; there are shards, replicas"
-                )));
+            _ => {
+                found.properties.push(option);
+                continue;
             }
         };
-        let number = match value {
-            Expr::Value(value) => match &value.value {
-                Value::Number(text, _) | Value::SingleQuotedString(text) => text.parse().ok(),
-                _ => None,
-            },
-            _ => None,
-        };
+        let number = text_of(value).and_then(|text| text.parse().ok());
         *slot = Some(
             number
                 .ok_or_else(|| Error::invalid(format!("table option {option}: a whole number is needed")))?,
         );
     }
     Ok(found)
+}
+
+fn text_of(value: &Expr) -> Option<&str> {
+    match value {
+        Expr::Value(value) => match &value.value {
+            Value::Number(text, _) | Value::SingleQuotedString(text) => Some(text),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Sets properties of a table: `retention = '7 days'`, `cluster_by = 'a, b'`.
+pub fn set_properties(options: &[SqlOption], table: &mut TableSchema) -> Result<()> {
+    for option in options {
+        let SqlOption::KeyValue { key, value } = option else {
+            return Err(Error::invalid(format!("table option {option}: write name = value")));
+        };
+        let text = text_of(value)
+            .ok_or_else(|| Error::invalid(format!("table option {option}: a number or text is needed")))?;
+        match key.value.to_ascii_lowercase().as_str() {
+            "retention" => table.retention_us = Some(duration_us(text)?),
+            "cluster_by" => {
+                let names =
+                    text.split(',').map(|name| identifier(name.trim())).filter(|name| !name.is_empty());
+                table.cluster_by = names
+                    .map(|name| {
+                        let index = table.column_index(&name).ok_or_else(|| {
+                            Error::invalid(format!("table option {option}: there is no column {name:?}"))
+                        })?;
+                        Ok(table.columns[index].id)
+                    })
+                    .collect::<Result<_>>()?;
+            }
+            name => {
+                return Err(Error::invalid(format!(
+                    "table option {name:?} does not exist; there are shards, replicas, retention, cluster_by"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A span of time as people write it: a number and a unit from seconds to weeks.
+pub fn duration_us(text: &str) -> Result<u64> {
+    let wrong =
+        || Error::invalid(format!("{text:?} is no span of time: write '7 days', '12 hours', '30 minutes'"));
+    let digits = text.trim_start().find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let (number, unit) = text.trim_start().split_at(digits);
+    let seconds = match unit.trim().to_ascii_lowercase().trim_end_matches('s') {
+        "second" | "sec" => 1,
+        "minute" | "min" => 60,
+        "hour" | "h" => 60 * 60,
+        "day" | "d" => 24 * 60 * 60,
+        "week" => 7 * 24 * 60 * 60,
+        _ => return Err(wrong()),
+    };
+    let micros = number.parse::<u64>().ok().and_then(|n| n.checked_mul(seconds * 1_000_000));
+    micros.ok_or_else(wrong)
+}
+
+/// Takes defaults and checks, which the planner does not keep as text, out of a definition. Defaults by the
+/// index of their column.
+fn take_expressions(
+    create: &mut SqlCreateTable,
+    state: &SessionState,
+) -> Result<(Vec<(usize, String)>, Vec<CheckConstraint>)> {
+    let (mut defaults, mut checks) = (Vec::new(), Vec::new());
+    for (index, column) in create.columns.iter_mut().enumerate() {
+        for option in std::mem::take(&mut column.options) {
+            match &option.option {
+                ColumnOption::Default(expr) => {
+                    let sql = expr.to_string();
+                    check_default(&sql, state)?;
+                    defaults.push((index, sql));
+                }
+                ColumnOption::Check(check) => checks.push(check.clone()),
+                _ => column.options.push(option),
+            }
+        }
+    }
+    for constraint in std::mem::take(&mut create.constraints) {
+        match constraint {
+            TableConstraint::Check(check) => checks.push(check),
+            other => create.constraints.push(other),
+        }
+    }
+    Ok((defaults, checks))
+}
+
+fn check_default(sql: &str, state: &SessionState) -> Result<()> {
+    let parsed = state.create_logical_expr(sql, &DFSchema::empty());
+    parsed.map(|_| ()).map_err(|e| from_datafusion(e).context(format!("DEFAULT {sql}")))
+}
+
+/// A check under its name, or one that is made up for it.
+pub fn name_check(check: &CheckConstraint, table: &TableSchema) -> Check {
+    let free = |name: &String| table.checks.iter().all(|c| c.name != *name);
+    let made_up = || (1..).map(|n| format!("check_{n}")).find(free).unwrap_or_default();
+    let name = check.name.as_ref().map_or_else(made_up, |name| identifier(&name.to_string()));
+    Check { name, expression: check.expr.to_string() }
+}
+
+/// A column as a statement defines it; it has no id yet.
+pub struct DefinedColumn {
+    pub column: Column,
+    pub default: Option<String>,
+    pub checks: Vec<CheckConstraint>,
+}
+
+/// Reads the definition of one column.
+pub async fn define_column(definition: ColumnDef, state: &SessionState) -> Result<DefinedColumn> {
+    let mut create = match parse::plain_statement("CREATE TABLE t (c INT)")? {
+        ast::Statement::CreateTable(create) => create,
+        other => return Err(Error::internal(format!("a table was read as {other}"))),
+    };
+    create.columns = vec![definition];
+    let vectors = take_vectors(&mut create)?;
+    let (defaults, checks) = take_expressions(&mut create, state)?;
+    let statement = Statement::Statement(Box::new(ast::Statement::CreateTable(create)));
+    let plan = state.statement_to_plan(statement).await.map_err(from_datafusion)?;
+    let LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(plan)) = plan else {
+        return Err(Error::internal(format!("a column was planned as {}", plan.display())));
+    };
+    if plan.constraints.iter().next().is_some() {
+        return Err(Error::unsupported("a column that is added cannot be a key or unique"));
+    }
+    let mut column = types::from_arrow(plan.input.schema().as_arrow())?.columns.remove(0);
+    if let Some((_, length)) = vectors.first() {
+        column.data_type = types::vector(*length);
+    }
+    Ok(DefinedColumn { column, default: defaults.into_iter().next().map(|(_, sql)| sql), checks })
+}
+
+/// Reads a type.
+pub async fn column_type(data_type: ast::DataType, state: &SessionState) -> Result<ColumnType> {
+    let definition = ColumnDef { name: ast::Ident::new("c"), data_type, options: vec![] };
+    Ok(define_column(definition, state).await?.column.data_type)
 }
 
 /// Replaces `VECTOR(n)`, which the planner does not know, by an array of floats, and says where it was.
@@ -165,7 +306,8 @@ pub fn table_name(reference: &TableReference, schema: &str) -> Result<TableName>
 /// Refuses the schemas that are the system's own.
 pub fn free_schema_name(name: String) -> Result<String> {
     validate_name("schema", &name)?;
-    if [SYSTEM_SCHEMA, "information_schema", STAGING_SCHEMA].contains(&name.as_str()) {
+    if [SYSTEM_SCHEMA, "information_schema", STAGING_SCHEMA].contains(&name.as_str()) || name.starts_with('$')
+    {
         return Err(Error::invalid(format!("schema {name:?} is the system's own and cannot be changed")));
     }
     Ok(name)

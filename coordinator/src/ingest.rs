@@ -9,25 +9,33 @@ use std::time::Instant;
 
 use arrow::array::RecordBatch;
 use arrow_schema::SchemaRef;
+use bytes::Bytes;
 use plexus_model::limits::{
-    INLINE_BYTES_MAX, INLINE_TABLE_BYTES_MAX, INLINE_TOTAL_BYTES_MAX, PROPOSAL_BYTES_MAX,
+    INLINE_BYTES_MAX, INLINE_DELETION_BYTES_MAX, INLINE_TABLE_BYTES_MAX, INLINE_TOTAL_BYTES_MAX,
+    PROPOSAL_BYTES_MAX,
 };
 use plexus_model::{
-    Applied, Command, Commit, Error, ErrorKind, NewSegment, Result, Segment, SegmentData, SegmentId, Table,
-    TableChange, Version,
+    Applied, ChangeKind, Command, Commit, DeletedRows, Deletion, Error, ErrorKind, FileData, Manifest,
+    NewSegment, NodeId, Result, Rows, Segment, SegmentData, SegmentId, Table, TableChange, TableSchema,
+    Version,
 };
+use plexus_query::{Engine, RowChecks};
 use plexus_raft::Meta;
-use plexus_storage::{EncodedSegment, Router, SegmentEncoder, rows_bytes, types};
+use plexus_storage::{
+    EncodedSegment, Router, SegmentEncoder, SegmentReads, Unencoded, inline, rows_bytes, types,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::Instrument;
 
+use crate::changes::RowChanges;
 use crate::conform::conform;
-use crate::group::GroupCommitter;
+use crate::group::{GroupCommitter, RowsToWrite};
+use crate::keys::{KeyIndexes, OnDuplicate};
 use crate::limits::{
-    COMMIT_TIMEOUT, LOAD_BUFFER_BYTES_MAX, LOAD_WAIT_MAX, LOADS_MAX, SEGMENT_BYTES_TARGET, UPLOADS_MAX,
-    WRITE_TIME_MAX,
+    COMMIT_TIMEOUT, LOAD_BUFFER_BYTES_MAX, LOAD_WAIT_MAX, LOADS_MAX, READ_INDEX_TIMEOUT,
+    SEGMENT_BYTES_TARGET, UPLOADS_MAX, WRITE_ATTEMPTS_MAX, WRITE_TIME_MAX,
 };
 use crate::peers::SegmentUpload;
 use crate::replicate::Replicator;
@@ -39,6 +47,9 @@ pub struct Writer {
     pub replicator: Replicator,
     pub encoder: SegmentEncoder,
     pub group: GroupCommitter,
+    pub reads: SegmentReads,
+    pub keys: Arc<KeyIndexes>,
+    pub engine: Arc<Engine>,
     /// One permit a write that is too large for the log.
     pub loads: Arc<Semaphore>,
 }
@@ -52,12 +63,18 @@ pub struct Written {
 }
 
 impl Writer {
-    /// Begins a write to `table` as pinned by the statement.
-    pub fn begin(&self, table: Arc<Table>, operation: &'static str) -> Ingest {
+    /// Begins a write to `table` as the statement pinned it.
+    pub fn begin(
+        &self,
+        table: Arc<Table>,
+        on_duplicate: OnDuplicate,
+        operation: &'static str,
+    ) -> Result<Ingest> {
         let shards = table.shards.len();
         let first = (SegmentId::generate().0 & 0xffff) as u32;
-        Ingest {
+        Ok(Ingest {
             schema: types::to_arrow(&table.schema),
+            checks: self.engine.checks(&table.schema)?,
             router: Router::new(&table.schema.primary_key, shards as u32, first),
             buffers: (0..shards).map(|_| Buffer::default()).collect(),
             uploads: JoinSet::new(),
@@ -69,13 +86,20 @@ impl Writer {
             started: Instant::now(),
             writer: self.clone(),
             table,
+            on_duplicate,
             operation,
-        }
+        })
     }
 
-    /// Commits one change, under a token that is repeated until the outcome is known.
-    pub async fn commit(&self, changes: Vec<TableChange>, operation: &str) -> Result<Applied> {
-        let commit = Commit { changes, operation: operation.to_owned() };
+    /// Commits changes at once, under a token that is repeated until the outcome is known.
+    pub async fn commit(
+        &self,
+        changes: Vec<TableChange>,
+        operation: &str,
+        started: Instant,
+    ) -> Result<Applied> {
+        let duration_us = started.elapsed().as_micros() as u64;
+        let commit = Commit { changes, unchanged: vec![], operation: operation.to_owned(), duration_us };
         self.meta.propose(Command::Commit(commit), COMMIT_TIMEOUT).await
     }
 
@@ -86,47 +110,80 @@ impl Writer {
         table: &Table,
         shard: u32,
         level: u8,
-        batches: Vec<RecordBatch>,
+        schema: Arc<TableSchema>,
+        rows: Unencoded,
     ) -> Result<NewSegment> {
         let encoder = self.encoder;
-        let schema = table.schema.clone();
-        let encoded = tokio::task::spawn_blocking(move || encoder.encode(&schema, batches))
+        let encoded = tokio::task::spawn_blocking(move || encoder.encode(&schema, rows))
             .await
             .map_err(|e| Error::internal(format!("encoding a segment: {e}")))??;
-        let EncodedSegment { bytes, checksum, rows, columns } = encoded;
+        let EncodedSegment { bytes, data, rows, columns } = encoded;
+        let (id, acknowledged) = self.replicate(table, shard, bytes, data.checksum).await?;
+        tracing::debug!(segment = %id, rows, bytes = data.bytes, replicas = acknowledged.len(), "segment is durable");
+        let segment = Segment { level, columns, acknowledged, ..new_segment(table, id, shard, rows) };
+        Ok(NewSegment(Segment { data: SegmentData::File(data), ..segment }))
+    }
+
+    /// Makes bytes durable on the replicas of a shard, under a new id.
+    async fn replicate(
+        &self,
+        table: &Table,
+        shard: u32,
+        bytes: Bytes,
+        checksum: [u8; 32],
+    ) -> Result<(SegmentId, Vec<NodeId>)> {
         let id = SegmentId::generate();
-        let length = bytes.len() as u64;
         let replicas = &table.shards[shard as usize].replicas;
         let acknowledged = self.replicator.replicate(SegmentUpload { id, checksum, bytes }, replicas).await?;
-        tracing::debug!(segment = %id, rows, bytes = length, replicas = acknowledged.len(), "segment is durable");
-        let data = SegmentData::File { bytes: length, checksum };
-        Ok(NewSegment(new_segment(table, id, shard, rows, level, data, columns, acknowledged)))
+        Ok((id, acknowledged))
+    }
+
+    /// The deletion of rows from a segment of a shard: in the log, or in a file when they are many.
+    pub async fn deletion(&self, table: &Table, shard: u32, rows: &Rows) -> Result<Deletion> {
+        let deletion = Deletion::inline(rows);
+        let DeletedRows::Inline(bytes) = &deletion.rows else {
+            return Ok(deletion);
+        };
+        if bytes.len() <= INLINE_DELETION_BYTES_MAX {
+            return Ok(deletion);
+        }
+        let bytes = Bytes::from(bytes.clone());
+        let checksum = *blake3::hash(&bytes).as_bytes();
+        let data = FileData { bytes: bytes.len() as u64, checksum, column_bytes: 0 };
+        let (id, _) = self.replicate(table, shard, bytes, checksum).await?;
+        Ok(Deletion { rows: DeletedRows::File { id, data }, ..deletion })
+    }
+
+    /// Rows of a shard as a segment that rides in the log.
+    pub fn inline(&self, table: &Table, shard: u32, batches: &[&RecordBatch]) -> Result<NewSegment> {
+        let encoded = inline::encode(&table.schema, batches)?;
+        let segment = new_segment(table, SegmentId::generate(), shard, encoded.rows);
+        Ok(NewSegment(Segment {
+            data: SegmentData::Inline(encoded.bytes),
+            columns: encoded.columns,
+            keys: encoded.keys,
+            ..segment
+        }))
     }
 }
 
-#[allow(clippy::too_many_arguments)] // one argument a field of the record
-pub(crate) fn new_segment(
-    table: &Table,
-    id: SegmentId,
-    shard: u32,
-    rows: u64,
-    level: u8,
-    data: SegmentData,
-    columns: Vec<plexus_model::ColumnStatistics>,
-    acknowledged: Vec<plexus_model::NodeId>,
-) -> Segment {
+/// A record of a segment without its data.
+fn new_segment(table: &Table, id: SegmentId, shard: u32, rows: u64) -> Segment {
     Segment {
         id,
         shard,
         rows,
-        level,
+        level: 0,
         schema_version: table.schema_version,
         added: Version(0),
+        newest: Version(0),
         removed: None,
         removed_time_us: 0,
-        data,
-        columns,
-        acknowledged,
+        data: SegmentData::Inline(vec![]),
+        columns: vec![],
+        keys: vec![],
+        deletions: vec![],
+        acknowledged: vec![],
     }
 }
 
@@ -140,6 +197,8 @@ struct Buffer {
 pub struct Ingest {
     table: Arc<Table>,
     schema: SchemaRef,
+    checks: RowChecks,
+    on_duplicate: OnDuplicate,
     operation: &'static str,
     router: Router,
     buffers: Vec<Buffer>,
@@ -168,6 +227,7 @@ impl Ingest {
     /// Adds rows. Waits while too much is being encoded or sent.
     pub async fn write(&mut self, batch: RecordBatch) -> Result<()> {
         let batch = conform(batch, &self.schema, &self.table)?;
+        self.checks.check(&batch).map_err(|e| e.context(format!("table {}", self.table.name)))?;
         self.rows += batch.num_rows() as u64;
         if self.permit.is_none() && self.buffered() + rows_bytes(&batch) > INLINE_BYTES_MAX {
             let permit = timeout(LOAD_WAIT_MAX, self.writer.loads.clone().acquire_owned()).await.map_err(|_| {
@@ -210,7 +270,7 @@ impl Ingest {
         let table = self.table.clone();
         let upload = async move {
             let _permit = permit;
-            writer.upload(&table, shard as u32, 0, buffer.batches).await
+            writer.upload(&table, shard as u32, 0, table.schema.clone(), buffer.batches.into()).await
         };
         self.uploads.spawn(upload.in_current_span());
         Ok(())
@@ -243,6 +303,16 @@ impl Ingest {
                 other => return other,
             }
         }
+        let segments = self.upload_rest().await?;
+        if self.table.schema.has_key() {
+            return self.commit_keyed(segments).await;
+        }
+        let applied = self.writer.commit(vec![self.change(segments)], self.operation, self.started).await?;
+        Ok(Written { rows: self.rows, version: Some(applied.version) })
+    }
+
+    /// Encodes the rest and waits until all segments are durable.
+    async fn upload_rest(&mut self) -> Result<Vec<NewSegment>> {
         for shard in 0..self.buffers.len() {
             self.flush(shard).await?;
         }
@@ -255,14 +325,49 @@ impl Ingest {
                 self.started.elapsed()
             )));
         }
-        let change = TableChange {
-            table: self.table.id,
-            schema_version: self.table.schema_version,
-            add: std::mem::take(&mut self.segments),
-            remove: vec![],
-        };
-        let applied = self.writer.commit(vec![change], self.operation).await?;
-        Ok(Written { rows: self.rows, version: Some(applied.version) })
+        Ok(std::mem::take(&mut self.segments))
+    }
+
+    fn change(&self, add: Vec<NewSegment>) -> TableChange {
+        let base = self.writer.meta.manifest().version;
+        let change = TableChange::new(self.table.id, self.table.schema_version, base, ChangeKind::Write);
+        TableChange { add, ..change }
+    }
+
+    /// Commits segments of a table with a primary key: again at a newer version as long as somebody else
+    /// writes to the same keys.
+    async fn commit_keyed(&self, segments: Vec<NewSegment>) -> Result<Written> {
+        let mut attempt = 1;
+        loop {
+            let manifest = self.writer.meta.read(READ_INDEX_TIMEOUT).await?;
+            let mut changes = RowChanges::new(self.table.clone());
+            changes.add(segments.clone());
+            let table = current(&manifest, &self.table)?;
+            let rows =
+                changes.resolve_keys(&self.writer, &table, manifest.version, self.on_duplicate).await?;
+            if rows == 0 {
+                return Ok(Written { rows, version: None });
+            }
+            let change = changes.into_change(&self.writer, &table, manifest.version).await?;
+            match self.writer.commit(vec![change], self.operation, self.started).await {
+                Err(e) if e.kind() == ErrorKind::Conflict && attempt < WRITE_ATTEMPTS_MAX => attempt += 1,
+                applied => return Ok(Written { rows, version: Some(applied?.version) }),
+            }
+        }
+    }
+
+    /// The rows as segments that are durable but not committed, for a transaction that will.
+    pub async fn stage(mut self) -> Result<Vec<NewSegment>> {
+        let buffered = self.buffered();
+        if self.uploads.is_empty() && self.segments.is_empty() && buffered <= INLINE_BYTES_MAX {
+            let full = self.buffers.iter().zip(0..).filter(|(b, _)| !b.batches.is_empty());
+            return full
+                .map(|(buffer, shard)| {
+                    self.writer.inline(&self.table, shard, &buffer.batches.iter().collect::<Vec<_>>())
+                })
+                .collect();
+        }
+        self.upload_rest().await
     }
 
     /// Whether so few bytes should ride in the log, as far as this node knows how many do already.
@@ -281,9 +386,17 @@ impl Ingest {
             .enumerate()
             .flat_map(|(shard, buffer)| buffer.batches.iter().map(move |b| (shard as u32, b.clone())))
             .collect();
-        let applied = self.writer.group.insert(self.table.clone(), parts, bytes, self.operation).await?;
-        Ok(Written { rows: self.rows, version: Some(applied.version) })
+        let rows = RowsToWrite { table: self.table.clone(), parts, bytes, on_duplicate: self.on_duplicate };
+        self.writer.group.write(rows, self.operation).await
     }
+}
+
+/// The table as `manifest` has it, as long as its schema is still the one that rows were made for.
+pub fn current(manifest: &Manifest, table: &Table) -> Result<Arc<Table>> {
+    let found = manifest.tables.get(&table.id).filter(|t| t.dropped.is_none());
+    found.filter(|t| t.schema_version == table.schema_version).cloned().ok_or_else(|| {
+        Error::conflict(format!("table {} was dropped, or its schema changed, meanwhile", table.name))
+    })
 }
 
 fn joined(done: Result<Result<NewSegment>, tokio::task::JoinError>) -> Result<NewSegment> {

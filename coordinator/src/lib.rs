@@ -6,13 +6,19 @@
 //! one commit. [`Maintenance`] tends what a node keeps. Knows no wire format: rows come in and go out as
 //! Arrow batches, other nodes are reached through [`Peers`].
 
+mod alter;
 mod call;
+mod change;
+mod changes;
 mod conform;
 mod coordinator;
 mod ddl;
+mod definition;
+mod dialect;
 mod errors;
 mod group;
 mod ingest;
+mod keys;
 pub mod limits;
 mod load;
 mod maintenance;
@@ -21,13 +27,19 @@ mod peers;
 mod pull;
 mod removal;
 mod replicate;
+mod rewrite;
 mod run;
 mod session;
+mod statement;
+mod transaction;
+mod vacuum;
+mod versions;
 
 pub use coordinator::{Coordinator, CoordinatorOptions, Described, Executed};
 pub use errors::{WORKER_UNAVAILABLE, from_datafusion};
 pub use group::GroupCommitter;
 pub use ingest::{Ingest, Writer, Written};
+pub use keys::{KeyIndexes, OnDuplicate};
 pub use load::{IngestMode, IngestTarget};
 pub use maintenance::Maintenance;
 pub use peers::{Missing, NodeReport, Peers, SegmentUpload};
@@ -35,3 +47,4 @@ pub use pull::Puller;
 pub use replicate::Replicator;
 pub use run::{Rows, Suspects, worker_url};
 pub use session::Session;
+pub use transaction::{Isolation, LEASE, TransactionId};

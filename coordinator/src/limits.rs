@@ -82,3 +82,18 @@ pub const WRITE_TIME_MAX: Duration = Duration::from_secs(12 * 60 * 60);
 /// Age below which a segment that the manifest does not name is not garbage: its commit may be under way.
 /// Twice the time that a write may take, so that no commit can name a segment that was collected.
 pub const GARBAGE_AGE_MIN: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Bytes of key indexes that a node keeps in memory: twelve a row.
+pub const KEY_INDEX_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Times that a write is proposed again after somebody else wrote to the same rows or keys.
+pub const WRITE_ATTEMPTS_MAX: usize = 30;
+
+/// Transactions that are open on a node.
+pub const TRANSACTIONS_MAX: usize = 10_000;
+
+/// Bytes of small statements of one transaction, for one table, above which they become files.
+pub const TRANSACTION_INLINE_BYTES_MAX: u64 = 128 * 1024;
+
+/// Bytes of rows that `RETURNING` gives back: they are held until the client asks for them.
+pub const RETURNING_BYTES_MAX: usize = 1024 * 1024;

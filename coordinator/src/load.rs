@@ -9,12 +9,15 @@ use plexus_model::schema::validate_name;
 use plexus_model::{Command, CreateTable, Error, ErrorKind, Manifest, Result, TableName, TableSchema};
 use plexus_storage::types;
 
+use crate::changes::RowChanges;
 use crate::conform::arrange;
 use crate::coordinator::{Coordinator, find, new_query_id};
 use crate::ddl;
 use crate::ingest::Written;
+use crate::keys::OnDuplicate;
 use crate::limits::{COMMIT_TIMEOUT, READ_INDEX_TIMEOUT};
 use crate::session::Session;
+use crate::transaction::TransactionId;
 
 /// Where an ingest goes.
 #[derive(Clone, Debug)]
@@ -24,6 +27,8 @@ pub struct IngestTarget {
     pub mode: IngestMode,
     pub shards: Option<u32>,
     pub replicas: Option<u32>,
+    /// What happens to rows whose primary key is there already.
+    pub on_duplicate: OnDuplicate,
     /// Names of columns, when the table is created.
     pub primary_key: Vec<String>,
 }
@@ -51,10 +56,13 @@ impl Coordinator {
         schema: SchemaRef,
         mut batches: BoxStream<'static, Result<RecordBatch>>,
     ) -> Result<Written> {
+        if let Some(id) = session.transaction() {
+            if let Some(written) = self.ingest_in(id, session, &target, &schema, &mut batches).await? {
+                return Ok(written);
+            }
+        }
         let manifest = self.pin().await?;
-        let name = TableName::new(target.schema.clone().unwrap_or_else(|| session.schema()), &target.table);
-        let reference = TableReference::partial(name.schema.clone(), name.table.clone());
-        let name = ddl::table_name(&reference, &session.schema())?;
+        let name = target_name(session, &target)?;
         let existing = manifest.table(&name).cloned();
         let append = match (existing, target.mode) {
             (Some(_), IngestMode::Create) => {
@@ -68,13 +76,45 @@ impl Coordinator {
         };
         if let Some(table) = append {
             let columns: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
-            let mut ingest = self.writer().begin(table.clone(), "ingest");
+            let mut ingest = self.writer().begin(table.clone(), target.on_duplicate, "ingest")?;
             while let Some(batch) = batches.try_next().await? {
                 ingest.write(arrange(&batch, &columns, &table)?).await?;
             }
             return ingest.finish().await;
         }
         self.ingest_new(&manifest, target, name, schema, batches).await
+    }
+
+    /// Appends to a table as part of a transaction. A table that is to be created or replaced is not part of
+    /// it: `None`.
+    async fn ingest_in(
+        &self,
+        id: TransactionId,
+        session: &Session,
+        target: &IngestTarget,
+        schema: &SchemaRef,
+        batches: &mut BoxStream<'static, Result<RecordBatch>>,
+    ) -> Result<Option<Written>> {
+        let mut taken = self.transactions().take(id)?;
+        let manifest = self.pin_transaction(session, &mut taken).await?;
+        let name = target_name(session, target)?;
+        let table = match (manifest.table(&name).cloned(), target.mode) {
+            (Some(table), IngestMode::Append | IngestMode::CreateAppend) => table,
+            _ => {
+                taken.restart()?;
+                return Ok(None);
+            }
+        };
+        let columns: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
+        let mut ingest = self.writer().begin(table.clone(), target.on_duplicate, "ingest")?;
+        while let Some(batch) = batches.try_next().await? {
+            ingest.write(arrange(&batch, &columns, &table)?).await?;
+        }
+        let mut changes = RowChanges::new(table.clone());
+        changes.add(ingest.stage().await?);
+        let rows = changes.resolve_keys(self.writer(), &table, manifest.version, target.on_duplicate).await?;
+        taken.stage(changes);
+        Ok(Some(Written { rows, version: None }))
     }
 
     /// Loads into a table out of sight and gives it its name at the end: the table appears with all its
@@ -97,7 +137,8 @@ impl Coordinator {
         let applied = self.meta().propose(Command::CreateTable(create), COMMIT_TIMEOUT).await?;
         let loaded = async {
             let manifest = self.meta().wait_version(applied.version, READ_INDEX_TIMEOUT).await?;
-            let mut ingest = self.writer().begin(find(&manifest, &staging)?, "ingest");
+            let mut ingest =
+                self.writer().begin(find(&manifest, &staging)?, target.on_duplicate, "ingest")?;
             while let Some(batch) = batches.try_next().await? {
                 ingest.write(batch).await?;
             }
@@ -125,6 +166,11 @@ impl Coordinator {
             }
         }
     }
+}
+
+fn target_name(session: &Session, target: &IngestTarget) -> Result<TableName> {
+    let schema = target.schema.clone().unwrap_or_else(|| session.schema());
+    ddl::table_name(&TableReference::partial(schema, target.table.clone()), &session.schema())
 }
 
 fn new_table(

@@ -13,12 +13,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use plexus_model::limits::{REMOVED_RETENTION_US, STAGING_RETENTION_US};
+use plexus_model::limits::{RETENTION_MIN_US, STAGING_RETENTION_US};
 use plexus_model::{
-    Command, Error, Manifest, NodeId, Result, Segment, SegmentData, SegmentId, Table, TableChange, TableId,
+    ChangeKind, Column, Command, Error, Exchange, Manifest, NodeId, Result, Segment, SegmentData, SegmentId,
+    Table, TableChange, TableId, TableSchema, Version,
 };
 use plexus_raft::Meta;
-use plexus_storage::{SegmentRef, SegmentStore, inline};
+use plexus_storage::{SegmentRef, SegmentStore, Unencoded, decode_inline};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +30,7 @@ use crate::limits::{
 };
 use crate::peers::Missing;
 use crate::pull::Puller;
+use crate::vacuum;
 
 /// How often a node tells the leader that it lives.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
@@ -136,18 +138,22 @@ impl Maintenance {
         Ok(())
     }
 
+    /// Forgets what is older than the retention of its table, and loads that were abandoned.
     async fn purge(&self) -> Result<()> {
         let manifest = self.meta.manifest();
-        let until = manifest.time_us.saturating_sub(REMOVED_RETENTION_US);
-        let stale = manifest.tables.values().any(|t| {
-            let abandoned = t.name.is_staging()
-                && t.created_time_us.saturating_add(STAGING_RETENTION_US) < manifest.time_us;
-            (t.dropped.is_some() && t.dropped_time_us <= until)
-                || (abandoned && t.dropped.is_none())
-                || t.segments.values().any(|s| s.removed.is_some() && s.removed_time_us <= until)
-        });
-        if stale {
-            self.meta.propose(Command::Purge { removed_until_us: until }, COMMIT_TIMEOUT).await?;
+        for table in manifest.tables.values() {
+            let abandoned = table.name.is_staging()
+                && table.created_time_us.saturating_add(STAGING_RETENTION_US) < manifest.time_us;
+            if abandoned && table.dropped.is_none() {
+                let drop = Command::DropTable { name: table.name.clone(), if_exists: true };
+                self.meta.propose(drop, COMMIT_TIMEOUT).await?;
+            }
+            let retention = table.retention_us().max(RETENTION_MIN_US);
+            if let Ok(until) = manifest.version_at(manifest.time_us.saturating_sub(retention))
+                && vacuum::has_garbage(table, until)
+            {
+                self.meta.propose(Command::Vacuum { table: table.id, until }, COMMIT_TIMEOUT).await?;
+            }
         }
         Ok(())
     }
@@ -166,7 +172,7 @@ impl Maintenance {
         for table in manifest.tables.values().filter(|t| t.dropped.is_none()) {
             if !whole.tables.get(&table.id).is_some_and(|seen| Arc::ptr_eq(seen, table)) {
                 let known = missing.len();
-                missing.extend(kept_by(manifest, table, self.node).filter(|s| !store.contains(s.id)));
+                missing.extend(kept_by(table, self.node).filter(|s| !store.contains(s.id)));
                 if missing.len() > known {
                     continue;
                 }
@@ -197,16 +203,18 @@ impl Maintenance {
             return Ok(());
         }
         let live = |node: &&NodeId| manifest.nodes.get(node).is_some_and(|n| n.live);
-        for table in manifest.tables.values().filter(|t| t.dropped.is_none() && t.inline_bytes > 0) {
-            let mut shards: BTreeMap<u32, Vec<Arc<Segment>>> = BTreeMap::new();
-            for segment in table.visible(manifest.version).filter(|s| s.is_inline()) {
-                shards.entry(segment.shard).or_default().push(segment.clone());
+        for table in manifest.tables.values().filter(|t| t.inline_bytes > 0) {
+            // What is out of sight, for readers of older versions, goes out apart from what is not.
+            let mut groups: BTreeMap<(u32, Option<Version>), Vec<Arc<Segment>>> = BTreeMap::new();
+            for segment in table.segments.values().filter(|s| s.is_inline()) {
+                groups.entry((segment.shard, segment.removed)).or_default().push(segment.clone());
             }
-            for (shard, segments) in shards {
+            for ((shard, removed), segments) in groups {
                 let replicas = &table.shards[shard as usize].replicas;
-                if replicas.iter().find(live) == Some(&self.node) && is_due(&segments) {
+                let due = removed.is_some() || table.dropped.is_some() || is_due(&segments);
+                if due && replicas.iter().find(live) == Some(&self.node) {
                     // One shard without a majority must not hold up the others.
-                    self.note("write out", self.write_out_shard(table, shard, &segments).await);
+                    self.note("write out", self.write_out_shard(table, shard, segments).await);
                 }
             }
         }
@@ -214,22 +222,30 @@ impl Maintenance {
     }
 
     #[tracing::instrument(level = "info", skip_all, fields(table = %table.name, shard = shard))]
-    async fn write_out_shard(&self, table: &Table, shard: u32, segments: &[Arc<Segment>]) -> Result<()> {
-        let mut batches = Vec::with_capacity(segments.len());
-        for segment in segments {
+    async fn write_out_shard(
+        &self,
+        table: &Table,
+        shard: u32,
+        mut segments: Vec<Arc<Segment>>,
+    ) -> Result<()> {
+        // In the order of their versions, which is how a reader of an older one knows what it sees.
+        segments.sort_by_key(|s| (s.added, s.id));
+        let schema = Arc::new(stored_schema(table));
+        let mut rows = Unencoded::default();
+        for segment in &segments {
             if let SegmentData::Inline(bytes) = &segment.data {
-                batches.extend(inline::decode(bytes)?);
+                rows.batches.extend(decode_inline(bytes, &schema)?);
+                rows.versions.push((segment.added, segment.rows as usize));
             }
         }
-        let added = self.writer.upload(table, shard, 0, batches).await?;
-        let change = TableChange {
-            table: table.id,
-            schema_version: table.schema_version,
-            add: vec![added],
-            remove: segments.iter().map(|s| s.id).collect(),
-        };
-        self.writer.commit(vec![change], "write out").await?;
-        tracing::debug!(segments = segments.len(), "wrote inline rows out");
+        let segment = self.writer.upload(table, shard, 0, schema, rows).await?;
+        let base = self.meta.manifest().version;
+        let change = TableChange::new(table.id, table.schema_version, base, ChangeKind::Move);
+        let from: Vec<SegmentId> = segments.iter().map(|s| s.id).collect();
+        let count = from.len();
+        let change = TableChange { exchange: vec![Exchange { from, segment }], ..change };
+        self.writer.commit(vec![change], "write out", Instant::now()).await?;
+        tracing::debug!(segments = count, "wrote inline rows out");
         Ok(())
     }
 
@@ -240,8 +256,12 @@ impl Maintenance {
         };
         // Not this node's view: one that is behind would collect what was committed meanwhile.
         let manifest = self.meta.read(READ_INDEX_TIMEOUT).await?;
-        let needed: HashSet<SegmentId> =
-            manifest.tables.values().flat_map(|t| t.segments.keys().copied().collect::<Vec<_>>()).collect();
+        let needed: HashSet<SegmentId> = manifest
+            .tables
+            .values()
+            .flat_map(|table| table.segments.values().flat_map(|s| SegmentRef::all_of(table, s)))
+            .map(|file| file.id)
+            .collect();
         let removed = tokio::task::spawn_blocking(move || {
             store.collect_garbage(GARBAGE_AGE_MIN, |id| needed.contains(&id))
         })
@@ -271,20 +291,23 @@ struct Whole {
     losses: u64,
 }
 
-/// Visible file segments of the shards of a table that `node` keeps.
-fn kept_by(manifest: &Manifest, table: &Table, node: NodeId) -> impl Iterator<Item = SegmentRef> {
-    table.visible(manifest.version).filter_map(move |segment| {
-        let SegmentData::File { bytes, checksum } = segment.data else {
-            return None;
-        };
-        let replicas = &table.shards.get(segment.shard as usize)?.replicas;
-        replicas.contains(&node).then(|| SegmentRef {
-            id: segment.id,
-            length: bytes,
-            checksum,
-            replicas: replicas.clone(),
-        })
-    })
+/// Files of the shards of a table that `node` keeps, also of segments that only older versions see.
+fn kept_by(table: &Table, node: NodeId) -> impl Iterator<Item = SegmentRef> {
+    let files = table.segments.values().flat_map(move |segment| SegmentRef::all_of(table, segment));
+    files.filter(move |file| file.replicas.contains(&node))
+}
+
+/// The schema under which rows are moved: all columns that a version of the table that can still be read has.
+fn stored_schema(table: &Table) -> TableSchema {
+    let mut schema = (*table.schema).clone();
+    for former in table.former.iter().rev() {
+        for column in &former.schema.columns {
+            if schema.columns.iter().all(|c| c.id != column.id) {
+                schema.columns.push(Column { nullable: true, ..column.clone() });
+            }
+        }
+    }
+    schema
 }
 
 fn ticker(period: Duration) -> tokio::time::Interval {

@@ -1,15 +1,18 @@
 //! From text to statements, with `?` and `$1` alike.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::ControlFlow;
 
 use datafusion::common::DataFusionError;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
-use datafusion::sql::sqlparser::dialect::GenericDialect;
-use datafusion::sql::sqlparser::parser::ParserError;
+use datafusion::sql::sqlparser::ast;
+use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 use plexus_model::{Error, Result};
 
+use crate::dialect::PlexusDialect;
 use crate::errors::from_datafusion;
+use crate::rewrite::identifier;
 
 /// A statement may be this long; longer ones are data in disguise.
 const SQL_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -24,7 +27,7 @@ pub fn statements(sql: &str) -> Result<VecDeque<Statement>> {
             sql.len()
         )));
     }
-    let dialect = GenericDialect {};
+    let dialect = PlexusDialect;
     let syntax = |e: ParserError| at_end(sql, from_datafusion(DataFusionError::SQL(Box::new(e), None)));
     let mut tokens = Tokenizer::new(&dialect, sql).tokenize_with_location().map_err(|e| syntax(e.into()))?;
     let mut number = 0;
@@ -67,6 +70,49 @@ pub fn statement(sql: &str) -> Result<Statement> {
     }
 }
 
+/// Parses one statement of standard SQL.
+pub fn plain_statement(sql: &str) -> Result<ast::Statement> {
+    match statement(sql)? {
+        Statement::Statement(statement) => Ok(*statement),
+        other => Err(Error::invalid(format!("{other} is not expected here"))),
+    }
+}
+
+/// Parses a query.
+pub fn query(sql: &str) -> Result<ast::Query> {
+    match plain_statement(sql)? {
+        ast::Statement::Query(query) => Ok(*query),
+        other => Err(Error::invalid(format!("{other} is not a query"))),
+    }
+}
+
+/// All names in an expression, as they are meant.
+pub fn identifiers(sql: &str) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    let mut note = |ident: &ast::Ident| names.insert(identifier(&ident.to_string()));
+    let mut expr = expression(sql)?;
+    let _: ControlFlow<()> = ast::visit_expressions_mut(&mut expr, |expr| {
+        match expr {
+            ast::Expr::Identifier(ident) => {
+                note(ident);
+            }
+            ast::Expr::CompoundIdentifier(parts) => parts.iter().for_each(|part| {
+                note(part);
+            }),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    });
+    Ok(names)
+}
+
+/// Parses an expression.
+pub fn expression(sql: &str) -> Result<ast::Expr> {
+    let fail = |e| from_datafusion(DataFusionError::SQL(Box::new(e), None));
+    let mut parser = Parser::new(&PlexusDialect).try_with_sql(sql).map_err(fail)?;
+    parser.parse_expr().map_err(fail)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +122,19 @@ mod tests {
         assert_eq!(statement("SELECT ?, ?").unwrap().to_string(), "SELECT $1, $2");
         let error = statement("SELECT 1 FRM t x y").unwrap_err();
         assert!(error.message().contains("Line: 1, Column:"), "{error}");
+    }
+
+    #[test]
+    fn versions_of_tables_are_read_and_what_the_generic_dialect_reads_still_is() {
+        for sql in [
+            "SELECT * FROM t VERSION AS OF 5",
+            "SELECT * FROM t TIMESTAMP AS OF '2026-01-01' AS old JOIN u ON true",
+            "INSERT INTO t VALUES (1) ON CONFLICT (a) DO UPDATE SET b = excluded.b RETURNING a",
+            "MERGE INTO t USING u ON t.a = u.a WHEN NOT MATCHED BY SOURCE THEN DELETE",
+            "SELECT * EXCLUDE (a) FROM t",
+        ] {
+            statement(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
+        }
     }
 
     #[test]

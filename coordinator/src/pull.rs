@@ -37,7 +37,7 @@ impl Puller {
             return Err(error);
         }
         let (store, segment) = (store.clone(), segment.clone());
-        tokio::task::spawn_blocking(move || store.put(segment.id, &bytes, &segment.checksum))
+        tokio::task::spawn_blocking(move || store.put(segment.id, &bytes, &segment.data.checksum))
             .await
             .map_err(|e| Error::internal(format!("storing a pulled segment: {e}")))?
     }
@@ -46,8 +46,8 @@ impl Puller {
     async fn fetch(&self, segment: &SegmentRef, bytes: &mut Vec<u8>) -> Result<()> {
         let mut last = Error::unavailable(format!("segment {} has no other replica", segment.id));
         for node in self.remote.order(&segment.replicas).into_iter().filter(|n| *n != self.node) {
-            while (bytes.len() as u64) < segment.length {
-                let rest = (segment.length as usize - bytes.len()).min(PULL_CHUNK_BYTES);
+            while (bytes.len() as u64) < segment.data.bytes {
+                let rest = (segment.data.bytes as usize - bytes.len()).min(PULL_CHUNK_BYTES);
                 match self.remote.read(node, segment, bytes.len() as u64, rest).await {
                     Ok(chunk) if !chunk.is_empty() => bytes.extend_from_slice(&chunk),
                     Ok(_) => break,
@@ -57,7 +57,7 @@ impl Puller {
                     }
                 }
             }
-            if bytes.len() as u64 >= segment.length {
+            if bytes.len() as u64 >= segment.data.bytes {
                 return Ok(());
             }
         }
@@ -73,6 +73,8 @@ impl Puller {
 mod tests {
     use async_trait::async_trait;
     use bytes::Bytes;
+
+    use plexus_model::FileData;
 
     use super::*;
 
@@ -101,6 +103,10 @@ mod tests {
         }
     }
 
+    fn file(bytes: u64, checksum: [u8; 32]) -> FileData {
+        FileData { bytes, checksum, column_bytes: bytes }
+    }
+
     #[tokio::test]
     async fn a_pull_goes_on_where_it_broke_off() {
         let dir = tempfile::tempdir().unwrap();
@@ -108,8 +114,7 @@ mod tests {
         let bytes: Vec<u8> = (0..PULL_CHUNK_BYTES * 5 + 17).map(|i| (i % 251) as u8).collect();
         let segment = SegmentRef {
             id: SegmentId::generate(),
-            length: bytes.len() as u64,
-            checksum: *blake3::hash(&bytes).as_bytes(),
+            data: file(bytes.len() as u64, *blake3::hash(&bytes).as_bytes()),
             replicas: vec![NodeId(1), NodeId(2), NodeId(3)],
         };
         let left = HashMap::from([(NodeId(1), 9), (NodeId(2), 2), (NodeId(3), 1)]);
@@ -130,12 +135,8 @@ mod tests {
     async fn bytes_of_another_checksum_are_not_kept_and_fetched_anew() {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(SegmentStore::open(dir.path()).unwrap());
-        let segment = SegmentRef {
-            id: SegmentId::generate(),
-            length: 10,
-            checksum: [0; 32],
-            replicas: vec![NodeId(2)],
-        };
+        let segment =
+            SegmentRef { id: SegmentId::generate(), data: file(10, [0; 32]), replicas: vec![NodeId(2)] };
         let left = Mutex::new(HashMap::from([(NodeId(2), 9)]));
         let remote = Arc::new(Flaky { bytes: vec![1; 10], left, offsets: Mutex::default() });
         let puller = Puller::new(NodeId(1), remote.clone());

@@ -1,23 +1,28 @@
 //! What a client's session remembers between statements.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
-use plexus_model::{Error, Result};
+use plexus_model::{Error, Result, Version};
 use plexus_query::{CATALOG, DEFAULT_SCHEMA};
+
+use crate::transaction::TransactionId;
 
 /// Settings of one client. Shared by its concurrent statements.
 #[derive(Debug, Default)]
 pub struct Session {
-    settings: Mutex<BTreeMap<String, String>>,
+    settings: Arc<Mutex<BTreeMap<String, String>>>,
+    /// The transaction that its statements are part of.
+    transaction: Mutex<Option<TransactionId>>,
     ephemeral: bool,
 }
 
 /// Settings of ours, with what they mean.
-pub const SETTINGS: [(&str, &str); 4] = [
+pub const SETTINGS: [(&str, &str); 5] = [
     ("catalog", "database of unqualified names; always plexus"),
     ("schema", "schema of unqualified names"),
     ("plexus.task_bytes", "segment bytes that are worth a task on another node"),
+    ("plexus.read_version", "version that queries read, instead of the newest"),
     ("plexus.string_view", "whether text columns reach the client as string views"),
 ];
 
@@ -32,6 +37,33 @@ impl Session {
     /// A session that ends with its request, so nothing can be set in it.
     pub fn ephemeral() -> Self {
         Self { ephemeral: true, ..Self::default() }
+    }
+
+    /// The same settings for statements of a transaction that the client names with each of them.
+    pub fn in_transaction(&self, id: TransactionId) -> Self {
+        let transaction = Mutex::new(Some(id));
+        Self { settings: self.settings.clone(), transaction, ephemeral: self.ephemeral }
+    }
+
+    pub fn transaction(&self) -> Option<TransactionId> {
+        *self.lock_transaction()
+    }
+
+    /// # Errors
+    /// `InvalidArgument` when the session ends with its request.
+    pub fn set_transaction(&self, id: Option<TransactionId>) -> Result<()> {
+        if self.ephemeral && id.is_some() {
+            return Err(Error::invalid(
+                "a transaction would be forgotten at once: connect with a user name to have a session, or begin \
+                 one by Flight SQL's action",
+            ));
+        }
+        *self.lock_transaction() = id;
+        Ok(())
+    }
+
+    fn lock_transaction(&self) -> std::sync::MutexGuard<'_, Option<TransactionId>> {
+        self.transaction.lock().expect("no code panics while it holds this lock")
     }
 
     /// Sets a value after checking it.
@@ -56,6 +88,7 @@ impl Session {
             }
             "catalog" | "schema" => {}
             "plexus.task_bytes" => drop(parse::<u64>(&name, value)?),
+            "plexus.read_version" => drop(parse::<u64>(&name, value)?),
             "plexus.string_view" => drop(parse::<bool>(&name, value)?),
             _ if name.starts_with("datafusion.") => {
                 let mut config = datafusion::prelude::SessionConfig::new();
@@ -94,6 +127,11 @@ impl Session {
 
     pub fn task_bytes(&self) -> u64 {
         self.lock().get("plexus.task_bytes").and_then(|v| v.parse().ok()).unwrap_or(TASK_BYTES_DEFAULT)
+    }
+
+    /// The version that queries read, unless it is the newest.
+    pub fn read_version(&self) -> Option<Version> {
+        self.lock().get("plexus.read_version").and_then(|v| v.parse().ok()).map(Version)
     }
 
     pub fn string_view(&self) -> bool {

@@ -3,8 +3,8 @@
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::{
-    ClusterId, ColumnStatistics, Error, ErrorKind, NodeId, NodeRecord, Result, Segment, SegmentId, TableId,
-    TableName, TableSchema, Token, Version, cut,
+    ClusterId, ColumnStatistics, DeletedRows, Deletion, Error, ErrorKind, NodeId, NodeRecord, Result,
+    Segment, SegmentId, TableId, TableName, TableSchema, Token, Version, cut,
 };
 
 /// A command with the token that makes it safe to repeat.
@@ -22,15 +22,9 @@ impl Proposal {
     pub fn weight(&self) -> usize {
         RECORD_BYTES
             + match &self.command {
-                Command::Commit(commit) => commit
-                    .changes
-                    .iter()
-                    .map(|c| {
-                        c.add.iter().map(NewSegment::weight).sum::<usize>()
-                            + c.remove.len() * size_of::<SegmentId>()
-                    })
-                    .sum(),
+                Command::Commit(commit) => commit.changes.iter().map(TableChange::weight).sum(),
                 Command::CreateTable(create) => create.schema.columns.len() * RECORD_BYTES,
+                Command::AlterTable(alter) => alter.schema.columns.len() * RECORD_BYTES,
                 _ => 0,
             }
     }
@@ -67,6 +61,7 @@ pub enum Command {
         name: TableName,
         if_exists: bool,
     },
+    AlterTable(AlterTable),
     /// Gives a table another name; one that has it already is dropped in the same entry if `replace`.
     RenameTable {
         from: TableName,
@@ -75,9 +70,10 @@ pub enum Command {
     },
     /// Makes segments visible and others invisible, in all named tables at once.
     Commit(Commit),
-    /// Forgets the records of segments and tables that were removed at or before this time.
-    Purge {
-        removed_until_us: u64,
+    /// Forgets what no version from this one on sees of a table, be it dropped or not.
+    Vacuum {
+        table: TableId,
+        until: Version,
     },
 }
 
@@ -92,11 +88,36 @@ pub struct CreateTable {
     pub or_replace: bool,
 }
 
+/// Gives a table another schema. Segments stay as they are.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub struct AlterTable {
+    pub table: TableId,
+    /// The schema that the new one was made from.
+    pub schema_version: u32,
+    pub schema: TableSchema,
+    /// Version whose rows were found to fit the new schema, when it asks for more than the old one.
+    pub base: Option<Version>,
+}
+
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
 pub struct Commit {
     pub changes: Vec<TableChange>,
+    /// Tables whose rows must be those of the change's base still, though it does not change them: what a
+    /// serializable transaction read.
+    pub unchanged: Vec<(TableId, Version)>,
     /// What the statement was, for the history: `insert`, `ingest`, `write out`.
     pub operation: String,
+    /// From the beginning of the statement to the proposal.
+    pub duration_us: u64,
+}
+
+/// What a change does to the rows of its table.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ChangeKind {
+    /// Rows are new, or gone.
+    Write,
+    /// The added segments hold the rows that the removed ones held.
+    Move,
 }
 
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
@@ -104,8 +125,55 @@ pub struct TableChange {
     pub table: TableId,
     /// The schema that the segments were checked against.
     pub schema_version: u32,
+    /// Version of the manifest that the change was computed from.
+    pub base: Version,
+    pub kind: ChangeKind,
     pub add: Vec<NewSegment>,
+    /// Segments that nothing was deleted from after `base`.
     pub remove: Vec<SegmentId>,
+    /// Rows of segments that nobody else deleted after `base`.
+    pub delete: Vec<(SegmentId, Deletion)>,
+    /// Rows that leave the log for files.
+    pub exchange: Vec<Exchange>,
+}
+
+/// All rows of inline segments, in this order, as one file. It takes their place at all versions.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub struct Exchange {
+    pub from: Vec<SegmentId>,
+    pub segment: NewSegment,
+}
+
+impl TableChange {
+    /// A change that does nothing yet.
+    pub fn new(table: TableId, schema_version: u32, base: Version, kind: ChangeKind) -> Self {
+        Self {
+            table,
+            schema_version,
+            base,
+            kind,
+            add: vec![],
+            remove: vec![],
+            delete: vec![],
+            exchange: vec![],
+        }
+    }
+
+    fn weight(&self) -> usize {
+        let ids = self.remove.len() + self.exchange.iter().map(|e| e.from.len()).sum::<usize>();
+        let added = self.add.iter().chain(self.exchange.iter().map(|e| &e.segment));
+        let deleted = self.delete.iter().map(|(_, d)| deletion_weight(d));
+        added.map(NewSegment::weight).sum::<usize>() + deleted.sum::<usize>() + ids * size_of::<SegmentId>()
+    }
+}
+
+/// About how many bytes a deletion takes in the log.
+fn deletion_weight(deletion: &Deletion) -> usize {
+    RECORD_BYTES / 4
+        + match &deletion.rows {
+            DeletedRows::Inline(bytes) => bytes.len(),
+            DeletedRows::File { .. } => 0,
+        }
 }
 
 /// A segment to be made visible; `acknowledged` inside names who has it durably.
@@ -116,7 +184,9 @@ impl NewSegment {
     /// About how many bytes it takes in the log.
     pub fn weight(&self) -> usize {
         let inline = if self.0.is_inline() { self.0.bytes() as usize } else { 0 };
-        inline + RECORD_BYTES + self.0.columns.len() * size_of::<ColumnStatistics>()
+        let keys = self.0.keys.len() * size_of::<u64>();
+        let deletions: usize = self.0.deletions.iter().map(deletion_weight).sum();
+        inline + RECORD_BYTES + keys + deletions + self.0.columns.len() * size_of::<ColumnStatistics>()
     }
 }
 

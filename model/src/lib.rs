@@ -10,17 +10,24 @@ mod ids;
 pub mod limits;
 mod manifest;
 pub mod placement;
+mod rows;
 pub mod schema;
 mod segment;
 
-pub use command::{Applied, Command, Commit, CreateTable, NewSegment, Outcome, Proposal, TableChange};
+pub use command::{
+    AlterTable, Applied, ChangeKind, Command, Commit, CreateTable, Exchange, NewSegment, Outcome, Proposal,
+    TableChange,
+};
 pub use error::{Error, ErrorKind, Result, cut};
 pub use ids::{ClusterId, NodeId, SegmentId, TableId, Token, Version};
 pub use manifest::{
-    CommitRecord, Manifest, NodeRecord, Roles, STAGING_SCHEMA, Shard, Table, TableName, TokenRecord,
+    CommitRecord, Former, Manifest, NodeRecord, Roles, STAGING_SCHEMA, Shard, Table, TableName, TokenRecord,
 };
-pub use schema::{Column, ColumnType, TableSchema, TimeUnit};
-pub use segment::{Bound, ColumnStatistics, Segment, SegmentData};
+pub use rows::{Rows, decode_rows, encode_rows};
+pub use schema::{Check, Column, ColumnType, TableSchema, TimeUnit};
+pub use segment::{
+    Bound, ColumnStatistics, DeletedRows, Deletion, FileData, Segment, SegmentData, VERSION_COLUMN,
+};
 
 /// Encodes a value in the archive format used for log entries, snapshots and peer messages.
 ///

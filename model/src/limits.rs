@@ -21,6 +21,9 @@ pub const NESTING_MAX: usize = 32;
 /// Length of a table, column or schema name in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
 
+/// Length of a default, a check or an initial value: every node holds them with the table.
+pub const EXPRESSION_BYTES_MAX: usize = 64 * 1024;
+
 /// Components of a `VECTOR(n)`.
 pub const VECTOR_LENGTH_MAX: u32 = 65_536;
 
@@ -49,10 +52,21 @@ pub const TOKENS_MIN: usize = 10_000;
 pub const TOKENS_MAX: usize = 200_000;
 
 /// Commits kept as history for `plexus.commits`.
-pub const COMMIT_HISTORY_MAX: usize = 1_000;
+pub const COMMIT_HISTORY_MAX: usize = 10_000;
 
-/// How long the record of a removed segment stays, so that running queries on other nodes find it.
-pub const REMOVED_RETENTION_US: u64 = 10 * 60 * 1_000_000;
+/// Seconds of which the last version is remembered, for `TIMESTAMP AS OF`: a week of
+/// writes in every second.
+pub const CLOCK_SECONDS_MAX: usize = 600_000;
+
+/// Bytes of a set of deleted rows up to which it travels in the log. Larger ones are files, and conflict
+/// with every other deletion from their segment, since `apply` cannot compare them.
+pub const INLINE_DELETION_BYTES_MAX: usize = 64 * 1024;
+
+/// How long removed segments stay readable in tables that do not say: a day.
+pub const RETENTION_DEFAULT_US: u64 = 24 * 60 * 60 * 1_000_000;
+
+/// How long the record of a removed segment stays at least, so that running queries on other nodes find it.
+pub const RETENTION_MIN_US: u64 = 10 * 60 * 1_000_000;
 
 /// Age at which the staging table of a load is taken to be abandoned.
 pub const STAGING_RETENTION_US: u64 = 24 * 60 * 60 * 1_000_000;

@@ -9,7 +9,10 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::{ClusterId, NodeId, Outcome, Segment, SegmentId, TableId, TableSchema, Token, Version};
+use crate::limits::RETENTION_DEFAULT_US;
+use crate::{
+    ClusterId, Error, NodeId, Outcome, Result, Segment, SegmentId, TableId, TableSchema, Token, Version,
+};
 
 /// A table's name within the database.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -97,18 +100,77 @@ pub struct Table {
     pub dropped_time_us: u64,
     /// All segments, also removed ones that are not purged yet.
     pub segments: OrdMap<SegmentId, Arc<Segment>>,
-    /// Bytes of visible inline segments, which are bounded.
+    /// Bytes of inline segments, which are bounded.
     pub inline_bytes: u64,
+    /// What it was called and made of before, oldest first.
+    pub former: Vec<Former>,
+    /// Oldest version at which all its segments are there.
+    pub oldest: Version,
+    /// Version of the last change of its rows or its schema.
+    pub changed: Version,
+}
+
+/// The name and schema that a table had before a version.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub struct Former {
+    pub until: Version,
+    pub name: TableName,
+    pub schema: TableSchema,
+    pub schema_version: u32,
 }
 
 impl Table {
+    /// Whether it is there at `version`.
+    pub fn exists_at(&self, version: Version) -> bool {
+        self.created <= version && self.dropped.is_none_or(|dropped| dropped > version)
+    }
+
+    /// The table under the name and schema that it had at `version`.
+    ///
+    /// # Errors
+    /// `NotFound` when it was not there yet or no more; `InvalidArgument` when that version was vacuumed.
+    pub fn as_of(self: &Arc<Self>, version: Version) -> Result<Arc<Self>> {
+        if version < self.created {
+            return Err(Error::not_found(format!(
+                "table {} was created by version {}, after version {version}",
+                self.name, self.created
+            )));
+        }
+        if let Some(dropped) = self.dropped.filter(|dropped| *dropped <= version) {
+            return Err(Error::not_found(format!(
+                "table {} was dropped by version {dropped}, not after version {version}",
+                self.name
+            )));
+        }
+        if version < self.oldest {
+            return Err(Error::invalid(format!(
+                "version {version} of table {} was vacuumed; the oldest that can be read is {}",
+                self.name, self.oldest
+            )));
+        }
+        let Some(former) = self.former.iter().find(|former| former.until > version) else {
+            return Ok(self.clone());
+        };
+        Ok(Arc::new(Self {
+            name: former.name.clone(),
+            schema: Arc::new(former.schema.clone()),
+            schema_version: former.schema_version,
+            ..(**self).clone()
+        }))
+    }
+
+    /// How long removed segments stay readable, in microseconds.
+    pub fn retention_us(&self) -> u64 {
+        self.schema.retention_us.unwrap_or(RETENTION_DEFAULT_US)
+    }
+
     /// The segments that a read at `version` sees, in the order of their ids.
     pub fn visible(&self, version: Version) -> impl Iterator<Item = &Arc<Segment>> {
         self.segments.values().filter(move |segment| segment.is_visible_at(version))
     }
 
     pub fn rows(&self, version: Version) -> u64 {
-        self.visible(version).map(|s| s.rows).sum()
+        self.visible(version).map(|s| s.live_rows(version)).sum()
     }
 }
 
@@ -120,8 +182,11 @@ pub struct CommitRecord {
     pub operation: String,
     pub tables: Vec<TableId>,
     pub rows_added: u64,
+    pub rows_deleted: u64,
     pub segments_added: u32,
     pub segments_removed: u32,
+    /// Of the longest statement in it, from its beginning to its proposal.
+    pub duration_us: u64,
 }
 
 /// The answer to a token, and when it was given.
@@ -147,6 +212,8 @@ pub struct Manifest {
     /// Tokens by time, oldest first.
     pub token_times: OrdMap<(u64, Token), ()>,
     pub commits: OrdMap<Version, Arc<CommitRecord>>,
+    /// The last version of each second of commit time, by the second.
+    pub clock: OrdMap<u64, Version>,
 }
 
 impl Manifest {
@@ -156,7 +223,42 @@ impl Manifest {
 
     /// Bytes of rows that are in the manifest itself.
     pub fn inline_bytes(&self) -> u64 {
-        self.tables.values().filter(|t| t.dropped.is_none()).map(|t| t.inline_bytes).sum()
+        self.tables.values().map(|t| t.inline_bytes).sum()
+    }
+
+    /// The database as it was at `version`: its tables under the names and schemas of that time. Those
+    /// whose segments of that time were vacuumed are left out.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when that version is yet to come.
+    pub fn as_of(&self, version: Version) -> Result<Self> {
+        if version > self.version {
+            return Err(Error::invalid(format!(
+                "version {version} is yet to come: the latest is {}",
+                self.version
+            )));
+        }
+        let tables: OrdMap<TableId, Arc<Table>> =
+            self.tables.values().filter_map(|t| Some((t.id, t.as_of(version).ok()?))).collect();
+        let names = tables.values().map(|t| (t.name.clone(), t.id)).collect();
+        Ok(Self { version, tables, names, ..self.clone() })
+    }
+
+    /// The latest version that was committed at or before a time, in microseconds since 1970.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when that is before all that is remembered.
+    pub fn version_at(&self, time_us: u64) -> Result<Version> {
+        if time_us >= self.time_us {
+            return Ok(self.version);
+        }
+        // Exact as far as the history goes; before it, to the second.
+        let exact = self.commits.values().rev().find(|c| c.time_us <= time_us).map(|c| c.version);
+        let second = (time_us / 1_000_000).checked_sub(1);
+        let coarse = second.and_then(|s| self.clock.get_prev(&s)).map(|(_, version)| *version);
+        exact.or(coarse).ok_or_else(|| {
+            Error::invalid("there is no version from that time or before: it is older than the history")
+        })
     }
 
     /// The record of a segment, whichever table it belongs to.
@@ -174,7 +276,7 @@ impl Manifest {
         crate::encode(&Image::from(self))
     }
 
-    pub fn from_bytes(bytes: &[u8]) -> crate::Result<Self> {
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         crate::decode::<Image>("manifest snapshot", bytes).map(Self::from)
     }
 }
@@ -191,6 +293,7 @@ struct Image {
     tables: Vec<TableImage>,
     tokens: Vec<(Token, TokenRecord)>,
     commits: Vec<CommitRecord>,
+    clock: Vec<(u64, Version)>,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -206,9 +309,12 @@ struct TableImage {
     dropped: Option<Version>,
     dropped_time_us: u64,
     segments: Vec<Segment>,
+    former: Vec<Former>,
+    oldest: Version,
+    changed: Version,
 }
 
-const IMAGE_FORMAT: u32 = 1;
+const IMAGE_FORMAT: u32 = 2;
 
 impl From<&Manifest> for Image {
     fn from(m: &Manifest) -> Self {
@@ -234,10 +340,14 @@ impl From<&Manifest> for Image {
                     dropped: t.dropped,
                     dropped_time_us: t.dropped_time_us,
                     segments: t.segments.values().map(|s| (**s).clone()).collect(),
+                    former: t.former.clone(),
+                    oldest: t.oldest,
+                    changed: t.changed,
                 })
                 .collect(),
             tokens: m.tokens.iter().map(|(token, record)| (*token, record.clone())).collect(),
             commits: m.commits.values().map(|c| (**c).clone()).collect(),
+            clock: m.clock.iter().map(|(second, version)| (*second, *version)).collect(),
         }
     }
 }
@@ -248,14 +358,9 @@ impl From<Image> for Manifest {
             .tables
             .into_iter()
             .map(|t| {
-                let version = image.version;
                 let segments: OrdMap<SegmentId, Arc<Segment>> =
                     t.segments.into_iter().map(|s| (s.id, Arc::new(s))).collect();
-                let inline_bytes = segments
-                    .values()
-                    .filter(|s| s.is_inline() && s.is_visible_at(version))
-                    .map(|s| s.bytes())
-                    .sum();
+                let inline_bytes = segments.values().filter(|s| s.is_inline()).map(|s| s.bytes()).sum();
                 let table = Table {
                     id: t.id,
                     name: t.name,
@@ -269,6 +374,9 @@ impl From<Image> for Manifest {
                     dropped_time_us: t.dropped_time_us,
                     segments,
                     inline_bytes,
+                    former: t.former,
+                    oldest: t.oldest,
+                    changed: t.changed,
                 };
                 (table.id, Arc::new(table))
             })
@@ -284,6 +392,7 @@ impl From<Image> for Manifest {
             token_times: image.tokens.iter().map(|(token, record)| ((record.time_us, *token), ())).collect(),
             tokens: image.tokens.into_iter().collect(),
             commits: image.commits.into_iter().map(|c| (c.version, Arc::new(c))).collect(),
+            clock: image.clock.into_iter().collect(),
         }
     }
 }

@@ -5,9 +5,13 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 use crate::NodeId;
 use crate::limits::{SLOT_SEED, SLOTS};
 
-/// The slot of a key's bytes.
-pub fn slot_of(key: &[u8]) -> u32 {
-    (xxh3_64_with_seed(key, SLOT_SEED) % u64::from(SLOTS)) as u32
+/// The hash of a key's bytes, which decides its slot and finds it in key indexes.
+pub fn hash_key(key: &[u8]) -> u64 {
+    xxh3_64_with_seed(key, SLOT_SEED)
+}
+
+pub fn slot_of_hash(hash: u64) -> u32 {
+    (hash % u64::from(SLOTS)) as u32
 }
 
 /// The shard that owns `slot` when `shards` shards own equal contiguous ranges.

@@ -2,7 +2,7 @@
 
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::limits::{COLUMNS_MAX, NAME_BYTES_MAX, NESTING_MAX};
+use crate::limits::{COLUMNS_MAX, EXPRESSION_BYTES_MAX, NAME_BYTES_MAX, NESTING_MAX};
 use crate::{Error, Result};
 
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -89,6 +89,26 @@ pub struct TableSchema {
     pub columns: Vec<Column>,
     /// Indexes into `columns`. Empty: no key, rows are spread over the shards in turn.
     pub primary_key: Vec<u32>,
+    /// SQL of the values that inserts give to columns that they do not name, by column id.
+    pub defaults: Vec<(u32, String)>,
+    /// Values of columns that were added later, for the rows that were there: by column id, one row as
+    /// inline segments are encoded. Without one such a value is null.
+    pub initials: Vec<(u32, Vec<u8>)>,
+    /// Conditions that every row fulfils, or is null in.
+    pub checks: Vec<Check>,
+    /// How long removed segments stay readable, when the table says so, in microseconds.
+    pub retention_us: Option<u64>,
+    /// Ids of columns by which rows are ordered when segments are merged.
+    pub cluster_by: Vec<u32>,
+    /// The largest column id that was ever given.
+    pub last_column: u32,
+}
+
+/// A named condition on rows, as SQL over the columns.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Check {
+    pub name: String,
+    pub expression: String,
 }
 
 impl TableSchema {
@@ -116,6 +136,19 @@ impl TableSchema {
                 return Err(Error::invalid(format!("column {:?} is named twice", column.name)));
             }
         }
+        let sizes = self.defaults.iter().map(|(_, sql)| sql.len());
+        let sizes = sizes.chain(self.checks.iter().map(|c| c.expression.len()));
+        if let Some(size) = sizes.into_iter().find(|size| *size > EXPRESSION_BYTES_MAX) {
+            return Err(Error::invalid(format!(
+                "a default or check of {size} bytes is longer than {EXPRESSION_BYTES_MAX}"
+            )));
+        }
+        let initial = self.initials.iter().map(|(_, bytes)| bytes.len()).find(|n| *n > EXPRESSION_BYTES_MAX);
+        if let Some(size) = initial {
+            return Err(Error::invalid(format!(
+                "an initial value of {size} bytes is longer than {EXPRESSION_BYTES_MAX}"
+            )));
+        }
         let mut keys = std::collections::BTreeSet::new();
         for &key in &self.primary_key {
             let column = self.columns.get(key as usize).ok_or_else(|| {
@@ -138,6 +171,18 @@ impl TableSchema {
             }
         }
         Ok(())
+    }
+
+    pub fn default_of(&self, column: u32) -> Option<&str> {
+        self.defaults.iter().find(|(id, _)| *id == column).map(|(_, sql)| sql.as_str())
+    }
+
+    pub fn initial_of(&self, column: u32) -> Option<&[u8]> {
+        self.initials.iter().find(|(id, _)| *id == column).map(|(_, bytes)| bytes.as_slice())
+    }
+
+    pub fn has_key(&self) -> bool {
+        !self.primary_key.is_empty()
     }
 
     pub fn column_index(&self, name: &str) -> Option<usize> {

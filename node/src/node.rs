@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use plexus_coordinator::limits::LOADS_MAX;
 use plexus_coordinator::{
-    Coordinator, CoordinatorOptions, GroupCommitter, Maintenance, Missing, Puller, Replicator, Writer,
+    Coordinator, CoordinatorOptions, GroupCommitter, KeyIndexes, Maintenance, Missing, Puller, Replicator,
+    Writer,
 };
 use plexus_flight::peer::{PeerEndpoint, PeerHandler, PeerNodes, PeerService, WorkerChannels};
 use plexus_flight::sql::{Front, SqlService};
@@ -141,14 +142,20 @@ impl Node {
         control.spawn(PeerService::new(handler).run(endpoint.clone()));
 
         let channels = WorkerChannels::new(&identity);
-        let engine = Arc::new(engine(&config, &store, &nodes, channels)?);
+        let reads = SegmentReads::new(store.clone(), Arc::new(nodes.clone()));
+        let engine = Arc::new(engine(&config, reads.clone(), channels)?);
+        let (group, committing) = GroupCommitter::new();
         let writer = Writer {
             meta: meta.clone(),
             replicator: Replicator::new(id, store.clone(), Arc::new(nodes.clone())),
             encoder: SegmentEncoder,
-            group: GroupCommitter::start(meta.clone(), stop.clone()),
+            group,
+            reads: reads.clone(),
+            keys: Arc::new(KeyIndexes::new(reads)),
+            engine: engine.clone(),
             loads: Arc::new(Semaphore::new(LOADS_MAX)),
         };
+        committing.start(writer.clone(), stop.clone());
         let coordinator = Arc::new(Coordinator::new(CoordinatorOptions {
             node: id,
             meta: meta.clone(),
@@ -312,17 +319,12 @@ async fn return_to_cluster(
     }
 }
 
-fn engine(
-    config: &Config,
-    store: &Option<Arc<SegmentStore>>,
-    nodes: &PeerNodes,
-    channels: WorkerChannels,
-) -> Result<Engine> {
+fn engine(config: &Config, reads: SegmentReads, channels: WorkerChannels) -> Result<Engine> {
     let self_url = plexus_coordinator::worker_url(&config.advertised(config.peer)).ok_or_else(|| {
         Error::invalid(format!("peer address {} is no URL", config.advertised(config.peer)))
     })?;
     Engine::new(EngineOptions {
-        reads: SegmentReads::new(store.clone(), Arc::new(nodes.clone())),
+        reads,
         channels,
         self_url,
         memory_bytes: config.query_memory as usize,

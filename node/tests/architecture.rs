@@ -24,12 +24,13 @@ fn crates_use_only_what_is_below_them() {
     let allowed: BTreeMap<&str, &[&str]> = BTreeMap::from([
         ("model", &[][..]),
         ("raft", &["model"][..]),
-        ("storage", &["model"][..]),
-        ("query", &["model", "storage"][..]),
-        ("coordinator", &["model", "storage", "query", "raft"][..]),
-        ("flight", &["model", "storage", "query", "raft", "coordinator"][..]),
-        ("node", &["model", "storage", "query", "raft", "coordinator", "flight"][..]),
-        ("bench", &["model", "storage", "query", "raft", "coordinator", "flight", "node"][..]),
+        ("index", &["model"][..]),
+        ("storage", &["model", "index"][..]),
+        ("query", &["model", "index", "storage"][..]),
+        ("coordinator", &["model", "index", "storage", "query", "raft"][..]),
+        ("flight", &["model", "index", "storage", "query", "raft", "coordinator"][..]),
+        ("node", &["model", "index", "storage", "query", "raft", "coordinator", "flight"][..]),
+        ("bench", &["model", "index", "storage", "query", "raft", "coordinator", "flight", "node"][..]),
     ]);
     for (name, allowed) in allowed {
         let manifest = std::fs::read_to_string(root().join(name).join("Cargo.toml")).unwrap();

@@ -3,7 +3,7 @@
 use arrow_schema::{DataType, TimeUnit};
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics as PlanColumn, ScalarValue, Statistics};
-use plexus_model::{Bound, Segment, TableSchema};
+use plexus_model::{Bound, Segment, TableSchema, Version};
 
 /// A bound as a value of its column's type; `None` where they do not fit each other.
 pub fn to_scalar(bound: Bound, t: &DataType) -> Option<ScalarValue> {
@@ -42,9 +42,13 @@ pub fn to_scalar(bound: Bound, t: &DataType) -> Option<ScalarValue> {
 /// The statistics of one segment, a column of the schema each.
 pub fn segment_statistics(
     segment: &Segment,
+    version: Version,
     schema: &TableSchema,
     types: &arrow_schema::Schema,
 ) -> Statistics {
+    // Bounds and nulls are those of all rows, of which this version may not see some.
+    let partial = version < segment.newest && segment.has_versions();
+    let whole = !partial && segment.deletions_at(version).next().is_none();
     let column_statistics = schema
         .columns
         .iter()
@@ -58,10 +62,10 @@ pub fn segment_statistics(
                     .bounds
                     .as_ref()
                     .and_then(|b| to_scalar(pick(b), field.data_type()))
-                    .map_or(Precision::Absent, Precision::Exact)
+                    .map_or(Precision::Absent, |v| precise(v, whole))
             };
             PlanColumn {
-                null_count: Precision::Exact(known.nulls as usize),
+                null_count: precise(known.nulls as usize, whole),
                 min_value: bound(|b| b.0),
                 max_value: bound(|b| b.1),
                 ..PlanColumn::new_unknown()
@@ -69,10 +73,14 @@ pub fn segment_statistics(
         })
         .collect();
     Statistics {
-        num_rows: Precision::Exact(segment.rows as usize),
+        num_rows: precise(segment.live_rows(version) as usize, !partial),
         total_byte_size: Precision::Inexact(segment.bytes() as usize * COMPRESSION_GUESS),
         column_statistics,
     }
+}
+
+fn precise<T: std::fmt::Debug + Clone + PartialEq + Eq + PartialOrd>(value: T, exact: bool) -> Precision<T> {
+    if exact { Precision::Exact(value) } else { Precision::Inexact(value) }
 }
 
 /// In-memory bytes for each byte of a segment, for the planner's choice of join sides.
@@ -80,12 +88,12 @@ const COMPRESSION_GUESS: usize = 4;
 
 /// The statistics of several segments together.
 pub fn merge<'a>(segments: impl Iterator<Item = &'a Statistics>, columns: usize) -> Statistics {
-    let mut rows = 0usize;
+    let mut rows = Precision::Exact(0usize);
     let mut bytes = 0usize;
     let mut merged: Vec<Option<PlanColumn>> = vec![None; columns];
     for statistics in segments {
         let segment_rows = statistics.num_rows.get_value().copied().unwrap_or(0);
-        rows += segment_rows;
+        rows = rows.add(&statistics.num_rows);
         bytes += statistics.total_byte_size.get_value().copied().unwrap_or(0);
         for (into, column) in merged.iter_mut().zip(&statistics.column_statistics) {
             match into {
@@ -95,7 +103,7 @@ pub fn merge<'a>(segments: impl Iterator<Item = &'a Statistics>, columns: usize)
         }
     }
     Statistics {
-        num_rows: Precision::Exact(rows),
+        num_rows: rows,
         total_byte_size: Precision::Inexact(bytes),
         column_statistics: merged.into_iter().map(|c| c.unwrap_or_else(PlanColumn::new_unknown)).collect(),
     }

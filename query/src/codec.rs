@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use datafusion::catalog::memory::DataSourceExec;
 use datafusion::common::{DataFusionError, Result, internal_err, not_impl_err};
+use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileScanConfig, FileSource};
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
@@ -20,12 +21,13 @@ use datafusion_proto::physical_plan::{
     PhysicalExtensionCodec, PhysicalPlanDecodeContext, PhysicalProtoConverterExtension,
 };
 use datafusion_proto::protobuf;
-use plexus_model::{NodeId, SegmentId};
+use plexus_model::{FileData, NodeId, Rows, SegmentId, decode_rows, encode_rows};
 use plexus_storage::SegmentRef;
 use prost::Message;
 use vortex_datafusion::VortexSource;
 
-use crate::files::segment_of;
+use crate::evolve::StoredAdapterFactory;
+use crate::files::{HiddenRows, hide, segment_of};
 use crate::scan::ScanContext;
 
 #[derive(Debug)]
@@ -55,30 +57,42 @@ struct WireSegment {
     checksum: Vec<u8>,
     #[prost(uint64, repeated, tag = "5")]
     replicas: Vec<u64>,
+    #[prost(uint64, tag = "6")]
+    column_bytes: u64,
+    /// Rows that are not read, as [`plexus_model::encode_rows`] writes them; empty when there are none.
+    #[prost(bytes = "vec", tag = "7")]
+    hidden: Vec<u8>,
 }
 
 impl WireSegment {
-    fn new(path: String, segment: &SegmentRef) -> Self {
-        Self {
-            path,
+    fn new(file: &PartitionedFile) -> Result<Self> {
+        let segment = segment_of(file)?;
+        Ok(Self {
+            path: file.path().to_string(),
             id: segment.id.0.to_be_bytes().to_vec(),
-            length: segment.length,
-            checksum: segment.checksum.to_vec(),
+            length: segment.data.bytes,
+            checksum: segment.data.checksum.to_vec(),
             replicas: segment.replicas.iter().map(|n| n.0).collect(),
-        }
+            column_bytes: segment.data.column_bytes,
+            hidden: file.extension::<HiddenRows>().map(|h| encode_rows(&h.0)).unwrap_or_default(),
+        })
     }
 
-    fn into_ref(self) -> Result<(String, SegmentRef)> {
+    /// What it says of a file: its path, its segment, and the rows that are not read.
+    fn into_parts(self) -> Result<(String, (SegmentRef, Rows))> {
         let (Ok(id), Ok(checksum)) = (self.id.try_into(), self.checksum.try_into()) else {
             return internal_err!("segment of a plan without id or checksum: {}", self.path);
         };
         let segment = SegmentRef {
             id: SegmentId(u128::from_be_bytes(id)),
-            length: self.length,
-            checksum,
+            data: FileData { bytes: self.length, checksum, column_bytes: self.column_bytes },
             replicas: self.replicas.into_iter().map(NodeId).collect(),
         };
-        Ok((self.path, segment))
+        let hidden = match self.hidden.is_empty() {
+            true => Rows::new(),
+            false => decode_rows(&self.hidden).map_err(|e| DataFusionError::External(Box::new(e)))?,
+        };
+        Ok((self.path, (segment, hidden)))
     }
 }
 
@@ -103,7 +117,7 @@ impl PhysicalExtensionCodec for ScanCodec {
             .file_groups
             .iter()
             .flat_map(|group| group.files())
-            .map(|file| Ok(WireSegment::new(file.path().to_string(), segment_of(file)?)))
+            .map(WireSegment::new)
             .collect::<Result<Vec<_>>>()?;
         let scan = WireScan {
             config: Some(serialize_file_scan_config(config, self, converter)?),
@@ -139,19 +153,21 @@ impl PhysicalExtensionCodec for ScanCodec {
         }
         let mut config = parse_protobuf_file_scan_config(&config, &decode, converter, source)?;
         let segments =
-            scan.segments.into_iter().map(WireSegment::into_ref).collect::<Result<HashMap<_, _>>>()?;
+            scan.segments.into_iter().map(WireSegment::into_parts).collect::<Result<HashMap<_, _>>>()?;
         config.file_groups = std::mem::take(&mut config.file_groups)
             .into_iter()
             .map(|group| {
                 let files = group.into_inner().into_iter().map(|file| {
-                    let Some(segment) = segments.get(file.path().as_ref()) else {
+                    let Some((segment, hidden)) = segments.get(file.path().as_ref()) else {
                         return internal_err!("file {} of a segment scan names no segment", file.path());
                     };
-                    Ok(file.with_extension(segment.clone()))
+                    let file = file.with_extension(segment.clone());
+                    Ok(if hidden.is_empty() { file } else { hide(file, hidden.clone()) })
                 });
                 files.collect::<Result<Vec<_>>>().map(Into::into)
             })
             .collect::<Result<Vec<_>>>()?;
+        config.expr_adapter_factory = Some(Arc::new(StoredAdapterFactory));
         Ok(DataSourceExec::from_data_source(config))
     }
 }

@@ -20,7 +20,7 @@ use vortex::VortexSessionDefault;
 use vortex::io::session::RuntimeSessionExt;
 use vortex::session::VortexSession;
 
-use crate::catalog::PinnedCatalog;
+use crate::catalog::{PinnedCatalog, Relations};
 use crate::codec::ScanCodec;
 use crate::distribute::{Placement, desired_tasks, route, scale_up};
 use crate::files::STORE_URL;
@@ -61,6 +61,8 @@ pub struct Pin {
     pub view: ClusterView,
     pub placement: Placement,
     pub query_id: String,
+    /// Relations of the statement itself, in the schema [`crate::STATEMENT_SCHEMA`].
+    pub relations: Relations,
 }
 
 /// Makes pinned sessions, and the worker that runs other nodes' tasks.
@@ -128,8 +130,13 @@ impl Engine {
         self.pinned(&self.literal, pin)
     }
 
+    /// A session that sees no table.
+    pub fn literal_state(&self) -> &SessionState {
+        &self.literal
+    }
+
     fn pinned(&self, base: &SessionState, pin: Pin) -> SessionState {
-        let Pin { manifest, view, placement, query_id } = pin;
+        let Pin { manifest, view, placement, query_id, relations } = pin;
         let mut state = base.clone();
         // The moment that `now()` is, for the whole statement.
         state.mark_start_execution();
@@ -137,7 +144,8 @@ impl Engine {
         state.set_distributed_worker_resolver(placement.clone());
         state.set_distributed_option_extension(context);
         state.config_mut().set_extension(Arc::new(placement));
-        let catalog = PinnedCatalog { manifest, view: Arc::new(view), context: self.scans.clone() };
+        let context = self.scans.clone();
+        let catalog = PinnedCatalog { manifest, view: Arc::new(view), context, relations };
         state.register_catalog_list(Arc::new(catalog));
         state
     }

@@ -6,35 +6,46 @@ use datafusion::common::{DataFusionError, Result, Statistics};
 use datafusion::datasource::listing::PartitionedFile;
 use object_store::ObjectMeta;
 use object_store::path::Path;
-use plexus_model::{Segment, SegmentData, Table};
+use plexus_model::{Rows, Segment, Table};
 use plexus_storage::{SegmentReads, SegmentRef};
 use vortex::io::VortexReadAt;
+use vortex::scan::selection::Selection;
 use vortex::session::VortexSession;
+use vortex_datafusion::VortexAccessPlan;
 use vortex_datafusion::reader::VortexReaderFactory;
 
 /// Where segments pretend to be: the readers below never ask an object store.
 pub const STORE_URL: &str = "plexus://segments";
 
-/// The segment as a file whose reader is found through the [`SegmentRef`] that it carries.
-pub fn to_file(table: &Table, segment: &Segment, statistics: Arc<Statistics>) -> Option<PartitionedFile> {
-    let SegmentData::File { bytes, checksum } = segment.data else {
-        return None;
-    };
-    let reference = SegmentRef {
-        id: segment.id,
-        length: bytes,
-        checksum,
-        replicas: table.shards.get(segment.shard as usize).map(|s| s.replicas.clone()).unwrap_or_default(),
-    };
+/// The segment as a file whose reader is found through the [`SegmentRef`] that it carries. Rows in `hidden`
+/// are not read.
+pub fn to_file(
+    table: &Table,
+    segment: &Segment,
+    hidden: Rows,
+    statistics: Arc<Statistics>,
+) -> Option<PartitionedFile> {
+    let reference = SegmentRef::of(table, segment)?;
     let meta = ObjectMeta {
         location: Path::from(format!("shard-{}/{}", segment.shard, segment.id)),
         // Part of the key under which footers are cached; segments never change.
         last_modified: Default::default(),
-        size: bytes,
+        size: reference.data.column_bytes,
         e_tag: None,
         version: None,
     };
-    Some(PartitionedFile::new_from_meta(meta).with_statistics(statistics).with_extension(reference))
+    let file = PartitionedFile::new_from_meta(meta).with_statistics(statistics).with_extension(reference);
+    Some(if hidden.is_empty() { file } else { hide(file, hidden) })
+}
+
+/// The rows of a file that a scan leaves out.
+pub struct HiddenRows(pub Rows);
+
+/// The file without some of its rows.
+pub fn hide(file: PartitionedFile, rows: Rows) -> PartitionedFile {
+    let selection = Selection::ExcludeRoaring(rows.iter().map(u64::from).collect());
+    file.with_extension(VortexAccessPlan::default().with_selection(selection))
+        .with_extension(HiddenRows(rows))
 }
 
 /// The segment that a file stands for.

@@ -9,21 +9,26 @@
 
 mod bounds;
 mod catalog;
+mod checks;
 mod codec;
 mod distribute;
 mod engine;
+mod evolve;
 mod explain;
 mod files;
 mod pruning;
 mod scan;
 mod system;
 mod table;
+mod target;
 
-pub use catalog::PinnedCatalog;
+pub use catalog::{PinnedCatalog, Relations, STATEMENT_SCHEMA, as_of_schema};
+pub use checks::RowChecks;
 pub use distribute::{Placement, Worker as PlacedWorker};
 pub use engine::{Engine, EngineOptions, Pin, QueryContext};
 pub use explain::explain;
 pub use system::{ClusterView, SYSTEM_SCHEMA, system_tables};
+pub use target::{ROW_COLUMN, SEGMENT_COLUMN, target_schema};
 
 /// The one database of a cluster.
 pub const CATALOG: &str = "plexus";

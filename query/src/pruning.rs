@@ -89,6 +89,7 @@ impl PruningStatistics for SegmentBounds<'_> {
     }
 }
 
+/// Counts of rows that are not all visible say nothing that prunes: pruning compares them.
 fn count(value: &Precision<usize>) -> Option<u64> {
     match value {
         Precision::Exact(n) => Some(*n as u64),
@@ -146,7 +147,7 @@ mod tests {
         Table {
             id: TableId(1),
             name: TableName::new("public", "t"),
-            schema: Arc::new(TableSchema { columns, primary_key: key.to_vec() }),
+            schema: Arc::new(TableSchema { columns, primary_key: key.to_vec(), ..TableSchema::default() }),
             schema_version: 1,
             replicas: 1,
             shards: Arc::new((0..64).map(shard).collect()),
@@ -156,6 +157,9 @@ mod tests {
             dropped_time_us: 0,
             segments: Default::default(),
             inline_bytes: 0,
+            former: vec![],
+            oldest: Version(1),
+            changed: Version(1),
         }
     }
 

@@ -11,13 +11,17 @@ use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder};
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use datafusion::execution::object_store::ObjectStoreUrl;
-use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::union::UnionExec;
+use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
+use plexus_model::Table;
 use plexus_storage::SegmentReads;
 use vortex::session::VortexSession;
 use vortex_datafusion::VortexSource;
 
+use crate::evolve::{StoredAdapterFactory, scan_schema};
 use crate::files::{STORE_URL, SegmentReaderFactory};
 
 /// What a scan needs of the node that runs it.
@@ -45,6 +49,8 @@ impl ScanContext {
 
 /// One scan of a table.
 pub struct Scan<'a> {
+    pub table: &'a Table,
+    /// Of the table, in Arrow's terms.
     pub schema: SchemaRef,
     pub files: Vec<PartitionedFile>,
     /// Of the files together.
@@ -73,14 +79,28 @@ impl Scan<'_> {
     }
 
     fn file_leaf(&self, context: &ScanContext) -> Result<Arc<dyn ExecutionPlan>> {
-        let source = context.source(self.schema.clone().into());
+        let stored = scan_schema(&self.table.schema);
+        let source = context.source(stored.into());
         let config = FileScanConfigBuilder::new(ObjectStoreUrl::parse(STORE_URL)?, Arc::new(source))
             .with_file_groups(spread(self.files.clone(), self.partitions))
             .with_statistics(self.statistics.clone())
             .with_projection_indices(self.projection.cloned())?
             .with_limit(self.limit)
+            .with_expr_adapter(Some(Arc::new(StoredAdapterFactory)))
             .build();
-        Ok(DataSourceExec::from_data_source(config))
+        self.name_columns(DataSourceExec::from_data_source(config))
+    }
+
+    /// Gives the columns of a scan, which are called by their ids, the names of the table.
+    fn name_columns(&self, leaf: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        let all: Vec<usize> = (0..self.schema.fields().len()).collect();
+        let columns = self.projection.unwrap_or(&all);
+        let stored = leaf.schema();
+        let named = columns.iter().zip(stored.fields()).enumerate().map(|(i, (&column, field))| {
+            let expr: Arc<dyn PhysicalExpr> = Arc::new(Column::new(field.name(), i));
+            (expr, self.schema.field(column).name().clone())
+        });
+        Ok(Arc::new(ProjectionExec::try_new(named.collect::<Vec<_>>(), leaf.clone())?))
     }
 
     fn inline_leaf(&self) -> Result<Arc<dyn ExecutionPlan>> {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, ListBuilder, RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray,
-    UInt32Array, UInt64Array,
+    ArrayRef, BooleanArray, Float64Array, ListBuilder, RecordBatch, StringArray, StringBuilder,
+    TimestampMicrosecondArray, UInt32Array, UInt64Array,
 };
 use arrow_schema::{Field, Schema, SchemaRef};
 use datafusion::catalog::{MemTable, TableProvider};
@@ -66,6 +66,10 @@ fn text(values: impl Iterator<Item = String>) -> ArrayRef {
 
 fn numbers(values: impl Iterator<Item = u64>) -> ArrayRef {
     Arc::new(values.collect::<Vec<_>>().into_iter().map(Some).collect::<UInt64Array>())
+}
+
+fn milliseconds(micros: impl Iterator<Item = u64>) -> ArrayRef {
+    Arc::new(micros.map(|us| Some(us as f64 / 1_000.0)).collect::<Float64Array>())
 }
 
 fn small_numbers(values: impl Iterator<Item = u32>) -> ArrayRef {
@@ -141,8 +145,8 @@ fn segments(manifest: &Manifest) -> Result<RecordBatch> {
         live_tables(manifest).flat_map(|t| t.visible(manifest.version).map(move |s| (t, s))).collect();
     let checksum = |s: &Segment| match &s.data {
         plexus_model::SegmentData::Inline(_) => None,
-        plexus_model::SegmentData::File { checksum, .. } => {
-            Some(checksum.iter().map(|b| format!("{b:02x}")).collect::<String>())
+        plexus_model::SegmentData::File(file) => {
+            Some(file.checksum.iter().map(|b| format!("{b:02x}")).collect::<String>())
         }
     };
     batch(vec![
@@ -151,6 +155,7 @@ fn segments(manifest: &Manifest) -> Result<RecordBatch> {
         ("shard", small_numbers(rows.iter().map(|(_, s)| s.shard))),
         ("segment_id", text(rows.iter().map(|(_, s)| s.id.to_string()))),
         ("rows", numbers(rows.iter().map(|(_, s)| s.rows))),
+        ("rows_deleted", numbers(rows.iter().map(|(_, s)| s.rows - s.live_rows(manifest.version)))),
         ("bytes", numbers(rows.iter().map(|(_, s)| s.bytes()))),
         ("inline", flags(rows.iter().map(|(_, s)| s.is_inline()))),
         ("level", small_numbers(rows.iter().map(|(_, s)| u32::from(s.level)))),
@@ -175,7 +180,9 @@ fn commits(manifest: &Manifest) -> Result<RecordBatch> {
         ("operation", text(each().map(|c| c.operation.clone()))),
         ("tables", text(each().map(|c| names(c)))),
         ("rows_added", numbers(each().map(|c| c.rows_added))),
+        ("rows_deleted", numbers(each().map(|c| c.rows_deleted))),
         ("segments_added", small_numbers(each().map(|c| c.segments_added))),
         ("segments_removed", small_numbers(each().map(|c| c.segments_removed))),
+        ("duration_ms", milliseconds(each().map(|c| c.duration_us))),
     ])
 }

@@ -6,16 +6,17 @@ use arrow::array::RecordBatch;
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{Constraints, DataFusionError, Result, Statistics};
+use datafusion::common::{Constraint, Constraints, DataFusionError, Result, Statistics};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
-use plexus_model::{Segment, SegmentData, Table, Version};
-use plexus_storage::{inline, types};
+use plexus_model::{Rows, Segment, SegmentData, Table, Version};
+use plexus_storage::{decode_inline, take_rows, types};
 
 use crate::bounds;
 use crate::files::to_file;
 use crate::pruning;
 use crate::scan::{Scan, ScanContext};
+use crate::target::TargetTable;
 
 /// A table as one version of the manifest shows it.
 #[derive(Debug)]
@@ -30,13 +31,35 @@ pub struct PinnedTable {
 impl PinnedTable {
     pub fn new(table: Arc<Table>, version: Version, context: ScanContext) -> Self {
         let schema = types::to_arrow(&table.schema);
-        // The planner must not rely on the primary key: that it is unique is not enforced yet.
-        let constraints = Constraints::new_unverified(vec![]);
+        let key = table.schema.primary_key.iter().map(|&i| i as usize).collect::<Vec<_>>();
+        let constraints = if key.is_empty() { vec![] } else { vec![Constraint::PrimaryKey(key)] };
+        let constraints = Constraints::new_unverified(constraints);
         Self { table, version, schema, constraints, context }
     }
 
+    /// The same table with the position of every row: see [`TargetTable`].
+    pub fn with_positions(self) -> TargetTable {
+        TargetTable::new(self)
+    }
+
+    pub fn table(&self) -> &Arc<Table> {
+        &self.table
+    }
+
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    pub fn context(&self) -> &ScanContext {
+        &self.context
+    }
+
+    pub fn arrow_schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
     /// Segments that the filters may match, with their statistics.
-    fn segments(
+    pub fn segments(
         &self,
         state: &dyn Session,
         filters: &[Expr],
@@ -47,7 +70,8 @@ impl PinnedTable {
             .visible(self.version)
             .filter(|segment| shard.is_none_or(|shard| segment.shard == shard))
             .map(|segment| {
-                let statistics = bounds::segment_statistics(segment, &self.table.schema, &self.schema);
+                let statistics =
+                    bounds::segment_statistics(segment, self.version, &self.table.schema, &self.schema);
                 (segment.clone(), Arc::new(statistics))
             })
             .unzip();
@@ -75,7 +99,7 @@ impl TableProvider for PinnedTable {
         let each: Vec<Statistics> = self
             .table
             .visible(self.version)
-            .map(|s| bounds::segment_statistics(s, &self.table.schema, &self.schema))
+            .map(|s| bounds::segment_statistics(s, self.version, &self.table.schema, &self.schema))
             .collect();
         Some(bounds::merge(each.iter(), self.schema.fields().len()))
     }
@@ -97,16 +121,22 @@ impl TableProvider for PinnedTable {
         let mut file_statistics = Vec::new();
         let mut inline_rows: Vec<RecordBatch> = Vec::new();
         for (segment, statistics) in self.segments(state, filters)? {
+            let failed = |e: plexus_model::Error| {
+                DataFusionError::External(Box::new(e.context(format!("segment {}", segment.id))))
+            };
+            let reads = &self.context.reads;
+            let hidden = reads.hidden_rows(&self.table, &segment, self.version).await.map_err(failed)?;
             match &segment.data {
-                SegmentData::File { .. } => {
-                    files.extend(to_file(&self.table, &segment, statistics.clone()));
+                SegmentData::File(_) => {
+                    files.extend(to_file(&self.table, &segment, hidden, statistics.clone()));
                     file_statistics.push(statistics);
                 }
                 SegmentData::Inline(bytes) => {
-                    let batches = inline::decode(bytes).map_err(|e| {
-                        DataFusionError::External(Box::new(e.context(format!("segment {}", segment.id))))
-                    })?;
-                    inline_rows.extend(batches);
+                    let batches = decode_inline(bytes, &self.table.schema).map_err(failed)?;
+                    match hidden.is_empty() {
+                        true => inline_rows.extend(batches),
+                        false => inline_rows.extend(without(batches, &hidden).map_err(failed)?),
+                    }
                 }
             }
         }
@@ -118,6 +148,7 @@ impl TableProvider for PinnedTable {
         let statistics = bounds::merge(file_statistics.iter().map(|s| &**s), self.schema.fields().len());
         let partitions = state.config().target_partitions();
         let scan = Scan {
+            table: &self.table,
             schema: self.schema.clone(),
             files,
             statistics,
@@ -128,4 +159,19 @@ impl TableProvider for PinnedTable {
         };
         scan.plan(&self.context)
     }
+}
+
+/// Batches without some of their rows, which are counted through all of them.
+fn without(batches: Vec<RecordBatch>, hidden: &Rows) -> plexus_model::Result<Vec<RecordBatch>> {
+    let mut first = 0;
+    let mut left = Vec::with_capacity(batches.len());
+    for batch in batches {
+        let rows = batch.num_rows() as u64;
+        left.push(take_rows(
+            &batch,
+            (0..rows).filter(|row| !hidden.contains((first + row) as u32)).collect(),
+        )?);
+        first += rows;
+    }
+    Ok(left)
 }

@@ -3,19 +3,18 @@
 //! No clock, no randomness, no I/O: every node that applies the same entries holds the same bytes.
 //! Within one entry proposals are applied in order and share its version; each is all or nothing.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use plexus_model::limits::{
-    COMMIT_HISTORY_MAX, INLINE_TABLE_BYTES_MAX, INLINE_TOTAL_BYTES_MAX, REPLICAS_MAX, SHARDS_MAX,
-    STAGING_RETENTION_US, TOKEN_TTL_US, TOKENS_MAX, TOKENS_MIN,
+    CLOCK_SECONDS_MAX, COMMIT_HISTORY_MAX, REPLICAS_MAX, SHARDS_MAX, TOKEN_TTL_US, TOKENS_MAX, TOKENS_MIN,
 };
-use plexus_model::placement::{majority, rendezvous};
+use plexus_model::placement::rendezvous;
 use plexus_model::{
-    Command, Commit, CommitRecord, CreateTable, Error, Manifest, NodeId, NodeRecord, Outcome, Proposal,
-    Result, Segment, SegmentData, SegmentId, Shard, Table, TableChange, TableId, TableName, TokenRecord,
-    Version,
+    AlterTable, Command, CreateTable, Error, Former, Manifest, NodeId, NodeRecord, Outcome, Proposal, Result,
+    Shard, Table, TableId, TableName, TokenRecord, Version,
 };
+
+use crate::change;
 
 /// Applies the proposals of the log entry at `index` and answers each. `time_us` is the clock of the leader
 /// that made the entry; commit time follows it, but never falls.
@@ -34,6 +33,12 @@ pub fn apply(
     let outcomes = proposals.into_iter().map(|p| apply_one(manifest, index, p)).collect();
     expire_tokens(manifest);
     trim_history(manifest);
+    manifest.clock.insert(manifest.time_us / 1_000_000, index);
+    while manifest.clock.len() > CLOCK_SECONDS_MAX
+        && let Some(oldest) = manifest.clock.get_min().map(|(second, _)| *second)
+    {
+        manifest.clock.remove(&oldest);
+    }
     outcomes
 }
 
@@ -112,11 +117,9 @@ fn execute(manifest: &mut Manifest, index: Version, command: Command) -> Result<
         Command::RenameTable { from, to, replace } => {
             rename_table(manifest, index, &from, to, replace).map(Some)
         }
-        Command::Commit(commit) => apply_commit(manifest, index, commit).map(|()| None),
-        Command::Purge { removed_until_us } => {
-            purge(manifest, removed_until_us);
-            Ok(None)
-        }
+        Command::AlterTable(alter) => alter_table(manifest, index, alter).map(Some),
+        Command::Commit(commit) => change::apply_commit(manifest, index, commit).map(|()| None),
+        Command::Vacuum { table, until } => vacuum(manifest, table, until).map(|()| None),
     }
 }
 
@@ -274,6 +277,9 @@ fn create_table(manifest: &mut Manifest, index: Version, create: CreateTable) ->
         dropped_time_us: 0,
         segments: Default::default(),
         inline_bytes: 0,
+        former: vec![],
+        oldest: index,
+        changed: index,
     };
     manifest.tables.insert(id, Arc::new(table));
     manifest.names.insert(name, id);
@@ -322,10 +328,41 @@ fn rename_table(
         None => {}
     }
     if let Some(table) = manifest.tables.get_mut(&id) {
-        Arc::make_mut(table).name = to.clone();
+        let table = Arc::make_mut(table);
+        // Under the name of its staging time nobody looks for it.
+        if !from.is_staging() {
+            remember(table, index);
+        }
+        table.name = to.clone();
     }
     manifest.names.remove(from);
     manifest.names.insert(to, id);
+    Ok(id)
+}
+
+/// Keeps what a table is called and made of, for reads of versions before `index`.
+fn remember(table: &mut Table, index: Version) {
+    let (name, schema) = (table.name.clone(), (*table.schema).clone());
+    table.former.push(Former { until: index, name, schema, schema_version: table.schema_version });
+}
+
+fn alter_table(manifest: &mut Manifest, index: Version, alter: AlterTable) -> Result<TableId> {
+    let AlterTable { table: id, schema_version, schema, base } = alter;
+    let table = change::live_table(manifest, id, schema_version)?;
+    if let Some(base) = base {
+        change::check_unchanged(manifest, id, base)?;
+    }
+    schema.validate()?;
+    if table.schema.has_key() != schema.has_key() {
+        return Err(Error::internal(format!("table {}: a schema that changes the primary key", table.name)));
+    }
+    if let Some(table) = manifest.tables.get_mut(&id) {
+        let table = Arc::make_mut(table);
+        remember(table, index);
+        table.schema = Arc::new(schema);
+        table.schema_version += 1;
+        table.changed = index;
+    }
     Ok(id)
 }
 
@@ -334,192 +371,34 @@ fn mark_dropped(manifest: &mut Manifest, index: Version, id: TableId) {
         let table = Arc::make_mut(table);
         table.dropped = Some(index);
         table.dropped_time_us = manifest.time_us;
-        // Queries that still read these rows hold them; kept here, they would be bounded by nothing.
-        let inline: Vec<SegmentId> =
-            table.segments.values().filter(|s| s.is_inline()).map(|s| s.id).collect();
-        for id in inline {
-            if let Some(segment) = table.segments.get_mut(&id) {
-                Arc::make_mut(segment).data = SegmentData::Inline(vec![]);
-            }
-        }
-        table.inline_bytes = 0;
         manifest.names.remove(&table.name);
     }
 }
 
-fn apply_commit(manifest: &mut Manifest, index: Version, commit: Commit) -> Result<()> {
-    for change in &commit.changes {
-        check_change(manifest, change)?;
+fn vacuum(manifest: &mut Manifest, id: TableId, until: Version) -> Result<()> {
+    let latest = manifest.version;
+    let table =
+        manifest.tables.get_mut(&id).ok_or_else(|| Error::not_found(format!("table with id {id}")))?;
+    if until > latest {
+        return Err(Error::invalid(format!("version {until} is yet to come: the latest is {latest}")));
     }
-    check_inline_total(manifest, &commit)?;
-    let record = CommitRecord {
-        version: index,
-        time_us: manifest.time_us,
-        operation: commit.operation,
-        tables: commit.changes.iter().map(|c| c.table).collect(),
-        rows_added: commit.changes.iter().flat_map(|c| &c.add).map(|s| s.0.rows).sum(),
-        segments_added: commit.changes.iter().map(|c| c.add.len() as u32).sum(),
-        segments_removed: commit.changes.iter().map(|c| c.remove.len() as u32).sum(),
-    };
-    for change in commit.changes {
-        make_change(manifest, index, change);
-    }
-    let record = match manifest.commits.get(&index) {
-        Some(earlier) => merge_records(earlier, record),
-        None => record,
-    };
-    manifest.commits.insert(index, Arc::new(record));
-    Ok(())
-}
-
-/// Commits that share an entry share its version, and so its line of the history.
-fn merge_records(earlier: &CommitRecord, mut record: CommitRecord) -> CommitRecord {
-    let tables: BTreeSet<TableId> = earlier.tables.iter().chain(&record.tables).copied().collect();
-    record.tables = tables.into_iter().collect();
-    record.rows_added += earlier.rows_added;
-    record.segments_added += earlier.segments_added;
-    record.segments_removed += earlier.segments_removed;
-    if record.operation != earlier.operation {
-        record.operation = format!("{}, {}", earlier.operation, record.operation);
-    }
-    record
-}
-
-fn check_inline_total(manifest: &Manifest, commit: &Commit) -> Result<()> {
-    let inline = commit.changes.iter().flat_map(|c| &c.add).filter(|s| s.0.is_inline());
-    let added: u64 = inline.map(|s| s.0.bytes()).sum();
-    if added == 0 {
+    if table.dropped.is_some_and(|dropped| dropped <= until) {
+        manifest.tables.remove(&id);
         return Ok(());
     }
-    let total = manifest.inline_bytes() + added;
-    if total > INLINE_TOTAL_BYTES_MAX as u64 {
-        return Err(Error::exhausted(format!(
-            "{total} bytes of rows in the log are above the bound of {INLINE_TOTAL_BYTES_MAX} for all tables"
-        )));
-    }
-    Ok(())
-}
-
-fn check_change(manifest: &Manifest, change: &TableChange) -> Result<()> {
-    let table =
-        manifest.tables.get(&change.table).filter(|t| t.dropped.is_none()).ok_or_else(|| {
-            Error::conflict(format!("table with id {} was dropped meanwhile", change.table))
-        })?;
-    if table.schema_version != change.schema_version {
-        return Err(Error::conflict(format!(
-            "table {}: its schema changed from version {} to {} meanwhile",
-            table.name, change.schema_version, table.schema_version
-        )));
-    }
-    let mut ids = BTreeSet::new();
-    let mut inline_bytes = table.inline_bytes;
-    for segment in change.add.iter().map(|s| &s.0) {
-        if !ids.insert(segment.id) || table.segments.contains_key(&segment.id) {
-            return Err(Error::internal(format!("segment id {} is used twice", segment.id)));
-        }
-        let shard = table.shards.get(segment.shard as usize).ok_or_else(|| {
-            Error::internal(format!(
-                "table {} has no shard {} for segment {}",
-                table.name, segment.shard, segment.id
-            ))
-        })?;
-        match &segment.data {
-            SegmentData::Inline(bytes) => inline_bytes += bytes.len() as u64,
-            SegmentData::File { .. } => check_quorum(table, segment, shard)?,
-        }
-    }
-    if inline_bytes > INLINE_TABLE_BYTES_MAX as u64 && inline_bytes > table.inline_bytes {
-        return Err(Error::exhausted(format!(
-            "table {}: {inline_bytes} bytes of rows in the log are above the bound of {INLINE_TABLE_BYTES_MAX}",
-            table.name
-        )));
-    }
-    for id in &change.remove {
-        if table.segments.get(id).is_none_or(|s| s.removed.is_some()) {
-            return Err(Error::conflict(format!("table {}: segment {id} was removed meanwhile", table.name)));
-        }
-    }
-    Ok(())
-}
-
-/// Invariant 3: a majority of the replicas, by the placement that holds at this point of the log.
-fn check_quorum(table: &Table, segment: &Segment, shard: &Shard) -> Result<()> {
-    let durable: BTreeSet<NodeId> =
-        segment.acknowledged.iter().copied().filter(|node| shard.replicas.contains(node)).collect();
-    let needed = majority(shard.replicas.len());
-    if durable.len() < needed {
-        return Err(Error::conflict(format!(
-            "table {}, shard {}: segment {} is durable on {} of {} replicas, {needed} are needed",
-            table.name,
-            segment.shard,
-            segment.id,
-            durable.len(),
-            shard.replicas.len()
-        )));
-    }
-    Ok(())
-}
-
-fn make_change(manifest: &mut Manifest, index: Version, change: TableChange) {
-    let time_us = manifest.time_us;
-    let Some(table) = manifest.tables.get_mut(&change.table) else {
-        return;
-    };
     let table = Arc::make_mut(table);
-    for mut segment in change.add.into_iter().map(|s| s.0) {
-        segment.added = index;
-        segment.removed = None;
-        if segment.is_inline() {
-            table.inline_bytes += segment.bytes();
-        }
-        table.segments.insert(segment.id, Arc::new(segment));
-    }
-    for id in change.remove {
-        if let Some(segment) = table.segments.get_mut(&id) {
-            let segment = Arc::make_mut(segment);
-            segment.removed = Some(index);
-            segment.removed_time_us = time_us;
-            if segment.is_inline() {
-                table.inline_bytes -= segment.bytes();
-                // Queries that still read them hold the record as it was; kept here, every node would
-                // carry rows twice until the record is purged.
-                segment.data = SegmentData::Inline(vec![]);
-            }
-        }
-    }
-}
-
-fn purge(manifest: &mut Manifest, until_us: u64) {
-    let abandoned: Vec<TableId> = manifest
-        .names
-        .iter()
-        .filter(|(name, _)| name.is_staging())
-        .filter_map(|(_, id)| manifest.tables.get(id))
-        .filter(|table| table.created_time_us.saturating_add(STAGING_RETENTION_US) < manifest.time_us)
-        .map(|table| table.id)
-        .collect();
-    for id in abandoned {
-        mark_dropped(manifest, manifest.version, id);
-    }
-    let dropped: Vec<TableId> = manifest
-        .tables
+    let gone: Vec<_> = table
+        .segments
         .values()
-        .filter(|t| t.dropped.is_some() && t.dropped_time_us <= until_us)
-        .map(|t| t.id)
+        .filter(|s| s.removed.is_some_and(|removed| removed <= until))
+        .map(|s| s.id)
         .collect();
-    for id in dropped {
-        manifest.tables.remove(&id);
-    }
-    let stale: Vec<_> = manifest
-        .tables
-        .values()
-        .flat_map(|t| t.segments.values().map(move |s| (t.id, s)))
-        .filter(|(_, s)| s.removed.is_some() && s.removed_time_us <= until_us)
-        .map(|(table, s)| (table, s.id))
-        .collect();
-    for (table, segment) in stale {
-        if let Some(table) = manifest.tables.get_mut(&table) {
-            Arc::make_mut(table).segments.remove(&segment);
+    for id in gone {
+        if let Some(segment) = table.segments.remove(&id).filter(|s| s.is_inline()) {
+            table.inline_bytes -= segment.bytes();
         }
     }
+    table.former.retain(|former| former.until > until);
+    table.oldest = table.oldest.max(until);
+    Ok(())
 }

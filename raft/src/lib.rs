@@ -12,6 +12,7 @@
 
 pub mod apply;
 mod batch;
+mod change;
 pub mod durable;
 mod log;
 mod meta;

@@ -2,9 +2,9 @@
 
 use plexus_model::limits::{INLINE_TOTAL_BYTES_MAX, TOKENS_MAX, TOKENS_MIN};
 use plexus_model::{
-    ClusterId, Command, Commit, CreateTable, ErrorKind, Manifest, NewSegment, NodeId, NodeRecord, Outcome,
-    Proposal, Roles, Segment, SegmentData, SegmentId, TableChange, TableId, TableName, TableSchema, Token,
-    Version,
+    AlterTable, ChangeKind, ClusterId, Command, Commit, CreateTable, Deletion, ErrorKind, Exchange, FileData,
+    Manifest, NewSegment, NodeId, NodeRecord, Outcome, Proposal, Roles, Rows, Segment, SegmentData,
+    SegmentId, Table, TableChange, TableId, TableName, TableSchema, Token, Version,
 };
 use plexus_raft::apply::apply;
 use proptest::prelude::*;
@@ -28,7 +28,7 @@ fn schema() -> TableSchema {
         data_type: plexus_model::ColumnType::Int64,
         nullable: false,
     };
-    TableSchema { columns: vec![column], primary_key: vec![] }
+    TableSchema { columns: vec![column], last_column: 1, ..TableSchema::default() }
 }
 
 fn create(name: &str, replicas: u32) -> Command {
@@ -45,7 +45,7 @@ fn create(name: &str, replicas: u32) -> Command {
 fn segment(id: u128, inline: bool, acknowledged: Vec<u64>) -> NewSegment {
     let data = match inline {
         true => SegmentData::Inline(vec![7; 100]),
-        false => SegmentData::File { bytes: 1000, checksum: [id as u8; 32] },
+        false => SegmentData::File(FileData { bytes: 1000, checksum: [id as u8; 32], column_bytes: 1000 }),
     };
     NewSegment(Segment {
         id: SegmentId(id),
@@ -54,22 +54,54 @@ fn segment(id: u128, inline: bool, acknowledged: Vec<u64>) -> NewSegment {
         level: 0,
         schema_version: 1,
         added: Version(0),
+        newest: Version(0),
         removed: None,
         removed_time_us: 0,
         data,
         columns: vec![],
+        keys: vec![],
+        deletions: vec![],
         acknowledged: acknowledged.into_iter().map(NodeId).collect(),
     })
 }
 
+/// A change of rows that was computed from the end of time, so that nothing is newer.
+fn change(table: u64) -> TableChange {
+    TableChange::new(TableId(table), 1, Version(u64::MAX), ChangeKind::Write)
+}
+
+fn commit_change(change: TableChange) -> Command {
+    Command::Commit(Commit { changes: vec![change], operation: "test".into(), ..Commit::default() })
+}
+
 fn commit(table: u64, add: Vec<NewSegment>, remove: Vec<u128>) -> Command {
-    let change = TableChange {
-        table: TableId(table),
-        schema_version: 1,
-        add,
-        remove: remove.into_iter().map(SegmentId).collect(),
-    };
-    Command::Commit(Commit { changes: vec![change], operation: "test".into() })
+    let remove = remove.into_iter().map(SegmentId).collect();
+    commit_change(TableChange { add, remove, ..change(table) })
+}
+
+fn exchange(table: u64, from: Vec<u128>, segment: NewSegment) -> Command {
+    let from = from.into_iter().map(SegmentId).collect();
+    commit_change(TableChange { exchange: vec![Exchange { from, segment }], ..change(table) })
+}
+
+/// Deletes rows of a segment, as seen at `base`.
+fn delete(base: u64, segment: u128, rows: &[u32]) -> Command {
+    let deletion = Deletion::inline(&Rows::from_iter(rows));
+    let delete = vec![(SegmentId(segment), deletion)];
+    commit_change(TableChange { base: Version(base), delete, ..change(5) })
+}
+
+fn table(manifest: &Manifest) -> &std::sync::Arc<Table> {
+    manifest.tables.get(&TableId(5)).unwrap()
+}
+
+fn deleted(manifest: &Manifest, segment: u128, version: u64) -> Vec<u32> {
+    let segment = table(manifest).segments.get(&SegmentId(segment)).unwrap();
+    let mut rows = Rows::new();
+    for deletion in segment.deletions_at(Version(version)) {
+        rows |= deletion.inline_rows().unwrap().unwrap();
+    }
+    rows.iter().collect()
 }
 
 fn proposal(token: u128, command: Command) -> Proposal {
@@ -134,20 +166,130 @@ fn a_commit_needs_a_majority_of_the_replicas_by_the_placement_of_now() {
 fn a_commit_is_all_or_nothing_and_a_lost_race_is_a_conflict() {
     let mut manifest = prepared();
     one(&mut manifest, 70, commit(5, vec![segment(100, true, vec![]), segment(101, true, vec![])], vec![]));
-    // The exchange of inline rows for a file.
-    let exchange = |id| commit(5, vec![segment(id, false, vec![1, 2, 3])], vec![100]);
-    assert!(matches!(one(&mut manifest, 71, exchange(200)), Outcome::Applied { .. }));
-    assert_eq!(rejection(one(&mut manifest, 72, exchange(202))), ErrorKind::Conflict);
+    let replace = |id| commit(5, vec![segment(id, false, vec![1, 2, 3])], vec![100]);
+    assert!(matches!(one(&mut manifest, 71, replace(200)), Outcome::Applied { .. }));
+    assert_eq!(rejection(one(&mut manifest, 72, replace(202))), ErrorKind::Conflict);
     let table = manifest.tables.get(&TableId(5)).unwrap();
     let visible: Vec<u128> = table.visible(manifest.version).map(|s| s.id.0).collect();
     assert_eq!(visible, [101, 200]);
-    // What was visible before the exchange can still be read.
+    // What was visible before can still be read.
     let before: Vec<u128> = table.visible(Version(6)).map(|s| s.id.0).collect();
     assert_eq!(before, [100, 101]);
-    assert_eq!(table.inline_bytes, 100);
+    assert_eq!(table.inline_bytes, 200);
     one(&mut manifest, 73, Command::DropTable { name: TableName::new("public", "t"), if_exists: false });
     let outcome = one(&mut manifest, 74, commit(5, vec![segment(300, true, vec![])], vec![]));
     assert_eq!(rejection(outcome), ErrorKind::Conflict);
+}
+
+#[test]
+fn deletions_of_different_rows_go_together_and_of_the_same_row_the_first_wins() {
+    let mut manifest = prepared();
+    one(&mut manifest, 70, commit(5, vec![segment(100, true, vec![])], vec![]));
+    let base = manifest.version.0;
+    assert!(matches!(one(&mut manifest, 71, delete(base, 100, &[1, 2])), Outcome::Applied { .. }));
+    assert!(matches!(one(&mut manifest, 72, delete(base, 100, &[3])), Outcome::Applied { .. }));
+    assert_eq!(rejection(one(&mut manifest, 73, delete(base, 100, &[4, 2]))), ErrorKind::Conflict);
+    assert_eq!(deleted(&manifest, 100, base), [] as [u32; 0]);
+    assert_eq!(deleted(&manifest, 100, base + 1), [1, 2]);
+    assert_eq!(deleted(&manifest, 100, base + 9), [1, 2, 3]);
+    assert_eq!(table(&manifest).rows(manifest.version), 7);
+    // A row that the segment does not have, and a segment that was read before somebody deleted from it.
+    assert_eq!(rejection(one(&mut manifest, 74, delete(base + 9, 100, &[10]))), ErrorKind::Internal);
+    let whole = TableChange { base: Version(base), remove: vec![SegmentId(100)], ..change(5) };
+    assert_eq!(rejection(one(&mut manifest, 75, commit_change(whole))), ErrorKind::Conflict);
+}
+
+#[test]
+fn a_file_takes_the_place_of_inline_rows_at_every_version_with_what_was_deleted_meanwhile() {
+    let mut manifest = prepared();
+    one(&mut manifest, 70, commit(5, vec![segment(100, true, vec![])], vec![]));
+    let first = manifest.version.0;
+    one(&mut manifest, 71, commit(5, vec![segment(102, true, vec![])], vec![]));
+    one(&mut manifest, 72, delete(first + 1, 102, &[4]));
+    let file = |rows| {
+        let NewSegment(segment) = segment(200, false, vec![1, 2, 3]);
+        NewSegment(Segment { rows, ..segment })
+    };
+    assert_eq!(rejection(one(&mut manifest, 73, exchange(5, vec![100, 102], file(19)))), ErrorKind::Internal);
+    assert!(matches!(one(&mut manifest, 74, exchange(5, vec![100, 102], file(20))), Outcome::Applied { .. }));
+    let moved = table(&manifest).segments.get(&SegmentId(200)).unwrap();
+    assert_eq!((moved.added.0, moved.newest.0, moved.has_versions()), (first, first + 1, true));
+    assert_eq!(table(&manifest).visible(Version(first)).count(), 1);
+    assert_eq!(table(&manifest).visible(Version(first - 1)).count(), 0);
+    assert_eq!(deleted(&manifest, 200, first + 1), [] as [u32; 0]);
+    assert_eq!(deleted(&manifest, 200, first + 2), [14]);
+    assert_eq!(table(&manifest).inline_bytes, 0);
+    // They have left the log; nobody can take them out again.
+    assert_eq!(rejection(one(&mut manifest, 75, exchange(5, vec![100], file(20)))), ErrorKind::Internal);
+    let other = segment(202, false, vec![1, 2, 3]);
+    assert_eq!(rejection(one(&mut manifest, 76, exchange(5, vec![100], other))), ErrorKind::Conflict);
+}
+
+#[test]
+fn one_key_is_written_once_and_whoever_has_not_seen_it_looks_again() {
+    let mut manifest = prepared();
+    let mut keyed = create("k", 3);
+    if let Command::CreateTable(create) = &mut keyed {
+        create.schema.primary_key = vec![0];
+    }
+    let Outcome::Applied { table: Some(id), .. } = one(&mut manifest, 60, keyed) else { panic!() };
+    let base = manifest.version;
+    let write = |base, id: u128, keys: Vec<u64>, inline| {
+        let NewSegment(segment) = segment(id, inline, vec![1, 2, 3]);
+        let add = vec![NewSegment(Segment { keys, ..segment })];
+        (base, add)
+    };
+    let mut token = 61;
+    let mut apply_write = |manifest: &mut Manifest, (base, add): (Version, Vec<NewSegment>)| {
+        token += 1;
+        one(manifest, token, commit_change(TableChange { base, add, ..change(id.0) }))
+    };
+    assert!(matches!(
+        apply_write(&mut manifest, write(base, 100, vec![7, 8], true)),
+        Outcome::Applied { .. }
+    ));
+    // Another key of the same shard from the same version, the same key, and the same key in another shard.
+    assert!(matches!(apply_write(&mut manifest, write(base, 102, vec![9], true)), Outcome::Applied { .. }));
+    assert_eq!(rejection(apply_write(&mut manifest, write(base, 104, vec![8], true))), ErrorKind::Conflict);
+    assert!(matches!(apply_write(&mut manifest, write(base, 105, vec![8], true)), Outcome::Applied { .. }));
+    // A file cannot be compared: it must have seen all.
+    assert_eq!(rejection(apply_write(&mut manifest, write(base, 106, vec![], false))), ErrorKind::Conflict);
+    let now = manifest.version;
+    assert!(matches!(apply_write(&mut manifest, write(now, 106, vec![], false)), Outcome::Applied { .. }));
+    assert_eq!(rejection(apply_write(&mut manifest, write(now, 108, vec![1], true))), ErrorKind::Conflict);
+}
+
+#[test]
+fn what_was_vacuumed_cannot_be_read_and_the_rest_can() {
+    let mut manifest = prepared();
+    one(&mut manifest, 70, commit(5, vec![segment(100, false, vec![1, 2])], vec![]));
+    let first = manifest.version;
+    let mut wider = schema();
+    wider.columns[0].name = "renamed".into();
+    let alter = AlterTable { table: TableId(5), schema_version: 1, schema: wider, base: None };
+    one(&mut manifest, 71, Command::AlterTable(alter));
+    let remove = TableChange { schema_version: 2, remove: vec![SegmentId(100)], ..change(5) };
+    one(&mut manifest, 72, commit_change(remove));
+    let last = manifest.version;
+    let name = |version| manifest.as_of(version).unwrap().table(&TableName::new("public", "t")).cloned();
+    assert_eq!(name(first).unwrap().schema.columns[0].name, "a");
+    assert_eq!(name(last).unwrap().schema.columns[0].name, "renamed");
+    assert!(name(Version(4)).is_none());
+    assert_eq!(
+        rejection(one(&mut manifest, 73, Command::Vacuum { table: TableId(5), until: Version(99) })),
+        ErrorKind::InvalidArgument
+    );
+    one(&mut manifest, 74, Command::Vacuum { table: TableId(5), until: last });
+    assert!(table(&manifest).segments.is_empty() && table(&manifest).former.is_empty());
+    let error = table(&manifest).as_of(first).unwrap_err();
+    assert!(error.message().contains("vacuumed") && error.message().contains(&last.to_string()), "{error}");
+    assert!(table(&manifest).as_of(last).is_ok());
+    // A dropped table is there until it is vacuumed.
+    one(&mut manifest, 75, Command::DropTable { name: TableName::new("public", "t"), if_exists: false });
+    assert!(manifest.as_of(last).unwrap().table(&TableName::new("public", "t")).is_some());
+    let until = manifest.version;
+    one(&mut manifest, 76, Command::Vacuum { table: TableId(5), until });
+    assert!(manifest.tables.is_empty());
 }
 
 #[test]
@@ -175,7 +317,7 @@ fn commit_time_never_falls_and_tokens_expire_by_it_but_never_the_latest() {
     assert_eq!(manifest.time_us, late + 1);
     // One clock that is far ahead must not make the log forget what was asked a moment ago.
     assert!(manifest.tokens.contains_key(&Token(1)));
-    let purge = |token| proposal(token, Command::Purge { removed_until_us: 0 });
+    let purge = |token| proposal(token, Command::Vacuum { table: TableId(9), until: Version(0) });
     let manifest = entry(late, (1_000..1_000 + TOKENS_MIN as u128).map(purge).collect());
     assert!(!manifest.tokens.contains_key(&Token(1)), "an old token is still there");
     assert!(manifest.tokens.contains_key(&Token(90)), "a token is gone before its time");
@@ -266,7 +408,10 @@ enum Step {
     Commit(u8, u16, bool),
     Remove(u8, u16),
     Liveness(u8, bool),
-    Purge,
+    Delete(u8, u16, u8),
+    Exchange(u8, u16, u16),
+    Alter(u8),
+    Vacuum(u8),
     Repeat(u8),
 }
 
@@ -278,7 +423,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         (0u8..20, 0u16..200, any::<bool>()).prop_map(|(t, s, inline)| Step::Commit(t, s, inline)),
         (0u8..20, 0u16..200).prop_map(|(t, s)| Step::Remove(t, s)),
         (1u8..4, any::<bool>()).prop_map(|(n, live)| Step::Liveness(n, live)),
-        Just(Step::Purge),
+        (0u8..20, 0u16..200, 0u8..12).prop_map(|(t, s, row)| Step::Delete(t, s, row)),
+        (0u8..20, 0u16..200, 0u16..200).prop_map(|(t, a, b)| Step::Exchange(t, a, b)),
+        (0u8..20).prop_map(Step::Alter),
+        (0u8..20).prop_map(Step::Vacuum),
         (0u8..50).prop_map(Step::Repeat),
     ];
     proptest::collection::vec(step, 1..80)
@@ -297,8 +445,26 @@ fn command(step: &Step, manifest: &Manifest) -> Command {
         }
         Step::Remove(t, s) => commit(table(t), vec![], vec![u128::from(*s)]),
         Step::Liveness(n, live) => Command::SetLiveness { node: NodeId(u64::from(*n)), live: *live },
-        Step::Purge => Command::Purge { removed_until_us: manifest.time_us.saturating_sub(50) },
-        Step::Repeat(_) => Command::Purge { removed_until_us: 0 },
+        Step::Delete(t, s, row) => {
+            let deletion = Deletion::inline(&Rows::from_iter([u32::from(*row)]));
+            let delete = vec![(SegmentId(u128::from(*s)), deletion)];
+            commit_change(TableChange { base: manifest.version, delete, ..change(table(t)) })
+        }
+        Step::Exchange(t, from, to) => exchange(
+            table(t),
+            vec![u128::from(*from)],
+            segment(1_000 + u128::from(*to) * 2 + u128::from(from % 2), false, vec![1, 2, 3]),
+        ),
+        Step::Alter(t) => Command::AlterTable(AlterTable {
+            table: TableId(table(t)),
+            schema_version: 1,
+            schema: schema(),
+            base: None,
+        }),
+        Step::Vacuum(t) => {
+            Command::Vacuum { table: TableId(table(t)), until: Version(manifest.version.0.saturating_sub(5)) }
+        }
+        Step::Repeat(_) => Command::Vacuum { table: TableId(0), until: Version(0) },
     }
 }
 

@@ -185,12 +185,10 @@ async fn an_entry_that_is_too_large_is_refused_before_it_is_written() {
     member.bootstrap(ClusterId(7), record(1)).await.unwrap();
     let before = member.manifest().version;
     let change = plexus_model::TableChange {
-        table: plexus_model::TableId(1),
-        schema_version: 1,
-        add: vec![],
         remove: (0..1_200_000).map(plexus_model::SegmentId).collect(),
+        ..plexus_model::TableChange::new(plexus_model::TableId(1), 1, before, plexus_model::ChangeKind::Write)
     };
-    let commit = plexus_model::Commit { changes: vec![change], operation: "test".into() };
+    let commit = plexus_model::Commit { changes: vec![change], ..Default::default() };
     let error = member.propose(Command::Commit(commit), PATIENCE).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
     assert_eq!(member.read(PATIENCE).await.unwrap().version, before);

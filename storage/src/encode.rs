@@ -1,8 +1,12 @@
 //! From batches to the bytes of a file segment.
 
-use arrow::array::RecordBatch;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, UInt64Array};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
-use plexus_model::{ColumnStatistics, Error, Result, TableSchema};
+use plexus_index::build_keys;
+use plexus_model::{ColumnStatistics, Error, FileData, Result, TableSchema, VERSION_COLUMN, Version};
 use vortex::VortexSessionDefault;
 use vortex::array::IntoArray;
 use vortex::array::arrays::ChunkedArray;
@@ -14,27 +18,43 @@ use vortex::io::runtime::current::CurrentThreadRuntime;
 use vortex::io::session::RuntimeSessionExt;
 use vortex::session::VortexSession;
 
+use crate::routing::Keys;
 use crate::statistics::StatisticsBuilder;
 use crate::types;
 
 /// A segment that is ready to be sent to its replicas.
 pub struct EncodedSegment {
     pub bytes: Bytes,
-    /// BLAKE3 of the bytes.
-    pub checksum: [u8; 32],
+    pub data: FileData,
     pub rows: u64,
     pub columns: Vec<ColumnStatistics>,
 }
 
-/// Writes Vortex files.
+/// Rows on their way into a segment.
+#[derive(Default)]
+pub struct Unencoded {
+    pub batches: Vec<RecordBatch>,
+    /// For rows of several commits: how many of each version, in the order of the rows. Otherwise empty.
+    pub versions: Vec<(Version, usize)>,
+}
+
+impl From<Vec<RecordBatch>> for Unencoded {
+    fn from(batches: Vec<RecordBatch>) -> Self {
+        Self { batches, versions: vec![] }
+    }
+}
+
+/// Writes segments: a Vortex file, and after it the index of its primary keys if it has any.
 #[derive(Clone, Copy, Default)]
 pub struct SegmentEncoder;
 
 impl SegmentEncoder {
     /// Encodes batches that have the columns of `schema` in order. Uses the calling thread alone and
     /// takes a while: call it off the async threads.
-    pub fn encode(&self, schema: &TableSchema, batches: Vec<RecordBatch>) -> Result<EncodedSegment> {
+    pub fn encode(&self, schema: &TableSchema, rows: impl Into<Unencoded>) -> Result<EncodedSegment> {
+        let Unencoded { batches, versions } = rows.into();
         let arrow_schema = types::to_arrow(schema);
+        let key_index = if schema.has_key() { build_keys(&key_hashes(schema, &batches)?) } else { vec![] };
         let mut statistics = StatisticsBuilder::new(schema);
         let mut rows = 0;
         for batch in &batches {
@@ -51,12 +71,16 @@ impl SegmentEncoder {
         let fail = |e: VortexError| {
             Error::internal(format!("encoding a segment of {rows} rows: {e}")).with_source(e)
         };
-        let dtype = session.arrow().from_arrow_schema(&arrow_schema).map_err(fail)?;
+        let stored = stored_schema(schema, !versions.is_empty());
+        let dtype = session.arrow().from_arrow_schema(&stored).map_err(fail)?;
+        let mut versions = version_values(&versions);
         let chunks = batches
             .into_iter()
-            .map(|batch| session.arrow().from_arrow_record_batch(batch, &arrow_schema))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(fail)?;
+            .map(|batch| {
+                let batch = store(batch, &stored, &mut versions)?;
+                session.arrow().from_arrow_record_batch(batch, &stored).map_err(fail)
+            })
+            .collect::<Result<Vec<_>>>()?;
         let array = ChunkedArray::try_new(chunks, dtype).map_err(fail)?.into_array();
         let mut bytes = Vec::new();
         session
@@ -66,7 +90,56 @@ impl SegmentEncoder {
             .blocking(&runtime)
             .write(&mut bytes, array.to_array_iterator())
             .map_err(fail)?;
+        let column_bytes = bytes.len() as u64;
+        bytes.extend_from_slice(&key_index);
         let checksum = *blake3::hash(&bytes).as_bytes();
-        Ok(EncodedSegment { bytes: bytes.into(), checksum, rows, columns: statistics.finish() })
+        let data = FileData { bytes: bytes.len() as u64, checksum, column_bytes };
+        Ok(EncodedSegment { bytes: bytes.into(), data, rows, columns: statistics.finish() })
     }
+}
+
+/// Hashes of the primary keys of all rows, in their order.
+pub fn key_hashes(schema: &TableSchema, batches: &[RecordBatch]) -> Result<Vec<u64>> {
+    let mut hashes = Vec::new();
+    for batch in batches {
+        hashes.extend(keys_of(schema, batch)?.hashes());
+    }
+    Ok(hashes)
+}
+
+/// The primary keys of rows that have all columns of the schema.
+pub fn keys_of(schema: &TableSchema, batch: &RecordBatch) -> Result<Keys> {
+    let key: Vec<ArrayRef> =
+        schema.primary_key.iter().map(|&index| batch.column(index as usize).clone()).collect();
+    Keys::new(&key)
+}
+
+fn stored_schema(schema: &TableSchema, versions: bool) -> SchemaRef {
+    let stored = types::to_stored(schema);
+    if !versions {
+        return stored;
+    }
+    let mut fields: Vec<_> = stored.fields().iter().cloned().collect();
+    fields.push(Arc::new(Field::new(VERSION_COLUMN, DataType::UInt64, false)));
+    Arc::new(Schema::new(fields))
+}
+
+/// The version of each row.
+fn version_values(runs: &[(Version, usize)]) -> impl Iterator<Item = u64> {
+    runs.iter().flat_map(|(version, rows)| std::iter::repeat_n(version.0, *rows))
+}
+
+/// A batch under the names of the stored columns, with its versions if those have them.
+fn store(
+    batch: RecordBatch,
+    stored: &SchemaRef,
+    versions: &mut impl Iterator<Item = u64>,
+) -> Result<RecordBatch> {
+    let rows = batch.num_rows();
+    let (_, mut columns, _) = batch.into_parts();
+    if stored.fields().len() > columns.len() {
+        columns.push(Arc::new(versions.take(rows).collect::<UInt64Array>()));
+    }
+    RecordBatch::try_new(stored.clone(), columns)
+        .map_err(|e| Error::internal(format!("storing {rows} rows: {e}")).with_source(e))
 }

@@ -10,6 +10,7 @@ use arrow_ipc::writer::StreamWriter;
 use arrow_schema::DataType;
 use plexus_model::{ColumnStatistics, Error, Result, TableSchema};
 
+use crate::encode::keys_of;
 use crate::statistics::StatisticsBuilder;
 use crate::types;
 
@@ -17,6 +18,8 @@ pub struct EncodedInline {
     pub bytes: Vec<u8>,
     pub rows: u64,
     pub columns: Vec<ColumnStatistics>,
+    /// Hashes of the primary keys, if the table has one.
+    pub keys: Vec<u64>,
 }
 
 /// Encodes the rows of all batches as one.
@@ -30,10 +33,29 @@ pub fn encode(schema: &TableSchema, batches: &[&RecordBatch]) -> Result<EncodedI
     let batch = RecordBatch::try_new(arrow_schema.clone(), columns).map_err(fail)?;
     let mut statistics = StatisticsBuilder::new(schema);
     statistics.add(&batch);
-    let mut writer = StreamWriter::try_new(Vec::new(), &arrow_schema).map_err(fail)?;
-    writer.write(&batch).map_err(fail)?;
-    let bytes = writer.into_inner().map_err(fail)?;
-    Ok(EncodedInline { bytes, rows: batch.num_rows() as u64, columns: statistics.finish() })
+    let keys = if schema.has_key() { keys_of(schema, &batch)?.hashes() } else { vec![] };
+    let stored = RecordBatch::try_new(types::to_stored(schema), batch.columns().to_vec()).map_err(fail)?;
+    let rows = stored.num_rows() as u64;
+    Ok(EncodedInline { bytes: write(&stored).map_err(fail)?, rows, columns: statistics.finish(), keys })
+}
+
+fn write(batch: &RecordBatch) -> Result<Vec<u8>, arrow::error::ArrowError> {
+    let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema())?;
+    writer.write(batch)?;
+    writer.into_inner()
+}
+
+/// One value as it is kept with a schema.
+pub fn encode_value(value: ArrayRef) -> Result<Vec<u8>> {
+    RecordBatch::try_from_iter([("value", value)])
+        .and_then(|batch| write(&batch))
+        .map_err(|e| Error::internal(format!("encoding a value: {e}")).with_source(e))
+}
+
+/// What [`encode_value`] wrote, as an array of one row.
+pub fn decode_value(bytes: &[u8]) -> Result<ArrayRef> {
+    let batch = decode(bytes)?.into_iter().find(|b| b.num_rows() == 1 && b.num_columns() == 1);
+    batch.map(|b| b.column(0).clone()).ok_or_else(|| Error::corrupt("a value that is not one row"))
 }
 
 fn compact(array: &ArrayRef) -> ArrayRef {
@@ -44,7 +66,7 @@ fn compact(array: &ArrayRef) -> ArrayRef {
     }
 }
 
-/// The rows of an inline segment.
+/// The rows of an inline segment, under the names of the stored columns.
 pub fn decode(bytes: &[u8]) -> Result<Vec<RecordBatch>> {
     StreamReader::try_new(Cursor::new(bytes), None)
         .and_then(|reader| reader.collect::<Result<Vec<_>, _>>())

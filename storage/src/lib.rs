@@ -6,17 +6,21 @@
 //! remote bytes come through the [`RemoteSegments`] that is handed in.
 
 mod encode;
+mod evolve;
 pub mod inline;
 mod inventory;
 mod read;
 mod routing;
+mod scan;
 mod size;
 mod statistics;
 mod store;
 pub mod types;
 
-pub use encode::{EncodedSegment, SegmentEncoder};
+pub use encode::{EncodedSegment, SegmentEncoder, Unencoded, key_hashes, keys_of};
+pub use evolve::{decode_inline, evolve, initial_value, project, take_rows};
 pub use read::{RemoteSegments, SegmentReads, SegmentRef};
-pub use routing::{Router, shard_of_key};
+pub use routing::{Keys, Router, shard_of_key};
+pub use scan::{Pick, PositionedRows};
 pub use size::rows_bytes;
 pub use store::{Reference, SegmentFile, SegmentStore, sync_directory, verify};

@@ -9,7 +9,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use plexus_model::{Error, ErrorKind, NodeId, Result, SegmentId};
+use plexus_model::{
+    DeletedRows, Error, ErrorKind, FileData, NodeId, Result, Segment, SegmentData, SegmentId, Table,
+};
 use vortex::array::buffer::BufferHandle;
 use vortex::buffer::{Alignment, ByteBufferMut};
 use vortex::error::{VortexError, VortexResult};
@@ -21,9 +23,40 @@ use crate::store::{Reference, SegmentStore};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentRef {
     pub id: SegmentId,
-    pub length: u64,
-    pub checksum: [u8; 32],
+    pub data: FileData,
     pub replicas: Vec<NodeId>,
+}
+
+impl SegmentRef {
+    /// Where the rows of a segment are, if they are in a file.
+    pub fn of(table: &Table, segment: &Segment) -> Option<Self> {
+        match segment.data {
+            SegmentData::File(data) => {
+                Some(Self { id: segment.id, data, replicas: replicas(table, segment) })
+            }
+            SegmentData::Inline(_) => None,
+        }
+    }
+
+    /// The files of a segment: of its rows and of its deletions.
+    pub fn all_of(table: &Table, segment: &Segment) -> impl Iterator<Item = Self> {
+        let replicas = replicas(table, segment);
+        let deletions = segment.deletions.iter().filter_map(|deletion| match deletion.rows {
+            DeletedRows::File { id, data } => Some((id, data)),
+            DeletedRows::Inline(_) => None,
+        });
+        let deletions: Vec<_> = deletions.collect();
+        let rows = Self::of(table, segment);
+        rows.into_iter().chain(deletions.into_iter().map(move |(id, data)| Self {
+            id,
+            data,
+            replicas: replicas.clone(),
+        }))
+    }
+}
+
+fn replicas(table: &Table, segment: &Segment) -> Vec<NodeId> {
+    table.shards.get(segment.shard as usize).map(|s| s.replicas.clone()).unwrap_or_default()
 }
 
 /// Reads ranges of segments that other nodes keep.
@@ -68,7 +101,12 @@ impl SegmentReads {
         if let Some(store) = self.store.clone().filter(|store| store.contains(segment.id)) {
             let wanted = segment.clone();
             let read = tokio::task::spawn_blocking(move || {
-                let file = store.segment(wanted.id, wanted.length, &wanted.checksum, Reference::Manifest)?;
+                let file = store.segment(
+                    wanted.id,
+                    wanted.data.bytes,
+                    &wanted.data.checksum,
+                    Reference::Manifest,
+                )?;
                 let mut buffer = ByteBufferMut::zeroed_aligned(length, alignment);
                 file.read_exact_at(buffer.as_mut_slice(), offset)?;
                 Ok(BufferHandle::new_host(buffer.freeze()))
@@ -86,6 +124,17 @@ impl SegmentReads {
         let mut buffer = ByteBufferMut::with_capacity_aligned(bytes.len(), alignment);
         buffer.extend_from_slice(&bytes);
         Ok(BufferHandle::new_host(buffer.freeze()))
+    }
+
+    /// Reads a part of a file.
+    pub async fn range(&self, segment: &SegmentRef, offset: u64, length: u64) -> Result<Bytes> {
+        let length = usize::try_from(length)
+            .map_err(|_| Error::internal(format!("segment {}: {length} bytes at once", segment.id)))?;
+        let buffer = self.read_range(segment, offset, length, Alignment::none()).await?;
+        buffer
+            .try_to_host_sync()
+            .map(|host| host.into_bytes())
+            .map_err(|e| Error::internal(format!("segment {}: {e}", segment.id)).with_source(e))
     }
 
     async fn read_remote(&self, segment: &SegmentRef, offset: u64, length: usize) -> Result<Bytes> {
@@ -123,7 +172,8 @@ impl VortexReadAt for SegmentReadAt {
     }
 
     fn size(&self) -> BoxFuture<'static, VortexResult<u64>> {
-        let length = self.segment.length;
+        // Vortex finds its footer at the end, and knows nothing of what follows.
+        let length = self.segment.data.column_bytes;
         async move { Ok(length) }.boxed()
     }
 

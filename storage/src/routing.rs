@@ -3,7 +3,7 @@
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute;
 use arrow::datatypes::*;
-use plexus_model::placement::{shard_of_slot, slot_of};
+use plexus_model::placement::{hash_key, shard_of_slot, slot_of_hash};
 use plexus_model::{Error, Result};
 
 /// Splits batches by the hash of their key columns, or hands whole batches to the shards in turn when
@@ -49,26 +49,59 @@ impl Router {
     }
 
     fn shards_of_rows(&self, batch: &RecordBatch) -> Result<Vec<u32>> {
-        let columns: Vec<KeyColumn> =
-            self.key.iter().map(|&k| KeyColumn::new(batch.column(k))).collect::<Result<_>>()?;
+        let key: Vec<ArrayRef> = self.key.iter().map(|&k| batch.column(k).clone()).collect();
+        let hashes = Keys::new(&key)?.hashes();
+        Ok(hashes.into_iter().map(|hash| shard_of_slot(slot_of_hash(hash), self.shards)).collect())
+    }
+}
+
+/// The keys of rows, in the canonical form whose hash decides where a row lives.
+pub struct Keys {
+    columns: Vec<KeyColumn>,
+    rows: usize,
+}
+
+impl Keys {
+    /// `key`: the key columns, in key order.
+    ///
+    /// # Errors
+    /// `Unsupported` for a type that has no canonical form.
+    pub fn new(key: &[ArrayRef]) -> Result<Self> {
+        let rows = key.first().map_or(0, |column| column.len());
+        Ok(Self { columns: key.iter().map(KeyColumn::new).collect::<Result<_>>()?, rows })
+    }
+
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// The canonical bytes of the key of one row: equal for equal keys, and only for those.
+    pub fn bytes(&self, row: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
-        Ok((0..batch.num_rows())
+        self.columns.iter().for_each(|column| column.write(row, &mut bytes));
+        bytes
+    }
+
+    pub fn hashes(&self) -> Vec<u64> {
+        let mut bytes = Vec::new();
+        (0..self.rows)
             .map(|row| {
                 bytes.clear();
-                columns.iter().for_each(|column| column.write(row, &mut bytes));
-                shard_of_slot(slot_of(&bytes), self.shards)
+                self.columns.iter().for_each(|column| column.write(row, &mut bytes));
+                hash_key(&bytes)
             })
-            .collect())
+            .collect()
     }
 }
 
 /// The shard of one key, given as arrays of one row each in key order.
 pub fn shard_of_key(key: &[ArrayRef], shards: u32) -> Result<u32> {
-    let mut bytes = Vec::new();
-    for array in key {
-        KeyColumn::new(array)?.write(0, &mut bytes);
-    }
-    Ok(shard_of_slot(slot_of(&bytes), shards))
+    let bytes = Keys::new(key)?.bytes(0);
+    Ok(shard_of_slot(slot_of_hash(hash_key(&bytes)), shards))
 }
 
 /// A key column in the canonical form that is hashed: fixed-width values as little-endian bytes,

@@ -11,6 +11,13 @@ pub fn to_arrow(schema: &TableSchema) -> SchemaRef {
     Arc::new(Schema::new(schema.columns.iter().map(to_field).collect::<Fields>()))
 }
 
+/// The Arrow schema of a table's rows as segments hold them: columns are called by their ids, which stay
+/// when names change.
+pub fn to_stored(schema: &TableSchema) -> SchemaRef {
+    let stored = |column: &Column| to_field(column).with_name(column.id.to_string());
+    Arc::new(Schema::new(schema.columns.iter().map(stored).collect::<Fields>()))
+}
+
 /// A table schema from an Arrow schema, without a primary key. Columns get ids from 1 on.
 ///
 /// # Errors
@@ -22,7 +29,8 @@ pub fn from_arrow(schema: &Schema) -> Result<TableSchema> {
         .enumerate()
         .map(|(i, field)| from_field(field, i as u32 + 1))
         .collect::<Result<Vec<_>>>()?;
-    Ok(TableSchema { columns, primary_key: vec![] })
+    let last_column = columns.len() as u32;
+    Ok(TableSchema { columns, last_column, ..TableSchema::default() })
 }
 
 fn to_field(column: &Column) -> Field {

@@ -72,7 +72,7 @@ fn an_encoded_segment_has_its_rows_bounds_and_checksum() {
     let schema = types::from_arrow(rows(1).schema().as_ref()).unwrap();
     let encoded = SegmentEncoder.encode(&schema, vec![rows(1000), rows(10)]).unwrap();
     assert_eq!(encoded.rows, 1010);
-    assert_eq!(encoded.checksum, *blake3::hash(&encoded.bytes).as_bytes());
+    assert_eq!(encoded.data.checksum, *blake3::hash(&encoded.bytes).as_bytes());
     assert_eq!(encoded.columns[0].bounds, Some((Bound::Int(0), Bound::Int(999))));
     assert_eq!(encoded.columns[1].nulls, 334 + 4);
 }

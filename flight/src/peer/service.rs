@@ -102,7 +102,7 @@ impl PeerService {
                 let store = self.store()?;
                 let (length, checksum, reference) = match self.meta()?.manifest().segment(SegmentId(id)) {
                     Some(known) => match known.data {
-                        SegmentData::File { bytes, checksum } => (bytes, checksum, Reference::Manifest),
+                        SegmentData::File(file) => (file.bytes, file.checksum, Reference::Manifest),
                         SegmentData::Inline(_) => {
                             return Err(Error::not_found(format!("no file has segment {id}")));
                         }
@@ -226,8 +226,8 @@ impl RemoteSegments for PeerNodes {
     async fn read(&self, node: NodeId, segment: &SegmentRef, offset: u64, length: usize) -> Result<Bytes> {
         let request = Request::ReadSegment {
             id: segment.id.0,
-            checksum: segment.checksum,
-            length: segment.length,
+            checksum: segment.data.checksum,
+            length: segment.data.bytes,
             offset,
             count: length as u64,
         };

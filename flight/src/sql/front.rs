@@ -29,9 +29,11 @@ type Streamed<T> = BoxStream<'static, Result<T, Status>>;
 const RECEIVE_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// The actions that work.
-const ACTIONS: [(&str, &str); 7] = [
+const ACTIONS: [(&str, &str); 9] = [
     ("CreatePreparedStatement", "Creates a reusable prepared statement"),
     ("ClosePreparedStatement", "Closes a prepared statement"),
+    ("BeginTransaction", "Begins a transaction"),
+    ("EndTransaction", "Commits a transaction or rolls it back"),
     ("SetSessionOptions", "Sets options of the session"),
     ("GetSessionOptions", "Returns the options of the session"),
     ("CloseSession", "Ends the session"),

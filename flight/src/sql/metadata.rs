@@ -11,6 +11,7 @@ use arrow_flight::sql::{
     SqlSupportedCaseSensitivity, SqlSupportedTransaction, XdbcDataType,
 };
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use plexus_coordinator::LEASE;
 use plexus_model::{Error, Manifest, Result, Table, TableName};
 use plexus_query::{CATALOG, SYSTEM_SCHEMA};
 use plexus_storage::types;
@@ -30,12 +31,12 @@ pub fn sql_info() -> Result<SqlInfoData> {
     info.append(SqlInfo::FlightSqlServerReadOnly, false);
     info.append(SqlInfo::FlightSqlServerSql, true);
     info.append(SqlInfo::FlightSqlServerSubstrait, false);
-    info.append(SqlInfo::FlightSqlServerTransaction, SqlSupportedTransaction::None as i32);
+    info.append(SqlInfo::FlightSqlServerTransaction, SqlSupportedTransaction::Transaction as i32);
     info.append(SqlInfo::FlightSqlServerCancel, false);
     info.append(SqlInfo::FlightSqlServerBulkIngestion, true);
-    info.append(SqlInfo::FlightSqlServerIngestTransactionsSupported, false);
+    info.append(SqlInfo::FlightSqlServerIngestTransactionsSupported, true);
     info.append(SqlInfo::FlightSqlServerStatementTimeout, 0i32);
-    info.append(SqlInfo::FlightSqlServerTransactionTimeout, 0i32);
+    info.append(SqlInfo::FlightSqlServerTransactionTimeout, LEASE.as_millis() as i32);
     info.append(SqlInfo::SqlDdlCatalog, false);
     info.append(SqlInfo::SqlDdlSchema, true);
     info.append(SqlInfo::SqlDdlTable, true);
@@ -50,7 +51,7 @@ pub fn sql_info() -> Result<SqlInfoData> {
     info.append(SqlInfo::SqlCatalogTerm, "database");
     info.append(SqlInfo::SqlSchemaTerm, "schema");
     info.append(SqlInfo::SqlCatalogAtStart, true);
-    info.append(SqlInfo::SqlTransactionsSupported, false);
+    info.append(SqlInfo::SqlTransactionsSupported, true);
     info.append(SqlInfo::SqlSavepointsSupported, false);
     info.append(SqlInfo::SqlNamedParametersSupported, false);
     info.build().map_err(fail)

@@ -12,14 +12,16 @@ use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::error::FlightError;
 use arrow_flight::sql::metadata::{SqlInfoData, SqlInfoDataBuilder, XdbcTypeInfoData};
 use arrow_flight::sql::server::{DoPutError, FlightSqlService, PeekableFlightDataStream};
+
 use arrow_flight::sql::{
-    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest,
-    ActionCreatePreparedStatementResult, Any, Command, CommandGetCatalogs, CommandGetCrossReference,
-    CommandGetDbSchemas, CommandGetExportedKeys, CommandGetImportedKeys, CommandGetPrimaryKeys,
-    CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables, CommandGetXdbcTypeInfo,
-    CommandPreparedStatementQuery, CommandPreparedStatementUpdate, CommandStatementIngest,
-    CommandStatementQuery, CommandStatementUpdate, DoPutPreparedStatementResult, DoPutUpdateResult,
-    ProstMessageExt, SqlInfo, TableExistsOption, TableNotExistOption, TicketStatementQuery,
+    ActionBeginTransactionRequest, ActionBeginTransactionResult, ActionClosePreparedStatementRequest,
+    ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult, ActionEndTransactionRequest,
+    Any, Command, CommandGetCatalogs, CommandGetCrossReference, CommandGetDbSchemas, CommandGetExportedKeys,
+    CommandGetImportedKeys, CommandGetPrimaryKeys, CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables,
+    CommandGetXdbcTypeInfo, CommandPreparedStatementQuery, CommandPreparedStatementUpdate,
+    CommandStatementIngest, CommandStatementQuery, CommandStatementUpdate, DoPutPreparedStatementResult,
+    DoPutUpdateResult, EndTransaction, ProstMessageExt, SqlInfo, TableExistsOption, TableNotExistOption,
+    TicketStatementQuery,
 };
 use arrow_flight::{
     Action, FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest, HandshakeResponse,
@@ -32,7 +34,9 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
-use plexus_coordinator::{Coordinator, Executed, IngestMode, IngestTarget, Rows, Session};
+use plexus_coordinator::{
+    Coordinator, Executed, IngestMode, IngestTarget, Isolation, OnDuplicate, Rows, Session, TransactionId,
+};
 use plexus_model::{Error, Manifest, Result as PlexusResult, Version};
 use plexus_query::CATALOG;
 use plexus_storage::rows_bytes;
@@ -77,6 +81,15 @@ impl SqlService {
         self.sessions.of(request.metadata())
     }
 
+    /// The session of a request, for statements of the transaction that the client names, if it does.
+    fn session_in<T>(&self, request: &Request<T>, transaction: Option<TransactionId>) -> Arc<Session> {
+        let session = self.session(request);
+        match transaction {
+            Some(id) => Arc::new(session.in_transaction(id)),
+            None => session,
+        }
+    }
+
     pub(crate) async fn manifest(&self) -> Result<Arc<Manifest>, Status> {
         self.coordinator.pin().await.map_err(|e| to_status(&e))
     }
@@ -100,13 +113,17 @@ impl SqlService {
                     return Ok((wire_schema(&schema, session.string_view()), handle, -1));
                 }
             }
-            let affected = match self.coordinator.execute(session, &handle.sql, parameters.as_ref()).await? {
-                Executed::Affected(rows) => rows as i64,
-                Executed::Rows(_) => {
-                    return Err(Error::internal("a statement without a schema returned rows"));
+            match self.coordinator.execute(session, &handle.sql, parameters.as_ref()).await? {
+                Executed::Affected(rows) => {
+                    Ok((Arc::new(Schema::empty()), StatementHandle::done(), rows as i64))
                 }
-            };
-            Ok((Arc::new(Schema::empty()), StatementHandle::done(), affected))
+                Executed::Returned(rows, affected) => {
+                    let schema = wire_schema(&rows.schema, session.string_view());
+                    let batches: Vec<RecordBatch> = rows.stream.try_collect().await?;
+                    Ok((schema, StatementHandle::returned(&batches, &rows.schema)?, affected as i64))
+                }
+                Executed::Rows(_) => Err(Error::internal("a statement without a schema returned rows")),
+            }
         };
         let (schema, handle, records) = run.await.map_err(|e| to_status(&e))?;
         // An INSERT of many rows would come back with its own text, above what clients receive.
@@ -122,6 +139,9 @@ impl SqlService {
         handle: &StatementHandle,
     ) -> Result<Response<DataStream>, Status> {
         let run = async {
+            if let Some((schema, batches)) = handle.returned_rows()? {
+                return Ok(Rows::from_batches(schema, batches));
+            }
             if handle.done {
                 return Ok(Rows::from_batches(Arc::new(Schema::empty()), vec![]));
             }
@@ -135,7 +155,7 @@ impl SqlService {
                 }
             };
             match executed {
-                Executed::Rows(rows) => Ok(rows),
+                Executed::Rows(rows) | Executed::Returned(rows, _) => Ok(rows),
                 Executed::Affected(_) => Ok(Rows::from_batches(Arc::new(Schema::empty()), vec![])),
             }
         };
@@ -303,6 +323,18 @@ fn number(options: &std::collections::HashMap<String, String>, name: &str) -> Re
         .transpose()
 }
 
+/// What an ingest does about rows whose primary key is there already.
+fn on_duplicate(options: &std::collections::HashMap<String, String>) -> Result<OnDuplicate, Status> {
+    match options.get("on_conflict").map(String::as_str) {
+        None | Some("fail") => Ok(OnDuplicate::Fail),
+        Some("replace") => Ok(OnDuplicate::Replace),
+        Some("keep") => Ok(OnDuplicate::Keep),
+        Some(other) => Err(Status::invalid_argument(format!(
+            "ingest option on_conflict = {other:?}: there are fail, replace, keep"
+        ))),
+    }
+}
+
 #[tonic::async_trait]
 impl FlightSqlService for SqlService {
     type FlightService = Self;
@@ -344,10 +376,11 @@ impl FlightSqlService for SqlService {
         query: CommandStatementQuery,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        let session = self.session(&request);
+        let transaction = transaction_id(query.transaction_id.as_ref())?;
+        let session = self.session_in(&request, transaction);
         self.flight_info(
             &session,
-            StatementHandle::new(query.query),
+            StatementHandle::new(query.query).in_transaction(transaction),
             as_statement_ticket,
             request.into_inner(),
         )
@@ -359,8 +392,8 @@ impl FlightSqlService for SqlService {
         query: CommandPreparedStatementQuery,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        let session = self.session(&request);
         let handle = decode_handle(&query.prepared_statement_handle)?;
+        let session = self.session_in(&request, handle.transaction());
         self.flight_info(&session, handle, as_prepared_ticket, request.into_inner()).await
     }
 
@@ -369,8 +402,9 @@ impl FlightSqlService for SqlService {
         ticket: TicketStatementQuery,
         request: Request<Ticket>,
     ) -> Result<Response<DataStream>, Status> {
-        let session = self.session(&request);
-        self.rows(&session, &decode_handle(&ticket.statement_handle)?).await
+        let handle = decode_handle(&ticket.statement_handle)?;
+        let session = self.session_in(&request, handle.transaction());
+        self.rows(&session, &handle).await
     }
 
     async fn do_get_prepared_statement(
@@ -378,8 +412,9 @@ impl FlightSqlService for SqlService {
         query: CommandPreparedStatementQuery,
         request: Request<Ticket>,
     ) -> Result<Response<DataStream>, Status> {
-        let session = self.session(&request);
-        self.rows(&session, &decode_handle(&query.prepared_statement_handle)?).await
+        let handle = decode_handle(&query.prepared_statement_handle)?;
+        let session = self.session_in(&request, handle.transaction());
+        self.rows(&session, &handle).await
     }
 
     async fn do_action_create_prepared_statement(
@@ -387,8 +422,9 @@ impl FlightSqlService for SqlService {
         query: ActionCreatePreparedStatementRequest,
         request: Request<Action>,
     ) -> Result<ActionCreatePreparedStatementResult, Status> {
-        let session = self.session(&request);
-        let handle = StatementHandle::new(query.query);
+        let transaction = transaction_id(query.transaction_id.as_ref())?;
+        let session = self.session_in(&request, transaction);
+        let handle = StatementHandle::new(query.query).in_transaction(transaction);
         handle.check_size(1).map_err(|e| to_status(&e))?;
         let described =
             self.coordinator.describe(&session, &handle.sql, None).await.map_err(|e| to_status(&e))?;
@@ -410,6 +446,32 @@ impl FlightSqlService for SqlService {
     ) -> Result<(), Status> {
         // A handle holds nothing here.
         Ok(())
+    }
+
+    async fn do_action_begin_transaction(
+        &self,
+        _query: ActionBeginTransactionRequest,
+        _request: Request<Action>,
+    ) -> Result<ActionBeginTransactionResult, Status> {
+        let id = self.coordinator.begin(Isolation::default()).map_err(|e| to_status(&e))?;
+        Ok(ActionBeginTransactionResult { transaction_id: id.0.to_be_bytes().to_vec().into() })
+    }
+
+    async fn do_action_end_transaction(
+        &self,
+        query: ActionEndTransactionRequest,
+        _request: Request<Action>,
+    ) -> Result<(), Status> {
+        let commit = match query.action() {
+            EndTransaction::Commit => true,
+            EndTransaction::Rollback => false,
+            EndTransaction::Unspecified => {
+                return Err(Status::invalid_argument("end of a transaction: neither commit nor rollback"));
+            }
+        };
+        let id = transaction_id(Some(&query.transaction_id))?
+            .ok_or_else(|| Status::invalid_argument("end of a transaction without its id"))?;
+        self.coordinator.end(id, commit).await.map_err(|e| to_status(&e))
     }
 
     async fn do_put_prepared_statement_query(
@@ -440,14 +502,14 @@ impl FlightSqlService for SqlService {
         query: CommandPreparedStatementUpdate,
         request: Request<PeekableFlightDataStream>,
     ) -> Result<i64, Status> {
-        let session = self.session(&request);
         let handle = decode_handle(&query.prepared_statement_handle)?;
+        let session = self.session_in(&request, handle.transaction());
         let parameters = collect_parameters(request.into_inner()).await?;
         let run = async {
             let Some(parameters) = parameters else {
                 let bound = handle.parameters()?;
                 return match self.coordinator.execute(&session, &handle.sql, bound.as_ref()).await? {
-                    Executed::Affected(rows) => Ok(rows),
+                    Executed::Affected(rows) | Executed::Returned(_, rows) => Ok(rows),
                     Executed::Rows(_) => Err(Error::invalid("a query was sent as an update")),
                 };
             };
@@ -461,7 +523,7 @@ impl FlightSqlService for SqlService {
         command: CommandStatementUpdate,
         request: Request<PeekableFlightDataStream>,
     ) -> Result<i64, Status> {
-        let session = self.session(&request);
+        let session = self.session_in(&request, transaction_id(command.transaction_id.as_ref())?);
         let affected = self.coordinator.execute_script(&session, &command.query).await;
         affected.map(|rows| rows as i64).map_err(|e| to_status(&e))
     }
@@ -471,7 +533,7 @@ impl FlightSqlService for SqlService {
         command: CommandStatementIngest,
         request: Request<PeekableFlightDataStream>,
     ) -> Result<i64, Status> {
-        let session = self.session(&request);
+        let session = self.session_in(&request, transaction_id(command.transaction_id.as_ref())?);
         if command.temporary {
             return Err(Status::unimplemented("temporary tables are not supported"));
         }
@@ -483,6 +545,7 @@ impl FlightSqlService for SqlService {
             mode: ingest_mode(&command)?,
             shards: number(&command.options, "shards")?,
             replicas: number(&command.options, "replicas")?,
+            on_duplicate: on_duplicate(&command.options)?,
             primary_key: keys.split(',').map(str::trim).filter(|k| !k.is_empty()).map(Into::into).collect(),
         };
         let Some((schema, batches)) = put_batches(request.into_inner()).await? else {
@@ -518,6 +581,7 @@ impl FlightSqlService for SqlService {
             mode: IngestMode::CreateAppend,
             shards: None,
             replicas: None,
+            on_duplicate: OnDuplicate::Fail,
             primary_key: vec![],
         };
         let Some((schema, batches)) = put_batches(request.into_inner()).await? else {
@@ -718,6 +782,17 @@ impl FlightSqlService for SqlService {
         _request: Request<Ticket>,
     ) -> Result<Response<DataStream>, Status> {
         empty(metadata::foreign_keys_schema())
+    }
+}
+
+/// The transaction that a client names; an empty name is none.
+fn transaction_id(bytes: Option<&Bytes>) -> Result<Option<TransactionId>, Status> {
+    match bytes.filter(|bytes| !bytes.is_empty()) {
+        Some(bytes) => match bytes.as_ref().try_into() {
+            Ok(id) => Ok(Some(plexus_model::Token(u128::from_be_bytes(id)))),
+            Err(_) => Err(Status::invalid_argument(format!("a transaction id of {} bytes", bytes.len()))),
+        },
+        None => Ok(None),
     }
 }
 

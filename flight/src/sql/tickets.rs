@@ -3,7 +3,9 @@
 use arrow::array::RecordBatch;
 use arrow_ipc::reader::StreamReader;
 use arrow_ipc::writer::StreamWriter;
+use arrow_schema::{Schema, SchemaRef};
 use bytes::Bytes;
+use plexus_coordinator::TransactionId;
 use plexus_model::{Error, Result};
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -17,6 +19,10 @@ pub struct StatementHandle {
     pub done: bool,
     /// Version of the manifest at which the ticket of a query was made; zero when it was not.
     pub version: u64,
+    /// The transaction that the statement is part of; zero when it is none.
+    pub transaction: u128,
+    /// What `RETURNING` gave back when the statement ran: one Arrow IPC stream.
+    pub returned: Vec<u8>,
 }
 
 /// Clients receive messages of 4 MiB, and there is more in one than handles.
@@ -24,12 +30,45 @@ const MESSAGE_BYTES_MAX: usize = 3 * 1024 * 1024;
 
 impl StatementHandle {
     pub fn new(sql: impl Into<String>) -> Self {
-        Self { sql: sql.into(), parameters: vec![], done: false, version: 0 }
+        let (parameters, returned) = (vec![], vec![]);
+        Self { sql: sql.into(), parameters, done: false, version: 0, transaction: 0, returned }
     }
 
     /// The ticket of a statement that ran already.
     pub fn done() -> Self {
-        Self { sql: String::new(), parameters: vec![], done: true, version: 0 }
+        Self { done: true, ..Self::new("") }
+    }
+
+    /// The ticket of a statement that ran already and gave rows back.
+    pub fn returned(batches: &[RecordBatch], schema: &Schema) -> Result<Self> {
+        let write = || {
+            let mut writer = StreamWriter::try_new(Vec::new(), schema)?;
+            batches.iter().try_for_each(|batch| writer.write(batch))?;
+            writer.into_inner()
+        };
+        let fail =
+            |e: arrow::error::ArrowError| Error::internal(format!("rows of a ticket: {e}")).with_source(e);
+        Ok(Self { returned: write().map_err(fail)?, ..Self::done() })
+    }
+
+    /// The rows that were given back, with their schema; `None` when there was no `RETURNING`.
+    pub fn returned_rows(&self) -> Result<Option<(SchemaRef, Vec<RecordBatch>)>> {
+        if self.returned.is_empty() {
+            return Ok(None);
+        }
+        let fail =
+            |e: arrow::error::ArrowError| Error::invalid(format!("rows of a ticket: {e}")).with_source(e);
+        let reader = StreamReader::try_new(self.returned.as_slice(), None).map_err(fail)?;
+        let schema = reader.schema();
+        Ok(Some((schema, reader.collect::<Result<Vec<_>, _>>().map_err(fail)?)))
+    }
+
+    pub fn in_transaction(self, id: Option<TransactionId>) -> Self {
+        Self { transaction: id.map_or(0, |id| id.0), ..self }
+    }
+
+    pub fn transaction(&self) -> Option<TransactionId> {
+        (self.transaction != 0).then_some(plexus_model::Token(self.transaction))
     }
 
     pub fn bind(mut self, parameters: &RecordBatch) -> Result<Self> {

@@ -15,7 +15,7 @@ async fn statements() {
     let mut client = cluster.nodes[0].client().await;
     client.execute("CREATE TABLE t (id BIGINT NOT NULL, v INT, e VECTOR(3))").await.unwrap();
     client.execute("INSERT INTO t VALUES (1, 2, [1.0, 2.0, 3.0])").await.unwrap();
-    let cases: [(&str, ErrorKind, &[&str]); 22] = [
+    let cases: [(&str, ErrorKind, &[&str]); 25] = [
         ("SELEC 1", ErrorKind::InvalidArgument, &["SELEC", "Line: 1, Column: 1"]),
         ("SELECT 1 +", ErrorKind::InvalidArgument, &["Line: 1"]),
         ("", ErrorKind::InvalidArgument, &["empty"]),
@@ -40,7 +40,10 @@ async fn statements() {
         ),
         ("CREATE TABLE nowhere.u (a INT)", ErrorKind::NotFound, &["nowhere"]),
         ("DROP TABLE nowhere", ErrorKind::NotFound, &["nowhere"]),
-        ("DELETE FROM t", ErrorKind::Unsupported, &["DELETE"]),
+        ("DELETE FROM t WHERE wrong = 1", ErrorKind::InvalidArgument, &["wrong"]),
+        ("DELETE FROM nowhere", ErrorKind::NotFound, &["nowhere"]),
+        ("UPDATE t SET id = 'x'", ErrorKind::InvalidArgument, &["'x'", "Int64"]),
+        ("CREATE VIEW v AS SELECT 1", ErrorKind::Unsupported, &["VIEW"]),
         ("SET plexus.wrong = 1", ErrorKind::InvalidArgument, &["plexus.wrong"]),
     ];
     for (sql, kind, words) in cases {

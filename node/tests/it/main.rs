@@ -1,6 +1,7 @@
 //! Tests with real processes: the built binary, started, killed and restarted.
 
 mod bad_input;
+mod changes;
 mod demo;
 mod faults;
 mod harness;

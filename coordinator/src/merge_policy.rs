@@ -1,0 +1,141 @@
+//! Which segments of a shard to merge. Pure: sizes in, a choice out.
+//!
+//! Segments are sorted into tiers by their bytes, each four times as wide as the one below. As soon as a tier
+//! has [`FAN_IN`] of them they become one, which is of a higher tier: so every row is moved about as often as
+//! there are tiers. What is full is left alone, unless many of its rows are deleted.
+
+use plexus_model::SegmentId;
+
+/// What the choice depends on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    pub id: SegmentId,
+    pub bytes: u64,
+    pub rows: u64,
+    pub deleted: u64,
+    /// Deletions that a reader has to put together.
+    pub deletions: usize,
+    pub age_s: u64,
+}
+
+/// Segments of a tier that are merged.
+pub const FAN_IN: usize = 8;
+/// Bytes from which a segment is full: what a load makes of one flush, or more.
+pub const FULL_BYTES: u64 = 16 * 1024 * 1024;
+/// Bytes of the segments of one merge, so that its memory is bounded.
+pub const MERGE_BYTES_MAX: u64 = 96 * 1024 * 1024;
+/// Bytes up to which segments are of the lowest tier.
+const FIRST_TIER_BYTES: u64 = 64 * 1024;
+const TIER_FACTOR: u64 = 4;
+/// Share of deleted rows from which a segment is written anew: it would be read for little.
+const DELETED_SHARE: f64 = 0.2;
+/// Deletions from which a segment is written anew, however few rows they are.
+const DELETIONS_MAX: usize = 4_096;
+/// Age from which small segments are merged, though there are not enough of them.
+const LINGER_S: u64 = 10 * 60;
+
+/// The segments to merge next, or none.
+pub fn choose(segments: &[Candidate]) -> Option<Vec<SegmentId>> {
+    rewrite(segments).or_else(|| tier(segments)).or_else(|| linger(segments))
+}
+
+fn rewrite(segments: &[Candidate]) -> Option<Vec<SegmentId>> {
+    let worn = |s: &&Candidate| {
+        s.deleted as f64 > s.rows as f64 * DELETED_SHARE || s.deletions > DELETIONS_MAX
+    };
+    let worst = segments.iter().filter(worn).max_by_key(|s| s.deleted)?;
+    Some(vec![worst.id])
+}
+
+fn tier_of(bytes: u64) -> u32 {
+    let (mut tier, mut bound) = (0, FIRST_TIER_BYTES);
+    while bytes > bound {
+        tier += 1;
+        bound *= TIER_FACTOR;
+    }
+    tier
+}
+
+fn tier(segments: &[Candidate]) -> Option<Vec<SegmentId>> {
+    let mut small: Vec<&Candidate> = segments.iter().filter(|s| s.bytes < FULL_BYTES).collect();
+    small.sort_by_key(|s| (tier_of(s.bytes), s.id));
+    let group = small.chunk_by(|a, b| tier_of(a.bytes) == tier_of(b.bytes)).find(|g| g.len() >= FAN_IN)?;
+    // With it everything smaller: it would only wait for its own turn.
+    let top = tier_of(group[0].bytes);
+    Some(take(small.iter().copied().filter(|s| tier_of(s.bytes) <= top)))
+}
+
+fn linger(segments: &[Candidate]) -> Option<Vec<SegmentId>> {
+    let old = |s: &&Candidate| s.bytes < FULL_BYTES / TIER_FACTOR && s.age_s > LINGER_S;
+    let chosen = take(segments.iter().filter(old));
+    (chosen.len() > 1).then_some(chosen)
+}
+
+/// As many as one merge may have, the smallest first.
+fn take<'a>(segments: impl Iterator<Item = &'a Candidate>) -> Vec<SegmentId> {
+    let mut sorted: Vec<&Candidate> = segments.collect();
+    sorted.sort_by_key(|s| (s.bytes, s.id));
+    let mut bytes = 0;
+    let fits = |s: &&&Candidate| {
+        bytes += s.bytes;
+        bytes <= MERGE_BYTES_MAX
+    };
+    sorted.iter().take_while(fits).map(|s| s.id).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn candidate(id: u128, bytes: u64) -> Candidate {
+        Candidate { id: SegmentId(id), bytes, rows: bytes / 10 + 1, deleted: 0, deletions: 0, age_s: 0 }
+    }
+
+    #[test]
+    fn nothing_is_merged_that_need_not_be() {
+        assert_eq!(choose(&[]), None);
+        let few: Vec<_> = (0..7).map(|i| candidate(i, 1_000)).collect();
+        assert_eq!(choose(&few), None);
+        let full: Vec<_> = (0..40).map(|i| candidate(i, FULL_BYTES)).collect();
+        assert_eq!(choose(&full), None);
+    }
+
+    #[test]
+    fn worn_segments_are_written_anew_and_old_small_ones_are_gathered() {
+        let mut segments = vec![candidate(1, FULL_BYTES), candidate(2, FULL_BYTES)];
+        segments[1].deleted = segments[1].rows / 4;
+        assert_eq!(choose(&segments), Some(vec![SegmentId(2)]));
+        let old = |id| Candidate { age_s: 3_600, ..candidate(id, 1_000) };
+        assert_eq!(choose(&[old(1)]), None);
+        assert_eq!(choose(&[old(1), old(2)]).map(|c| c.len()), Some(2));
+    }
+
+    proptest! {
+        /// Segments that keep coming are merged so often that few are left, and each byte is moved a bounded
+        /// number of times.
+        #[test]
+        fn merging_keeps_segments_few_and_moves_rows_seldom(sizes in proptest::collection::vec(500u64..200_000, 1..600)) {
+            let mut segments: Vec<Candidate> = Vec::new();
+            let (mut moved, mut written, mut next) = (0u64, 0u64, 0u128);
+            for size in sizes {
+                segments.push(candidate(next, size));
+                next += 1;
+                written += size;
+                while let Some(chosen) = choose(&segments) {
+                    prop_assert!(chosen.len() > 1);
+                    let bytes = segments.iter().filter(|s| chosen.contains(&s.id)).map(|s| s.bytes).sum();
+                    prop_assert!(bytes <= MERGE_BYTES_MAX);
+                    segments.retain(|s| !chosen.contains(&s.id));
+                    segments.push(candidate(next, bytes));
+                    next += 1;
+                    moved += bytes;
+                }
+            }
+            let full = segments.iter().filter(|s| s.bytes >= FULL_BYTES).count();
+            prop_assert!(segments.len() - full <= 6 * FAN_IN, "{} small segments", segments.len() - full);
+            prop_assert!(moved <= written * 8, "{moved} bytes were moved of {written}");
+        }
+    }
+}

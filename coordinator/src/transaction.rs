@@ -1,0 +1,309 @@
+//! Transactions: changes over one version, which their own statements see, committed at once.
+//!
+//! The changes are applied to a copy of the manifest that the transaction started from, so that reading them
+//! is reading that manifest. What is proposed in the end is the difference. The log refuses it when somebody
+//! else changed the same rows, or wrote the same keys, since: the first committer wins.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use plexus_model::{
+    Applied, Command, Commit, DeletedRows, Deletion, Error, ErrorKind, Manifest, NewSegment, Result, Rows,
+    Table, TableId, Token, Version, decode_rows,
+};
+use plexus_storage::Pick;
+
+use crate::changes::RowChanges;
+use crate::ingest::Writer;
+use crate::limits::{COMMIT_TIMEOUT, TRANSACTION_INLINE_BYTES_MAX, TRANSACTIONS_MAX};
+
+/// What others may have done meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Isolation {
+    /// Anything but changes to the same rows and keys.
+    #[default]
+    Snapshot,
+    /// Nothing that it would have seen.
+    Serializable,
+}
+
+/// A transaction in progress.
+#[derive(Debug)]
+pub struct Transaction {
+    isolation: Isolation,
+    /// Pinned by the first statement, and the same with the changes so far.
+    pinned: Option<(Arc<Manifest>, Arc<Manifest>)>,
+    read: BTreeSet<TableId>,
+    started: Instant,
+}
+
+impl Transaction {
+    pub fn new(isolation: Isolation) -> Self {
+        Self { isolation, pinned: None, read: BTreeSet::new(), started: Instant::now() }
+    }
+
+    /// What its statements see; nothing before [`Self::pin`].
+    pub fn manifest(&self) -> Option<&Arc<Manifest>> {
+        self.pinned.as_ref().map(|(_, current)| current)
+    }
+
+    /// Forgets the version that it pinned, so that the next statement pins another.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when it has changed something.
+    pub fn restart(&mut self) -> Result<()> {
+        if self.pinned.as_ref().is_some_and(|(base, current)| !Arc::ptr_eq(base, current)) {
+            return Err(Error::invalid(
+                "the transaction has changed rows: commit it before tables are defined or changed",
+            ));
+        }
+        self.pinned = None;
+        Ok(())
+    }
+
+    pub fn pin(&mut self, manifest: Arc<Manifest>) {
+        self.pinned.get_or_insert_with(|| (manifest.clone(), manifest));
+    }
+
+    /// Notes that a statement read a table.
+    pub fn note_read(&mut self, table: TableId) {
+        if self.isolation == Isolation::Serializable {
+            self.read.insert(table);
+        }
+    }
+
+    /// Makes changes visible to the statements that follow.
+    pub fn stage(&mut self, changes: RowChanges) {
+        let Some((_, current)) = &mut self.pinned else {
+            return;
+        };
+        let version = current.version;
+        let manifest = Arc::make_mut(current);
+        let Some(table) = manifest.tables.get_mut(&changes.table.id) else {
+            return;
+        };
+        let table = Arc::make_mut(table);
+        for mut segment in changes.added.into_iter().map(|s| s.0) {
+            segment.added = version;
+            segment.newest = version;
+            segment.deletions.iter_mut().for_each(|d| d.added = version);
+            table.segments.insert(segment.id, Arc::new(segment));
+        }
+        for (id, rows) in changes.deleted {
+            if let Some(segment) = table.segments.get_mut(&id) {
+                Arc::make_mut(segment).deletions.push(Deletion { added: version, ..Deletion::inline(&rows) });
+            }
+        }
+        for id in changes.removed {
+            if let Some(segment) = table.segments.get_mut(&id) {
+                Arc::make_mut(segment).removed = Some(version);
+            }
+        }
+    }
+
+    /// Proposes what was changed; `None` when that is nothing.
+    ///
+    /// # Errors
+    /// `Conflict` when somebody else changed the same meanwhile: nothing was changed.
+    pub async fn commit(self, writer: &Writer) -> Result<Option<Applied>> {
+        let Some((base, current)) = &self.pinned else {
+            return Ok(None);
+        };
+        let mut changes = Vec::new();
+        for (id, table) in &current.tables {
+            let Some(before) = base.tables.get(id).filter(|before| !Arc::ptr_eq(before, table)) else {
+                continue;
+            };
+            let changed = difference(before, table, base.version)?;
+            if !changed.is_empty() {
+                let changed = shrink(writer, table, changed).await?;
+                changes.push(changed.into_change(writer, before, base.version).await?);
+            }
+        }
+        if changes.is_empty() {
+            return Ok(None);
+        }
+        let unchanged = self.read.iter().map(|table| (*table, base.version)).collect();
+        let duration_us = self.started.elapsed().as_micros() as u64;
+        let commit = Commit { changes, unchanged, operation: "transaction".to_owned(), duration_us };
+        let proposed = writer.meta.propose(Command::Commit(commit), COMMIT_TIMEOUT).await;
+        proposed.map(Some).map_err(|e| match e.kind() {
+            ErrorKind::Conflict => Error::conflict(format!(
+                "the transaction started at version {} and conflicts with a later one: {}; nothing was changed, \
+                 run it again from its beginning",
+                base.version,
+                e.message()
+            )),
+            _ => e,
+        })
+    }
+}
+
+/// What a transaction did to one table.
+fn difference(before: &Arc<Table>, after: &Arc<Table>, version: Version) -> Result<RowChanges> {
+    let mut changes = RowChanges::new(before.clone());
+    for (id, segment) in &after.segments {
+        let Some(old) = before.segments.get(id) else {
+            if segment.removed.is_none() && segment.live_rows(version) > 0 {
+                let mut segment = (**segment).clone();
+                segment.deletions = merged(&segment.deletions)?;
+                changes.added.push(NewSegment(segment));
+            }
+            continue;
+        };
+        if segment.removed.is_some() && old.removed.is_none() {
+            changes.removed.push(*id);
+        } else if segment.deletions.len() > old.deletions.len() {
+            changes.delete(*id, &union(&segment.deletions[old.deletions.len()..])?);
+        }
+    }
+    Ok(changes)
+}
+
+fn union(deletions: &[Deletion]) -> Result<Rows> {
+    let mut rows = Rows::new();
+    for deletion in deletions {
+        // What a transaction stages is not in files.
+        if let DeletedRows::Inline(bytes) = &deletion.rows {
+            rows |= decode_rows(bytes)?;
+        }
+    }
+    Ok(rows)
+}
+
+fn merged(deletions: &[Deletion]) -> Result<Vec<Deletion>> {
+    let rows = union(deletions)?;
+    Ok(if rows.is_empty() { vec![] } else { vec![Deletion::inline(&rows)] })
+}
+
+/// Writes the rows of many small statements as files, where they are more than should ride in the log.
+async fn shrink(writer: &Writer, table: &Arc<Table>, mut changes: RowChanges) -> Result<RowChanges> {
+    let inline: u64 = changes.added.iter().filter(|s| s.0.is_inline()).map(|s| s.0.bytes()).sum();
+    if inline <= TRANSACTION_INLINE_BYTES_MAX {
+        return Ok(changes);
+    }
+    let (inline, mut added): (Vec<_>, Vec<_>) = changes.added.into_iter().partition(|s| s.0.is_inline());
+    let mut shards: HashMap<u32, Vec<arrow::array::RecordBatch>> = HashMap::new();
+    for segment in inline.iter().map(|s| &s.0) {
+        let hidden = union(&segment.deletions)?;
+        let rows = writer.reads.scan(table, segment, &table.schema, Pick::Except(hidden)).await?;
+        let rows: Vec<_> = futures::TryStreamExt::try_collect(rows).await?;
+        shards.entry(segment.shard).or_default().extend(rows.into_iter().map(|found| found.rows));
+    }
+    for (shard, batches) in shards {
+        added.push(writer.upload(table, shard, 0, table.schema.clone(), batches.into()).await?);
+    }
+    changes.added = added;
+    Ok(changes)
+}
+
+/// Names a transaction to clients.
+pub type TransactionId = Token;
+
+/// The transactions of this node.
+#[derive(Default)]
+pub struct Transactions(Mutex<HashMap<TransactionId, Slot>>);
+
+struct Slot {
+    /// `None` while one of its statements runs.
+    transaction: Option<Transaction>,
+    used: Instant,
+}
+
+/// How long a transaction may be idle.
+pub const LEASE: Duration = Duration::from_secs(60);
+
+impl Transactions {
+    /// # Errors
+    /// `ResourceExhausted` when there are too many.
+    pub fn begin(&self, isolation: Isolation) -> Result<TransactionId> {
+        let mut slots = self.lock();
+        expire(&mut slots);
+        if slots.len() >= TRANSACTIONS_MAX {
+            return Err(Error::exhausted(format!("{} transactions are open on this node", slots.len())));
+        }
+        let id = TransactionId::generate();
+        slots.insert(id, Slot { transaction: Some(Transaction::new(isolation)), used: Instant::now() });
+        Ok(id)
+    }
+
+    /// Takes a transaction for one of its statements.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not here, or was idle past its lease; `InvalidArgument` when another of its
+    /// statements is running.
+    pub fn take(self: &Arc<Self>, id: TransactionId) -> Result<Taken> {
+        let mut slots = self.lock();
+        expire(&mut slots);
+        let slot = slots.get_mut(&id).ok_or_else(|| unknown(id))?;
+        slot.used = Instant::now();
+        let transaction = slot.transaction.take().ok_or_else(|| {
+            Error::invalid(format!(
+                "another statement of transaction {id} is running: send one after the other"
+            ))
+        })?;
+        Ok(Taken { transactions: self.clone(), id, transaction })
+    }
+
+    /// Whether a transaction has ended, or was never here.
+    pub fn is_gone(&self, id: TransactionId) -> bool {
+        !self.lock().contains_key(&id)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<TransactionId, Slot>> {
+        self.0.lock().expect("no code panics while it holds this lock")
+    }
+}
+
+/// A transaction in the hands of one of its statements. It goes back when this is dropped, also when the
+/// statement was given up: what it had not staged is not in it.
+pub struct Taken {
+    transactions: Arc<Transactions>,
+    id: TransactionId,
+    transaction: Transaction,
+}
+
+impl Taken {
+    /// The transaction for good: nobody else finds it again.
+    pub fn end(mut self) -> Transaction {
+        self.transactions.lock().remove(&self.id);
+        std::mem::replace(&mut self.transaction, Transaction::new(Isolation::default()))
+    }
+}
+
+impl Deref for Taken {
+    type Target = Transaction;
+
+    fn deref(&self) -> &Transaction {
+        &self.transaction
+    }
+}
+
+impl DerefMut for Taken {
+    fn deref_mut(&mut self) -> &mut Transaction {
+        &mut self.transaction
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if let Some(slot) = self.transactions.lock().get_mut(&self.id) {
+            let transaction = Transaction::new(Isolation::default());
+            slot.transaction = Some(std::mem::replace(&mut self.transaction, transaction));
+            slot.used = Instant::now();
+        }
+    }
+}
+
+fn expire(slots: &mut HashMap<TransactionId, Slot>) {
+    slots.retain(|_, slot| slot.transaction.is_none() || slot.used.elapsed() < LEASE);
+}
+
+fn unknown(id: TransactionId) -> Error {
+    Error::not_found(format!(
+        "transaction {id} is not open on this node: it has ended, or was rolled back after {LEASE:?} without a \
+         statement, or was begun on another node"
+    ))
+}

@@ -1,0 +1,102 @@
+//! Conditions that every row of a table fulfils.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
+use datafusion::common::DFSchema;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+use datafusion::physical_plan::PhysicalExpr;
+use plexus_model::{Error, Result, TableSchema};
+use plexus_storage::types;
+
+use crate::engine::Engine;
+
+/// The `CHECK` constraints of a table, ready to be evaluated.
+#[derive(Default)]
+pub struct RowChecks(Vec<(String, Arc<dyn PhysicalExpr>)>);
+
+impl Engine {
+    /// # Errors
+    /// `InvalidArgument` names a check that cannot be evaluated over the columns.
+    pub fn checks(&self, schema: &TableSchema) -> Result<RowChecks> {
+        compile(self.literal_state(), schema)
+    }
+}
+
+impl Engine {
+    /// The value of an expression that names no column, as an array of one row.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when it has none.
+    pub fn constant(&self, sql: &str) -> Result<ArrayRef> {
+        let fail = |e: datafusion::common::DataFusionError| {
+            Error::invalid(format!("{}: {}", plexus_model::cut(sql, 200), e.strip_backtrace()))
+        };
+        let none = DFSchema::empty();
+        let mut state = self.literal_state().clone();
+        state.mark_start_execution();
+        let expr = state.create_logical_expr(sql, &none).map_err(fail)?;
+        let now = state.execution_props().query_execution_start_time;
+        let info = SimplifyContext::builder().with_query_execution_start_time(now).build();
+        let expr = ExprSimplifier::new(info).simplify(expr).map_err(fail)?;
+        let expr = state.create_physical_expr(expr, &none).map_err(fail)?;
+        let options = RecordBatchOptions::new().with_row_count(Some(1));
+        let row = RecordBatch::try_new_with_options(none.inner().clone(), vec![], &options)
+            .map_err(|e| fail(e.into()))?;
+        expr.evaluate(&row).and_then(|value| value.into_array(1)).map_err(fail)
+    }
+}
+
+fn compile(state: &SessionState, schema: &TableSchema) -> Result<RowChecks> {
+    if schema.checks.is_empty() {
+        return Ok(RowChecks::default());
+    }
+    let fail = |name: &str, e: datafusion::common::DataFusionError| {
+        Error::invalid(format!("check {name:?}: {}", e.strip_backtrace()))
+    };
+    let columns = DFSchema::try_from(types::to_arrow(schema)).map_err(|e| fail("", e))?;
+    let compiled = schema.checks.iter().map(|check| {
+        let named = |e| fail(&check.name, e);
+        let expr = state.create_logical_expr(&check.expression, &columns).map_err(named)?;
+        let expr = state.create_physical_expr(expr, &columns).map_err(named)?;
+        let of_type = expr.data_type(columns.as_arrow()).map_err(named)?;
+        if of_type != arrow_schema::DataType::Boolean {
+            return Err(Error::invalid(format!("check {:?} is {of_type}, not a condition", check.name)));
+        }
+        Ok((check.name.clone(), expr))
+    });
+    compiled.collect::<Result<Vec<_>>>().map(RowChecks)
+}
+
+impl RowChecks {
+    /// # Errors
+    /// `InvalidArgument` names the check and the first row that breaks it. A condition that is null is not
+    /// broken.
+    pub fn check(&self, batch: &RecordBatch) -> Result<()> {
+        for (name, expr) in &self.0 {
+            let values = expr
+                .evaluate(batch)
+                .and_then(|v| v.into_array(batch.num_rows()))
+                .map_err(|e| Error::invalid(format!("check {name:?}: {}", e.strip_backtrace())))?;
+            let values = values.as_boolean();
+            let broken = (0..values.len()).find(|&row| values.is_valid(row) && !values.value(row));
+            if let Some(row) = broken {
+                return Err(Error::invalid(format!("a row breaks check {name:?}: {}", describe(batch, row))));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A row for people, cut where it is long.
+fn describe(batch: &RecordBatch, row: usize) -> String {
+    let value = |(field, column): (&Arc<arrow_schema::Field>, &arrow::array::ArrayRef)| {
+        let text = arrow::util::display::array_value_to_string(column, row).unwrap_or_default();
+        format!("{} = {}", field.name(), plexus_model::cut(&text, 100))
+    };
+    let schema = batch.schema();
+    let values: Vec<String> = schema.fields().iter().zip(batch.columns()).take(8).map(value).collect();
+    values.join(", ")
+}

@@ -1,0 +1,388 @@
+//! Commits: the part of `apply` that changes the rows of tables.
+//!
+//! Two commits that started from the same version go together as long as neither undoes what the other
+//! relied on: inserts always do, except of one primary key; deletions do when no row is in both. What
+//! cannot be compared here, because it is in a file, is a conflict; whoever proposed it looks again and
+//! proposes anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use plexus_model::limits::{INLINE_TABLE_BYTES_MAX, INLINE_TOTAL_BYTES_MAX};
+use plexus_model::placement::majority;
+use plexus_model::{
+    ChangeKind, Commit, CommitRecord, Deletion, Error, Exchange, Manifest, NodeId, Result, Rows, Segment,
+    SegmentData, SegmentId, Shard, Table, TableChange, TableId, Version, decode_rows,
+};
+
+pub fn apply_commit(manifest: &mut Manifest, index: Version, commit: Commit) -> Result<()> {
+    for change in &commit.changes {
+        check_change(manifest, change)?;
+    }
+    for (id, base) in &commit.unchanged {
+        check_unchanged(manifest, *id, *base)?;
+    }
+    check_inline_total(manifest, &commit)?;
+    let changes = || commit.changes.iter();
+    let record = CommitRecord {
+        version: index,
+        time_us: manifest.time_us,
+        operation: commit.operation.clone(),
+        tables: changes().map(|c| c.table).collect(),
+        rows_added: changes()
+            .filter(|c| c.kind == ChangeKind::Write)
+            .flat_map(|c| &c.add)
+            .map(|s| s.0.rows)
+            .sum(),
+        rows_deleted: changes().map(|c| rows_deleted(manifest, c)).sum(),
+        segments_added: changes().map(|c| (c.add.len() + c.exchange.len()) as u32).sum(),
+        segments_removed: changes()
+            .map(|c| (c.remove.len() + c.exchange.iter().map(|e| e.from.len()).sum::<usize>()) as u32)
+            .sum(),
+        duration_us: commit.duration_us,
+    };
+    for change in commit.changes {
+        make_change(manifest, index, change);
+    }
+    let record = match manifest.commits.get(&index) {
+        Some(earlier) => merge_records(earlier, record),
+        None => record,
+    };
+    manifest.commits.insert(index, Arc::new(record));
+    Ok(())
+}
+
+/// Rows that a change takes out of sight, one by one or with their segment.
+fn rows_deleted(manifest: &Manifest, change: &TableChange) -> u64 {
+    let whole = change.remove.iter().filter_map(|id| {
+        let segment = manifest.tables.get(&change.table)?.segments.get(id)?;
+        Some(segment.live_rows(manifest.version))
+    });
+    match change.kind {
+        ChangeKind::Write => whole.sum::<u64>() + change.delete.iter().map(|(_, d)| d.count).sum::<u64>(),
+        ChangeKind::Move => 0,
+    }
+}
+
+/// Commits that share an entry share its version, and so its line of the history.
+fn merge_records(earlier: &CommitRecord, mut record: CommitRecord) -> CommitRecord {
+    let tables: BTreeSet<TableId> = earlier.tables.iter().chain(&record.tables).copied().collect();
+    record.tables = tables.into_iter().collect();
+    record.rows_added += earlier.rows_added;
+    record.rows_deleted += earlier.rows_deleted;
+    record.segments_added += earlier.segments_added;
+    record.segments_removed += earlier.segments_removed;
+    record.duration_us = record.duration_us.max(earlier.duration_us);
+    if !earlier.operation.split(", ").any(|o| o == record.operation) {
+        record.operation = format!("{}, {}", earlier.operation, record.operation);
+    } else {
+        record.operation = earlier.operation.clone();
+    }
+    record
+}
+
+fn check_inline_total(manifest: &Manifest, commit: &Commit) -> Result<()> {
+    let inline = commit.changes.iter().flat_map(|c| &c.add).filter(|s| s.0.is_inline());
+    let added: u64 = inline.map(|s| s.0.bytes()).sum();
+    if added == 0 {
+        return Ok(());
+    }
+    let total = manifest.inline_bytes() + added;
+    if total > INLINE_TOTAL_BYTES_MAX as u64 {
+        return Err(Error::exhausted(format!(
+            "{total} bytes of rows in the log are above the bound of {INLINE_TOTAL_BYTES_MAX} for all tables"
+        )));
+    }
+    Ok(())
+}
+
+/// The table, as long as it is there and has that schema.
+pub fn live_table(manifest: &Manifest, id: TableId, schema_version: u32) -> Result<&Arc<Table>> {
+    let table = manifest
+        .tables
+        .get(&id)
+        .filter(|t| t.dropped.is_none())
+        .ok_or_else(|| Error::conflict(format!("table with id {id} was dropped meanwhile")))?;
+    if table.schema_version != schema_version {
+        return Err(Error::conflict(format!(
+            "table {}: its schema changed from version {schema_version} to {} meanwhile",
+            table.name, table.schema_version
+        )));
+    }
+    Ok(table)
+}
+
+pub fn check_unchanged(manifest: &Manifest, id: TableId, base: Version) -> Result<()> {
+    let table = manifest.tables.get(&id).filter(|t| t.dropped.is_none());
+    let table = table.ok_or_else(|| Error::conflict(format!("table with id {id} was dropped meanwhile")))?;
+    if table.changed > base {
+        return Err(Error::conflict(format!(
+            "table {} was read at version {base} and changed by version {}",
+            table.name, table.changed
+        )));
+    }
+    Ok(())
+}
+
+fn check_change(manifest: &Manifest, change: &TableChange) -> Result<()> {
+    let only_exchanges = change.add.is_empty() && change.remove.is_empty() && change.delete.is_empty();
+    if only_exchanges && let Some(table) = manifest.tables.get(&change.table) {
+        // Rows leave the log of dropped tables as well, and whatever their schema has become.
+        return check_exchanges(table, change);
+    }
+    let table = live_table(manifest, change.table, change.schema_version)?;
+    check_exchanges(table, change)?;
+    let mut ids = BTreeSet::new();
+    let mut inline_bytes = table.inline_bytes;
+    for segment in change.add.iter().map(|s| &s.0) {
+        if !ids.insert(segment.id) {
+            return Err(Error::internal(format!("segment id {} is used twice", segment.id)));
+        }
+        check_new(table, segment)?;
+        if segment.is_inline() {
+            inline_bytes += segment.bytes();
+        }
+        for deletion in &segment.deletions {
+            check_rows(table, segment, deletion)?;
+        }
+    }
+    if inline_bytes > INLINE_TABLE_BYTES_MAX as u64 && inline_bytes > table.inline_bytes {
+        return Err(Error::exhausted(format!(
+            "table {}: {inline_bytes} bytes of rows in the log are above the bound of {INLINE_TABLE_BYTES_MAX}",
+            table.name
+        )));
+    }
+    for id in &change.remove {
+        let segment = still_there(table, *id)?;
+        if segment.last_deletion() > change.base {
+            return Err(Error::conflict(format!(
+                "table {}: rows of segment {id} were deleted meanwhile, by version {}",
+                table.name,
+                segment.last_deletion()
+            )));
+        }
+    }
+    for (id, deletion) in &change.delete {
+        let segment = still_there(table, *id)?;
+        check_rows(table, segment, deletion)?;
+        check_disjoint(table, segment, deletion, change.base)?;
+    }
+    if change.kind == ChangeKind::Write && table.schema.has_key() {
+        check_keys(table, change)?;
+    }
+    Ok(())
+}
+
+fn still_there(table: &Table, id: SegmentId) -> Result<&Arc<Segment>> {
+    table
+        .segments
+        .get(&id)
+        .filter(|s| s.removed.is_none())
+        .ok_or_else(|| Error::conflict(format!("table {}: segment {id} was removed meanwhile", table.name)))
+}
+
+fn check_new(table: &Table, segment: &Segment) -> Result<()> {
+    if table.segments.contains_key(&segment.id) {
+        return Err(Error::internal(format!("segment id {} is used twice", segment.id)));
+    }
+    let shard = table.shards.get(segment.shard as usize).ok_or_else(|| {
+        Error::internal(format!(
+            "table {} has no shard {} for segment {}",
+            table.name, segment.shard, segment.id
+        ))
+    })?;
+    match segment.is_inline() {
+        true => Ok(()),
+        false => check_quorum(table, segment, shard),
+    }
+}
+
+/// Invariant 3: a majority of the replicas, by the placement that holds at this point of the log.
+fn check_quorum(table: &Table, segment: &Segment, shard: &Shard) -> Result<()> {
+    let durable: BTreeSet<NodeId> =
+        segment.acknowledged.iter().copied().filter(|node| shard.replicas.contains(node)).collect();
+    let needed = majority(shard.replicas.len());
+    if durable.len() < needed {
+        return Err(Error::conflict(format!(
+            "table {}, shard {}: segment {} is durable on {} of {} replicas, {needed} are needed",
+            table.name,
+            segment.shard,
+            segment.id,
+            durable.len(),
+            shard.replicas.len()
+        )));
+    }
+    Ok(())
+}
+
+/// That a set of rows is one, and of this segment.
+fn check_rows(table: &Table, segment: &Segment, deletion: &Deletion) -> Result<()> {
+    let wrong = |what: String| {
+        Error::internal(format!("table {}, deletion from segment {}: {what}", table.name, segment.id))
+    };
+    if let Some(rows) = deletion.inline_rows()? {
+        if rows.len() != deletion.count {
+            return Err(wrong(format!("{} rows, {} were announced", rows.len(), deletion.count)));
+        }
+        if rows.max().is_some_and(|row| u64::from(row) >= segment.rows) {
+            return Err(wrong(format!("row {:?} of {}", rows.max(), segment.rows)));
+        }
+    }
+    Ok(())
+}
+
+fn check_disjoint(table: &Table, segment: &Segment, deletion: &Deletion, base: Version) -> Result<()> {
+    let newer: Vec<&Deletion> = segment.deletions.iter().filter(|d| d.added > base).collect();
+    if newer.is_empty() {
+        return Ok(());
+    }
+    let Some(rows) = deletion.inline_rows()? else {
+        return Err(deleted_meanwhile(table, segment, newer[newer.len() - 1]));
+    };
+    for other in newer {
+        match other.inline_rows()? {
+            Some(others) if others.is_disjoint(&rows) => {}
+            _ => return Err(deleted_meanwhile(table, segment, other)),
+        }
+    }
+    Ok(())
+}
+
+fn deleted_meanwhile(table: &Table, segment: &Segment, other: &Deletion) -> Error {
+    Error::conflict(format!(
+        "table {}: rows of segment {} were changed meanwhile, by version {}",
+        table.name, segment.id, other.added
+    ))
+}
+
+/// That nobody has written one of the keys since `base`, after which the writer has not looked.
+fn check_keys(table: &Table, change: &TableChange) -> Result<()> {
+    let written: BTreeMap<u32, Vec<&Segment>> =
+        change.add.iter().map(|s| &s.0).fold(BTreeMap::new(), |mut shards, segment| {
+            shards.entry(segment.shard).or_insert_with(Vec::new).push(segment);
+            shards
+        });
+    if written.is_empty() {
+        return Ok(());
+    }
+    let newer = |s: &&Arc<Segment>| s.newest > change.base && s.removed.is_none();
+    for other in table.segments.values().filter(newer) {
+        let Some(mine) = written.get(&other.shard) else {
+            continue;
+        };
+        let all_inline = other.is_inline() && mine.iter().all(|s| s.is_inline());
+        let theirs: BTreeSet<u64> = other.keys.iter().copied().collect();
+        if !all_inline || mine.iter().flat_map(|s| &s.keys).any(|hash| theirs.contains(hash)) {
+            return Err(Error::conflict(format!(
+                "table {}, shard {}: keys were written meanwhile, by version {}",
+                table.name, other.shard, other.newest
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn check_exchanges(table: &Table, change: &TableChange) -> Result<()> {
+    for Exchange { from, segment } in &change.exchange {
+        check_new(table, &segment.0)?;
+        let mut rows = 0;
+        let mut removed = None;
+        for id in from {
+            let Some(source) = table.segments.get(id).filter(|s| s.is_inline()) else {
+                return Err(Error::conflict(format!(
+                    "table {}: segment {id} has left the log meanwhile",
+                    table.name
+                )));
+            };
+            if *removed.get_or_insert(source.removed) != source.removed || source.shard != segment.0.shard {
+                return Err(Error::conflict(format!(
+                    "table {}: segment {id} was removed meanwhile",
+                    table.name
+                )));
+            }
+            rows += source.rows;
+        }
+        if rows != segment.0.rows || segment.0.is_inline() {
+            return Err(Error::internal(format!(
+                "table {}: {} rows in the place of {rows}",
+                table.name, segment.0.rows
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn make_change(manifest: &mut Manifest, index: Version, change: TableChange) {
+    let time_us = manifest.time_us;
+    let Some(table) = manifest.tables.get_mut(&change.table) else {
+        return;
+    };
+    let table = Arc::make_mut(table);
+    let moved = change.remove.iter().filter_map(|id| Some(table.segments.get(id)?.newest)).max();
+    let newest = match change.kind {
+        ChangeKind::Write => index,
+        ChangeKind::Move => moved.unwrap_or(index),
+    };
+    for mut segment in change.add.into_iter().map(|s| s.0) {
+        segment.added = index;
+        segment.newest = newest;
+        segment.removed = None;
+        segment.deletions.iter_mut().for_each(|d| d.added = index);
+        if segment.is_inline() {
+            table.inline_bytes += segment.bytes();
+        }
+        table.segments.insert(segment.id, Arc::new(segment));
+    }
+    for id in &change.remove {
+        if let Some(segment) = table.segments.get_mut(id) {
+            let segment = Arc::make_mut(segment);
+            segment.removed = Some(index);
+            segment.removed_time_us = time_us;
+        }
+    }
+    for (id, mut deletion) in change.delete {
+        if let Some(segment) = table.segments.get_mut(&id) {
+            deletion.added = index;
+            Arc::make_mut(segment).deletions.push(deletion);
+        }
+    }
+    for exchange in change.exchange {
+        make_exchange(table, exchange);
+    }
+    if change.kind == ChangeKind::Write {
+        table.changed = index;
+    }
+}
+
+/// Puts a file in the place of inline segments, at every version: their deletions go along.
+fn make_exchange(table: &mut Table, exchange: Exchange) {
+    let mut segment = exchange.segment.0;
+    let mut deleted: BTreeMap<Version, Rows> = BTreeMap::new();
+    let mut added: Option<Version> = None;
+    let mut offset = 0;
+    for id in exchange.from {
+        let Some(source) = table.segments.remove(&id) else {
+            continue;
+        };
+        table.inline_bytes -= source.bytes();
+        added = Some(added.map_or(source.added, |a| a.min(source.added)));
+        segment.newest = segment.newest.max(source.newest);
+        segment.removed = source.removed;
+        segment.removed_time_us = source.removed_time_us;
+        for deletion in &source.deletions {
+            let plexus_model::DeletedRows::Inline(bytes) = &deletion.rows else {
+                continue;
+            };
+            if let Ok(rows) = decode_rows(bytes) {
+                deleted.entry(deletion.added).or_default().extend(rows.iter().map(|row| row + offset));
+            }
+        }
+        offset += source.rows as u32;
+    }
+    segment.added = added.unwrap_or_default();
+    segment.deletions =
+        deleted.into_iter().map(|(added, rows)| Deletion { added, ..Deletion::inline(&rows) }).collect();
+    if let SegmentData::File(_) = segment.data {
+        table.segments.insert(segment.id, Arc::new(segment));
+    }
+}

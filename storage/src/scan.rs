@@ -1,0 +1,218 @@
+//! Reading the rows of one segment, as a version of its table sees them.
+//!
+//! For work that is not a query of DataFusion's: changes, merges, keys. Columns come through the schema that
+//! the reader has, each row with its position in the segment.
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::UInt64Type;
+use arrow_schema::{DataType, Field};
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
+use plexus_index::KeyIndex;
+use plexus_model::{
+    DeletedRows, Error, Result, Rows, Segment, SegmentData, Table, TableSchema, VERSION_COLUMN, Version,
+    decode_rows,
+};
+use vortex::VortexSessionDefault;
+use vortex::array::VortexSessionExecute;
+use vortex::array::dtype::Nullability;
+use vortex::array::expr::{get_item, pack, root};
+use vortex::arrow::ArrowSessionExt;
+use vortex::error::VortexError;
+use vortex::file::OpenOptionsSessionExt;
+use vortex::io::session::RuntimeSessionExt;
+use vortex::layout::layouts::row_idx::row_idx;
+use vortex::scan::selection::Selection;
+use vortex::session::VortexSession;
+
+use crate::evolve::{decode_inline, evolve, take_rows};
+use crate::read::{SegmentReads, SegmentRef};
+use crate::types;
+
+/// Rows with their positions in the segment.
+#[derive(Clone, Debug)]
+pub struct PositionedRows {
+    pub positions: Vec<u64>,
+    pub rows: RecordBatch,
+}
+
+/// Which rows of a segment to read.
+#[derive(Clone, Debug)]
+pub enum Pick {
+    /// All but these.
+    Except(Rows),
+    /// These.
+    Only(Rows),
+}
+
+impl Pick {
+    fn contains(&self, row: u32) -> bool {
+        match self {
+            Self::Except(rows) => !rows.contains(row),
+            Self::Only(rows) => rows.contains(row),
+        }
+    }
+
+    fn to_selection(&self) -> Selection {
+        let tree = |rows: &Rows| rows.iter().map(u64::from).collect();
+        match self {
+            Self::Except(rows) if rows.is_empty() => Selection::All,
+            Self::Except(rows) => Selection::ExcludeRoaring(tree(rows)),
+            Self::Only(rows) => Selection::IncludeRoaring(tree(rows)),
+        }
+    }
+}
+
+const POSITION: &str = "position";
+
+impl SegmentReads {
+    /// Rows of a segment that a read at `version` does not see: deleted ones, and those written later.
+    pub async fn hidden_rows(&self, table: &Table, segment: &Segment, version: Version) -> Result<Rows> {
+        let mut hidden = Rows::new();
+        for deletion in segment.deletions_at(version) {
+            hidden |= match &deletion.rows {
+                DeletedRows::Inline(bytes) => decode_rows(bytes)?,
+                DeletedRows::File { id, data } => {
+                    let replicas = SegmentRef::all_of(table, segment).find(|r| r.id == *id);
+                    let file =
+                        replicas.ok_or_else(|| Error::internal(format!("deletion {id} has no file")))?;
+                    decode_rows(&self.range(&file, 0, data.bytes).await?)?
+                }
+            };
+        }
+        if segment.has_versions() && version < segment.newest {
+            let visible = self.rows_until(table, segment, version).await?;
+            hidden.insert_range(visible as u32..segment.rows as u32);
+        }
+        Ok(hidden)
+    }
+
+    /// How many rows of a segment were written at or before `version`. They come first.
+    async fn rows_until(&self, table: &Table, segment: &Segment, version: Version) -> Result<u64> {
+        let Some(file) = SegmentRef::of(table, segment) else {
+            return Ok(segment.rows);
+        };
+        let field = Field::new(VERSION_COLUMN, DataType::UInt64, false);
+        let mut batches = self.scan_file(&file, vec![field], &Pick::Except(Rows::new())).await?;
+        let mut count = 0;
+        while let Some(batch) = batches.try_next().await? {
+            let versions = column::<UInt64Type>(&batch, VERSION_COLUMN)?;
+            count += versions.values().iter().filter(|v| **v <= version.0).count() as u64;
+        }
+        Ok(count)
+    }
+
+    /// Reads columns of a segment, those of `schema`, for the rows that are picked.
+    pub async fn scan(
+        &self,
+        table: &Table,
+        segment: &Segment,
+        schema: &TableSchema,
+        pick: Pick,
+    ) -> Result<BoxStream<'static, Result<PositionedRows>>> {
+        let arrow = types::to_arrow(schema);
+        let Some(file) = SegmentRef::of(table, segment) else {
+            let SegmentData::Inline(bytes) = &segment.data else {
+                return Ok(stream::empty().boxed());
+            };
+            let mut found = Vec::new();
+            let mut first = 0;
+            for batch in decode_inline(bytes, schema)? {
+                let rows: Vec<u64> =
+                    (0..batch.num_rows() as u64).filter(|row| pick.contains((first + row) as u32)).collect();
+                let positions = rows.iter().map(|row| first + row).collect();
+                first += batch.num_rows() as u64;
+                found.push(Ok(PositionedRows { positions, rows: take_rows(&batch, rows)? }));
+            }
+            return Ok(stream::iter(found).boxed());
+        };
+        let stored = types::to_stored(schema);
+        let fields = stored.fields().iter().map(|f| f.as_ref().clone()).collect();
+        let batches = self.scan_file(&file, fields, &pick).await?;
+        let schema = schema.clone();
+        Ok(batches
+            .map(move |batch| {
+                let batch = batch?;
+                let positions = column::<UInt64Type>(&batch, POSITION)?.values().to_vec();
+                Ok(PositionedRows { positions, rows: evolve(&batch, &schema, &arrow)? })
+            })
+            .boxed())
+    }
+
+    /// Reads stored columns of a file, as far as it has them, and the positions of the rows.
+    async fn scan_file(
+        &self,
+        file: &SegmentRef,
+        fields: Vec<Field>,
+        pick: &Pick,
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let id = file.id;
+        let fail = move |e: VortexError| reading(id, e);
+        let session = VortexSession::default().with_tokio();
+        let opened = session
+            .open_options()
+            .with_file_size(file.data.column_bytes)
+            .open_read(self.open(file.clone()))
+            .await
+            .map_err(fail)?;
+        let stored = session.arrow().to_arrow_schema(opened.dtype()).map_err(fail)?;
+        // What the type was when the file was written; those who read widen it.
+        let mut found: Vec<Field> = fields
+            .into_iter()
+            .filter_map(|wanted| {
+                let natural = stored.field_with_name(wanted.name()).ok()?;
+                let same = opened_type_is(&session, natural, &wanted);
+                Some(if same { wanted.with_nullable(natural.is_nullable()) } else { natural.clone() })
+            })
+            .collect();
+        let mut columns: Vec<_> =
+            found.iter().map(|f| (f.name().clone(), get_item(f.name().as_str(), root()))).collect();
+        columns.push((POSITION.to_owned(), row_idx()));
+        found.push(Field::new(POSITION, DataType::UInt64, false));
+        let target = Field::new_struct("", found, false);
+        let projection = pack(columns, Nullability::NonNullable).bind(opened.dtype()).map_err(fail)?;
+        let arrow_session = session.clone();
+        let batches = opened
+            .scan()
+            .map_err(fail)?
+            .with_projection(projection)
+            .with_selection(pick.to_selection())
+            .with_ordered(true)
+            .map(move |chunk| {
+                let mut ctx = arrow_session.create_execution_ctx();
+                let array = arrow_session.arrow().execute_arrow(chunk, Some(&target), &mut ctx)?;
+                Ok(RecordBatch::from(array.as_struct().clone()))
+            })
+            .into_stream()
+            .map_err(fail)?;
+        Ok(batches.map_err(fail).boxed())
+    }
+
+    /// The index of the primary keys of a segment in a file.
+    pub async fn key_index(&self, file: &SegmentRef) -> Result<KeyIndex> {
+        let length = file.data.bytes - file.data.column_bytes;
+        let bytes = self.range(file, file.data.column_bytes, length).await?;
+        KeyIndex::open(bytes).map_err(|e| e.context(format!("segment {}", file.id)))
+    }
+}
+
+/// Whether a stored field has the type that is wanted: they differ where it was widened since.
+fn opened_type_is(session: &VortexSession, stored: &Field, wanted: &Field) -> bool {
+    let arrow = session.arrow();
+    let of = |f: &Field| arrow.from_arrow_field(&f.clone().with_nullable(true)).ok();
+    of(stored) == of(wanted)
+}
+
+fn column<'a, T: arrow::array::ArrowPrimitiveType>(
+    batch: &'a RecordBatch,
+    name: &str,
+) -> Result<&'a arrow::array::PrimitiveArray<T>> {
+    batch
+        .column_by_name(name)
+        .and_then(|array| array.as_primitive_opt::<T>())
+        .ok_or_else(|| Error::corrupt(format!("rows of a segment without the column {name:?}")))
+}
+
+fn reading(id: plexus_model::SegmentId, error: VortexError) -> Error {
+    Error::unavailable(format!("reading segment {id}: {error}")).with_source(error)
+}
