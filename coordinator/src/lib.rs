@@ -22,6 +22,8 @@ mod keys;
 pub mod limits;
 mod load;
 mod maintenance;
+mod merge_policy;
+mod merging;
 mod parse;
 mod peers;
 mod pull;

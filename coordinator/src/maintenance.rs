@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use plexus_model::limits::{RETENTION_MIN_US, STAGING_RETENTION_US};
 use plexus_model::{
-    ChangeKind, Column, Command, Error, Exchange, Manifest, NodeId, Result, Segment, SegmentData, SegmentId,
-    Table, TableChange, TableId, TableSchema, Version,
+    ChangeKind, Command, Error, Exchange, Manifest, NodeId, Result, Segment, SegmentData, SegmentId, Table,
+    TableChange, TableId, Version,
 };
 use plexus_raft::Meta;
 use plexus_storage::{SegmentRef, SegmentStore, Unencoded, decode_inline};
@@ -28,6 +28,8 @@ use crate::limits::{
     COMMIT_TIMEOUT, GARBAGE_AGE_MIN, MAINTENANCE_INTERVAL, PULLS_MAX, READ_INDEX_TIMEOUT, WRITE_OUT_AGE,
     WRITE_OUT_BYTES, WRITE_OUT_SEGMENTS,
 };
+use crate::merge_policy;
+use crate::merging;
 use crate::peers::Missing;
 use crate::pull::Puller;
 use crate::vacuum;
@@ -110,8 +112,17 @@ impl Maintenance {
                 }
             }
         };
+        // Apart from the rest: a merge takes a while, and a missing segment should not wait for it.
+        let merge = async {
+            let mut tick = ticker(MAINTENANCE_INTERVAL);
+            loop {
+                tick.tick().await;
+                self.note("merge", self.merge().await);
+            }
+        };
         tokio::select! {
             () = heartbeat => {}
+            () = merge => {}
             () = lead => {}
             () = voters => {}
             () = keep => {}
@@ -202,7 +213,6 @@ impl Maintenance {
         if self.store.is_none() {
             return Ok(());
         }
-        let live = |node: &&NodeId| manifest.nodes.get(node).is_some_and(|n| n.live);
         for table in manifest.tables.values().filter(|t| t.inline_bytes > 0) {
             // What is out of sight, for readers of older versions, goes out apart from what is not.
             let mut groups: BTreeMap<(u32, Option<Version>), Vec<Arc<Segment>>> = BTreeMap::new();
@@ -210,9 +220,8 @@ impl Maintenance {
                 groups.entry((segment.shard, segment.removed)).or_default().push(segment.clone());
             }
             for ((shard, removed), segments) in groups {
-                let replicas = &table.shards[shard as usize].replicas;
                 let due = removed.is_some() || table.dropped.is_some() || is_due(&segments);
-                if due && replicas.iter().find(live) == Some(&self.node) {
+                if due && self.is_first(manifest, table, shard) {
                     // One shard without a majority must not hold up the others.
                     self.note("write out", self.write_out_shard(table, shard, segments).await);
                 }
@@ -230,7 +239,7 @@ impl Maintenance {
     ) -> Result<()> {
         // In the order of their versions, which is how a reader of an older one knows what it sees.
         segments.sort_by_key(|s| (s.added, s.id));
-        let schema = Arc::new(stored_schema(table));
+        let schema = Arc::new(merging::stored_schema(table));
         let mut rows = Unencoded::default();
         for segment in &segments {
             if let SegmentData::Inline(bytes) = &segment.data {
@@ -247,6 +256,34 @@ impl Maintenance {
         self.writer.commit(vec![change], "write out", Instant::now()).await?;
         tracing::debug!(segments = count, "wrote inline rows out");
         Ok(())
+    }
+
+    /// Merges segments of the shards that this node is the first live replica of, one merge after the other.
+    async fn merge(&self) -> Result<()> {
+        if self.store.is_none() {
+            return Ok(());
+        }
+        let manifest = self.meta.manifest();
+        for table in manifest.tables.values().filter(|t| t.dropped.is_none()) {
+            for shard in 0..table.shards.len() as u32 {
+                if !self.is_first(&manifest, table, shard) {
+                    continue;
+                }
+                let candidates = merging::candidates(table, manifest.version, shard, now_ms());
+                if let Some(chosen) = merge_policy::choose(&candidates) {
+                    let merged =
+                        merging::merge(&self.writer, &manifest, table, shard, &chosen, "merge").await;
+                    self.note("merge", merged.map(|_| ()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this node is the first live replica of a shard.
+    fn is_first(&self, manifest: &Manifest, table: &Table, shard: u32) -> bool {
+        let live = |node: &&NodeId| manifest.nodes.get(node).is_some_and(|n| n.live);
+        table.shards[shard as usize].replicas.iter().find(live) == Some(&self.node)
     }
 
     /// Removes segments that no record refers to.
@@ -277,7 +314,7 @@ impl Maintenance {
 /// Whether inline rows of a shard should become a file: they are many, or old.
 fn is_due(segments: &[Arc<Segment>]) -> bool {
     let bytes: u64 = segments.iter().map(|s| s.bytes()).sum();
-    let oldest = segments.iter().map(|s| created_ms(s.id)).min();
+    let oldest = segments.iter().map(|s| s.id.created_ms()).min();
     let aged = oldest.is_some_and(|ms| now_ms().saturating_sub(ms) > WRITE_OUT_AGE.as_millis() as u64);
     bytes > WRITE_OUT_BYTES || segments.len() > WRITE_OUT_SEGMENTS || aged
 }
@@ -297,28 +334,10 @@ fn kept_by(table: &Table, node: NodeId) -> impl Iterator<Item = SegmentRef> {
     files.filter(move |file| file.replicas.contains(&node))
 }
 
-/// The schema under which rows are moved: all columns that a version of the table that can still be read has.
-fn stored_schema(table: &Table) -> TableSchema {
-    let mut schema = (*table.schema).clone();
-    for former in table.former.iter().rev() {
-        for column in &former.schema.columns {
-            if schema.columns.iter().all(|c| c.id != column.id) {
-                schema.columns.push(Column { nullable: true, ..column.clone() });
-            }
-        }
-    }
-    schema
-}
-
 fn ticker(period: Duration) -> tokio::time::Interval {
     let mut tick = interval(period);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tick
-}
-
-/// When a segment was made, by its id (UUID version 7 begins with milliseconds).
-fn created_ms(id: SegmentId) -> u64 {
-    (id.0 >> 80) as u64
 }
 
 fn now_ms() -> u64 {

@@ -40,9 +40,8 @@ pub fn choose(segments: &[Candidate]) -> Option<Vec<SegmentId>> {
 }
 
 fn rewrite(segments: &[Candidate]) -> Option<Vec<SegmentId>> {
-    let worn = |s: &&Candidate| {
-        s.deleted as f64 > s.rows as f64 * DELETED_SHARE || s.deletions > DELETIONS_MAX
-    };
+    let worn =
+        |s: &&Candidate| s.deleted as f64 > s.rows as f64 * DELETED_SHARE || s.deletions > DELETIONS_MAX;
     let worst = segments.iter().filter(worn).max_by_key(|s| s.deleted)?;
     Some(vec![worst.id])
 }

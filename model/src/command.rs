@@ -135,6 +135,19 @@ pub struct TableChange {
     pub delete: Vec<(SegmentId, Deletion)>,
     /// Rows that leave the log for files.
     pub exchange: Vec<Exchange>,
+    /// Where the rows of removed segments went: lets `apply` take along what was deleted after `base`.
+    pub moved: Vec<MovedRows>,
+}
+
+/// Rows of a removed segment that an added one holds, in the same order and one after the other.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub struct MovedRows {
+    pub from: SegmentId,
+    pub to: SegmentId,
+    /// Position of the first of them.
+    pub offset: u32,
+    /// Which rows, as [`crate::encode_rows`] writes them.
+    pub rows: Vec<u8>,
 }
 
 /// All rows of inline segments, in this order, as one file. It takes their place at all versions.
@@ -156,6 +169,7 @@ impl TableChange {
             remove: vec![],
             delete: vec![],
             exchange: vec![],
+            moved: vec![],
         }
     }
 
@@ -163,7 +177,11 @@ impl TableChange {
         let ids = self.remove.len() + self.exchange.iter().map(|e| e.from.len()).sum::<usize>();
         let added = self.add.iter().chain(self.exchange.iter().map(|e| &e.segment));
         let deleted = self.delete.iter().map(|(_, d)| deletion_weight(d));
-        added.map(NewSegment::weight).sum::<usize>() + deleted.sum::<usize>() + ids * size_of::<SegmentId>()
+        let moved = self.moved.iter().map(|m| m.rows.len() + RECORD_BYTES / 4);
+        added.map(NewSegment::weight).sum::<usize>()
+            + moved.sum::<usize>()
+            + deleted.sum::<usize>()
+            + ids * size_of::<SegmentId>()
     }
 }
 

@@ -74,6 +74,13 @@ id_u128! {
     /// A segment. Its bytes never change once it is sealed.
     SegmentId
 }
+impl SegmentId {
+    /// When it was made, in milliseconds since 1970 (UUID version 7 begins with them).
+    pub fn created_ms(self) -> u64 {
+        (self.0 >> 80) as u64
+    }
+}
+
 id_u128! {
     /// A cluster, so that a data directory cannot join another one by mistake.
     ClusterId

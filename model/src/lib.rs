@@ -15,13 +15,14 @@ pub mod schema;
 mod segment;
 
 pub use command::{
-    AlterTable, Applied, ChangeKind, Command, Commit, CreateTable, Exchange, NewSegment, Outcome, Proposal,
-    TableChange,
+    AlterTable, Applied, ChangeKind, Command, Commit, CreateTable, Exchange, MovedRows, NewSegment, Outcome,
+    Proposal, TableChange,
 };
 pub use error::{Error, ErrorKind, Result, cut};
 pub use ids::{ClusterId, NodeId, SegmentId, TableId, Token, Version};
 pub use manifest::{
-    CommitRecord, Former, Manifest, NodeRecord, Roles, STAGING_SCHEMA, Shard, Table, TableName, TokenRecord,
+    CommitRecord, Former, Manifest, Moved, NodeRecord, Roles, STAGING_SCHEMA, Shard, Table, TableName,
+    TokenRecord,
 };
 pub use rows::{Rows, decode_rows, encode_rows};
 pub use schema::{Check, Column, ColumnType, TableSchema, TimeUnit};

@@ -54,6 +54,12 @@ pub const TOKENS_MAX: usize = 200_000;
 /// Commits kept as history for `plexus.commits`.
 pub const COMMIT_HISTORY_MAX: usize = 10_000;
 
+/// How long a table remembers where rows went: longer than a transaction may be idle.
+pub const MOVED_TTL_US: u64 = 120 * 1_000_000;
+
+/// Bytes of one such note; a statement that began before a larger one runs into a conflict.
+pub const MOVED_BYTES_MAX: usize = 256 * 1024;
+
 /// Seconds of which the last version is remembered, for `TIMESTAMP AS OF`: a week of
 /// writes in every second.
 pub const CLOCK_SECONDS_MAX: usize = 600_000;

@@ -11,7 +11,8 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::limits::RETENTION_DEFAULT_US;
 use crate::{
-    ClusterId, Error, NodeId, Outcome, Result, Segment, SegmentId, TableId, TableSchema, Token, Version,
+    ClusterId, Error, MovedRows, NodeId, Outcome, Result, Segment, SegmentId, TableId, TableSchema, Token,
+    Version,
 };
 
 /// A table's name within the database.
@@ -108,6 +109,17 @@ pub struct Table {
     pub oldest: Version,
     /// Version of the last change of its rows or its schema.
     pub changed: Version,
+    /// Where the rows of segments went a moment ago, for statements that began before.
+    pub moved: OrdMap<SegmentId, Arc<Moved>>,
+}
+
+/// Where the rows of a segment went.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub struct Moved {
+    pub from: SegmentId,
+    /// Commit time, which decides how long it is remembered.
+    pub time_us: u64,
+    pub places: Vec<MovedRows>,
 }
 
 /// The name and schema that a table had before a version.
@@ -312,6 +324,7 @@ struct TableImage {
     former: Vec<Former>,
     oldest: Version,
     changed: Version,
+    moved: Vec<Moved>,
 }
 
 const IMAGE_FORMAT: u32 = 2;
@@ -343,6 +356,7 @@ impl From<&Manifest> for Image {
                     former: t.former.clone(),
                     oldest: t.oldest,
                     changed: t.changed,
+                    moved: t.moved.values().map(|m| (**m).clone()).collect(),
                 })
                 .collect(),
             tokens: m.tokens.iter().map(|(token, record)| (*token, record.clone())).collect(),
@@ -377,6 +391,7 @@ impl From<Image> for Manifest {
                     former: t.former,
                     oldest: t.oldest,
                     changed: t.changed,
+                    moved: t.moved.into_iter().map(|m| (m.from, Arc::new(m))).collect(),
                 };
                 (table.id, Arc::new(table))
             })

@@ -160,6 +160,7 @@ mod tests {
             former: vec![],
             oldest: Version(1),
             changed: Version(1),
+            moved: Default::default(),
         }
     }
 

@@ -280,6 +280,7 @@ fn create_table(manifest: &mut Manifest, index: Version, create: CreateTable) ->
         former: vec![],
         oldest: index,
         changed: index,
+        moved: Default::default(),
     };
     manifest.tables.insert(id, Arc::new(table));
     manifest.names.insert(name, id);

@@ -8,14 +8,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use plexus_model::limits::{INLINE_TABLE_BYTES_MAX, INLINE_TOTAL_BYTES_MAX};
+use plexus_model::limits::{INLINE_TABLE_BYTES_MAX, INLINE_TOTAL_BYTES_MAX, MOVED_BYTES_MAX, MOVED_TTL_US};
 use plexus_model::placement::majority;
 use plexus_model::{
-    ChangeKind, Commit, CommitRecord, Deletion, Error, Exchange, Manifest, NodeId, Result, Rows, Segment,
-    SegmentData, SegmentId, Shard, Table, TableChange, TableId, Version, decode_rows,
+    ChangeKind, Commit, CommitRecord, Deletion, Error, Exchange, Manifest, Moved, MovedRows, NodeId, Result,
+    Rows, Segment, SegmentData, SegmentId, Shard, Table, TableChange, TableId, Version, decode_rows,
+    encode_rows,
 };
 
-pub fn apply_commit(manifest: &mut Manifest, index: Version, commit: Commit) -> Result<()> {
+use crate::relocate::relocate;
+
+pub fn apply_commit(manifest: &mut Manifest, index: Version, mut commit: Commit) -> Result<()> {
+    for change in commit.changes.iter_mut().filter(|c| c.kind == ChangeKind::Write) {
+        if let Some(table) = manifest.tables.get(&change.table) {
+            relocate(table, change)?;
+        }
+    }
     for change in &commit.changes {
         check_change(manifest, change)?;
     }
@@ -154,7 +162,7 @@ fn check_change(manifest: &Manifest, change: &TableChange) -> Result<()> {
     }
     for id in &change.remove {
         let segment = still_there(table, *id)?;
-        if segment.last_deletion() > change.base {
+        if segment.last_deletion() > change.base && !can_follow(change, segment) {
             return Err(Error::conflict(format!(
                 "table {}: rows of segment {id} were deleted meanwhile, by version {}",
                 table.name,
@@ -171,6 +179,35 @@ fn check_change(manifest: &Manifest, change: &TableChange) -> Result<()> {
         check_keys(table, change)?;
     }
     Ok(())
+}
+
+/// Whether what was deleted from a removed segment after `base` can be deleted where its rows went.
+fn can_follow(change: &TableChange, segment: &Segment) -> bool {
+    let mut newer = segment.deletions.iter().filter(|d| d.added > change.base);
+    change.kind == ChangeKind::Move
+        && change.moved.iter().any(|m| m.from == segment.id)
+        && newer.all(|d| matches!(d.inline_rows(), Ok(Some(_))))
+        && change.moved.iter().all(|m| decode_rows(&m.rows).is_ok())
+}
+
+/// Rows of added segments that were deleted, after `base`, from the segments that they were in.
+fn followed(table: &Table, change: &TableChange) -> BTreeMap<SegmentId, Rows> {
+    let mut deleted: BTreeMap<SegmentId, Rows> = BTreeMap::new();
+    for moved in &change.moved {
+        let (Some(source), Ok(rows)) = (table.segments.get(&moved.from), decode_rows(&moved.rows)) else {
+            continue;
+        };
+        for deletion in source.deletions.iter().filter(|d| d.added > change.base) {
+            let Ok(Some(gone)) = deletion.inline_rows() else {
+                continue;
+            };
+            let there = gone.iter().filter(|row| rows.contains(*row));
+            let places = there.map(|row| moved.offset + rows.rank(row) as u32 - 1);
+            deleted.entry(moved.to).or_default().extend(places);
+        }
+    }
+    deleted.retain(|_, rows| !rows.is_empty());
+    deleted
 }
 
 fn still_there(table: &Table, id: SegmentId) -> Result<&Arc<Segment>> {
@@ -318,6 +355,7 @@ fn make_change(manifest: &mut Manifest, index: Version, change: TableChange) {
         return;
     };
     let table = Arc::make_mut(table);
+    let followed = followed(table, &change);
     let moved = change.remove.iter().filter_map(|id| Some(table.segments.get(id)?.newest)).max();
     let newest = match change.kind {
         ChangeKind::Write => index,
@@ -327,11 +365,19 @@ fn make_change(manifest: &mut Manifest, index: Version, change: TableChange) {
         segment.added = index;
         segment.newest = newest;
         segment.removed = None;
+        segment.deletions.extend(followed.get(&segment.id).map(Deletion::inline));
         segment.deletions.iter_mut().for_each(|d| d.added = index);
         if segment.is_inline() {
             table.inline_bytes += segment.bytes();
         }
         table.segments.insert(segment.id, Arc::new(segment));
+    }
+    forget_moved(table, time_us);
+    if change.kind == ChangeKind::Move {
+        for id in &change.remove {
+            let places = change.moved.iter().filter(|m| m.from == *id).cloned().collect();
+            remember_moved(table, Moved { from: *id, time_us, places });
+        }
     }
     for id in &change.remove {
         if let Some(segment) = table.segments.get_mut(id) {
@@ -347,15 +393,33 @@ fn make_change(manifest: &mut Manifest, index: Version, change: TableChange) {
         }
     }
     for exchange in change.exchange {
-        make_exchange(table, exchange);
+        make_exchange(table, exchange, time_us);
     }
     if change.kind == ChangeKind::Write {
         table.changed = index;
     }
 }
 
+/// Notes where rows went, for statements that began before; a note that is too large is none.
+fn remember_moved(table: &mut Table, moved: Moved) {
+    if moved.places.iter().map(|p| p.rows.len()).sum::<usize>() <= MOVED_BYTES_MAX {
+        table.moved.insert(moved.from, Arc::new(moved));
+    }
+}
+
+fn forget_moved(table: &mut Table, time_us: u64) {
+    let until = time_us.saturating_sub(MOVED_TTL_US);
+    // Ids begin with their time, so what is old comes first, more or less.
+    while let Some((id, moved)) = table.moved.get_min()
+        && moved.time_us <= until
+    {
+        let id = *id;
+        table.moved.remove(&id);
+    }
+}
+
 /// Puts a file in the place of inline segments, at every version: their deletions go along.
-fn make_exchange(table: &mut Table, exchange: Exchange) {
+fn make_exchange(table: &mut Table, exchange: Exchange, time_us: u64) {
     let mut segment = exchange.segment.0;
     let mut deleted: BTreeMap<Version, Rows> = BTreeMap::new();
     let mut added: Option<Version> = None;
@@ -377,6 +441,11 @@ fn make_exchange(table: &mut Table, exchange: Exchange) {
                 deleted.entry(deletion.added).or_default().extend(rows.iter().map(|row| row + offset));
             }
         }
+        let mut all = Rows::new();
+        all.insert_range(0..source.rows as u32);
+        all.optimize();
+        let place = MovedRows { from: id, to: segment.id, offset, rows: encode_rows(&all) };
+        remember_moved(table, Moved { from: id, time_us, places: vec![place] });
         offset += source.rows as u32;
     }
     segment.added = added.unwrap_or_default();

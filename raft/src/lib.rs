@@ -17,6 +17,7 @@ pub mod durable;
 mod log;
 mod meta;
 mod network;
+mod relocate;
 mod state_machine;
 mod types;
 mod wire;

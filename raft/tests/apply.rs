@@ -219,10 +219,58 @@ fn a_file_takes_the_place_of_inline_rows_at_every_version_with_what_was_deleted_
     assert_eq!(deleted(&manifest, 200, first + 1), [] as [u32; 0]);
     assert_eq!(deleted(&manifest, 200, first + 2), [14]);
     assert_eq!(table(&manifest).inline_bytes, 0);
+    // Whoever began before deletes from the file; a row that is gone is a conflict there as well.
+    assert!(matches!(one(&mut manifest, 80, delete(first + 1, 102, &[0, 5])), Outcome::Applied { .. }));
+    let last = manifest.version.0;
+    assert_eq!(deleted(&manifest, 200, last), [10, 14, 15]);
+    assert_eq!(rejection(one(&mut manifest, 81, delete(first + 1, 102, &[4]))), ErrorKind::Conflict);
     // They have left the log; nobody can take them out again.
     assert_eq!(rejection(one(&mut manifest, 75, exchange(5, vec![100], file(20)))), ErrorKind::Internal);
     let other = segment(202, false, vec![1, 2, 3]);
     assert_eq!(rejection(one(&mut manifest, 76, exchange(5, vec![100], other))), ErrorKind::Conflict);
+}
+
+#[test]
+fn a_merge_takes_along_what_is_deleted_while_it_runs_and_after() {
+    let mut manifest = prepared();
+    let sources = vec![segment(100, false, vec![1, 2]), segment(102, false, vec![1, 2])];
+    one(&mut manifest, 70, commit(5, sources, vec![]));
+    let before = manifest.version.0;
+    one(&mut manifest, 71, delete(before, 100, &[0, 1]));
+    let base = manifest.version.0;
+    // The merge reads here: rows 2..10 of the one, then all of the other.
+    one(&mut manifest, 72, delete(base, 100, &[3]));
+    one(&mut manifest, 73, delete(base, 102, &[9]));
+    let moved = |from: u128, offset, rows: std::ops::Range<u32>| plexus_model::MovedRows {
+        from: SegmentId(from),
+        to: SegmentId(200),
+        offset,
+        rows: plexus_model::encode_rows(&Rows::from_iter(rows)),
+    };
+    let NewSegment(result) = segment(200, false, vec![1, 2]);
+    let merge = TableChange {
+        kind: ChangeKind::Move,
+        base: Version(base),
+        add: vec![NewSegment(Segment { rows: 18, ..result })],
+        remove: vec![SegmentId(100), SegmentId(102)],
+        moved: vec![moved(100, 0, 2..10), moved(102, 8, 0..10)],
+        ..change(5)
+    };
+    assert!(matches!(one(&mut manifest, 74, commit_change(merge)), Outcome::Applied { .. }));
+    assert_eq!(deleted(&manifest, 200, manifest.version.0), [1, 17]);
+    assert_eq!(table(&manifest).rows(manifest.version), 16);
+    // A statement that began before the merge.
+    assert!(matches!(one(&mut manifest, 75, delete(base, 102, &[0])), Outcome::Applied { .. }));
+    assert_eq!(deleted(&manifest, 200, manifest.version.0), [1, 8, 17]);
+    for (token, segment, row) in [(76, 100, 3), (77, 100, 1), (78, 102, 0)] {
+        assert_eq!(rejection(one(&mut manifest, token, delete(base, segment, &[row]))), ErrorKind::Conflict);
+    }
+    // And one that takes all that it saw of a segment.
+    let whole = TableChange { base: Version(base), remove: vec![SegmentId(100)], ..change(5) };
+    assert!(matches!(one(&mut manifest, 79, commit_change(whole)), Outcome::Applied { .. }));
+    assert_eq!(deleted(&manifest, 200, manifest.version.0), [0, 1, 2, 3, 4, 5, 6, 7, 8, 17]);
+    // Versions before the merge read the segments that it merged.
+    assert_eq!(table(&manifest).rows(Version(base)), 18);
 }
 
 #[test]

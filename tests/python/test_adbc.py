@@ -33,12 +33,37 @@ def test_without_a_user(uri):
         assert cursor.fetchall() == [(2,)]
 
 
-def test_autocommit_off_warns_and_works(uri):
-    with pytest.warns(Warning):
-        connection = dbapi.connect(uri)
-    with connection, connection.cursor() as cursor:
-        cursor.execute("SELECT 1")
-        assert cursor.fetchone() == (1,)
+def test_without_autocommit_nothing_is_there_before_the_commit(uri):
+    with dbapi.connect(uri) as connection, connection.cursor() as cursor:
+        # Definitions are let through between transactions.
+        cursor.execute("CREATE TABLE adbc_transactions (id BIGINT PRIMARY KEY, name VARCHAR)")
+        cursor.execute("INSERT INTO adbc_transactions VALUES (1, 'one')")
+        cursor.executemany("INSERT INTO adbc_transactions VALUES (?, ?)", [(2, "two"), (3, "three")])
+        cursor.adbc_ingest("adbc_transactions", pa.table({"id": [4], "name": ["four"]}), mode="append")
+        cursor.execute("UPDATE adbc_transactions SET name = upper(name) WHERE id = 3")
+        cursor.execute("SELECT id, name FROM adbc_transactions ORDER BY id")
+        assert cursor.fetchall() == [(1, "one"), (2, "two"), (3, "THREE"), (4, "four")]
+        with dbapi.connect(uri, **AUTOCOMMIT) as other, other.cursor() as reader:
+            reader.execute("SELECT count(*) FROM adbc_transactions")
+            assert reader.fetchone() == (0,)
+            connection.commit()
+            reader.execute("SELECT count(*) FROM adbc_transactions")
+            assert reader.fetchone() == (4,)
+        cursor.execute("DELETE FROM adbc_transactions")
+        connection.rollback()
+        cursor.execute("SELECT count(*) FROM adbc_transactions")
+        assert cursor.fetchone() == (4,)
+        connection.rollback()
+        cursor.execute("DROP TABLE adbc_transactions")
+
+
+def test_returning(cursor):
+    cursor.execute("CREATE TABLE adbc_returning (id BIGINT, name VARCHAR)")
+    cursor.execute("INSERT INTO adbc_returning VALUES (?, ?) RETURNING id + 1 AS next, name", (1, "one"))
+    assert cursor.fetchall() == [(2, "one")]
+    cursor.execute("DELETE FROM adbc_returning RETURNING *")
+    assert cursor.fetchall() == [(1, "one")]
+    cursor.execute("DROP TABLE adbc_returning")
 
 
 def test_definition_and_rows(cursor):

@@ -198,3 +198,43 @@ async fn transfers_between_two_tables_keep_the_sum_at_every_version() {
         assert_eq!(sum, 200 * ACCOUNTS, "at version {version}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn merges_leave_few_segments_and_every_version_and_hold_no_writer_up() {
+    let cluster = Cluster::start(3).await;
+    let mut client = cluster.nodes[0].client().await;
+    client.execute("CREATE TABLE t (id BIGINT PRIMARY KEY, v BIGINT) WITH (shards = 1)").await.unwrap();
+    let mut expected = Vec::new();
+    // Each load is a file: more than rides in the log.
+    for round in 0..20i64 {
+        let first = round * 2_000;
+        let load =
+            format!("INSERT INTO t SELECT value, value + 0 FROM generate_series({first}, {})", first + 1_999);
+        client.execute(&load).await.unwrap();
+        client.execute(&format!("DELETE FROM t WHERE id % 10 = {}", round % 10)).await.unwrap();
+        let sum = number(&mut client, "SELECT sum(v) FROM t").await.unwrap();
+        expected.push((version(&mut client).await, sum));
+    }
+    let merged = "SELECT count(*) FROM plexus.commits WHERE operation = 'merge'";
+    for _ in 0..300 {
+        if number(&mut client, "SELECT count(*) FROM plexus.segments").await.unwrap() < 8 {
+            break;
+        }
+        // Writers go on while segments are merged, also a transaction that began before.
+        client.execute("BEGIN").await.unwrap();
+        client.execute("UPDATE t SET v = v + 1 WHERE id = 36007").await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        client.execute("UPDATE t SET v = v - 1 WHERE id = 36007").await.unwrap();
+        client.execute("COMMIT").await.unwrap();
+    }
+    assert!(number(&mut client, "SELECT count(*) FROM plexus.segments").await.unwrap() < 8);
+    assert!(number(&mut client, merged).await.unwrap() > 0);
+    for node in &cluster.nodes {
+        let mut client = node.client().await;
+        for (version, sum) in &expected {
+            let sql = format!("SELECT sum(v) FROM t VERSION AS OF {version}");
+            assert_eq!(number(&mut client, &sql).await.unwrap(), *sum, "at version {version}");
+        }
+        assert_eq!(number(&mut client, "SELECT sum(v) FROM t").await.unwrap(), expected[19].1);
+    }
+}

@@ -1,0 +1,195 @@
+//! Merging: segments of a shard become fewer and fuller, without the rows that were deleted.
+//!
+//! Readers of older versions go on with the segments that were merged, until those are vacuumed. Writers are
+//! never held up: what they delete while a merge runs, `apply` deletes from its result as well.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use arrow::array::RecordBatch;
+use futures::TryStreamExt;
+use plexus_model::{
+    ChangeKind, Column, ErrorKind, Manifest, MovedRows, NewSegment, Result, Rows, Segment, SegmentId, Table,
+    TableChange, TableId, TableSchema, Version, encode_rows,
+};
+use plexus_storage::{Pick, rows_bytes};
+
+use crate::ingest::Writer;
+use crate::limits::SEGMENT_BYTES_TARGET;
+use crate::merge_policy::Candidate;
+
+/// Times that a merge is proposed while the schema changes, before it is given up for now.
+const ATTEMPTS_MAX: usize = 10;
+
+/// What a merge did.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Merged {
+    pub segments_before: u64,
+    pub segments_after: u64,
+    pub bytes_before: u64,
+    pub bytes_after: u64,
+    pub rows: u64,
+}
+
+/// What the policy needs to know of the segments of a shard.
+pub fn candidates(table: &Table, version: Version, shard: u32, now_ms: u64) -> Vec<Candidate> {
+    let files = table.visible(version).filter(|s| s.shard == shard && !s.is_inline());
+    files
+        .map(|s| Candidate {
+            id: s.id,
+            bytes: s.bytes(),
+            rows: s.rows,
+            deleted: s.rows - s.live_rows(version),
+            deletions: s.deletions.len(),
+            age_s: now_ms.saturating_sub(s.id.created_ms()) / 1_000,
+        })
+        .collect()
+}
+
+/// The schema under which rows are moved: all columns that a version of the table that can still be read has.
+pub fn stored_schema(table: &Table) -> TableSchema {
+    let mut schema = (*table.schema).clone();
+    for former in table.former.iter().rev() {
+        for column in &former.schema.columns {
+            if schema.columns.iter().all(|c| c.id != column.id) {
+                schema.columns.push(Column { nullable: true, ..column.clone() });
+            }
+        }
+    }
+    schema
+}
+
+/// Merges segments of one shard as `manifest` has them, and commits it. `None` when somebody else took one of
+/// them away meanwhile.
+#[tracing::instrument(level = "info", skip_all, fields(table = %table.name, shard = shard))]
+pub async fn merge(
+    writer: &Writer,
+    manifest: &Manifest,
+    table: &Arc<Table>,
+    shard: u32,
+    chosen: &[SegmentId],
+    operation: &str,
+) -> Result<Option<Merged>> {
+    let started = Instant::now();
+    let version = manifest.version;
+    let there = chosen.iter().filter_map(|id| table.segments.get(id).cloned());
+    let sources: Vec<Arc<Segment>> = there.filter(|s| s.removed.is_none()).collect();
+    if sources.len() != chosen.len() {
+        return Ok(None);
+    }
+    let level = sources.iter().map(|s| s.level).max().unwrap_or(0).saturating_add(1);
+    let mut output = Output::new(writer, table, shard, level);
+    for source in &sources {
+        output.copy(source, version).await?;
+    }
+    output.flush().await?;
+    let Output { segments, moved, .. } = output;
+    let merged = Merged {
+        segments_before: sources.len() as u64,
+        segments_after: segments.len() as u64,
+        bytes_before: sources.iter().map(|s| s.bytes()).sum(),
+        bytes_after: segments.iter().map(|s| s.0.bytes()).sum(),
+        rows: segments.iter().map(|s| s.0.rows).sum(),
+    };
+    let change = TableChange {
+        add: segments,
+        remove: chosen.to_vec(),
+        moved,
+        ..TableChange::new(table.id, table.schema_version, version, ChangeKind::Move)
+    };
+    let committed = commit(writer, change, table.id, operation, started).await?;
+    tracing::debug!(?merged, committed, "merged segments");
+    Ok(committed.then_some(merged))
+}
+
+/// Proposes a merge. Whether it was accepted.
+async fn commit(
+    writer: &Writer,
+    mut change: TableChange,
+    table: TableId,
+    operation: &str,
+    started: Instant,
+) -> Result<bool> {
+    for _ in 0..ATTEMPTS_MAX {
+        match writer.commit(vec![change.clone()], operation, started).await {
+            Ok(_) => return Ok(true),
+            Err(e) if e.kind() == ErrorKind::Conflict => {
+                tracing::debug!(error = %e, "a merge lost a race");
+                let manifest = writer.meta.manifest();
+                let now = manifest.tables.get(&table).filter(|t| t.dropped.is_none());
+                match now.map(|t| t.schema_version) {
+                    // Another schema is no obstacle: columns have their ids.
+                    Some(schema) if schema != change.schema_version => change.schema_version = schema,
+                    _ => return Ok(false),
+                }
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(false)
+}
+
+/// Segments in the making.
+struct Output<'a> {
+    writer: &'a Writer,
+    table: &'a Arc<Table>,
+    shard: u32,
+    schema: Arc<TableSchema>,
+    level: u8,
+    batches: Vec<RecordBatch>,
+    bytes: usize,
+    /// Rows of the batches.
+    rows: u32,
+    /// Where they are from: a segment, the place of its first row, and which of its rows.
+    open: Vec<(SegmentId, u32, Rows)>,
+    moved: Vec<MovedRows>,
+    segments: Vec<NewSegment>,
+}
+
+impl<'a> Output<'a> {
+    fn new(writer: &'a Writer, table: &'a Arc<Table>, shard: u32, level: u8) -> Self {
+        let schema = Arc::new(stored_schema(table));
+        let (batches, open, moved, segments) = (vec![], vec![], vec![], vec![]);
+        Self { writer, table, shard, schema, level, batches, bytes: 0, rows: 0, open, moved, segments }
+    }
+
+    /// Appends the rows of a segment that a version sees.
+    async fn copy(&mut self, source: &Segment, version: Version) -> Result<()> {
+        let reads = &self.writer.reads;
+        let hidden = reads.hidden_rows(self.table, source, version).await?;
+        let mut rows = reads.scan(self.table, source, &self.schema, Pick::Except(hidden)).await?;
+        let mut part = Rows::new();
+        let mut offset = self.rows;
+        while let Some(found) = rows.try_next().await? {
+            part.extend(found.positions.iter().map(|p| *p as u32));
+            self.rows += found.rows.num_rows() as u32;
+            self.bytes += rows_bytes(&found.rows);
+            self.batches.push(found.rows);
+            if self.bytes >= SEGMENT_BYTES_TARGET {
+                self.open.push((source.id, offset, std::mem::take(&mut part)));
+                self.flush().await?;
+                offset = 0;
+            }
+        }
+        if !part.is_empty() {
+            self.open.push((source.id, offset, part));
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        let batches = std::mem::take(&mut self.batches);
+        (self.bytes, self.rows) = (0, 0);
+        if batches.iter().all(|b| b.num_rows() == 0) {
+            return Ok(());
+        }
+        let (schema, level) = (self.schema.clone(), self.level);
+        let segment = self.writer.upload(self.table, self.shard, level, schema, batches.into()).await?;
+        for (from, offset, mut rows) in std::mem::take(&mut self.open) {
+            rows.optimize();
+            self.moved.push(MovedRows { from, to: segment.0.id, offset, rows: encode_rows(&rows) });
+        }
+        self.segments.push(segment);
+        Ok(())
+    }
+}

@@ -1,0 +1,86 @@
+//! Changes that name rows where they were: segments are merged and leave the log while statements run, and
+//! what a statement deletes is found where it went.
+
+use plexus_model::{Deletion, Error, Result, Rows, SegmentId, Table, TableChange, decode_rows};
+
+/// What of a segment goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Wanted {
+    /// Rows that the statement deletes: whoever deleted one of them before it, wins.
+    Rows,
+    /// A segment as a whole: rows that are gone already need not go again.
+    Whole,
+}
+
+/// Rewrites a change of rows for the segments that there are now.
+pub fn relocate(table: &Table, change: &mut TableChange) -> Result<()> {
+    let moved = |id: &SegmentId| table.moved.contains_key(id);
+    let (gone, kept): (Vec<_>, Vec<_>) =
+        std::mem::take(&mut change.delete).into_iter().partition(|(id, _)| moved(id));
+    change.delete = kept;
+    for (id, deletion) in gone {
+        let rows = deletion.inline_rows()?.ok_or_else(|| moved_meanwhile(table, id))?;
+        follow(table, id, rows, Wanted::Rows, change)?;
+    }
+    let (gone, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut change.remove).into_iter().partition(moved);
+    change.remove = kept;
+    for id in gone {
+        let mut all = Rows::new();
+        for place in table.moved.get(&id).into_iter().flat_map(|m| &m.places) {
+            all |= decode_rows(&place.rows)?;
+        }
+        follow(table, id, all, Wanted::Whole, change)?;
+    }
+    Ok(())
+}
+
+fn follow(
+    table: &Table,
+    from: SegmentId,
+    rows: Rows,
+    wanted: Wanted,
+    change: &mut TableChange,
+) -> Result<()> {
+    let Some(moved) = table.moved.get(&from) else {
+        return delete(table, from, rows, wanted, change);
+    };
+    let mut left = rows;
+    for place in &moved.places {
+        let here = decode_rows(&place.rows)?;
+        let there: Rows =
+            (&left & &here).iter().map(|row| place.offset + here.rank(row) as u32 - 1).collect();
+        left -= here;
+        if !there.is_empty() {
+            follow(table, place.to, there, wanted, change)?;
+        }
+    }
+    // What did not move was deleted before.
+    if left.is_empty() || wanted == Wanted::Whole { Ok(()) } else { Err(moved_meanwhile(table, from)) }
+}
+
+fn delete(
+    table: &Table,
+    id: SegmentId,
+    mut rows: Rows,
+    wanted: Wanted,
+    change: &mut TableChange,
+) -> Result<()> {
+    if wanted == Wanted::Whole {
+        for deletion in table.segments.get(&id).into_iter().flat_map(|s| &s.deletions) {
+            rows -= deletion.inline_rows()?.ok_or_else(|| moved_meanwhile(table, id))?;
+        }
+    }
+    match change.delete.iter_mut().find(|(other, _)| *other == id) {
+        _ if rows.is_empty() => {}
+        Some((_, deletion)) => {
+            let both = deletion.inline_rows()?.ok_or_else(|| moved_meanwhile(table, id))? | rows;
+            *deletion = Deletion::inline(&both);
+        }
+        None => change.delete.push((id, Deletion::inline(&rows))),
+    }
+    Ok(())
+}
+
+fn moved_meanwhile(table: &Table, id: SegmentId) -> Error {
+    Error::conflict(format!("table {}: rows of segment {id} were changed or moved meanwhile", table.name))
+}
