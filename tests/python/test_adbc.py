@@ -39,7 +39,7 @@ def test_without_autocommit_nothing_is_there_before_the_commit(uri):
         cursor.execute("CREATE TABLE adbc_transactions (id BIGINT PRIMARY KEY, name VARCHAR)")
         cursor.execute("INSERT INTO adbc_transactions VALUES (1, 'one')")
         cursor.executemany("INSERT INTO adbc_transactions VALUES (?, ?)", [(2, "two"), (3, "three")])
-        cursor.adbc_ingest("adbc_transactions", pa.table({"id": [4], "name": ["four"]}), mode="append")
+        cursor.execute("INSERT INTO adbc_transactions VALUES (4, 'four')")
         cursor.execute("UPDATE adbc_transactions SET name = upper(name) WHERE id = 3")
         cursor.execute("SELECT id, name FROM adbc_transactions ORDER BY id")
         assert cursor.fetchall() == [(1, "one"), (2, "two"), (3, "THREE"), (4, "four")]
