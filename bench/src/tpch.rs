@@ -194,6 +194,7 @@ async fn run(
             table: table.name.into(),
             create: false,
             replace: true,
+            upsert: false,
             shards: Some(6),
             replicas: Some(u32::from(nodes.min(3))),
             primary_key: table.key.iter().filter(|_| keys).map(|k| (*k).into()).collect(),

@@ -69,6 +69,7 @@ fn options(table: &str, replicas: u32, key: &[&str]) -> IngestOptions {
         table: table.into(),
         create: false,
         replace: true,
+        upsert: false,
         shards: Some(6),
         replicas: Some(replicas),
         primary_key: key.iter().map(|k| (*k).into()).collect(),

@@ -78,11 +78,7 @@ impl Coordinator {
         table: Arc<Table>,
         rewritten: Rewritten,
     ) -> Result<Executed> {
-        if scope.session.read_version().is_some() {
-            return Err(Error::invalid(
-                "the session reads an older version: RESET plexus.read_version before changing rows",
-            ));
-        }
+        scope.session.check_writable()?;
         let started = Instant::now();
         tracing::Span::current().record("version", scope.manifest.version.0);
         let operation = rewritten.operation;
@@ -122,6 +118,7 @@ impl Coordinator {
         table: &Arc<Table>,
         rewritten: Rewritten,
     ) -> Result<Staged> {
+        scope.session.check_writable()?;
         let mut changes = RowChanges::new(table.clone());
         let mut ingest = self.writer().begin(table.clone(), rewritten.on_duplicate, rewritten.operation)?;
         let mut gathered = Gathered::default();

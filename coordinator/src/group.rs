@@ -187,7 +187,7 @@ async fn commit_keyed(writer: &Writer, group: Vec<Pending>) {
     let mut manifest = writer.meta.manifest();
     let mut attempt = 1;
     let results = loop {
-        let outcome = attempt_keyed(writer, &manifest, &group).await;
+        let outcome = attempt_keyed(writer, &manifest, &group, attempt > 1).await;
         match outcome {
             Err(e) if e.kind() == ErrorKind::Conflict && attempt < WRITE_ATTEMPTS_MAX => attempt += 1,
             outcome => break outcome,
@@ -208,11 +208,12 @@ async fn commit_keyed(writer: &Writer, group: Vec<Pending>) {
 }
 
 /// One look at the keys that a manifest sees, and one commit. Answers each statement, or says why none
-/// could be answered.
+/// could be answered. What is not written is checked by no commit: it must be decided at the `newest` version.
 async fn attempt_keyed(
     writer: &Writer,
     manifest: &plexus_model::Manifest,
     group: &[Pending],
+    newest: bool,
 ) -> Result<Vec<Result<Written>>> {
     let table = current(manifest, &group[0].rows.table)?;
     let mut shards: BTreeMap<u32, ShardRows> = BTreeMap::new();
@@ -233,6 +234,12 @@ async fn attempt_keyed(
             Ok(()) => Ok(shards.values_mut().map(|s| s.take(statement, pending.rows.on_duplicate)).sum()),
             Err(e) => Err(e),
         });
+    }
+    let all_written = |(outcome, pending): (&Result<u64>, &Pending)| {
+        outcome.as_ref().is_ok_and(|rows| *rows == pending.row_count())
+    };
+    if !newest && !outcomes.iter().zip(group).all(all_written) {
+        return Err(Error::conflict("keys are there, as far as this node knows"));
     }
     let mut changes = RowChanges::new(table.clone());
     for (number, shard) in shards {

@@ -95,6 +95,7 @@ impl Coordinator {
         schema: &SchemaRef,
         batches: &mut BoxStream<'static, Result<RecordBatch>>,
     ) -> Result<Option<Written>> {
+        session.check_writable()?;
         let mut taken = self.transactions().take(id)?;
         let manifest = self.pin_transaction(session, &mut taken).await?;
         let name = target_name(session, target)?;

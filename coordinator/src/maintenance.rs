@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use plexus_model::limits::{RETENTION_MIN_US, STAGING_RETENTION_US};
 use plexus_model::{
-    ChangeKind, Command, Error, Exchange, Manifest, NodeId, Result, Segment, SegmentData, SegmentId, Table,
-    TableChange, TableId, Version,
+    ChangeKind, Command, Error, Exchange, Manifest, NodeId, Result, Rows, Segment, SegmentData, SegmentId,
+    Table, TableChange, TableId, Version,
 };
 use plexus_raft::Meta;
 use plexus_storage::{SegmentRef, SegmentStore, Unencoded, decode_inline};
@@ -243,7 +243,7 @@ impl Maintenance {
         let mut rows = Unencoded::default();
         for segment in &segments {
             if let SegmentData::Inline(bytes) = &segment.data {
-                rows.batches.extend(decode_inline(bytes, &schema)?);
+                rows.batches.extend(decode_inline(bytes, &schema, &Rows::new())?);
                 rows.versions.push((segment.added, segment.rows as usize));
             }
         }

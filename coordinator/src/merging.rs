@@ -51,8 +51,14 @@ pub fn stored_schema(table: &Table) -> TableSchema {
     let mut schema = (*table.schema).clone();
     for former in table.former.iter().rev() {
         for column in &former.schema.columns {
-            if schema.columns.iter().all(|c| c.id != column.id) {
-                schema.columns.push(Column { nullable: true, ..column.clone() });
+            match schema.columns.iter_mut().find(|c| c.id == column.id) {
+                // Rows that nobody sees any more may not fit what was asked for since.
+                Some(now) => now.nullable |= column.nullable,
+                None => {
+                    schema.columns.push(Column { nullable: true, ..column.clone() });
+                    let initial = former.schema.initials.iter().find(|(id, _)| *id == column.id);
+                    schema.initials.extend(initial.cloned());
+                }
             }
         }
     }

@@ -134,6 +134,17 @@ impl Session {
         self.lock().get("plexus.read_version").and_then(|v| v.parse().ok()).map(Version)
     }
 
+    /// # Errors
+    /// `InvalidArgument` when it reads an older version: what it would change is not what is there.
+    pub fn check_writable(&self) -> Result<()> {
+        match self.read_version() {
+            Some(version) => Err(Error::invalid(format!(
+                "the session reads version {version}: RESET plexus.read_version before changing rows"
+            ))),
+            None => Ok(()),
+        }
+    }
+
     pub fn string_view(&self) -> bool {
         self.lock().get("plexus.string_view").is_some_and(|v| v == "true")
     }

@@ -17,7 +17,7 @@ use plexus_storage::Pick;
 
 use crate::changes::RowChanges;
 use crate::ingest::Writer;
-use crate::limits::{COMMIT_TIMEOUT, TRANSACTION_INLINE_BYTES_MAX, TRANSACTIONS_MAX};
+use crate::limits::{COMMIT_TIMEOUT, TRANSACTION_INLINE_BYTES_MAX, TRANSACTIONS_MAX, WRITE_TIME_MAX};
 
 /// What others may have done meanwhile.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -111,6 +111,11 @@ impl Transaction {
         let Some((base, current)) = &self.pinned else {
             return Ok(None);
         };
+        if self.started.elapsed() > WRITE_TIME_MAX {
+            return Err(Error::exhausted(format!(
+                "the transaction is older than {WRITE_TIME_MAX:?}: what it wrote may have been collected as garbage"
+            )));
+        }
         let mut changes = Vec::new();
         for (id, table) in &current.tables {
             let Some(before) = base.tables.get(id).filter(|before| !Arc::ptr_eq(before, table)) else {

@@ -10,7 +10,7 @@ use datafusion::common::{ScalarValue, TableReference};
 use datafusion::sql::sqlparser::ast::{
     self, Expr, Ident, ObjectName, TableAlias, TableFactor, TableVersion, Value, VisitMut, VisitorMut,
 };
-use plexus_model::{Error, Manifest, Result, Version};
+use plexus_model::{Error, ErrorKind, Manifest, Result, Version};
 use plexus_query::{Engine, as_of_schema};
 
 /// Replaces tables at a version by names that stand for them. `schema` is that of unqualified names.
@@ -74,7 +74,16 @@ impl Resolver<'_> {
         // By the name that it has now, or had then.
         let now = self.manifest.names.iter().find(|(n, _)| n.schema == schema && n.table == table);
         let then = match now.and_then(|(_, id)| self.manifest.tables.get(id)) {
-            Some(table) => table.as_of(version)?.name.clone(),
+            Some(table) => match table.as_of(version) {
+                Ok(then) => then.name.clone(),
+                // Another table may have had the name then.
+                Err(e) if e.kind() == ErrorKind::NotFound => {
+                    let name = plexus_model::TableName::new(schema, table.name.table.clone());
+                    let had = self.manifest.as_of(version).is_ok_and(|then| then.table(&name).is_some());
+                    if had { name } else { return Err(e) }
+                }
+                Err(e) => return Err(e),
+            },
             None => plexus_model::TableName::new(schema, table),
         };
         if version > self.manifest.version {

@@ -268,7 +268,7 @@ impl Manifest {
         let exact = self.commits.values().rev().find(|c| c.time_us <= time_us).map(|c| c.version);
         let second = (time_us / 1_000_000).checked_sub(1);
         let coarse = second.and_then(|s| self.clock.get_prev(&s)).map(|(_, version)| *version);
-        exact.or(coarse).ok_or_else(|| {
+        exact.max(coarse).ok_or_else(|| {
             Error::invalid("there is no version from that time or before: it is older than the history")
         })
     }

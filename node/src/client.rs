@@ -41,6 +41,8 @@ pub struct IngestOptions {
     pub table: String,
     pub create: bool,
     pub replace: bool,
+    /// Replace rows whose primary key is there already.
+    pub upsert: bool,
     pub shards: Option<u32>,
     pub replicas: Option<u32>,
     pub primary_key: Vec<String>,
@@ -183,6 +185,9 @@ fn command(options: IngestOptions) -> CommandStatementIngest {
         numbers.into_iter().filter_map(|(name, n)| Some((name.to_owned(), n?.to_string()))).collect();
     if !options.primary_key.is_empty() {
         extra.insert("primary_key".into(), options.primary_key.join(","));
+    }
+    if options.upsert {
+        extra.insert("on_conflict".into(), "replace".into());
     }
     CommandStatementIngest {
         table_definition_options: Some(TableDefinitionOptions {

@@ -3,7 +3,7 @@
 use arrow_schema::{DataType, TimeUnit};
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics as PlanColumn, ScalarValue, Statistics};
-use plexus_model::{Bound, Segment, TableSchema, Version};
+use plexus_model::{Bound, Segment, Table, Version};
 
 /// A bound as a value of its column's type; `None` where they do not fit each other.
 pub fn to_scalar(bound: Bound, t: &DataType) -> Option<ScalarValue> {
@@ -43,9 +43,12 @@ pub fn to_scalar(bound: Bound, t: &DataType) -> Option<ScalarValue> {
 pub fn segment_statistics(
     segment: &Segment,
     version: Version,
-    schema: &TableSchema,
+    table: &Table,
     types: &arrow_schema::Schema,
 ) -> Statistics {
+    let schema = &table.schema;
+    // A decimal bound counts in the scale that its column had, which another schema may have changed.
+    let scales_hold = segment.schema_version == table.schema_version;
     // Bounds and nulls are those of all rows, of which this version may not see some.
     let partial = version < segment.newest && segment.has_versions();
     let whole = !partial && segment.deletions_at(version).next().is_none();
@@ -61,6 +64,7 @@ pub fn segment_statistics(
                 known
                     .bounds
                     .as_ref()
+                    .filter(|b| scales_hold || !matches!(b.0, Bound::Decimal(_)))
                     .and_then(|b| to_scalar(pick(b), field.data_type()))
                     .map_or(Precision::Absent, |v| precise(v, whole))
             };

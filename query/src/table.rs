@@ -9,8 +9,8 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{Constraint, Constraints, DataFusionError, Result, Statistics};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
-use plexus_model::{Rows, Segment, SegmentData, Table, Version};
-use plexus_storage::{decode_inline, take_rows, types};
+use plexus_model::{Segment, SegmentData, Table, Version};
+use plexus_storage::{decode_inline, types};
 
 use crate::bounds;
 use crate::files::to_file;
@@ -70,8 +70,7 @@ impl PinnedTable {
             .visible(self.version)
             .filter(|segment| shard.is_none_or(|shard| segment.shard == shard))
             .map(|segment| {
-                let statistics =
-                    bounds::segment_statistics(segment, self.version, &self.table.schema, &self.schema);
+                let statistics = bounds::segment_statistics(segment, self.version, &self.table, &self.schema);
                 (segment.clone(), Arc::new(statistics))
             })
             .unzip();
@@ -99,7 +98,7 @@ impl TableProvider for PinnedTable {
         let each: Vec<Statistics> = self
             .table
             .visible(self.version)
-            .map(|s| bounds::segment_statistics(s, self.version, &self.table.schema, &self.schema))
+            .map(|s| bounds::segment_statistics(s, self.version, &self.table, &self.schema))
             .collect();
         Some(bounds::merge(each.iter(), self.schema.fields().len()))
     }
@@ -132,11 +131,7 @@ impl TableProvider for PinnedTable {
                     file_statistics.push(statistics);
                 }
                 SegmentData::Inline(bytes) => {
-                    let batches = decode_inline(bytes, &self.table.schema).map_err(failed)?;
-                    match hidden.is_empty() {
-                        true => inline_rows.extend(batches),
-                        false => inline_rows.extend(without(batches, &hidden).map_err(failed)?),
-                    }
+                    inline_rows.extend(decode_inline(bytes, &self.table.schema, &hidden).map_err(failed)?);
                 }
             }
         }
@@ -159,19 +154,4 @@ impl TableProvider for PinnedTable {
         };
         scan.plan(&self.context)
     }
-}
-
-/// Batches without some of their rows, which are counted through all of them.
-fn without(batches: Vec<RecordBatch>, hidden: &Rows) -> plexus_model::Result<Vec<RecordBatch>> {
-    let mut first = 0;
-    let mut left = Vec::with_capacity(batches.len());
-    for batch in batches {
-        let rows = batch.num_rows() as u64;
-        left.push(take_rows(
-            &batch,
-            (0..rows).filter(|row| !hidden.contains((first + row) as u32)).collect(),
-        )?);
-        first += rows;
-    }
-    Ok(left)
 }

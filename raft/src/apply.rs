@@ -330,9 +330,10 @@ fn rename_table(
     }
     if let Some(table) = manifest.tables.get_mut(&id) {
         let table = Arc::make_mut(table);
-        // Under the name of its staging time nobody looks for it.
-        if !from.is_staging() {
-            remember(table, index);
+        match from.is_staging() {
+            // What a load gathered out of sight was there for nobody.
+            true => (table.created, table.oldest) = (index, index),
+            false => remember(table, index),
         }
         table.name = to.clone();
     }

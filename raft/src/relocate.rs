@@ -41,6 +41,11 @@ fn follow(
     wanted: Wanted,
     change: &mut TableChange,
 ) -> Result<()> {
+    // A segment goes whole only when nobody has deleted from it since, wherever its rows are now.
+    let newest = table.segments.get(&from).map(|s| s.last_deletion());
+    if wanted == Wanted::Whole && newest.is_some_and(|newest| newest > change.base) {
+        return Err(moved_meanwhile(table, from));
+    }
     let Some(moved) = table.moved.get(&from) else {
         return delete(table, from, rows, wanted, change);
     };

@@ -224,6 +224,12 @@ fn a_file_takes_the_place_of_inline_rows_at_every_version_with_what_was_deleted_
     let last = manifest.version.0;
     assert_eq!(deleted(&manifest, 200, last), [10, 14, 15]);
     assert_eq!(rejection(one(&mut manifest, 81, delete(first + 1, 102, &[4]))), ErrorKind::Conflict);
+    // All of a segment, of which nobody deleted since; and of one from which somebody did.
+    let whole =
+        |id| commit_change(TableChange { base: Version(last), remove: vec![SegmentId(id)], ..change(5) });
+    assert!(matches!(one(&mut manifest, 82, whole(100)), Outcome::Applied { .. }));
+    assert_eq!(deleted(&manifest, 200, last + 9), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 14, 15]);
+    assert_eq!(rejection(one(&mut manifest, 83, whole(102))), ErrorKind::Conflict);
     // They have left the log; nobody can take them out again.
     assert_eq!(rejection(one(&mut manifest, 75, exchange(5, vec![100], file(20)))), ErrorKind::Internal);
     let other = segment(202, false, vec![1, 2, 3]);
@@ -265,10 +271,9 @@ fn a_merge_takes_along_what_is_deleted_while_it_runs_and_after() {
     for (token, segment, row) in [(76, 100, 3), (77, 100, 1), (78, 102, 0)] {
         assert_eq!(rejection(one(&mut manifest, token, delete(base, segment, &[row]))), ErrorKind::Conflict);
     }
-    // And one that takes all that it saw of a segment.
+    // One that takes all that it saw of a segment has not seen that somebody deleted from it.
     let whole = TableChange { base: Version(base), remove: vec![SegmentId(100)], ..change(5) };
-    assert!(matches!(one(&mut manifest, 79, commit_change(whole)), Outcome::Applied { .. }));
-    assert_eq!(deleted(&manifest, 200, manifest.version.0), [0, 1, 2, 3, 4, 5, 6, 7, 8, 17]);
+    assert_eq!(rejection(one(&mut manifest, 79, commit_change(whole))), ErrorKind::Conflict);
     // Versions before the merge read the segments that it merged.
     assert_eq!(table(&manifest).rows(Version(base)), 18);
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt64Array, new_null_array};
 use arrow::compute;
 use arrow_schema::SchemaRef;
-use plexus_model::{Column, Error, Result, TableSchema};
+use plexus_model::{Column, Error, Result, Rows, TableSchema};
 
 use crate::{inline, types};
 
@@ -51,10 +51,20 @@ pub fn initial_value(schema: &TableSchema, column: &Column) -> Result<ArrayRef> 
     initial(schema, column, 1)
 }
 
-/// The rows of an inline segment in a reader's schema.
-pub fn decode_inline(bytes: &[u8], schema: &TableSchema) -> Result<Vec<RecordBatch>> {
+/// The rows of an inline segment in a reader's schema, without those that it does not see: they need not
+/// fit it.
+pub fn decode_inline(bytes: &[u8], schema: &TableSchema, hidden: &Rows) -> Result<Vec<RecordBatch>> {
     let arrow = types::to_arrow(schema);
-    inline::decode(bytes)?.iter().map(|batch| evolve(batch, schema, &arrow)).collect()
+    let mut first = 0;
+    let mut rows = Vec::new();
+    for batch in inline::decode(bytes)? {
+        let count = batch.num_rows() as u64;
+        let visible: Vec<u64> = (0..count).filter(|row| !hidden.contains((first + row) as u32)).collect();
+        let batch = if visible.len() as u64 == count { batch } else { take_rows(&batch, visible)? };
+        rows.push(evolve(&batch, schema, &arrow)?);
+        first += count;
+    }
+    Ok(rows)
 }
 
 /// The part of a schema that has only these columns, by index.

@@ -25,7 +25,7 @@ use vortex::layout::layouts::row_idx::row_idx;
 use vortex::scan::selection::Selection;
 use vortex::session::VortexSession;
 
-use crate::evolve::{decode_inline, evolve, take_rows};
+use crate::evolve::{decode_inline, evolve};
 use crate::read::{SegmentReads, SegmentRef};
 use crate::types;
 
@@ -115,15 +115,15 @@ impl SegmentReads {
             let SegmentData::Inline(bytes) = &segment.data else {
                 return Ok(stream::empty().boxed());
             };
-            let mut found = Vec::new();
-            let mut first = 0;
-            for batch in decode_inline(bytes, schema)? {
-                let rows: Vec<u64> =
-                    (0..batch.num_rows() as u64).filter(|row| pick.contains((first + row) as u32)).collect();
-                let positions = rows.iter().map(|row| first + row).collect();
-                first += batch.num_rows() as u64;
-                found.push(Ok(PositionedRows { positions, rows: take_rows(&batch, rows)? }));
-            }
+            let all = 0..segment.rows as u32;
+            let positions: Vec<u64> = all.clone().filter(|row| pick.contains(*row)).map(u64::from).collect();
+            let hidden: Rows = all.filter(|row| !pick.contains(*row)).collect();
+            let mut taken = positions.into_iter();
+            let found = decode_inline(bytes, schema, &hidden)?.into_iter().map(|rows| {
+                let positions = taken.by_ref().take(rows.num_rows()).collect();
+                Ok(PositionedRows { positions, rows })
+            });
+            let found: Vec<_> = found.collect();
             return Ok(stream::iter(found).boxed());
         };
         let stored = types::to_stored(schema);

@@ -267,6 +267,7 @@ fn ingest_options(table: &str, replicas: u32, key: &[&str]) -> IngestOptions {
         table: table.to_owned(),
         create: true,
         replace: false,
+        upsert: false,
         shards: Some(SHARDS),
         replicas: Some(replicas),
         primary_key: key.iter().map(|k| (*k).to_owned()).collect(),

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
-use clap::Args;
 use clap::builder::BoolishValueParser;
+use clap::{Args, ValueEnum};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
@@ -28,6 +28,11 @@ pub struct Load {
     #[arg(long, env = "PLEXUS_TABLE", value_name = "NAME")]
     table: String,
 
+    /// What happens to rows that are there: `append` keeps them and fails when a primary key is there already,
+    /// `upsert` replaces rows with the same primary key, `replace` puts the files in the place of the table
+    #[arg(long, env = "PLEXUS_LOAD_MODE", value_enum, default_value_t = Mode::Append)]
+    mode: Mode,
+
     /// Create the table, with the columns of the first file
     #[arg(long, env = "PLEXUS_CREATE", value_parser = BoolishValueParser::new())]
     create: bool,
@@ -40,8 +45,7 @@ pub struct Load {
     #[arg(long, env = "PLEXUS_REPLICAS", value_name = "N", requires = "create")]
     replicas: Option<u32>,
 
-    /// Primary key of a table that is created. It decides the shard of a row; that it is unique is not
-    /// enforced yet
+    /// Primary key of a table that is created: unique, never null; it decides the shard of a row
     #[arg(
         long,
         env = "PLEXUS_PRIMARY_KEY",
@@ -56,6 +60,14 @@ pub struct Load {
     url: String,
 }
 
+/// What a load does about rows that are there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Mode {
+    Append,
+    Upsert,
+    Replace,
+}
+
 impl Load {
     pub fn run(self) -> Result<()> {
         super::block_on(async {
@@ -68,7 +80,8 @@ impl Load {
                 schema,
                 table,
                 create: self.create,
-                replace: false,
+                replace: self.mode == Mode::Replace,
+                upsert: self.mode == Mode::Upsert,
                 shards: self.shards,
                 replicas: self.replicas,
                 primary_key: self.primary_key,

@@ -5,7 +5,7 @@ use arrow::datatypes::Int64Type;
 use plexus_model::ErrorKind;
 use plexus_node::client::Client;
 
-use crate::harness::{Cluster, number, numbers};
+use crate::harness::{Cluster, number, numbers, run};
 
 async fn version(client: &mut Client) -> i64 {
     number(client, "SELECT CAST(max(version) AS BIGINT) FROM plexus.commits").await.unwrap()
@@ -237,4 +237,30 @@ async fn merges_leave_few_segments_and_every_version_and_hold_no_writer_up() {
         }
         assert_eq!(number(&mut client, "SELECT sum(v) FROM t").await.unwrap(), expected[19].1);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn loads_append_upsert_and_replace() {
+    let cluster = Cluster::start(1).await;
+    let mut client = cluster.nodes[0].client().await;
+    let url = cluster.nodes[0].flight();
+    let file = |name: &str, content: &str| {
+        let path = cluster.dir.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.display().to_string()
+    };
+    let (first, second) = (file("first.csv", "id,v\n1,10\n2,20\n"), file("second.csv", "id,v\n2,21\n3,30\n"));
+    let load = |file: &str, more: &[&str]| {
+        let args = ["load", file, "--table", "t", "--url", &url];
+        run(&[&args[..], more].concat())
+    };
+    assert!(load(&first, &["--create", "--primary-key", "id"]).status.success());
+    let refused = load(&second, &[]);
+    let words = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && words.contains("primary key (2) exists already"), "{words}");
+    assert_eq!(number(&mut client, "SELECT sum(v) FROM t").await.unwrap(), 30);
+    assert!(load(&second, &["--mode", "upsert"]).status.success());
+    assert_eq!(number(&mut client, "SELECT sum(v) FROM t").await.unwrap(), 61);
+    assert!(load(&first, &["--mode", "replace"]).status.success());
+    assert_eq!(number(&mut client, "SELECT sum(v) FROM t").await.unwrap(), 30);
 }

@@ -78,6 +78,7 @@ async fn a_load_in_progress_ends_before_the_node_does() {
         table: "t".into(),
         create: false,
         replace: false,
+        upsert: false,
         shards: None,
         replicas: None,
         primary_key: vec![],

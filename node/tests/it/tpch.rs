@@ -62,6 +62,7 @@ async fn compare(nodes: u64, task_bytes: u64) {
             table: table.name.into(),
             create: true,
             replace: false,
+            upsert: false,
             shards: Some(6),
             replicas: None,
             primary_key: table.key.iter().map(|k| (*k).into()).collect(),
