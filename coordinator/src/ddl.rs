@@ -183,12 +183,15 @@ pub fn duration_us(text: &str) -> Result<u64> {
     micros.ok_or_else(wrong)
 }
 
+/// Defaults as SQL, by the index of their column.
+type Defaults = Vec<(usize, String)>;
+
 /// Takes defaults and checks, which the planner does not keep as text, out of a definition. Defaults by the
 /// index of their column.
 fn take_expressions(
     create: &mut SqlCreateTable,
     state: &SessionState,
-) -> Result<(Vec<(usize, String)>, Vec<CheckConstraint>)> {
+) -> Result<(Defaults, Vec<CheckConstraint>)> {
     let (mut defaults, mut checks) = (Vec::new(), Vec::new());
     for (index, column) in create.columns.iter_mut().enumerate() {
         for option in std::mem::take(&mut column.options) {

@@ -56,10 +56,10 @@ impl Coordinator {
         schema: SchemaRef,
         mut batches: BoxStream<'static, Result<RecordBatch>>,
     ) -> Result<Written> {
-        if let Some(id) = session.transaction() {
-            if let Some(written) = self.ingest_in(id, session, &target, &schema, &mut batches).await? {
-                return Ok(written);
-            }
+        if let Some(id) = session.transaction()
+            && let Some(written) = self.ingest_in(id, session, &target, &schema, &mut batches).await?
+        {
+            return Ok(written);
         }
         let manifest = self.pin().await?;
         let name = target_name(session, &target)?;
