@@ -3,6 +3,7 @@
 //! The limits of the machine are measured first, so that a figure can be read against them. Latencies are
 //! percentiles of a histogram; times of queries are the best of a few runs, as the comparison's are.
 
+mod changes;
 mod limits;
 mod tpch;
 mod workload;
@@ -20,7 +21,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[command(name = "plexus-bench", version)]
 struct Bench {
     /// Parts to run
-    #[arg(long, env = "PLEXUS_BENCH_ONLY", value_delimiter = ',', default_values = ["limits", "idle", "load", "insert", "lookup", "aggregate", "tpch"])]
+    #[arg(long, env = "PLEXUS_BENCH_ONLY", value_delimiter = ',', default_values = ["limits", "idle", "load", "insert", "lookup", "aggregate", "changes", "tpch"])]
     only: Vec<String>,
 
     /// Scale factor of the TPC-H comparison
@@ -30,6 +31,10 @@ struct Bench {
     /// Runs of each TPC-H query, of which the best counts
     #[arg(long, env = "PLEXUS_BENCH_RUNS", default_value_t = 3)]
     runs: usize,
+
+    /// Rows of the table that is changed
+    #[arg(long, env = "PLEXUS_BENCH_CHANGE_ROWS", default_value_t = changes::ROWS, value_parser = clap::value_parser!(i64).range(1_000..))]
+    change_rows: i64,
 
     /// Load the TPC-H tables without primary keys: their rows keep the order in which they are made
     #[arg(long, env = "PLEXUS_BENCH_NO_KEYS")]
@@ -105,6 +110,9 @@ impl Bench {
             figures.extend(limits::measure(dir)?);
         }
         figures.extend(workload::measure(program, dir, |part| self.wants(part)).await?);
+        if self.wants("changes") {
+            figures.extend(changes::measure(program, dir, self.change_rows).await?);
+        }
         if self.wants("tpch") {
             figures.extend(
                 tpch::measure(program, dir, self.scale, self.runs, self.detail, !self.no_keys).await?,

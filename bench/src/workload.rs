@@ -111,11 +111,11 @@ async fn load(client: &mut Client, dir: &Path, cluster: &LocalCluster) -> Result
     Ok(Figure::new("bulk load, lineitem from Parquet, 3 replicas", value, ">= 500000 rows/s"))
 }
 
-fn histogram() -> Histogram<u64> {
+pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 60_000_000, 3).expect("the bounds are valid")
 }
 
-fn percentiles(h: &Histogram<u64>) -> String {
+pub fn percentiles(h: &Histogram<u64>) -> String {
     let ms = |q: f64| h.value_at_quantile(q) as f64 / 1000.0;
     format!("p50 {:.2} ms, p95 {:.2} ms, p99 {:.2} ms", ms(0.5), ms(0.95), ms(0.99))
 }

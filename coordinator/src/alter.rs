@@ -1,7 +1,6 @@
 //! `ALTER TABLE`: from a table's schema to the next. Segments stay as they are; what is new in the schema is
 //! read into them.
 
-use datafusion::common::TableReference;
 use datafusion::sql::sqlparser::ast::{
     self, AlterColumnOperation, AlterTableOperation, Ident, ObjectName, RenameTableNameKind, TableConstraint,
 };
@@ -18,14 +17,12 @@ use crate::statement::unsupported;
 impl Coordinator {
     /// The command that a statement stands for.
     pub(crate) async fn alter_table(&self, scope: &Scope<'_>, alter: &ast::AlterTable) -> Result<Command> {
-        let reference = TableReference::parse_str(&alter.name.to_string());
-        let name = ddl::table_name(&reference, &scope.session.schema())?;
+        let name = ddl::object_name(&alter.name, &scope.session.schema())?;
         let table = find(&scope.manifest, &name)?;
         if let [AlterTableOperation::RenameTable { table_name }] = alter.operations.as_slice() {
             let (RenameTableNameKind::To(to) | RenameTableNameKind::As(to)) = table_name;
-            let to = TableReference::parse_str(&to.to_string());
             // Without a schema it stays in its own.
-            let to = ddl::table_name(&to, &table.name.schema)?;
+            let to = ddl::object_name(to, &table.name.schema)?;
             return Ok(Command::RenameTable { from: name, to, replace: false });
         }
         let mut schema = (*table.schema).clone();
@@ -128,6 +125,7 @@ impl Coordinator {
                 }
                 Ok(())
             }
+            AlterTableOperation::ClusterBy { exprs } => ddl::cluster_by_exprs(exprs, schema),
             AlterTableOperation::SetTblProperties { table_properties: options }
             | AlterTableOperation::SetOptionsParens { options } => ddl::set_properties(options, schema),
             other => Err(unsupported(&other.to_string())),

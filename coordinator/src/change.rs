@@ -9,17 +9,16 @@ use arrow::compute;
 use arrow::datatypes::{Int64Type, UInt32Type, UInt64Type};
 use arrow_schema::{Schema, SchemaRef};
 use datafusion::catalog::{MemTable, TableProvider};
-use datafusion::common::TableReference;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
 use futures::TryStreamExt;
-use plexus_model::{Error, Result, Rows as RowSet, SegmentId, Table};
+use plexus_model::{Error, Result, SegmentId, Table};
 use plexus_query::{Relations, STATEMENT_SCHEMA};
 use plexus_storage::{Pick, rows_bytes, types};
 
-use crate::changes::RowChanges;
+use crate::changes::{RowChanges, inline_union};
 use crate::conform::assign;
 use crate::coordinator::{Coordinator, Executed, Scope, find};
 use crate::ddl;
@@ -63,8 +62,7 @@ impl Coordinator {
         let Some(name) = rewrite::target(statement) else {
             return Ok(None);
         };
-        let reference = TableReference::parse_str(&name.to_string());
-        let table = find(&scope.manifest, &ddl::table_name(&reference, &scope.session.schema())?)?;
+        let table = find(&scope.manifest, &ddl::object_name(&name, &scope.session.schema())?)?;
         let mut statement = (**statement).clone();
         self.resolve_versions(&mut statement, scope)?;
         let rewritten = rewrite::rewrite(statement, &table)?;
@@ -196,11 +194,7 @@ impl Coordinator {
     ) -> Result<()> {
         let mut bytes: usize = batches.iter().map(rows_bytes).sum();
         for segment in changes.added.iter().map(|s| &s.0) {
-            let mut kept_out = RowSet::new();
-            for deletion in &segment.deletions {
-                kept_out |= deletion.inline_rows()?.unwrap_or_default();
-            }
-            let pick = Pick::Except(kept_out);
+            let pick = Pick::Except(inline_union(&segment.deletions)?);
             let mut rows = self.writer().reads.scan(table, segment, &table.schema, pick).await?;
             while let Some(found) = rows.try_next().await? {
                 bytes += rows_bytes(&found.rows);

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use futures::{StreamExt, TryStreamExt, stream};
+use plexus_model::limits::INLINE_DELETION_BYTES_MAX;
 use plexus_model::{
     ChangeKind, Deletion, Error, NewSegment, Result, Rows, SegmentId, Table, TableChange, Version,
 };
 
 use crate::ingest::Writer;
 use crate::keys::{OnDuplicate, RowsOf};
+use crate::limits::{DELETIONS_INLINE_BYTES_MAX, MANY_DELETIONS_INLINE_BYTES_MAX, UPLOADS_MAX};
 
 /// Segments that come, rows that go, segments that go whole.
 #[derive(Clone, Debug)]
@@ -65,19 +68,35 @@ impl RowChanges {
 
     /// The change as it is proposed, computed from `version` of `table`.
     pub async fn into_change(self, writer: &Writer, table: &Table, version: Version) -> Result<TableChange> {
-        let mut delete = Vec::with_capacity(self.deleted.len());
         let mut removed = self.removed;
+        let mut deleted = Vec::with_capacity(self.deleted.len());
         for (id, rows) in self.deleted {
             let segment = table.segments.get(&id).ok_or_else(|| {
                 Error::conflict(format!("table {}: segment {id} was removed meanwhile", table.name))
             })?;
-            if segment.live_rows(version) == rows.len() {
-                removed.push(id);
-                continue;
+            match segment.live_rows(version) == rows.len() {
+                true => removed.push(id),
+                false => deleted.push((id, segment.shard, rows)),
             }
-            delete.push((id, writer.deletion(table, segment.shard, &rows).await?));
         }
+        let bytes: usize = deleted.iter().map(|(_, _, rows)| rows.serialized_size()).sum();
+        let many = bytes > DELETIONS_INLINE_BYTES_MAX;
+        let inline_max = if many { MANY_DELETIONS_INLINE_BYTES_MAX } else { INLINE_DELETION_BYTES_MAX };
+        let write = |(id, shard, rows): (SegmentId, u32, Rows)| async move {
+            writer.deletion(table, shard, &rows, inline_max).await.map(|deletion| (id, deletion))
+        };
+        let deletions: Vec<_> = deleted.into_iter().map(write).collect();
+        let delete = stream::iter(deletions).buffered(UPLOADS_MAX).try_collect().await?;
         let change = TableChange::new(table.id, self.table.schema_version, version, ChangeKind::Write);
         Ok(TableChange { add: self.added, remove: removed, delete, ..change })
     }
+}
+
+/// The rows of deletions that are not committed yet, which are in no file.
+pub fn inline_union(deletions: &[Deletion]) -> Result<Rows> {
+    let mut rows = Rows::new();
+    for deletion in deletions {
+        rows |= deletion.inline_rows()?.unwrap_or_default();
+    }
+    Ok(rows)
 }

@@ -1,5 +1,6 @@
 //! Statements, from text to rows or to a commit.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -29,7 +30,7 @@ use crate::run::{self, Rows, Suspects};
 use crate::session::Session;
 use crate::statement::{
     bind, gives_back, is_change, is_definition, is_insert_values, parameter_types, plain_insert, row_values,
-    unsupported,
+    truncate_of, unsupported,
 };
 use crate::transaction::{Isolation, Taken, TransactionId, Transactions};
 use crate::versions;
@@ -43,6 +44,10 @@ pub struct CoordinatorOptions {
     pub engine: Arc<Engine>,
     pub writer: Writer,
     pub peers: Arc<dyn Peers>,
+    /// Where `COPY ... TO` may write, if anywhere.
+    pub export_dir: Option<PathBuf>,
+    /// Whether a client may make this node fail, for tests.
+    pub failpoints: bool,
 }
 
 /// Runs statements on this node.
@@ -54,6 +59,8 @@ pub struct Coordinator {
     peers: Arc<dyn Peers>,
     suspects: Suspects,
     transactions: Arc<Transactions>,
+    export_dir: Option<PathBuf>,
+    failpoints: bool,
 }
 
 /// What is known of a statement before it runs.
@@ -96,9 +103,19 @@ pub(crate) struct Scope<'a> {
 
 impl Coordinator {
     pub fn new(options: CoordinatorOptions) -> Self {
-        let CoordinatorOptions { node, meta, engine, writer, peers } = options;
+        let CoordinatorOptions { node, meta, engine, writer, peers, export_dir, failpoints } = options;
         let transactions = Arc::default();
-        Self { node, meta, engine, writer, peers, suspects: Suspects::default(), transactions }
+        Self {
+            node,
+            meta,
+            engine,
+            writer,
+            peers,
+            suspects: Suspects::default(),
+            transactions,
+            export_dir,
+            failpoints,
+        }
     }
 
     pub fn meta(&self) -> &Arc<Meta> {
@@ -115,6 +132,14 @@ impl Coordinator {
 
     pub(crate) fn transactions(&self) -> &Arc<Transactions> {
         &self.transactions
+    }
+
+    pub(crate) fn allows_failpoints(&self) -> bool {
+        self.failpoints
+    }
+
+    pub(crate) fn export_dir(&self) -> Option<&Path> {
+        self.export_dir.as_deref()
     }
 
     pub(crate) fn suspects(&self) -> &Suspects {
@@ -172,7 +197,7 @@ impl Coordinator {
     /// Whether a statement returns rows that it reads, by its text alone. Others run when they arrive.
     pub fn returns_rows(&self, sql: &str) -> Result<bool> {
         let statement = parse::statement(sql)?;
-        Ok(!is_definition(&statement) && !is_change(&statement))
+        Ok(!is_definition(&statement) && !is_change(&statement) && !matches!(statement, Statement::CopyTo(_)))
     }
 
     /// Plans a statement without running it; with its parameters, if they are bound already.
@@ -184,7 +209,7 @@ impl Coordinator {
     ) -> Result<Described> {
         let statement = parse::statement(sql)?;
         let none = || Described { schema: None, parameters: Arc::new(Schema::empty()), version: Version(0) };
-        if is_definition(&statement) {
+        if is_definition(&statement) || matches!(statement, Statement::CopyTo(_)) {
             return Ok(none());
         }
         let manifest = match session.transaction() {
@@ -320,6 +345,10 @@ impl Coordinator {
         if let Some(executed) = self.define(session, &statement, query_id).await? {
             return Ok(executed);
         }
+        if let Statement::CopyTo(copy) = &statement {
+            let manifest = self.seen(session, self.pin().await?)?;
+            return self.copy_to(&Scope { session, manifest, values, query_id }, copy).await;
+        }
         if let Some(inserted) = self.insert_values(session, &statement, values, query_id).await? {
             return Ok(inserted);
         }
@@ -393,11 +422,23 @@ impl Coordinator {
         query_id: &str,
     ) -> Result<Executed> {
         let mut taken = self.transactions.take(id)?;
+        if let Some(truncate) = truncate_of(&statement) {
+            let manifest = self.pin_transaction(session, &mut taken).await?;
+            let scope = Scope { session, manifest, values, query_id };
+            let Some((changes, rows)) = self.truncated(&scope, truncate)? else {
+                return Ok(Executed::Affected(0));
+            };
+            taken.stage(self.writer(), changes).await?;
+            return Ok(Executed::Affected(rows));
+        }
         if is_definition(&statement) {
             return self.define_in(taken, session, statement, query_id).await;
         }
         let manifest = self.pin_transaction(session, &mut taken).await?;
         let scope = Scope { session, manifest, values, query_id };
+        if let Statement::CopyTo(copy) = &statement {
+            return self.copy_to(&scope, copy).await;
+        }
         if let Some((table, rewritten)) = self.rewritten(&scope, &statement)? {
             tracing::Span::current().record("table", tracing::field::display(&table.name));
             if rewritten.shape != Shape::Rows {
@@ -406,7 +447,7 @@ impl Coordinator {
             let plan = self.unbound_change(&scope, &rewritten).await?;
             note_reads(&mut taken, &scope, &plan)?;
             let staged = self.stage(&scope, &table, rewritten).boxed().await?;
-            taken.stage(staged.changes.clone());
+            taken.stage(self.writer(), staged.changes.clone()).await?;
             return Ok(staged.into_executed());
         }
         let plan = self.plan(&scope, statement).await?;

@@ -6,7 +6,7 @@ use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
     self, ArrayElemTypeDef, CheckConstraint, ColumnDef, ColumnOption, CreateTable as SqlCreateTable,
-    CreateTableOptions, Expr, SqlOption, TableConstraint, Value,
+    CreateTableOptions, Expr, SqlOption, TableConstraint, Value, WrappedCollection,
 };
 use plexus_model::limits::VECTOR_LENGTH_MAX;
 use plexus_model::schema::validate_name;
@@ -36,6 +36,7 @@ pub async fn create_table(
         return Err(Error::unsupported("temporary and external tables are not supported"));
     }
     let options = std::mem::take(&mut create.table_options);
+    let cluster_by = create.cluster_by.take();
     let vectors = take_vectors(&mut create)?;
     let (defaults, checks) = take_expressions(&mut create, state)?;
     let statement = Statement::Statement(Box::new(ast::Statement::CreateTable(create)));
@@ -71,6 +72,9 @@ pub async fn create_table(
     }
     let TableOptions { shards, replicas, properties } = table_options(options)?;
     set_properties(&properties, &mut table)?;
+    if let Some(WrappedCollection::NoWrapping(exprs) | WrappedCollection::Parentheses(exprs)) = cluster_by {
+        cluster_by_exprs(&exprs, &mut table)?;
+    }
     table.validate()?;
     let nodes = manifest.live_data_nodes().len() as u32;
     Ok(CreateTable {
@@ -144,16 +148,8 @@ pub fn set_properties(options: &[SqlOption], table: &mut TableSchema) -> Result<
         match key.value.to_ascii_lowercase().as_str() {
             "retention" => table.retention_us = Some(duration_us(text)?),
             "cluster_by" => {
-                let names =
-                    text.split(',').map(|name| identifier(name.trim())).filter(|name| !name.is_empty());
-                table.cluster_by = names
-                    .map(|name| {
-                        let index = table.column_index(&name).ok_or_else(|| {
-                            Error::invalid(format!("table option {option}: there is no column {name:?}"))
-                        })?;
-                        Ok(table.columns[index].id)
-                    })
-                    .collect::<Result<_>>()?;
+                let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+                set_cluster_by(names, table).map_err(|e| e.context(format!("table option {option}")))?;
             }
             name => {
                 return Err(Error::invalid(format!(
@@ -166,6 +162,33 @@ pub fn set_properties(options: &[SqlOption], table: &mut TableSchema) -> Result<
 }
 
 /// A span of time as people write it: a number and a unit from seconds to weeks.
+/// Sets the columns by which the rows of a table are to be ordered, as SQL names them.
+pub fn set_cluster_by<'a>(names: impl Iterator<Item = &'a str>, table: &mut TableSchema) -> Result<()> {
+    let ids = names.map(|name| {
+        let name = identifier(name);
+        let index = table.column_index(&name);
+        let index =
+            index.ok_or_else(|| Error::invalid(format!("there is no column {name:?} to order by")))?;
+        Ok(table.columns[index].id)
+    });
+    table.cluster_by = ids.collect::<Result<_>>()?;
+    Ok(())
+}
+
+/// `CLUSTER BY a, b`, with or without parentheses.
+pub fn cluster_by_exprs(exprs: &[Expr], table: &mut TableSchema) -> Result<()> {
+    let mut names = Vec::new();
+    for expr in exprs {
+        match expr {
+            Expr::Tuple(parts) => names.extend(parts.iter().map(ToString::to_string)),
+            Expr::Nested(inner) => names.push(inner.to_string()),
+            other => names.push(other.to_string()),
+        }
+    }
+    set_cluster_by(names.iter().map(String::as_str), table).map_err(|e| e.context("CLUSTER BY"))
+}
+
+/// Reads a span of time, such as `7 days`, as microseconds.
 pub fn duration_us(text: &str) -> Result<u64> {
     let wrong =
         || Error::invalid(format!("{text:?} is no span of time: write '7 days', '12 hours', '30 minutes'"));
@@ -290,6 +313,11 @@ fn take_vectors(create: &mut SqlCreateTable) -> Result<Vec<(usize, u32)>> {
             ast::DataType::Array(ArrayElemTypeDef::SquareBracket(Box::new(ast::DataType::Real), None));
     }
     Ok(vectors)
+}
+
+/// The full name of a table that a statement names and may change.
+pub fn object_name(name: &ast::ObjectName, schema: &str) -> Result<TableName> {
+    table_name(&TableReference::parse_str(&name.to_string()), schema)
 }
 
 /// The full name of a table that a statement may change.

@@ -2,18 +2,17 @@
 
 use std::time::Instant;
 
-use datafusion::common::TableReference;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{self, ObjectType};
-use plexus_model::{ChangeKind, Command, Error, Result, TableChange};
+use plexus_model::{Command, Error, Result};
 
-use crate::call::{self, Procedure};
+use crate::call;
+use crate::changes::RowChanges;
 use crate::coordinator::{Coordinator, Executed, Scope, find};
 use crate::ddl;
 use crate::keys::OnDuplicate;
 use crate::limits::{COMMIT_TIMEOUT, READ_INDEX_TIMEOUT};
 use crate::load::{IngestMode, IngestTarget};
-use crate::removal;
 use crate::rewrite::identifier;
 use crate::session::Session;
 use crate::statement::unsupported;
@@ -26,12 +25,12 @@ impl Coordinator {
         statement: &Statement,
         query_id: &str,
     ) -> Result<Option<Executed>> {
-        if let Some(call) = call::procedure(statement)? {
-            return self.call(call).await.map(|()| Some(Executed::Affected(0)));
-        }
         let scope = |manifest| Scope { session, manifest, values: &[], query_id };
+        if let Some(procedure) = call::procedure(statement)? {
+            return self.call(&scope(self.pin().await?), procedure).await.map(Some);
+        }
         let command = match statement {
-            Statement::CreateExternalTable(_) | Statement::CopyTo(_) => {
+            Statement::CreateExternalTable(_) => {
                 return Err(unsupported(&statement.to_string()));
             }
             Statement::Statement(statement) => match statement.as_ref() {
@@ -57,15 +56,13 @@ impl Coordinator {
                     let [name] = names.as_slice() else {
                         return Err(Error::unsupported("DROP takes one name at a time"));
                     };
-                    let name = name.to_string();
                     match object_type {
                         ObjectType::Table => {
-                            let reference = TableReference::parse_str(&name);
-                            let name = ddl::table_name(&reference, &session.schema())?;
+                            let name = ddl::object_name(name, &session.schema())?;
                             Command::DropTable { name, if_exists: *if_exists }
                         }
                         ObjectType::Schema => Command::DropSchema {
-                            name: ddl::free_schema_name(identifier(&name))?,
+                            name: ddl::free_schema_name(identifier(&name.to_string()))?,
                             if_exists: *if_exists,
                         },
                         _ => return Err(unsupported(&statement.to_string())),
@@ -92,12 +89,6 @@ impl Coordinator {
         Ok(Some(Executed::Affected(0)))
     }
 
-    async fn call(&self, procedure: Procedure) -> Result<()> {
-        match procedure {
-            Procedure::RemoveNode(node) => removal::remove_node(self.meta(), self.peers(), node).await,
-        }
-    }
-
     /// Runs the query and puts its rows into a new table, which appears with all of them.
     async fn create_table_as(
         &self,
@@ -110,8 +101,7 @@ impl Coordinator {
                 "CREATE TABLE AS takes its columns from the query: name and cast them there",
             ));
         }
-        let reference = TableReference::parse_str(&create.name.to_string());
-        let name = ddl::table_name(&reference, &scope.session.schema())?;
+        let name = ddl::object_name(&create.name, &scope.session.schema())?;
         if create.if_not_exists && scope.manifest.table(&name).is_some() {
             return Ok(0);
         }
@@ -133,23 +123,34 @@ impl Coordinator {
         Ok(written.rows)
     }
 
-    /// Takes all rows that the statement sees out of a table; those that are written meanwhile stay.
-    async fn truncate(&self, scope: &Scope<'_>, truncate: &ast::Truncate) -> Result<u64> {
+    /// Takes all rows that the statement sees out of a table; those that are written meanwhile stay. Returns
+    /// the change and how many rows go; `None` when the table need not exist and does not.
+    pub(crate) fn truncated(
+        &self,
+        scope: &Scope<'_>,
+        truncate: &ast::Truncate,
+    ) -> Result<Option<(RowChanges, u64)>> {
+        scope.session.check_writable()?;
         let [target] = truncate.table_names.as_slice() else {
             return Err(Error::unsupported("TRUNCATE takes one table at a time"));
         };
-        let reference = TableReference::parse_str(&target.name.to_string());
-        let name = ddl::table_name(&reference, &scope.session.schema())?;
+        let name = ddl::object_name(&target.name, &scope.session.schema())?;
         if truncate.if_exists && scope.manifest.table(&name).is_none() {
-            return Ok(0);
+            return Ok(None);
         }
         let table = find(&scope.manifest, &name)?;
-        let version = scope.manifest.version;
-        let rows = table.rows(version);
-        let change = TableChange::new(table.id, table.schema_version, version, ChangeKind::Write);
-        let remove: Vec<_> = table.visible(version).map(|s| s.id).collect();
-        if !remove.is_empty() {
-            let change = TableChange { remove, ..change };
+        let mut changes = RowChanges::new(table.clone());
+        changes.removed = table.visible(scope.manifest.version).map(|s| s.id).collect();
+        Ok(Some((changes, table.rows(scope.manifest.version))))
+    }
+
+    async fn truncate(&self, scope: &Scope<'_>, truncate: &ast::Truncate) -> Result<u64> {
+        let Some((changes, rows)) = self.truncated(scope, truncate)? else {
+            return Ok(0);
+        };
+        if !changes.is_empty() {
+            let table = changes.table.clone();
+            let change = changes.into_change(self.writer(), &table, scope.manifest.version).await?;
             self.writer().commit(vec![change], "truncate", Instant::now()).await?;
         }
         Ok(rows)

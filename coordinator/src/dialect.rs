@@ -1,10 +1,18 @@
-//! The SQL that is read: the library's generic dialect, with versions of tables.
+//! The SQL that is read: the library's generic dialect, with versions of tables and statements that tend them.
 
 use std::any::TypeId;
 
+use datafusion::sql::sqlparser::ast::{
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName,
+    Statement, Value,
+};
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect};
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::parser::{Parser, ParserError};
+use datafusion::sql::sqlparser::tokenizer::Token;
 
-/// The generic dialect with `VERSION AS OF`, `TIMESTAMP AS OF` and `FOR SYSTEM_TIME AS OF`.
+/// The generic dialect with `VERSION AS OF`, `TIMESTAMP AS OF` and `FOR SYSTEM_TIME AS OF`; with `VACUUM`,
+/// `RESTORE` and `CHECK TABLE`, which it reads as calls of procedures.
 #[derive(Debug)]
 pub struct PlexusDialect;
 
@@ -34,6 +42,21 @@ impl Dialect for PlexusDialect {
 
     fn is_identifier_part(&self, ch: char) -> bool {
         GENERIC.is_identifier_part(ch)
+    }
+
+    fn parse_statement(&self, parser: &mut Parser) -> Option<Result<Statement, ParserError>> {
+        if parser.parse_keyword(Keyword::VACUUM) {
+            return Some(vacuum(parser));
+        }
+        if parser.parse_keywords(&[Keyword::CHECK, Keyword::TABLE]) {
+            return Some(parser.parse_object_name(false).map(|t| call("check_table", vec![named(&t)])));
+        }
+        let restore = matches!(&parser.peek_token_ref().token, Token::Word(word)
+            if word.quote_style.is_none() && word.value.eq_ignore_ascii_case("restore"));
+        restore.then(|| {
+            parser.advance_token();
+            self::restore(parser)
+        })
     }
 
     fn supports_table_versioning(&self) -> bool {
@@ -66,4 +89,60 @@ impl Dialect for PlexusDialect {
         supports_key_column_option, supports_comma_separated_trim, supports_cte_without_as,
         supports_select_item_multi_column_alias, supports_xml_expressions,
     }
+}
+
+/// `[TABLE] [t] [RETAIN '7 days' | RETAIN 7 DAYS] [DRY RUN]`
+fn vacuum(parser: &mut Parser) -> Result<Statement, ParserError> {
+    let required = parser.parse_keyword(Keyword::TABLE);
+    let there = matches!(&parser.peek_token_ref().token, Token::Word(word)
+        if !matches!(word.keyword, Keyword::RETAIN | Keyword::DRY));
+    let table = match required || there {
+        true => named(&parser.parse_object_name(false)?),
+        false => value(Value::Null),
+    };
+    let retain = match parser.parse_keyword(Keyword::RETAIN) {
+        true => match parser.parse_value()?.value {
+            Value::Number(number, _) => {
+                let unit = parser.parse_identifier()?;
+                value(Value::SingleQuotedString(format!("{number} {unit}")))
+            }
+            other => value(other),
+        },
+        false => value(Value::Null),
+    };
+    let dry_run = parser.parse_keywords(&[Keyword::DRY, Keyword::RUN]);
+    Ok(call("vacuum", vec![table, retain, value(Value::Boolean(dry_run))]))
+}
+
+/// `[TABLE] t TO VERSION [AS OF] n` or `[TABLE] t TO TIMESTAMP [AS OF] '...'`
+fn restore(parser: &mut Parser) -> Result<Statement, ParserError> {
+    let _ = parser.parse_keyword(Keyword::TABLE);
+    let table = named(&parser.parse_object_name(false)?);
+    parser.expect_keyword(Keyword::TO)?;
+    parser.expect_one_of_keywords(&[Keyword::VERSION, Keyword::TIMESTAMP])?;
+    let _ = parser.parse_keywords(&[Keyword::AS, Keyword::OF]);
+    Ok(call("restore", vec![table, parser.parse_expr()?]))
+}
+
+fn named(name: &ObjectName) -> Expr {
+    value(Value::SingleQuotedString(name.to_string()))
+}
+
+fn value(value: Value) -> Expr {
+    Expr::Value(value.with_empty_span())
+}
+
+fn call(procedure: &str, arguments: Vec<Expr>) -> Statement {
+    let args = arguments.into_iter().map(|e| FunctionArg::Unnamed(FunctionArgExpr::Expr(e))).collect();
+    let list = FunctionArgumentList { duplicate_treatment: None, args, clauses: vec![] };
+    Statement::Call(Function {
+        name: ObjectName::from(vec![Ident::new("plexus"), Ident::new(procedure)]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(list),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: vec![],
+    })
 }

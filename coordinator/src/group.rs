@@ -177,7 +177,7 @@ async fn propose(writer: &Writer, changes: Vec<TableChange>, group: &[Pending]) 
     let operation = group.first().map_or("insert", |p| p.operation).to_owned();
     let longest = group.iter().map(|p| p.since.elapsed()).max().unwrap_or_default();
     let duration_us = longest.as_micros() as u64;
-    let commit = Commit { changes, unchanged: vec![], operation, duration_us };
+    let commit = Commit { changes, operation, duration_us, ..Commit::default() };
     writer.meta.propose(Command::Commit(commit), COMMIT_TIMEOUT).await
 }
 

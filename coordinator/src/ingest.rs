@@ -11,13 +11,12 @@ use arrow::array::RecordBatch;
 use arrow_schema::SchemaRef;
 use bytes::Bytes;
 use plexus_model::limits::{
-    INLINE_BYTES_MAX, INLINE_DELETION_BYTES_MAX, INLINE_TABLE_BYTES_MAX, INLINE_TOTAL_BYTES_MAX,
-    PROPOSAL_BYTES_MAX,
+    INLINE_BYTES_MAX, INLINE_TABLE_BYTES_MAX, INLINE_TOTAL_BYTES_MAX, PROPOSAL_BYTES_MAX,
 };
 use plexus_model::{
     Applied, ChangeKind, Command, Commit, DeletedRows, Deletion, Error, ErrorKind, FileData, Manifest,
-    NewSegment, NodeId, Result, Rows, Segment, SegmentData, SegmentId, Table, TableChange, TableSchema,
-    Version,
+    NewSegment, NodeId, Result, Rows, Segment, SegmentData, SegmentId, Statistics, Table, TableChange,
+    TableSchema, Version, failpoint,
 };
 use plexus_query::{Engine, RowChecks};
 use plexus_raft::Meta;
@@ -99,8 +98,12 @@ impl Writer {
         started: Instant,
     ) -> Result<Applied> {
         let duration_us = started.elapsed().as_micros() as u64;
-        let commit = Commit { changes, unchanged: vec![], operation: operation.to_owned(), duration_us };
-        self.meta.propose(Command::Commit(commit), COMMIT_TIMEOUT).await
+        failpoint::pass("commit.propose");
+        let operation = operation.to_owned();
+        let commit = Commit { changes, operation, duration_us, ..Commit::default() };
+        let applied = self.meta.propose(Command::Commit(commit), COMMIT_TIMEOUT).await;
+        failpoint::pass("commit.answered");
+        applied
     }
 
     /// Encodes the batches of one shard and makes them durable on its replicas.
@@ -117,10 +120,11 @@ impl Writer {
         let encoded = tokio::task::spawn_blocking(move || encoder.encode(&schema, rows))
             .await
             .map_err(|e| Error::internal(format!("encoding a segment: {e}")))??;
-        let EncodedSegment { bytes, data, rows, columns } = encoded;
+        let EncodedSegment { bytes, data, rows, statistics } = encoded;
         let (id, acknowledged) = self.replicate(table, shard, bytes, data.checksum).await?;
+        failpoint::pass("segment.durable");
         tracing::debug!(segment = %id, rows, bytes = data.bytes, replicas = acknowledged.len(), "segment is durable");
-        let segment = Segment { level, columns, acknowledged, ..new_segment(table, id, shard, rows) };
+        let segment = Segment { level, statistics, acknowledged, ..new_segment(table, id, shard, rows) };
         Ok(NewSegment(Segment { data: SegmentData::File(data), ..segment }))
     }
 
@@ -138,20 +142,27 @@ impl Writer {
         Ok((id, acknowledged))
     }
 
-    /// The deletion of rows from a segment of a shard: in the log, or in a file when they are many.
-    pub async fn deletion(&self, table: &Table, shard: u32, rows: &Rows) -> Result<Deletion> {
+    /// The deletion of rows from a segment of a shard: in the log, or in a file when they take more than
+    /// `inline_max` bytes.
+    pub async fn deletion(
+        &self,
+        table: &Table,
+        shard: u32,
+        rows: &Rows,
+        inline_max: usize,
+    ) -> Result<Deletion> {
         let deletion = Deletion::inline(rows);
         let DeletedRows::Inline(bytes) = &deletion.rows else {
             return Ok(deletion);
         };
-        if bytes.len() <= INLINE_DELETION_BYTES_MAX {
+        if bytes.len() <= inline_max {
             return Ok(deletion);
         }
         let bytes = Bytes::from(bytes.clone());
         let checksum = *blake3::hash(&bytes).as_bytes();
         let data = FileData { bytes: bytes.len() as u64, checksum, column_bytes: 0 };
-        let (id, _) = self.replicate(table, shard, bytes, checksum).await?;
-        Ok(Deletion { rows: DeletedRows::File { id, data }, ..deletion })
+        let (id, acknowledged) = self.replicate(table, shard, bytes, checksum).await?;
+        Ok(Deletion { rows: DeletedRows::File { id, data, acknowledged }, ..deletion })
     }
 
     /// Rows of a shard as a segment that rides in the log.
@@ -160,7 +171,7 @@ impl Writer {
         let segment = new_segment(table, SegmentId::generate(), shard, encoded.rows);
         Ok(NewSegment(Segment {
             data: SegmentData::Inline(encoded.bytes),
-            columns: encoded.columns,
+            statistics: encoded.statistics,
             keys: encoded.keys,
             ..segment
         }))
@@ -180,7 +191,7 @@ fn new_segment(table: &Table, id: SegmentId, shard: u32, rows: u64) -> Segment {
         removed: None,
         removed_time_us: 0,
         data: SegmentData::Inline(vec![]),
-        columns: vec![],
+        statistics: Statistics::default(),
         keys: vec![],
         deletions: vec![],
         acknowledged: vec![],

@@ -159,10 +159,7 @@ impl KeyIndexes {
         let mut found = HashMap::new();
         for segment in table.visible(version).filter(|s| s.shard == shard) {
             let theirs = self.index(table, segment).await?;
-            let pairs = match mine.len() + theirs.len() > COMMON_INLINE_MAX {
-                true => common(mine.clone(), theirs).await?,
-                false => mine.common(&theirs),
-            };
+            let pairs = common(mine.clone(), theirs).await?;
             if pairs.is_empty() {
                 continue;
             }
@@ -236,6 +233,9 @@ impl KeyIndexes {
 const COMMON_INLINE_MAX: usize = 16 * 1024;
 
 async fn common(a: Arc<KeyIndex>, b: Arc<KeyIndex>) -> Result<Vec<(u32, u32)>> {
+    if a.len() + b.len() <= COMMON_INLINE_MAX {
+        return Ok(a.common(&b));
+    }
     tokio::task::spawn_blocking(move || a.common(&b))
         .await
         .map_err(|e| Error::internal(format!("comparing keys: {e}")))

@@ -95,5 +95,33 @@ pub const TRANSACTIONS_MAX: usize = 10_000;
 /// Bytes of small statements of one transaction, for one table, above which they become files.
 pub const TRANSACTION_INLINE_BYTES_MAX: u64 = 128 * 1024;
 
+/// Bytes of all sets of deleted rows of one change, for one table, up to which each of them may travel in the
+/// log.
+pub const DELETIONS_INLINE_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// Bytes of one set of deleted rows that travels in the log although they are more together.
+pub const MANY_DELETIONS_INLINE_BYTES_MAX: usize = 256;
+
 /// Bytes of rows that `RETURNING` gives back: they are held until the client asks for them.
 pub const RETURNING_BYTES_MAX: usize = 1024 * 1024;
+
+/// Times that the rows of a shard are put in order while others write to it, before `OPTIMIZE` gives up.
+pub const OPTIMIZE_ATTEMPTS_MAX: usize = 5;
+
+/// Rows from which a z-order learns how values are spread.
+pub const ZORDER_SAMPLE_ROWS: usize = 65_536;
+
+/// Bytes of files that a node is asked to check at once, so that the answer comes in time.
+pub const CHECK_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// Files that a node is asked to check at once.
+pub const CHECK_FILES_MAX: usize = 10_000;
+
+/// How long a file stays that was vacuumed: longer than the queries take that may still read it.
+pub const VACUUMED_AGE_MIN: Duration = Duration::from_secs(10 * 60);
+
+/// Bytes a second that a node reads again to find damage: a terabyte in a day and a half.
+pub const SCRUB_BYTES_PER_SECOND: u64 = 8 * 1024 * 1024;
+
+/// How often everything is read again at most.
+pub const SCRUB_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);

@@ -114,7 +114,7 @@ impl Coordinator {
         let mut changes = RowChanges::new(table.clone());
         changes.add(ingest.stage().await?);
         let rows = changes.resolve_keys(self.writer(), &table, manifest.version, target.on_duplicate).await?;
-        taken.stage(changes);
+        taken.stage(self.writer(), changes).await?;
         Ok(Some(Written { rows, version: None }))
     }
 

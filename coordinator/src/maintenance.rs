@@ -3,7 +3,8 @@
 //! - every node tells the leader that it lives;
 //! - the leader writes down who does not, and forgets what was removed long ago;
 //! - a data node pulls segments that it should keep and does not have, writes inline rows of its shards
-//!   out as files, and removes segments that nothing refers to.
+//!   out as files, merges segments, removes those that nothing refers to, and reads what it keeps again and
+//!   again to find what the disk has damaged.
 //!
 //! Each round looks at one pinned manifest. All of it may be interrupted at any point: what is half done
 //! is found again by the next round.
@@ -14,25 +15,23 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use plexus_model::limits::{RETENTION_MIN_US, STAGING_RETENTION_US};
-use plexus_model::{
-    ChangeKind, Command, Error, Exchange, Manifest, NodeId, Result, Rows, Segment, SegmentData, SegmentId,
-    Table, TableChange, TableId, Version,
-};
+use plexus_model::{Command, Error, Manifest, NodeId, Result, Segment, SegmentId, Table, TableId};
 use plexus_raft::Meta;
-use plexus_storage::{SegmentRef, SegmentStore, Unencoded, decode_inline};
+use plexus_storage::{SegmentRef, SegmentStore};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::ingest::Writer;
 use crate::limits::{
-    COMMIT_TIMEOUT, GARBAGE_AGE_MIN, MAINTENANCE_INTERVAL, PULLS_MAX, READ_INDEX_TIMEOUT, WRITE_OUT_AGE,
-    WRITE_OUT_BYTES, WRITE_OUT_SEGMENTS,
+    COMMIT_TIMEOUT, GARBAGE_AGE_MIN, MAINTENANCE_INTERVAL, PULLS_MAX, READ_INDEX_TIMEOUT, VACUUMED_AGE_MIN,
 };
 use crate::merge_policy;
-use crate::merging;
+use crate::merging::{self, now_ms};
 use crate::peers::Missing;
 use crate::pull::Puller;
-use crate::vacuum;
+use crate::scrub;
+use crate::upkeep::vacuum;
+use crate::write_out::{is_due, write_out};
 
 /// How often a node tells the leader that it lives.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
@@ -101,6 +100,7 @@ impl Maintenance {
             let mut tick = ticker(MAINTENANCE_INTERVAL);
             let mut swept = Instant::now();
             let mut whole = Whole::default();
+            let mut unneeded = Unneeded::default();
             loop {
                 tick.tick().await;
                 let manifest = self.meta.manifest();
@@ -108,7 +108,7 @@ impl Maintenance {
                 self.note("write out", self.write_out(&manifest).await);
                 if swept.elapsed() > SWEEP_INTERVAL {
                     swept = Instant::now();
-                    self.note("garbage", self.collect_garbage().await);
+                    self.note("garbage", self.collect_garbage(&mut unneeded).await);
                 }
             }
         };
@@ -120,9 +120,16 @@ impl Maintenance {
                 self.note("merge", self.merge().await);
             }
         };
+        let scrub = async {
+            if let Some(store) = &self.store {
+                scrub::run(self.node, &self.meta, store).await;
+            }
+            std::future::pending().await
+        };
         tokio::select! {
             () = heartbeat => {}
             () = merge => {}
+            () = scrub => {}
             () = lead => {}
             () = voters => {}
             () = keep => {}
@@ -214,47 +221,19 @@ impl Maintenance {
             return Ok(());
         }
         for table in manifest.tables.values().filter(|t| t.inline_bytes > 0) {
-            // What is out of sight, for readers of older versions, goes out apart from what is not.
-            let mut groups: BTreeMap<(u32, Option<Version>), Vec<Arc<Segment>>> = BTreeMap::new();
+            // Also what is out of sight and only there for readers of older versions.
+            let mut shards: BTreeMap<u32, Vec<Arc<Segment>>> = BTreeMap::new();
             for segment in table.segments.values().filter(|s| s.is_inline()) {
-                groups.entry((segment.shard, segment.removed)).or_default().push(segment.clone());
+                shards.entry(segment.shard).or_default().push(segment.clone());
             }
-            for ((shard, removed), segments) in groups {
-                let due = removed.is_some() || table.dropped.is_some() || is_due(&segments);
+            for (shard, segments) in shards {
+                let due = table.dropped.is_some() || is_due(&segments);
                 if due && self.is_first(manifest, table, shard) {
                     // One shard without a majority must not hold up the others.
-                    self.note("write out", self.write_out_shard(table, shard, segments).await);
+                    self.note("write out", write_out(&self.writer, table, shard, segments).await);
                 }
             }
         }
-        Ok(())
-    }
-
-    #[tracing::instrument(level = "info", skip_all, fields(table = %table.name, shard = shard))]
-    async fn write_out_shard(
-        &self,
-        table: &Table,
-        shard: u32,
-        mut segments: Vec<Arc<Segment>>,
-    ) -> Result<()> {
-        // In the order of their versions, which is how a reader of an older one knows what it sees.
-        segments.sort_by_key(|s| (s.added, s.id));
-        let schema = Arc::new(merging::stored_schema(table));
-        let mut rows = Unencoded::default();
-        for segment in &segments {
-            if let SegmentData::Inline(bytes) = &segment.data {
-                rows.batches.extend(decode_inline(bytes, &schema, &Rows::new())?);
-                rows.versions.push((segment.added, segment.rows as usize));
-            }
-        }
-        let segment = self.writer.upload(table, shard, 0, schema, rows).await?;
-        let base = self.meta.manifest().version;
-        let change = TableChange::new(table.id, table.schema_version, base, ChangeKind::Move);
-        let from: Vec<SegmentId> = segments.iter().map(|s| s.id).collect();
-        let count = from.len();
-        let change = TableChange { exchange: vec![Exchange { from, segment }], ..change };
-        self.writer.commit(vec![change], "write out", Instant::now()).await?;
-        tracing::debug!(segments = count, "wrote inline rows out");
         Ok(())
     }
 
@@ -287,20 +266,21 @@ impl Maintenance {
     }
 
     /// Removes segments that no record refers to.
-    async fn collect_garbage(&self) -> Result<()> {
+    async fn collect_garbage(&self, unneeded: &mut Unneeded) -> Result<()> {
         let Some(store) = self.store.clone() else {
             return Ok(());
         };
         // Not this node's view: one that is behind would collect what was committed meanwhile.
         let manifest = self.meta.read(READ_INDEX_TIMEOUT).await?;
-        let needed: HashSet<SegmentId> = manifest
-            .tables
-            .values()
-            .flat_map(|table| table.segments.values().flat_map(|s| SegmentRef::all_of(table, s)))
-            .map(|file| file.id)
-            .collect();
+        let needed: HashSet<SegmentId> =
+            manifest.tables.values().flat_map(|table| files_of(table)).map(|file| file.id).collect();
+        let vacuumed = unneeded.look(store.ids(), &needed, Instant::now());
         let removed = tokio::task::spawn_blocking(move || {
-            store.collect_garbage(GARBAGE_AGE_MIN, |id| needed.contains(&id))
+            for id in &vacuumed {
+                store.remove(*id)?;
+            }
+            let abandoned = store.collect_garbage(GARBAGE_AGE_MIN, |id| needed.contains(&id))?;
+            Ok::<_, Error>(vacuumed.len() + abandoned)
         })
         .await
         .map_err(|e| Error::internal(format!("garbage: {e}")))??;
@@ -311,12 +291,28 @@ impl Maintenance {
     }
 }
 
-/// Whether inline rows of a shard should become a file: they are many, or old.
-fn is_due(segments: &[Arc<Segment>]) -> bool {
-    let bytes: u64 = segments.iter().map(|s| s.bytes()).sum();
-    let oldest = segments.iter().map(|s| s.id.created_ms()).min();
-    let aged = oldest.is_some_and(|ms| now_ms().saturating_sub(ms) > WRITE_OUT_AGE.as_millis() as u64);
-    bytes > WRITE_OUT_BYTES || segments.len() > WRITE_OUT_SEGMENTS || aged
+/// Files that were needed and are not any more. Those that never were may yet be: their commit can be on its way.
+#[derive(Default)]
+struct Unneeded {
+    needed: HashSet<SegmentId>,
+    since: HashMap<SegmentId, Instant>,
+}
+
+impl Unneeded {
+    /// Notes what is needed now, and gives the files that have not been for so long that no query reads them.
+    fn look(&mut self, here: Vec<SegmentId>, needed: &HashSet<SegmentId>, now: Instant) -> Vec<SegmentId> {
+        self.since = here
+            .iter()
+            .filter(|id| !needed.contains(id))
+            .filter_map(|id| {
+                let fresh = self.needed.contains(id).then_some(now);
+                Some((*id, self.since.get(id).copied().or(fresh)?))
+            })
+            .collect();
+        self.needed = here.into_iter().filter(|id| needed.contains(id)).collect();
+        let old = |since: &Instant| now.duration_since(*since) >= VACUUMED_AGE_MIN;
+        self.since.iter().filter(|(_, since)| old(since)).map(|(id, _)| *id).collect()
+    }
 }
 
 /// Tables of which this node had all that it should keep. A table is a new value after every change, so
@@ -329,17 +325,34 @@ struct Whole {
 }
 
 /// Files of the shards of a table that `node` keeps, also of segments that only older versions see.
-fn kept_by(table: &Table, node: NodeId) -> impl Iterator<Item = SegmentRef> {
-    let files = table.segments.values().flat_map(move |segment| SegmentRef::all_of(table, segment));
-    files.filter(move |file| file.replicas.contains(&node))
+pub fn kept_by(table: &Table, node: NodeId) -> impl Iterator<Item = SegmentRef> {
+    files_of(table).filter(move |file| file.replicas.contains(&node))
+}
+
+/// All files of a table.
+fn files_of(table: &Table) -> impl Iterator<Item = SegmentRef> {
+    table.segments.values().flat_map(move |segment| SegmentRef::all_of(table, segment))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_needed_before_goes_early_and_only_after_a_while() {
+        let (old, young) = (SegmentId(1), SegmentId(2));
+        let start = Instant::now();
+        let mut unneeded = Unneeded::default();
+        assert!(unneeded.look(vec![old, young], &HashSet::from([old]), start).is_empty());
+        assert!(unneeded.look(vec![old, young], &HashSet::new(), start).is_empty());
+        let later = start + VACUUMED_AGE_MIN;
+        assert_eq!(unneeded.look(vec![old, young], &HashSet::new(), later), [old]);
+        assert!(unneeded.look(vec![young], &HashSet::new(), later + VACUUMED_AGE_MIN).is_empty());
+    }
 }
 
 fn ticker(period: Duration) -> tokio::time::Interval {
     let mut tick = interval(period);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tick
-}
-
-fn now_ms() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }

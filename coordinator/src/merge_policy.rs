@@ -39,6 +39,28 @@ pub fn choose(segments: &[Candidate]) -> Option<Vec<SegmentId>> {
     rewrite(segments).or_else(|| tier(segments)).or_else(|| linger(segments))
 }
 
+/// All segments that gain by it, in the groups in which to merge them.
+pub fn all(segments: &[Candidate]) -> Vec<Vec<SegmentId>> {
+    let mut wanting: Vec<&Candidate> =
+        segments.iter().filter(|s| s.bytes < FULL_BYTES || s.deleted > 0).collect();
+    // Old rows stay beside old rows.
+    wanting.sort_by_key(|s| s.id);
+    let mut groups: Vec<Vec<&Candidate>> = Vec::new();
+    let mut bytes = 0;
+    for segment in wanting {
+        bytes += segment.bytes;
+        match groups.last_mut().filter(|_| bytes <= MERGE_BYTES_MAX) {
+            Some(group) => group.push(segment),
+            None => {
+                bytes = segment.bytes;
+                groups.push(vec![segment]);
+            }
+        }
+    }
+    groups.retain(|group| group.len() > 1 || group[0].deleted > 0);
+    groups.into_iter().map(|group| group.into_iter().map(|s| s.id).collect()).collect()
+}
+
 fn rewrite(segments: &[Candidate]) -> Option<Vec<SegmentId>> {
     let worn =
         |s: &&Candidate| s.deleted as f64 > s.rows as f64 * DELETED_SHARE || s.deletions > DELETIONS_MAX;
@@ -109,6 +131,17 @@ mod tests {
         let old = |id| Candidate { age_s: 3_600, ..candidate(id, 1_000) };
         assert_eq!(choose(&[old(1)]), None);
         assert_eq!(choose(&[old(1), old(2)]).map(|c| c.len()), Some(2));
+    }
+
+    #[test]
+    fn everything_is_merged_in_bounded_groups_when_asked() {
+        let mut segments: Vec<_> = (0..20).map(|i| candidate(i, 10_000_000)).collect();
+        segments.push(candidate(20, FULL_BYTES));
+        let groups = all(&segments);
+        assert_eq!(groups.iter().map(Vec::len).collect::<Vec<_>>(), [10, 10]);
+        assert_eq!(all(&[candidate(1, 1_000)]), Vec::<Vec<SegmentId>>::new());
+        let worn = Candidate { deleted: 1, ..candidate(1, FULL_BYTES) };
+        assert_eq!(all(&[worn]), [vec![SegmentId(1)]]);
     }
 
     proptest! {

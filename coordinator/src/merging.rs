@@ -31,6 +31,31 @@ pub struct Merged {
     pub rows: u64,
 }
 
+impl Merged {
+    pub fn add(&mut self, other: Self) {
+        self.segments_before += other.segments_before;
+        self.segments_after += other.segments_after;
+        self.bytes_before += other.bytes_before;
+        self.bytes_after += other.bytes_after;
+        self.rows += other.rows;
+    }
+}
+
+/// What it is that `sources` became `results`.
+pub fn summary(sources: &[Arc<Segment>], results: &[NewSegment]) -> Merged {
+    Merged {
+        segments_before: sources.len() as u64,
+        segments_after: results.len() as u64,
+        bytes_before: sources.iter().map(|s| s.bytes()).sum(),
+        bytes_after: results.iter().map(|s| s.0.bytes()).sum(),
+        rows: results.iter().map(|s| s.0.rows).sum(),
+    }
+}
+
+pub fn now_ms() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
 /// What the policy needs to know of the segments of a shard.
 pub fn candidates(table: &Table, version: Version, shard: u32, now_ms: u64) -> Vec<Candidate> {
     let files = table.visible(version).filter(|s| s.shard == shard && !s.is_inline());
@@ -90,13 +115,7 @@ pub async fn merge(
     }
     output.flush().await?;
     let Output { segments, moved, .. } = output;
-    let merged = Merged {
-        segments_before: sources.len() as u64,
-        segments_after: segments.len() as u64,
-        bytes_before: sources.iter().map(|s| s.bytes()).sum(),
-        bytes_after: segments.iter().map(|s| s.0.bytes()).sum(),
-        rows: segments.iter().map(|s| s.0.rows).sum(),
-    };
+    let merged = summary(&sources, &segments);
     let change = TableChange {
         add: segments,
         remove: chosen.to_vec(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use plexus_model::{NodeId, Result, SegmentId, Version};
+use plexus_storage::SegmentRef;
 
 /// A segment's identity and bytes on their way to a replica.
 #[derive(Clone)]
@@ -67,6 +68,15 @@ pub struct NodeReport {
     pub segments: u64,
 }
 
+/// What a look at copies of files found.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Checked {
+    /// Those that did not match their checksum, and were set aside.
+    pub damaged: Vec<SegmentId>,
+    /// Those that the node does not have, or not yet.
+    pub missing: Vec<SegmentId>,
+}
+
 /// Bulk transfer to other nodes, and questions to them.
 #[async_trait]
 pub trait Peers: Send + Sync + 'static {
@@ -75,4 +85,7 @@ pub trait Peers: Send + Sync + 'static {
 
     /// Asks a node for its state.
     async fn report(&self, node: NodeId) -> Result<NodeReport>;
+
+    /// Has a node read its copies of files and compare them with their checksums.
+    async fn check(&self, node: NodeId, files: &[SegmentRef]) -> Result<Checked>;
 }

@@ -14,7 +14,7 @@ use crate::rewrite::{self, identifier};
 /// Parameters of a statement.
 const PARAMETERS_MAX: usize = 65_535;
 
-/// Whether a statement defines or controls something: it needs no plan, and returns no rows.
+/// Whether a statement defines, tends or controls something: it needs no plan, and runs when it arrives.
 pub fn is_definition(statement: &Statement) -> bool {
     match statement {
         Statement::Statement(statement) => matches!(
@@ -25,11 +25,23 @@ pub fn is_definition(statement: &Statement) -> bool {
                 | ast::Statement::AlterTable(_)
                 | ast::Statement::Truncate(_)
                 | ast::Statement::Call(_)
+                | ast::Statement::OptimizeTable { .. }
                 | ast::Statement::StartTransaction { .. }
                 | ast::Statement::Commit { .. }
                 | ast::Statement::Rollback { .. }
         ),
         _ => false,
+    }
+}
+
+/// A statement that takes all rows out of a table, which needs no plan either and yet changes rows.
+pub fn truncate_of(statement: &Statement) -> Option<&ast::Truncate> {
+    match statement {
+        Statement::Statement(statement) => match statement.as_ref() {
+            ast::Statement::Truncate(truncate) => Some(truncate),
+            _ => None,
+        },
+        _ => None,
     }
 }
 

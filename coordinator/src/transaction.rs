@@ -4,18 +4,20 @@
 //! is reading that manifest. What is proposed in the end is the difference. The log refuses it when somebody
 //! else changed the same rows, or wrote the same keys, since: the first committer wins.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use arrow::array::RecordBatch;
+use futures::TryStreamExt;
 use plexus_model::{
-    Applied, Command, Commit, DeletedRows, Deletion, Error, ErrorKind, Manifest, NewSegment, Result, Rows,
-    Table, TableId, Token, Version, decode_rows,
+    Applied, Command, Commit, Deletion, Error, ErrorKind, Manifest, NewSegment, Result, Segment, Table,
+    TableId, Token, Version,
 };
 use plexus_storage::Pick;
 
-use crate::changes::RowChanges;
+use crate::changes::{RowChanges, inline_union};
 use crate::ingest::Writer;
 use crate::limits::{COMMIT_TIMEOUT, TRANSACTION_INLINE_BYTES_MAX, TRANSACTIONS_MAX, WRITE_TIME_MAX};
 
@@ -75,7 +77,21 @@ impl Transaction {
     }
 
     /// Makes changes visible to the statements that follow.
-    pub fn stage(&mut self, changes: RowChanges) {
+    ///
+    /// # Errors
+    /// When they had to be written as files and could not be: then they are not staged.
+    pub async fn stage(&mut self, writer: &Writer, changes: RowChanges) -> Result<()> {
+        let table = changes.table.id;
+        let before = self.pinned.clone();
+        self.apply(changes);
+        let bounded = self.bound(writer, table).await;
+        if bounded.is_err() {
+            self.pinned = before;
+        }
+        bounded
+    }
+
+    fn apply(&mut self, changes: RowChanges) {
         let Some((_, current)) = &mut self.pinned else {
             return;
         };
@@ -103,6 +119,30 @@ impl Transaction {
         }
     }
 
+    /// Rows of many small statements become files, so that what a transaction holds in memory, and in the end
+    /// proposes, is bounded.
+    async fn bound(&mut self, writer: &Writer, table: TableId) -> Result<()> {
+        let Some((base, current)) = &mut self.pinned else {
+            return Ok(());
+        };
+        let Some(table) = current.tables.get(&table) else {
+            return Ok(());
+        };
+        let before = base.tables.get(&table.id);
+        let own = |s: &&Arc<Segment>| {
+            s.is_inline() && s.removed.is_none() && before.is_none_or(|t| !t.segments.contains_key(&s.id))
+        };
+        let inline: Vec<Arc<Segment>> = table.segments.values().filter(own).cloned().collect();
+        if inline.iter().map(|s| s.bytes()).sum::<u64>() <= TRANSACTION_INLINE_BYTES_MAX {
+            return Ok(());
+        }
+        let mut changes = RowChanges::new(table.clone());
+        changes.added = to_files(writer, table, &inline).await?;
+        changes.removed = inline.iter().map(|s| s.id).collect();
+        self.apply(changes);
+        Ok(())
+    }
+
     /// Proposes what was changed; `None` when that is nothing.
     ///
     /// # Errors
@@ -123,7 +163,6 @@ impl Transaction {
             };
             let changed = difference(before, table, base.version)?;
             if !changed.is_empty() {
-                let changed = shrink(writer, table, changed).await?;
                 changes.push(changed.into_change(writer, before, base.version).await?);
             }
         }
@@ -132,7 +171,8 @@ impl Transaction {
         }
         let unchanged = self.read.iter().map(|table| (*table, base.version)).collect();
         let duration_us = self.started.elapsed().as_micros() as u64;
-        let commit = Commit { changes, unchanged, operation: "transaction".to_owned(), duration_us };
+        let operation = "transaction".to_owned();
+        let commit = Commit { changes, unchanged, operation, duration_us, ..Commit::default() };
         let proposed = writer.meta.propose(Command::Commit(commit), COMMIT_TIMEOUT).await;
         proposed.map(Some).map_err(|e| match e.kind() {
             ErrorKind::Conflict => Error::conflict(format!(
@@ -161,47 +201,32 @@ fn difference(before: &Arc<Table>, after: &Arc<Table>, version: Version) -> Resu
         if segment.removed.is_some() && old.removed.is_none() {
             changes.removed.push(*id);
         } else if segment.deletions.len() > old.deletions.len() {
-            changes.delete(*id, &union(&segment.deletions[old.deletions.len()..])?);
+            changes.delete(*id, &inline_union(&segment.deletions[old.deletions.len()..])?);
         }
     }
     Ok(changes)
-}
-
-fn union(deletions: &[Deletion]) -> Result<Rows> {
-    let mut rows = Rows::new();
-    for deletion in deletions {
-        // What a transaction stages is not in files.
-        if let DeletedRows::Inline(bytes) = &deletion.rows {
-            rows |= decode_rows(bytes)?;
-        }
-    }
-    Ok(rows)
 }
 
 fn merged(deletions: &[Deletion]) -> Result<Vec<Deletion>> {
-    let rows = union(deletions)?;
+    let rows = inline_union(deletions)?;
     Ok(if rows.is_empty() { vec![] } else { vec![Deletion::inline(&rows)] })
 }
 
-/// Writes the rows of many small statements as files, where they are more than should ride in the log.
-async fn shrink(writer: &Writer, table: &Arc<Table>, mut changes: RowChanges) -> Result<RowChanges> {
-    let inline: u64 = changes.added.iter().filter(|s| s.0.is_inline()).map(|s| s.0.bytes()).sum();
-    if inline <= TRANSACTION_INLINE_BYTES_MAX {
-        return Ok(changes);
+/// Writes the rows of small statements as files, one a shard.
+async fn to_files(writer: &Writer, table: &Table, inline: &[Arc<Segment>]) -> Result<Vec<NewSegment>> {
+    let mut shards: BTreeMap<u32, Vec<RecordBatch>> = BTreeMap::new();
+    for segment in inline {
+        let hidden = inline_union(&segment.deletions)?;
+        let mut rows = writer.reads.scan(table, segment, &table.schema, Pick::Except(hidden)).await?;
+        while let Some(found) = rows.try_next().await? {
+            shards.entry(segment.shard).or_default().push(found.rows);
+        }
     }
-    let (inline, mut added): (Vec<_>, Vec<_>) = changes.added.into_iter().partition(|s| s.0.is_inline());
-    let mut shards: HashMap<u32, Vec<arrow::array::RecordBatch>> = HashMap::new();
-    for segment in inline.iter().map(|s| &s.0) {
-        let hidden = union(&segment.deletions)?;
-        let rows = writer.reads.scan(table, segment, &table.schema, Pick::Except(hidden)).await?;
-        let rows: Vec<_> = futures::TryStreamExt::try_collect(rows).await?;
-        shards.entry(segment.shard).or_default().extend(rows.into_iter().map(|found| found.rows));
-    }
+    let mut files = Vec::new();
     for (shard, batches) in shards {
-        added.push(writer.upload(table, shard, 0, table.schema.clone(), batches.into()).await?);
+        files.push(writer.upload(table, shard, 0, table.schema.clone(), batches.into()).await?);
     }
-    changes.added = added;
-    Ok(changes)
+    Ok(files)
 }
 
 /// Names a transaction to clients.

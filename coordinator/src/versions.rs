@@ -10,7 +10,7 @@ use datafusion::common::{ScalarValue, TableReference};
 use datafusion::sql::sqlparser::ast::{
     self, Expr, Ident, ObjectName, TableAlias, TableFactor, TableVersion, Value, VisitMut, VisitorMut,
 };
-use plexus_model::{Error, ErrorKind, Manifest, Result, Version};
+use plexus_model::{Error, ErrorKind, Manifest, Result, TableName, Version};
 use plexus_query::{Engine, as_of_schema};
 
 /// Replaces tables at a version by names that stand for them. `schema` is that of unqualified names.
@@ -61,9 +61,14 @@ impl Resolver<'_> {
         wanted: &TableVersion,
     ) -> Result<()> {
         let version = match wanted {
-            TableVersion::VersionAsOf(expr) => Version(version_number(expr)?),
+            TableVersion::VersionAsOf(expr) => {
+                let number = version_number(expr);
+                number.ok_or_else(|| {
+                    Error::invalid(format!("VERSION AS OF {expr}: a version is a whole number"))
+                })?
+            }
             TableVersion::TimestampAsOf(expr) | TableVersion::ForSystemTimeAsOf(expr) => {
-                self.manifest.version_at(self.time_us(expr)?)?
+                self.manifest.version_at(time_us(expr, self.engine)?)?
             }
             other => {
                 return Err(Error::unsupported(format!("{other} is not supported; write VERSION AS OF")));
@@ -72,19 +77,16 @@ impl Resolver<'_> {
         let reference = TableReference::parse_str(&name.to_string());
         let (schema, table) = (reference.schema().unwrap_or(self.schema), reference.table());
         // By the name that it has now, or had then.
-        let now = self.manifest.names.iter().find(|(n, _)| n.schema == schema && n.table == table);
-        let then = match now.and_then(|(_, id)| self.manifest.tables.get(id)) {
-            Some(table) => match table.as_of(version) {
-                Ok(then) => then.name.clone(),
-                // Another table may have had the name then.
-                Err(e) if e.kind() == ErrorKind::NotFound => {
-                    let name = plexus_model::TableName::new(schema, table.name.table.clone());
-                    let had = self.manifest.as_of(version).is_ok_and(|then| then.table(&name).is_some());
-                    if had { name } else { return Err(e) }
-                }
-                Err(e) => return Err(e),
-            },
-            None => plexus_model::TableName::new(schema, table),
+        let called = TableName::new(schema, table);
+        let then = match self.manifest.table(&called).map(|now| now.as_of(version)) {
+            Some(Ok(then)) => then.name.clone(),
+            // Another table may have had the name then.
+            Some(Err(e)) if e.kind() == ErrorKind::NotFound => {
+                let had = self.manifest.as_of(version).is_ok_and(|then| then.table(&called).is_some());
+                if had { called } else { return Err(e) }
+            }
+            Some(Err(e)) => return Err(e),
+            None => called,
         };
         if version > self.manifest.version {
             return Err(Error::invalid(format!(
@@ -99,20 +101,26 @@ impl Resolver<'_> {
         *name = quoted([&as_of_schema(version, &then.schema), &then.table]);
         Ok(())
     }
+}
 
-    /// The value of an expression that names no column, in microseconds since 1970.
-    fn time_us(&self, expr: &Expr) -> Result<u64> {
-        let wrong = |e: String| Error::invalid(format!("TIMESTAMP AS OF {expr}: {e}"));
-        let value = self.engine.constant(&expr.to_string())?;
-        let value = ScalarValue::try_from_array(&value, 0)
-            .and_then(|value| value.cast_to(&DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))))
-            .map_err(|e| wrong(e.strip_backtrace()))?;
-        match value {
-            ScalarValue::TimestampMicrosecond(Some(us), _) => {
-                u64::try_from(us).map_err(|e| wrong(e.to_string()))
-            }
-            _ => Err(wrong("it is null".to_owned())),
-        }
+/// The value of an expression that names no column, in microseconds since 1970.
+fn time_us(expr: &Expr, engine: &Engine) -> Result<u64> {
+    let wrong = |e: String| Error::invalid(format!("TIMESTAMP AS OF {expr}: {e}"));
+    let value = engine.constant(&expr.to_string())?;
+    let value = ScalarValue::try_from_array(&value, 0)
+        .and_then(|value| value.cast_to(&DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))))
+        .map_err(|e| wrong(e.strip_backtrace()))?;
+    match value {
+        ScalarValue::TimestampMicrosecond(Some(us), _) => u64::try_from(us).map_err(|e| wrong(e.to_string())),
+        _ => Err(wrong("it is null".to_owned())),
+    }
+}
+
+/// The version that a whole number names, or the last one at a time.
+pub fn version_of(expr: &Expr, engine: &Engine, manifest: &Manifest) -> Result<Version> {
+    match version_number(expr) {
+        Some(version) => Ok(version),
+        None => manifest.version_at(time_us(expr, engine)?),
     }
 }
 
@@ -121,13 +129,12 @@ pub fn quoted<'a>(parts: impl IntoIterator<Item = &'a String>) -> ObjectName {
     ObjectName::from(parts.into_iter().map(|part| Ident::with_quote('"', part)).collect::<Vec<_>>())
 }
 
-fn version_number(expr: &Expr) -> Result<u64> {
-    let number = match expr {
+fn version_number(expr: &Expr) -> Option<Version> {
+    match expr {
         Expr::Value(value) => match &value.value {
-            Value::Number(digits, _) => digits.parse().ok(),
+            Value::Number(digits, _) => digits.parse().ok().map(Version),
             _ => None,
         },
         _ => None,
-    };
-    number.ok_or_else(|| Error::invalid(format!("VERSION AS OF {expr}: a version is a whole number")))
+    }
 }

@@ -3,8 +3,8 @@
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::{
-    ClusterId, ColumnStatistics, DeletedRows, Deletion, Error, ErrorKind, NodeId, NodeRecord, Result,
-    Segment, SegmentId, TableId, TableName, TableSchema, Token, Version, cut,
+    ClusterId, DeletedRows, Deletion, Error, ErrorKind, NodeId, NodeRecord, Result, Segment, SegmentId,
+    TableId, TableName, TableSchema, Token, Version, cut,
 };
 
 /// A command with the token that makes it safe to repeat.
@@ -22,9 +22,12 @@ impl Proposal {
     pub fn weight(&self) -> usize {
         RECORD_BYTES
             + match &self.command {
-                Command::Commit(commit) => commit.changes.iter().map(TableChange::weight).sum(),
+                Command::Commit(commit) => {
+                    let changes: usize = commit.changes.iter().map(TableChange::weight).sum();
+                    changes + commit.alter.iter().map(AlterTable::weight).sum::<usize>()
+                }
                 Command::CreateTable(create) => create.schema.columns.len() * RECORD_BYTES,
-                Command::AlterTable(alter) => alter.schema.columns.len() * RECORD_BYTES,
+                Command::AlterTable(alter) => alter.weight(),
                 _ => 0,
             }
     }
@@ -99,8 +102,16 @@ pub struct AlterTable {
     pub base: Option<Version>,
 }
 
+impl AlterTable {
+    fn weight(&self) -> usize {
+        self.schema.columns.len() * RECORD_BYTES
+    }
+}
+
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
 pub struct Commit {
+    /// Schemas that change before the rows do.
+    pub alter: Vec<AlterTable>,
     pub changes: Vec<TableChange>,
     /// Tables whose rows must be those of the change's base still, though it does not change them: what a
     /// serializable transaction read.
@@ -190,7 +201,7 @@ fn deletion_weight(deletion: &Deletion) -> usize {
     RECORD_BYTES / 4
         + match &deletion.rows {
             DeletedRows::Inline(bytes) => bytes.len(),
-            DeletedRows::File { .. } => 0,
+            DeletedRows::File { acknowledged, .. } => acknowledged.len() * size_of::<NodeId>(),
         }
 }
 
@@ -204,7 +215,7 @@ impl NewSegment {
         let inline = if self.0.is_inline() { self.0.bytes() as usize } else { 0 };
         let keys = self.0.keys.len() * size_of::<u64>();
         let deletions: usize = self.0.deletions.iter().map(deletion_weight).sum();
-        inline + RECORD_BYTES + keys + deletions + self.0.columns.len() * size_of::<ColumnStatistics>()
+        inline + RECORD_BYTES + keys + deletions + self.0.statistics.weight()
     }
 }
 

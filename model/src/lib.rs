@@ -6,6 +6,7 @@
 
 mod command;
 mod error;
+pub mod failpoint;
 mod ids;
 pub mod limits;
 mod manifest;
@@ -13,6 +14,7 @@ pub mod placement;
 mod rows;
 pub mod schema;
 mod segment;
+mod statistics;
 
 pub use command::{
     AlterTable, Applied, ChangeKind, Command, Commit, CreateTable, Exchange, MovedRows, NewSegment, Outcome,
@@ -26,9 +28,8 @@ pub use manifest::{
 };
 pub use rows::{Rows, decode_rows, encode_rows};
 pub use schema::{Check, Column, ColumnType, TableSchema, TimeUnit};
-pub use segment::{
-    Bound, ColumnStatistics, DeletedRows, Deletion, FileData, Segment, SegmentData, VERSION_COLUMN,
-};
+pub use segment::{DeletedRows, Deletion, FileData, Segment, SegmentData, VERSION_COLUMN};
+pub use statistics::{Bound, ColumnStatistics, Statistics};
 
 /// Encodes a value in the archive format used for log entries, snapshots and peer messages.
 ///

@@ -2,28 +2,7 @@
 
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::{NodeId, Result, Rows, SegmentId, Version, decode_rows};
-
-/// Smallest or largest value of a column, for pruning. Only types that are ordered and small.
-#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Debug)]
-pub enum Bound {
-    /// Integers, dates, times, timestamps; the column's own unit.
-    Int(i64),
-    UInt(u64),
-    /// Never NaN: a column that holds one has no bounds.
-    Float(f64),
-    /// Decimals that fit, at the column's scale.
-    Decimal(i128),
-}
-
-/// Statistics of one column of one segment.
-#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
-pub struct ColumnStatistics {
-    pub column: u32,
-    pub nulls: u64,
-    /// Smallest and largest value that is not null.
-    pub bounds: Option<(Bound, Bound)>,
-}
+use crate::{NodeId, Result, Rows, SegmentId, Statistics, Version, decode_rows};
 
 /// Where the bytes of a segment are.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
@@ -60,8 +39,8 @@ pub struct Deletion {
 pub enum DeletedRows {
     /// In the manifest itself, where `apply` can compare it with others.
     Inline(Vec<u8>),
-    /// In a file of its own on the replicas of the shard.
-    File { id: SegmentId, data: FileData },
+    /// In a file of its own on the replicas of the shard, of which these had it durably when it was committed.
+    File { id: SegmentId, data: FileData, acknowledged: Vec<NodeId> },
 }
 
 impl Deletion {
@@ -99,7 +78,7 @@ pub struct Segment {
     /// Commit time of `removed`, which decides how long the record is kept.
     pub removed_time_us: u64,
     pub data: SegmentData,
-    pub columns: Vec<ColumnStatistics>,
+    pub statistics: Statistics,
     /// Hashes of the primary keys of its rows, in their order, as long as the rows are in the log.
     pub keys: Vec<u64>,
     /// Oldest first.

@@ -62,6 +62,14 @@ pub struct Settings {
     #[arg(long, env = "PLEXUS_QUERY_MEMORY", value_name = "MIB", value_parser = clap::value_parser!(u64).range(64..))]
     pub query_memory: Option<u64>,
 
+    /// Where COPY ... TO may write files, which it may not elsewhere [default: nowhere]
+    #[arg(long, env = "PLEXUS_EXPORT_DIR", value_name = "DIR")]
+    pub export_dir: Option<PathBuf>,
+
+    /// Let clients make this node fail, for tests
+    #[arg(long, env = "PLEXUS_FAILPOINTS", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(), hide = true)]
+    pub failpoints: Option<bool>,
+
     /// Stop when standard input ends: whoever started the node is gone
     #[arg(long, env = "PLEXUS_STOP_WITH_STDIN", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(), hide = true)]
     pub stop_with_stdin: Option<bool>,
@@ -116,6 +124,8 @@ pub struct Config {
     pub membership: Membership,
     /// Bytes that queries may use.
     pub query_memory: u64,
+    pub export_dir: Option<PathBuf>,
+    pub failpoints: bool,
     pub stop_with_stdin: bool,
     pub log_format: LogFormat,
     pub log: String,
@@ -148,6 +158,8 @@ impl Settings {
             join: self.join.or(file.join),
             join_token: self.join_token.or(file.join_token),
             query_memory: self.query_memory.or(file.query_memory),
+            export_dir: self.export_dir.or(file.export_dir),
+            failpoints: self.failpoints.or(file.failpoints),
             stop_with_stdin: self.stop_with_stdin.or(file.stop_with_stdin),
             log_format: self.log_format.or(file.log_format),
             log: self.log.or(file.log),
@@ -192,6 +204,8 @@ impl Settings {
             roles,
             membership,
             query_memory: query_memory(self.query_memory)?,
+            export_dir: self.export_dir,
+            failpoints: self.failpoints.unwrap_or(false),
             stop_with_stdin: self.stop_with_stdin.unwrap_or(false),
             log_format: self.log_format.unwrap_or_default(),
             log: self.log.unwrap_or_else(|| "info".into()),

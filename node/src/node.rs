@@ -162,6 +162,8 @@ impl Node {
             engine: engine.clone(),
             writer: writer.clone(),
             peers: Arc::new(nodes.clone()),
+            export_dir: config.export_dir.clone(),
+            failpoints: config.failpoints,
         }));
         let puller = Puller::new(id, Arc::new(nodes));
         let maintenance = Maintenance { node: id, meta: meta.clone(), writer, store, puller, missing };

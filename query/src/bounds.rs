@@ -3,7 +3,9 @@
 use arrow_schema::{DataType, TimeUnit};
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics as PlanColumn, ScalarValue, Statistics};
-use plexus_model::{Bound, Segment, Table, Version};
+use plexus_model::{Bound, ColumnStatistics as Known, Segment, Table, Version};
+
+use crate::distinct::{self, Sample};
 
 /// A bound as a value of its column's type; `None` where they do not fit each other.
 pub fn to_scalar(bound: Bound, t: &DataType) -> Option<ScalarValue> {
@@ -49,6 +51,8 @@ pub fn segment_statistics(
     let schema = &table.schema;
     // A decimal bound counts in the scale that its column had, which another schema may have changed.
     let scales_hold = segment.schema_version == table.schema_version;
+    let statistics: Vec<_> = segment.statistics.iter().collect();
+    let rows = segment.live_rows(version) as usize;
     // Bounds and nulls are those of all rows, of which this version may not see some.
     let partial = version < segment.newest && segment.has_versions();
     let whole = !partial && segment.deletions_at(version).next().is_none();
@@ -57,7 +61,7 @@ pub fn segment_statistics(
         .iter()
         .zip(types.fields())
         .map(|(column, field)| {
-            let Some(known) = segment.columns.iter().find(|c| c.column == column.id) else {
+            let Some(known) = statistics.iter().find(|c| c.column == column.id) else {
                 return PlanColumn::new_unknown();
             };
             let bound = |pick: fn(&(Bound, Bound)) -> Bound| {
@@ -72,13 +76,17 @@ pub fn segment_statistics(
                 null_count: precise(known.nulls as usize, whole),
                 min_value: bound(|b| b.0),
                 max_value: bound(|b| b.1),
+                distinct_count: known.distinct.map_or(Precision::Absent, |d| Precision::Inexact(d as usize)),
+                byte_size: value_bytes(known, field.data_type(), rows),
                 ..PlanColumn::new_unknown()
             }
         })
-        .collect();
+        .collect::<Vec<_>>();
+    let bytes = column_statistics.iter().map(|c| c.byte_size.get_value().copied());
+    let guess = segment.bytes() as usize * COMPRESSION_GUESS;
     Statistics {
-        num_rows: precise(segment.live_rows(version) as usize, !partial),
-        total_byte_size: Precision::Inexact(segment.bytes() as usize * COMPRESSION_GUESS),
+        num_rows: precise(rows, !partial),
+        total_byte_size: Precision::Inexact(bytes.sum::<Option<usize>>().unwrap_or(guess)),
         column_statistics,
     }
 }
@@ -87,7 +95,15 @@ fn precise<T: std::fmt::Debug + Clone + PartialEq + Eq + PartialOrd>(value: T, e
     if exact { Precision::Exact(value) } else { Precision::Inexact(value) }
 }
 
-/// In-memory bytes for each byte of a segment, for the planner's choice of join sides.
+/// Bytes of the values of a column in memory, where the type or the statistics tell.
+fn value_bytes(known: &Known, data_type: &DataType, rows: usize) -> Precision<usize> {
+    let fixed = data_type.primitive_width().map(|width| width * rows);
+    // Variable values are views or have offsets beside them.
+    let variable = || known.bytes.map(|bytes| bytes as usize + rows * size_of::<u128>());
+    fixed.or_else(variable).map_or(Precision::Absent, Precision::Inexact)
+}
+
+/// In-memory bytes for each byte of a segment whose columns do not tell.
 const COMPRESSION_GUESS: usize = 4;
 
 /// The statistics of several segments together.
@@ -95,27 +111,48 @@ pub fn merge<'a>(segments: impl Iterator<Item = &'a Statistics>, columns: usize)
     let mut rows = Precision::Exact(0usize);
     let mut bytes = 0usize;
     let mut merged: Vec<Option<PlanColumn>> = vec![None; columns];
+    let mut samples: Vec<Vec<Sample>> = vec![vec![]; columns];
     for statistics in segments {
         let segment_rows = statistics.num_rows.get_value().copied().unwrap_or(0);
         rows = rows.add(&statistics.num_rows);
         bytes += statistics.total_byte_size.get_value().copied().unwrap_or(0);
-        for (into, column) in merged.iter_mut().zip(&statistics.column_statistics) {
+        for ((into, samples), column) in
+            merged.iter_mut().zip(&mut samples).zip(&statistics.column_statistics)
+        {
+            if let Some(distinct) = column.distinct_count.get_value() {
+                let nulls = column.null_count.get_value().copied().unwrap_or(0);
+                let values = segment_rows.saturating_sub(nulls) as f64;
+                samples.push(Sample { values, distinct: *distinct as f64, width: width(column) });
+            }
             match into {
                 None => *into = Some(column.clone()),
                 Some(into) => add_column(into, column, segment_rows),
             }
         }
     }
+    let column_statistics = merged.into_iter().zip(samples).map(|(column, samples)| {
+        let column = column.unwrap_or_else(PlanColumn::new_unknown);
+        let distinct = distinct::of_all(&samples, width(&column));
+        let distinct_count = distinct.map_or(Precision::Absent, |d| Precision::Inexact(d as usize));
+        PlanColumn { distinct_count, ..column }
+    });
     Statistics {
         num_rows: rows,
         total_byte_size: Precision::Inexact(bytes),
-        column_statistics: merged.into_iter().map(|c| c.unwrap_or_else(PlanColumn::new_unknown)).collect(),
+        column_statistics: column_statistics.collect(),
     }
+}
+
+/// How far the bounds of a column are apart.
+fn width(column: &PlanColumn) -> Option<f64> {
+    let (min, max) = (column.min_value.get_value()?, column.max_value.get_value()?);
+    max.distance(min).map(|distance| distance as f64)
 }
 
 fn add_column(into: &mut PlanColumn, column: &PlanColumn, rows: usize) {
     let only_nulls = |c: &PlanColumn, rows: usize| c.null_count == Precision::Exact(rows);
     into.null_count = into.null_count.add(&column.null_count);
+    into.byte_size = into.byte_size.add(&column.byte_size);
     if only_nulls(column, rows) {
         return;
     }

@@ -12,7 +12,7 @@ use crate::CATALOG;
 use crate::scan::ScanContext;
 use crate::system::{self, ClusterView, SYSTEM_SCHEMA};
 use crate::table::PinnedTable;
-use crate::target::schema_of_target;
+use crate::target::{TargetTable, schema_of_target};
 
 const AS_OF_PREFIX: &str = "$as_of:";
 
@@ -109,7 +109,7 @@ impl SchemaProvider for PinnedSchema {
         let pinned = |table| PinnedTable::new(table, version, self.catalog.context.clone());
         Ok(self.find(name).map(pinned).map(|table| -> Arc<dyn TableProvider> {
             match self.target {
-                true => Arc::new(table.with_positions()),
+                true => Arc::new(TargetTable::new(table)),
                 false => Arc::new(table),
             }
         }))

@@ -26,7 +26,7 @@ use plexus_storage::SegmentRef;
 use prost::Message;
 use vortex_datafusion::VortexSource;
 
-use crate::evolve::StoredAdapterFactory;
+use crate::evolve::{Initials, StoredAdapterFactory};
 use crate::files::{HiddenRows, hide, segment_of};
 use crate::scan::ScanContext;
 
@@ -43,6 +43,9 @@ struct WireScan {
     predicate: Option<protobuf::PhysicalExprNode>,
     #[prost(message, repeated, tag = "3")]
     segments: Vec<WireSegment>,
+    /// Values of columns for rows that are older than they.
+    #[prost(map = "string, bytes", tag = "4")]
+    initials: HashMap<String, Vec<u8>>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -119,10 +122,13 @@ impl PhysicalExtensionCodec for ScanCodec {
             .flat_map(|group| group.files())
             .map(WireSegment::new)
             .collect::<Result<Vec<_>>>()?;
+        let mut files = config.file_groups.iter().flat_map(|group| group.files());
+        let initials = files.find_map(|file| file.extension::<Initials>());
         let scan = WireScan {
             config: Some(serialize_file_scan_config(config, self, converter)?),
             predicate: source.predicate().map(|p| converter.physical_expr_to_proto(p, self)).transpose()?,
             segments,
+            initials: initials.map(|i| i.values().clone()).unwrap_or_default(),
         };
         scan.encode(buf).map_err(|e| DataFusionError::External(Box::new(e)))
     }
@@ -167,7 +173,7 @@ impl PhysicalExtensionCodec for ScanCodec {
                 files.collect::<Result<Vec<_>>>().map(Into::into)
             })
             .collect::<Result<Vec<_>>>()?;
-        config.expr_adapter_factory = Some(Arc::new(StoredAdapterFactory));
+        config.expr_adapter_factory = Some(Arc::new(StoredAdapterFactory { initials: scan.initials.into() }));
         Ok(DataSourceExec::from_data_source(config))
     }
 }

@@ -2,18 +2,22 @@
 
 use std::sync::Arc;
 
-use datafusion::common::{Result, extensions_options};
+use arrow_schema::DataType;
+use datafusion::common::{DFSchema, Result, extensions_options, plan_err};
 use datafusion::config::ConfigExtension;
 use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::logical_expr::{Expr, ExprSchemable};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::prelude::SessionConfig;
 use datafusion_distributed::{
     ChannelResolver, DistributedExt, SessionStateBuilderExt, Worker, WorkerQueryContext,
 };
 use object_store::memory::InMemory;
-use plexus_model::Manifest;
+use plexus_model::{Manifest, SegmentId, Table, Version};
 use plexus_storage::SegmentReads;
 use url::Url;
 use vortex::VortexSessionDefault;
@@ -26,6 +30,7 @@ use crate::distribute::{Placement, desired_tasks, route, scale_up};
 use crate::files::STORE_URL;
 use crate::scan::ScanContext;
 use crate::system::ClusterView;
+use crate::table::PinnedTable;
 use crate::{CATALOG, DEFAULT_SCHEMA};
 
 extensions_options! {
@@ -130,6 +135,27 @@ impl Engine {
         self.pinned(&self.literal, pin)
     }
 
+    /// Segments of a table that may have rows for which a predicate holds, by what is known of their columns.
+    ///
+    /// # Errors
+    /// What is wrong with the predicate.
+    pub fn matching(
+        &self,
+        state: &SessionState,
+        table: &Arc<Table>,
+        version: Version,
+        predicate: &str,
+    ) -> Result<Vec<SegmentId>> {
+        let pinned = PinnedTable::new(table.clone(), version, self.scans.clone());
+        let schema = DFSchema::try_from(pinned.arrow_schema().clone())?;
+        let expr = state.create_logical_expr(predicate, &schema)?;
+        if expr.get_type(&schema)? != DataType::Boolean {
+            return plan_err!("{predicate} is not true or false");
+        }
+        let expr = simplify(expr, schema)?;
+        Ok(pinned.segments(state, &[expr])?.into_iter().map(|(segment, _)| segment.id).collect())
+    }
+
     /// A session that sees no table.
     pub fn literal_state(&self) -> &SessionState {
         &self.literal
@@ -149,6 +175,13 @@ impl Engine {
         state.register_catalog_list(Arc::new(catalog));
         state
     }
+}
+
+/// A predicate with its values in the types of the columns that they are compared with, as pruning needs it.
+fn simplify(expr: Expr, schema: DFSchema) -> Result<Expr> {
+    let schema = Arc::new(schema);
+    let simplifier = ExprSimplifier::new(SimplifyContext::builder().with_schema(schema.clone()).build());
+    simplifier.simplify(simplifier.coerce(expr, &schema)?)
 }
 
 fn runtime(memory_bytes: usize) -> Result<Arc<RuntimeEnv>> {

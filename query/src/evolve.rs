@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow_schema::{Field, Schema, SchemaRef};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use arrow_schema::SchemaRef;
 use datafusion::common::{DataFusionError, Result, ScalarValue};
 use datafusion::physical_expr_adapter::{
     DefaultPhysicalExprAdapterFactory, PhysicalExprAdapter, PhysicalExprAdapterFactory,
@@ -15,45 +13,52 @@ use datafusion::physical_plan::PhysicalExpr;
 use plexus_model::TableSchema;
 use plexus_storage::{inline, types};
 
-/// Key in a field's metadata, which travels with a plan: the value of rows that are older than the column.
-const INITIAL: &str = "plexus.initial";
+/// Values of columns for rows that are older than they, encoded, by what the column is called in files. Travels
+/// with the files of a scan.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Initials(Arc<HashMap<String, Vec<u8>>>);
 
-/// The stored schema of a table, each field with its initial value if it has one.
-pub fn scan_schema(schema: &TableSchema) -> SchemaRef {
-    let stored = types::to_stored(schema);
-    if schema.initials.is_empty() {
-        return stored;
+impl Initials {
+    pub fn of(schema: &TableSchema) -> Self {
+        let stored = types::to_stored(schema);
+        let columns = stored.fields().iter().zip(&schema.columns);
+        let initial = columns.filter_map(|(field, column)| {
+            Some((field.name().clone(), schema.initial_of(column.id)?.to_vec()))
+        });
+        initial.collect::<HashMap<_, _>>().into()
     }
-    let fields = stored.fields().iter().zip(&schema.columns).map(|(field, column)| {
-        let field: Field = field.as_ref().clone();
-        match schema.initial_of(column.id) {
-            Some(bytes) => field.with_metadata([(INITIAL.to_owned(), STANDARD.encode(bytes))].into()),
-            None => field,
-        }
-    });
-    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+
+    pub fn values(&self) -> &HashMap<String, Vec<u8>> {
+        &self.0
+    }
+}
+
+impl From<HashMap<String, Vec<u8>>> for Initials {
+    fn from(values: HashMap<String, Vec<u8>>) -> Self {
+        Self(Arc::new(values))
+    }
 }
 
 /// Fits expressions over the stored schema of a table to the columns that a file has.
 #[derive(Debug)]
-pub struct StoredAdapterFactory;
+pub struct StoredAdapterFactory {
+    pub initials: Initials,
+}
 
 impl PhysicalExprAdapterFactory for StoredAdapterFactory {
     fn create(&self, logical: SchemaRef, physical: SchemaRef) -> Result<Arc<dyn PhysicalExprAdapter>> {
         let missing = logical.fields().iter().filter(|f| physical.field_with_name(f.name()).is_err());
         let initials = missing
-            .filter_map(|field| Some((field.name().clone(), field.metadata().get(INITIAL)?, field)))
-            .map(|(name, text, field)| Ok((name, initial(text)?.cast_to(field.data_type())?)))
+            .filter_map(|field| Some((field, self.initials.0.get(field.name())?)))
+            .map(|(field, bytes)| Ok((field.name().clone(), initial(bytes)?.cast_to(field.data_type())?)))
             .collect::<Result<HashMap<_, _>>>()?;
         let inner = DefaultPhysicalExprAdapterFactory.create(logical, physical)?;
         Ok(Arc::new(StoredAdapter { initials, inner }))
     }
 }
 
-fn initial(text: &str) -> Result<ScalarValue> {
-    let fail = |e: Box<dyn std::error::Error + Send + Sync>| DataFusionError::External(e);
-    let bytes = STANDARD.decode(text).map_err(|e| fail(Box::new(e)))?;
-    let value = inline::decode_value(&bytes).map_err(|e| fail(Box::new(e)))?;
+fn initial(bytes: &[u8]) -> Result<ScalarValue> {
+    let value = inline::decode_value(bytes).map_err(|e| DataFusionError::External(Box::new(e)))?;
     ScalarValue::try_from_array(&value, 0)
 }
 

@@ -11,6 +11,7 @@ mod bounds;
 mod catalog;
 mod checks;
 mod codec;
+mod distinct;
 mod distribute;
 mod engine;
 mod evolve;

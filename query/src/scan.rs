@@ -17,11 +17,11 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 use plexus_model::Table;
-use plexus_storage::SegmentReads;
+use plexus_storage::{SegmentReads, types};
 use vortex::session::VortexSession;
 use vortex_datafusion::VortexSource;
 
-use crate::evolve::{StoredAdapterFactory, scan_schema};
+use crate::evolve::{Initials, StoredAdapterFactory};
 use crate::files::{STORE_URL, SegmentReaderFactory};
 
 /// What a scan needs of the node that runs it.
@@ -79,14 +79,16 @@ impl Scan<'_> {
     }
 
     fn file_leaf(&self, context: &ScanContext) -> Result<Arc<dyn ExecutionPlan>> {
-        let stored = scan_schema(&self.table.schema);
-        let source = context.source(stored.into());
+        let source = context.source(types::to_stored(&self.table.schema).into());
+        let initials = Initials::of(&self.table.schema);
+        // With the files, so that it is known where their encoding for other nodes is made.
+        let files = self.files.iter().map(|file| file.clone().with_extension(initials.clone())).collect();
         let config = FileScanConfigBuilder::new(ObjectStoreUrl::parse(STORE_URL)?, Arc::new(source))
-            .with_file_groups(spread(self.files.clone(), self.partitions))
+            .with_file_groups(spread(files, self.partitions))
             .with_statistics(self.statistics.clone())
             .with_projection_indices(self.projection.cloned())?
             .with_limit(self.limit)
-            .with_expr_adapter(Some(Arc::new(StoredAdapterFactory)))
+            .with_expr_adapter(Some(Arc::new(StoredAdapterFactory { initials })))
             .build();
         self.name_columns(DataSourceExec::from_data_source(config))
     }

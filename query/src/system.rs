@@ -9,11 +9,11 @@ use arrow::array::{
 use arrow_schema::{Field, Schema, SchemaRef};
 use datafusion::catalog::{MemTable, TableProvider};
 use datafusion::common::Result;
-use plexus_model::{Manifest, NodeId, Segment, Table};
+use plexus_model::{DeletedRows, Deletion, Manifest, NodeId, Segment, Table};
 
 pub const SYSTEM_SCHEMA: &str = "plexus";
 
-pub const TABLES: [&str; 5] = ["commits", "nodes", "segments", "shards", "tables"];
+pub const TABLES: [&str; 6] = ["commits", "nodes", "segments", "shards", "storage", "tables"];
 
 /// What a node knows of the cluster beside the manifest.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +30,7 @@ pub fn table(name: &str, manifest: &Manifest, view: &ClusterView) -> Result<Opti
         "shards" => shards(manifest)?,
         "segments" => segments(manifest)?,
         "commits" => commits(manifest)?,
+        "storage" => storage(manifest)?,
         _ => return Ok(None),
     };
     Ok(Some(Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]])?)))
@@ -184,5 +185,38 @@ fn commits(manifest: &Manifest) -> Result<RecordBatch> {
         ("segments_added", small_numbers(each().map(|c| c.segments_added))),
         ("segments_removed", small_numbers(each().map(|c| c.segments_removed))),
         ("duration_ms", milliseconds(each().map(|c| c.duration_us))),
+    ])
+}
+
+/// What tables take up, of one copy: what is seen now, what is only there for older versions, and what is in the
+/// log. Tables that were dropped and not forgotten yet are in it.
+fn storage(manifest: &Manifest) -> Result<RecordBatch> {
+    let rows: Vec<&Arc<Table>> = manifest.tables.values().collect();
+    let seen = |t: &Table, of: fn(&Segment) -> u64| t.visible(manifest.version).map(|s| of(s)).sum::<u64>();
+    let old = |t: &Table, of: fn(&Segment) -> u64| {
+        let unseen =
+            t.segments.values().filter(|s| t.dropped.is_some() || !s.is_visible_at(manifest.version));
+        unseen.map(|s| of(s)).sum::<u64>()
+    };
+    let live = |t: &Table| t.dropped.is_none();
+    let deletions = |t: &Table| {
+        let of = |d: &Deletion| match &d.rows {
+            DeletedRows::Inline(bytes) => bytes.len() as u64,
+            DeletedRows::File { data, .. } => data.bytes,
+        };
+        t.segments.values().flat_map(|s| &s.deletions).map(of).sum::<u64>()
+    };
+    batch(vec![
+        ("table_schema", text(rows.iter().map(|t| t.name.schema.clone()))),
+        ("table_name", text(rows.iter().map(|t| t.name.table.clone()))),
+        ("dropped", flags(rows.iter().map(|t| !live(t)))),
+        ("replicas", small_numbers(rows.iter().map(|t| t.replicas))),
+        ("segments", numbers(rows.iter().map(|t| if live(t) { seen(t, |_| 1) } else { 0 }))),
+        ("bytes", numbers(rows.iter().map(|t| if live(t) { seen(t, Segment::bytes) } else { 0 }))),
+        ("old_segments", numbers(rows.iter().map(|t| old(t, |_| 1)))),
+        ("old_bytes", numbers(rows.iter().map(|t| old(t, Segment::bytes)))),
+        ("deletion_bytes", numbers(rows.iter().map(|t| deletions(t)))),
+        ("inline_bytes", numbers(rows.iter().map(|t| t.inline_bytes))),
+        ("oldest_version", numbers(rows.iter().map(|t| t.oldest.0))),
     ])
 }

@@ -16,7 +16,6 @@ use crate::bounds;
 use crate::files::to_file;
 use crate::pruning;
 use crate::scan::{Scan, ScanContext};
-use crate::target::TargetTable;
 
 /// A table as one version of the manifest shows it.
 #[derive(Debug)]
@@ -35,11 +34,6 @@ impl PinnedTable {
         let constraints = if key.is_empty() { vec![] } else { vec![Constraint::PrimaryKey(key)] };
         let constraints = Constraints::new_unverified(constraints);
         Self { table, version, schema, constraints, context }
-    }
-
-    /// The same table with the position of every row: see [`TargetTable`].
-    pub fn with_positions(self) -> TargetTable {
-        TargetTable::new(self)
     }
 
     pub fn table(&self) -> &Arc<Table> {

@@ -348,7 +348,7 @@ fn remember(table: &mut Table, index: Version) {
     table.former.push(Former { until: index, name, schema, schema_version: table.schema_version });
 }
 
-fn alter_table(manifest: &mut Manifest, index: Version, alter: AlterTable) -> Result<TableId> {
+pub fn alter_table(manifest: &mut Manifest, index: Version, alter: AlterTable) -> Result<TableId> {
     let AlterTable { table: id, schema_version, schema, base } = alter;
     let table = change::live_table(manifest, id, schema_version)?;
     if let Some(base) = base {
@@ -396,6 +396,8 @@ fn vacuum(manifest: &mut Manifest, id: TableId, until: Version) -> Result<()> {
         .map(|s| s.id)
         .collect();
     for id in gone {
+        // Without it nobody can tell what was deleted from it last, so nobody may follow its rows.
+        table.moved.remove(&id);
         if let Some(segment) = table.segments.remove(&id).filter(|s| s.is_inline()) {
             table.inline_bytes -= segment.bytes();
         }

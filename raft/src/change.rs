@@ -11,14 +11,32 @@ use std::sync::Arc;
 use plexus_model::limits::{INLINE_TABLE_BYTES_MAX, INLINE_TOTAL_BYTES_MAX, MOVED_BYTES_MAX, MOVED_TTL_US};
 use plexus_model::placement::majority;
 use plexus_model::{
-    ChangeKind, Commit, CommitRecord, Deletion, Error, Exchange, Manifest, Moved, MovedRows, NodeId, Result,
-    Rows, Segment, SegmentData, SegmentId, Shard, Table, TableChange, TableId, Version, decode_rows,
+    ChangeKind, Commit, CommitRecord, DeletedRows, Deletion, Error, Exchange, Manifest, Moved, MovedRows,
+    NodeId, Result, Rows, Segment, SegmentId, Shard, Table, TableChange, TableId, Version, decode_rows,
     encode_rows,
 };
 
+use crate::apply::alter_table;
 use crate::relocate::relocate;
 
 pub fn apply_commit(manifest: &mut Manifest, index: Version, mut commit: Commit) -> Result<()> {
+    for (id, base) in &commit.unchanged {
+        check_unchanged(manifest, *id, *base)?;
+    }
+    if commit.alter.is_empty() {
+        return apply_changes(manifest, index, commit);
+    }
+    // The rows may be refused after the schemas were changed: then nothing is.
+    let mut altered = manifest.clone();
+    for alter in std::mem::take(&mut commit.alter) {
+        alter_table(&mut altered, index, alter)?;
+    }
+    apply_changes(&mut altered, index, commit)?;
+    *manifest = altered;
+    Ok(())
+}
+
+fn apply_changes(manifest: &mut Manifest, index: Version, mut commit: Commit) -> Result<()> {
     for change in commit.changes.iter_mut().filter(|c| c.kind == ChangeKind::Write) {
         if let Some(table) = manifest.tables.get(&change.table) {
             relocate(table, change)?;
@@ -26,9 +44,6 @@ pub fn apply_commit(manifest: &mut Manifest, index: Version, mut commit: Commit)
     }
     for change in &commit.changes {
         check_change(manifest, change)?;
-    }
-    for (id, base) in &commit.unchanged {
-        check_unchanged(manifest, *id, *base)?;
     }
     check_inline_total(manifest, &commit)?;
     let changes = || commit.changes.iter();
@@ -151,7 +166,7 @@ fn check_change(manifest: &Manifest, change: &TableChange) -> Result<()> {
             inline_bytes += segment.bytes();
         }
         for deletion in &segment.deletions {
-            check_rows(table, segment, deletion)?;
+            check_deletion(table, segment, deletion)?;
         }
     }
     if inline_bytes > INLINE_TABLE_BYTES_MAX as u64 && inline_bytes > table.inline_bytes {
@@ -172,7 +187,7 @@ fn check_change(manifest: &Manifest, change: &TableChange) -> Result<()> {
     }
     for (id, deletion) in &change.delete {
         let segment = still_there(table, *id)?;
-        check_rows(table, segment, deletion)?;
+        check_deletion(table, segment, deletion)?;
         check_disjoint(table, segment, deletion, change.base)?;
     }
     if change.kind == ChangeKind::Write && table.schema.has_key() {
@@ -230,21 +245,25 @@ fn check_new(table: &Table, segment: &Segment) -> Result<()> {
     })?;
     match segment.is_inline() {
         true => Ok(()),
-        false => check_quorum(table, segment, shard),
+        false => check_quorum(table, segment.shard, shard, segment.id, &segment.acknowledged),
     }
 }
 
 /// Invariant 3: a majority of the replicas, by the placement that holds at this point of the log.
-fn check_quorum(table: &Table, segment: &Segment, shard: &Shard) -> Result<()> {
+fn check_quorum(
+    table: &Table,
+    index: u32,
+    shard: &Shard,
+    file: SegmentId,
+    acknowledged: &[NodeId],
+) -> Result<()> {
     let durable: BTreeSet<NodeId> =
-        segment.acknowledged.iter().copied().filter(|node| shard.replicas.contains(node)).collect();
+        acknowledged.iter().copied().filter(|node| shard.replicas.contains(node)).collect();
     let needed = majority(shard.replicas.len());
     if durable.len() < needed {
         return Err(Error::conflict(format!(
-            "table {}, shard {}: segment {} is durable on {} of {} replicas, {needed} are needed",
+            "table {}, shard {index}: file {file} is durable on {} of {} replicas, {needed} are needed",
             table.name,
-            segment.shard,
-            segment.id,
             durable.len(),
             shard.replicas.len()
         )));
@@ -252,8 +271,8 @@ fn check_quorum(table: &Table, segment: &Segment, shard: &Shard) -> Result<()> {
     Ok(())
 }
 
-/// That a set of rows is one, and of this segment.
-fn check_rows(table: &Table, segment: &Segment, deletion: &Deletion) -> Result<()> {
+/// That a set of rows is one, of this segment, and there.
+fn check_deletion(table: &Table, segment: &Segment, deletion: &Deletion) -> Result<()> {
     let wrong = |what: String| {
         Error::internal(format!("table {}, deletion from segment {}: {what}", table.name, segment.id))
     };
@@ -265,7 +284,12 @@ fn check_rows(table: &Table, segment: &Segment, deletion: &Deletion) -> Result<(
             return Err(wrong(format!("row {:?} of {}", rows.max(), segment.rows)));
         }
     }
-    Ok(())
+    match (&deletion.rows, table.shards.get(segment.shard as usize)) {
+        (DeletedRows::File { id, acknowledged, .. }, Some(shard)) => {
+            check_quorum(table, segment.shard, shard, *id, acknowledged)
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_disjoint(table: &Table, segment: &Segment, deletion: &Deletion, base: Version) -> Result<()> {
@@ -323,7 +347,6 @@ fn check_exchanges(table: &Table, change: &TableChange) -> Result<()> {
     for Exchange { from, segment } in &change.exchange {
         check_new(table, &segment.0)?;
         let mut rows = 0;
-        let mut removed = None;
         for id in from {
             let Some(source) = table.segments.get(id).filter(|s| s.is_inline()) else {
                 return Err(Error::conflict(format!(
@@ -331,15 +354,12 @@ fn check_exchanges(table: &Table, change: &TableChange) -> Result<()> {
                     table.name
                 )));
             };
-            if *removed.get_or_insert(source.removed) != source.removed || source.shard != segment.0.shard {
-                return Err(Error::conflict(format!(
-                    "table {}: segment {id} was removed meanwhile",
-                    table.name
-                )));
+            if source.shard != segment.0.shard {
+                return Err(Error::internal(format!("table {}: segment {id} of another shard", table.name)));
             }
             rows += source.rows;
         }
-        if rows != segment.0.rows || segment.0.is_inline() {
+        if from.is_empty() || rows != segment.0.rows || segment.0.is_inline() {
             return Err(Error::internal(format!(
                 "table {}: {} rows in the place of {rows}",
                 table.name, segment.0.rows
@@ -418,40 +438,53 @@ fn forget_moved(table: &mut Table, time_us: u64) {
     }
 }
 
-/// Puts a file in the place of inline segments, at every version: their deletions go along.
+/// Puts a file in the place of inline segments, at every version: what was deleted from them goes along, and
+/// those that were removed as a whole are deleted in it.
 fn make_exchange(table: &mut Table, exchange: Exchange, time_us: u64) {
     let mut segment = exchange.segment.0;
+    let sources: Vec<Arc<Segment>> =
+        exchange.from.iter().filter_map(|id| table.segments.remove(id)).collect();
     let mut deleted: BTreeMap<Version, Rows> = BTreeMap::new();
-    let mut added: Option<Version> = None;
     let mut offset = 0;
-    for id in exchange.from {
-        let Some(source) = table.segments.remove(&id) else {
-            continue;
-        };
+    for source in &sources {
         table.inline_bytes -= source.bytes();
-        added = Some(added.map_or(source.added, |a| a.min(source.added)));
-        segment.newest = segment.newest.max(source.newest);
-        segment.removed = source.removed;
-        segment.removed_time_us = source.removed_time_us;
+        let end = offset + source.rows as u32;
+        let mut left = Rows::new();
+        left.insert_range(offset..end);
+        let place =
+            MovedRows { from: source.id, to: segment.id, offset, rows: encode_rows(&all_rows(source)) };
+        remember_moved(table, Moved { from: source.id, time_us, places: vec![place] });
         for deletion in &source.deletions {
-            let plexus_model::DeletedRows::Inline(bytes) = &deletion.rows else {
-                continue;
-            };
-            if let Ok(rows) = decode_rows(bytes) {
-                deleted.entry(deletion.added).or_default().extend(rows.iter().map(|row| row + offset));
+            if let Ok(Some(rows)) = deletion.inline_rows() {
+                let rows: Rows = rows.iter().map(|row| row + offset).collect();
+                left -= &rows;
+                *deleted.entry(deletion.added).or_default() |= rows;
             }
         }
-        let mut all = Rows::new();
-        all.insert_range(0..source.rows as u32);
-        all.optimize();
-        let place = MovedRows { from: id, to: segment.id, offset, rows: encode_rows(&all) };
-        remember_moved(table, Moved { from: id, time_us, places: vec![place] });
-        offset += source.rows as u32;
+        if let Some(removed) = source.removed {
+            *deleted.entry(removed).or_default() |= left;
+        }
+        offset = end;
     }
-    segment.added = added.unwrap_or_default();
+    segment.added = sources.iter().map(|s| s.added).min().unwrap_or_default();
+    segment.newest = sources.iter().map(|s| s.newest).max().unwrap_or_default();
+    // Gone as soon as the last of them is.
+    let last = sources.iter().max_by_key(|s| s.removed);
+    if sources.iter().all(|s| s.removed.is_some())
+        && let Some(last) = last
+    {
+        (segment.removed, segment.removed_time_us) = (last.removed, last.removed_time_us);
+        deleted.retain(|version, _| Some(*version) < last.removed);
+    }
+    deleted.retain(|_, rows| !rows.is_empty());
     segment.deletions =
         deleted.into_iter().map(|(added, rows)| Deletion { added, ..Deletion::inline(&rows) }).collect();
-    if let SegmentData::File(_) = segment.data {
-        table.segments.insert(segment.id, Arc::new(segment));
-    }
+    table.segments.insert(segment.id, Arc::new(segment));
+}
+
+fn all_rows(segment: &Segment) -> Rows {
+    let mut rows = Rows::new();
+    rows.insert_range(0..segment.rows as u32);
+    rows.optimize();
+    rows
 }

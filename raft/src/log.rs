@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader, StorageIOError};
-use plexus_model::{Error, Result};
+use plexus_model::{Error, Result, failpoint};
 use raft_log::api::raft_log_writer::RaftLogWriter;
 use raft_log::codeq::{Decode, Encode};
 use raft_log::{Config, RaftLog};
@@ -287,11 +287,14 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             let payload = plexus_model::encode(&WirePayload::from(&entry.payload));
             (WireLogId::from(entry.log_id), Payload(payload.into()))
         });
+        failpoint::pass("log.append");
         let mut log = self.lock();
         // After a snapshot was installed the leader may send again what it covers.
         let first = log.log_state().purged().map_or(0, |id| id.index + 1);
         log.append(records.filter(|(id, _)| id.index >= first)).map_err(|e| write_error(&e))?;
-        log.flush(true, Some(Flushed::Log(callback))).map_err(|e| write_error(&e))
+        log.flush(true, Some(Flushed::Log(callback))).map_err(|e| write_error(&e))?;
+        failpoint::pass("log.appended");
+        Ok(())
     }
 
     async fn truncate(&mut self, from: LogId) -> Result<(), StorageError> {

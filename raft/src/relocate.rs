@@ -29,6 +29,9 @@ pub fn relocate(table: &Table, change: &mut TableChange) -> Result<()> {
         for place in table.moved.get(&id).into_iter().flat_map(|m| &m.places) {
             all |= decode_rows(&place.rows)?;
         }
+        if let Some(segment) = table.segments.get(&id) {
+            all.insert_range(0..segment.rows as u32);
+        }
         follow(table, id, all, Wanted::Whole, change)?;
     }
     Ok(())
@@ -37,17 +40,22 @@ pub fn relocate(table: &Table, change: &mut TableChange) -> Result<()> {
 fn follow(
     table: &Table,
     from: SegmentId,
-    rows: Rows,
+    mut rows: Rows,
     wanted: Wanted,
     change: &mut TableChange,
 ) -> Result<()> {
-    // A segment goes whole only when nobody has deleted from it since, wherever its rows are now.
-    let newest = table.segments.get(&from).map(|s| s.last_deletion());
-    if wanted == Wanted::Whole && newest.is_some_and(|newest| newest > change.base) {
-        return Err(moved_meanwhile(table, from));
+    if wanted == Wanted::Whole {
+        // Rows that were gone when the statement looked need not go; it may not take what went since.
+        for deletion in table.segments.get(&from).into_iter().flat_map(|s| &s.deletions) {
+            let gone = deletion.inline_rows()?.ok_or_else(|| moved_meanwhile(table, from))?;
+            if deletion.added > change.base && !gone.is_disjoint(&rows) {
+                return Err(moved_meanwhile(table, from));
+            }
+            rows -= gone;
+        }
     }
     let Some(moved) = table.moved.get(&from) else {
-        return delete(table, from, rows, wanted, change);
+        return delete(table, from, rows, change);
     };
     let mut left = rows;
     for place in &moved.places {
@@ -60,21 +68,10 @@ fn follow(
         }
     }
     // What did not move was deleted before.
-    if left.is_empty() || wanted == Wanted::Whole { Ok(()) } else { Err(moved_meanwhile(table, from)) }
+    if left.is_empty() { Ok(()) } else { Err(moved_meanwhile(table, from)) }
 }
 
-fn delete(
-    table: &Table,
-    id: SegmentId,
-    mut rows: Rows,
-    wanted: Wanted,
-    change: &mut TableChange,
-) -> Result<()> {
-    if wanted == Wanted::Whole {
-        for deletion in table.segments.get(&id).into_iter().flat_map(|s| &s.deletions) {
-            rows -= deletion.inline_rows()?.ok_or_else(|| moved_meanwhile(table, id))?;
-        }
-    }
+fn delete(table: &Table, id: SegmentId, rows: Rows, change: &mut TableChange) -> Result<()> {
     match change.delete.iter_mut().find(|(other, _)| *other == id) {
         _ if rows.is_empty() => {}
         Some((_, deletion)) => {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use openraft::storage::RaftStateMachine;
 use openraft::{AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError};
-use plexus_model::{Error, Manifest, Result, Version};
+use plexus_model::{Error, Manifest, Result, Version, failpoint};
 use rkyv::{Archive, Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -94,6 +94,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             answers.push(match entry.payload {
                 EntryPayload::Blank => Answers::default(),
                 EntryPayload::Normal(batch) => {
+                    failpoint::pass("apply.begin");
                     // An entry that does not decode is the same on every node: going on without it would
                     // make the manifest differ from what was acknowledged.
                     let Round { time_us, proposals } =
@@ -107,6 +108,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             });
         }
         self.publish();
+        failpoint::pass("apply.published");
         Ok(answers)
     }
 

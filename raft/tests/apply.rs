@@ -2,9 +2,9 @@
 
 use plexus_model::limits::{INLINE_TOTAL_BYTES_MAX, TOKENS_MAX, TOKENS_MIN};
 use plexus_model::{
-    AlterTable, ChangeKind, ClusterId, Command, Commit, CreateTable, Deletion, ErrorKind, Exchange, FileData,
-    Manifest, NewSegment, NodeId, NodeRecord, Outcome, Proposal, Roles, Rows, Segment, SegmentData,
-    SegmentId, Table, TableChange, TableId, TableName, TableSchema, Token, Version,
+    AlterTable, ChangeKind, ClusterId, Command, Commit, CreateTable, DeletedRows, Deletion, ErrorKind,
+    Exchange, FileData, Manifest, NewSegment, NodeId, NodeRecord, Outcome, Proposal, Roles, Rows, Segment,
+    SegmentData, SegmentId, Statistics, Table, TableChange, TableId, TableName, TableSchema, Token, Version,
 };
 use plexus_raft::apply::apply;
 use proptest::prelude::*;
@@ -58,7 +58,7 @@ fn segment(id: u128, inline: bool, acknowledged: Vec<u64>) -> NewSegment {
         removed: None,
         removed_time_us: 0,
         data,
-        columns: vec![],
+        statistics: Statistics::default(),
         keys: vec![],
         deletions: vec![],
         acknowledged: acknowledged.into_iter().map(NodeId).collect(),
@@ -89,6 +89,11 @@ fn delete(base: u64, segment: u128, rows: &[u32]) -> Command {
     let deletion = Deletion::inline(&Rows::from_iter(rows));
     let delete = vec![(SegmentId(segment), deletion)];
     commit_change(TableChange { base: Version(base), delete, ..change(5) })
+}
+
+/// Takes a segment out of sight as a whole, as seen at `base`.
+fn whole(base: u64, segment: u128) -> Command {
+    commit_change(TableChange { base: Version(base), remove: vec![SegmentId(segment)], ..change(5) })
 }
 
 fn table(manifest: &Manifest) -> &std::sync::Arc<Table> {
@@ -225,15 +230,110 @@ fn a_file_takes_the_place_of_inline_rows_at_every_version_with_what_was_deleted_
     assert_eq!(deleted(&manifest, 200, last), [10, 14, 15]);
     assert_eq!(rejection(one(&mut manifest, 81, delete(first + 1, 102, &[4]))), ErrorKind::Conflict);
     // All of a segment, of which nobody deleted since; and of one from which somebody did.
-    let whole =
-        |id| commit_change(TableChange { base: Version(last), remove: vec![SegmentId(id)], ..change(5) });
-    assert!(matches!(one(&mut manifest, 82, whole(100)), Outcome::Applied { .. }));
+    assert!(matches!(one(&mut manifest, 82, whole(first + 1, 100)), Outcome::Applied { .. }));
     assert_eq!(deleted(&manifest, 200, last + 9), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 14, 15]);
-    assert_eq!(rejection(one(&mut manifest, 83, whole(102))), ErrorKind::Conflict);
+    assert_eq!(rejection(one(&mut manifest, 83, whole(first + 1, 102))), ErrorKind::Conflict);
     // They have left the log; nobody can take them out again.
     assert_eq!(rejection(one(&mut manifest, 75, exchange(5, vec![100], file(20)))), ErrorKind::Internal);
     let other = segment(202, false, vec![1, 2, 3]);
     assert_eq!(rejection(one(&mut manifest, 76, exchange(5, vec![100], other))), ErrorKind::Conflict);
+}
+
+#[test]
+fn rows_that_were_replaced_leave_the_log_together_with_those_that_replaced_them() {
+    let mut manifest = prepared();
+    let mut bases = Vec::new();
+    // One row is written three times: each time its segment goes as a whole.
+    for (round, id) in [100, 102, 104].into_iter().enumerate() {
+        bases.push(manifest.version.0);
+        let change = TableChange {
+            base: manifest.version,
+            add: vec![segment(id, true, vec![])],
+            remove: if round == 0 { vec![] } else { vec![SegmentId(id - 2)] },
+            ..change(5)
+        };
+        one(&mut manifest, id, commit_change(change));
+    }
+    let last = manifest.version.0;
+    let seen = |manifest: &Manifest, version: u64| table(manifest).rows(Version(version));
+    let NewSegment(file) = segment(200, false, vec![1, 2, 3]);
+    let file = NewSegment(Segment { rows: 30, ..file });
+    assert!(matches!(
+        one(&mut manifest, 74, exchange(5, vec![100, 102, 104], file)),
+        Outcome::Applied { .. }
+    ));
+    let moved = table(&manifest).segments.get(&SegmentId(200)).unwrap();
+    assert_eq!(moved.removed, None);
+    assert_eq!(deleted(&manifest, 200, last - 2), [] as [u32; 0]);
+    assert_eq!(deleted(&manifest, 200, last - 1), (0..10).collect::<Vec<_>>());
+    assert_eq!(deleted(&manifest, 200, last), (0..20).collect::<Vec<_>>());
+    assert_eq!(seen(&manifest, last), 10);
+    // Who began before the second write may not take what that took, also as a whole.
+    assert_eq!(rejection(one(&mut manifest, 75, whole(bases[1], 100))), ErrorKind::Conflict);
+    assert_eq!(rejection(one(&mut manifest, 76, delete(bases[1], 100, &[7]))), ErrorKind::Conflict);
+    assert!(matches!(one(&mut manifest, 77, whole(last, 104)), Outcome::Applied { .. }));
+    assert_eq!(seen(&manifest, manifest.version.0), 0);
+}
+
+#[test]
+fn what_nobody_sees_leaves_the_log_out_of_sight() {
+    let mut manifest = prepared();
+    one(&mut manifest, 70, commit(5, vec![segment(100, true, vec![]), segment(102, true, vec![])], vec![]));
+    let added = manifest.version;
+    one(&mut manifest, 71, whole(added.0, 100));
+    one(&mut manifest, 72, delete(added.0, 102, &[1]));
+    let base = manifest.version.0;
+    one(&mut manifest, 73, whole(base, 102));
+    let removed = manifest.version;
+    let NewSegment(file) = segment(200, false, vec![1, 2, 3]);
+    let file = NewSegment(Segment { rows: 20, ..file });
+    assert!(matches!(one(&mut manifest, 74, exchange(5, vec![100, 102], file)), Outcome::Applied { .. }));
+    let moved = table(&manifest).segments.get(&SegmentId(200)).unwrap();
+    assert_eq!(moved.removed, Some(removed));
+    assert_eq!(deleted(&manifest, 200, removed.0), (0..10).chain([11]).collect::<Vec<_>>());
+    assert_eq!(table(&manifest).rows(Version(removed.0 - 1)), 9);
+    assert_eq!(table(&manifest).rows(removed), 0);
+}
+
+#[test]
+fn a_deletion_in_a_file_needs_a_majority_too() {
+    let mut manifest = prepared();
+    one(&mut manifest, 70, commit(5, vec![segment(100, false, vec![1, 2])], vec![]));
+    let in_file = |acknowledged: Vec<u64>| {
+        let data = FileData { bytes: 10, checksum: [9; 32], column_bytes: 0 };
+        let acknowledged = acknowledged.into_iter().map(NodeId).collect();
+        let rows = DeletedRows::File { id: SegmentId(300), data, acknowledged };
+        let delete = vec![(SegmentId(100), Deletion { added: Version(0), count: 3, rows })];
+        commit_change(TableChange { delete, ..change(5) })
+    };
+    assert_eq!(rejection(one(&mut manifest, 71, in_file(vec![3]))), ErrorKind::Conflict);
+    assert!(matches!(one(&mut manifest, 72, in_file(vec![3, 2])), Outcome::Applied { .. }));
+}
+
+#[test]
+fn a_commit_changes_schemas_and_rows_together_or_not_at_all() {
+    let mut manifest = prepared();
+    one(&mut manifest, 70, commit(5, vec![segment(100, false, vec![1, 2])], vec![]));
+    let base = manifest.version;
+    let command = |unchanged: u64, id: u128, schema_version| {
+        let mut wider = schema();
+        wider.columns[0].name = "renamed".into();
+        let alter = AlterTable { table: TableId(5), schema_version: 1, schema: wider, base: None };
+        let change =
+            TableChange { add: vec![segment(id, false, vec![1, 2])], schema_version, base, ..change(5) };
+        let unchanged = vec![(TableId(5), Version(unchanged))];
+        Command::Commit(Commit { alter: vec![alter], changes: vec![change], unchanged, ..Commit::default() })
+    };
+    let before = manifest.clone();
+    // The rows are of the old schema; the table has changed since; the rows are of the new one.
+    assert_eq!(rejection(one(&mut manifest, 71, command(base.0, 102, 1))), ErrorKind::Conflict);
+    assert_eq!(rejection(one(&mut manifest, 72, command(base.0 - 1, 102, 2))), ErrorKind::Conflict);
+    assert_eq!(manifest.tables, before.tables);
+    assert!(matches!(one(&mut manifest, 73, command(base.0, 102, 2)), Outcome::Applied { .. }));
+    assert_eq!(table(&manifest).schema.columns[0].name, "renamed");
+    assert_eq!(table(&manifest).rows(manifest.version), 20);
+    let then = table(&manifest).as_of(base).unwrap();
+    assert_eq!((then.schema.columns[0].name.as_str(), then.rows(base)), ("a", 10));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use arrow::array::{ArrayRef, RecordBatch, UInt64Array};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
 use plexus_index::build_keys;
-use plexus_model::{ColumnStatistics, Error, FileData, Result, TableSchema, VERSION_COLUMN, Version};
+use plexus_model::{Error, FileData, Result, Statistics, TableSchema, VERSION_COLUMN, Version};
 use vortex::VortexSessionDefault;
 use vortex::array::IntoArray;
 use vortex::array::arrays::ChunkedArray;
@@ -27,7 +27,7 @@ pub struct EncodedSegment {
     pub bytes: Bytes,
     pub data: FileData,
     pub rows: u64,
-    pub columns: Vec<ColumnStatistics>,
+    pub statistics: Statistics,
 }
 
 /// Rows on their way into a segment.
@@ -55,7 +55,7 @@ impl SegmentEncoder {
         let Unencoded { batches, versions } = rows.into();
         let arrow_schema = types::to_arrow(schema);
         let key_index = if schema.has_key() { build_keys(&key_hashes(schema, &batches)?) } else { vec![] };
-        let mut statistics = StatisticsBuilder::new(schema);
+        let mut statistics = StatisticsBuilder::new(schema).counting();
         let mut rows = 0;
         for batch in &batches {
             assert_eq!(
@@ -94,7 +94,7 @@ impl SegmentEncoder {
         bytes.extend_from_slice(&key_index);
         let checksum = *blake3::hash(&bytes).as_bytes();
         let data = FileData { bytes: bytes.len() as u64, checksum, column_bytes };
-        Ok(EncodedSegment { bytes: bytes.into(), data, rows, columns: statistics.finish() })
+        Ok(EncodedSegment { bytes: bytes.into(), data, rows, statistics: statistics.finish() })
     }
 }
 

@@ -8,7 +8,7 @@ use arrow::compute::concat_batches;
 use arrow_ipc::reader::StreamReader;
 use arrow_ipc::writer::StreamWriter;
 use arrow_schema::DataType;
-use plexus_model::{ColumnStatistics, Error, Result, TableSchema};
+use plexus_model::{Error, Result, Statistics, TableSchema};
 
 use crate::encode::keys_of;
 use crate::statistics::StatisticsBuilder;
@@ -17,7 +17,7 @@ use crate::types;
 pub struct EncodedInline {
     pub bytes: Vec<u8>,
     pub rows: u64,
-    pub columns: Vec<ColumnStatistics>,
+    pub statistics: Statistics,
     /// Hashes of the primary keys, if the table has one.
     pub keys: Vec<u64>,
 }
@@ -36,7 +36,7 @@ pub fn encode(schema: &TableSchema, batches: &[&RecordBatch]) -> Result<EncodedI
     let keys = if schema.has_key() { keys_of(schema, &batch)?.hashes() } else { vec![] };
     let stored = RecordBatch::try_new(types::to_stored(schema), batch.columns().to_vec()).map_err(fail)?;
     let rows = stored.num_rows() as u64;
-    Ok(EncodedInline { bytes: write(&stored).map_err(fail)?, rows, columns: statistics.finish(), keys })
+    Ok(EncodedInline { bytes: write(&stored).map_err(fail)?, rows, statistics: statistics.finish(), keys })
 }
 
 fn write(batch: &RecordBatch) -> Result<Vec<u8>, arrow::error::ArrowError> {

@@ -5,6 +5,7 @@
 //! here knows SQL, visibility or other nodes' addresses: what is visible is the manifest's to say, and
 //! remote bytes come through the [`RemoteSegments`] that is handed in.
 
+mod distinct;
 mod encode;
 mod evolve;
 pub mod inline;
@@ -23,4 +24,4 @@ pub use read::{RemoteSegments, SegmentReads, SegmentRef};
 pub use routing::{Keys, Router, shard_of_key};
 pub use scan::{Pick, PositionedRows};
 pub use size::rows_bytes;
-pub use store::{Reference, SegmentFile, SegmentStore, sync_directory, verify};
+pub use store::{Condition, Reference, SegmentFile, SegmentStore, sync_directory, verify};

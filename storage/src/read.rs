@@ -42,7 +42,7 @@ impl SegmentRef {
     pub fn all_of(table: &Table, segment: &Segment) -> impl Iterator<Item = Self> {
         let replicas = replicas(table, segment);
         let deletions = segment.deletions.iter().filter_map(|deletion| match deletion.rows {
-            DeletedRows::File { id, data } => Some((id, data)),
+            DeletedRows::File { id, data, .. } => Some((id, data)),
             DeletedRows::Inline(_) => None,
         });
         let deletions: Vec<_> = deletions.collect();

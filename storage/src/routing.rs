@@ -87,14 +87,19 @@ impl Keys {
     }
 
     pub fn hashes(&self) -> Vec<u64> {
+        let mut hashes = Vec::with_capacity(self.rows);
+        self.for_each_hash(|_, hash| hashes.push(hash));
+        hashes
+    }
+
+    /// Calls `found` with every row and the hash of its key.
+    pub fn for_each_hash(&self, mut found: impl FnMut(usize, u64)) {
         let mut bytes = Vec::new();
-        (0..self.rows)
-            .map(|row| {
-                bytes.clear();
-                self.columns.iter().for_each(|column| column.write(row, &mut bytes));
-                hash_key(&bytes)
-            })
-            .collect()
+        for row in 0..self.rows {
+            bytes.clear();
+            self.columns.iter().for_each(|column| column.write(row, &mut bytes));
+            found(row, hash_key(&bytes));
+        }
     }
 }
 

@@ -72,7 +72,7 @@ impl SegmentReads {
         for deletion in segment.deletions_at(version) {
             hidden |= match &deletion.rows {
                 DeletedRows::Inline(bytes) => decode_rows(bytes)?,
-                DeletedRows::File { id, data } => {
+                DeletedRows::File { id, data, .. } => {
                     let replicas = SegmentRef::all_of(table, segment).find(|r| r.id == *id);
                     let file =
                         replicas.ok_or_else(|| Error::internal(format!("deletion {id} has no file")))?;

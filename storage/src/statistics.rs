@@ -1,9 +1,13 @@
-//! Per-column statistics of a segment: nulls, and the bounds of small ordered types.
+//! Per-column statistics of a segment: nulls, how many values differ, how large they are, and the bounds of
+//! small ordered types.
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute;
 use arrow::datatypes::*;
-use plexus_model::{Bound, ColumnStatistics, TableSchema};
+use plexus_model::{Bound, ColumnStatistics, Statistics, TableSchema};
+
+use crate::distinct::DistinctCounter;
+use crate::routing::Keys;
 
 /// Accumulates the statistics of the batches that make up one segment.
 pub struct StatisticsBuilder {
@@ -14,42 +18,85 @@ struct Accumulator {
     statistics: ColumnStatistics,
     /// A NaN was seen, or a value that a bound cannot hold: no bounds at all.
     unbounded: bool,
+    /// Absent when they are not counted, and for types whose values have no canonical form.
+    distinct: Option<DistinctCounter>,
 }
 
 impl StatisticsBuilder {
     pub fn new(schema: &TableSchema) -> Self {
-        let columns = schema
-            .columns
-            .iter()
-            .map(|c| Accumulator {
-                statistics: ColumnStatistics { column: c.id, nulls: 0, bounds: None },
-                unbounded: false,
-            })
-            .collect();
-        Self { columns }
+        let columns = schema.columns.iter().map(|c| Accumulator {
+            statistics: ColumnStatistics::new(c.id),
+            unbounded: false,
+            distinct: None,
+        });
+        Self { columns: columns.collect() }
+    }
+
+    /// Counts different values as well, which takes two kilobytes a column.
+    pub fn counting(mut self) -> Self {
+        self.columns.iter_mut().for_each(|c| c.distinct = Some(DistinctCounter::new()));
+        self
     }
 
     /// Adds a batch whose columns are those of the schema, in order.
     pub fn add(&mut self, batch: &RecordBatch) {
         assert_eq!(batch.num_columns(), self.columns.len(), "batch does not have the columns of its table");
         for (accumulator, array) in self.columns.iter_mut().zip(batch.columns()) {
-            accumulator.statistics.nulls += array.null_count() as u64;
-            if array.null_count() == array.len() || accumulator.unbounded {
-                continue;
-            }
-            match bounds(array.as_ref()) {
-                Some(new) => accumulator.statistics.bounds = Some(widen(accumulator.statistics.bounds, new)),
-                None => {
-                    accumulator.unbounded = true;
-                    accumulator.statistics.bounds = None;
-                }
-            }
+            accumulator.add(array);
         }
     }
 
-    pub fn finish(self) -> Vec<ColumnStatistics> {
-        self.columns.into_iter().map(|c| c.statistics).collect()
+    pub fn finish(self) -> Statistics {
+        let columns: Vec<ColumnStatistics> = self
+            .columns
+            .into_iter()
+            .map(|c| ColumnStatistics { distinct: c.distinct.map(|d| d.estimate()), ..c.statistics })
+            .collect();
+        Statistics::new(&columns)
     }
+}
+
+impl Accumulator {
+    fn add(&mut self, array: &ArrayRef) {
+        self.statistics.nulls += array.null_count() as u64;
+        if let Some(bytes) = variable_bytes(array.as_ref()) {
+            *self.statistics.bytes.get_or_insert(0) += bytes;
+        }
+        if let Some(counter) = &mut self.distinct {
+            match Keys::new(std::slice::from_ref(array)) {
+                Ok(values) => values.for_each_hash(|row, hash| {
+                    if array.is_valid(row) {
+                        counter.add_hash(hash);
+                    }
+                }),
+                Err(_) => self.distinct = None,
+            }
+        }
+        if array.null_count() == array.len() || self.unbounded {
+            return;
+        }
+        match bounds(array.as_ref()) {
+            Some(new) => self.statistics.bounds = Some(widen(self.statistics.bounds, new)),
+            None => {
+                self.unbounded = true;
+                self.statistics.bounds = None;
+            }
+        }
+    }
+}
+
+/// Bytes of values that differ in size: `None` for types whose values do not, or are nested.
+fn variable_bytes(array: &dyn Array) -> Option<u64> {
+    let lengths = |lengths: &mut dyn Iterator<Item = Option<usize>>| lengths.flatten().sum::<usize>() as u64;
+    Some(match array.data_type() {
+        DataType::Utf8 => lengths(&mut array.as_string::<i32>().iter().map(|v| v.map(str::len))),
+        DataType::LargeUtf8 => lengths(&mut array.as_string::<i64>().iter().map(|v| v.map(str::len))),
+        DataType::Utf8View => lengths(&mut array.as_string_view().iter().map(|v| v.map(str::len))),
+        DataType::Binary => lengths(&mut array.as_binary::<i32>().iter().map(|v| v.map(<[u8]>::len))),
+        DataType::LargeBinary => lengths(&mut array.as_binary::<i64>().iter().map(|v| v.map(<[u8]>::len))),
+        DataType::BinaryView => lengths(&mut array.as_binary_view().iter().map(|v| v.map(<[u8]>::len))),
+        _ => return None,
+    })
 }
 
 fn widen(old: Option<(Bound, Bound)>, new: (Bound, Bound)) -> (Bound, Bound) {

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
-use plexus_model::{Error, Result, SegmentId};
+use plexus_model::{Error, ErrorKind, Result, SegmentId, failpoint};
 
 use crate::inventory::Inventory;
 
@@ -83,6 +83,15 @@ pub enum Reference {
     Manifest,
     /// Someone else: a file that differs is left where it is.
     Hearsay,
+}
+
+/// How a segment was found to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Condition {
+    Whole,
+    /// Its bytes are not those that were written; they were set aside.
+    Damaged,
+    Missing,
 }
 
 /// An open segment whose checksum was verified when it was opened.
@@ -180,9 +189,11 @@ impl SegmentStore {
             let _ = fs::remove_file(&temporary);
             return Err(Error::io(format!("writing segment {id}"), e));
         }
+        failpoint::pass("segment.written");
         let path = self.path(id);
         fs::rename(&temporary, &path).map_err(|e| Error::io(path.display(), e))?;
         sync_directory(&self.directory);
+        failpoint::pass("segment.named");
         self.inventory.insert(id, bytes.len() as u64)
     }
 
@@ -228,6 +239,18 @@ impl SegmentStore {
         let file = Arc::new(SegmentFile { file, path, length });
         self.lock_opened().insert(id, file.clone());
         Ok(file)
+    }
+
+    /// Reads a segment again and compares it with its checksum, whatever was found before. One that differs is
+    /// moved to quarantine, and can be pulled again.
+    pub fn check(&self, id: SegmentId, length: u64, checksum: &[u8; 32]) -> Result<Condition> {
+        self.lock_opened().forget(id);
+        match self.segment(id, length, checksum, Reference::Manifest) {
+            Ok(_) => Ok(Condition::Whole),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Condition::Missing),
+            Err(e) if e.kind() == ErrorKind::Corrupt => Ok(Condition::Damaged),
+            Err(e) => Err(e),
+        }
     }
 
     /// Removes a segment that nothing refers to any more.
@@ -298,6 +321,9 @@ fn read_directory(path: &Path) -> Result<Vec<fs::DirEntry>> {
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    if failpoint::is_armed("disk.full") {
+        return Err(std::io::ErrorKind::StorageFull.into());
+    }
     let mut file = File::create_new(path)?;
     file.write_all(bytes)?;
     if let Err(e) = file.sync_all() {

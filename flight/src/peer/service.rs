@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use plexus_coordinator::{Missing, NodeReport, Peers, SegmentUpload};
+use plexus_coordinator::{Checked, Missing, NodeReport, Peers, SegmentUpload};
 use plexus_model::{Error, NodeId, Result, SegmentData, SegmentId, Version};
 use plexus_raft::{Meta, Transport};
-use plexus_storage::{Reference, RemoteSegments, SegmentRef, SegmentStore};
+use plexus_storage::{Condition, Reference, RemoteSegments, SegmentRef, SegmentStore};
 use quinn::{Connection, Incoming, RecvStream, SendStream, VarInt};
 use tokio::sync::Semaphore;
 
 use crate::peer::endpoint::{Class, PeerClient, PeerEndpoint};
-use crate::peer::wire::{self, Request, Response};
+use crate::peer::wire::{self, FileToCheck, Request, Response};
 
 /// Segments being received at once; more wait, so that their bytes stay bounded.
 const RECEIVING_MAX: usize = 16;
@@ -21,6 +21,7 @@ const RECEIVING_MAX: usize = 16;
 const READ_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a node needs to answer its peers. The metadata group is set once it has started, since it is
 /// itself reached through here.
@@ -127,6 +128,11 @@ impl PeerService {
                     Response::Report { applied, checked: checked.0, segments_missing, missing, segments };
                 Ok((report, Bytes::new()))
             }
+            Request::CheckFiles(files) => {
+                let Checked { damaged, missing } = check(self.store()?, files).await?;
+                let ids = |ids: Vec<SegmentId>| ids.into_iter().map(|id| id.0).collect();
+                Ok((Response::Checked { damaged: ids(damaged), missing: ids(missing) }, Bytes::new()))
+            }
         }
     }
 
@@ -151,6 +157,21 @@ impl PeerHandler {
             segments: self.store.as_ref().map_or(0, |s| s.ids().len() as u64),
         })
     }
+}
+
+async fn check(store: Arc<SegmentStore>, files: Vec<FileToCheck>) -> Result<Checked> {
+    blocking(move || {
+        let mut checked = Checked::default();
+        for FileToCheck { id, length, checksum } in files {
+            match store.check(SegmentId(id), length, &checksum)? {
+                Condition::Whole => {}
+                Condition::Damaged => checked.damaged.push(SegmentId(id)),
+                Condition::Missing => checked.missing.push(SegmentId(id)),
+            }
+        }
+        Ok(checked)
+    })
+    .await
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
@@ -215,6 +236,23 @@ impl Peers for PeerNodes {
             (Response::Report { applied, checked, segments_missing, missing, segments }, _) => {
                 let missing = missing.into_iter().map(SegmentId).collect();
                 Ok(NodeReport { applied, checked: Version(checked), segments_missing, missing, segments })
+            }
+            (other, _) => Err(unexpected(node, &other)),
+        }
+    }
+
+    async fn check(&self, node: NodeId, files: &[SegmentRef]) -> Result<Checked> {
+        let named =
+            |f: &SegmentRef| FileToCheck { id: f.id.0, length: f.data.bytes, checksum: f.data.checksum };
+        let named: Vec<FileToCheck> = files.iter().map(named).collect();
+        if self.handler.meta.get().is_some_and(|meta| meta.node() == node) {
+            let store = self.handler.store.clone();
+            return check(store.ok_or_else(|| Error::not_found("this node keeps no data"))?, named).await;
+        }
+        match self.ask(node, Request::CheckFiles(named), None, CHECK_TIMEOUT).await? {
+            (Response::Checked { damaged, missing }, _) => {
+                let ids = |ids: Vec<u128>| ids.into_iter().map(SegmentId).collect();
+                Ok(Checked { damaged: ids(damaged), missing: ids(missing) })
             }
             (other, _) => Err(unexpected(node, &other)),
         }

@@ -30,6 +30,15 @@ pub enum Request {
         count: u64,
     },
     Report,
+    /// Read these files and compare them with their checksums.
+    CheckFiles(Vec<FileToCheck>),
+}
+
+#[derive(Archive, Serialize, Deserialize, Debug)]
+pub struct FileToCheck {
+    pub id: u128,
+    pub length: u64,
+    pub checksum: [u8; 32],
 }
 
 #[derive(Archive, Serialize, Deserialize, Debug)]
@@ -46,6 +55,10 @@ pub enum Response {
         segments_missing: u64,
         missing: Vec<u128>,
         segments: u64,
+    },
+    Checked {
+        damaged: Vec<u128>,
+        missing: Vec<u128>,
     },
     Failed {
         kind: ErrorKind,

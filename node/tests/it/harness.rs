@@ -300,3 +300,19 @@ pub fn fails(args: &[&str]) -> String {
     );
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
+
+/// Changes one byte of one segment in a node's directory.
+pub fn damage(node_dir: &Path) {
+    let entries = std::fs::read_dir(node_dir.join("segments")).expect("a directory of segments");
+    let mut files = entries.filter_map(|e| e.ok()).map(|e| e.path());
+    let file = files.find(|p| p.extension().is_some_and(|e| e == "vortex")).expect("a segment");
+    let mut bytes = std::fs::read(&file).expect("its bytes");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0xff;
+    std::fs::write(&file, bytes).expect("a place to write");
+}
+
+/// Files that a node has set aside.
+pub fn quarantined(node_dir: &Path) -> usize {
+    std::fs::read_dir(node_dir.join("quarantine")).map_or(0, |entries| entries.count())
+}

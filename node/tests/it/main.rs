@@ -3,10 +3,13 @@
 mod bad_input;
 mod changes;
 mod demo;
+mod failpoints;
 mod faults;
 mod harness;
 mod members;
+mod model;
 mod operate;
 mod roles;
 mod sql;
 mod tpch;
+mod upkeep;

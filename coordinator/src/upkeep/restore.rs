@@ -1,0 +1,103 @@
+//! `RESTORE TABLE`: what a table was at an older version becomes what it is now.
+//!
+//! Only rows that differ are touched: those that were written since are deleted, and those that were deleted
+//! since, or were moved to other segments, are written again. It is one commit like any other, so the
+//! versions between stay readable.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use datafusion::sql::sqlparser::ast::Expr;
+use futures::TryStreamExt;
+use plexus_model::{AlterTable, Command, Commit, Error, Result, Rows, Segment, Table, TableSchema, Version};
+use plexus_storage::Pick;
+
+use crate::changes::RowChanges;
+use crate::coordinator::{Coordinator, Executed, Scope};
+use crate::keys::OnDuplicate;
+use crate::limits::{COMMIT_TIMEOUT, READ_INDEX_TIMEOUT};
+use crate::versions;
+
+impl Coordinator {
+    pub(super) async fn restore(&self, scope: &Scope<'_>, table: &Arc<Table>, to: &Expr) -> Result<Executed> {
+        let started = Instant::now();
+        let manifest = &scope.manifest;
+        let version = versions::version_of(to, &self.writer().engine, manifest)?;
+        if version > manifest.version {
+            return Err(Error::invalid(format!(
+                "version {version} is yet to come: the latest is {}",
+                manifest.version
+            )));
+        }
+        let then = table.as_of(version)?;
+        let schema = restored_schema(table, &then);
+        let altered = schema != *table.schema;
+        let target = Arc::new(Table {
+            schema_version: table.schema_version + u32::from(altered),
+            schema: Arc::new(schema),
+            ..(**table).clone()
+        });
+        let mut changes = RowChanges::new(target.clone());
+        let mut ingest = self.writer().begin(target.clone(), OnDuplicate::Fail, "restore")?;
+        let mut gone = 0;
+        for segment in table.segments.values() {
+            let was = self.live_rows(&then, segment, version).await?;
+            let is = self.live_rows(table, segment, manifest.version).await?;
+            let written_since = &is - &was;
+            gone += written_since.len();
+            if !written_since.is_empty() {
+                changes.delete(segment.id, &written_since);
+            }
+            let missing = was - is;
+            if !missing.is_empty() {
+                let pick = Pick::Only(missing);
+                let mut rows = self.writer().reads.scan(table, segment, &target.schema, pick).await?;
+                while let Some(found) = rows.try_next().await? {
+                    ingest.write(found.rows).await?;
+                }
+            }
+        }
+        let back = ingest.rows();
+        changes.add(ingest.stage().await?);
+        if changes.is_empty() && !altered {
+            return Ok(Executed::Affected(0));
+        }
+        let alter = AlterTable {
+            table: table.id,
+            schema_version: table.schema_version,
+            schema: (*target.schema).clone(),
+            base: None,
+        };
+        let commit = Commit {
+            alter: if altered { vec![alter] } else { vec![] },
+            changes: vec![changes.into_change(self.writer(), table, manifest.version).await?],
+            // What others wrote meanwhile is not of that version.
+            unchanged: vec![(table.id, manifest.version)],
+            operation: "restore".to_owned(),
+            duration_us: started.elapsed().as_micros() as u64,
+        };
+        let applied = self.meta().propose(Command::Commit(commit), COMMIT_TIMEOUT).await?;
+        self.meta().wait_version(applied.version, READ_INDEX_TIMEOUT).await?;
+        Ok(Executed::Affected(back + gone))
+    }
+
+    /// The rows of a segment that a version sees.
+    async fn live_rows(&self, table: &Table, segment: &Segment, version: Version) -> Result<Rows> {
+        let mut rows = Rows::new();
+        if segment.is_visible_at(version) {
+            rows.insert_range(0..segment.rows as u32);
+            rows -= self.writer().reads.hidden_rows(table, segment, version).await?;
+        }
+        Ok(rows)
+    }
+}
+
+/// The schema of then, with the properties of now: how long versions are kept is not of the rows.
+fn restored_schema(now: &Table, then: &Table) -> TableSchema {
+    TableSchema {
+        retention_us: now.schema.retention_us,
+        cluster_by: then.schema.cluster_by.clone(),
+        last_column: now.schema.last_column,
+        ..(*then.schema).clone()
+    }
+}

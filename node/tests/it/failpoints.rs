@@ -1,0 +1,152 @@
+//! A node that ends at every step of a change, a merge, a vacuum; and a disk that is full.
+
+use plexus_model::ErrorKind;
+use plexus_node::client::Client;
+
+use crate::harness::{Cluster, number};
+
+/// Where a process ends: see [`plexus_model::failpoint`].
+const PLACES: [&str; 9] = [
+    "segment.written",
+    "segment.named",
+    "segment.durable",
+    "commit.propose",
+    "log.append",
+    "log.appended",
+    "apply.begin",
+    "apply.published",
+    "commit.answered",
+];
+
+/// What the table holds: the sum of `v`, which each statement changes.
+const SUM: &str = "SELECT sum(v) FROM t";
+
+async fn sum(client: &mut Client) -> i64 {
+    number(client, SUM).await.unwrap_or_else(|e| panic!("{SUM}: {e}"))
+}
+
+async fn start_with_failpoints(nodes: u64) -> Cluster {
+    let mut cluster = Cluster::start(nodes).await;
+    for node in &mut cluster.nodes {
+        node.kill();
+        node.args.push("--failpoints".to_owned());
+        node.start();
+    }
+    for node in &cluster.nodes {
+        node.wait_ready().await;
+    }
+    cluster
+}
+
+/// Runs a statement while the node that takes it ends at a place. Then, and after it is back, the table is as
+/// before or as after, everywhere the same, and the statement can be run again.
+async fn end_at_every_place(nodes: u64, statement: &str, changes_by: i64) {
+    let mut cluster = start_with_failpoints(nodes).await;
+    let mut client = cluster.nodes[0].client().await;
+    client.execute("CREATE TABLE t (id BIGINT PRIMARY KEY, v BIGINT) WITH (shards = 2)").await.unwrap();
+    for part in 0..4 {
+        let first = part * 5_000;
+        let load =
+            format!("INSERT INTO t SELECT value, value * 0 FROM generate_series({first}, {})", first + 4_999);
+        client.execute(&load).await.unwrap();
+    }
+    let mut ended = 0;
+    for place in PLACES {
+        let mut client = cluster.nodes[0].client().await;
+        // Something to merge and to vacuum, each time.
+        client.execute("UPDATE t SET v = v + 1 WHERE id % 10 = 3").await.unwrap();
+        let before = sum(&mut client).await;
+        client.execute(&format!("CALL plexus.fail_at('{place}')")).await.unwrap();
+        let answer = client.execute(statement).await.map(|_| ());
+        let died = answer.is_err();
+        if died {
+            let status = cluster.nodes[0].wait_exit();
+            assert!(!status.success(), "at {place}");
+            ended += 1;
+            cluster.nodes[0].start();
+            cluster.nodes[0].wait_ready().await;
+        } else {
+            // The statement did not come by. Nothing may fail later.
+            client.execute("CALL plexus.fail_at('')").await.unwrap();
+        }
+        let mut client = cluster.nodes[0].client().await;
+        let now = sum(&mut client).await;
+        let whole = if died { vec![before, before + changes_by] } else { vec![before + changes_by] };
+        assert!(whole.contains(&now), "{statement} at {place}: {now}, and {before} before");
+        for node in &cluster.nodes {
+            let mut client = node.client().await;
+            assert_eq!(sum(&mut client).await, now, "{statement} at {place}, on node {}", node.id);
+            assert_eq!(number(&mut client, "SELECT count(DISTINCT id) FROM t").await.unwrap(), 20_000);
+        }
+        client.execute(statement).await.unwrap_or_else(|e| panic!("{statement} after {place}: {e}"));
+        assert_eq!(sum(&mut client).await, now + changes_by, "{statement} after {place}");
+    }
+    assert!(ended >= 3, "{statement} came by {ended} places only");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_ends_in_a_commit_leaves_all_of_it_or_nothing() {
+    end_at_every_place(1, "UPDATE t SET v = v + 1 WHERE id % 2 = 0", 10_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_of_three_that_ends_in_a_commit_leaves_all_of_it_or_nothing() {
+    end_at_every_place(3, "UPDATE t SET v = v + 1 WHERE id % 2 = 0", 10_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_ends_in_a_merge_loses_no_row() {
+    end_at_every_place(1, "OPTIMIZE t", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_ends_in_a_vacuum_loses_nothing_that_is_seen() {
+    end_at_every_place(1, "VACUUM t RETAIN 0 seconds", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_in_a_merge_is_an_error_and_changes_nothing() {
+    let cluster = start_with_failpoints(1).await;
+    let mut client = cluster.nodes[0].client().await;
+    client.execute("CREATE TABLE t (id BIGINT, v BIGINT) WITH (shards = 1)").await.unwrap();
+    for part in 0..4 {
+        let first = part * 5_000;
+        let load =
+            format!("INSERT INTO t SELECT value, value * 1 FROM generate_series({first}, {})", first + 4_999);
+        client.execute(&load).await.unwrap();
+    }
+    client.execute("DELETE FROM t WHERE id % 10 = 3").await.unwrap();
+    let (before, segments) = (sum(&mut client).await, "SELECT count(*) FROM plexus.segments");
+    let count = number(&mut client, segments).await.unwrap();
+    client.execute("CALL plexus.fail_at('disk.full')").await.unwrap();
+    let files = || std::fs::read_dir(cluster.nodes[0].dir.join("segments")).unwrap().count();
+    let on_disk = files();
+    for sql in [
+        "OPTIMIZE t",
+        "OPTIMIZE t ZORDER BY (v)",
+        "INSERT INTO t SELECT value, value * 1 FROM generate_series(1, 9999)",
+    ] {
+        let error = client.execute(sql).await.err().unwrap_or_else(|| panic!("{sql} should fail"));
+        assert!(
+            matches!(error.kind(), ErrorKind::ResourceExhausted | ErrorKind::Unavailable),
+            "{sql}: {error:?}"
+        );
+        assert!(error.message().contains("no storage space"), "{sql}: {error}");
+    }
+    assert_eq!(sum(&mut client).await, before);
+    assert_eq!(number(&mut client, segments).await.unwrap(), count);
+    assert_eq!(files(), on_disk);
+    client.execute("CALL plexus.fail_at('')").await.unwrap();
+    client.execute("OPTIMIZE t").await.unwrap();
+    assert_eq!(sum(&mut client).await, before);
+    assert_eq!(number(&mut client, segments).await.unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_makes_a_node_fail_that_was_not_started_for_it() {
+    let cluster = Cluster::start(1).await;
+    let mut client = cluster.nodes[0].client().await;
+    let error = client.execute("CALL plexus.fail_at('apply.begin')").await.err().unwrap();
+    assert!(error.message().contains("not started for them"), "{error}");
+    assert_eq!(number(&mut client, "SELECT 1").await.unwrap(), 1);
+}
