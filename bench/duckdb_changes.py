@@ -11,6 +11,7 @@ import duckdb
 rows, upserts = int(sys.argv[1]), int(sys.argv[2])
 directory = tempfile.mkdtemp()
 connection = duckdb.connect(os.path.join(directory, "bench.duckdb"))
+connection.execute("SET enable_progress_bar = false")
 columns = (
     "i AS id, (i * 7919) % 1000003 AS a, i * 0.5 AS b, concat('row ', (i * 31) % 5000) AS s"
 )

@@ -194,7 +194,7 @@ impl Coordinator {
     ) -> Result<()> {
         let mut bytes: usize = batches.iter().map(rows_bytes).sum();
         for segment in changes.added.iter().map(|s| &s.0) {
-            let pick = Pick::Except(inline_union(&segment.deletions)?);
+            let pick = Pick::Except(inline_union(&segment.deletions)?.into());
             let mut rows = self.writer().reads.scan(table, segment, &table.schema, pick).await?;
             while let Some(found) = rows.try_next().await? {
                 bytes += rows_bytes(&found.rows);

@@ -3,10 +3,11 @@
 //! Candidates come from the key indexes of segments, by hash; the keys themselves decide.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use arrow::util::display::array_value_to_string;
 use futures::TryStreamExt;
+use moka::sync::Cache;
 use plexus_index::{KeyIndex, build_keys};
 use plexus_model::{Error, NewSegment, Result, Rows, Segment, SegmentId, Table, TableSchema, Version};
 use plexus_storage::{Keys, Pick, SegmentReads, SegmentRef, project};
@@ -39,42 +40,14 @@ pub struct Resolved {
 /// Looks keys up. Holds the indexes of segments in memory, up to a bound.
 pub struct KeyIndexes {
     reads: SegmentReads,
-    cache: Mutex<Cache>,
-}
-
-#[derive(Default)]
-struct Cache {
-    indexes: HashMap<SegmentId, (Arc<KeyIndex>, u64)>,
-    bytes: usize,
-    clock: u64,
-}
-
-impl Cache {
-    fn get(&mut self, id: SegmentId) -> Option<Arc<KeyIndex>> {
-        self.clock += 1;
-        let (index, used) = self.indexes.get_mut(&id)?;
-        *used = self.clock;
-        Some(index.clone())
-    }
-
-    fn insert(&mut self, id: SegmentId, index: Arc<KeyIndex>) {
-        self.clock += 1;
-        self.bytes += index.bytes();
-        if let Some((old, _)) = self.indexes.insert(id, (index, self.clock)) {
-            self.bytes -= old.bytes();
-        }
-        while self.bytes > KEY_INDEX_BYTES_MAX
-            && let Some(oldest) = self.indexes.iter().min_by_key(|(_, (_, used))| *used).map(|(id, _)| *id)
-            && let Some((index, _)) = self.indexes.remove(&oldest)
-        {
-            self.bytes -= index.bytes();
-        }
-    }
+    cache: Cache<SegmentId, Arc<KeyIndex>>,
 }
 
 impl KeyIndexes {
     pub fn new(reads: SegmentReads) -> Self {
-        Self { reads, cache: Mutex::default() }
+        let weight =
+            |_: &SegmentId, index: &Arc<KeyIndex>| u32::try_from(index.bytes() + 64).unwrap_or(u32::MAX);
+        Self { reads, cache: Cache::builder().max_capacity(KEY_INDEX_BYTES_MAX).weigher(weight).build() }
     }
 
     /// Compares the keys of segments that are to be written with each other and with those that `version`
@@ -107,7 +80,7 @@ impl KeyIndexes {
             for other in table.visible(version).filter(|s| s.shard == mine.shard) {
                 let mut hidden = self.reads.hidden_rows(table, other, version).await?;
                 if let Some(rows) = gone.get(&other.id) {
-                    hidden |= rows;
+                    hidden = Arc::new(&*hidden | rows);
                 }
                 for (row, theirs) in self.equal(table, mine, other, &hidden).await? {
                     match mode {
@@ -182,11 +155,11 @@ impl KeyIndexes {
         let Some(file) = SegmentRef::of(table, segment) else {
             return KeyIndex::open(build_keys(&segment.keys).into()).map(Arc::new);
         };
-        if let Some(index) = self.lock().get(segment.id) {
+        if let Some(index) = self.cache.get(&segment.id) {
             return Ok(index);
         }
         let index = Arc::new(self.reads.key_index(&file).await?);
-        self.lock().insert(segment.id, index.clone());
+        self.cache.insert(segment.id, index.clone());
         Ok(index)
     }
 
@@ -222,10 +195,6 @@ impl KeyIndexes {
         let found: Vec<_> = batches.try_collect().await?;
         let rows = found.iter().map(|f| &f.rows).find(|rows| rows.num_rows() > 0);
         Ok(rows.map(|rows| describe_key(rows.columns(), 0)).unwrap_or_default())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Cache> {
-        self.cache.lock().expect("no code panics while it holds this lock")
     }
 }
 

@@ -84,7 +84,7 @@ pub const WRITE_TIME_MAX: Duration = Duration::from_secs(12 * 60 * 60);
 pub const GARBAGE_AGE_MIN: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Bytes of key indexes that a node keeps in memory: twelve a row.
-pub const KEY_INDEX_BYTES_MAX: usize = 256 * 1024 * 1024;
+pub const KEY_INDEX_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// Times that a write is proposed again after somebody else wrote to the same rows or keys.
 pub const WRITE_ATTEMPTS_MAX: usize = 30;

@@ -334,6 +334,12 @@ fn files_of(table: &Table) -> impl Iterator<Item = SegmentRef> {
     table.segments.values().flat_map(move |segment| SegmentRef::all_of(table, segment))
 }
 
+fn ticker(period: Duration) -> tokio::time::Interval {
+    let mut tick = interval(period);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -349,10 +355,4 @@ mod tests {
         assert_eq!(unneeded.look(vec![old, young], &HashSet::new(), later), [old]);
         assert!(unneeded.look(vec![young], &HashSet::new(), later + VACUUMED_AGE_MIN).is_empty());
     }
-}
-
-fn ticker(period: Duration) -> tokio::time::Interval {
-    let mut tick = interval(period);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    tick
 }

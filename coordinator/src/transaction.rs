@@ -217,7 +217,7 @@ async fn to_files(writer: &Writer, table: &Table, inline: &[Arc<Segment>]) -> Re
     let mut shards: BTreeMap<u32, Vec<RecordBatch>> = BTreeMap::new();
     for segment in inline {
         let hidden = inline_union(&segment.deletions)?;
-        let mut rows = writer.reads.scan(table, segment, &table.schema, Pick::Except(hidden)).await?;
+        let mut rows = writer.reads.scan(table, segment, &table.schema, Pick::Except(hidden.into())).await?;
         while let Some(found) = rows.try_next().await? {
             shards.entry(segment.shard).or_default().push(found.rows);
         }
@@ -336,4 +336,31 @@ fn unknown(id: TransactionId) -> Error {
         "transaction {id} is not open on this node: it has ended, or was rolled back after {LEASE:?} without a \
          statement, or was begun on another node"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use plexus_model::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn a_transaction_that_is_idle_past_its_lease_is_gone_and_one_in_use_is_not() {
+        let transactions = Arc::new(Transactions::default());
+        let (idle, busy) = (
+            transactions.begin(Isolation::Snapshot).unwrap(),
+            transactions.begin(Isolation::Snapshot).unwrap(),
+        );
+        let taken = transactions.take(busy).unwrap();
+        let Some(long_ago) = Instant::now().checked_sub(LEASE) else {
+            return;
+        };
+        transactions.lock().values_mut().for_each(|slot| slot.used = long_ago);
+        let error = transactions.take(idle).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert!(error.message().contains("rolled back after"), "{error}");
+        assert!(!transactions.is_gone(busy));
+        drop(taken);
+        assert!(transactions.take(busy).is_ok());
+    }
 }

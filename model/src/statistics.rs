@@ -22,9 +22,9 @@ pub struct ColumnStatistics {
     pub nulls: u64,
     /// Smallest and largest value that is not null.
     pub bounds: Option<(Bound, Bound)>,
-    /// About how many different values there are.
+    /// How many different values there are, within a few percent.
     pub distinct: Option<u64>,
-    /// Bytes of the values together, for types whose values differ in size.
+    /// Bytes of the values together, within a few percent, for types whose values differ in size.
     pub bytes: Option<u64>,
 }
 
@@ -36,9 +36,9 @@ impl ColumnStatistics {
 
 /// The statistics of the columns of a segment, packed: small numbers take few bytes.
 ///
-/// For each column: by how much its id is above the one before, a byte that says what follows, and then, as
-/// variable-length integers of seven bits a byte: nulls, different values, bytes, the lower bound, and the
-/// upper bound as a distance from it.
+/// For each column: a byte that says what follows, and then, as variable-length integers of seven bits a byte: by
+/// how much its id is above the one before, unless it is the next; nulls; different values and bytes, each as two
+/// bytes that round them; the lower bound, and the upper bound as a distance from it.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 pub struct Statistics(Vec<u8>);
 
@@ -50,13 +50,15 @@ const DECIMAL: u8 = 4;
 const NULLS: u8 = 1 << 3;
 const DISTINCT: u8 = 1 << 4;
 const BYTES: u8 = 1 << 5;
+/// The id is not the one after that of the column before.
+const OTHER: u8 = 1 << 6;
 
 impl Statistics {
     pub fn new(columns: &[ColumnStatistics]) -> Self {
         let mut bytes = Vec::new();
         let mut before = 0;
         for column in columns {
-            put(&mut bytes, u128::from(column.column.wrapping_sub(before)));
+            let step = column.column.wrapping_sub(before);
             before = column.column;
             let kind = match column.bounds {
                 None => 0,
@@ -68,9 +70,11 @@ impl Statistics {
             let flag = |there, flag| if there { flag } else { 0 };
             let nulls = flag(column.nulls > 0, NULLS);
             let rest = flag(column.distinct.is_some(), DISTINCT) | flag(column.bytes.is_some(), BYTES);
-            bytes.push(kind | nulls | rest);
-            let numbers = [(column.nulls > 0).then_some(column.nulls), column.distinct, column.bytes];
-            numbers.into_iter().flatten().for_each(|number| put(&mut bytes, u128::from(number)));
+            bytes.push(kind | nulls | rest | flag(step != 1, OTHER));
+            let exact = [(step != 1).then_some(u64::from(step)), (column.nulls > 0).then_some(column.nulls)];
+            exact.into_iter().flatten().for_each(|number| put(&mut bytes, u128::from(number)));
+            let rounded = [column.distinct, column.bytes].into_iter().flatten().map(round);
+            rounded.for_each(|number| bytes.extend(number.to_le_bytes()));
             if let Some((min, max)) = column.bounds {
                 put_bounds(&mut bytes, min, max);
             }
@@ -97,15 +101,18 @@ impl Statistics {
 }
 
 fn take_column(rest: &mut &[u8], before: u32) -> Option<ColumnStatistics> {
-    let column = before.wrapping_add(take(rest)? as u32);
-    let (flags, after) = rest.split_first()?;
-    *rest = after;
-    let mut number = |flag: u8| match flags & flag {
-        0 => Some(None),
-        _ => take(rest).map(|n| Some(n as u64)),
+    let flags = take_byte(rest)?;
+    let mut number = |flag: u8, absent: u64| match flags & flag {
+        0 => Some(absent),
+        _ => take(rest).map(|n| n as u64),
     };
-    let nulls = number(NULLS)?.unwrap_or(0);
-    let (distinct, bytes) = (number(DISTINCT)?, number(BYTES)?);
+    let column = before.wrapping_add(number(OTHER, 1)? as u32);
+    let nulls = number(NULLS, 0)?;
+    let mut rounded = |flag: u8| match flags & flag {
+        0 => Some(None),
+        _ => Some(Some(unround(u16::from_le_bytes([take_byte(rest)?, take_byte(rest)?])))),
+    };
+    let (distinct, bytes) = (rounded(DISTINCT)?, rounded(BYTES)?);
     let bounds = match flags & KIND {
         0 => None,
         kind => Some(take_bounds(rest, kind)?),
@@ -171,11 +178,36 @@ fn put(bytes: &mut Vec<u8>, mut value: u128) {
     bytes.push(value as u8);
 }
 
+/// Bits of a rounded number after its first.
+const MANTISSA_BITS: u32 = 10;
+
+/// A number as two bytes: the place of its first bit, and the ten bits after it.
+fn round(number: u64) -> u16 {
+    let place = number.max(1).ilog2();
+    match place <= MANTISSA_BITS {
+        true => number as u16,
+        false => {
+            let mantissa = (number >> (place - MANTISSA_BITS)) as u16;
+            (((place - MANTISSA_BITS) << MANTISSA_BITS) as u16) + mantissa
+        }
+    }
+}
+
+fn unround(rounded: u16) -> u64 {
+    let shift = u32::from(rounded >> MANTISSA_BITS).saturating_sub(1).min(u64::BITS - 1 - MANTISSA_BITS);
+    (u64::from(rounded) - (u64::from(shift) << MANTISSA_BITS)) << shift
+}
+
+fn take_byte(rest: &mut &[u8]) -> Option<u8> {
+    let (byte, after) = rest.split_first()?;
+    *rest = after;
+    Some(*byte)
+}
+
 fn take(rest: &mut &[u8]) -> Option<u128> {
     let mut value = 0;
     for place in 0..19 {
-        let (byte, after) = rest.split_first()?;
-        *rest = after;
+        let byte = take_byte(rest)?;
         value |= u128::from(byte & 0x7f) << (7 * place);
         if byte & 0x80 == 0 {
             return Some(value);
@@ -217,7 +249,19 @@ mod tests {
         #[test]
         fn packing_keeps_everything(columns in proptest::collection::vec(column(), 0..20)) {
             let unpacked: Vec<_> = Statistics::new(&columns).iter().collect();
-            prop_assert_eq!(unpacked, columns);
+            let rounded = |c: ColumnStatistics| ColumnStatistics {
+                distinct: c.distinct.map(|n| unround(round(n))),
+                bytes: c.bytes.map(|n| unround(round(n))),
+                ..c
+            };
+            prop_assert_eq!(unpacked, columns.into_iter().map(rounded).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn rounding_is_a_thousandth_off_at_most(number in any::<u64>(), shift in 0u32..64) {
+            let number = number >> shift;
+            let off = unround(round(number)).abs_diff(number);
+            prop_assert!(off <= number / 1_000, "{number} became {}", unround(round(number)));
         }
 
         #[test]
@@ -238,6 +282,6 @@ mod tests {
             known(2, (Bound::Decimal(100), Bound::Decimal(5_000))),
             known(3, (Bound::Float(0.0), Bound::Float(0.5))),
         ];
-        assert_eq!(Statistics::new(&columns).weight(), 3 * 4 + (1 + 3) + (2 + 2) + (1 + 3));
+        assert_eq!(Statistics::new(&columns).weight(), 3 * 3 + (1 + 3) + (2 + 2) + (1 + 3));
     }
 }

@@ -168,7 +168,7 @@ impl PhysicalExtensionCodec for ScanCodec {
                         return internal_err!("file {} of a segment scan names no segment", file.path());
                     };
                     let file = file.with_extension(segment.clone());
-                    Ok(if hidden.is_empty() { file } else { hide(file, hidden.clone()) })
+                    Ok(if hidden.is_empty() { file } else { hide(file, Arc::new(hidden.clone())) })
                 });
                 files.collect::<Result<Vec<_>>>().map(Into::into)
             })

@@ -7,7 +7,7 @@ use datafusion::datasource::listing::PartitionedFile;
 use object_store::ObjectMeta;
 use object_store::path::Path;
 use plexus_model::{Rows, Segment, Table};
-use plexus_storage::{SegmentReads, SegmentRef};
+use plexus_storage::{SegmentReads, SegmentRef, to_tree};
 use vortex::io::VortexReadAt;
 use vortex::scan::selection::Selection;
 use vortex::session::VortexSession;
@@ -22,7 +22,7 @@ pub const STORE_URL: &str = "plexus://segments";
 pub fn to_file(
     table: &Table,
     segment: &Segment,
-    hidden: Rows,
+    hidden: Arc<Rows>,
     statistics: Arc<Statistics>,
 ) -> Option<PartitionedFile> {
     let reference = SegmentRef::of(table, segment)?;
@@ -39,11 +39,11 @@ pub fn to_file(
 }
 
 /// The rows of a file that a scan leaves out.
-pub struct HiddenRows(pub Rows);
+pub struct HiddenRows(pub Arc<Rows>);
 
 /// The file without some of its rows.
-pub fn hide(file: PartitionedFile, rows: Rows) -> PartitionedFile {
-    let selection = Selection::ExcludeRoaring(rows.iter().map(u64::from).collect());
+pub fn hide(file: PartitionedFile, rows: Arc<Rows>) -> PartitionedFile {
+    let selection = Selection::ExcludeRoaring(to_tree(&rows));
     file.with_extension(VortexAccessPlan::default().with_selection(selection))
         .with_extension(HiddenRows(rows))
 }

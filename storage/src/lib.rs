@@ -8,6 +8,7 @@
 mod distinct;
 mod encode;
 mod evolve;
+mod hidden;
 pub mod inline;
 mod inventory;
 mod read;
@@ -22,6 +23,6 @@ pub use encode::{EncodedSegment, SegmentEncoder, Unencoded, key_hashes, keys_of}
 pub use evolve::{decode_inline, evolve, initial_value, project, take_rows};
 pub use read::{RemoteSegments, SegmentReads, SegmentRef};
 pub use routing::{Keys, Router, shard_of_key};
-pub use scan::{Pick, PositionedRows};
+pub use scan::{Pick, PositionedRows, to_tree};
 pub use size::rows_bytes;
 pub use store::{Condition, Reference, SegmentFile, SegmentStore, sync_directory, verify};

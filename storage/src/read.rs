@@ -17,6 +17,7 @@ use vortex::buffer::{Alignment, ByteBufferMut};
 use vortex::error::{VortexError, VortexResult};
 use vortex::io::{CoalesceConfig, VortexReadAt};
 
+use crate::hidden::HiddenRowsCache;
 use crate::store::{Reference, SegmentStore};
 
 /// What identifies the bytes of a segment and says who keeps them.
@@ -73,6 +74,7 @@ pub trait RemoteSegments: Send + Sync + 'static {
 pub struct SegmentReads {
     store: Option<Arc<SegmentStore>>,
     remote: Arc<dyn RemoteSegments>,
+    pub(crate) hidden: HiddenRowsCache,
 }
 
 impl std::fmt::Debug for SegmentReads {
@@ -84,7 +86,7 @@ impl std::fmt::Debug for SegmentReads {
 impl SegmentReads {
     /// `store` is absent on a node without the data role.
     pub fn new(store: Option<Arc<SegmentStore>>, remote: Arc<dyn RemoteSegments>) -> Self {
-        Self { store, remote }
+        Self { store, remote, hidden: HiddenRowsCache::default() }
     }
 
     pub fn open(&self, segment: SegmentRef) -> Arc<dyn VortexReadAt> {

@@ -3,6 +3,8 @@
 //! For work that is not a query of DataFusion's: changes, merges, keys. Columns come through the schema that
 //! the reader has, each row with its position in the segment.
 
+use std::sync::Arc;
+
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::UInt64Type;
 use arrow_schema::{DataType, Field};
@@ -13,6 +15,7 @@ use plexus_model::{
     DeletedRows, Error, Result, Rows, Segment, SegmentData, Table, TableSchema, VERSION_COLUMN, Version,
     decode_rows,
 };
+use roaring::RoaringTreemap;
 use vortex::VortexSessionDefault;
 use vortex::array::VortexSessionExecute;
 use vortex::array::dtype::Nullability;
@@ -26,6 +29,7 @@ use vortex::scan::selection::Selection;
 use vortex::session::VortexSession;
 
 use crate::evolve::{decode_inline, evolve};
+use crate::hidden::prefixes;
 use crate::read::{SegmentReads, SegmentRef};
 use crate::types;
 
@@ -40,7 +44,7 @@ pub struct PositionedRows {
 #[derive(Clone, Debug)]
 pub enum Pick {
     /// All but these.
-    Except(Rows),
+    Except(Arc<Rows>),
     /// These.
     Only(Rows),
 }
@@ -54,23 +58,46 @@ impl Pick {
     }
 
     fn to_selection(&self) -> Selection {
-        let tree = |rows: &Rows| rows.iter().map(u64::from).collect();
         match self {
             Self::Except(rows) if rows.is_empty() => Selection::All,
-            Self::Except(rows) => Selection::ExcludeRoaring(tree(rows)),
-            Self::Only(rows) => Selection::IncludeRoaring(tree(rows)),
+            Self::Except(rows) => Selection::ExcludeRoaring(to_tree(rows)),
+            Self::Only(rows) => Selection::IncludeRoaring(to_tree(rows)),
         }
     }
+}
+
+/// Rows as a selection of a scan has them.
+pub fn to_tree(rows: &Rows) -> RoaringTreemap {
+    RoaringTreemap::from_bitmaps([(0, rows.clone())])
 }
 
 const POSITION: &str = "position";
 
 impl SegmentReads {
     /// Rows of a segment that a read at `version` does not see: deleted ones, and those written later.
-    pub async fn hidden_rows(&self, table: &Table, segment: &Segment, version: Version) -> Result<Rows> {
-        let mut hidden = Rows::new();
-        for deletion in segment.deletions_at(version) {
-            hidden |= match &deletion.rows {
+    pub async fn hidden_rows(&self, table: &Table, segment: &Segment, version: Version) -> Result<Arc<Rows>> {
+        let deleted = self.deleted_rows(table, segment, version).await?;
+        if !segment.has_versions() || version >= segment.newest {
+            return Ok(deleted);
+        }
+        let mut hidden = Arc::unwrap_or_clone(deleted);
+        let visible = self.rows_until(table, segment, version).await?;
+        hidden.insert_range(visible as u32..segment.rows as u32);
+        Ok(Arc::new(hidden))
+    }
+
+    async fn deleted_rows(&self, table: &Table, segment: &Segment, version: Version) -> Result<Arc<Rows>> {
+        let prefixes = prefixes(segment.deletions_at(version));
+        let Some(last) = prefixes.last() else {
+            return Ok(Arc::default());
+        };
+        if let Some(rows) = self.hidden.get(segment.id, *last) {
+            return Ok(rows);
+        }
+        let known = self.hidden.longest(segment.id, &prefixes);
+        let (known, mut rows) = known.map_or((0, Rows::new()), |(length, rows)| (length, (*rows).clone()));
+        for deletion in segment.deletions_at(version).skip(known) {
+            rows |= match &deletion.rows {
                 DeletedRows::Inline(bytes) => decode_rows(bytes)?,
                 DeletedRows::File { id, data, .. } => {
                     let replicas = SegmentRef::all_of(table, segment).find(|r| r.id == *id);
@@ -80,11 +107,9 @@ impl SegmentReads {
                 }
             };
         }
-        if segment.has_versions() && version < segment.newest {
-            let visible = self.rows_until(table, segment, version).await?;
-            hidden.insert_range(visible as u32..segment.rows as u32);
-        }
-        Ok(hidden)
+        let rows = Arc::new(rows);
+        self.hidden.insert(segment.id, &prefixes, rows.clone());
+        Ok(rows)
     }
 
     /// How many rows of a segment were written at or before `version`. They come first.
@@ -93,7 +118,7 @@ impl SegmentReads {
             return Ok(segment.rows);
         };
         let field = Field::new(VERSION_COLUMN, DataType::UInt64, false);
-        let mut batches = self.scan_file(&file, vec![field], &Pick::Except(Rows::new())).await?;
+        let mut batches = self.scan_file(&file, vec![field], &Pick::Except(Arc::default())).await?;
         let mut count = 0;
         while let Some(batch) = batches.try_next().await? {
             let versions = column::<UInt64Type>(&batch, VERSION_COLUMN)?;

@@ -66,6 +66,33 @@ def test_returning(cursor):
     cursor.execute("DROP TABLE adbc_returning")
 
 
+def test_statements_that_tend_tables_say_what_they_did(cursor):
+    cursor.execute("CREATE TABLE adbc_tended (id BIGINT, v BIGINT)")
+    cursor.execute("INSERT INTO adbc_tended SELECT value, value * 2 FROM generate_series(1, 20000)")
+    cursor.execute("DELETE FROM adbc_tended WHERE id % 4 = 0")
+    cursor.execute("SELECT max(version) FROM plexus.commits")
+    [(version,)] = cursor.fetchall()
+    cursor.execute("OPTIMIZE adbc_tended ZORDER BY (v, id)")
+    assert [column[0] for column in cursor.description] == [
+        "rows", "files_before", "files_after", "bytes_before", "bytes_after",
+    ]
+    [(rows, _, _, before, after)] = cursor.fetchall()
+    assert rows == 15000 and 0 < after < before
+    cursor.execute("CHECK TABLE adbc_tended")
+    assert all(damaged == 0 and error is None for _, _, _, damaged, _, error in cursor.fetchall())
+    cursor.execute("DELETE FROM adbc_tended")
+    cursor.execute(f"RESTORE TABLE adbc_tended TO VERSION {version}")
+    assert cursor.rowcount == 15000
+    cursor.execute("VACUUM adbc_tended RETAIN 0 seconds")
+    [(name, oldest, segments, size)] = cursor.fetchall()
+    assert name == "public.adbc_tended" and oldest > version and segments > 0 and size > 0
+    with pytest.raises(dbapi.Error, match="was vacuumed"):
+        cursor.execute(f"SELECT * FROM adbc_tended VERSION AS OF {version}")
+    cursor.execute("SELECT sum(v) FROM adbc_tended")
+    assert cursor.fetchall() == [(sum(2 * i for i in range(1, 20001) if i % 4),)]
+    cursor.execute("DROP TABLE adbc_tended")
+
+
 def test_definition_and_rows(cursor):
     cursor.execute("CREATE TABLE adbc_rows (id BIGINT, name VARCHAR)")
     cursor.execute("INSERT INTO adbc_rows VALUES (1, 'one'), (2, 'two')")

@@ -207,7 +207,7 @@ impl Coordinator {
             Order::By(columns) => columns.iter().map(|c| ident(c).sort(true, true)).collect(),
             Order::Near(columns) => {
                 let place = ScalarUDF::from(self.z_order(scope, table, columns).await?);
-                vec![place.call(columns.iter().map(|c| ident(c)).collect()).sort(true, true)]
+                vec![place.call(columns.iter().map(ident).collect()).sort(true, true)]
             }
         };
         LogicalPlanBuilder::from(all).sort(by).and_then(LogicalPlanBuilder::build).map_err(from_datafusion)

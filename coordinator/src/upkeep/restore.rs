@@ -86,7 +86,7 @@ impl Coordinator {
         let mut rows = Rows::new();
         if segment.is_visible_at(version) {
             rows.insert_range(0..segment.rows as u32);
-            rows -= self.writer().reads.hidden_rows(table, segment, version).await?;
+            rows -= &*self.writer().reads.hidden_rows(table, segment, version).await?;
         }
         Ok(rows)
     }

@@ -150,19 +150,14 @@ impl PeerClient {
         body: Option<Bytes>,
     ) -> Result<(Response, Bytes)> {
         let connection = self.connection(address, class).await?;
-        let (mut send, mut receive) = connection.open_bi().await.map_err(wire::lost)?;
-        wire::write_frame(&mut send, plexus_model::encode(request)).await?;
-        if let Some(body) = body {
-            wire::write_body(&mut send, body).await?;
+        let first = exchange_on(&connection, address, request, body.clone()).await;
+        if first.is_ok() || connection.close_reason().is_none() {
+            return first;
         }
-        send.finish().map_err(wire::lost)?;
-        let frame = wire::read_frame(&mut receive).await.map_err(|e| e.context(address))?;
-        let response: Response = plexus_model::decode("peer response", &frame)?;
-        let body = match response {
-            Response::Body { length } => wire::read_body(&mut receive, length).await?,
-            _ => Bytes::new(),
-        };
-        Ok((response, body))
+        // The peer was started anew since the connection was last used, and takes new ones. Whatever is asked of
+        // it may be asked twice.
+        let connection = self.connection(address, class).await?;
+        exchange_on(&connection, address, request, body).await
     }
 
     async fn connection(&self, address: &str, class: Class) -> Result<Connection> {
@@ -201,4 +196,25 @@ impl PeerClient {
             }
         }
     }
+}
+
+async fn exchange_on(
+    connection: &Connection,
+    address: &str,
+    request: &Request,
+    body: Option<Bytes>,
+) -> Result<(Response, Bytes)> {
+    let (mut send, mut receive) = connection.open_bi().await.map_err(wire::lost)?;
+    wire::write_frame(&mut send, plexus_model::encode(request)).await?;
+    if let Some(body) = body {
+        wire::write_body(&mut send, body).await?;
+    }
+    send.finish().map_err(wire::lost)?;
+    let frame = wire::read_frame(&mut receive).await.map_err(|e| e.context(address))?;
+    let response: Response = plexus_model::decode("peer response", &frame)?;
+    let body = match response {
+        Response::Body { length } => wire::read_body(&mut receive, length).await?,
+        _ => Bytes::new(),
+    };
+    Ok((response, body))
 }

@@ -182,3 +182,34 @@ async fn rows_are_copied_to_files_where_the_operator_allows_it() {
     names.sort();
     assert_eq!(names, ["all.arrow", "all.csv", "all.ndjson", "all.parquet", "few.txt"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_commits_of_a_row_become_few_segments() {
+    const CLIENTS: i64 = 32;
+    const ROWS: i64 = 10_000;
+    let cluster = Cluster::start(1).await;
+    let mut client = cluster.nodes[0].client().await;
+    client.execute("CREATE TABLE t (id BIGINT PRIMARY KEY, v BIGINT) WITH (shards = 2)").await.unwrap();
+    let mut writers = Vec::new();
+    for writer in 0..CLIENTS {
+        let mut client = cluster.nodes[0].client().await;
+        writers.push(tokio::spawn(async move {
+            for id in (writer..ROWS).step_by(CLIENTS as usize) {
+                client.execute(&format!("INSERT INTO t VALUES ({id}, 1)")).await.unwrap();
+            }
+        }));
+    }
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    let segments = "SELECT count(*) FROM plexus.segments WHERE table_name = 't'";
+    let version =
+        number(&mut client, "SELECT CAST(max(version) AS BIGINT) FROM plexus.commits").await.unwrap();
+    let before = number(&mut client, segments).await.unwrap();
+    client.execute("OPTIMIZE t").await.unwrap();
+    let after = number(&mut client, segments).await.unwrap();
+    assert!(after <= 2 && after <= before, "{after} segments, {before} before");
+    assert_eq!(number(&mut client, "SELECT sum(v) + count(DISTINCT id) FROM t").await.unwrap(), 2 * ROWS);
+    let then = format!("SELECT sum(v) + count(DISTINCT id) FROM t VERSION AS OF {version}");
+    assert_eq!(number(&mut client, &then).await.unwrap(), 2 * ROWS);
+}
