@@ -27,8 +27,8 @@ test: build python ## Run every test there is
 build: system-packages ## Build the binary, the tests and the benches
 	cargo build --release --workspace --all-targets
 
-bench: build ## Measure, and print a table
-	$(CARGO_TARGET_DIR)/release/plexus-bench $(ARGS)
+bench: build $(VENV)/.bench ## Measure, and print a table. ARGS="--only changes" for parts
+	PLEXUS_BENCH_PYTHON=$(VENV)/bin/python $(CARGO_TARGET_DIR)/release/plexus-bench $(ARGS)
 
 lint: system-packages ## Formatting, lints, and licences where cargo-deny is installed
 	cargo fmt --all --check
@@ -44,4 +44,9 @@ python: $(VENV)/.installed
 $(VENV)/.installed: tests/python/requirements.txt
 	python3 -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --requirement tests/python/requirements.txt
+	touch $@
+
+# What is measured beside Plexus.
+$(VENV)/.bench: bench/requirements.txt $(VENV)/.installed
+	$(VENV)/bin/python -m pip install --quiet --requirement bench/requirements.txt
 	touch $@

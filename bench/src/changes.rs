@@ -26,6 +26,8 @@ const UPSERTS: i64 = 100_000;
 const RUNS: usize = 7;
 const CLIENTS: usize = 64;
 const CLIENT_KEYS: u64 = 100_000;
+/// Inserts of a row that are merged.
+const SINGLES: u64 = 10_000;
 const CLIENT_TIME: Duration = Duration::from_secs(10);
 const DUCKDB: &str = include_str!("../duckdb_changes.py");
 
@@ -37,7 +39,7 @@ pub async fn measure(program: &Path, dir: &Path, rows: i64) -> Result<Vec<Figure
     let mut figures = vec![manifest()?];
     let duckdb = duckdb(rows);
     figures.extend(one_node(program, dir, rows, &duckdb).await?);
-    figures.push(clients(program, dir).await?);
+    figures.extend(clients(program, dir).await?);
     Ok(figures)
 }
 
@@ -200,7 +202,7 @@ async fn merge(client: &mut Client, rows: i64) -> Result<Figure> {
     Ok(Figure::new("merging, one at a time", value, ">= 100 MB/s a core"))
 }
 
-async fn clients(program: &Path, dir: &Path) -> Result<Figure> {
+async fn clients(program: &Path, dir: &Path) -> Result<Vec<Figure>> {
     let data = dir.join("upserting");
     std::fs::create_dir_all(&data).map_err(|e| Error::io(data.display(), e))?;
     let mut cluster = LocalCluster::start(program, &data, 3).await?;
@@ -242,7 +244,41 @@ async fn clients(program: &Path, dir: &Path) -> Result<Figure> {
             return Err(Error::internal(format!("{rows} rows after upserts of {CLIENT_KEYS} keys")));
         }
         let value = format!("{rate:.0}/s; {}", percentiles(&all));
-        Ok(Figure::new(format!("single-row upsert, {CLIENTS} clients, three nodes"), value, ">= 1000/s"))
+        let name = format!("single-row upsert, {CLIENTS} clients, three nodes");
+        let mut figures = vec![Figure::new(name, value, ">= 1000/s")];
+
+        // Then many commits of a row, to see what merging them gains.
+        let create = "CREATE TABLE singles (id BIGINT, v BIGINT) WITH (shards = 6, replicas = 3)";
+        client.execute(create).await?;
+        let mut tasks = Vec::new();
+        for index in 0..CLIENTS as u64 {
+            let url = cluster.url();
+            tasks.push(tokio::spawn(async move {
+                let mut client = Client::connect(&url).await?;
+                for id in (index..SINGLES).step_by(CLIENTS) {
+                    client.execute(&format!("INSERT INTO singles VALUES ({id}, 1)")).await?;
+                }
+                Ok::<_, Error>(())
+            }));
+        }
+        for task in tasks {
+            task.await.map_err(|e| Error::internal(e.to_string()))??;
+        }
+        let segments = "SELECT count(*) FROM plexus.segments WHERE table_name = 'singles'";
+        let scan = "SELECT count(*), sum(v), max(id) FROM singles";
+        let before = (first_number(&mut client, segments).await?, best(&mut client, scan).await?);
+        client.execute("OPTIMIZE singles").await?;
+        let after = (first_number(&mut client, segments).await?, best(&mut client, scan).await?);
+        let ms = |seconds: f64| seconds * 1000.0;
+        let value = format!(
+            "{} segments, {:.1} ms; merged {} segments, {:.1} ms",
+            before.0,
+            ms(before.1),
+            after.0,
+            ms(after.1)
+        );
+        figures.push(Figure::new(format!("scan after {SINGLES} inserts of a row"), value, ""));
+        Ok(figures)
     }
     .await;
     cluster.stop().await;

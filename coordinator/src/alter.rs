@@ -252,7 +252,7 @@ fn widen(table: &Table, schema: &mut TableSchema, index: usize, wanted: ColumnTy
 }
 
 /// Whether every value of a type is one of another, unchanged.
-fn is_wider(from: &ColumnType, to: &ColumnType) -> bool {
+pub fn is_wider(from: &ColumnType, to: &ColumnType) -> bool {
     use ColumnType::*;
     let signed = |t: &ColumnType| {
         Some(match t {

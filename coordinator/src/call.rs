@@ -6,6 +6,7 @@ use datafusion::sql::sqlparser::ast::{
     self, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, ObjectName, Value,
 };
 use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::tokenizer::Token;
 use plexus_model::{Error, NodeId, Result};
 
 use crate::ddl::duration_us;
@@ -143,7 +144,11 @@ fn table_name(expr: &Expr) -> Result<ObjectName> {
     let wrong = || Error::invalid(format!("{expr} is not the name of a table: write it as text"));
     let name = text(expr).ok_or_else(wrong)?;
     let mut parser = Parser::new(&PlexusDialect).try_with_sql(name).map_err(|_| wrong())?;
-    parser.parse_object_name(false).map_err(|_| wrong())
+    let name = parser.parse_object_name(false).map_err(|_| wrong())?;
+    match parser.peek_token().token {
+        Token::EOF => Ok(name),
+        _ => Err(wrong()),
+    }
 }
 
 #[cfg(test)]
@@ -195,6 +200,9 @@ mod tests {
         assert!(matches!(called("CHECK TABLE s.t").unwrap(), Some(Procedure::CheckTable { .. })));
         assert!(called("OPTIMIZE t WHERE a > 1 ZORDER BY (a, b)").unwrap().is_some());
         assert!(called("RESTORE TABLE t").is_err());
+        assert!(called("RESTORE TABLE t TO VERSION '2026-01-01'").is_err());
+        assert!(called("RESTORE TABLE t TO TIMESTAMP 12").is_err());
+        assert!(called("CALL plexus.check_table('t; u')").is_err());
         assert!(called("VACUUM t RETAIN").is_err());
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt, stream};
 use plexus_model::limits::INLINE_DELETION_BYTES_MAX;
 use plexus_model::{
-    ChangeKind, Deletion, Error, NewSegment, Result, Rows, SegmentId, Table, TableChange, Version,
+    ChangeKind, Deletion, Error, NewSegment, Result, Rows, Segment, SegmentId, Table, TableChange, Version,
 };
 
 use crate::ingest::Writer;
@@ -76,14 +76,17 @@ impl RowChanges {
             })?;
             match segment.live_rows(version) == rows.len() {
                 true => removed.push(id),
-                false => deleted.push((id, segment.shard, rows)),
+                false => deleted.push((segment, rows)),
             }
         }
-        let bytes: usize = deleted.iter().map(|(_, _, rows)| rows.serialized_size()).sum();
+        let bytes: usize = deleted.iter().map(|(_, rows)| rows.serialized_size()).sum();
         let many = bytes > DELETIONS_INLINE_BYTES_MAX;
         let inline_max = if many { MANY_DELETIONS_INLINE_BYTES_MAX } else { INLINE_DELETION_BYTES_MAX };
-        let write = |(id, shard, rows): (SegmentId, u32, Rows)| async move {
-            writer.deletion(table, shard, &rows, inline_max).await.map(|deletion| (id, deletion))
+        let write = |(segment, rows): (&Arc<Segment>, Rows)| {
+            // What leaves the log for a file takes its deletions along, which therefore are in the log.
+            let inline_max = if segment.is_inline() { usize::MAX } else { inline_max };
+            let (id, shard) = (segment.id, segment.shard);
+            async move { writer.deletion(table, shard, &rows, inline_max).await.map(|deletion| (id, deletion)) }
         };
         let deletions: Vec<_> = deleted.into_iter().map(write).collect();
         let delete = stream::iter(deletions).buffered(UPLOADS_MAX).try_collect().await?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
-use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{ScalarValue, TableReference};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{LogicalPlan, Statement as PlanStatement};
@@ -437,6 +437,7 @@ impl Coordinator {
         let manifest = self.pin_transaction(session, &mut taken).await?;
         let scope = Scope { session, manifest, values, query_id };
         if let Statement::CopyTo(copy) = &statement {
+            note_reads(&mut taken, &scope, &self.copied(&scope, copy).await?)?;
             return self.copy_to(&scope, copy).await;
         }
         if let Some((table, rewritten)) = self.rewritten(&scope, &statement)? {
@@ -534,6 +535,12 @@ impl Coordinator {
     }
 
     pub(crate) async fn query(&self, scope: &Scope<'_>, plan: &LogicalPlan) -> Result<Rows> {
+        // The engine would write files and tables of its own, wherever in a plan it finds that.
+        let writes =
+            |p: &LogicalPlan| matches!(p, LogicalPlan::Copy(_) | LogicalPlan::Dml(_) | LogicalPlan::Ddl(_));
+        if plan.exists(|p| Ok(writes(p))).map_err(from_datafusion)? {
+            return Err(unsupported("a query that writes"));
+        }
         let rows = run::run(plan, &self.suspects, &scope.manifest, || self.state(scope)).await?;
         // What `describe` promised: the physical plan may know better which columns are never null, and
         // clients compare.

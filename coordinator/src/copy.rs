@@ -7,14 +7,17 @@ use std::path::{Component, Path, PathBuf};
 
 use arrow::array::AsArray;
 use arrow::datatypes::UInt64Type;
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::{CopyToSource, CopyToStatement, Statement};
 use datafusion::sql::sqlparser::ast;
 use futures::TryStreamExt;
-use plexus_model::{Error, Result};
+use plexus_model::{Error, Result, Token};
 
 use crate::coordinator::{Coordinator, Executed, Scope};
 use crate::errors::from_datafusion;
+use crate::parse;
 use crate::run;
+use crate::statement::bind;
 
 /// Formats by the endings of file names.
 const FORMATS: [(&str, &str); 8] = [
@@ -40,21 +43,29 @@ impl Coordinator {
         if !copy.partitioned_by.is_empty() {
             return Err(Error::unsupported("COPY ... PARTITIONED BY is not supported: one file is written"));
         }
+        if copy.options.iter().any(|(name, _)| name.to_ascii_lowercase().contains("single_file")) {
+            return Err(Error::unsupported("COPY ... OPTIONS: one file is written"));
+        }
         if path.exists() {
             return Err(Error::already_exists(format!("file {:?} exists already", copy.target)));
         }
         // The engine tells one file from a directory of them by the ending.
-        let unfinished = directory.join(format!(".{}.unfinished", plexus_model::Token::generate()));
-        let copied = self.write(scope, copy, format, &unfinished).await;
-        let finished = match copied {
-            Ok(rows) => publish(unfinished.clone(), path).await.map(|()| rows),
-            Err(e) => Err(e),
+        let unfinished = Unfinished(directory.join(format!(".{}.unfinished", Token::generate())));
+        let rows = self.write(scope, copy, format, &unfinished.0).await?;
+        publish(unfinished.0.clone(), path).await?;
+        Ok(Executed::Affected(rows))
+    }
+
+    /// The plan of what is copied, to see what it reads.
+    pub(crate) async fn copied(&self, scope: &Scope<'_>, copy: &CopyToStatement) -> Result<LogicalPlan> {
+        let query = match &copy.source {
+            CopyToSource::Query(query) => query.to_string(),
+            CopyToSource::Relation(name) => format!("SELECT * FROM {name}"),
         };
-        if finished.is_err() {
-            // Best effort: it has a name that nobody takes for a result.
-            let _ = tokio::fs::remove_file(&unfinished).await;
-        }
-        finished.map(Executed::Affected)
+        let mut statement = parse::plain_statement(&query)?;
+        self.resolve_versions(&mut statement, scope)?;
+        let statement = Statement::Statement(Box::new(statement));
+        self.local_state(scope)?.statement_to_plan(statement).await.map_err(from_datafusion)
     }
 
     async fn write(&self, scope: &Scope<'_>, copy: &CopyToStatement, format: &str, to: &Path) -> Result<u64> {
@@ -71,6 +82,7 @@ impl Coordinator {
         }
         let state = self.local_state(scope)?;
         let plan = state.statement_to_plan(Statement::CopyTo(copy)).await.map_err(from_datafusion)?;
+        let plan = bind(plan, scope.values)?;
         let rows = run::run(&plan, self.suspects(), &scope.manifest, || Ok(state.clone())).await?;
         let counts: Vec<_> = rows.stream.try_collect().await?;
         let count = counts
@@ -78,6 +90,16 @@ impl Coordinator {
             .find(|b| b.num_rows() > 0)
             .and_then(|b| b.column(0).as_primitive_opt::<UInt64Type>().map(|counts| counts.value(0)));
         count.ok_or_else(|| Error::internal("COPY said nothing of its rows"))
+    }
+}
+
+/// A file that goes unless it gets its name, also when nobody waits for it any more.
+struct Unfinished(PathBuf);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // Best effort: it has a name that nobody takes for a result.
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 
@@ -89,7 +111,8 @@ async fn publish(from: PathBuf, to: PathBuf) -> Result<()> {
         std::fs::OpenOptions::new().create(true).append(true).open(&from)?.sync_all()?;
         // Unlike a rename it fails when somebody else has taken the name meanwhile.
         std::fs::hard_link(&from, &to)?;
-        std::fs::remove_file(&from)
+        let directory = to.parent().map(std::fs::File::open).transpose()?;
+        directory.map_or(Ok(()), |directory| directory.sync_all())
     })
     .await
     .map_err(|e| Error::internal(format!("writing {named}: {e}")))?

@@ -161,7 +161,6 @@ pub fn set_properties(options: &[SqlOption], table: &mut TableSchema) -> Result<
     Ok(())
 }
 
-/// A span of time as people write it: a number and a unit from seconds to weeks.
 /// Sets the columns by which the rows of a table are to be ordered, as SQL names them.
 pub fn set_cluster_by<'a>(names: impl Iterator<Item = &'a str>, table: &mut TableSchema) -> Result<()> {
     let ids = names.map(|name| {
@@ -188,7 +187,7 @@ pub fn cluster_by_exprs(exprs: &[Expr], table: &mut TableSchema) -> Result<()> {
     set_cluster_by(names.iter().map(String::as_str), table).map_err(|e| e.context("CLUSTER BY"))
 }
 
-/// Reads a span of time, such as `7 days`, as microseconds.
+/// A span of time as people write it, a number and a unit from seconds to weeks, in microseconds.
 pub fn duration_us(text: &str) -> Result<u64> {
     let wrong =
         || Error::invalid(format!("{text:?} is no span of time: write '7 days', '12 hours', '30 minutes'"));

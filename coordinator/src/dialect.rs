@@ -119,9 +119,18 @@ fn restore(parser: &mut Parser) -> Result<Statement, ParserError> {
     let _ = parser.parse_keyword(Keyword::TABLE);
     let table = named(&parser.parse_object_name(false)?);
     parser.expect_keyword(Keyword::TO)?;
-    parser.expect_one_of_keywords(&[Keyword::VERSION, Keyword::TIMESTAMP])?;
+    let by_version =
+        parser.expect_one_of_keywords(&[Keyword::VERSION, Keyword::TIMESTAMP])? == Keyword::VERSION;
     let _ = parser.parse_keywords(&[Keyword::AS, Keyword::OF]);
-    Ok(call("restore", vec![table, parser.parse_expr()?]))
+    let to = parser.parse_expr()?;
+    let is_number = matches!(&to, Expr::Value(value) if matches!(value.value, Value::Number(..)));
+    match (by_version, is_number) {
+        (true, false) => {
+            Err(ParserError::ParserError(format!("TO VERSION {to}: a version is a whole number")))
+        }
+        (false, true) => Err(ParserError::ParserError(format!("TO TIMESTAMP {to}: a time is text"))),
+        _ => Ok(call("restore", vec![table, to])),
+    }
 }
 
 fn named(name: &ObjectName) -> Expr {

@@ -6,11 +6,15 @@
 
 use plexus_model::SegmentId;
 
+use crate::limits::SEGMENT_BYTES_TARGET;
+
 /// What the choice depends on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
     pub id: SegmentId,
     pub bytes: u64,
+    /// What its rows take in memory: the results of merges are cut by that.
+    pub memory_bytes: u64,
     pub rows: u64,
     pub deleted: u64,
     /// Deletions that a reader has to put together.
@@ -18,10 +22,19 @@ pub struct Candidate {
     pub age_s: u64,
 }
 
+impl Candidate {
+    fn is_full(&self) -> bool {
+        self.bytes >= FULL_BYTES || self.memory_bytes >= FULL_MEMORY_BYTES
+    }
+}
+
 /// Segments of a tier that are merged.
 pub const FAN_IN: usize = 8;
 /// Bytes from which a segment is full: what a load makes of one flush, or more.
 pub const FULL_BYTES: u64 = 16 * 1024 * 1024;
+/// Bytes in memory from which a segment is full, however few they are on disk: merging it with others would only
+/// cut them anew.
+pub const FULL_MEMORY_BYTES: u64 = SEGMENT_BYTES_TARGET as u64 * 3 / 4;
 /// Bytes of the segments of one merge, so that its memory is bounded.
 pub const MERGE_BYTES_MAX: u64 = 96 * 1024 * 1024;
 /// Bytes up to which segments are of the lowest tier.
@@ -41,8 +54,7 @@ pub fn choose(segments: &[Candidate]) -> Option<Vec<SegmentId>> {
 
 /// All segments that gain by it, in the groups in which to merge them.
 pub fn all(segments: &[Candidate]) -> Vec<Vec<SegmentId>> {
-    let mut wanting: Vec<&Candidate> =
-        segments.iter().filter(|s| s.bytes < FULL_BYTES || s.deleted > 0).collect();
+    let mut wanting: Vec<&Candidate> = segments.iter().filter(|s| !s.is_full() || s.deleted > 0).collect();
     // Old rows stay beside old rows.
     wanting.sort_by_key(|s| s.id);
     let mut groups: Vec<Vec<&Candidate>> = Vec::new();
@@ -78,7 +90,7 @@ fn tier_of(bytes: u64) -> u32 {
 }
 
 fn tier(segments: &[Candidate]) -> Option<Vec<SegmentId>> {
-    let mut small: Vec<&Candidate> = segments.iter().filter(|s| s.bytes < FULL_BYTES).collect();
+    let mut small: Vec<&Candidate> = segments.iter().filter(|s| !s.is_full()).collect();
     small.sort_by_key(|s| (tier_of(s.bytes), s.id));
     let group = small.chunk_by(|a, b| tier_of(a.bytes) == tier_of(b.bytes)).find(|g| g.len() >= FAN_IN)?;
     // With it everything smaller: it would only wait for its own turn.
@@ -87,7 +99,10 @@ fn tier(segments: &[Candidate]) -> Option<Vec<SegmentId>> {
 }
 
 fn linger(segments: &[Candidate]) -> Option<Vec<SegmentId>> {
-    let old = |s: &&Candidate| s.bytes < FULL_BYTES / TIER_FACTOR && s.age_s > LINGER_S;
+    let old = |s: &&Candidate| {
+        let small = s.bytes < FULL_BYTES / TIER_FACTOR && s.memory_bytes < FULL_MEMORY_BYTES / TIER_FACTOR;
+        small && s.age_s > LINGER_S
+    };
     let chosen = take(segments.iter().filter(old));
     (chosen.len() > 1).then_some(chosen)
 }
@@ -111,7 +126,15 @@ mod tests {
     use super::*;
 
     fn candidate(id: u128, bytes: u64) -> Candidate {
-        Candidate { id: SegmentId(id), bytes, rows: bytes / 10 + 1, deleted: 0, deletions: 0, age_s: 0 }
+        Candidate {
+            id: SegmentId(id),
+            bytes,
+            memory_bytes: bytes * 2,
+            rows: bytes / 10 + 1,
+            deleted: 0,
+            deletions: 0,
+            age_s: 0,
+        }
     }
 
     #[test]
@@ -146,28 +169,69 @@ mod tests {
 
     proptest! {
         /// Segments that keep coming are merged so often that few are left, and each byte is moved a bounded
-        /// number of times.
+        /// number of times, however well they are packed.
         #[test]
-        fn merging_keeps_segments_few_and_moves_rows_seldom(sizes in proptest::collection::vec(500u64..200_000, 1..600)) {
+        fn merging_keeps_segments_few_and_moves_rows_seldom(
+            sizes in proptest::collection::vec(500u64..200_000, 1..600),
+            packed in 1u64..60,
+        ) {
+            let sized = |id, bytes| Candidate { memory_bytes: bytes * packed, ..candidate(id, bytes) };
             let mut segments: Vec<Candidate> = Vec::new();
             let (mut moved, mut written, mut next) = (0u64, 0u64, 0u128);
             for size in sizes {
-                segments.push(candidate(next, size));
+                segments.push(sized(next, size));
                 next += 1;
                 written += size;
                 while let Some(chosen) = choose(&segments) {
                     prop_assert!(chosen.len() > 1);
-                    let bytes = segments.iter().filter(|s| chosen.contains(&s.id)).map(|s| s.bytes).sum();
+                    let bytes: u64 =
+                        segments.iter().filter(|s| chosen.contains(&s.id)).map(|s| s.bytes).sum();
                     prop_assert!(bytes <= MERGE_BYTES_MAX);
                     segments.retain(|s| !chosen.contains(&s.id));
-                    segments.push(candidate(next, bytes));
-                    next += 1;
+                    // What is merged is cut by what it takes in memory.
+                    let mut left = bytes;
+                    while left > 0 {
+                        let part = left.min(SEGMENT_BYTES_TARGET as u64 / packed);
+                        segments.push(sized(next, part));
+                        next += 1;
+                        left -= part;
+                    }
                     moved += bytes;
                 }
             }
-            let full = segments.iter().filter(|s| s.bytes >= FULL_BYTES).count();
+            let full = segments.iter().filter(|s| s.is_full()).count();
             prop_assert!(segments.len() - full <= 6 * FAN_IN, "{} small segments", segments.len() - full);
             prop_assert!(moved <= written * 8, "{moved} bytes were moved of {written}");
+        }
+
+        /// So does asking for it, which ends.
+        #[test]
+        fn asking_again_and_again_comes_to_an_end(
+            sizes in proptest::collection::vec(500u64..4_000_000, 1..200),
+            packed in 1u64..60,
+        ) {
+            let sized = |id, bytes| Candidate { memory_bytes: bytes * packed, ..candidate(id, bytes) };
+            let mut segments: Vec<Candidate> =
+                sizes.iter().zip(0..).map(|(size, id)| sized(id, *size)).collect();
+            let mut next = 1_000u128;
+            for _ in 0..20 {
+                let groups = all(&segments);
+                if groups.is_empty() {
+                    return Ok(());
+                }
+                for group in groups {
+                    let bytes: u64 = segments.iter().filter(|s| group.contains(&s.id)).map(|s| s.bytes).sum();
+                    segments.retain(|s| !group.contains(&s.id));
+                    let mut left = bytes;
+                    while left > 0 {
+                        let part = left.min(SEGMENT_BYTES_TARGET as u64 / packed);
+                        segments.push(sized(next, part));
+                        next += 1;
+                        left -= part;
+                    }
+                }
+            }
+            prop_assert!(false, "{} segments are merged still", segments.len());
         }
     }
 }

@@ -12,7 +12,7 @@ use plexus_model::{
     ChangeKind, Column, ErrorKind, Manifest, MovedRows, NewSegment, Result, Rows, Segment, SegmentId, Table,
     TableChange, TableId, TableSchema, Version, encode_rows,
 };
-use plexus_storage::{Pick, rows_bytes};
+use plexus_storage::{Pick, rows_bytes, types};
 
 use crate::ingest::Writer;
 use crate::limits::SEGMENT_BYTES_TARGET;
@@ -63,12 +63,22 @@ pub fn candidates(table: &Table, version: Version, shard: u32, now_ms: u64) -> V
         .map(|s| Candidate {
             id: s.id,
             bytes: s.bytes(),
+            memory_bytes: memory_bytes(table, s),
             rows: s.rows,
             deleted: s.rows - s.live_rows(version),
             deletions: s.deletions.len(),
             age_s: now_ms.saturating_sub(s.id.created_ms()) / 1_000,
         })
         .collect()
+}
+
+/// About what the rows of a segment take in memory, which is what its making was bounded by.
+fn memory_bytes(table: &Table, segment: &Segment) -> u64 {
+    let width = |column: u32| {
+        let column = table.schema.columns.iter().find(|c| c.id == column);
+        column.and_then(|c| types::to_data_type(&c.data_type).primitive_width()).unwrap_or(0) as u64
+    };
+    segment.statistics.iter().map(|c| c.bytes.unwrap_or_else(|| width(c.column) * segment.rows)).sum()
 }
 
 /// The schema under which rows are moved: all columns that a version of the table that can still be read has.

@@ -35,7 +35,8 @@ pub fn from_status(status: &Status) -> Error {
         Code::AlreadyExists => ErrorKind::AlreadyExists,
         Code::Aborted => ErrorKind::Conflict,
         Code::Unavailable => ErrorKind::Unavailable,
-        Code::DeadlineExceeded => ErrorKind::Unknown,
+        // A connection that breaks under a request is of an unknown kind to the library as well.
+        Code::DeadlineExceeded | Code::Unknown => ErrorKind::Unknown,
         Code::ResourceExhausted => ErrorKind::ResourceExhausted,
         Code::Cancelled => ErrorKind::Cancelled,
         Code::Unimplemented => ErrorKind::Unsupported,

@@ -181,6 +181,13 @@ impl Table {
         self.segments.values().filter(move |segment| segment.is_visible_at(version))
     }
 
+    /// Segments that no version from `until` on sees.
+    pub fn garbage(&self, until: Version) -> impl Iterator<Item = &Arc<Segment>> {
+        let gone = |at: Option<Version>| at.is_some_and(|at| at <= until);
+        let all = gone(self.dropped);
+        self.segments.values().filter(move |s| all || s.removed.is_some_and(|at| at <= until))
+    }
+
     pub fn rows(&self, version: Version) -> u64 {
         self.visible(version).map(|s| s.live_rows(version)).sum()
     }
@@ -285,18 +292,28 @@ impl Manifest {
 
     /// The manifest as one archive: the same manifest always gives the same bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
-        crate::encode(&Image::from(self))
+        let mut bytes = IMAGE_FORMAT.to_le_bytes().to_vec();
+        bytes.extend(crate::encode(&Image::from(self)));
+        bytes
     }
 
+    /// # Errors
+    /// `Corrupt` when they are damaged, or of another format than this version reads.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        crate::decode::<Image>("manifest snapshot", bytes).map(Self::from)
+        let (format, image) = bytes.split_at_checked(size_of::<u32>()).unwrap_or_default();
+        let format = format.try_into().map(u32::from_le_bytes).unwrap_or_default();
+        if format != IMAGE_FORMAT {
+            return Err(Error::corrupt(format!(
+                "manifest snapshot of format {format}: this version reads {IMAGE_FORMAT}"
+            )));
+        }
+        crate::decode::<Image>("manifest snapshot", image).map(Self::from)
     }
 }
 
 /// The archived form. `names`, `token_times` and `inline_bytes` follow from the rest.
 #[derive(Archive, Serialize, Deserialize)]
 struct Image {
-    format: u32,
     cluster: ClusterId,
     version: Version,
     time_us: u64,
@@ -327,12 +344,12 @@ struct TableImage {
     moved: Vec<Moved>,
 }
 
-const IMAGE_FORMAT: u32 = 2;
+/// In front of the archive, whose layout it names.
+const IMAGE_FORMAT: u32 = 3;
 
 impl From<&Manifest> for Image {
     fn from(m: &Manifest) -> Self {
         Self {
-            format: IMAGE_FORMAT,
             cluster: m.cluster,
             version: m.version,
             time_us: m.time_us,

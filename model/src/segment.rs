@@ -48,6 +48,14 @@ impl Deletion {
         Self { added: Version(0), count: rows.len(), rows: DeletedRows::Inline(crate::encode_rows(rows)) }
     }
 
+    /// Bytes of the set, wherever it is.
+    pub fn bytes(&self) -> u64 {
+        match &self.rows {
+            DeletedRows::Inline(bytes) => bytes.len() as u64,
+            DeletedRows::File { data, .. } => data.bytes,
+        }
+    }
+
     /// The rows, where they are in the manifest.
     pub fn inline_rows(&self) -> Result<Option<Rows>> {
         match &self.rows {

@@ -24,7 +24,7 @@ pub struct ColumnStatistics {
     pub bounds: Option<(Bound, Bound)>,
     /// How many different values there are, within a few percent.
     pub distinct: Option<u64>,
-    /// Bytes of the values together, within a few percent, for types whose values differ in size.
+    /// Bytes of the values in memory, within a few percent, for types whose values differ in size or are nested.
     pub bytes: Option<u64>,
 }
 
@@ -37,8 +37,8 @@ impl ColumnStatistics {
 /// The statistics of the columns of a segment, packed: small numbers take few bytes.
 ///
 /// For each column: a byte that says what follows, and then, as variable-length integers of seven bits a byte: by
-/// how much its id is above the one before, unless it is the next; nulls; different values and bytes, each as two
-/// bytes that round them; the lower bound, and the upper bound as a distance from it.
+/// how much its id is above the one before, unless it is the next; nulls; different values and bytes, both
+/// rounded; the lower bound, and the upper bound as a distance from it.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 pub struct Statistics(Vec<u8>);
 
@@ -74,7 +74,7 @@ impl Statistics {
             let exact = [(step != 1).then_some(u64::from(step)), (column.nulls > 0).then_some(column.nulls)];
             exact.into_iter().flatten().for_each(|number| put(&mut bytes, u128::from(number)));
             let rounded = [column.distinct, column.bytes].into_iter().flatten().map(round);
-            rounded.for_each(|number| bytes.extend(number.to_le_bytes()));
+            rounded.for_each(|number| put(&mut bytes, u128::from(number)));
             if let Some((min, max)) = column.bounds {
                 put_bounds(&mut bytes, min, max);
             }
@@ -110,7 +110,7 @@ fn take_column(rest: &mut &[u8], before: u32) -> Option<ColumnStatistics> {
     let nulls = number(NULLS, 0)?;
     let mut rounded = |flag: u8| match flags & flag {
         0 => Some(None),
-        _ => Some(Some(unround(u16::from_le_bytes([take_byte(rest)?, take_byte(rest)?])))),
+        _ => Some(Some(unround(take(rest)? as u16))),
     };
     let (distinct, bytes) = (rounded(DISTINCT)?, rounded(BYTES)?);
     let bounds = match flags & KIND {
@@ -181,7 +181,7 @@ fn put(bytes: &mut Vec<u8>, mut value: u128) {
 /// Bits of a rounded number after its first.
 const MANTISSA_BITS: u32 = 10;
 
-/// A number as two bytes: the place of its first bit, and the ten bits after it.
+/// A number as the place of its first bit, and the ten bits after it; small ones as they are.
 fn round(number: u64) -> u16 {
     let place = number.max(1).ilog2();
     match place <= MANTISSA_BITS {

@@ -98,8 +98,7 @@ fn precise<T: std::fmt::Debug + Clone + PartialEq + Eq + PartialOrd>(value: T, e
 /// Bytes of the values of a column in memory, where the type or the statistics tell.
 fn value_bytes(known: &Known, data_type: &DataType, rows: usize) -> Precision<usize> {
     let fixed = data_type.primitive_width().map(|width| width * rows);
-    // Variable values are views or have offsets beside them.
-    let variable = || known.bytes.map(|bytes| bytes as usize + rows * size_of::<u128>());
+    let variable = || known.bytes.map(|bytes| bytes as usize);
     fixed.or_else(variable).map_or(Precision::Absent, Precision::Inexact)
 }
 

@@ -9,7 +9,7 @@ use arrow::array::{
 use arrow_schema::{Field, Schema, SchemaRef};
 use datafusion::catalog::{MemTable, TableProvider};
 use datafusion::common::Result;
-use plexus_model::{DeletedRows, Deletion, Manifest, NodeId, Segment, Table};
+use plexus_model::{Deletion, Manifest, NodeId, Segment, Table};
 
 pub const SYSTEM_SCHEMA: &str = "plexus";
 
@@ -199,13 +199,8 @@ fn storage(manifest: &Manifest) -> Result<RecordBatch> {
         unseen.map(|s| of(s)).sum::<u64>()
     };
     let live = |t: &Table| t.dropped.is_none();
-    let deletions = |t: &Table| {
-        let of = |d: &Deletion| match &d.rows {
-            DeletedRows::Inline(bytes) => bytes.len() as u64,
-            DeletedRows::File { data, .. } => data.bytes,
-        };
-        t.segments.values().flat_map(|s| &s.deletions).map(of).sum::<u64>()
-    };
+    let deletions =
+        |t: &Table| t.segments.values().flat_map(|s| &s.deletions).map(Deletion::bytes).sum::<u64>();
     batch(vec![
         ("table_schema", text(rows.iter().map(|t| t.name.schema.clone()))),
         ("table_name", text(rows.iter().map(|t| t.name.table.clone()))),

@@ -378,7 +378,7 @@ fn mark_dropped(manifest: &mut Manifest, index: Version, id: TableId) {
 }
 
 fn vacuum(manifest: &mut Manifest, id: TableId, until: Version) -> Result<()> {
-    let latest = manifest.version;
+    let (latest, time_us) = (manifest.version, manifest.time_us);
     let table =
         manifest.tables.get_mut(&id).ok_or_else(|| Error::not_found(format!("table with id {id}")))?;
     if until > latest {
@@ -389,12 +389,7 @@ fn vacuum(manifest: &mut Manifest, id: TableId, until: Version) -> Result<()> {
         return Ok(());
     }
     let table = Arc::make_mut(table);
-    let gone: Vec<_> = table
-        .segments
-        .values()
-        .filter(|s| s.removed.is_some_and(|removed| removed <= until))
-        .map(|s| s.id)
-        .collect();
+    let gone: Vec<_> = table.garbage(until).map(|s| s.id).collect();
     for id in gone {
         // Without it nobody can tell what was deleted from it last, so nobody may follow its rows.
         table.moved.remove(&id);
@@ -402,6 +397,7 @@ fn vacuum(manifest: &mut Manifest, id: TableId, until: Version) -> Result<()> {
             table.inline_bytes -= segment.bytes();
         }
     }
+    change::forget_moved(table, time_us);
     table.former.retain(|former| former.until > until);
     table.oldest = table.oldest.max(until);
     Ok(())

@@ -285,6 +285,9 @@ fn check_deletion(table: &Table, segment: &Segment, deletion: &Deletion) -> Resu
         }
     }
     match (&deletion.rows, table.shards.get(segment.shard as usize)) {
+        (DeletedRows::File { .. }, _) if segment.is_inline() => {
+            Err(wrong("a file, of a segment in the log".to_owned()))
+        }
         (DeletedRows::File { id, acknowledged, .. }, Some(shard)) => {
             check_quorum(table, segment.shard, shard, *id, acknowledged)
         }
@@ -357,6 +360,9 @@ fn check_exchanges(table: &Table, change: &TableChange) -> Result<()> {
             if source.shard != segment.0.shard {
                 return Err(Error::internal(format!("table {}: segment {id} of another shard", table.name)));
             }
+            if !source.deletions.iter().all(|d| matches!(d.inline_rows(), Ok(Some(_)))) {
+                return Err(Error::internal(format!("table {}: deletions of {id} in a file", table.name)));
+            }
             rows += source.rows;
         }
         if from.is_empty() || rows != segment.0.rows || segment.0.is_inline() {
@@ -427,7 +433,7 @@ fn remember_moved(table: &mut Table, moved: Moved) {
     }
 }
 
-fn forget_moved(table: &mut Table, time_us: u64) {
+pub fn forget_moved(table: &mut Table, time_us: u64) {
     let until = time_us.saturating_sub(MOVED_TTL_US);
     // Ids begin with their time, so what is old comes first, more or less.
     while let Some((id, moved)) = table.moved.get_min()

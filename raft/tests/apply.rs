@@ -308,6 +308,11 @@ fn a_deletion_in_a_file_needs_a_majority_too() {
     };
     assert_eq!(rejection(one(&mut manifest, 71, in_file(vec![3]))), ErrorKind::Conflict);
     assert!(matches!(one(&mut manifest, 72, in_file(vec![3, 2])), Outcome::Applied { .. }));
+    // Rows in the log take their deletions along when they leave it: those are in the log too.
+    one(&mut manifest, 73, commit(5, vec![segment(102, true, vec![])], vec![]));
+    let Command::Commit(mut of_inline) = in_file(vec![3, 2]) else { unreachable!() };
+    of_inline.changes[0].delete[0].0 = SegmentId(102);
+    assert_eq!(rejection(one(&mut manifest, 74, Command::Commit(of_inline))), ErrorKind::Internal);
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, UInt64Array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, FixedSizeListArray, RecordBatch, StructArray, UInt64Array, make_array,
+};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
 use plexus_index::build_keys;
@@ -140,6 +142,38 @@ fn store(
     if stored.fields().len() > columns.len() {
         columns.push(Arc::new(versions.take(rows).collect::<UInt64Array>()));
     }
-    RecordBatch::try_new(stored.clone(), columns)
+    let columns =
+        columns.iter().zip(stored.fields()).map(|(array, field)| without_masked_nulls(array, field));
+    RecordBatch::try_new(stored.clone(), columns.collect())
         .map_err(|e| Error::internal(format!("storing {rows} rows: {e}")).with_source(e))
+}
+
+/// The same values, as the format wants them: what is inside a null list or struct is nothing that anybody sees, and
+/// may not be null where its own field is not.
+fn without_masked_nulls(array: &ArrayRef, field: &Field) -> ArrayRef {
+    let inside: ArrayRef = match field.data_type() {
+        DataType::FixedSizeList(item, size) if *size > 0 => {
+            let list = array.as_fixed_size_list();
+            let values = masked(list.values(), item);
+            Arc::new(FixedSizeListArray::new(item.clone(), *size, values, list.nulls().cloned()))
+        }
+        DataType::Struct(fields) if !fields.is_empty() => {
+            let (_, columns, nulls) = array.as_struct().clone().into_parts();
+            let columns = columns.iter().zip(fields).map(|(column, field)| masked(column, field)).collect();
+            Arc::new(StructArray::new(fields.clone(), columns, nulls))
+        }
+        _ => return array.clone(),
+    };
+    inside
+}
+
+/// An array inside of another, without nulls if its field has none.
+fn masked(array: &ArrayRef, field: &Field) -> ArrayRef {
+    let array = without_masked_nulls(array, field);
+    if field.is_nullable() || array.null_count() == 0 {
+        return array;
+    }
+    let data = array.to_data().into_builder().nulls(None).null_count(0);
+    // Only the mark goes; what was marked is a value like any other.
+    data.build().map_or(array, make_array)
 }

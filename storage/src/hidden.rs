@@ -1,8 +1,8 @@
 //! Rows of a segment that a version does not see, kept from one read to the next.
 //!
 //! A version sees a prefix of the deletions of a segment. What was put together for one prefix is the beginning of
-//! what a longer one needs, so that a segment from which rows are deleted all the time costs each reader only what
-//! is new.
+//! what a longer one needs, so that of a segment from which rows are deleted all the time each reader puts together
+//! only what is new.
 
 use std::sync::Arc;
 
@@ -56,7 +56,11 @@ impl HiddenRowsCache {
             return;
         };
         self.sets.insert((segment, *last), rows);
-        if self.latest.get(&segment).is_none_or(|(length, _)| length < prefixes.len()) {
+        // One that is no prefix of these is of a transaction that was not committed, or of these no more.
+        let shorter = |(length, fingerprint): (usize, Fingerprint)| {
+            length < prefixes.len() || prefixes.get(length - 1) != Some(&fingerprint)
+        };
+        if self.latest.get(&segment).is_none_or(shorter) {
             self.latest.insert(segment, (prefixes.len(), *last));
         }
     }

@@ -9,7 +9,8 @@ pub fn rows_bytes(batch: &RecordBatch) -> usize {
     batch.columns().iter().map(array_bytes).sum()
 }
 
-fn array_bytes(array: &ArrayRef) -> usize {
+/// The same of one column.
+pub fn array_bytes(array: &ArrayRef) -> usize {
     let own = array.to_data().get_slice_memory_size().unwrap_or_else(|_| array.get_array_memory_size());
     own + viewed_bytes(array)
 }

@@ -8,6 +8,7 @@ use plexus_model::{Bound, ColumnStatistics, Statistics, TableSchema};
 
 use crate::distinct::DistinctCounter;
 use crate::routing::Keys;
+use crate::size::array_bytes;
 
 /// Accumulates the statistics of the batches that make up one segment.
 pub struct StatisticsBuilder {
@@ -59,7 +60,7 @@ impl StatisticsBuilder {
 impl Accumulator {
     fn add(&mut self, array: &ArrayRef) {
         self.statistics.nulls += array.null_count() as u64;
-        if let Some(bytes) = variable_bytes(array.as_ref()) {
+        if let Some(bytes) = variable_bytes(array) {
             *self.statistics.bytes.get_or_insert(0) += bytes;
         }
         if let Some(counter) = &mut self.distinct {
@@ -85,18 +86,9 @@ impl Accumulator {
     }
 }
 
-/// Bytes of values that differ in size: `None` for types whose values do not, or are nested.
-fn variable_bytes(array: &dyn Array) -> Option<u64> {
-    let lengths = |lengths: &mut dyn Iterator<Item = Option<usize>>| lengths.flatten().sum::<usize>() as u64;
-    Some(match array.data_type() {
-        DataType::Utf8 => lengths(&mut array.as_string::<i32>().iter().map(|v| v.map(str::len))),
-        DataType::LargeUtf8 => lengths(&mut array.as_string::<i64>().iter().map(|v| v.map(str::len))),
-        DataType::Utf8View => lengths(&mut array.as_string_view().iter().map(|v| v.map(str::len))),
-        DataType::Binary => lengths(&mut array.as_binary::<i32>().iter().map(|v| v.map(<[u8]>::len))),
-        DataType::LargeBinary => lengths(&mut array.as_binary::<i64>().iter().map(|v| v.map(<[u8]>::len))),
-        DataType::BinaryView => lengths(&mut array.as_binary_view().iter().map(|v| v.map(<[u8]>::len))),
-        _ => return None,
-    })
+/// Bytes of values that differ in size or are nested: `None` for types whose width tells.
+fn variable_bytes(array: &ArrayRef) -> Option<u64> {
+    array.data_type().primitive_width().is_none().then(|| array_bytes(array) as u64)
 }
 
 fn widen(old: Option<(Bound, Bound)>, new: (Bound, Bound)) -> (Bound, Bound) {

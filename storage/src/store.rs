@@ -228,8 +228,14 @@ impl SegmentStore {
         let verified = self.lock_opened().verified.contains(&id);
         if !verified {
             let mut hasher = blake3::Hasher::new();
-            let read = hasher.update_reader(&file).map_err(|e| Error::io(path.display(), e))?.count();
-            if read != length || hasher.finalize().as_bytes() != checksum {
+            // A sector that cannot be read is as lost as one that reads wrong.
+            let read = hasher.update_reader(&file).map(|hasher| hasher.count());
+            let whole =
+                matches!(read, Ok(read) if read == length) && hasher.finalize().as_bytes() == checksum;
+            if !whole {
+                if let Err(error) = &read {
+                    tracing::error!(segment = %id, %error, "a segment cannot be read");
+                }
                 if reference == Reference::Manifest {
                     self.set_aside(id)?;
                 }
@@ -286,8 +292,11 @@ impl SegmentStore {
         self.inventory.remove(id)?;
         self.losses.fetch_add(1, Ordering::Relaxed);
         let path = self.path(id);
-        fs::rename(&path, self.quarantine.join(format!("{id}.{FILE_EXTENSION}")))
-            .map_err(|e| Error::io(path.display(), e))?;
+        match fs::rename(&path, self.quarantine.join(format!("{id}.{FILE_EXTENSION}"))) {
+            // Somebody else has found it at the same time.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            moved => moved.map_err(|e| Error::io(path.display(), e))?,
+        }
         tracing::error!(segment = %id, "segment does not match its checksum; moved to quarantine");
         Ok(())
     }

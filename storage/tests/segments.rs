@@ -198,3 +198,22 @@ fn garbage_is_what_is_old_and_not_needed() {
     assert_eq!(store.collect_garbage(std::time::Duration::ZERO, |id| id == ids[1]).unwrap(), 2);
     assert_eq!(store.ids(), [ids[1]]);
 }
+
+#[test]
+fn vectors_that_are_null_are_encoded() {
+    use arrow::array::{FixedSizeListArray, Float32Array, StructArray};
+    use arrow::buffer::NullBuffer;
+    let item = Arc::new(Field::new("item", DataType::Float32, false));
+    let values: ArrayRef = Arc::new(Float32Array::from(vec![Some(1.0), Some(2.0), None, None]));
+    let nulls = Some(NullBuffer::from(vec![true, false]));
+    let vectors: ArrayRef = Arc::new(FixedSizeListArray::new(item, 2, values, nulls.clone()));
+    let inner = Arc::new(Field::new("x", DataType::Int64, false));
+    let x: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), None]));
+    let structs: ArrayRef = Arc::new(StructArray::new(vec![inner].into(), vec![x], nulls));
+    let batch =
+        RecordBatch::try_from_iter_with_nullable([("v", vectors, true), ("s", structs, true)]).unwrap();
+    let schema = types::from_arrow(batch.schema().as_ref()).unwrap();
+    let encoded = SegmentEncoder.encode(&schema, vec![batch]).unwrap();
+    assert_eq!(encoded.rows, 2);
+    assert_eq!(encoded.statistics.iter().map(|c| c.nulls).collect::<Vec<_>>(), [1, 1]);
+}

@@ -9,7 +9,7 @@ use plexus_model::{NodeId, Result, Table};
 use plexus_storage::SegmentRef;
 
 use super::report;
-use crate::coordinator::{Coordinator, Executed, Scope};
+use crate::coordinator::{Coordinator, Executed};
 use crate::limits::{CHECK_BYTES_MAX, CHECK_FILES_MAX};
 
 #[derive(Default)]
@@ -24,7 +24,7 @@ struct Found {
 impl Coordinator {
     /// Checks the copies on all nodes, a row a node. Damaged ones are set aside there, and fetched again from
     /// another replica like missing ones.
-    pub(super) async fn check(&self, _scope: &Scope<'_>, table: &Arc<Table>) -> Result<Executed> {
+    pub(super) async fn check(&self, table: &Arc<Table>) -> Result<Executed> {
         let mut copies: BTreeMap<NodeId, Vec<SegmentRef>> = BTreeMap::new();
         for file in table.segments.values().flat_map(|s| SegmentRef::all_of(table, s)) {
             for node in &file.replicas {

@@ -40,7 +40,7 @@ impl Coordinator {
                 failpoint::arm(&place);
                 Ok(Executed::Affected(0))
             }
-            Procedure::CheckTable { table } => self.check(scope, &self.tended(scope, &table)?).await,
+            Procedure::CheckTable { table } => self.check(&self.tended(scope, &table)?).await,
         }
     }
 

@@ -16,7 +16,7 @@ use plexus_model::{
 use plexus_storage::{rows_bytes, types};
 
 use super::report;
-use super::zorder::ZOrder;
+use super::zorder::{Sample, ZOrder};
 use crate::coordinator::{Coordinator, Executed, Scope};
 use crate::errors::from_datafusion;
 use crate::limits::{OPTIMIZE_ATTEMPTS_MAX, SEGMENT_BYTES_TARGET, ZORDER_SAMPLE_ROWS};
@@ -164,7 +164,8 @@ impl Coordinator {
             return Ok(Merged::default());
         }
         let scope = Scope { manifest: only(&scope.manifest, table, &sources), ..*scope };
-        let plan = self.ordered(&scope, table, order).await?;
+        let live = sources.iter().map(|s| s.live_rows(version)).sum();
+        let plan = self.ordered(&scope, table, order, live).await?;
         let mut rows = run::run(&plan, self.suspects(), &scope.manifest, || self.local_state(&scope)).await?;
         let level = sources.iter().map(|s| s.level).max().unwrap_or(0).saturating_add(1);
         let schema = types::to_arrow(&table.schema);
@@ -199,14 +200,20 @@ impl Coordinator {
     }
 
     /// The plan of all rows of a table in an order.
-    async fn ordered(&self, scope: &Scope<'_>, table: &Table, order: &Order) -> Result<LogicalPlan> {
+    async fn ordered(
+        &self,
+        scope: &Scope<'_>,
+        table: &Table,
+        order: &Order,
+        rows_in_all: u64,
+    ) -> Result<LogicalPlan> {
         let name = quoted([&table.name.schema, &table.name.table]);
         let all = self.planned(scope, &format!("SELECT * FROM {name}")).await?;
         let by: Vec<SortExpr> = match order {
             Order::AsIs => return Ok(all),
             Order::By(columns) => columns.iter().map(|c| ident(c).sort(true, true)).collect(),
             Order::Near(columns) => {
-                let place = ScalarUDF::from(self.z_order(scope, table, columns).await?);
+                let place = ScalarUDF::from(self.z_order(scope, table, columns, rows_in_all).await?);
                 vec![place.call(columns.iter().map(ident).collect()).sort(true, true)]
             }
         };
@@ -214,13 +221,20 @@ impl Coordinator {
     }
 
     /// The z-order of columns, after a look at a sample of them.
-    async fn z_order(&self, scope: &Scope<'_>, table: &Table, columns: &[String]) -> Result<ZOrder> {
+    async fn z_order(
+        &self,
+        scope: &Scope<'_>,
+        table: &Table,
+        columns: &[String],
+        rows_in_all: u64,
+    ) -> Result<ZOrder> {
         let name = quoted([&table.name.schema, &table.name.table]);
         let named: Vec<String> = columns.iter().map(|c| quoted([c]).to_string()).collect();
         let plan = self.planned(scope, &format!("SELECT {} FROM {name}", named.join(", "))).await?;
         let mut rows = run::run(&plan, self.suspects(), &scope.manifest, || self.local_state(scope)).await?;
-        let every = (table.rows(scope.manifest.version) as usize).div_ceil(ZORDER_SAMPLE_ROWS).max(1);
-        let mut sample = Vec::new();
+        let every = (rows_in_all as usize).div_ceil(ZORDER_SAMPLE_ROWS).max(1);
+        let types = rows.schema.fields().iter().map(|f| f.data_type().clone()).collect::<Vec<_>>();
+        let mut sample = Sample::new(types.into_iter()).map_err(from_datafusion)?;
         let mut seen = 0;
         while let Some(batch) = rows.stream.try_next().await? {
             let picked: UInt64Array = (0..batch.num_rows())
@@ -229,9 +243,10 @@ impl Coordinator {
                 .collect();
             seen += batch.num_rows();
             let picked = arrow::compute::take_record_batch(&batch, &picked);
-            sample.push(picked.map_err(|e| Error::internal(format!("a sample of rows: {e}")))?);
+            let picked = picked.map_err(|e| Error::internal(format!("a sample of rows: {e}")))?;
+            sample.add(&picked).map_err(from_datafusion)?;
         }
-        ZOrder::new(&sample, columns.len()).map_err(from_datafusion)
+        Ok(sample.into())
     }
 
     async fn planned(&self, scope: &Scope<'_>, sql: &str) -> Result<LogicalPlan> {

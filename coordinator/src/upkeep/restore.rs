@@ -12,6 +12,7 @@ use futures::TryStreamExt;
 use plexus_model::{AlterTable, Command, Commit, Error, Result, Rows, Segment, Table, TableSchema, Version};
 use plexus_storage::Pick;
 
+use crate::alter::is_wider;
 use crate::changes::RowChanges;
 use crate::coordinator::{Coordinator, Executed, Scope};
 use crate::keys::OnDuplicate;
@@ -92,12 +93,20 @@ impl Coordinator {
     }
 }
 
-/// The schema of then, with the properties of now: how long versions are kept is not of the rows.
+/// The schema of then, with the properties of now: how long versions are kept is not of the rows. Types that were
+/// widened stay wide, since versions between have values that a narrower one does not hold.
 fn restored_schema(now: &Table, then: &Table) -> TableSchema {
-    TableSchema {
+    let mut schema = TableSchema {
         retention_us: now.schema.retention_us,
-        cluster_by: then.schema.cluster_by.clone(),
         last_column: now.schema.last_column,
         ..(*then.schema).clone()
+    };
+    let later = now.former.iter().map(|f| &f.schema).chain([&*now.schema]);
+    for other in later.flat_map(|s| &s.columns) {
+        let column = schema.columns.iter_mut().find(|c| c.id == other.id);
+        if let Some(column) = column.filter(|c| is_wider(&c.data_type, &other.data_type)) {
+            column.data_type = other.data_type.clone();
+        }
     }
+    schema
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{StringArray, UInt64Array};
 use datafusion::sql::sqlparser::ast::ObjectName;
-use plexus_model::{Command, DeletedRows, Result, Segment, Table, Version};
+use plexus_model::{Command, Deletion, ErrorKind, Result, Segment, Table, Version};
 
 use super::report;
 use crate::coordinator::{Coordinator, Executed, Scope};
@@ -14,26 +14,12 @@ use crate::limits::COMMIT_TIMEOUT;
 pub fn has_garbage(table: &Table, until: Version) -> bool {
     table.dropped.is_some_and(|dropped| dropped <= until)
         || table.former.iter().any(|former| former.until <= until)
-        || table.segments.values().any(|s| is_garbage(s, until))
+        || table.garbage(until).next().is_some()
 }
 
-fn is_garbage(segment: &Segment, until: Version) -> bool {
-    segment.removed.is_some_and(|removed| removed <= until)
-}
-
-/// Segments of a table that no version from `until` on sees.
-fn garbage(table: &Table, until: Version) -> impl Iterator<Item = &Arc<Segment>> {
-    let dropped = table.dropped.is_some_and(|dropped| dropped <= until);
-    table.segments.values().filter(move |s| dropped || is_garbage(s, until))
-}
-
-/// Bytes of a segment and of the files of its deletions.
+/// Bytes of a segment and of its deletions.
 fn bytes(segment: &Segment) -> u64 {
-    let deletions = segment.deletions.iter().map(|d| match &d.rows {
-        DeletedRows::Inline(bytes) => bytes.len() as u64,
-        DeletedRows::File { data, .. } => data.bytes,
-    });
-    segment.bytes() + deletions.sum::<u64>()
+    segment.bytes() + segment.deletions.iter().map(Deletion::bytes).sum::<u64>()
 }
 
 impl Coordinator {
@@ -46,6 +32,7 @@ impl Coordinator {
         retain_us: Option<u64>,
         dry_run: bool,
     ) -> Result<Executed> {
+        scope.session.check_writable()?;
         let tables: Vec<Arc<Table>> = match table {
             Some(name) => vec![self.tended(scope, name)?],
             None => scope.manifest.tables.values().cloned().collect(),
@@ -58,13 +45,18 @@ impl Coordinator {
             let Ok(until) = manifest.version_at(manifest.time_us.saturating_sub(retain_us)) else {
                 continue;
             };
-            let gone: Vec<_> = garbage(table, until).collect();
+            let due = has_garbage(table, until);
             names.push(table.name.to_string());
-            untils.push(until.max(table.oldest).0);
-            segments.push(gone.len() as u64);
-            sizes.push(gone.iter().map(|s| bytes(s)).sum::<u64>());
-            if !dry_run && has_garbage(table, until) {
-                self.meta().propose(Command::Vacuum { table: table.id, until }, COMMIT_TIMEOUT).await?;
+            untils.push(if due { until.max(table.oldest).0 } else { table.oldest.0 });
+            segments.push(table.garbage(until).count() as u64);
+            sizes.push(table.garbage(until).map(|s| bytes(s)).sum::<u64>());
+            if dry_run || !due {
+                continue;
+            }
+            match self.meta().propose(Command::Vacuum { table: table.id, until }, COMMIT_TIMEOUT).await {
+                // Dropped, and forgotten by somebody else.
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                done => drop(done?),
             }
         }
         report(vec![

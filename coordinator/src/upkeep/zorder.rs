@@ -6,8 +6,7 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, UInt64Array};
-use arrow::compute::concat;
+use arrow::array::{RecordBatch, UInt64Array};
 use arrow::row::{OwnedRow, RowConverter, SortField};
 use arrow_schema::DataType;
 use datafusion::common::Result;
@@ -25,32 +24,43 @@ pub struct ZOrder {
     signature: Signature,
 }
 
-impl ZOrder {
-    /// `sample`: rows of the columns.
-    pub fn new(sample: &[RecordBatch], columns: usize) -> Result<Self> {
-        let mut bounds = Vec::with_capacity(columns);
-        for column in 0..columns {
-            let parts: Vec<&dyn arrow::array::Array> =
-                sample.iter().map(|b| b.column(column).as_ref()).collect();
-            bounds.push(if parts.is_empty() {
-                vec![]
-            } else {
-                quantiles(concat(&parts)?, rank_bits(columns))?
-            });
+/// Values of columns, from which a [`ZOrder`] learns how they are spread.
+pub struct Sample {
+    columns: Vec<(RowConverter, Vec<OwnedRow>)>,
+}
+
+impl Sample {
+    pub fn new(types: impl Iterator<Item = DataType>) -> Result<Self> {
+        let columns = types.map(|t| Ok((RowConverter::new(vec![SortField::new(t)])?, vec![])));
+        Ok(Self { columns: columns.collect::<Result<_>>()? })
+    }
+
+    /// Adds rows of the columns. Nothing of the batch is kept but their values.
+    pub fn add(&mut self, rows: &RecordBatch) -> Result<()> {
+        for ((converter, values), column) in self.columns.iter_mut().zip(rows.columns()) {
+            let converted = converter.convert_columns(std::slice::from_ref(column))?;
+            values.extend(converted.iter().map(|row| row.owned()));
         }
-        let signature = Signature::any(columns, Volatility::Immutable);
-        Ok(Self { bounds: Arc::new(bounds), signature })
+        Ok(())
     }
 }
 
-fn quantiles(values: ArrayRef, bits: u32) -> Result<Vec<OwnedRow>> {
-    let converter = RowConverter::new(vec![SortField::new(values.data_type().clone())])?;
-    let rows = converter.convert_columns(&[values])?;
-    let mut sorted: Vec<OwnedRow> = rows.iter().map(|row| row.owned()).collect();
-    sorted.sort();
-    sorted.dedup();
-    let step = sorted.len().div_ceil(1 << bits).max(1);
-    Ok(sorted.into_iter().step_by(step).collect())
+impl From<Sample> for ZOrder {
+    fn from(sample: Sample) -> Self {
+        let count = sample.columns.len();
+        let bits = rank_bits(count);
+        let bounds = sample.columns.into_iter().map(|(_, values)| quantiles(values, bits)).collect();
+        Self { bounds: Arc::new(bounds), signature: Signature::any(count, Volatility::Immutable) }
+    }
+}
+
+/// At most `2^bits` values, between which about as many of the sample are.
+fn quantiles(mut values: Vec<OwnedRow>, bits: u32) -> Vec<OwnedRow> {
+    values.sort();
+    let step = values.len().div_ceil(1 << bits).max(1);
+    let mut bounds: Vec<OwnedRow> = values.into_iter().step_by(step).collect();
+    bounds.dedup();
+    bounds
 }
 
 /// Bits of numbers in turn, from the highest of `bits` on.
@@ -85,7 +95,9 @@ impl ScalarUDFImpl for ZOrder {
             let converter = RowConverter::new(vec![SortField::new(column.data_type().clone())])?;
             let values = converter.convert_columns(std::slice::from_ref(column))?;
             for (row, value) in values.iter().enumerate() {
-                ranks[row][index] = self.bounds[index].partition_point(|bound| bound.row() <= value) as u64;
+                // The first bound is the smallest value, so that the ranks begin at zero and fit their bits.
+                let below = self.bounds[index].partition_point(|bound| bound.row() <= value);
+                ranks[row][index] = below.saturating_sub(1) as u64;
             }
         }
         let places: UInt64Array = ranks.iter().map(|ranks| Some(interleave(ranks, bits))).collect();
@@ -116,6 +128,8 @@ impl Hash for ZOrder {
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::{ArrayRef, Int64Array};
+
     use super::*;
 
     #[test]
@@ -127,9 +141,14 @@ mod tests {
     }
 
     #[test]
-    fn ranks_do_not_depend_on_skew() {
-        let values: ArrayRef =
-            Arc::new(arrow::array::Int64Array::from_iter_values((0..1000i64).map(|i| i * i * i)));
-        assert_eq!(quantiles(values, 3).unwrap().len(), 8);
+    fn ranks_do_not_depend_on_skew_and_fit_their_bits() {
+        let values: ArrayRef = Arc::new(Int64Array::from_iter_values((0..1000i64).map(|i| i * i * i)));
+        let mut sample = Sample::new([DataType::Int64].into_iter()).unwrap();
+        sample.add(&RecordBatch::try_from_iter([("a", values)]).unwrap()).unwrap();
+        let bounds = quantiles(sample.columns.remove(0).1, 3);
+        assert_eq!(bounds.len(), 8);
+        let ranks: Vec<usize> =
+            bounds.iter().map(|value| bounds.partition_point(|b| b <= value).saturating_sub(1)).collect();
+        assert_eq!(ranks, (0..8).collect::<Vec<_>>());
     }
 }

@@ -123,6 +123,18 @@ async fn a_table_is_restored_with_its_rows_and_its_schema() {
     assert!(client.execute("INSERT INTO t VALUES (11, 1, 1)").await.is_err());
     let sql = format!("SELECT sum(a) + sum(c) FROM t VERSION AS OF {between}");
     assert_eq!(number(&mut client, &sql).await.unwrap(), sum_between);
+    // A type that was widened stays wide: versions between have values that need it.
+    client.execute("CREATE TABLE w (a INT)").await.unwrap();
+    client.execute("INSERT INTO w VALUES (1)").await.unwrap();
+    let narrow = number(&mut client, newest).await.unwrap();
+    client.execute("ALTER TABLE w ALTER COLUMN a SET DATA TYPE BIGINT").await.unwrap();
+    client.execute("INSERT INTO w VALUES (5000000000)").await.unwrap();
+    let wide = number(&mut client, newest).await.unwrap();
+    client.execute(&format!("RESTORE TABLE w TO VERSION {narrow}")).await.unwrap();
+    client.execute("OPTIMIZE w").await.unwrap();
+    assert_eq!(number(&mut client, "SELECT sum(a) FROM w").await.unwrap(), 1);
+    let sql = format!("SELECT sum(a) FROM w VERSION AS OF {wide}");
+    assert_eq!(number(&mut client, &sql).await.unwrap(), 5_000_000_001);
     // What is there already is left as it is.
     let restored = number(&mut client, newest).await.unwrap();
     client.execute(&format!("RESTORE TABLE t TO VERSION {restored}")).await.unwrap();
