@@ -16,8 +16,8 @@ use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use plexus_index::{KeyIndex, build_keys};
 use plexus_model::{
-    Applied, ChangeKind, Command, Commit, Error, ErrorKind, NewSegment, Result, Rows, SegmentId, Table,
-    TableChange, TableId,
+    Applied, ChangeKind, Commit, Error, ErrorKind, NewSegment, Result, Rows, SegmentId, Table, TableChange,
+    TableId,
 };
 use plexus_storage::{Keys, keys_of, take_rows, types};
 use tokio::sync::{mpsc, oneshot};
@@ -27,7 +27,7 @@ use crate::changes::RowChanges;
 use crate::ingest::{Writer, Written, current};
 use crate::keys::{self, OnDuplicate};
 use crate::limits::{
-    COMMIT_TIMEOUT, GROUP_BYTES_MAX, GROUP_QUEUE_MAX, GROUP_SIZE_MAX, READ_INDEX_TIMEOUT, WRITE_ATTEMPTS_MAX,
+    GROUP_BYTES_MAX, GROUP_QUEUE_MAX, GROUP_SIZE_MAX, READ_INDEX_TIMEOUT, WRITE_ATTEMPTS_MAX,
 };
 
 /// Hands small writes to the task that commits them.
@@ -178,7 +178,7 @@ async fn propose(writer: &Writer, changes: Vec<TableChange>, group: &[Pending]) 
     let longest = group.iter().map(|p| p.since.elapsed()).max().unwrap_or_default();
     let duration_us = longest.as_micros() as u64;
     let commit = Commit { changes, operation, duration_us, ..Commit::default() };
-    writer.meta.propose(Command::Commit(commit), COMMIT_TIMEOUT).await
+    writer.propose(commit).await
 }
 
 /// Commits statements on one table with a primary key.

@@ -90,7 +90,7 @@ impl Writer {
         })
     }
 
-    /// Commits changes at once, under a token that is repeated until the outcome is known.
+    /// Commits changes at once.
     pub async fn commit(
         &self,
         changes: Vec<TableChange>,
@@ -98,9 +98,13 @@ impl Writer {
         started: Instant,
     ) -> Result<Applied> {
         let duration_us = started.elapsed().as_micros() as u64;
-        failpoint::pass("commit.propose");
         let operation = operation.to_owned();
-        let commit = Commit { changes, operation, duration_us, ..Commit::default() };
+        self.propose(Commit { changes, operation, duration_us, ..Commit::default() }).await
+    }
+
+    /// Commits, under a token that is repeated until the outcome is known.
+    pub async fn propose(&self, commit: Commit) -> Result<Applied> {
+        failpoint::pass("commit.propose");
         let applied = self.meta.propose(Command::Commit(commit), COMMIT_TIMEOUT).await;
         failpoint::pass("commit.answered");
         applied

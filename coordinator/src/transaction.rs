@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 use arrow::array::RecordBatch;
 use futures::TryStreamExt;
 use plexus_model::{
-    Applied, Command, Commit, Deletion, Error, ErrorKind, Manifest, NewSegment, Result, Segment, Table,
-    TableId, Token, Version,
+    Applied, Commit, Deletion, Error, ErrorKind, Manifest, NewSegment, Result, Segment, Table, TableId,
+    Token, Version,
 };
 use plexus_storage::Pick;
 
 use crate::changes::{RowChanges, inline_union};
 use crate::ingest::Writer;
-use crate::limits::{COMMIT_TIMEOUT, TRANSACTION_INLINE_BYTES_MAX, TRANSACTIONS_MAX, WRITE_TIME_MAX};
+use crate::limits::{TRANSACTION_INLINE_BYTES_MAX, TRANSACTIONS_MAX, WRITE_TIME_MAX};
 
 /// What others may have done meanwhile.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -173,7 +173,7 @@ impl Transaction {
         let duration_us = self.started.elapsed().as_micros() as u64;
         let operation = "transaction".to_owned();
         let commit = Commit { changes, unchanged, operation, duration_us, ..Commit::default() };
-        let proposed = writer.meta.propose(Command::Commit(commit), COMMIT_TIMEOUT).await;
+        let proposed = writer.propose(commit).await;
         proposed.map(Some).map_err(|e| match e.kind() {
             ErrorKind::Conflict => Error::conflict(format!(
                 "the transaction started at version {} and conflicts with a later one: {}; nothing was changed, \

@@ -39,7 +39,7 @@ pub struct Deletion {
 pub enum DeletedRows {
     /// In the manifest itself, where `apply` can compare it with others.
     Inline(Vec<u8>),
-    /// In a file of its own on the replicas of the shard, of which these had it durably when it was committed.
+    /// In a file of its own on the replicas of the shard, of which these have it durably when it is proposed.
     File { id: SegmentId, data: FileData, acknowledged: Vec<NodeId> },
 }
 
@@ -91,7 +91,7 @@ pub struct Segment {
     pub keys: Vec<u64>,
     /// Oldest first.
     pub deletions: Vec<Deletion>,
-    /// Who had it durably when it was committed. Others pull it.
+    /// Who has it durably when it is proposed; empty once it is committed, since the placement says who keeps it.
     pub acknowledged: Vec<NodeId>,
 }
 

@@ -391,8 +391,9 @@ fn make_change(manifest: &mut Manifest, index: Version, change: TableChange) {
         segment.added = index;
         segment.newest = newest;
         segment.removed = None;
+        segment.acknowledged = vec![];
         segment.deletions.extend(followed.get(&segment.id).map(Deletion::inline));
-        segment.deletions.iter_mut().for_each(|d| d.added = index);
+        segment.deletions.iter_mut().for_each(|d| commit_deletion(d, index));
         if segment.is_inline() {
             table.inline_bytes += segment.bytes();
         }
@@ -414,7 +415,7 @@ fn make_change(manifest: &mut Manifest, index: Version, change: TableChange) {
     }
     for (id, mut deletion) in change.delete {
         if let Some(segment) = table.segments.get_mut(&id) {
-            deletion.added = index;
+            commit_deletion(&mut deletion, index);
             Arc::make_mut(segment).deletions.push(deletion);
         }
     }
@@ -423,6 +424,13 @@ fn make_change(manifest: &mut Manifest, index: Version, change: TableChange) {
     }
     if change.kind == ChangeKind::Write {
         table.changed = index;
+    }
+}
+
+fn commit_deletion(deletion: &mut Deletion, index: Version) {
+    deletion.added = index;
+    if let DeletedRows::File { acknowledged, .. } = &mut deletion.rows {
+        acknowledged.clear();
     }
 }
 
@@ -472,6 +480,7 @@ fn make_exchange(table: &mut Table, exchange: Exchange, time_us: u64) {
         }
         offset = end;
     }
+    segment.acknowledged = vec![];
     segment.added = sources.iter().map(|s| s.added).min().unwrap_or_default();
     segment.newest = sources.iter().map(|s| s.newest).max().unwrap_or_default();
     // Gone as soon as the last of them is.

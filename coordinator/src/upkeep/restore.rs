@@ -9,14 +9,14 @@ use std::time::Instant;
 
 use datafusion::sql::sqlparser::ast::Expr;
 use futures::TryStreamExt;
-use plexus_model::{AlterTable, Command, Commit, Error, Result, Rows, Segment, Table, TableSchema, Version};
+use plexus_model::{AlterTable, Commit, Error, Result, Rows, Segment, Table, TableSchema, Version};
 use plexus_storage::Pick;
 
 use crate::alter::is_wider;
 use crate::changes::RowChanges;
 use crate::coordinator::{Coordinator, Executed, Scope};
 use crate::keys::OnDuplicate;
-use crate::limits::{COMMIT_TIMEOUT, READ_INDEX_TIMEOUT};
+use crate::limits::READ_INDEX_TIMEOUT;
 use crate::versions;
 
 impl Coordinator {
@@ -77,7 +77,7 @@ impl Coordinator {
             operation: "restore".to_owned(),
             duration_us: started.elapsed().as_micros() as u64,
         };
-        let applied = self.meta().propose(Command::Commit(commit), COMMIT_TIMEOUT).await?;
+        let applied = self.writer().propose(commit).await?;
         self.meta().wait_version(applied.version, READ_INDEX_TIMEOUT).await?;
         Ok(Executed::Affected(back + gone))
     }

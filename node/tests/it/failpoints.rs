@@ -43,9 +43,32 @@ async fn start_with_failpoints(nodes: u64) -> Cluster {
     cluster
 }
 
-/// Runs a statement while the node that takes it ends at a place. Then, and after it is back, the table is as
-/// before or as after, everywhere the same, and the statement can be run again.
-async fn end_at_every_place(nodes: u64, statement: &str, changes_by: i64, passes: &[&str]) {
+/// What is run while a node ends.
+struct Case {
+    nodes: u64,
+    /// In one session; `{version}` is the version before the latest change.
+    statements: &'static [&'static str],
+    /// What they add to the sum.
+    changes_by: i64,
+    /// Whether they do so every time.
+    again: bool,
+    passes: &'static [&'static str],
+}
+
+impl Case {
+    async fn run(&self, client: &mut Client, version: i64) -> plexus_model::Result<()> {
+        for statement in self.statements {
+            client.execute(&statement.replace("{version}", &version.to_string())).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs statements while the node that takes them ends at a place. Then, and after it is back, the table is as
+/// before or as after, everywhere the same, and the statements can be run again.
+async fn end_at_every_place(case: Case) {
+    let Case { nodes, statements, changes_by, again, passes } = case;
+    let statement = statements[0];
     let mut cluster = start_with_failpoints(nodes).await;
     let mut client = cluster.nodes[0].client().await;
     client.execute("CREATE TABLE t (id BIGINT PRIMARY KEY, v BIGINT) WITH (shards = 2)").await.unwrap();
@@ -57,11 +80,13 @@ async fn end_at_every_place(nodes: u64, statement: &str, changes_by: i64, passes
     }
     for place in PLACES {
         let mut client = cluster.nodes[0].client().await;
-        // Something to merge and to vacuum, each time.
+        let newest = "SELECT CAST(max(version) AS BIGINT) FROM plexus.commits";
+        let version = number(&mut client, newest).await.unwrap();
+        // Something to merge, to vacuum, and to undo, each time.
         client.execute("UPDATE t SET v = v + 1 WHERE id % 10 = 3").await.unwrap();
         let before = sum(&mut client).await;
         client.execute(&format!("CALL plexus.fail_at('{place}')")).await.unwrap();
-        let answer = client.execute(statement).await.map(|_| ());
+        let answer = case.run(&mut client, version).await;
         // Where the statement does not come by, what runs in the background may.
         let ended = answer.is_err() || client.execute("CALL plexus.fail_at('')").await.is_err();
         assert!(ended || !passes.contains(&place), "{statement} did not pass {place}");
@@ -81,29 +106,56 @@ async fn end_at_every_place(nodes: u64, statement: &str, changes_by: i64, passes
             assert_eq!(sum(&mut client).await, now, "{statement} at {place}, on node {}", node.id);
             assert_eq!(number(&mut client, "SELECT count(DISTINCT id) FROM t").await.unwrap(), 20_000);
         }
-        client.execute(statement).await.unwrap_or_else(|e| panic!("{statement} after {place}: {e}"));
-        assert_eq!(sum(&mut client).await, now + changes_by, "{statement} after {place}");
+        case.run(&mut client, version).await.unwrap_or_else(|e| panic!("{statement} after {place}: {e}"));
+        let base = if again { now } else { before };
+        assert_eq!(sum(&mut client).await, base + changes_by, "{statement} after {place}");
     }
 }
 
+const UPDATE_HALF: Case = Case {
+    nodes: 1,
+    statements: &["UPDATE t SET v = v + 1 WHERE id % 2 = 0"],
+    changes_by: 10_000,
+    again: true,
+    passes: OF_A_WRITE,
+};
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_ends_in_a_commit_leaves_all_of_it_or_nothing() {
-    end_at_every_place(1, "UPDATE t SET v = v + 1 WHERE id % 2 = 0", 10_000, OF_A_WRITE).await;
+    end_at_every_place(UPDATE_HALF).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_of_three_that_ends_in_a_commit_leaves_all_of_it_or_nothing() {
-    end_at_every_place(3, "UPDATE t SET v = v + 1 WHERE id % 2 = 0", 10_000, OF_A_WRITE).await;
+    end_at_every_place(Case { nodes: 3, ..UPDATE_HALF }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_ends_in_a_transaction_leaves_all_of_it_or_nothing() {
+    let statements = &[
+        "BEGIN",
+        "UPDATE t SET v = v + 1 WHERE id % 2 = 0",
+        "UPDATE t SET v = v + 2 WHERE id = 7",
+        "COMMIT",
+    ];
+    end_at_every_place(Case { statements, changes_by: 10_002, ..UPDATE_HALF }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_ends_while_it_restores_leaves_all_of_it_or_nothing() {
+    let statements = &["RESTORE TABLE t TO VERSION {version}"];
+    end_at_every_place(Case { statements, changes_by: -2_000, again: false, ..UPDATE_HALF }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_ends_in_a_merge_loses_no_row() {
-    end_at_every_place(1, "OPTIMIZE t", 0, OF_A_WRITE).await;
+    end_at_every_place(Case { statements: &["OPTIMIZE t"], changes_by: 0, ..UPDATE_HALF }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_ends_in_a_vacuum_loses_nothing_that_is_seen() {
-    end_at_every_place(1, "VACUUM t RETAIN 0 seconds", 0, OF_AN_ENTRY).await;
+    let statements = &["VACUUM t RETAIN 0 seconds"];
+    end_at_every_place(Case { statements, changes_by: 0, passes: OF_AN_ENTRY, ..UPDATE_HALF }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

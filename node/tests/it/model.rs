@@ -55,23 +55,33 @@ impl Random {
 /// A table whose columns are `id BIGINT PRIMARY KEY`, `v`, and others that come and go.
 #[derive(Clone, Debug, PartialEq, Default)]
 struct Model {
-    /// Those beside the key, with their defaults.
-    columns: Vec<(String, Option<i64>)>,
+    /// Those beside the key.
+    columns: Vec<Column>,
     rows: BTreeMap<i64, Vec<Option<i64>>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Default)]
+struct Column {
+    name: String,
+    default: Option<i64>,
+    /// Whether it is an `INT` that can be made a `BIGINT`.
+    narrow: bool,
+    not_null: bool,
 }
 
 impl Model {
     fn new_row(&self, v: i64) -> Vec<Option<i64>> {
-        self.columns.iter().map(|(name, default)| if name == "v" { Some(v) } else { *default }).collect()
+        self.columns.iter().map(|c| if c.name == "v" { Some(v) } else { c.default }).collect()
     }
 
     fn v(&self) -> usize {
-        self.columns.iter().position(|(name, _)| name == "v").expect("v is never dropped")
+        self.columns.iter().position(|c| c.name == "v").expect("v is never dropped")
     }
 
     fn select(&self, at: &str) -> String {
-        let names: Vec<&str> = self.columns.iter().map(|(name, _)| name.as_str()).collect();
-        format!("SELECT id, {} FROM m {at} ORDER BY id", names.join(", "))
+        let wide = |c: &Column| format!("CAST({} AS BIGINT)", c.name);
+        let columns: Vec<String> = self.columns.iter().map(wide).collect();
+        format!("SELECT id, {} FROM m {at} ORDER BY id", columns.join(", "))
     }
 }
 
@@ -173,29 +183,56 @@ fn condition(random: &mut Random) -> (String, Box<dyn Fn(i64) -> bool>) {
 }
 
 /// A change of the schema. Columns are named by a number that is never used again.
-fn alter(random: &mut Random, model: &mut Model, number: u64) -> String {
+fn alter(random: &mut Random, model: &mut Model, number: u64) -> (String, Effect) {
     let others: Vec<usize> = (0..model.columns.len()).filter(|c| *c != model.v()).collect();
     let some = |random: &mut Random| others[random.below(others.len() as u64) as usize];
-    match random.below(3) {
-        1 if !others.is_empty() => {
-            let column = some(random);
-            let (name, _) = model.columns.remove(column);
+    let kind = random.below(6);
+    if kind < 2 || others.is_empty() {
+        let default = (random.below(2) == 0).then(|| random.value());
+        let narrow = random.below(2) == 0;
+        model.columns.push(Column { name: format!("c{number}"), default, narrow, not_null: false });
+        model.rows.values_mut().for_each(|row| row.push(default));
+        let clause = default.map(|d| format!(" DEFAULT {d}")).unwrap_or_default();
+        let data_type = if narrow { "INT" } else { "BIGINT" };
+        return (format!("ALTER TABLE m ADD COLUMN c{number} {data_type}{clause}"), Ok(()));
+    }
+    let at = some(random);
+    let column = &mut model.columns[at];
+    let name = column.name.clone();
+    match kind {
+        2 => {
+            model.columns.remove(at);
             for row in model.rows.values_mut() {
-                row.remove(column);
+                row.remove(at);
             }
-            format!("ALTER TABLE m DROP COLUMN {name}")
+            (format!("ALTER TABLE m DROP COLUMN {name}"), Ok(()))
         }
-        2 if !others.is_empty() => {
-            let column = some(random);
-            let name = std::mem::replace(&mut model.columns[column].0, format!("c{number}"));
-            format!("ALTER TABLE m RENAME COLUMN {name} TO c{number}")
+        3 => {
+            column.name = format!("c{number}");
+            (format!("ALTER TABLE m RENAME COLUMN {name} TO c{number}"), Ok(()))
+        }
+        4 if column.narrow => {
+            let sql = format!("ALTER TABLE m ALTER COLUMN {name} SET DATA TYPE BIGINT");
+            column.narrow = false;
+            (sql, Ok(()))
+        }
+        _ if column.not_null => {
+            column.not_null = false;
+            (format!("ALTER TABLE m ALTER COLUMN {name} DROP NOT NULL"), Ok(()))
         }
         _ => {
-            let default = (random.below(2) == 0).then(|| random.value());
-            model.columns.push((format!("c{number}"), default));
-            model.rows.values_mut().for_each(|row| row.push(default));
-            let clause = default.map(|d| format!(" DEFAULT {d}")).unwrap_or_default();
-            format!("ALTER TABLE m ADD COLUMN c{number} BIGINT{clause}")
+            let sql = format!("ALTER TABLE m ALTER COLUMN {name} SET NOT NULL");
+            if model.rows.values().any(|row| row[at].is_none()) {
+                return (sql, Err("null"));
+            }
+            // Rows to come leave it out.
+            let (default, clause) = match column.default {
+                Some(default) => (default, String::new()),
+                None => (7, format!(" ALTER COLUMN {name} SET DEFAULT 7,")),
+            };
+            column.default = Some(default);
+            column.not_null = true;
+            (sql.replacen(" ALTER COLUMN", &format!("{clause} ALTER COLUMN"), 1), Ok(()))
         }
     }
 }
@@ -327,10 +364,11 @@ impl Run {
         let killed = self.random.below(12) == 0 && self.down.is_none();
         let (statements, expected) = match kind {
             0 | 1 => {
-                let sql = alter(&mut self.random, &mut after, number);
+                let (sql, effect) = alter(&mut self.random, &mut after, number);
                 // The history has commits of rows only: one that comes after it.
-                (vec![sql, format!("INSERT INTO ticks VALUES ({number})")], Ok(()))
+                (vec![sql, format!("INSERT INTO ticks VALUES ({number})")], effect)
             }
+            2 | 3 if !killed => return self.change_while_merging(after).await,
             2 => (vec!["OPTIMIZE m".to_owned()], Ok(())),
             3 => (vec!["OPTIMIZE m ZORDER BY (id, v)".to_owned()], Ok(())),
             4 => (vec!["VACUUM m RETAIN 15 seconds".to_owned()], Ok(())),
@@ -341,6 +379,8 @@ impl Run {
             6 => match self.restorable().await {
                 Some((version, then)) => {
                     after = then;
+                    // What was widened since stays wide.
+                    after.columns.iter_mut().for_each(|c| c.narrow = false);
                     let sql = format!("RESTORE TABLE m TO VERSION {version}");
                     (vec![sql, format!("INSERT INTO ticks VALUES ({number})")], Ok(()))
                 }
@@ -401,6 +441,22 @@ impl Run {
         self.down = None;
     }
 
+    /// Rows are changed while the segments that they are in are merged.
+    async fn change_while_merging(&mut self, mut after: Model) {
+        let (sql, expected) = change(&mut self.random, &mut after, &mut self.fresh);
+        let delay = Duration::from_millis(self.random.below(40));
+        let (mut merging, mut changing) = (self.client().await, self.client().await);
+        self.trace.push(format!("OPTIMIZE m, and after {delay:?}: {sql}"));
+        let merge = merging.execute("OPTIMIZE m");
+        let change = async {
+            tokio::time::sleep(delay).await;
+            changing.execute(&sql).await.map(|_| ()).map_err(|e| e.context(&sql))
+        };
+        let (merged, done) = tokio::join!(merge, change);
+        merged.unwrap_or_else(|e| panic!("OPTIMIZE m beside {sql}: {e}"));
+        self.check(done, expected, after).await;
+    }
+
     /// A version that is kept, if there is one.
     async fn restorable(&mut self) -> Option<(i64, Model)> {
         let mut client = self.client().await;
@@ -426,7 +482,10 @@ async fn random_statements_do_what_the_model_says() {
         cluster: Cluster::start(3).await,
         random: Random(seed),
         chooser: Random(seed ^ 0x5555),
-        model: Model { columns: vec![("v".to_owned(), None)], rows: BTreeMap::new() },
+        model: Model {
+            columns: vec![Column { name: "v".to_owned(), ..Column::default() }],
+            rows: BTreeMap::new(),
+        },
         versions: BTreeMap::new(),
         fresh: 1_000,
         down: None,
