@@ -309,6 +309,7 @@ fn manifest() -> Result<Figure> {
         statistics: encoded.statistics.clone(),
         keys: vec![],
         deletions: vec![],
+        indexes: vec![],
         acknowledged: vec![NodeId(1), NodeId(2), NodeId(3)],
     };
     let with = |count: u128| {

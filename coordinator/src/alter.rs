@@ -211,7 +211,14 @@ fn drop_column(table: &Table, schema: &mut TableSchema, name: &str) -> Result<()
         return Err(Error::invalid(format!("column {name:?} is part of the primary key of {}", table.name)));
     }
     refuse_checked(table, schema, name)?;
-    let id = schema.columns.remove(index).id;
+    let id = schema.columns[index].id;
+    if let Some(used) = schema.indexes.iter().find(|index| index.kind.columns().contains(&id)) {
+        return Err(Error::invalid(format!(
+            "column {name:?} of table {} is used by index {:?}: drop that first",
+            table.name, used.name
+        )));
+    }
+    schema.columns.remove(index);
     schema.defaults.retain(|(of, _)| *of != id);
     schema.initials.retain(|(of, _)| *of != id);
     schema.primary_key.iter_mut().filter(|k| **k > index as u32).for_each(|k| *k -= 1);

@@ -51,7 +51,7 @@ impl Staged {
 
 impl Coordinator {
     /// The change that a statement asks for, if it is one.
-    pub(crate) fn rewritten(
+    pub(crate) async fn rewritten(
         &self,
         scope: &Scope<'_>,
         statement: &Statement,
@@ -64,7 +64,7 @@ impl Coordinator {
         };
         let table = find(&scope.manifest, &ddl::object_name(&name, &scope.session.schema())?)?;
         let mut statement = (**statement).clone();
-        self.resolve_versions(&mut statement, scope)?;
+        self.resolve(&mut statement, scope).await?;
         let rewritten = rewrite::rewrite(statement, &table)?;
         Ok(Some((table, rewritten)))
     }

@@ -13,6 +13,7 @@ use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
 use futures::FutureExt;
 use plexus_model::{Error, ErrorKind, Manifest, NodeId, Result, Table, TableName, Version};
+use plexus_query::search::searched_table;
 use plexus_query::{ClusterView, Engine, Pin, Placement, Relations, explain};
 use plexus_raft::Meta;
 use tracing::Instrument;
@@ -194,6 +195,12 @@ impl Coordinator {
         versions::resolve(statement, &self.engine, &scope.manifest, &scope.session.schema())
     }
 
+    /// Makes a statement ready for the planner.
+    pub(crate) async fn resolve(&self, statement: &mut ast::Statement, scope: &Scope<'_>) -> Result<()> {
+        self.resolve_versions(statement, scope)?;
+        self.fill_arguments(statement, scope).await
+    }
+
     /// Whether a statement returns rows that it reads, by its text alone. Others run when they arrive.
     pub fn returns_rows(&self, sql: &str) -> Result<bool> {
         let statement = parse::statement(sql)?;
@@ -221,7 +228,7 @@ impl Coordinator {
         };
         let version = manifest.version;
         let scope = Scope { session, manifest, values: &[], query_id: "describe" };
-        if let Some((table, rewritten)) = self.rewritten(&scope, &statement)? {
+        if let Some((table, rewritten)) = self.rewritten(&scope, &statement).await? {
             let plan = self.unbound_change(&scope, &rewritten).await?;
             let schema = match &rewritten.returning {
                 Some(returning) => Some(self.returning_schema(&scope, &table, returning).await?),
@@ -246,10 +253,10 @@ impl Coordinator {
 
     async fn plan(&self, scope: &Scope<'_>, mut statement: Statement) -> Result<LogicalPlan> {
         match &mut statement {
-            Statement::Statement(statement) => self.resolve_versions(statement, scope)?,
+            Statement::Statement(statement) => self.resolve(statement, scope).await?,
             Statement::Explain(explained) => {
                 if let Statement::Statement(statement) = explained.statement.as_mut() {
-                    self.resolve_versions(statement, scope)?;
+                    self.resolve(statement, scope).await?;
                 }
             }
             _ => {}
@@ -354,7 +361,7 @@ impl Coordinator {
         }
         let manifest = self.seen(session, self.pin().await?)?;
         let scope = Scope { session, manifest, values, query_id };
-        match self.rewritten(&scope, &statement)? {
+        match self.rewritten(&scope, &statement).await? {
             Some((table, rewritten)) => self.change(&scope, table, rewritten).boxed().await,
             None => self.run_at(&scope, statement).await,
         }
@@ -440,7 +447,7 @@ impl Coordinator {
             note_reads(&mut taken, &scope, &self.copied(&scope, copy).await?)?;
             return self.copy_to(&scope, copy).await;
         }
-        if let Some((table, rewritten)) = self.rewritten(&scope, &statement)? {
+        if let Some((table, rewritten)) = self.rewritten(&scope, &statement).await? {
             tracing::Span::current().record("table", tracing::field::display(&table.name));
             if rewritten.shape != Shape::Rows {
                 taken.note_read(table.id);
@@ -580,7 +587,7 @@ impl Coordinator {
         }
         let scope = Scope { session, manifest: self.meta.manifest(), values, query_id };
         // What does not plan here may plan at the newest version; that decides, and words the error.
-        let Ok(Some((table, rewritten))) = self.rewritten(&scope, statement) else {
+        let Ok(Some((table, rewritten))) = self.rewritten(&scope, statement).await else {
             return Ok(None);
         };
         let Rewritten { statement, shape: Shape::Rows, returning: None, .. } = &rewritten else {
@@ -623,7 +630,7 @@ impl Coordinator {
         }
         let attempt = || async {
             let scope = Scope { session, manifest: self.pin().await?, values: &[], query_id: "executemany" };
-            let Some((table, rewritten)) = self.rewritten(&scope, statement)? else {
+            let Some((table, rewritten)) = self.rewritten(&scope, statement).await? else {
                 return Ok(None);
             };
             let columns = match rewritten.shape {
@@ -648,6 +655,9 @@ fn note_reads(taken: &mut Taken, scope: &Scope<'_>, plan: &LogicalPlan) -> Resul
     plan.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(scan) = node {
             names.push(scan.table_name.clone());
+        }
+        if let Some(table) = searched_table(node) {
+            taken.note_read(table);
         }
         Ok(TreeNodeRecursion::Continue)
     })

@@ -63,7 +63,7 @@ impl Coordinator {
             CopyToSource::Relation(name) => format!("SELECT * FROM {name}"),
         };
         let mut statement = parse::plain_statement(&query)?;
-        self.resolve_versions(&mut statement, scope)?;
+        self.resolve(&mut statement, scope).await?;
         let statement = Statement::Statement(Box::new(statement));
         self.local_state(scope)?.statement_to_plan(statement).await.map_err(from_datafusion)
     }
@@ -74,7 +74,7 @@ impl Coordinator {
         copy.target = to.to_string_lossy().into_owned();
         if let CopyToSource::Query(query) = copy.source {
             let mut statement = ast::Statement::Query(query);
-            self.resolve_versions(&mut statement, scope)?;
+            self.resolve(&mut statement, scope).await?;
             let ast::Statement::Query(query) = statement else {
                 return Err(Error::internal("a query became something else"));
             };

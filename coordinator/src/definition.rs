@@ -61,6 +61,13 @@ impl Coordinator {
                             let name = ddl::object_name(name, &session.schema())?;
                             Command::DropTable { name, if_exists: *if_exists }
                         }
+                        ObjectType::Index => {
+                            let scope = scope(self.pin().await?);
+                            match self.drop_index(&scope, name, *if_exists)? {
+                                Some(command) => command,
+                                None => return Ok(Some(Executed::Affected(0))),
+                            }
+                        }
                         ObjectType::Schema => Command::DropSchema {
                             name: ddl::free_schema_name(identifier(&name.to_string()))?,
                             if_exists: *if_exists,
@@ -76,7 +83,14 @@ impl Coordinator {
                     let scope = scope(self.pin().await?);
                     return self.truncate(&scope, truncate).await.map(|rows| Some(Executed::Affected(rows)));
                 }
-                ast::Statement::CreateIndex(_) | ast::Statement::CreateView(_) => {
+                ast::Statement::CreateIndex(create) => {
+                    let scope = scope(self.pin().await?);
+                    match self.create_index(&scope, create)? {
+                        Some(command) => command,
+                        None => return Ok(Some(Executed::Affected(0))),
+                    }
+                }
+                ast::Statement::CreateView(_) => {
                     return Err(unsupported(&statement.to_string()));
                 }
                 _ => return Ok(None),
@@ -106,7 +120,7 @@ impl Coordinator {
             return Ok(0);
         }
         let mut statement = ast::Statement::Query(Box::new(query.clone()));
-        self.resolve_versions(&mut statement, scope)?;
+        self.resolve(&mut statement, scope).await?;
         let plan = self.state(scope)?.statement_to_plan(Statement::Statement(Box::new(statement))).await;
         let rows = self.query(scope, &plan.map_err(crate::errors::from_datafusion)?).await?;
         let options = ddl::table_options(create.table_options.clone())?;

@@ -133,7 +133,7 @@ impl Writer {
     }
 
     /// Makes bytes durable on the replicas of a shard, under a new id.
-    async fn replicate(
+    pub async fn replicate(
         &self,
         table: &Table,
         shard: u32,
@@ -198,6 +198,7 @@ fn new_segment(table: &Table, id: SegmentId, shard: u32, rows: u64) -> Segment {
         statistics: Statistics::default(),
         keys: vec![],
         deletions: vec![],
+        indexes: vec![],
         acknowledged: vec![],
     }
 }

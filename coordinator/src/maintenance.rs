@@ -3,7 +3,7 @@
 //! - every node tells the leader that it lives;
 //! - the leader writes down who does not, and forgets what was removed long ago;
 //! - a data node pulls segments that it should keep and does not have, writes inline rows of its shards
-//!   out as files, merges segments, removes those that nothing refers to, and reads what it keeps again and
+//!   out as files, merges segments, indexes them, removes those that nothing refers to, and reads what it keeps again and
 //!   again to find what the disk has damaged.
 //!
 //! Each round looks at one pinned manifest. All of it may be interrupted at any point: what is half done
@@ -21,6 +21,7 @@ use plexus_storage::{SegmentRef, SegmentStore};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::indexing::{index_segment, unindexed};
 use crate::ingest::Writer;
 use crate::limits::{
     COMMIT_TIMEOUT, GARBAGE_AGE_MIN, MAINTENANCE_INTERVAL, PULLS_MAX, READ_INDEX_TIMEOUT, VACUUMED_AGE_MIN,
@@ -120,6 +121,13 @@ impl Maintenance {
                 self.note("merge", self.merge().await);
             }
         };
+        let index = async {
+            let mut tick = ticker(MAINTENANCE_INTERVAL);
+            loop {
+                tick.tick().await;
+                self.note("index", self.index().await);
+            }
+        };
         let scrub = async {
             if let Some(store) = &self.store {
                 scrub::run(self.node, &self.meta, store).await;
@@ -129,6 +137,7 @@ impl Maintenance {
         tokio::select! {
             () = heartbeat => {}
             () = merge => {}
+            () = index => {}
             () = scrub => {}
             () = lead => {}
             () = voters => {}
@@ -253,6 +262,25 @@ impl Maintenance {
                     let merged =
                         merging::merge(&self.writer, &manifest, table, shard, &chosen, "merge").await;
                     self.note("merge", merged.map(|_| ()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the indexes that segments lack, of the shards that this node is the first live replica of, one after the
+    /// other.
+    async fn index(&self) -> Result<()> {
+        if self.store.is_none() {
+            return Ok(());
+        }
+        let manifest = self.meta.manifest();
+        for table in manifest.tables.values().filter(|t| t.dropped.is_none() && !t.schema.indexes.is_empty())
+        {
+            for shard in (0..table.shards.len() as u32).filter(|s| self.is_first(&manifest, table, *s)) {
+                for (segment, definition) in unindexed(table, shard) {
+                    let indexed = index_segment(&self.writer, &manifest, table, &segment, &definition).await;
+                    self.note("index", indexed.map(|_| ()));
                 }
             }
         }

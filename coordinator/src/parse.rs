@@ -7,7 +7,7 @@ use datafusion::common::DataFusionError;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
-use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 use plexus_model::{Error, Result};
 
 use crate::dialect::PlexusDialect;
@@ -39,12 +39,29 @@ pub fn statements(sql: &str) -> Result<VecDeque<Statement>> {
             *name = format!("${number}");
         }
     }
+    join_operators(&mut tokens);
     DFParserBuilder::new(tokens)
         .with_dialect(&dialect)
         .with_recursion_limit(RECURSION_MAX)
         .build()
         .and_then(|mut parser| parser.parse_statements())
         .map_err(|e| at_end(sql, from_datafusion(e)))
+}
+
+/// Operators of vectors, which the tokenizer takes for several.
+fn join_operators(tokens: &mut Vec<TokenWithSpan>) {
+    for (parts, operator) in
+        [(&[Token::Lt, Token::Arrow][..], "<->"), (&[Token::Lt, Token::HashArrow][..], "<#>")]
+    {
+        let mut at = 0;
+        while at + parts.len() <= tokens.len() {
+            if tokens[at..at + parts.len()].iter().map(|t| &t.token).eq(parts) {
+                tokens[at].token = Token::CustomBinaryOperator(operator.to_owned());
+                tokens.drain(at + 1..at + parts.len());
+            }
+            at += 1;
+        }
+    }
 }
 
 /// The parser names no position for what is missing at the end.

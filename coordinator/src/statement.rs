@@ -21,6 +21,7 @@ pub fn is_definition(statement: &Statement) -> bool {
             statement.as_ref(),
             ast::Statement::CreateTable(_)
                 | ast::Statement::CreateSchema { .. }
+                | ast::Statement::CreateIndex(_)
                 | ast::Statement::Drop { .. }
                 | ast::Statement::AlterTable(_)
                 | ast::Statement::Truncate(_)

@@ -1,6 +1,11 @@
 //! Search inside one segment. Each index has a writer, which makes bytes, and a reader over them; where
 //! the bytes are kept, and what is visible, is decided elsewhere.
 
+mod distance;
 mod keys;
+pub mod text;
+mod top;
 
+pub use distance::{Query, distance, dot, squared_l2};
 pub use keys::{KeyIndex, build_keys};
+pub use top::Top;

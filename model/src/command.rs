@@ -4,7 +4,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::{
     ClusterId, DeletedRows, Deletion, Error, ErrorKind, NodeId, NodeRecord, Result, Segment, SegmentId,
-    TableId, TableName, TableSchema, Token, Version, cut,
+    SegmentIndex, TableId, TableName, TableSchema, Token, Version, cut,
 };
 
 /// A command with the token that makes it safe to repeat.
@@ -104,7 +104,7 @@ pub struct AlterTable {
 
 impl AlterTable {
     fn weight(&self) -> usize {
-        self.schema.columns.len() * RECORD_BYTES
+        (self.schema.columns.len() + self.schema.indexes.len()) * RECORD_BYTES
     }
 }
 
@@ -148,6 +148,8 @@ pub struct TableChange {
     pub exchange: Vec<Exchange>,
     /// Where the rows of removed segments went: lets `apply` take along what was deleted after `base`.
     pub moved: Vec<MovedRows>,
+    /// Indexes of segments that have none yet of that definition. They change no rows.
+    pub index: Vec<(SegmentId, SegmentIndex)>,
 }
 
 /// Rows of a removed segment that an added one holds, in the same order and one after the other.
@@ -181,6 +183,7 @@ impl TableChange {
             delete: vec![],
             exchange: vec![],
             moved: vec![],
+            index: vec![],
         }
     }
 
@@ -190,6 +193,7 @@ impl TableChange {
         let deleted = self.delete.iter().map(|(_, d)| deletion_weight(d));
         let moved = self.moved.iter().map(|m| m.rows.len() + RECORD_BYTES / 4);
         added.map(NewSegment::weight).sum::<usize>()
+            + self.index.len() * RECORD_BYTES / 2
             + moved.sum::<usize>()
             + deleted.sum::<usize>()
             + ids * size_of::<SegmentId>()

@@ -8,6 +8,7 @@ mod command;
 mod error;
 pub mod failpoint;
 mod ids;
+mod index;
 pub mod limits;
 mod manifest;
 pub mod placement;
@@ -22,6 +23,7 @@ pub use command::{
 };
 pub use error::{Error, ErrorKind, Result, cut};
 pub use ids::{ClusterId, NodeId, SegmentId, TableId, Token, Version};
+pub use index::{IndexDefinition, IndexKind, Metric, SegmentIndex};
 pub use manifest::{
     CommitRecord, Former, Manifest, Moved, NodeRecord, Roles, STAGING_SCHEMA, Shard, Table, TableName,
     TokenRecord,

@@ -15,6 +15,9 @@ pub const REPLICAS_MAX: u32 = 7;
 /// Columns of a table. Every segment carries a record per column.
 pub const COLUMNS_MAX: usize = 2_000;
 
+/// Indexes of a table. Every segment may carry a record of each.
+pub const INDEXES_MAX: usize = 64;
+
 /// Levels of lists and structs inside a column's type.
 pub const NESTING_MAX: usize = 32;
 

@@ -345,7 +345,7 @@ struct TableImage {
 }
 
 /// In front of the archive, whose layout it names.
-const IMAGE_FORMAT: u32 = 3;
+const IMAGE_FORMAT: u32 = 4;
 
 impl From<&Manifest> for Image {
     fn from(m: &Manifest) -> Self {

@@ -2,8 +2,8 @@
 
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::limits::{COLUMNS_MAX, EXPRESSION_BYTES_MAX, NAME_BYTES_MAX, NESTING_MAX};
-use crate::{Error, Result};
+use crate::limits::{COLUMNS_MAX, EXPRESSION_BYTES_MAX, INDEXES_MAX, NAME_BYTES_MAX, NESTING_MAX};
+use crate::{Error, IndexDefinition, IndexKind, Result};
 
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum TimeUnit {
@@ -102,6 +102,10 @@ pub struct TableSchema {
     pub cluster_by: Vec<u32>,
     /// The largest column id that was ever given.
     pub last_column: u32,
+    /// By which rows are searched.
+    pub indexes: Vec<IndexDefinition>,
+    /// The largest index id that was ever given.
+    pub last_index: u32,
 }
 
 /// A named condition on rows, as SQL over the columns.
@@ -170,6 +174,50 @@ impl TableSchema {
                 )));
             }
         }
+        self.validate_indexes()
+    }
+
+    fn validate_indexes(&self) -> Result<()> {
+        if self.indexes.len() > INDEXES_MAX {
+            return Err(Error::invalid(format!(
+                "{} indexes are more than the {INDEXES_MAX} that a table may have",
+                self.indexes.len()
+            )));
+        }
+        let mut names = std::collections::BTreeSet::new();
+        for index in &self.indexes {
+            validate_name("index", &index.name)?;
+            if !names.insert(&index.name) {
+                return Err(Error::already_exists(format!("index {:?} exists already", index.name)));
+            }
+            let mut columns = std::collections::BTreeSet::new();
+            for id in index.kind.columns() {
+                let column = self.columns.iter().find(|c| c.id == *id);
+                let column = column
+                    .ok_or_else(|| Error::invalid(format!("index {:?} is of no column {id}", index.name)))?;
+                let suits = match index.kind {
+                    IndexKind::Text { .. } => column.data_type.is_text(),
+                    IndexKind::Vector { .. } => column.data_type.vector_length().is_some(),
+                };
+                if !suits {
+                    return Err(Error::invalid(format!(
+                        "column {:?} of type {:?} cannot have a {} index",
+                        column.name,
+                        column.data_type,
+                        index.kind.name()
+                    )));
+                }
+                if !columns.insert(id) {
+                    return Err(Error::invalid(format!(
+                        "index {:?} names column {:?} twice",
+                        index.name, column.name
+                    )));
+                }
+            }
+            if columns.is_empty() {
+                return Err(Error::invalid(format!("index {:?} is of no column", index.name)));
+            }
+        }
         Ok(())
     }
 
@@ -179,6 +227,10 @@ impl TableSchema {
 
     pub fn initial_of(&self, column: u32) -> Option<&[u8]> {
         self.initials.iter().find(|(id, _)| *id == column).map(|(_, bytes)| bytes.as_slice())
+    }
+
+    pub fn index_named(&self, name: &str) -> Option<&IndexDefinition> {
+        self.indexes.iter().find(|index| index.name == name)
     }
 
     pub fn has_key(&self) -> bool {
@@ -207,6 +259,22 @@ impl ColumnType {
                 | Self::Map { .. }
                 | Self::Null
         )
+    }
+
+    pub fn is_text(&self) -> bool {
+        matches!(self, Self::Utf8 | Self::LargeUtf8 | Self::Utf8View)
+    }
+
+    /// How many components a value has, if it is a vector.
+    pub fn vector_length(&self) -> Option<u32> {
+        match self {
+            Self::FixedSizeList(item, length)
+                if matches!(item.data_type, Self::Float16 | Self::Float32 | Self::Float64) =>
+            {
+                Some(*length)
+            }
+            _ => None,
+        }
     }
 
     /// Bounds what is nested in a type: every node keeps it in memory.

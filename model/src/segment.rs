@@ -2,7 +2,7 @@
 
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::{NodeId, Result, Rows, SegmentId, Statistics, Version, decode_rows};
+use crate::{NodeId, Result, Rows, SegmentId, SegmentIndex, Statistics, Version, decode_rows};
 
 /// Where the bytes of a segment are.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
@@ -91,6 +91,8 @@ pub struct Segment {
     pub keys: Vec<u64>,
     /// Oldest first.
     pub deletions: Vec<Deletion>,
+    /// At most one for each definition. What has none is searched without.
+    pub indexes: Vec<SegmentIndex>,
     /// Who has it durably when it is proposed; empty once it is committed, since the placement says who keeps it.
     pub acknowledged: Vec<NodeId>,
 }

@@ -11,6 +11,7 @@ use datafusion::common::{DataFusionError, Result, internal_err, not_impl_err};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileScanConfig, FileSource};
 use datafusion::execution::TaskContext;
+use datafusion::logical_expr::ScalarUDF;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter_pushdown::PushedDown;
 use datafusion_proto::physical_plan::from_proto::{
@@ -29,6 +30,7 @@ use vortex_datafusion::VortexSource;
 use crate::evolve::{Initials, StoredAdapterFactory};
 use crate::files::{HiddenRows, hide, segment_of};
 use crate::scan::ScanContext;
+use crate::search::{decode_function, encode_function};
 
 #[derive(Debug)]
 pub struct ScanCodec {
@@ -131,6 +133,14 @@ impl PhysicalExtensionCodec for ScanCodec {
             initials: initials.map(|i| i.values().clone()).unwrap_or_default(),
         };
         scan.encode(buf).map_err(|e| DataFusionError::External(Box::new(e)))
+    }
+
+    fn try_encode_udf(&self, function: &ScalarUDF, buf: &mut Vec<u8>) -> Result<()> {
+        encode_function(function, buf)
+    }
+
+    fn try_decode_udf(&self, name: &str, buf: &[u8]) -> Result<Arc<ScalarUDF>> {
+        decode_function(name, buf)
     }
 
     fn try_decode(

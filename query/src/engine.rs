@@ -8,7 +8,7 @@ use datafusion::config::ConfigExtension;
 use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
-use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::execution::{FunctionRegistry, SessionState, SessionStateBuilder};
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, ExprSchemable};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
@@ -29,6 +29,7 @@ use crate::codec::ScanCodec;
 use crate::distribute::{Placement, desired_tasks, route, scale_up};
 use crate::files::STORE_URL;
 use crate::scan::ScanContext;
+use crate::search::{self, SearchCaches, SearchRule};
 use crate::system::ClusterView;
 use crate::table::PinnedTable;
 use crate::{CATALOG, DEFAULT_SCHEMA};
@@ -90,9 +91,10 @@ impl Engine {
             vortex: VortexSession::default().with_tokio(),
             reads,
             footers: runtime.cache_manager.get_file_metadata_cache(),
+            caches: SearchCaches::default(),
         };
         let worker = worker(runtime.clone(), scans.clone(), channels.clone());
-        let base = SessionStateBuilder::new()
+        let mut base = SessionStateBuilder::new()
             .with_default_features()
             .with_config(config(partitions))
             .with_runtime_env(runtime.clone())
@@ -109,7 +111,12 @@ impl Engine {
             // Compressing costs more than a fast link.
             .with_distributed_compression(None)?
             .with_distributed_metrics_collection(false)?
+            .with_optimizer_rule(Arc::new(SearchRule))
             .build();
+        add_functions(&mut base)?;
+        for function in search::table_functions() {
+            base.register_udtf(function.name(), function.function().clone());
+        }
         let literal = SessionStateBuilder::new()
             .with_default_features()
             .with_config(config(partitions))
@@ -156,6 +163,15 @@ impl Engine {
         Ok(pinned.segments(state, &[expr])?.into_iter().map(|(segment, _)| segment.id).collect())
     }
 
+    /// A version of a table, as searches see it.
+    pub async fn search_source(
+        &self,
+        table: Arc<Table>,
+        version: Version,
+    ) -> plexus_model::Result<search::Source> {
+        search::Source::open(table, version, self.scans.clone()).await
+    }
+
     /// A session that sees no table.
     pub fn literal_state(&self) -> &SessionState {
         &self.literal
@@ -178,10 +194,18 @@ impl Engine {
 }
 
 /// A predicate with its values in the types of the columns that they are compared with, as pruning needs it.
-fn simplify(expr: Expr, schema: DFSchema) -> Result<Expr> {
+pub(crate) fn simplify(expr: Expr, schema: DFSchema) -> Result<Expr> {
     let schema = Arc::new(schema);
     let simplifier = ExprSimplifier::new(SimplifyContext::builder().with_schema(schema.clone()).build());
     simplifier.simplify(simplifier.coerce(expr, &schema)?)
+}
+
+/// The functions that every node knows besides the engine's own, and instead of those of the same name.
+fn add_functions(state: &mut SessionState) -> Result<()> {
+    for function in search::scalar_functions() {
+        state.register_udf(function)?;
+    }
+    Ok(())
 }
 
 fn runtime(memory_bytes: usize) -> Result<Arc<RuntimeEnv>> {
@@ -217,11 +241,12 @@ where
         let (scans, channels) = (scans.clone(), channels.clone());
         async move {
             let WorkerQueryContext { builder, headers } = context;
-            let state = builder
+            let mut state = builder
                 .with_distributed_option_extension_from_headers::<QueryContext>(&headers)?
                 .with_distributed_user_codec(ScanCodec { context: scans })
                 .with_distributed_channel_resolver(channels)
                 .build();
+            add_functions(&mut state)?;
             if let Some(query) = state.config().options().extensions.get::<QueryContext>() {
                 tracing::debug!(
                     query_id = query.query_id,

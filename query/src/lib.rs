@@ -19,6 +19,7 @@ mod explain;
 mod files;
 mod pruning;
 mod scan;
+pub mod search;
 mod system;
 mod table;
 mod target;

@@ -23,6 +23,7 @@ use vortex_datafusion::VortexSource;
 
 use crate::evolve::{Initials, StoredAdapterFactory};
 use crate::files::{STORE_URL, SegmentReaderFactory};
+use crate::search::SearchCaches;
 
 /// What a scan needs of the node that runs it.
 #[derive(Clone)]
@@ -30,6 +31,8 @@ pub struct ScanContext {
     pub vortex: VortexSession,
     pub reads: SegmentReads,
     pub footers: Arc<FileMetadataCache>,
+    /// What searches have read of segments.
+    pub caches: SearchCaches,
 }
 
 impl std::fmt::Debug for ScanContext {

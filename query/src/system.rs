@@ -9,11 +9,11 @@ use arrow::array::{
 use arrow_schema::{Field, Schema, SchemaRef};
 use datafusion::catalog::{MemTable, TableProvider};
 use datafusion::common::Result;
-use plexus_model::{Deletion, Manifest, NodeId, Segment, Table};
+use plexus_model::{Deletion, IndexDefinition, IndexKind, Manifest, NodeId, Segment, Table};
 
 pub const SYSTEM_SCHEMA: &str = "plexus";
 
-pub const TABLES: [&str; 6] = ["commits", "nodes", "segments", "shards", "storage", "tables"];
+pub const TABLES: [&str; 7] = ["commits", "indexes", "nodes", "segments", "shards", "storage", "tables"];
 
 /// What a node knows of the cluster beside the manifest.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +31,7 @@ pub fn table(name: &str, manifest: &Manifest, view: &ClusterView) -> Result<Opti
         "segments" => segments(manifest)?,
         "commits" => commits(manifest)?,
         "storage" => storage(manifest)?,
+        "indexes" => indexes(manifest)?,
         _ => return Ok(None),
     };
     Ok(Some(Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]])?)))
@@ -185,6 +186,39 @@ fn commits(manifest: &Manifest) -> Result<RecordBatch> {
         ("segments_added", small_numbers(each().map(|c| c.segments_added))),
         ("segments_removed", small_numbers(each().map(|c| c.segments_removed))),
         ("duration_ms", milliseconds(each().map(|c| c.duration_us))),
+    ])
+}
+
+/// Indexes, and how far they are made: of the segments that are seen now, those in the log left out.
+fn indexes(manifest: &Manifest) -> Result<RecordBatch> {
+    let rows: Vec<(&Arc<Table>, &IndexDefinition)> =
+        live_tables(manifest).flat_map(|t| t.schema.indexes.iter().map(move |index| (t, index))).collect();
+    let files = |t: &Arc<Table>| -> Vec<Arc<Segment>> {
+        t.visible(manifest.version).filter(|s| !s.is_inline()).cloned().collect()
+    };
+    let made = |t: &Arc<Table>, id: u32| -> Vec<(u64, u64)> {
+        let of = |s: &Arc<Segment>| s.indexes.iter().find(|i| i.index == id).map(|i| (s.rows, i.data.bytes));
+        files(t).iter().filter_map(of).collect()
+    };
+    let columns = |t: &Arc<Table>, index: &IndexDefinition| -> String {
+        let name = |id: &u32| t.schema.columns.iter().find(|c| c.id == *id).map(|c| c.name.clone());
+        index.kind.columns().iter().filter_map(name).collect::<Vec<_>>().join(", ")
+    };
+    let option = |index: &IndexDefinition| match &index.kind {
+        IndexKind::Text { tokenizer, .. } => format!("tokenizer = {tokenizer}"),
+        IndexKind::Vector { metric, .. } => format!("metric = {}", metric.name()),
+    };
+    batch(vec![
+        ("table_schema", text(rows.iter().map(|(t, _)| t.name.schema.clone()))),
+        ("table_name", text(rows.iter().map(|(t, _)| t.name.table.clone()))),
+        ("index_name", text(rows.iter().map(|(_, i)| i.name.clone()))),
+        ("kind", text(rows.iter().map(|(_, i)| i.kind.name().to_owned()))),
+        ("columns", text(rows.iter().map(|(t, i)| columns(t, i)))),
+        ("options", text(rows.iter().map(|(_, i)| option(i)))),
+        ("segments", numbers(rows.iter().map(|(t, _)| files(t).len() as u64))),
+        ("segments_indexed", numbers(rows.iter().map(|(t, i)| made(t, i.id).len() as u64))),
+        ("rows_indexed", numbers(rows.iter().map(|(t, i)| made(t, i.id).iter().map(|m| m.0).sum()))),
+        ("bytes", numbers(rows.iter().map(|(t, i)| made(t, i.id).iter().map(|m| m.1).sum()))),
     ])
 }
 

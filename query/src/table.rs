@@ -1,5 +1,6 @@
 //! A table at a pinned version.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -9,7 +10,7 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{Constraint, Constraints, DataFusionError, Result, Statistics};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
-use plexus_model::{Segment, SegmentData, Table, Version};
+use plexus_model::{Rows, Segment, SegmentData, SegmentId, Table, Version};
 use plexus_storage::{decode_inline, types};
 
 use crate::bounds;
@@ -72,6 +73,66 @@ impl PinnedTable {
         let pairs = segments.into_iter().zip(statistics).zip(keep);
         Ok(pairs.filter_map(|(pair, keep)| keep.then_some(pair)).collect())
     }
+
+    /// Reads the table, or of each segment only the rows that are `picked`.
+    pub async fn scan_rows(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+        picked: Option<&HashMap<SegmentId, Arc<Rows>>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let mut files = Vec::new();
+        let mut file_statistics = Vec::new();
+        let mut inline_rows: Vec<RecordBatch> = Vec::new();
+        for (segment, statistics) in self.segments(state, filters)? {
+            let failed = |e: plexus_model::Error| {
+                DataFusionError::External(Box::new(e.context(format!("segment {}", segment.id))))
+            };
+            let reads = &self.context.reads;
+            let mut hidden = reads.hidden_rows(&self.table, &segment, self.version).await.map_err(failed)?;
+            let mut statistics = statistics;
+            if let Some(picked) = picked {
+                let Some(rows) = picked.get(&segment.id).filter(|rows| !rows.is_empty()) else {
+                    continue;
+                };
+                let mut others = Rows::new();
+                others.insert_range(0..segment.rows as u32);
+                others -= &**rows;
+                others |= &*hidden;
+                hidden = Arc::new(others);
+                statistics = Arc::new(Statistics::new_unknown(&self.schema));
+            }
+            match &segment.data {
+                SegmentData::File(_) => {
+                    files.extend(to_file(&self.table, &segment, hidden, statistics.clone()));
+                    file_statistics.push(statistics);
+                }
+                SegmentData::Inline(bytes) => {
+                    inline_rows.extend(decode_inline(bytes, &self.table.schema, &hidden).map_err(failed)?);
+                }
+            }
+        }
+        let inline_rows = match inline_rows.len() {
+            0 | 1 => inline_rows,
+            // Thousands of one-row batches would cost more than the rows.
+            _ => vec![arrow::compute::concat_batches(&self.schema, &inline_rows)?],
+        };
+        let statistics = bounds::merge(file_statistics.iter().map(|s| &**s), self.schema.fields().len());
+        let partitions = state.config().target_partitions();
+        let scan = Scan {
+            table: &self.table,
+            schema: self.schema.clone(),
+            files,
+            statistics,
+            inline: inline_rows,
+            projection,
+            limit,
+            partitions,
+        };
+        scan.plan(&self.context)
+    }
 }
 
 #[async_trait]
@@ -110,42 +171,6 @@ impl TableProvider for PinnedTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let mut files = Vec::new();
-        let mut file_statistics = Vec::new();
-        let mut inline_rows: Vec<RecordBatch> = Vec::new();
-        for (segment, statistics) in self.segments(state, filters)? {
-            let failed = |e: plexus_model::Error| {
-                DataFusionError::External(Box::new(e.context(format!("segment {}", segment.id))))
-            };
-            let reads = &self.context.reads;
-            let hidden = reads.hidden_rows(&self.table, &segment, self.version).await.map_err(failed)?;
-            match &segment.data {
-                SegmentData::File(_) => {
-                    files.extend(to_file(&self.table, &segment, hidden, statistics.clone()));
-                    file_statistics.push(statistics);
-                }
-                SegmentData::Inline(bytes) => {
-                    inline_rows.extend(decode_inline(bytes, &self.table.schema, &hidden).map_err(failed)?);
-                }
-            }
-        }
-        let inline_rows = match inline_rows.len() {
-            0 | 1 => inline_rows,
-            // Thousands of one-row batches would cost more than the rows.
-            _ => vec![arrow::compute::concat_batches(&self.schema, &inline_rows)?],
-        };
-        let statistics = bounds::merge(file_statistics.iter().map(|s| &**s), self.schema.fields().len());
-        let partitions = state.config().target_partitions();
-        let scan = Scan {
-            table: &self.table,
-            schema: self.schema.clone(),
-            files,
-            statistics,
-            inline: inline_rows,
-            projection,
-            limit,
-            partitions,
-        };
-        scan.plan(&self.context)
+        self.scan_rows(state, projection, filters, limit, None).await
     }
 }

@@ -11,7 +11,7 @@ use plexus_model::limits::{
 use plexus_model::placement::rendezvous;
 use plexus_model::{
     AlterTable, Command, CreateTable, Error, Former, Manifest, NodeId, NodeRecord, Outcome, Proposal, Result,
-    Shard, Table, TableId, TableName, TokenRecord, Version,
+    SegmentId, Shard, Table, TableId, TableName, TableSchema, TokenRecord, Version,
 };
 
 use crate::change;
@@ -361,11 +361,27 @@ pub fn alter_table(manifest: &mut Manifest, index: Version, alter: AlterTable) -
     if let Some(table) = manifest.tables.get_mut(&id) {
         let table = Arc::make_mut(table);
         remember(table, index);
+        forget_indexes(table, &schema);
         table.schema = Arc::new(schema);
         table.schema_version += 1;
         table.changed = index;
     }
     Ok(id)
+}
+
+/// Takes indexes off the segments whose definitions are gone from the schema. Older versions are searched without.
+fn forget_indexes(table: &mut Table, schema: &TableSchema) {
+    let kept = |id: u32| schema.indexes.iter().any(|index| index.id == id);
+    if table.schema.indexes.iter().all(|index| kept(index.id)) {
+        return;
+    }
+    let with_gone: Vec<SegmentId> =
+        table.segments.values().filter(|s| s.indexes.iter().any(|i| !kept(i.index))).map(|s| s.id).collect();
+    for id in with_gone {
+        if let Some(segment) = table.segments.get_mut(&id) {
+            Arc::make_mut(segment).indexes.retain(|i| kept(i.index));
+        }
+    }
 }
 
 fn mark_dropped(manifest: &mut Manifest, index: Version, id: TableId) {

@@ -12,8 +12,8 @@ use plexus_model::limits::{INLINE_TABLE_BYTES_MAX, INLINE_TOTAL_BYTES_MAX, MOVED
 use plexus_model::placement::majority;
 use plexus_model::{
     ChangeKind, Commit, CommitRecord, DeletedRows, Deletion, Error, Exchange, Manifest, Moved, MovedRows,
-    NodeId, Result, Rows, Segment, SegmentId, Shard, Table, TableChange, TableId, Version, decode_rows,
-    encode_rows,
+    NodeId, Result, Rows, Segment, SegmentId, SegmentIndex, Shard, Table, TableChange, TableId, Version,
+    decode_rows, encode_rows,
 };
 
 use crate::apply::alter_table;
@@ -148,13 +148,15 @@ pub fn check_unchanged(manifest: &Manifest, id: TableId, base: Version) -> Resul
 }
 
 fn check_change(manifest: &Manifest, change: &TableChange) -> Result<()> {
-    let only_exchanges = change.add.is_empty() && change.remove.is_empty() && change.delete.is_empty();
-    if only_exchanges && let Some(table) = manifest.tables.get(&change.table) {
+    let same_rows = change.add.is_empty() && change.remove.is_empty() && change.delete.is_empty();
+    if same_rows && let Some(table) = manifest.tables.get(&change.table) {
         // Rows leave the log of dropped tables as well, and whatever their schema has become.
-        return check_exchanges(table, change);
+        check_exchanges(table, change)?;
+        return check_indexes(table, change);
     }
     let table = live_table(manifest, change.table, change.schema_version)?;
     check_exchanges(table, change)?;
+    check_indexes(table, change)?;
     let mut ids = BTreeSet::new();
     let mut inline_bytes = table.inline_bytes;
     for segment in change.add.iter().map(|s| &s.0) {
@@ -346,6 +348,27 @@ fn check_keys(table: &Table, change: &TableChange) -> Result<()> {
     Ok(())
 }
 
+/// That segments get indexes that they lack, of definitions that are there.
+fn check_indexes(table: &Table, change: &TableChange) -> Result<()> {
+    for (id, index) in &change.index {
+        let segment = table.segments.get(id).ok_or_else(|| {
+            Error::conflict(format!("table {}: segment {id} is gone, and was to get an index", table.name))
+        })?;
+        if !table.schema.indexes.iter().any(|definition| definition.id == index.index) {
+            return Err(Error::conflict(format!("table {}: the index was dropped meanwhile", table.name)));
+        }
+        if segment.indexes.iter().any(|there| there.index == index.index) {
+            return Err(Error::conflict(format!("table {}: segment {id} has its index already", table.name)));
+        }
+        let shard = table
+            .shards
+            .get(segment.shard as usize)
+            .ok_or_else(|| Error::internal(format!("table {} has no shard {}", table.name, segment.shard)))?;
+        check_quorum(table, segment.shard, shard, index.file, &index.acknowledged)?;
+    }
+    Ok(())
+}
+
 fn check_exchanges(table: &Table, change: &TableChange) -> Result<()> {
     for Exchange { from, segment } in &change.exchange {
         check_new(table, &segment.0)?;
@@ -421,6 +444,12 @@ fn make_change(manifest: &mut Manifest, index: Version, change: TableChange) {
     }
     for exchange in change.exchange {
         make_exchange(table, exchange, time_us);
+    }
+    for (id, index) in change.index {
+        if let Some(segment) = table.segments.get_mut(&id) {
+            let index = SegmentIndex { acknowledged: vec![], ..index };
+            Arc::make_mut(segment).indexes.push(index);
+        }
     }
     if change.kind == ChangeKind::Write {
         table.changed = index;

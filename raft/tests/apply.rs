@@ -61,6 +61,7 @@ fn segment(id: u128, inline: bool, acknowledged: Vec<u64>) -> NewSegment {
         statistics: Statistics::default(),
         keys: vec![],
         deletions: vec![],
+        indexes: vec![],
         acknowledged: acknowledged.into_iter().map(NodeId).collect(),
     })
 }

@@ -39,20 +39,27 @@ impl SegmentRef {
         }
     }
 
-    /// The files of a segment: of its rows and of its deletions.
+    /// The files of a segment: of its rows, its deletions and its indexes.
     pub fn all_of(table: &Table, segment: &Segment) -> impl Iterator<Item = Self> {
         let replicas = replicas(table, segment);
         let deletions = segment.deletions.iter().filter_map(|deletion| match deletion.rows {
             DeletedRows::File { id, data, .. } => Some((id, data)),
             DeletedRows::Inline(_) => None,
         });
-        let deletions: Vec<_> = deletions.collect();
+        let indexes = segment.indexes.iter().map(|index| (index.file, index.data));
+        let beside: Vec<_> = deletions.chain(indexes).collect();
         let rows = Self::of(table, segment);
-        rows.into_iter().chain(deletions.into_iter().map(move |(id, data)| Self {
+        rows.into_iter().chain(beside.into_iter().map(move |(id, data)| Self {
             id,
             data,
             replicas: replicas.clone(),
         }))
+    }
+
+    /// The file of an index of a segment, by the id of its definition.
+    pub fn of_index(table: &Table, segment: &Segment, index: u32) -> Option<Self> {
+        let found = segment.indexes.iter().find(|i| i.index == index)?;
+        Some(Self { id: found.file, data: found.data, replicas: replicas(table, segment) })
     }
 }
 

@@ -99,8 +99,12 @@ fn restored_schema(now: &Table, then: &Table) -> TableSchema {
     let mut schema = TableSchema {
         retention_us: now.schema.retention_us,
         last_column: now.schema.last_column,
+        last_index: now.schema.last_index,
         ..(*then.schema).clone()
     };
+    let there = |id: &u32| schema.columns.iter().any(|c| c.id == *id);
+    let indexes = now.schema.indexes.iter().filter(|index| index.kind.columns().iter().all(there)).cloned();
+    schema.indexes = indexes.collect();
     let later = now.former.iter().map(|f| &f.schema).chain([&*now.schema]);
     for other in later.flat_map(|s| &s.columns) {
         let column = schema.columns.iter_mut().find(|c| c.id == other.id);

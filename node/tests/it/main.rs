@@ -10,6 +10,7 @@ mod members;
 mod model;
 mod operate;
 mod roles;
+mod search;
 mod sql;
 mod tpch;
 mod upkeep;

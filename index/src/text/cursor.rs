@@ -1,0 +1,294 @@
+//! Rows of a segment that match a query, in ascending order, with their scores.
+
+use std::sync::Arc;
+
+use plexus_model::Rows;
+use tantivy::directory::OwnedBytes;
+use tantivy::postings::{Postings, SegmentPostings};
+use tantivy::{DocSet, TERMINATED};
+
+use super::score::Norms;
+
+/// After the last row.
+pub const END: u32 = TERMINATED;
+
+/// A place in the rows that match.
+pub trait Cursor: Send {
+    /// The row here; [`END`] after the last.
+    fn row(&self) -> u32;
+
+    /// Goes to the first row at or after `target`, and says which it is.
+    fn seek(&mut self, target: u32) -> u32;
+
+    /// Of the row here.
+    fn score(&mut self) -> f32;
+}
+
+/// Rows that have a term.
+pub struct TermCursor {
+    postings: SegmentPostings,
+    lengths: OwnedBytes,
+    weight: f32,
+    norms: Arc<Norms>,
+}
+
+impl TermCursor {
+    pub fn new(postings: SegmentPostings, lengths: OwnedBytes, weight: f32, norms: Arc<Norms>) -> Self {
+        Self { postings, lengths, weight, norms }
+    }
+
+    /// No score is above it.
+    pub fn bound(&self) -> f32 {
+        self.weight
+    }
+
+    pub fn advance(&mut self) -> u32 {
+        self.postings.advance()
+    }
+}
+
+impl Cursor for TermCursor {
+    fn row(&self) -> u32 {
+        self.postings.doc()
+    }
+
+    fn seek(&mut self, target: u32) -> u32 {
+        if self.postings.doc() >= target { self.postings.doc() } else { self.postings.seek(target) }
+    }
+
+    fn score(&mut self) -> f32 {
+        let length = self.lengths[self.postings.doc() as usize];
+        self.norms.score(self.weight, self.postings.term_freq(), length)
+    }
+}
+
+/// Rows that have terms beside each other.
+pub struct PhraseCursor {
+    /// Each with its place in the phrase.
+    terms: Vec<(u32, SegmentPostings)>,
+    slop: u32,
+    lengths: OwnedBytes,
+    weight: f32,
+    norms: Arc<Norms>,
+    row: u32,
+    /// How often the row here has the phrase.
+    count: u32,
+    /// Where the phrase would begin, by each of the terms.
+    starts: Vec<Vec<i64>>,
+    positions: Vec<u32>,
+}
+
+impl PhraseCursor {
+    pub fn new(
+        terms: Vec<(u32, SegmentPostings)>,
+        slop: u32,
+        lengths: OwnedBytes,
+        weight: f32,
+        norms: Arc<Norms>,
+    ) -> Self {
+        let starts = vec![Vec::new(); terms.len()];
+        let (row, count, positions) = (0, 0, vec![]);
+        let mut cursor = Self { terms, slop, lengths, weight, norms, row, count, starts, positions };
+        cursor.row = cursor.settle(0);
+        cursor
+    }
+
+    /// Goes to the first row from `target` on that has the phrase.
+    fn settle(&mut self, mut target: u32) -> u32 {
+        loop {
+            let row = meet(&mut self.terms, target);
+            if row == END {
+                return END;
+            }
+            self.count = self.occurrences();
+            if self.count > 0 {
+                return row;
+            }
+            target = row + 1;
+        }
+    }
+
+    /// How often the phrase is in the row here: matches that do not overlap, whichever term is looked at first.
+    fn occurrences(&mut self) -> u32 {
+        for ((offset, postings), starts) in self.terms.iter_mut().zip(&mut self.starts) {
+            postings.positions(&mut self.positions);
+            starts.clear();
+            starts.extend(self.positions.iter().map(|p| i64::from(*p) - i64::from(*offset)));
+        }
+        count_windows(&self.starts, i64::from(self.slop))
+    }
+}
+
+/// Matches of a phrase: of each list one number, all within `slop` of each other; each number is used once.
+fn count_windows(lists: &[Vec<i64>], slop: i64) -> u32 {
+    let mut next = vec![0; lists.len()];
+    let mut count = 0;
+    loop {
+        let (mut first, mut last) = ((i64::MAX, 0), i64::MIN);
+        for (list, (numbers, at)) in lists.iter().zip(&next).enumerate() {
+            let Some(number) = numbers.get(*at) else {
+                return count;
+            };
+            first = first.min((*number, list));
+            last = last.max(*number);
+        }
+        if last - first.0 <= slop {
+            count += 1;
+            next.iter_mut().for_each(|at| *at += 1);
+        } else {
+            next[first.1] += 1;
+        }
+    }
+}
+
+/// The first row from `target` on that all have.
+fn meet(terms: &mut [(u32, SegmentPostings)], mut target: u32) -> u32 {
+    'candidate: loop {
+        if target >= END {
+            return END;
+        }
+        for (_, postings) in terms.iter_mut() {
+            let row = if postings.doc() >= target { postings.doc() } else { postings.seek(target) };
+            if row != target {
+                target = row;
+                continue 'candidate;
+            }
+        }
+        return target;
+    }
+}
+
+impl Cursor for PhraseCursor {
+    fn row(&self) -> u32 {
+        self.row
+    }
+
+    fn seek(&mut self, target: u32) -> u32 {
+        if self.row < target {
+            self.row = self.settle(target);
+        }
+        self.row
+    }
+
+    fn score(&mut self) -> f32 {
+        self.norms.score(self.weight, self.count, self.lengths[self.row as usize])
+    }
+}
+
+/// Rows that all score the same.
+pub struct RowsCursor {
+    rows: roaring::bitmap::IntoIter,
+    row: u32,
+    score: f32,
+}
+
+impl RowsCursor {
+    pub fn new(rows: Rows, score: f32) -> Self {
+        let mut rows = rows.into_iter();
+        let row = rows.next().unwrap_or(END);
+        Self { rows, row, score }
+    }
+}
+
+impl Cursor for RowsCursor {
+    fn row(&self) -> u32 {
+        self.row
+    }
+
+    fn seek(&mut self, target: u32) -> u32 {
+        if self.row < target {
+            self.rows.advance_to(target);
+            self.row = self.rows.next().unwrap_or(END);
+        }
+        self.row
+    }
+
+    fn score(&mut self) -> f32 {
+        self.score
+    }
+}
+
+/// Rows that match all of `must`, or any of `should` where there is no `must`, and none of `not`.
+pub struct BoolCursor {
+    must: Vec<Box<dyn Cursor>>,
+    should: Vec<Box<dyn Cursor>>,
+    not: Vec<Box<dyn Cursor>>,
+    row: u32,
+}
+
+impl BoolCursor {
+    pub fn new(must: Vec<Box<dyn Cursor>>, should: Vec<Box<dyn Cursor>>, not: Vec<Box<dyn Cursor>>) -> Self {
+        let mut cursor = Self { must, should, not, row: 0 };
+        cursor.row = cursor.settle(0);
+        cursor
+    }
+
+    fn settle(&mut self, mut target: u32) -> u32 {
+        loop {
+            let row = match self.must.is_empty() {
+                true => self.should.iter_mut().map(|c| c.seek(target)).min().unwrap_or(END),
+                false => self.meet(target),
+            };
+            if row == END || !self.not.iter_mut().any(|c| c.seek(row) == row) {
+                return row;
+            }
+            target = row + 1;
+        }
+    }
+
+    fn meet(&mut self, mut target: u32) -> u32 {
+        'candidate: loop {
+            for cursor in &mut self.must {
+                let row = cursor.seek(target);
+                if row == END {
+                    return END;
+                }
+                if row != target {
+                    target = row;
+                    continue 'candidate;
+                }
+            }
+            return target;
+        }
+    }
+}
+
+impl Cursor for BoolCursor {
+    fn row(&self) -> u32 {
+        self.row
+    }
+
+    fn seek(&mut self, target: u32) -> u32 {
+        if self.row < target {
+            self.row = self.settle(target);
+        }
+        self.row
+    }
+
+    fn score(&mut self) -> f32 {
+        // In the order of the query, which decides the last bits.
+        let mut score = 0.0;
+        for cursor in self.must.iter_mut().chain(&mut self.should) {
+            if cursor.seek(self.row) == self.row {
+                score += cursor.score();
+            }
+        }
+        score
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phrases_are_counted_whichever_list_comes_first() {
+        // "a b" with a at 0, 1 and b at 2, 3: where the phrase would begin.
+        let (a, b) = (vec![0, 1], vec![1, 2]);
+        assert_eq!(count_windows(&[a.clone(), b.clone()], 0), 1);
+        assert_eq!(count_windows(&[b.clone(), a.clone()], 0), 1);
+        assert_eq!(count_windows(&[a.clone(), b.clone()], 1), 2);
+        assert_eq!(count_windows(&[b, a], 1), 2);
+        assert_eq!(count_windows(&[vec![], vec![1]], 9), 0);
+    }
+}

@@ -1,0 +1,141 @@
+//! Reading the index of a segment.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use plexus_model::{Error, Result, Rows};
+use tantivy::directory::OwnedBytes;
+use tantivy::fieldnorm::FieldNormReader;
+use tantivy::postings::SegmentPostings;
+use tantivy::schema::IndexRecordOption;
+use tantivy::{DocSet, Index, InvertedIndexReader, SegmentReader, TERMINATED, TantivyError};
+
+use super::Analyzer;
+use super::build::tokenizers;
+use super::pack::Packed;
+
+/// The text index of one segment. Cheap to clone.
+#[derive(Clone)]
+pub struct TextIndex {
+    fields: Arc<Vec<FieldIndex>>,
+    rows: u32,
+    bytes: usize,
+}
+
+/// One field of it.
+pub(super) struct FieldIndex {
+    pub inverted: Arc<InvertedIndexReader>,
+    /// How long the field is in each row, rounded (see [`length_of`]).
+    pub lengths: OwnedBytes,
+}
+
+/// What is known of some rows of a segment. Lengths are rounded, so that they can be taken away again when a row is
+/// deleted, and add up to the same however rows are spread over segments.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TextStatistics {
+    pub rows: u64,
+    /// Tokens of each field.
+    pub tokens: Vec<u64>,
+}
+
+/// The length that a code in [`FieldIndex::lengths`] stands for, in tokens.
+pub fn length_of(code: u8) -> u32 {
+    FieldNormReader::id_to_fieldnorm(code)
+}
+
+fn damaged(error: TantivyError) -> Error {
+    Error::corrupt(format!("text index: {error}")).with_source(error)
+}
+
+pub(super) fn unreadable(error: io::Error) -> Error {
+    Error::corrupt(format!("text index: {error}")).with_source(error)
+}
+
+impl std::fmt::Debug for TextIndex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TextIndex").field("rows", &self.rows).finish_non_exhaustive()
+    }
+}
+
+impl TextIndex {
+    /// Opens what [`super::build_text`] made. The bytes must have been compared with a checksum: of those that were
+    /// changed since, not all are found out here.
+    ///
+    /// # Errors
+    /// `Corrupt` when they are no text index.
+    pub fn open(bytes: Bytes, analyzer: &Analyzer) -> Result<Self> {
+        let size = bytes.len();
+        let mut index = Index::open(Packed::open(bytes)?).map_err(damaged)?;
+        index.set_tokenizers(tokenizers(analyzer));
+        let segments = index.searchable_segments().map_err(damaged)?;
+        let segment = segments.first().ok_or_else(|| Error::corrupt("text index: without a segment"))?;
+        let reader = SegmentReader::open(segment).map_err(damaged)?;
+        let lengths = reader.fieldnorms_readers().get_inner_file();
+        let fields = reader.schema().fields().map(|(field, _)| {
+            let lengths =
+                lengths.open_read(field).ok_or_else(|| Error::corrupt("text index: without lengths"))?;
+            let lengths = lengths.read_bytes().map_err(unreadable)?;
+            if lengths.len() != reader.max_doc() as usize {
+                return Err(Error::corrupt("text index: not as many lengths as rows"));
+            }
+            Ok(FieldIndex { inverted: reader.inverted_index(field).map_err(damaged)?, lengths })
+        });
+        let fields = fields.collect::<Result<Vec<_>>>()?;
+        Ok(Self { fields: Arc::new(fields), rows: reader.max_doc(), bytes: size })
+    }
+
+    pub fn rows(&self) -> u32 {
+        self.rows
+    }
+
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn field(&self, field: usize) -> Result<&FieldIndex> {
+        self.fields.get(field).ok_or_else(|| Error::internal(format!("text index without field {field}")))
+    }
+
+    /// Of the rows that are not `hidden`.
+    pub fn statistics(&self, hidden: &Rows) -> TextStatistics {
+        let tokens = self.fields.iter().map(|field| {
+            let length = |code: &u8| u64::from(length_of(*code));
+            let all: u64 = field.lengths.iter().map(length).sum();
+            let gone = hidden.iter().filter_map(|row| field.lengths.get(row as usize));
+            all - gone.map(length).sum::<u64>()
+        });
+        let gone = hidden.range_cardinality(..self.rows);
+        TextStatistics { rows: u64::from(self.rows) - gone, tokens: tokens.collect() }
+    }
+
+    /// How many rows that are not `hidden` have a term in a field.
+    pub fn frequency(&self, field: usize, term: &str, hidden: &Rows) -> Result<u64> {
+        let Some(mut postings) = self.postings(field, term, IndexRecordOption::Basic)? else {
+            return Ok(0);
+        };
+        if hidden.is_empty() {
+            return Ok(u64::from(postings.doc_freq()));
+        }
+        let mut count = 0;
+        let mut row = postings.doc();
+        while row != TERMINATED {
+            count += u64::from(!hidden.contains(row));
+            row = postings.advance();
+        }
+        Ok(count)
+    }
+
+    pub(super) fn postings(
+        &self,
+        field: usize,
+        term: &str,
+        option: IndexRecordOption,
+    ) -> Result<Option<SegmentPostings>> {
+        let inverted = &self.field(field)?.inverted;
+        let found = inverted.terms().get(term.as_bytes()).map_err(unreadable)?;
+        let read = |info| inverted.read_postings_from_terminfo(&info, option).map_err(unreadable);
+        found.map(read).transpose()
+    }
+}

@@ -1,0 +1,368 @@
+//! Searching the index of a segment.
+
+use std::sync::Arc;
+
+use plexus_model::{Error, Result, Rows};
+use tantivy::query::FuzzyTermQuery;
+use tantivy::schema::{Field, IndexRecordOption};
+use tantivy::{TantivyError, Term};
+
+use super::cursor::{BoolCursor, Cursor, END, PhraseCursor, RowsCursor, TermCursor};
+use super::index::{TextIndex, unreadable};
+use super::query::{ScoredTerm, TextQuery};
+use super::score::{GlobalStatistics, Norms};
+
+/// A row that matches, with its score.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TextHit {
+    pub row: u32,
+    pub score: f32,
+}
+
+/// A query with the weights of its terms in the whole table: the same for all segments.
+pub struct TextSearch {
+    root: Weighted,
+    /// Of each field.
+    norms: Vec<Arc<Norms>>,
+}
+
+/// A query whose scored leaves have their weights.
+enum Weighted {
+    Term { term: ScoredTerm, weight: f32 },
+    Phrase { field: usize, terms: Vec<(u32, String)>, slop: u32, weight: f32 },
+    Prefix { field: usize, prefix: String, score: f32 },
+    Fuzzy { field: usize, term: String, distance: u8, score: f32 },
+    All { score: f32 },
+    Bool { must: Vec<Weighted>, should: Vec<Weighted>, not: Vec<Weighted> },
+}
+
+/// Relative error of a sum of up to [`super::parse`]'s number of terms in single precision, generously.
+const ROUNDING: f32 = 1e-4;
+
+impl TextSearch {
+    pub fn new(query: &TextQuery, fields: usize, statistics: &GlobalStatistics) -> Self {
+        let norms = (0..fields).map(|field| statistics.norms(field)).collect();
+        Self { root: weighted(query, statistics), norms }
+    }
+
+    /// Finds rows of a segment: all that `accept` takes and that score at least `threshold`, which each call of
+    /// `found` may raise. Rows come in ascending order.
+    pub fn run(
+        &self,
+        index: &TextIndex,
+        accept: &Accept<'_>,
+        mut threshold: f32,
+        found: &mut dyn FnMut(TextHit) -> f32,
+    ) -> Result<()> {
+        if let Some(choice) = self.any_of_terms(index)? {
+            any_of(choice, accept, threshold, found);
+            return Ok(());
+        }
+        let mut cursor = self.cursor(index, &self.root)?;
+        let mut row = accept.first_from(cursor.seek(0));
+        while row != END {
+            // Rows that are accepted and rows that match are sought in turn until they meet.
+            let here = cursor.seek(row);
+            if here == row {
+                let score = cursor.score();
+                if score >= threshold {
+                    threshold = threshold.max(found(TextHit { row, score }));
+                }
+            }
+            let next = if here == row { cursor.seek(row + 1) } else { here };
+            row = accept.first_from(next);
+        }
+        Ok(())
+    }
+
+    /// All rows that match, whatever their scores.
+    pub fn rows(&self, index: &TextIndex) -> Result<Rows> {
+        let mut cursor = self.cursor(index, &self.root)?;
+        let mut rows = Rows::new();
+        let mut row = cursor.seek(0);
+        while row != END {
+            rows.insert(row);
+            row = cursor.seek(row + 1);
+        }
+        Ok(rows)
+    }
+
+    fn cursor(&self, index: &TextIndex, query: &Weighted) -> Result<Box<dyn Cursor>> {
+        let none = || -> Box<dyn Cursor> { Box::new(RowsCursor::new(Rows::new(), 0.0)) };
+        Ok(match query {
+            Weighted::Term { term, weight } => match self.term(index, term, *weight)? {
+                Some(cursor) => Box::new(cursor),
+                None => none(),
+            },
+            Weighted::Phrase { field, terms, slop, weight } => {
+                let option = IndexRecordOption::WithFreqsAndPositions;
+                let postings = terms.iter().map(|(offset, term)| {
+                    Ok(index.postings(*field, term, option)?.map(|postings| (*offset, postings)))
+                });
+                match postings.collect::<Result<Option<Vec<_>>>>()? {
+                    Some(postings) => {
+                        let (lengths, norms) = self.lengths(index, *field)?;
+                        Box::new(PhraseCursor::new(postings, *slop, lengths, *weight, norms))
+                    }
+                    None => none(),
+                }
+            }
+            Weighted::Prefix { field, prefix, score } => {
+                Box::new(RowsCursor::new(prefixed(index, *field, prefix)?, *score))
+            }
+            Weighted::Fuzzy { field, term, distance, score } => {
+                Box::new(RowsCursor::new(similar(index, *field, term, *distance)?, *score))
+            }
+            Weighted::All { score } => {
+                let mut rows = Rows::new();
+                rows.insert_range(0..index.rows());
+                Box::new(RowsCursor::new(rows, *score))
+            }
+            Weighted::Bool { must, should, not } => {
+                let cursors = |queries: &[Weighted]| {
+                    queries.iter().map(|query| self.cursor(index, query)).collect::<Result<Vec<_>>>()
+                };
+                Box::new(BoolCursor::new(cursors(must)?, cursors(should)?, cursors(not)?))
+            }
+        })
+    }
+
+    fn term(&self, index: &TextIndex, term: &ScoredTerm, weight: f32) -> Result<Option<TermCursor>> {
+        let postings = index.postings(term.field, &term.term, IndexRecordOption::WithFreqs)?;
+        let (lengths, norms) = self.lengths(index, term.field)?;
+        Ok(postings.map(|postings| TermCursor::new(postings, lengths, weight, norms)))
+    }
+
+    fn lengths(
+        &self,
+        index: &TextIndex,
+        field: usize,
+    ) -> Result<(tantivy::directory::OwnedBytes, Arc<Norms>)> {
+        let norms = self.norms.get(field).cloned();
+        let norms = norms.ok_or_else(|| Error::internal(format!("no norms of text field {field}")))?;
+        Ok((index.field(field)?.lengths.clone(), norms))
+    }
+
+    /// The terms of a query that is nothing but a choice of terms, each with its place in the query.
+    fn any_of_terms(&self, index: &TextIndex) -> Result<Option<Choice>> {
+        let Some(leaves) = flat(&self.root) else {
+            return Ok(None);
+        };
+        let groups = leaves.iter().map(|leaf| leaf.group).collect();
+        let mut terms = Vec::with_capacity(leaves.len());
+        for (place, leaf) in leaves.into_iter().enumerate() {
+            terms.extend(self.term(index, leaf.term, leaf.weight)?.map(|cursor| (place, cursor)));
+        }
+        Ok(Some(Choice { terms, groups }))
+    }
+}
+
+struct Leaf<'a> {
+    /// Which child of the query it is of: those of one child are added up first.
+    group: usize,
+    term: &'a ScoredTerm,
+    weight: f32,
+}
+
+/// The leaves of a query that is a term, a choice of terms, or a choice of those.
+fn flat(query: &Weighted) -> Option<Vec<Leaf<'_>>> {
+    let mut leaves = Vec::new();
+    for (group, child) in choice(query).enumerate() {
+        for leaf in choice(child) {
+            let Weighted::Term { term, weight } = leaf else {
+                return None;
+            };
+            leaves.push(Leaf { group, term, weight: *weight });
+        }
+    }
+    Some(leaves)
+}
+
+/// What a query is a choice of; itself when it is none.
+fn choice(query: &Weighted) -> std::slice::Iter<'_, Weighted> {
+    match query {
+        Weighted::Bool { must, should, not } if must.is_empty() && not.is_empty() => should.iter(),
+        other => std::slice::from_ref(other).iter(),
+    }
+}
+
+/// Which rows may be found.
+#[derive(Clone, Copy, Debug)]
+pub enum Accept<'a> {
+    Except(&'a Rows),
+    Only(&'a Rows),
+}
+
+impl Accept<'_> {
+    pub fn takes(&self, row: u32) -> bool {
+        match self {
+            Self::Except(rows) => !rows.contains(row),
+            Self::Only(rows) => rows.contains(row),
+        }
+    }
+
+    /// The first row from `row` on that it takes, as far as that can be told at once: [`END`] when there is none.
+    fn first_from(&self, row: u32) -> u32 {
+        match self {
+            Self::Except(rows) => {
+                let mut row = row;
+                while row != END && rows.contains(row) {
+                    row += 1;
+                }
+                row
+            }
+            Self::Only(rows) => rows.range(row..).next().unwrap_or(END),
+        }
+    }
+}
+
+/// Rows that have any of some terms, which the threshold lets skip. A row is scored when what it can have at most,
+/// by the terms that are looked at, reaches the threshold (Turtle and Flood: "Query evaluation: strategies and
+/// optimizations", 1995).
+fn any_of(choice: Choice, accept: &Accept<'_>, mut threshold: f32, found: &mut dyn FnMut(TextHit) -> f32) {
+    let Choice { mut terms, groups } = choice;
+    // Bounds decide only what is skipped, never how scores add up.
+    terms.sort_by(|(_, a), (_, b)| a.bound().total_cmp(&b.bound()));
+    let mut bounds = vec![0.0; terms.len() + 1];
+    for (i, (_, term)) in terms.iter().enumerate() {
+        bounds[i + 1] = bounds[i] + term.bound();
+    }
+    let reaches = |bound: f32, threshold: f32| bound * (1.0 + ROUNDING) >= threshold;
+    // Rows that have none but the first ones cannot reach the threshold.
+    let mut optional = 0;
+    let mut parts: Vec<Option<f32>> = vec![None; groups.len()];
+    loop {
+        while optional < terms.len() && !reaches(bounds[optional + 1], threshold) {
+            optional += 1;
+        }
+        let (few, needed) = terms.split_at_mut(optional);
+        let row = needed.iter().map(|(_, term)| term.row()).min().unwrap_or(END);
+        if row == END {
+            return;
+        }
+        let accepted = accept.takes(row);
+        parts.fill(None);
+        let mut sum = 0.0;
+        for (place, term) in needed.iter_mut().filter(|(_, term)| term.row() == row) {
+            if accepted {
+                let score = term.score();
+                parts[*place] = Some(score);
+                sum += score;
+            }
+            term.advance();
+        }
+        if !accepted {
+            continue;
+        }
+        let mut possible = true;
+        for (i, (place, term)) in few.iter_mut().enumerate().rev() {
+            if !reaches(sum + bounds[i + 1], threshold) {
+                possible = false;
+                break;
+            }
+            if term.seek(row) == row {
+                let score = term.score();
+                parts[*place] = Some(score);
+                sum += score;
+            }
+        }
+        if !possible {
+            continue;
+        }
+        let score = total(&parts, &groups);
+        if score >= threshold {
+            threshold = threshold.max(found(TextHit { row, score }));
+        }
+    }
+}
+
+/// Terms of a segment, with their places in the query, and the group of each place.
+struct Choice {
+    terms: Vec<(usize, TermCursor)>,
+    groups: Vec<usize>,
+}
+
+/// Adds up in the order of the query, group by group, as [`BoolCursor`] does.
+fn total(parts: &[Option<f32>], groups: &[usize]) -> f32 {
+    let (mut total, mut sum, mut open) = (0.0, 0.0, None);
+    for (part, group) in parts.iter().zip(groups) {
+        let Some(part) = part else {
+            continue;
+        };
+        if open != Some(*group) {
+            total += sum;
+            (sum, open) = (0.0, Some(*group));
+        }
+        sum += part;
+    }
+    total + sum
+}
+
+fn weighted(query: &TextQuery, statistics: &GlobalStatistics) -> Weighted {
+    match query {
+        TextQuery::Term { term, boost } => {
+            Weighted::Term { term: term.clone(), weight: statistics.weight(std::iter::once(term), *boost) }
+        }
+        TextQuery::Phrase { field, terms, slop, boost } => {
+            let keys: Vec<ScoredTerm> =
+                terms.iter().map(|(_, term)| ScoredTerm { field: *field, term: term.clone() }).collect();
+            let weight = statistics.weight(keys.iter(), *boost);
+            Weighted::Phrase { field: *field, terms: terms.clone(), slop: *slop, weight }
+        }
+        TextQuery::Prefix { field, prefix, boost } => {
+            Weighted::Prefix { field: *field, prefix: prefix.clone(), score: *boost }
+        }
+        TextQuery::Fuzzy { field, term, distance, boost } => {
+            Weighted::Fuzzy { field: *field, term: term.clone(), distance: *distance, score: *boost }
+        }
+        TextQuery::All { boost } => Weighted::All { score: *boost },
+        TextQuery::Bool { must, should, not } => {
+            let all = |queries: &[TextQuery]| queries.iter().map(|q| weighted(q, statistics)).collect();
+            Weighted::Bool { must: all(must), should: all(should), not: all(not) }
+        }
+    }
+}
+
+/// Rows with a term that begins so.
+fn prefixed(index: &TextIndex, field: usize, prefix: &str) -> Result<Rows> {
+    let inverted = &index.field(field)?.inverted;
+    let mut stream = inverted.terms().range().ge(prefix).into_stream().map_err(unreadable)?;
+    let mut rows = Rows::new();
+    while stream.advance() && stream.key().starts_with(prefix.as_bytes()) {
+        let info = stream.value().clone();
+        take(inverted, &info, &mut rows)?;
+    }
+    Ok(rows)
+}
+
+/// Rows with a term that differs in at most `distance` letters; two that change places are one.
+fn similar(index: &TextIndex, field: usize, term: &str, distance: u8) -> Result<Rows> {
+    let failed = |e: TantivyError| Error::invalid(format!("{term}~{distance}: {e}"));
+    let inverted = &index.field(field)?.inverted;
+    let term = Term::from_field_text(Field::from_field_id(field as u32), term);
+    let automaton = FuzzyTermQuery::new(term.clone(), distance, true).automaton().map_err(failed)?;
+    let mut stream = inverted.terms().search(automaton).into_stream().map_err(unreadable)?;
+    let mut rows = Rows::new();
+    while stream.advance() {
+        let info = stream.value().clone();
+        take(inverted, &info, &mut rows)?;
+    }
+    Ok(rows)
+}
+
+fn take(
+    inverted: &tantivy::InvertedIndexReader,
+    info: &tantivy::postings::TermInfo,
+    rows: &mut Rows,
+) -> Result<()> {
+    let postings = inverted.read_block_postings_from_terminfo(info, IndexRecordOption::Basic);
+    let mut postings = postings.map_err(unreadable)?;
+    loop {
+        let block = postings.docs();
+        if block.is_empty() {
+            return Ok(());
+        }
+        rows.extend(block.iter().copied());
+        postings.advance();
+    }
+}

@@ -1,0 +1,234 @@
+//! Text search against a look at every row, which shares nothing with it; and the same over any layout of the rows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use plexus_index::Top;
+use plexus_index::text::{
+    Accept, Analyzer, GlobalStatistics, TextIndex, TextQuery, TextSearch, build_text, parse_query,
+};
+use plexus_model::Rows;
+use proptest::prelude::*;
+
+const WORDS: [&str; 8] = ["wing", "flow", "heat", "lift", "drag", "shock", "mach", "plate"];
+
+type Row = [Option<String>; 2];
+
+fn text() -> impl Strategy<Value = Option<String>> {
+    let words = proptest::collection::vec(0usize..WORDS.len(), 0..60);
+    proptest::option::weighted(
+        0.9,
+        words.prop_map(|words| words.iter().map(|w| WORDS[*w]).collect::<Vec<_>>().join(" ")),
+    )
+}
+
+fn rows() -> impl Strategy<Value = Vec<(Row, bool)>> {
+    proptest::collection::vec(
+        ((text(), text()).prop_map(|(a, b)| [a, b]), proptest::bool::weighted(0.2)),
+        1..60,
+    )
+}
+
+fn query() -> impl Strategy<Value = String> {
+    let word = (0usize..WORDS.len()).prop_map(|w| WORDS[w].to_owned());
+    let part = prop_oneof![
+        5 => word.clone(),
+        1 => word.clone().prop_map(|w| format!("+{w}")),
+        1 => word.clone().prop_map(|w| format!("body:{w}^2")),
+        1 => (word.clone(), word.clone()).prop_map(|(a, b)| format!("\"{a} {b}\"")),
+        1 => (word.clone(), word.clone()).prop_map(|(a, b)| format!("\"{a} {b}\"~3")),
+        1 => word.clone().prop_map(|w| format!("{}*", &w[..2])),
+        1 => word.clone().prop_map(|w| format!("-{w}")),
+    ];
+    (word, proptest::collection::vec(part, 0..4)).prop_map(|(first, rest)| {
+        let mut parts = vec![first];
+        parts.extend(rest);
+        parts.join(" ")
+    })
+}
+
+/// Rows in segments, each with the rows of it that are deleted.
+struct Layout {
+    segments: Vec<(TextIndex, Rows)>,
+    /// The row behind each row of each segment.
+    places: Vec<Vec<usize>>,
+}
+
+fn analyzer() -> Analyzer {
+    Analyzer::named("standard").unwrap()
+}
+
+fn layout(rows: &[(Row, bool)], places: Vec<Vec<usize>>) -> Layout {
+    let segment = |places: &Vec<usize>| {
+        let texts = places.iter().map(|row| rows[*row].0.iter().map(Option::as_deref).collect());
+        let bytes = build_text(2, &analyzer(), texts).unwrap();
+        let deleted = (0..).zip(places).filter(|(_, row)| rows[**row].1).map(|(at, _)| at).collect();
+        (TextIndex::open(bytes.into(), &analyzer()).unwrap(), deleted)
+    };
+    Layout { segments: places.iter().map(segment).collect(), places }
+}
+
+fn statistics(layout: &Layout, query: &TextQuery) -> GlobalStatistics {
+    let mut all = GlobalStatistics { tokens: vec![0; 2], ..Default::default() };
+    for term in query.scored_terms() {
+        let of =
+            |(index, deleted): &(TextIndex, Rows)| index.frequency(term.field, &term.term, deleted).unwrap();
+        let frequency = layout.segments.iter().map(of).sum();
+        all.frequencies.insert(term, frequency);
+    }
+    for (index, deleted) in &layout.segments {
+        let part = index.statistics(deleted);
+        all.rows += part.rows;
+        all.tokens.iter_mut().zip(part.tokens).for_each(|(sum, n)| *sum += n);
+    }
+    all
+}
+
+/// Scores by row, as bits. With `k`, of the best so many and their equals.
+fn found(layout: &Layout, query: &TextQuery, k: Option<usize>) -> BTreeMap<usize, u32> {
+    let search = TextSearch::new(query, 2, &statistics(layout, query));
+    let mut top = Top::new(k.unwrap_or(usize::MAX / 4));
+    for ((index, deleted), places) in layout.segments.iter().zip(&layout.places) {
+        let threshold = top.threshold();
+        search
+            .run(index, &Accept::Except(deleted), threshold, &mut |hit| {
+                top.push(hit.score, places[hit.row as usize])
+            })
+            .unwrap();
+    }
+    top.into_sorted().into_iter().map(|(score, row)| (row, score.to_bits())).collect()
+}
+
+fn all_in_one(rows: &[(Row, bool)]) -> Layout {
+    layout(rows, vec![(0..rows.len()).collect()])
+}
+
+fn parse(query: &str) -> TextQuery {
+    let fields = ["title".to_owned(), "body".to_owned()];
+    parse_query(query, &analyzer(), &fields, &[(0, 1.0), (1, 1.0)]).unwrap()
+}
+
+/// BM25 of single words over both columns, in double precision.
+fn oracle(rows: &[(Row, bool)], words: &BTreeSet<&str>) -> BTreeMap<usize, f64> {
+    let live: Vec<(usize, &Row)> =
+        rows.iter().enumerate().filter(|(_, r)| !r.1).map(|(i, r)| (i, &r.0)).collect();
+    let terms = |row: &Row, field: usize| -> Vec<String> {
+        row[field].as_deref().unwrap_or("").split_whitespace().map(str::to_owned).collect()
+    };
+    // Lengths are kept exactly up to forty tokens, then as the largest of these that is not longer.
+    let rounded = |length: usize| {
+        [40, 42, 44, 46, 48, 50, 52, 54, 56, 60].into_iter().rfind(|l| *l <= length).unwrap_or(length)
+    };
+    let mut scores = BTreeMap::new();
+    for field in 0..2 {
+        let lengths: Vec<usize> = live.iter().map(|(_, row)| rounded(terms(row, field).len())).collect();
+        let average = lengths.iter().sum::<usize>() as f64 / live.len() as f64;
+        for word in words {
+            let frequency = |row: &Row| terms(row, field).iter().filter(|t| t == word).count() as f64;
+            let having = live.iter().filter(|(_, row)| frequency(row) > 0.0).count() as f64;
+            let idf = (1.0 + (live.len() as f64 - having + 0.5) / (having + 0.5)).ln();
+            for ((i, row), length) in live.iter().zip(&lengths) {
+                let tf = frequency(row);
+                if tf > 0.0 {
+                    let norm = 1.2 * (0.25 + 0.75 * *length as f64 / average);
+                    *scores.entry(*i).or_insert(0.0) += idf * 2.2 * tf / (tf + norm);
+                }
+            }
+        }
+    }
+    scores
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn scores_are_the_same_bits_in_any_layout(rows in rows(), query in query(), cuts in proptest::collection::vec(any::<u8>(), 60)) {
+        let query = parse(&query);
+        let one = found(&all_in_one(&rows), &query, None);
+        // Any row in any of four segments, in any order.
+        let mut places = vec![vec![]; 4];
+        for (row, cut) in (0..rows.len()).zip(&cuts) {
+            let of = &mut places[usize::from(cut % 4)];
+            of.insert(usize::from(cut / 4) % (of.len() + 1), row);
+        }
+        places.retain(|rows| !rows.is_empty());
+        let many = found(&layout(&rows, places), &query, None);
+        prop_assert_eq!(&one, &many);
+        // And without the rows that are deleted, as after a merge.
+        let kept: Vec<usize> = (0..rows.len()).filter(|row| !rows[*row].1).collect();
+        if !kept.is_empty() {
+            prop_assert_eq!(&one, &found(&layout(&rows, vec![kept]), &query, None));
+        }
+    }
+
+    #[test]
+    fn what_is_skipped_is_not_among_the_best(rows in rows(), query in query(), k in 1usize..10) {
+        let query = parse(&query);
+        let layout = all_in_one(&rows);
+        let all = found(&layout, &query, None);
+        let mut best: Vec<(f32, usize)> = all.iter().map(|(row, bits)| (f32::from_bits(*bits), *row)).collect();
+        best.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let lowest = best.get(k - 1).map(|(score, _)| *score);
+        let expected: BTreeMap<usize, u32> = best
+            .into_iter()
+            .filter(|(score, _)| lowest.is_none_or(|lowest| *score >= lowest))
+            .map(|(score, row)| (row, score.to_bits()))
+            .collect();
+        prop_assert_eq!(found(&layout, &query, Some(k)), expected);
+    }
+
+    #[test]
+    fn words_score_as_the_formula_says(rows in rows(), words in proptest::collection::btree_set(0usize..WORDS.len(), 1..4)) {
+        let words: BTreeSet<&str> = words.into_iter().map(|w| WORDS[w]).collect();
+        let query = parse(&words.iter().copied().collect::<Vec<_>>().join(" "));
+        let found = found(&all_in_one(&rows), &query, None);
+        let expected = oracle(&rows, &words);
+        prop_assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+        for (row, bits) in &found {
+            let (score, exact) = (f64::from(f32::from_bits(*bits)), expected[row]);
+            prop_assert!((score - exact).abs() <= 1e-4 * exact.max(1.0), "row {row}: {score}, by the formula {exact}");
+        }
+    }
+
+    #[test]
+    fn rows_that_match_are_those_that_score(rows in rows(), query in query()) {
+        let query = parse(&query);
+        let layout = layout(&rows, vec![(0..rows.len()).collect()]);
+        let search = TextSearch::new(&query, 2, &statistics(&layout, &query));
+        let (index, deleted) = &layout.segments[0];
+        let matching: BTreeSet<usize> =
+            (search.rows(index).unwrap() - deleted).iter().map(|row| row as usize).collect();
+        prop_assert_eq!(matching, found(&layout, &query, None).into_keys().collect::<BTreeSet<_>>());
+    }
+}
+
+#[test]
+fn damaged_bytes_are_refused() {
+    let rows = [vec![Some("wing"), None]];
+    let bytes = build_text(2, &analyzer(), rows.into_iter()).unwrap();
+    for cut in [0, 7, 15, 40, bytes.len() / 2] {
+        let bytes = bytes::Bytes::copy_from_slice(&bytes[..cut]);
+        assert!(TextIndex::open(bytes, &analyzer()).is_err(), "{cut}");
+    }
+}
+
+#[test]
+fn rows_of_some_filter_are_found_and_no_others() {
+    let rows: Vec<String> = (0..500).map(|i| format!("wing {}", ["flow", "heat"][i % 2])).collect();
+    let texts = rows.iter().map(|row| vec![Some(row.as_str()), None]);
+    let index = TextIndex::open(build_text(2, &analyzer(), texts).unwrap().into(), &analyzer()).unwrap();
+    let only: Rows = [3, 4, 77, 499].into_iter().collect();
+    for text in ["wing heat", "+wing heat"] {
+        let query = parse(text);
+        let statistics = GlobalStatistics { rows: 500, tokens: vec![1000, 0], ..Default::default() };
+        let search = TextSearch::new(&query, 2, &statistics);
+        let mut rows = vec![];
+        search
+            .run(&index, &Accept::Only(&only), f32::NEG_INFINITY, &mut |hit| {
+                rows.push(hit.row);
+                f32::NEG_INFINITY
+            })
+            .unwrap();
+        assert_eq!(rows, [3, 4, 77, 499], "{text}");
+    }
+}

@@ -1,0 +1,465 @@
+//! The arguments of the table functions.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray};
+use arrow::compute;
+use arrow::datatypes::Float32Type;
+use arrow_schema::DataType;
+use datafusion::common::ScalarValue;
+use plexus_index::Query;
+use plexus_index::text::{Analyzer, TextQuery, parse_query};
+use plexus_model::{Column, Error, IndexDefinition, IndexKind, Metric, Result, Table};
+
+use super::fusion::{Fusion, Normalisation};
+use super::legs::Leg;
+use super::request::{Cursor, Highlight, Request};
+use super::source::TextFields;
+
+/// Rows that one search may find.
+pub const K_MAX: usize = 10_000;
+/// Rows of each leg of a search that fuses several.
+const CANDIDATES_MAX: usize = 100_000;
+const CANDIDATES_DEFAULT: usize = 100;
+const RRF_K_DEFAULT: f64 = 60.0;
+const HIGHLIGHT_BYTES_DEFAULT: usize = 200;
+const HIGHLIGHT_BYTES_MAX: usize = 100_000;
+/// Of a text column that has no index and whose search names none.
+const TOKENIZER_DEFAULT: &str = "standard";
+
+/// The functions.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Function {
+    Vector,
+    Text,
+    Hybrid,
+}
+
+impl Function {
+    pub const ALL: [Self; 3] = [Self::Vector, Self::Text, Self::Hybrid];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Vector => "vector_search",
+            Self::Text => "text_search",
+            Self::Hybrid => "hybrid_search",
+        }
+    }
+
+    /// Arguments that are given by their place, in their order.
+    pub fn positional(self) -> &'static [&'static str] {
+        match self {
+            Self::Vector => &["table", "column", "vector", "k"],
+            Self::Text => &["table", "query", "k"],
+            Self::Hybrid => &["table", "query", "vector", "k"],
+        }
+    }
+
+    /// Arguments that are given by their name.
+    pub fn named(self) -> &'static [&'static str] {
+        match self {
+            Self::Vector => &["filter", "offset", "group_by", "metric", "after"],
+            Self::Text => &[
+                "filter",
+                "offset",
+                "group_by",
+                "columns",
+                "index",
+                "tokenizer",
+                "highlight",
+                "highlight_length",
+                "after",
+            ],
+            Self::Hybrid => &[
+                "filter",
+                "offset",
+                "group_by",
+                "columns",
+                "index",
+                "tokenizer",
+                "highlight",
+                "highlight_length",
+                "after",
+                "column",
+                "metric",
+                "fusion",
+                "rrf_k",
+                "normalisation",
+                "weights",
+                "candidates",
+            ],
+        }
+    }
+}
+
+/// What a call gives, by name. Values are absent that are known only later.
+#[derive(Clone, Debug)]
+pub struct Arguments {
+    pub function: Function,
+    pub values: BTreeMap<String, ScalarValue>,
+}
+
+impl Arguments {
+    fn fail(&self, name: &str, what: &str) -> Error {
+        Error::invalid(format!("{}: {name} {what}", self.function.name()))
+    }
+
+    fn value(&self, name: &str) -> Option<&ScalarValue> {
+        self.values.get(name).filter(|value| !value.is_null())
+    }
+
+    pub fn text(&self, name: &str) -> Result<Option<&str>> {
+        match self.value(name) {
+            None => Ok(None),
+            Some(
+                ScalarValue::Utf8(Some(text))
+                | ScalarValue::LargeUtf8(Some(text))
+                | ScalarValue::Utf8View(Some(text)),
+            ) => Ok(Some(text)),
+            Some(other) => Err(self.fail(name, &format!("is {other}: a text is needed"))),
+        }
+    }
+
+    fn number(&self, name: &str) -> Result<Option<f64>> {
+        let Some(value) = self.value(name) else {
+            return Ok(None);
+        };
+        match value.cast_to(&DataType::Float64) {
+            Ok(ScalarValue::Float64(Some(number))) if number.is_finite() => Ok(Some(number)),
+            _ => Err(self.fail(name, &format!("is {value}: a number is needed"))),
+        }
+    }
+
+    fn count(&self, name: &str, least: usize, most: usize) -> Result<Option<usize>> {
+        let Some(value) = self.value(name) else {
+            return Ok(None);
+        };
+        let count = match value.cast_to(&DataType::Int64) {
+            Ok(ScalarValue::Int64(Some(count))) if !value.data_type().is_floating() => {
+                usize::try_from(count).ok()
+            }
+            _ => None,
+        };
+        match count.filter(|count| (least..=most).contains(count)) {
+            Some(count) => Ok(Some(count)),
+            None => {
+                Err(self.fail(name, &format!("is {value}: a whole number from {least} to {most} is needed")))
+            }
+        }
+    }
+
+    /// A text, or an array of them.
+    fn texts(&self, name: &str) -> Result<Vec<String>> {
+        match self.value(name).and_then(list) {
+            None => Ok(self.text(name)?.into_iter().map(str::to_owned).collect()),
+            Some(items) => {
+                let texts = compute::cast(&items, &DataType::Utf8)
+                    .map_err(|e| self.fail(name, &format!("is no array of texts: {e}")))?;
+                Ok(texts.as_string::<i32>().iter().flatten().map(str::to_owned).collect())
+            }
+        }
+    }
+
+    fn numbers(&self, name: &str) -> Result<Option<Vec<f64>>> {
+        let Some(value) = self.value(name) else {
+            return Ok(None);
+        };
+        let wrong = || self.fail(name, "is no array of numbers");
+        let numbers =
+            compute::cast(&list(value).ok_or_else(wrong)?, &DataType::Float64).map_err(|_| wrong())?;
+        let numbers = numbers.as_primitive::<arrow::datatypes::Float64Type>();
+        if numbers.null_count() > 0 || numbers.values().iter().any(|n| !n.is_finite() || *n < 0.0) {
+            return Err(self.fail(name, "has a number that is null, below zero or not finite"));
+        }
+        Ok(Some(numbers.values().to_vec()))
+    }
+
+    /// A vector, or an array of them.
+    fn vectors(&self, name: &str) -> Result<Vec<Vec<f32>>> {
+        let Some(value) = self.value(name) else {
+            return Ok(vec![]);
+        };
+        let wrong =
+            || self.fail(name, &format!("is {:.60}: an array of numbers is needed", value.to_string()));
+        let items = list(value).ok_or_else(wrong)?;
+        let inner: Vec<ArrayRef> = match items.data_type() {
+            DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) => {
+                (0..items.len()).map(|at| list_at(&items, at).ok_or_else(wrong)).collect::<Result<_>>()?
+            }
+            _ => vec![items],
+        };
+        let vector = |items: ArrayRef| {
+            let floats = compute::cast(&items, &DataType::Float32).map_err(|_| wrong())?;
+            let floats = floats.as_primitive_opt::<Float32Type>().ok_or_else(wrong)?;
+            match floats.null_count() {
+                0 => Ok(floats.values().to_vec()),
+                _ => Err(self.fail(name, "has a component that is null")),
+            }
+        };
+        inner.into_iter().map(vector).collect()
+    }
+
+    /// The search that is asked for.
+    ///
+    /// # Errors
+    /// `InvalidArgument` names the argument, and what it takes.
+    pub fn request(&self, table: &Table) -> Result<Request> {
+        let k =
+            self.count("k", 1, K_MAX)?.ok_or_else(|| self.fail("k", "is needed: how many rows to find"))?;
+        let mut legs = Vec::new();
+        let mut marks = Vec::new();
+        if self.function != Function::Vector {
+            let queries = self.texts("query")?;
+            if queries.is_empty() {
+                return Err(self.fail("query", "is needed: the words to look for"));
+            }
+            let (fields, defaults, names) = self.fields(table)?;
+            for query in queries {
+                let query = parse_query(&query, &fields.analyzer, &names, &defaults)?;
+                marks.push(query.clone());
+                legs.push(Leg::Text { fields: fields.clone(), query });
+            }
+        }
+        if self.function != Function::Text {
+            let column = self.vector_column(table)?;
+            let metric = self.metric(table, column)?;
+            let length = column.data_type.vector_length().unwrap_or_default() as usize;
+            let vectors = self.vectors("vector")?;
+            if vectors.is_empty() {
+                return Err(self.fail("vector", "is needed: what rows are to be near to"));
+            }
+            for vector in vectors {
+                if vector.len() != length {
+                    return Err(self.fail(
+                        "vector",
+                        &format!("has {} components; column {:?} has {length}", vector.len(), column.name),
+                    ));
+                }
+                legs.push(Leg::Vector { column: column.id, query: Query::new(metric, vector)? });
+            }
+        }
+        let highlight = self.highlight(table, &legs, marks)?;
+        let weights = match self.numbers("weights")? {
+            None => vec![1.0; legs.len()],
+            Some(weights) if weights.len() == legs.len() => weights,
+            Some(weights) => {
+                return Err(self.fail("weights", &format!("are {}, for {} legs", weights.len(), legs.len())));
+            }
+        };
+        let after = match self.text("after")?.filter(|text| !text.is_empty()) {
+            Some(text) => Some(Cursor::from_text(text)?),
+            None => None,
+        };
+        Ok(Request {
+            legs: legs.into_iter().zip(weights).collect(),
+            fusion: self.fusion()?,
+            k,
+            offset: self.count("offset", 0, K_MAX)?.unwrap_or(0),
+            candidates: self.count("candidates", 1, CANDIDATES_MAX)?.unwrap_or(CANDIDATES_DEFAULT),
+            group_by: self.text("group_by")?.map(|name| self.column(table, name)).transpose()?,
+            highlight,
+            filter: self.text("filter")?.map(str::to_owned),
+            after,
+        })
+    }
+
+    fn fusion(&self) -> Result<Fusion> {
+        let k = self.number("rrf_k")?.unwrap_or(RRF_K_DEFAULT);
+        if k < 0.0 {
+            return Err(self.fail("rrf_k", &format!("is {k}: a number from 0 on is needed")));
+        }
+        let normalisation = match self.text("normalisation")? {
+            None | Some("minmax") => Normalisation::MinMax,
+            Some("distribution") => Normalisation::Distribution,
+            Some(other) => {
+                return Err(self.fail("normalisation", &format!("is {other:?}: minmax or distribution")));
+            }
+        };
+        match self.text("fusion")? {
+            None | Some("rrf") => Ok(Fusion::Rrf { k }),
+            Some("weighted") => Ok(Fusion::Weighted(normalisation)),
+            Some(other) => Err(self.fail("fusion", &format!("is {other:?}: rrf or weighted"))),
+        }
+    }
+
+    fn column(&self, table: &Table, name: &str) -> Result<usize> {
+        let place = table.schema.column_index(name);
+        place.ok_or_else(|| Error::invalid(format!("{}: {}", self.function.name(), no_column(table, name))))
+    }
+
+    fn vector_column<'t>(&self, table: &'t Table) -> Result<&'t Column> {
+        let column = match self.text("column")? {
+            Some(name) => &table.schema.columns[self.column(table, name)?],
+            None => {
+                let mut vectors =
+                    table.schema.columns.iter().filter(|c| c.data_type.vector_length().is_some());
+                match (vectors.next(), vectors.next()) {
+                    (Some(only), None) => only,
+                    (None, _) => {
+                        return Err(self.fail("column", "is needed: the table has no column of vectors"));
+                    }
+                    _ => {
+                        return Err(
+                            self.fail("column", "is needed: the table has several columns of vectors")
+                        );
+                    }
+                }
+            }
+        };
+        match column.data_type.vector_length() {
+            Some(_) => Ok(column),
+            None => Err(self.fail("column", &format!("{:?} holds no vectors", column.name))),
+        }
+    }
+
+    fn metric(&self, table: &Table, column: &Column) -> Result<Metric> {
+        match self.text("metric")? {
+            Some(name) => Metric::named(name),
+            None => Ok(metric_of(table, column.id)),
+        }
+    }
+
+    /// Where words are looked for: the fields, those that are meant when a query names none, and their names.
+    fn fields(&self, table: &Table) -> Result<(TextFields, Vec<(usize, f32)>, Vec<String>)> {
+        let index =
+            match self.text("index")? {
+                Some(name) => {
+                    let index = table.schema.index_named(name);
+                    Some(index.ok_or_else(|| {
+                        Error::not_found(format!("table {} has no index {name:?}", table.name))
+                    })?)
+                }
+                None => None,
+            };
+        let asked = self.text("columns")?.map(|text| self.boosted(table, text)).transpose()?;
+        let wanted: Vec<u32> = asked.iter().flatten().map(|(id, _)| *id).collect();
+        let fields = text_fields(table, index, &wanted, self.text("tokenizer")?)?;
+        let place = |id: &u32| fields.columns.iter().position(|column| column == id);
+        let defaults = match &asked {
+            Some(asked) => asked.iter().filter_map(|(id, boost)| Some((place(id)?, *boost))).collect(),
+            None => (0..fields.columns.len()).map(|field| (field, 1.0)).collect(),
+        };
+        let names = fields.columns.iter().map(|id| name_of(table, *id)).collect();
+        Ok((fields, defaults, names))
+    }
+
+    /// `title^2, body`: columns by id, with how much they count.
+    fn boosted(&self, table: &Table, text: &str) -> Result<Vec<(u32, f32)>> {
+        text.split(',')
+            .map(str::trim)
+            .map(|part| {
+                let (name, boost) = part.split_once('^').unwrap_or((part, "1"));
+                let boost = boost.trim().parse::<f32>().ok().filter(|b| b.is_finite() && *b >= 0.0);
+                let boost = boost
+                    .ok_or_else(|| self.fail("columns", &format!("has {part:?}: write title^2, body")))?;
+                let column = &table.schema.columns[self.column(table, name.trim())?];
+                Ok((column.id, boost))
+            })
+            .collect()
+    }
+
+    fn highlight(&self, table: &Table, legs: &[Leg], queries: Vec<TextQuery>) -> Result<Option<Highlight>> {
+        let Some(name) = self.text("highlight")? else {
+            return Ok(None);
+        };
+        let column = self.column(table, name)?;
+        let length =
+            self.count("highlight_length", 1, HIGHLIGHT_BYTES_MAX)?.unwrap_or(HIGHLIGHT_BYTES_DEFAULT);
+        let id = table.schema.columns[column].id;
+        let marks = legs.iter().zip(queries).filter_map(|(leg, query)| match leg {
+            Leg::Text { fields, .. } => {
+                let field = fields.columns.iter().position(|c| *c == id)?;
+                Some((query, field, fields.analyzer.clone()))
+            }
+            Leg::Vector { .. } => None,
+        });
+        let marks: Vec<_> = marks.collect();
+        if marks.is_empty() {
+            return Err(self.fail("highlight", &format!("is {name:?}, which is not searched for words")));
+        }
+        Ok(Some(Highlight { column, length, marks }))
+    }
+}
+
+pub fn no_column(table: &Table, name: &str) -> String {
+    let names: Vec<&str> = table.schema.columns.iter().map(|c| c.name.as_str()).collect();
+    format!("table {} has no column {name:?}; there are {}", table.name, names.join(", "))
+}
+
+fn name_of(table: &Table, id: u32) -> String {
+    table.schema.columns.iter().find(|c| c.id == id).map(|c| c.name.clone()).unwrap_or_default()
+}
+
+/// By which vectors of a column are compared: as its index does, or by the cosine.
+pub fn metric_of(table: &Table, column: u32) -> Metric {
+    let of_index = |index: &IndexDefinition| match index.kind {
+        IndexKind::Vector { column: of, metric } if of == column => Some(metric),
+        _ => None,
+    };
+    table.schema.indexes.iter().find_map(of_index).unwrap_or(Metric::Cosine)
+}
+
+/// How words of some columns are found: by an index that has them, or without; of all that are indexed or, without an
+/// index, of all texts, where none are named.
+pub fn text_fields(
+    table: &Table,
+    index: Option<&IndexDefinition>,
+    wanted: &[u32],
+    tokenizer: Option<&str>,
+) -> Result<TextFields> {
+    let candidates: Vec<&IndexDefinition> = match index {
+        Some(index) => vec![index],
+        None => table.schema.indexes.iter().collect(),
+    };
+    let suits = |index: &&IndexDefinition| match &index.kind {
+        IndexKind::Text { columns, tokenizer: of_index } => {
+            wanted.iter().all(|id| columns.contains(id)) && tokenizer.is_none_or(|t| t == of_index)
+        }
+        IndexKind::Vector { .. } => false,
+    };
+    if let Some(IndexDefinition { id, kind: IndexKind::Text { columns, tokenizer }, .. }) =
+        candidates.into_iter().find(suits)
+    {
+        let analyzer = Analyzer::named(tokenizer)?;
+        return Ok(TextFields { columns: columns.clone(), analyzer, index: Some(*id) });
+    }
+    if let Some(index) = index {
+        return Err(Error::invalid(format!("index {:?} does not have these columns as words", index.name)));
+    }
+    let columns = match wanted {
+        [] => table.schema.columns.iter().filter(|c| c.data_type.is_text()).map(|c| c.id).collect(),
+        wanted => wanted.to_vec(),
+    };
+    let texts = |id: &u32| table.schema.columns.iter().any(|c| c.id == *id && c.data_type.is_text());
+    if let Some(other) = columns.iter().find(|id| !texts(id)) {
+        return Err(Error::invalid(format!("column {:?} holds no texts", name_of(table, *other))));
+    }
+    if columns.is_empty() {
+        return Err(Error::invalid(format!("table {} has no column of texts", table.name)));
+    }
+    let analyzer = Analyzer::named(tokenizer.unwrap_or(TOKENIZER_DEFAULT))?;
+    Ok(TextFields { columns, analyzer, index: None })
+}
+
+/// The items of a list.
+pub fn list(value: &ScalarValue) -> Option<ArrayRef> {
+    match value {
+        ScalarValue::List(list) => list_at(&(Arc::clone(list) as ArrayRef), 0),
+        ScalarValue::LargeList(list) => list_at(&(Arc::clone(list) as ArrayRef), 0),
+        ScalarValue::FixedSizeList(list) => list_at(&(Arc::clone(list) as ArrayRef), 0),
+        _ => None,
+    }
+}
+
+fn list_at(lists: &ArrayRef, at: usize) -> Option<ArrayRef> {
+    if lists.len() <= at || lists.is_null(at) {
+        return None;
+    }
+    match lists.data_type() {
+        DataType::List(_) => Some(lists.as_list::<i32>().value(at)),
+        DataType::LargeList(_) => Some(lists.as_list::<i64>().value(at)),
+        DataType::FixedSizeList(..) => Some(lists.as_any().downcast_ref::<FixedSizeListArray>()?.value(at)),
+        _ => None,
+    }
+}

@@ -1,0 +1,269 @@
+//! The legs of a search: each ranks the rows of a table by one question.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::row::{RowConverter, SortField};
+use futures::{StreamExt, TryStreamExt, stream};
+use plexus_index::text::{Accept, GlobalStatistics, TextIndex, TextQuery, TextSearch};
+use plexus_index::{Query, Top};
+use plexus_model::{Error, Result, Rows};
+use plexus_storage::{Pick, project, types};
+
+use super::source::{Source, TextFields, Vectors, blocking};
+
+/// A row of a part, by its place among the parts of a [`Source`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Hit {
+    pub part: u32,
+    pub row: u32,
+}
+
+/// Hits with their scores, the best first.
+pub type Ranking = Vec<(f32, Hit)>;
+
+/// One question.
+#[derive(Clone, Debug)]
+pub enum Leg {
+    Text {
+        fields: TextFields,
+        query: TextQuery,
+    },
+    /// `column` by its id.
+    Vector {
+        column: u32,
+        query: Query,
+    },
+}
+
+/// Which rows of each part may be found: all that the version sees, or some of them.
+#[derive(Clone, Debug)]
+pub enum Wanted {
+    All,
+    Some(Vec<Arc<Rows>>),
+}
+
+impl Wanted {
+    fn of(&self, source: &Source, part: usize) -> Accepted {
+        match self {
+            Self::All => Accepted::Except(source.parts[part].hidden.clone()),
+            Self::Some(rows) => Accepted::Only(rows[part].clone()),
+        }
+    }
+
+    fn is_empty(&self, part: usize) -> bool {
+        matches!(self, Self::Some(rows) if rows[part].is_empty())
+    }
+}
+
+enum Accepted {
+    Except(Arc<Rows>),
+    Only(Arc<Rows>),
+}
+
+impl Accepted {
+    fn as_accept(&self) -> Accept<'_> {
+        match self {
+            Self::Except(rows) => Accept::Except(rows),
+            Self::Only(rows) => Accept::Only(rows),
+        }
+    }
+}
+
+/// Parts that are read at once.
+const READS_MAX: usize = 8;
+
+/// The best `k` rows, in an order that depends on the rows alone: equals by their primary keys where the table has
+/// one, and otherwise by where they are.
+pub async fn run(source: &Source, leg: &Leg, wanted: &Wanted, k: usize, threads: usize) -> Result<Ranking> {
+    settle(source, best(source, leg, wanted, k, threads).await?, k).await
+}
+
+/// The best `k` rows and those that are equal to the last of them.
+pub async fn best(source: &Source, leg: &Leg, wanted: &Wanted, k: usize, threads: usize) -> Result<Ranking> {
+    if k == 0 {
+        return Ok(vec![]);
+    }
+    let top = match leg {
+        Leg::Text { fields, query } => {
+            let statistics = statistics(source, fields, query).await?;
+            let search = Arc::new(TextSearch::new(query, fields.columns.len(), &statistics));
+            let read = |part: usize| async move { source.text(&source.parts[part], fields).await };
+            each_part(source, wanted, k, threads, read, move |index: TextIndex, accept, top, part| {
+                let threshold = top.threshold();
+                search.run(&index, accept, threshold, &mut |hit| {
+                    top.push(hit.score, Hit { part, row: hit.row })
+                })
+            })
+            .await?
+        }
+        Leg::Vector { column, query } => {
+            let query = Arc::new(query.clone());
+            let read = |part: usize| async move { source.vectors(&source.parts[part], *column).await };
+            each_part(source, wanted, k, threads, read, move |vectors: Arc<Vectors>, accept, top, part| {
+                nearest(&vectors, &query, accept, |score, row| {
+                    top.push(score, Hit { part, row });
+                });
+                Ok(())
+            })
+            .await?
+        }
+    };
+    Ok(top.into_sorted())
+}
+
+/// Whether any of some rows has no vector.
+pub async fn any_null(source: &Source, column: u32, wanted: &Wanted) -> Result<bool> {
+    for (at, part) in source.parts.iter().enumerate().filter(|(at, _)| !wanted.is_empty(*at)) {
+        let vectors = source.vectors(part, column).await?;
+        let seen = match wanted.of(source, at) {
+            Accepted::Except(hidden) => vectors.nulls() - &*hidden,
+            Accepted::Only(rows) => vectors.nulls() & &*rows,
+        };
+        if !seen.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Looks at every row that is accepted. Of vectors the score is the distance with its sign changed.
+fn nearest(vectors: &Vectors, query: &Query, accept: &Accept<'_>, mut found: impl FnMut(f32, u32)) {
+    let mut look = |row: u32| {
+        // What has no finite distance is nowhere.
+        let distance = vectors.get(row).map(|vector| query.distance(vector)).filter(|d| d.is_finite());
+        if let Some(distance) = distance {
+            found(-distance, row);
+        }
+    };
+    match accept {
+        Accept::Only(rows) => rows.iter().for_each(look),
+        Accept::Except(rows) => (0..vectors.rows()).filter(|row| !rows.contains(*row)).for_each(&mut look),
+    }
+}
+
+/// Reads what a leg needs of each part, looks for hits in some threads, and puts them together.
+async fn each_part<T, R, F>(
+    source: &Source,
+    wanted: &Wanted,
+    k: usize,
+    threads: usize,
+    read: impl Fn(usize) -> R,
+    look: F,
+) -> Result<Top<Hit>>
+where
+    T: Send + 'static,
+    R: Future<Output = Result<T>>,
+    F: Fn(T, &Accept<'_>, &mut Top<Hit>, u32) -> Result<()> + Clone + Send + 'static,
+{
+    let parts: Vec<usize> = (0..source.parts.len()).filter(|part| !wanted.is_empty(*part)).collect();
+    let reads = parts.into_iter().map(|part| {
+        let read = read(part);
+        async move { Ok::<_, Error>((part, read.await?)) }
+    });
+    let mut ready: Vec<(usize, T)> = stream::iter(reads).buffer_unordered(READS_MAX).try_collect().await?;
+    // The largest first, so that the threads end at about the same time.
+    ready.sort_by_key(|(part, _)| std::cmp::Reverse(source.parts[*part].live()));
+    let count = threads.clamp(1, ready.len().max(1));
+    let mut groups: Vec<Vec<(usize, T, Accepted)>> = (0..count).map(|_| vec![]).collect();
+    for (i, (part, read)) in ready.into_iter().enumerate() {
+        groups[i % count].push((part, read, wanted.of(source, part)));
+    }
+    let groups = groups.into_iter().map(|group| {
+        let look = look.clone();
+        blocking(move || {
+            let mut top = Top::new(k);
+            for (part, read, accepted) in group {
+                look(read, &accepted.as_accept(), &mut top, part as u32)?;
+            }
+            Ok(top.into_sorted())
+        })
+    });
+    let mut top = Top::new(k);
+    for found in futures::future::try_join_all(groups).await? {
+        for (score, hit) in found {
+            top.push(score, hit);
+        }
+    }
+    Ok(top)
+}
+
+/// What is known of the words of a query in all rows that the version sees.
+pub async fn statistics(source: &Source, fields: &TextFields, query: &TextQuery) -> Result<GlobalStatistics> {
+    let mut all = GlobalStatistics { tokens: vec![0; fields.columns.len()], ..GlobalStatistics::default() };
+    let terms = query.scored_terms();
+    all.frequencies = terms.iter().map(|term| (term.clone(), 0)).collect::<BTreeMap<_, _>>();
+    for part in source.parts.iter() {
+        let index = source.text(part, fields).await?;
+        let of_part = index.statistics(&part.hidden);
+        all.rows += of_part.rows;
+        all.tokens.iter_mut().zip(of_part.tokens).for_each(|(sum, tokens)| *sum += tokens);
+        for (term, frequency) in &mut all.frequencies {
+            *frequency += index.frequency(term.field, &term.term, &part.hidden)?;
+        }
+    }
+    Ok(all)
+}
+
+/// Puts equals into an order, and takes the first `k`.
+pub async fn settle(source: &Source, mut ranking: Ranking, k: usize) -> Result<Ranking> {
+    let keys = keys_of_equals(source, &ranking, k).await?;
+    ranking.sort_by(|(a, x), (b, y)| {
+        b.total_cmp(a)
+            .then_with(|| keys.get(x).cmp(&keys.get(y)))
+            .then_with(|| place(source, *x).cmp(&place(source, *y)))
+    });
+    ranking.truncate(k);
+    Ok(ranking)
+}
+
+/// Where a row is, whatever else is there.
+fn place(source: &Source, hit: Hit) -> (plexus_model::SegmentId, u32) {
+    (source.parts[hit.part as usize].segment.id, hit.row)
+}
+
+/// The primary keys, as bytes that compare as they do, of the hits that have the same score as another, as far as that
+/// matters for the first `k`. Empty for a table without a key.
+pub async fn keys_of_equals(
+    source: &Source,
+    ranking: &[(f32, Hit)],
+    k: usize,
+) -> Result<BTreeMap<Hit, Vec<u8>>> {
+    let mut equals: BTreeMap<u32, Rows> = BTreeMap::new();
+    let mut start = 0;
+    while start < ranking.len().min(k) {
+        let same = ranking[start..].iter().take_while(|(score, _)| *score == ranking[start].0).count();
+        if same > 1 {
+            for (_, hit) in &ranking[start..start + same] {
+                equals.entry(hit.part).or_default().insert(hit.row);
+            }
+        }
+        start += same.max(1);
+    }
+    keys(source, equals).await
+}
+
+/// The primary keys of some rows of each part.
+pub async fn keys(source: &Source, rows: BTreeMap<u32, Rows>) -> Result<BTreeMap<Hit, Vec<u8>>> {
+    let mut keys = BTreeMap::new();
+    let places: Vec<usize> = source.table.schema.primary_key.iter().map(|&place| place as usize).collect();
+    if places.is_empty() || rows.is_empty() {
+        return Ok(keys);
+    }
+    let failed = |e: arrow::error::ArrowError| Error::internal(format!("comparing keys: {e}")).with_source(e);
+    let schema = project(&source.table.schema, &places);
+    let arrow = types::to_arrow(&schema);
+    let sorts = arrow.fields().iter().map(|field| SortField::new(field.data_type().clone()));
+    let converter = RowConverter::new(sorts.collect()).map_err(failed)?;
+    for (part, rows) in rows {
+        let segment = &source.parts[part as usize].segment;
+        let mut batches = source.reads().scan(&source.table, segment, &schema, Pick::Only(rows)).await?;
+        while let Some(found) = batches.try_next().await? {
+            let encoded = converter.convert_columns(found.rows.columns()).map_err(failed)?;
+            for (row, key) in found.positions.iter().zip(encoded.iter()) {
+                keys.insert(Hit { part, row: *row as u32 }, key.as_ref().to_vec());
+            }
+        }
+    }
+    Ok(keys)
+}

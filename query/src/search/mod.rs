@@ -1,0 +1,44 @@
+//! Search: rows by their words and vectors, ranked over all segments of a version.
+//!
+//! A search has *legs*, each of which ranks rows by one question. Legs give rows by their place (segment, row) with their
+//! scores; columns are read only of the rows that are left in the end. Scores depend on the rows of the table alone, and
+//! not on how they lie in segments.
+
+mod arguments;
+mod filter;
+mod functions;
+mod fusion;
+mod legs;
+mod relation;
+mod request;
+mod rule;
+mod source;
+mod wire;
+
+use std::sync::Arc;
+
+use datafusion::catalog::TableFunction;
+use datafusion::logical_expr::ScalarUDF;
+
+pub use arguments::Function;
+pub use functions::NAMED_ARGUMENT;
+pub use relation::searched_table;
+pub use rule::SearchRule;
+pub use source::{SearchCaches, Source, TextFields, build_texts};
+pub use wire::{decode as decode_function, encode as encode_function};
+
+/// The functions over vectors and texts.
+pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
+    let distances = functions::DistanceFunction::all();
+    let texts = functions::TextFunction::all();
+    let named = [functions::NamedArgument::function()];
+    distances.into_iter().chain(texts).chain(named).map(Arc::new).collect()
+}
+
+/// The searches that are relations.
+pub fn table_functions() -> Vec<Arc<TableFunction>> {
+    let function = |function: Function| {
+        Arc::new(TableFunction::new(function.name().to_owned(), Arc::new(relation::SearchFunction(function))))
+    };
+    Function::ALL.into_iter().map(function).collect()
+}

@@ -1,0 +1,466 @@
+//! What a search finds, as a relation.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Mutex};
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, Float32Array, Float64Array, RecordBatch, StringArray, UInt32Array,
+};
+use arrow::compute;
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::memory::MemorySourceConfig;
+use datafusion::catalog::{Session, TableFunctionArgs, TableFunctionImpl, TableProvider};
+use datafusion::common::{
+    DFSchema, DFSchemaRef, DataFusionError, Result, ScalarValue, TableReference, plan_err,
+};
+use datafusion::datasource::provider_as_source;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::{
+    Expr, Extension, LogicalPlan, LogicalPlanBuilder, TableType, UserDefinedLogicalNodeCore,
+};
+use datafusion::physical_plan::ExecutionPlan;
+use plexus_index::text::snippet;
+use plexus_model::{Error, TableId, Version};
+
+use super::arguments::{Arguments, Function};
+use super::functions::{NAMED_ARGUMENT, TextFunction};
+use super::legs::Leg;
+use super::request::{Cursor, Found, Highlight, Request, fetch, search};
+use super::source::Source;
+use crate::table::PinnedTable;
+
+pub const SCORE: &str = "_score";
+const HIGHLIGHT: &str = "_highlight";
+const CURSOR: &str = "_cursor";
+
+fn external(error: Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+/// A table function.
+#[derive(Debug)]
+pub struct SearchFunction(pub Function);
+
+impl TableFunctionImpl for SearchFunction {
+    fn call_with_args(&self, args: TableFunctionArgs) -> Result<Arc<dyn TableProvider>> {
+        let Some(state) = args.session().as_any().downcast_ref::<SessionState>() else {
+            return plan_err!("{} needs a session of its own kind", self.0.name());
+        };
+        let (names, values) = named(self.0, args.exprs())?;
+        let call = Arc::new(Call::new(self.0, names, &values, state)?);
+        Ok(Arc::new(CallTable { node: SearchNode { call, values } }))
+    }
+}
+
+/// The arguments of a call with their names.
+fn named(function: Function, exprs: &[Expr]) -> Result<(Vec<String>, Vec<Expr>)> {
+    let (mut names, mut values): (Vec<String>, Vec<Expr>) = (vec![], vec![]);
+    for expr in exprs {
+        let (name, value) = match expr {
+            Expr::ScalarFunction(call) if call.func.name() == NAMED_ARGUMENT => match call.args.as_slice() {
+                [Expr::Literal(ScalarValue::Utf8(Some(name)), _), value] => (name.clone(), value.clone()),
+                _ => return plan_err!("{}: an argument without its name", function.name()),
+            },
+            value => match function.positional().get(values.len()) {
+                Some(name) => ((*name).to_owned(), value.clone()),
+                None => {
+                    return plan_err!(
+                        "{} takes {} by their places; the others by name, as filter => '...'",
+                        function.name(),
+                        function.positional().join(", ")
+                    );
+                }
+            },
+        };
+        let known = function.positional().iter().chain(function.named()).any(|known| *known == name);
+        if !known {
+            return plan_err!(
+                "{} has no argument {name:?}; there are {} and {}",
+                function.name(),
+                function.positional().join(", "),
+                function.named().join(", ")
+            );
+        }
+        if names.contains(&name) {
+            return plan_err!("{}: argument {name} is given twice", function.name());
+        }
+        names.push(name);
+        values.push(value);
+    }
+    Ok((names, values))
+}
+
+/// A call of a search as far as it is known when a statement is planned: the table and the columns of its result.
+#[derive(Debug)]
+struct Call {
+    function: Function,
+    names: Vec<String>,
+    table: Arc<plexus_model::Table>,
+    version: Version,
+    context: crate::scan::ScanContext,
+    schema: SchemaRef,
+    qualified: DFSchemaRef,
+    /// What ran, for `EXPLAIN`.
+    ran: Arc<Mutex<Option<String>>>,
+}
+
+impl Call {
+    fn new(function: Function, names: Vec<String>, values: &[Expr], state: &SessionState) -> Result<Self> {
+        let known = constants(function, &names, values);
+        let Some(name) = known.text("table").map_err(external)? else {
+            return plan_err!("{} needs the name of a table first", function.name());
+        };
+        let provider = find(state, name)?;
+        let Some(pinned) = provider.downcast_ref::<PinnedTable>() else {
+            return plan_err!("{}: {name} is not a table that can be searched", function.name());
+        };
+        let mut table = pinned.table().clone();
+        let mut version = pinned.version();
+        if let Some(text) = known.text("after").map_err(external)?.filter(|text| !text.is_empty()) {
+            // A page is of the version that the pages before it were of.
+            let cursor = Cursor::from_text(text).map_err(external)?;
+            if Version(cursor.version) > version {
+                return plan_err!(
+                    "{}: the cursor is of version {}, yet to come",
+                    function.name(),
+                    cursor.version
+                );
+            }
+            version = Version(cursor.version);
+            table = table.as_of(version).map_err(external)?;
+        }
+        let schema = result_schema(&table, &known)?;
+        let qualified = Arc::new(DFSchema::try_from(schema.clone())?);
+        let context = pinned.context().clone();
+        Ok(Self { function, names, table, version, context, schema, qualified, ran: Arc::default() })
+    }
+}
+
+/// The table that a name in a call stands for.
+fn find(state: &SessionState, name: &str) -> Result<Arc<dyn TableProvider>> {
+    let reference = TableReference::parse_str(name);
+    let not_found = || DataFusionError::Plan(format!("table '{reference}' not found"));
+    let schema = state.schema_for_ref(reference.clone()).map_err(|_| not_found())?;
+    // The catalog of a pinned session knows its tables without waiting.
+    let found = futures::FutureExt::now_or_never(schema.table(reference.table()));
+    found.transpose()?.flatten().ok_or_else(not_found)
+}
+
+/// The arguments that are constants.
+fn constants(function: Function, names: &[String], values: &[Expr]) -> Arguments {
+    let constant = |(name, value): (&String, &Expr)| match value {
+        Expr::Literal(value, _) => Some((name.clone(), value.clone())),
+        _ => None,
+    };
+    Arguments { function, values: names.iter().zip(values).filter_map(constant).collect() }
+}
+
+/// The columns of the table, and what the search says of each row.
+fn result_schema(table: &plexus_model::Table, known: &Arguments) -> Result<SchemaRef> {
+    let mut fields: Vec<Field> = plexus_storage::types::to_arrow(&table.schema)
+        .fields()
+        .iter()
+        .map(|field| field.as_ref().clone())
+        .collect();
+    fields.push(Field::new(SCORE, DataType::Float64, false));
+    let kinds: &[bool] = match known.function {
+        Function::Text => &[true],
+        Function::Vector => &[false],
+        Function::Hybrid => &[true, false],
+    };
+    for text in kinds {
+        let (rank, value) = leg_columns(*text);
+        fields.push(Field::new(rank, DataType::UInt32, true));
+        fields.push(Field::new(value, DataType::Float32, true));
+    }
+    if known.values.contains_key("highlight") {
+        fields.push(Field::new(HIGHLIGHT, DataType::Utf8, true));
+    }
+    if known.values.contains_key("after") {
+        fields.push(Field::new(CURSOR, DataType::Utf8, false));
+    }
+    if let Some(field) =
+        fields.iter().find(|f| table.schema.column_index(f.name()).is_some() && f.name().starts_with('_'))
+    {
+        return plan_err!(
+            "column {:?} of table {} is called as one of a search's own",
+            field.name(),
+            table.name
+        );
+    }
+    Ok(Arc::new(Schema::new(fields)))
+}
+
+fn leg_columns(text: bool) -> (&'static str, &'static str) {
+    if text { ("_text_rank", "_text_score") } else { ("_vector_rank", "_vector_distance") }
+}
+
+/// A search in a plan. Its arguments are expressions, so that parameters can be among them.
+#[derive(Debug, Clone)]
+pub struct SearchNode {
+    call: Arc<Call>,
+    values: Vec<Expr>,
+}
+
+impl SearchNode {
+    fn key(&self) -> (Function, u64, u64, &[String]) {
+        (self.call.function, self.call.table.id.0, self.call.version.0, &self.call.names)
+    }
+
+    /// The search as a relation that can be read, once its arguments are values.
+    pub fn lower(&self) -> Result<LogicalPlan> {
+        let function = self.call.function;
+        for (name, value) in self.call.names.iter().zip(&self.values) {
+            if !matches!(value, Expr::Literal(..)) {
+                return plan_err!("{}: argument {name} is {value}: a constant is needed", function.name());
+            }
+        }
+        let arguments = constants(function, &self.call.names, &self.values);
+        let request = arguments.request(&self.call.table).map_err(external)?;
+        let table = FoundRows { call: self.call.clone(), request };
+        LogicalPlanBuilder::scan(function.name(), provider_as_source(Arc::new(table)), None)?
+            .project(self.call.schema.fields().iter().map(|f| Expr::Column(f.name().as_str().into())))?
+            .build()
+    }
+}
+
+/// The table that a node of a plan searches, if it is a search.
+pub fn searched_table(node: &LogicalPlan) -> Option<TableId> {
+    let LogicalPlan::Extension(extension) = node else {
+        return None;
+    };
+    extension.node.as_any().downcast_ref::<SearchNode>().map(|search| search.call.table.id)
+}
+
+impl PartialEq for SearchNode {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key() && self.values == other.values
+    }
+}
+
+impl Eq for SearchNode {}
+
+impl Hash for SearchNode {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+        self.values.hash(state);
+    }
+}
+
+impl PartialOrd for SearchNode {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        self.key().partial_cmp(&other.key())
+    }
+}
+
+impl UserDefinedLogicalNodeCore for SearchNode {
+    fn name(&self) -> &str {
+        "Search"
+    }
+
+    fn inputs(&self) -> Vec<&LogicalPlan> {
+        vec![]
+    }
+
+    fn schema(&self) -> &DFSchemaRef {
+        &self.call.qualified
+    }
+
+    fn expressions(&self) -> Vec<Expr> {
+        self.values.clone()
+    }
+
+    fn fmt_for_explain(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "Search: {} of {}", self.call.function.name(), self.call.table.name)?;
+        let ran = self.call.ran.lock().ok().and_then(|ran| ran.clone());
+        ran.map_or(Ok(()), |ran| write!(f, ", {ran}"))
+    }
+
+    fn with_exprs_and_inputs(&self, exprs: Vec<Expr>, _: Vec<LogicalPlan>) -> Result<Self> {
+        Ok(Self { call: self.call.clone(), values: exprs })
+    }
+}
+
+/// What the planner is given for a call: a relation that stands for its [`SearchNode`].
+#[derive(Debug)]
+struct CallTable {
+    node: SearchNode,
+}
+
+#[async_trait]
+impl TableProvider for CallTable {
+    fn schema(&self) -> SchemaRef {
+        self.node.call.schema.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::View
+    }
+
+    fn get_logical_plan(&self) -> Option<std::borrow::Cow<'_, LogicalPlan>> {
+        let node = Arc::new(self.node.clone());
+        Some(std::borrow::Cow::Owned(LogicalPlan::Extension(Extension { node })))
+    }
+
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        _: Option<&Vec<usize>>,
+        _: &[Expr],
+        _: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        plan_err!("{} was not planned", self.node.call.function.name())
+    }
+}
+
+/// The rows that a search finds, the best first. They are found when the plan is made.
+#[derive(Debug)]
+struct FoundRows {
+    call: Arc<Call>,
+    request: Request,
+}
+
+#[async_trait]
+impl TableProvider for FoundRows {
+    fn schema(&self) -> SchemaRef {
+        self.call.schema.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Temporary
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _: &[Expr],
+        _: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let Call { table, version, context, schema, ran, .. } = self.call.as_ref();
+        let filters = match &self.request.filter {
+            Some(sql) => vec![predicate(state, table, sql)?],
+            None => vec![],
+        };
+        let source = Source::open(table.clone(), *version, context.clone()).await.map_err(external)?;
+        let found = search(&source, state, &self.request, &filters).await?;
+        if let Ok(mut ran) = ran.lock() {
+            *ran = Some(format!("{} rows of {} segments, exactly", found.len(), source.parts.len()));
+        }
+        let all: Vec<usize> = (0..schema.fields().len()).collect();
+        let columns = projection.unwrap_or(&all);
+        let batch = self.assemble(&source, &found, columns).await?;
+        let schema = batch.schema();
+        Ok(MemorySourceConfig::try_new_exec(&[vec![batch]], schema, None)?)
+    }
+}
+
+impl FoundRows {
+    async fn assemble(&self, source: &Source, found: &[Found], columns: &[usize]) -> Result<RecordBatch> {
+        let own = source.table.schema.columns.len();
+        let schema = Arc::new(self.call.schema.project(columns)?);
+        let hits: Vec<_> = found.iter().map(|f| f.hit).collect();
+        let mut read: Vec<usize> = columns.iter().copied().filter(|c| *c < own).collect();
+        let wants_highlight = columns.iter().any(|c| self.call.schema.field(*c).name() == HIGHLIGHT);
+        let highlight = self.request.highlight.as_ref().filter(|_| wants_highlight);
+        read.extend(highlight.map(|h| h.column).filter(|column| !read.contains(column)));
+        let rows = fetch(source, &hits, &read).await.map_err(external)?;
+        let arrays = columns.iter().map(|column| -> Result<ArrayRef> {
+            if let Some(place) = read.iter().position(|c| c == column).filter(|_| *column < own) {
+                return Ok(rows.column(place).clone());
+            }
+            let place = |text: bool| {
+                let leg =
+                    self.request.legs.iter().position(|(leg, _)| matches!(leg, Leg::Text { .. }) == text);
+                move |found: &Found| leg.and_then(|leg| found.places[leg])
+            };
+            let field = self.call.schema.field(*column);
+            Ok(match field.name().as_str() {
+                SCORE => Arc::new(Float64Array::from_iter_values(found.iter().map(|f| f.score))),
+                "_text_rank" => {
+                    Arc::new(found.iter().map(|f| place(true)(f).map(|p| p.rank)).collect::<UInt32Array>())
+                }
+                "_vector_rank" => {
+                    Arc::new(found.iter().map(|f| place(false)(f).map(|p| p.rank)).collect::<UInt32Array>())
+                }
+                "_text_score" => {
+                    Arc::new(found.iter().map(|f| place(true)(f).map(|p| p.score)).collect::<Float32Array>())
+                }
+                "_vector_distance" => Arc::new(
+                    found.iter().map(|f| place(false)(f).map(|p| -p.score)).collect::<Float32Array>(),
+                ),
+                HIGHLIGHT => match highlight {
+                    Some(highlight) => {
+                        let place = read.iter().position(|c| *c == highlight.column);
+                        highlighted(rows.column(place.unwrap_or_default()), highlight)?
+                    }
+                    None => Arc::new(StringArray::new_null(found.len())),
+                },
+                CURSOR => {
+                    let seen = self.request.offset + self.request.after.map_or(0, |cursor| cursor.seen);
+                    let cursors = found.iter().enumerate().map(|(at, f)| {
+                        let cursor = Cursor {
+                            version: source.version.0,
+                            seen: seen + at + 1,
+                            score: f.score,
+                            segment: source.parts[f.hit.part as usize].segment.id.0,
+                            row: f.hit.row,
+                        };
+                        cursor.to_text()
+                    });
+                    Arc::new(StringArray::from_iter_values(cursors))
+                }
+                other => return plan_err!("a search has no column {other:?}"),
+            })
+        });
+        let arrays = arrays.collect::<Result<Vec<_>>>()?;
+        let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(found.len()));
+        Ok(RecordBatch::try_new_with_options(schema, arrays, &options)?)
+    }
+}
+
+/// The part of each text that shows what was looked for.
+fn highlighted(texts: &ArrayRef, highlight: &Highlight) -> Result<ArrayRef> {
+    let texts = compute::cast(texts, &DataType::LargeUtf8)?;
+    let part = |text: &str| {
+        highlight.marks.iter().find_map(|(query, field, analyzer)| {
+            snippet(query, *field, analyzer, text, highlight.length).map(|part| part.to_html(text))
+        })
+    };
+    let parts: StringArray = texts.as_string::<i64>().iter().map(|text| text.and_then(part)).collect();
+    debug_assert_eq!(parts.len(), texts.len());
+    Ok(Arc::new(parts))
+}
+
+/// A predicate over the columns of a table.
+///
+/// # Errors
+/// What is wrong with it, or that it is none.
+fn predicate(state: &dyn Session, table: &plexus_model::Table, sql: &str) -> Result<Expr> {
+    use datafusion::logical_expr::ExprSchemable;
+    let Some(state) = state.as_any().downcast_ref::<SessionState>() else {
+        return plan_err!("a filter needs a session of its own kind");
+    };
+    let fail =
+        |e: DataFusionError| external(Error::invalid(format!("filter {sql:.200?}: {}", e.strip_backtrace())));
+    let schema = DFSchema::try_from(plexus_storage::types::to_arrow(&table.schema))?;
+    let expr = state.create_logical_expr(sql, &schema).map_err(fail)?;
+    let expr = crate::engine::simplify(expr, schema.clone()).map_err(fail)?;
+    if expr.get_type(&schema).map_err(fail)? != DataType::Boolean {
+        return Err(external(Error::invalid(format!("filter {sql:.200?} is not true or false"))));
+    }
+    let unbound = |expr: &Expr| {
+        matches!(expr, Expr::ScalarFunction(call)
+            if super::functions::as_function::<TextFunction>(&call.func).is_some())
+    };
+    let has = datafusion::common::tree_node::TreeNode::exists(&expr, |e| Ok(unbound(e)))?;
+    if has {
+        return Err(external(Error::invalid(format!(
+            "filter {sql:.200?}: words are the query's, not the filter's"
+        ))));
+    }
+    Ok(expr)
+}

@@ -1,0 +1,299 @@
+//! A search from its legs to its rows.
+
+use std::collections::{BTreeMap, HashSet};
+
+use arrow::array::{RecordBatch, UInt64Array};
+use arrow::compute;
+use arrow::row::{RowConverter, SortField};
+use datafusion::catalog::Session;
+use datafusion::common::DataFusionError;
+use datafusion::logical_expr::Expr;
+use futures::TryStreamExt;
+use plexus_index::text::{Analyzer, TextQuery};
+use plexus_model::{Error, Result, Rows};
+use plexus_storage::{Pick, project, types};
+
+use super::filter::Filter;
+use super::fusion::{Fusion, Place, fuse};
+use super::legs::{self, Hit, Leg, Ranking, Wanted};
+use super::source::Source;
+
+/// What is searched for, and how what is found is put together.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Each with its weight.
+    pub legs: Vec<(Leg, f64)>,
+    /// How several become one; with one leg its own scores count.
+    pub fusion: Fusion,
+    pub k: usize,
+    /// So many of the best are left out.
+    pub offset: usize,
+    /// How many rows of each leg are fused.
+    pub candidates: usize,
+    /// Column, by its place, of whose values only the best row each is found.
+    pub group_by: Option<usize>,
+    pub highlight: Option<Highlight>,
+    /// A predicate in SQL that rows fulfil to be found.
+    pub filter: Option<String>,
+    pub after: Option<Cursor>,
+}
+
+/// A column of which the part is shown that was found.
+#[derive(Clone, Debug)]
+pub struct Highlight {
+    /// Place in the table.
+    pub column: usize,
+    /// Bytes of the text.
+    pub length: usize,
+    /// What to mark: a query, the place of the column among its fields, and its analyzer.
+    pub marks: Vec<(TextQuery, usize, Analyzer)>,
+}
+
+/// The last row of a page: the next begins after it. With the version that it was found at.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Cursor {
+    pub version: u64,
+    /// How many rows came up to it.
+    pub seen: usize,
+    pub score: f64,
+    pub segment: u128,
+    pub row: u32,
+}
+
+impl Cursor {
+    pub fn to_text(self) -> String {
+        format!(
+            "{}.{}.{:016x}.{:032x}.{}",
+            self.version,
+            self.seen,
+            self.score.to_bits(),
+            self.segment,
+            self.row
+        )
+    }
+
+    /// # Errors
+    /// `InvalidArgument` when it is none.
+    pub fn from_text(text: &str) -> Result<Self> {
+        let wrong = || Error::invalid(format!("{text:.80?} is not a cursor that a search gave"));
+        let parts: Vec<&str> = text.split('.').collect();
+        let [version, seen, score, segment, row] = parts.as_slice() else {
+            return Err(wrong());
+        };
+        Ok(Self {
+            version: version.parse().map_err(|_| wrong())?,
+            seen: seen.parse().map_err(|_| wrong())?,
+            score: u64::from_str_radix(score, 16).map(f64::from_bits).map_err(|_| wrong())?,
+            segment: u128::from_str_radix(segment, 16).map_err(|_| wrong())?,
+            row: row.parse().map_err(|_| wrong())?,
+        })
+    }
+}
+
+/// A row that was found, with its place in each leg that found it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Found {
+    pub hit: Hit,
+    pub score: f64,
+    pub places: Vec<Option<Place>>,
+}
+
+/// The rows that a search finds, the best first.
+pub async fn search(
+    source: &Source,
+    state: &dyn Session,
+    request: &Request,
+    filters: &[Expr],
+) -> Result<Vec<Found>, DataFusionError> {
+    let external = |e: Error| DataFusionError::External(Box::new(e));
+    let wanted = wanted(source, state, filters).await?;
+    let threads = state.config().target_partitions();
+    let page = Page::new(request);
+    let mut depth = page.end;
+    loop {
+        let ranked = rank(source, request, &wanted, depth, threads).await.map_err(external)?;
+        let enough = ranked.len() < depth;
+        let found = match request.group_by {
+            Some(column) => best_of_groups(source, ranked, column).await.map_err(external)?,
+            None => ranked,
+        };
+        // With fewer groups than asked for, and rows left that may be of others, look further.
+        if found.len() >= page.end || enough || request.legs.len() > 1 {
+            return Ok(page.cut(source, found));
+        }
+        depth = depth.saturating_mul(4);
+    }
+}
+
+/// The rows of each part that a predicate leaves.
+pub async fn wanted(
+    source: &Source,
+    state: &dyn Session,
+    filters: &[Expr],
+) -> Result<Wanted, DataFusionError> {
+    let Some(filter) = Filter::new(source, state, filters)? else {
+        return Ok(Wanted::All);
+    };
+    let mut rows = Vec::with_capacity(source.parts.len());
+    for part in source.parts.iter() {
+        rows.push(filter.rows(source, part).await?);
+    }
+    Ok(Wanted::Some(rows))
+}
+
+/// Which of the rows that are found are given.
+struct Page {
+    start: usize,
+    end: usize,
+    k: usize,
+    after: Option<Cursor>,
+}
+
+impl Page {
+    fn new(request: &Request) -> Self {
+        let seen = request.after.map_or(0, |cursor| cursor.seen);
+        let start = request.offset.saturating_add(seen);
+        Self { start, end: start.saturating_add(request.k), k: request.k, after: request.after }
+    }
+
+    fn cut(&self, source: &Source, found: Vec<Found>) -> Vec<Found> {
+        let is = |cursor: &Cursor, found: &Found| {
+            source.parts[found.hit.part as usize].segment.id.0 == cursor.segment
+                && found.hit.row == cursor.row
+        };
+        let start = match &self.after {
+            None => self.start,
+            // Where the row was, if the search finds it again at all; else after all that are better.
+            Some(cursor) => match found.iter().position(|f| is(cursor, f)) {
+                Some(place) => place + 1,
+                None => found.iter().take_while(|f| f.score >= cursor.score).count(),
+            },
+        };
+        found.into_iter().skip(start).take(self.k).collect()
+    }
+}
+
+/// Ranks at least the best `depth` rows, as far as there are so many.
+async fn rank(
+    source: &Source,
+    request: &Request,
+    wanted: &Wanted,
+    depth: usize,
+    threads: usize,
+) -> Result<Vec<Found>> {
+    if let [(leg, _)] = request.legs.as_slice() {
+        let ranking = legs::run(source, leg, wanted, depth, threads).await?;
+        let place = |(rank, (score, hit)): (u32, (f32, Hit))| Found {
+            hit,
+            score: own_score(leg, score),
+            places: vec![Some(Place { rank, score })],
+        };
+        return Ok((1..).zip(ranking).map(place).collect());
+    }
+    let candidates = request.candidates.max(depth);
+    let runs = request.legs.iter().map(|(leg, _)| legs::run(source, leg, wanted, candidates, threads));
+    let rankings: Vec<Ranking> = futures::future::try_join_all(runs).await?;
+    let weights: Vec<f64> = request.legs.iter().map(|(_, weight)| *weight).collect();
+    let comparable = |leg: usize, score| own_score(&request.legs[leg].0, score);
+    let mut fused: Vec<Found> = fuse(&rankings, &weights, request.fusion, comparable)
+        .into_iter()
+        .map(|fused| Found { hit: fused.item, score: fused.score, places: fused.places })
+        .collect();
+    let mut equals: BTreeMap<u32, Rows> = BTreeMap::new();
+    fused.sort_by(|a, b| b.score.total_cmp(&a.score));
+    for pair in fused.windows(2).filter(|pair| pair[0].score == pair[1].score) {
+        for found in pair {
+            equals.entry(found.hit.part).or_default().insert(found.hit.row);
+        }
+    }
+    let keys = legs::keys(source, equals).await?;
+    let place = |hit: Hit| (source.parts[hit.part as usize].segment.id, hit.row);
+    fused.sort_by(|a, b| {
+        b.score
+            .total_cmp(&a.score)
+            .then_with(|| keys.get(&a.hit).cmp(&keys.get(&b.hit)))
+            .then_with(|| place(a.hit).cmp(&place(b.hit)))
+    });
+    Ok(fused)
+}
+
+/// What a row scores in a leg, of which more is better: of a text as it is; of a vector the cosine, the inner product,
+/// or one by one more than the distance.
+fn own_score(leg: &Leg, score: f32) -> f64 {
+    use plexus_model::Metric;
+    let score = f64::from(score);
+    match leg {
+        Leg::Text { .. } => score,
+        Leg::Vector { query, .. } => match query.metric() {
+            Metric::Cosine => 1.0 + score,
+            Metric::Dot => score,
+            Metric::L2 => 1.0 / (1.0 - score),
+        },
+    }
+}
+
+/// Of each value of a column the first row.
+async fn best_of_groups(source: &Source, found: Vec<Found>, column: usize) -> Result<Vec<Found>> {
+    let failed = |e: arrow::error::ArrowError| Error::internal(format!("grouping: {e}")).with_source(e);
+    let hits: Vec<Hit> = found.iter().map(|f| f.hit).collect();
+    let values = fetch(source, &hits, &[column]).await?;
+    let sort = SortField::new(values.column(0).data_type().clone());
+    let converter = RowConverter::new(vec![sort]).map_err(failed)?;
+    let rows = converter.convert_columns(values.columns()).map_err(failed)?;
+    let mut seen = HashSet::new();
+    let first: Vec<bool> = rows.iter().map(|row| seen.insert(row.as_ref().to_vec())).collect();
+    Ok(found.into_iter().zip(first).filter_map(|(found, first)| first.then_some(found)).collect())
+}
+
+/// Columns of rows, by their places in the table, in the order of the hits.
+pub async fn fetch(source: &Source, hits: &[Hit], columns: &[usize]) -> Result<RecordBatch> {
+    let failed = |e: arrow::error::ArrowError| Error::internal(format!("fetching rows: {e}")).with_source(e);
+    let schema = project(&source.table.schema, columns);
+    let arrow = types::to_arrow(&schema);
+    let mut of_parts: BTreeMap<u32, Rows> = BTreeMap::new();
+    for hit in hits {
+        of_parts.entry(hit.part).or_default().insert(hit.row);
+    }
+    if columns.is_empty() {
+        let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(hits.len()));
+        return RecordBatch::try_new_with_options(arrow, vec![], &options).map_err(failed);
+    }
+    let mut batches = Vec::new();
+    let mut places: BTreeMap<Hit, u64> = BTreeMap::new();
+    let reads = of_parts.into_iter().map(|(part, rows)| {
+        let schema = &schema;
+        async move {
+            let segment = &source.parts[part as usize].segment;
+            let found = source.reads().scan(&source.table, segment, schema, Pick::Only(rows)).await?;
+            Ok::<_, Error>((part, found.try_collect::<Vec<_>>().await?))
+        }
+    });
+    for (part, found) in futures::future::try_join_all(reads).await? {
+        for rows in found {
+            for row in rows.positions {
+                let place = places.len() as u64;
+                places.insert(Hit { part, row: row as u32 }, place);
+            }
+            batches.push(rows.rows);
+        }
+    }
+    let all = compute::concat_batches(&arrow, &batches).map_err(failed)?;
+    let order = hits.iter().map(|hit| places.get(hit).copied());
+    let order =
+        order.collect::<Option<Vec<u64>>>().ok_or_else(|| Error::internal("a row that was found is gone"))?;
+    compute::take_record_batch(&all, &UInt64Array::from(order)).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cursors_are_read_as_they_are_written() {
+        let cursor = Cursor { version: 7, seen: 10, score: 0.25, segment: u128::MAX - 3, row: 9 };
+        assert_eq!(Cursor::from_text(&cursor.to_text()).unwrap(), cursor);
+        for wrong in ["", "1.2.3", "x.2.3.4.5", "1.2.3.4.5.6"] {
+            assert!(Cursor::from_text(wrong).is_err(), "{wrong}");
+        }
+    }
+}
