@@ -29,7 +29,7 @@ use crate::codec::ScanCodec;
 use crate::distribute::{Placement, desired_tasks, route, scale_up};
 use crate::files::STORE_URL;
 use crate::scan::ScanContext;
-use crate::search::{self, SearchCaches, SearchRule};
+use crate::search::{self, SearchCaches, SearchReport, SearchRule};
 use crate::system::ClusterView;
 use crate::table::PinnedTable;
 use crate::{CATALOG, DEFAULT_SCHEMA};
@@ -186,6 +186,7 @@ impl Engine {
         state.set_distributed_worker_resolver(placement.clone());
         state.set_distributed_option_extension(context);
         state.config_mut().set_extension(Arc::new(placement));
+        state.config_mut().set_extension(SearchReport::extension());
         let context = self.scans.clone();
         let catalog = PinnedCatalog { manifest, view: Arc::new(view), context, relations };
         state.register_catalog_list(Arc::new(catalog));

@@ -1,4 +1,4 @@
-//! `EXPLAIN`: the plan with its stages, the node of every task, and the segments that it reads.
+//! `EXPLAIN`: the plan with its stages, the node of every task, the segments that it reads, and how its searches ran.
 
 use std::fmt::Write;
 
@@ -9,6 +9,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion_distributed::{NetworkBoundaryExt, display_plan_ascii};
 
 use crate::distribute::Placement;
+use crate::search::SearchReport;
 
 /// Plans `plan` as it would run and describes it.
 pub async fn explain(state: &SessionState, plan: &LogicalPlan) -> Result<String> {
@@ -16,6 +17,9 @@ pub async fn explain(state: &SessionState, plan: &LogicalPlan) -> Result<String>
     let mut text = display_plan_ascii(physical.as_ref(), false);
     if !text.ends_with('\n') {
         text.push('\n');
+    }
+    for line in state.config().get_extension::<SearchReport>().map(|r| r.take()).unwrap_or_default() {
+        let _ = writeln!(text, "{line}");
     }
     let placement = state.config().get_extension::<Placement>();
     physical.apply(|node| {

@@ -19,6 +19,8 @@ use super::source::TextFields;
 
 /// Rows that one search may find.
 pub const K_MAX: usize = 10_000;
+/// Queries of a batch.
+const QUERIES_MAX: usize = 1_000;
 /// Rows of each leg of a search that fuses several.
 const CANDIDATES_MAX: usize = 100_000;
 const CANDIDATES_DEFAULT: usize = 100;
@@ -59,7 +61,7 @@ impl Function {
     /// Arguments that are given by their name.
     pub fn named(self) -> &'static [&'static str] {
         match self {
-            Self::Vector => &["filter", "offset", "group_by", "metric", "after"],
+            Self::Vector => &["filter", "offset", "group_by", "metric", "after", "queries"],
             Self::Text => &[
                 "filter",
                 "offset",
@@ -97,6 +99,8 @@ impl Function {
 #[derive(Clone, Debug)]
 pub struct Arguments {
     pub function: Function,
+    /// Of all that are given.
+    pub names: Vec<String>,
     pub values: BTreeMap<String, ScalarValue>,
 }
 
@@ -200,11 +204,36 @@ impl Arguments {
         inner.into_iter().map(vector).collect()
     }
 
-    /// The search that is asked for.
+    /// The search that is asked for, or one for each query of a batch.
     ///
     /// # Errors
     /// `InvalidArgument` names the argument, and what it takes.
-    pub fn request(&self, table: &Table) -> Result<Request> {
+    pub fn requests(&self, table: &Table) -> Result<Vec<Request>> {
+        if self.value("queries").is_none() {
+            return Ok(vec![self.request(table)?]);
+        }
+        if self.value("vector").is_some() || self.value("after").is_some() {
+            return Err(self.fail("queries", "are searched for one by one, without a vector or a cursor"));
+        }
+        let items = self.value("queries").and_then(list).filter(|items| !items.is_empty());
+        let items = items.ok_or_else(|| self.fail("queries", "is needed: an array of vectors"))?;
+        if items.len() > QUERIES_MAX {
+            return Err(self
+                .fail("queries", &format!("are {}: at most {QUERIES_MAX} are taken at once", items.len())));
+        }
+        let requests = (0..items.len()).map(|at| {
+            let query = ScalarValue::try_from_array(&items, at).map_err(|e| {
+                self.fail("queries", &format!("is no array of vectors: {}", e.strip_backtrace()))
+            })?;
+            let mut one = self.clone();
+            one.values.remove("queries");
+            one.values.insert("vector".to_owned(), query);
+            one.request(table)
+        });
+        requests.collect()
+    }
+
+    fn request(&self, table: &Table) -> Result<Request> {
         let k =
             self.count("k", 1, K_MAX)?.ok_or_else(|| self.fail("k", "is needed: how many rows to find"))?;
         let mut legs = Vec::new();

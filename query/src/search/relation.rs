@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, Float32Array, Float64Array, RecordBatch, StringArray, UInt32Array,
@@ -35,6 +35,7 @@ use crate::table::PinnedTable;
 pub const SCORE: &str = "_score";
 const HIGHLIGHT: &str = "_highlight";
 const CURSOR: &str = "_cursor";
+const QUERY: &str = "_query";
 
 fn external(error: Error) -> DataFusionError {
     DataFusionError::External(Box::new(error))
@@ -103,8 +104,6 @@ struct Call {
     context: crate::scan::ScanContext,
     schema: SchemaRef,
     qualified: DFSchemaRef,
-    /// What ran, for `EXPLAIN`.
-    ran: Arc<Mutex<Option<String>>>,
 }
 
 impl Call {
@@ -135,7 +134,7 @@ impl Call {
         let schema = result_schema(&table, &known)?;
         let qualified = Arc::new(DFSchema::try_from(schema.clone())?);
         let context = pinned.context().clone();
-        Ok(Self { function, names, table, version, context, schema, qualified, ran: Arc::default() })
+        Ok(Self { function, names, table, version, context, schema, qualified })
     }
 }
 
@@ -155,7 +154,11 @@ fn constants(function: Function, names: &[String], values: &[Expr]) -> Arguments
         Expr::Literal(value, _) => Some((name.clone(), value.clone())),
         _ => None,
     };
-    Arguments { function, values: names.iter().zip(values).filter_map(constant).collect() }
+    Arguments {
+        function,
+        names: names.to_vec(),
+        values: names.iter().zip(values).filter_map(constant).collect(),
+    }
 }
 
 /// The columns of the table, and what the search says of each row.
@@ -176,10 +179,13 @@ fn result_schema(table: &plexus_model::Table, known: &Arguments) -> Result<Schem
         fields.push(Field::new(rank, DataType::UInt32, true));
         fields.push(Field::new(value, DataType::Float32, true));
     }
-    if known.values.contains_key("highlight") {
+    if known.names.iter().any(|name| name == "highlight") {
         fields.push(Field::new(HIGHLIGHT, DataType::Utf8, true));
     }
-    if known.values.contains_key("after") {
+    if known.names.iter().any(|name| name == "queries") {
+        fields.push(Field::new(QUERY, DataType::UInt32, false));
+    }
+    if known.names.iter().any(|name| name == "after") {
         fields.push(Field::new(CURSOR, DataType::Utf8, false));
     }
     if let Some(field) =
@@ -219,8 +225,8 @@ impl SearchNode {
             }
         }
         let arguments = constants(function, &self.call.names, &self.values);
-        let request = arguments.request(&self.call.table).map_err(external)?;
-        let table = FoundRows { call: self.call.clone(), request };
+        let requests = arguments.requests(&self.call.table).map_err(external)?;
+        let table = FoundRows { call: self.call.clone(), requests };
         LogicalPlanBuilder::scan(function.name(), provider_as_source(Arc::new(table)), None)?
             .project(self.call.schema.fields().iter().map(|f| Expr::Column(f.name().as_str().into())))?
             .build()
@@ -274,9 +280,7 @@ impl UserDefinedLogicalNodeCore for SearchNode {
     }
 
     fn fmt_for_explain(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "Search: {} of {}", self.call.function.name(), self.call.table.name)?;
-        let ran = self.call.ran.lock().ok().and_then(|ran| ran.clone());
-        ran.map_or(Ok(()), |ran| write!(f, ", {ran}"))
+        write!(f, "Search: {} of {}", self.call.function.name(), self.call.table.name)
     }
 
     fn with_exprs_and_inputs(&self, exprs: Vec<Expr>, _: Vec<LogicalPlan>) -> Result<Self> {
@@ -320,7 +324,8 @@ impl TableProvider for CallTable {
 #[derive(Debug)]
 struct FoundRows {
     call: Arc<Call>,
-    request: Request,
+    /// One, or one for each query of a batch.
+    requests: Vec<Request>,
 }
 
 #[async_trait]
@@ -340,32 +345,47 @@ impl TableProvider for FoundRows {
         _: &[Expr],
         _: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let Call { table, version, context, schema, ran, .. } = self.call.as_ref();
-        let filters = match &self.request.filter {
+        let Call { table, version, context, schema, .. } = self.call.as_ref();
+        let filters = match &self.request().filter {
             Some(sql) => vec![predicate(state, table, sql)?],
             None => vec![],
         };
         let source = Source::open(table.clone(), *version, context.clone()).await.map_err(external)?;
-        let found = search(&source, state, &self.request, &filters).await?;
-        if let Ok(mut ran) = ran.lock() {
-            *ran = Some(format!("{} rows of {} segments, exactly", found.len(), source.parts.len()));
+        // One search after the other: each takes the threads that there are.
+        let (mut found, mut queries) = (Vec::new(), Vec::new());
+        for (query, request) in (1..).zip(&self.requests) {
+            let of_query = search(&source, state, request, &filters).await?;
+            queries.extend(std::iter::repeat_n(query, of_query.len()));
+            found.extend(of_query);
         }
         let all: Vec<usize> = (0..schema.fields().len()).collect();
         let columns = projection.unwrap_or(&all);
-        let batch = self.assemble(&source, &found, columns).await?;
+        let batch = self.assemble(&source, &found, &queries, columns).await?;
         let schema = batch.schema();
         Ok(MemorySourceConfig::try_new_exec(&[vec![batch]], schema, None)?)
     }
 }
 
 impl FoundRows {
-    async fn assemble(&self, source: &Source, found: &[Found], columns: &[usize]) -> Result<RecordBatch> {
+    /// What all requests have in common is as in the first.
+    fn request(&self) -> &Request {
+        &self.requests[0]
+    }
+
+    async fn assemble(
+        &self,
+        source: &Source,
+        found: &[Found],
+        queries: &[u32],
+        columns: &[usize],
+    ) -> Result<RecordBatch> {
+        let request = self.request();
         let own = source.table.schema.columns.len();
         let schema = Arc::new(self.call.schema.project(columns)?);
         let hits: Vec<_> = found.iter().map(|f| f.hit).collect();
         let mut read: Vec<usize> = columns.iter().copied().filter(|c| *c < own).collect();
         let wants_highlight = columns.iter().any(|c| self.call.schema.field(*c).name() == HIGHLIGHT);
-        let highlight = self.request.highlight.as_ref().filter(|_| wants_highlight);
+        let highlight = request.highlight.as_ref().filter(|_| wants_highlight);
         read.extend(highlight.map(|h| h.column).filter(|column| !read.contains(column)));
         let rows = fetch(source, &hits, &read).await.map_err(external)?;
         let arrays = columns.iter().map(|column| -> Result<ArrayRef> {
@@ -373,8 +393,7 @@ impl FoundRows {
                 return Ok(rows.column(place).clone());
             }
             let place = |text: bool| {
-                let leg =
-                    self.request.legs.iter().position(|(leg, _)| matches!(leg, Leg::Text { .. }) == text);
+                let leg = request.legs.iter().position(|(leg, _)| matches!(leg, Leg::Text { .. }) == text);
                 move |found: &Found| leg.and_then(|leg| found.places[leg])
             };
             let field = self.call.schema.field(*column);
@@ -399,8 +418,9 @@ impl FoundRows {
                     }
                     None => Arc::new(StringArray::new_null(found.len())),
                 },
+                QUERY => Arc::new(UInt32Array::from_iter_values(queries.iter().copied())),
                 CURSOR => {
-                    let seen = self.request.offset + self.request.after.map_or(0, |cursor| cursor.seen);
+                    let seen = request.offset + request.after.map_or(0, |cursor| cursor.seen);
                     let cursors = found.iter().enumerate().map(|(at, f)| {
                         let cursor = Cursor {
                             version: source.version.0,

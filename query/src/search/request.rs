@@ -16,6 +16,7 @@ use plexus_storage::{Pick, project, types};
 use super::filter::Filter;
 use super::fusion::{Fusion, Place, fuse};
 use super::legs::{self, Hit, Leg, Ranking, Wanted};
+use super::report::{note_leg, note_rows};
 use super::source::Source;
 
 /// What is searched for, and how what is found is put together.
@@ -107,6 +108,8 @@ pub async fn search(
 ) -> Result<Vec<Found>, DataFusionError> {
     let external = |e: Error| DataFusionError::External(Box::new(e));
     let wanted = wanted(source, state, filters).await?;
+    note_rows(state, source, &wanted);
+    request.legs.iter().for_each(|(leg, _)| note_leg(state, source, leg));
     let threads = state.config().target_partitions();
     let page = Page::new(request);
     let mut depth = page.end;

@@ -26,6 +26,7 @@ use super::arguments::{K_MAX, text_fields};
 use super::functions::{DistanceFunction, TextBinding, TextFunction, as_function, vector_of};
 use super::legs::{self, Leg, Wanted};
 use super::relation::SearchNode;
+use super::report::{note_leg, note_rows};
 use super::request::wanted;
 use super::source::Source;
 use crate::table::PinnedTable;
@@ -449,9 +450,15 @@ impl TableProvider for SelectedTable {
         }
         let mut left = wanted(&source, state, own).await?;
         for binding in matches {
+            note_leg(
+                state,
+                &source,
+                &Leg::Text { fields: binding.fields.clone(), query: binding.query.clone() },
+            );
             left = matching(&source, binding, left).await.map_err(external)?;
         }
         if let Some((of, k)) = top {
+            note_rows(state, &source, &left);
             left = self.best(&source, of, *k, left, state).await.map_err(external)?;
         }
         let Wanted::Some(rows) = left else {
@@ -484,6 +491,7 @@ impl SelectedTable {
                 Leg::Text { fields: binding.fields.clone(), query: binding.query.clone() }
             }
         };
+        note_leg(state, source, &leg);
         let threads = state.config().target_partitions();
         let found = legs::best(source, &leg, &wanted, k, threads).await?;
         if found.len() < k {

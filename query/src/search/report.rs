@@ -1,0 +1,72 @@
+//! What searches did, for `EXPLAIN`.
+
+use std::sync::{Arc, Mutex};
+
+use datafusion::catalog::Session;
+
+use super::legs::{Leg, Wanted};
+use super::source::Source;
+
+/// Notes of the searches of one statement, which run when its plan is made. An extension of its session.
+#[derive(Debug, Default)]
+pub struct SearchReport(Mutex<Vec<String>>);
+
+impl SearchReport {
+    fn note(state: &dyn Session, line: String) {
+        if let Some(report) = state.config().get_extension::<Self>()
+            && let Ok(mut lines) = report.0.lock()
+            && !lines.contains(&line)
+        {
+            lines.push(line);
+        }
+    }
+
+    /// All that was noted, and forgets it.
+    pub fn take(&self) -> Vec<String> {
+        self.0.lock().map(|mut lines| std::mem::take(&mut *lines)).unwrap_or_default()
+    }
+
+    /// The extension of a session.
+    pub fn extension() -> Arc<Self> {
+        Arc::default()
+    }
+}
+
+/// Notes which rows a filter left.
+pub fn note_rows(state: &dyn Session, source: &Source, wanted: &Wanted) {
+    let (parts, all) = (source.parts.len(), source.parts.iter().map(|part| part.live()).sum::<u64>());
+    let rows = match wanted {
+        Wanted::All => format!("all {all} rows"),
+        Wanted::Some(rows) => {
+            let left: u64 = rows.iter().map(|rows| rows.len()).sum();
+            format!("{left} of {all} rows")
+        }
+    };
+    SearchReport::note(state, format!("search of {}: {rows} in {parts} segments", source.table.name));
+}
+
+/// Notes how a leg found its rows.
+pub fn note_leg(state: &dyn Session, source: &Source, leg: &Leg) {
+    let name = |id: u32| {
+        let column = source.table.schema.columns.iter().find(|column| column.id == id);
+        column.map_or("", |column| column.name.as_str())
+    };
+    let parts = source.parts.len();
+    let line = match leg {
+        Leg::Text { fields, .. } => {
+            let indexed = |id: u32| {
+                source.parts.iter().filter(|part| part.segment.indexes.iter().any(|i| i.index == id)).count()
+            };
+            let columns: Vec<&str> = fields.columns.iter().map(|id| name(*id)).collect();
+            let indexed = fields.index.map_or(0, indexed);
+            let (columns, analyzer) = (columns.join(", "), fields.analyzer.name());
+            format!(
+                "words of {columns} by {analyzer}: {indexed} of {parts} segments by the files of an index"
+            )
+        }
+        Leg::Vector { column, query } => {
+            format!("vectors of {} by {}: exactly, {parts} segments", name(*column), query.metric().name())
+        }
+    };
+    SearchReport::note(state, line);
+}
