@@ -19,9 +19,6 @@ use crate::ddl;
 use crate::ingest::Writer;
 use crate::rewrite::identifier;
 
-/// Of text indexes that do not say.
-const TOKENIZER_DEFAULT: &str = "standard";
-
 impl Coordinator {
     /// The command that `CREATE INDEX` stands for; `None` when the index is there and need not be made.
     pub(crate) fn create_index(&self, scope: &Scope<'_>, create: &CreateIndex) -> Result<Option<Command>> {
@@ -95,7 +92,7 @@ fn index_kind(create: &CreateIndex, table: &Table) -> Result<IndexKind> {
     };
     let kind = match kind.as_str() {
         "text" => {
-            let tokenizer = take("tokenizer").unwrap_or_else(|| TOKENIZER_DEFAULT.to_owned());
+            let tokenizer = take("tokenizer").unwrap_or_else(|| Analyzer::DEFAULT.to_owned());
             IndexKind::Text { columns, tokenizer: Analyzer::named(&tokenizer)?.name().to_owned() }
         }
         "vector" => {
@@ -121,6 +118,12 @@ fn index_kind(create: &CreateIndex, table: &Table) -> Result<IndexKind> {
 
 fn column_id(column: &IndexColumn, table: &Table) -> Result<u32> {
     let expr = &column.column.expr;
+    let order = &column.column.options;
+    if column.operator_class.is_some() || order.asc.is_some() || order.nulls_first.is_some() {
+        return Err(Error::unsupported(format!(
+            "{column}: an index has no order and no operators; WITH (metric = 'l2') says how vectors are compared"
+        )));
+    }
     let name = match expr {
         Expr::Identifier(ident) => identifier(&ident.to_string()),
         _ => return Err(Error::invalid(format!("{expr}: an index is of columns"))),
@@ -187,8 +190,8 @@ pub async fn index_segment(
         analyzer: Analyzer::named(tokenizer)?,
         index: Some(definition.id),
     };
-    let source = writer.engine.search_source(table.clone(), manifest.version).await?;
-    let Some(part) = source.parts.iter().find(|part| part.segment.id == segment.id) else {
+    let source = writer.engine.search_source(table.clone(), manifest.version, segment.clone());
+    let Some(part) = source.parts.first() else {
         return Ok(false);
     };
     let texts = source.texts(part, &fields).await?;

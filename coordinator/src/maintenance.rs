@@ -42,6 +42,8 @@ const VOTERS_INTERVAL: Duration = Duration::from_millis(200);
 const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// Time for nodes to report to a new leader before silence counts.
 const LEADER_GRACE: Duration = Duration::from_secs(5);
+/// Time after which an index of a segment is tried again that could not be made.
+const INDEX_RETRY: Duration = Duration::from_secs(60);
 /// How often garbage and old records are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -123,9 +125,10 @@ impl Maintenance {
         };
         let index = async {
             let mut tick = ticker(MAINTENANCE_INTERVAL);
+            let mut failed = HashMap::new();
             loop {
                 tick.tick().await;
-                self.note("index", self.index().await);
+                self.note("index", self.index(&mut failed).await);
             }
         };
         let scrub = async {
@@ -270,16 +273,26 @@ impl Maintenance {
 
     /// Makes the indexes that segments lack, of the shards that this node is the first live replica of, one after the
     /// other.
-    async fn index(&self) -> Result<()> {
+    /// Those that failed are tried again after a while.
+    async fn index(&self, failed: &mut HashMap<(SegmentId, u32), Instant>) -> Result<()> {
         if self.store.is_none() {
             return Ok(());
         }
+        failed.retain(|_, at| at.elapsed() < INDEX_RETRY);
         let manifest = self.meta.manifest();
         for table in manifest.tables.values().filter(|t| t.dropped.is_none() && !t.schema.indexes.is_empty())
         {
             for shard in (0..table.shards.len() as u32).filter(|s| self.is_first(&manifest, table, *s)) {
                 for (segment, definition) in unindexed(table, shard) {
+                    let key = (segment.id, definition.id);
+                    if failed.get(&key).is_some_and(|at| at.elapsed() < INDEX_RETRY) {
+                        continue;
+                    }
                     let indexed = index_segment(&self.writer, &manifest, table, &segment, &definition).await;
+                    match &indexed {
+                        Ok(_) => drop(failed.remove(&key)),
+                        Err(_) => drop(failed.insert(key, Instant::now())),
+                    }
                     self.note("index", indexed.map(|_| ()));
                 }
             }

@@ -39,8 +39,7 @@ pub fn statements(sql: &str) -> Result<VecDeque<Statement>> {
             *name = format!("${number}");
         }
     }
-    join_operators(&mut tokens);
-    DFParserBuilder::new(tokens)
+    DFParserBuilder::new(join_operators(tokens))
         .with_dialect(&dialect)
         .with_recursion_limit(RECURSION_MAX)
         .build()
@@ -48,20 +47,23 @@ pub fn statements(sql: &str) -> Result<VecDeque<Statement>> {
         .map_err(|e| at_end(sql, from_datafusion(e)))
 }
 
-/// Operators of vectors, which the tokenizer takes for several.
-fn join_operators(tokens: &mut Vec<TokenWithSpan>) {
-    for (parts, operator) in
-        [(&[Token::Lt, Token::Arrow][..], "<->"), (&[Token::Lt, Token::HashArrow][..], "<#>")]
-    {
-        let mut at = 0;
-        while at + parts.len() <= tokens.len() {
-            if tokens[at..at + parts.len()].iter().map(|t| &t.token).eq(parts) {
-                tokens[at].token = Token::CustomBinaryOperator(operator.to_owned());
-                tokens.drain(at + 1..at + parts.len());
+/// Operators of vectors, which the tokenizer takes for two each.
+fn join_operators(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut joined: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    for token in tokens {
+        let operator = match (joined.last().map(|last| &last.token), &token.token) {
+            (Some(Token::Lt), Token::Arrow) => "<->",
+            (Some(Token::Lt), Token::HashArrow) => "<#>",
+            _ => {
+                joined.push(token);
+                continue;
             }
-            at += 1;
+        };
+        if let Some(last) = joined.last_mut() {
+            last.token = Token::CustomBinaryOperator(operator.to_owned());
         }
     }
+    joined
 }
 
 /// The parser names no position for what is missing at the end.

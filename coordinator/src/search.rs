@@ -21,8 +21,9 @@ use plexus_query::search::{Function as SearchFunction, NAMED_ARGUMENT};
 use crate::coordinator::{Coordinator, Scope};
 use crate::errors::from_datafusion;
 use crate::rewrite::identifier;
+use crate::statement::parameter_types;
 
-/// Rows that a subquery in the place of an argument may give, each a vector.
+/// Rows that a subquery in the place of an argument may give, each a vector: they become a part of the statement.
 const SUBQUERY_ROWS_MAX: usize = 1_000;
 
 /// Prepares the searches of a statement, and gives the subqueries that are their arguments, each where
@@ -98,7 +99,8 @@ impl Searches {
             return Err(Error::invalid(format!("{arg} is not an argument of a search")));
         };
         match value {
-            // A table or a column.
+            // A table or a column. One in quotes keeps them, since it is read as a name again.
+            Expr::Identifier(ident) if ident.quote_style.is_some() => *value = text(&ident.to_string()),
             Expr::Identifier(ident) => *value = text(&identifier(&ident.to_string())),
             Expr::CompoundIdentifier(parts) => {
                 let parts: Vec<String> = parts.iter().map(ToString::to_string).collect();
@@ -189,7 +191,13 @@ impl Coordinator {
         self.resolve(&mut statement, scope).await?;
         let state = self.state(scope)?;
         let plan = state.statement_to_plan(Statement::Statement(Box::new(statement))).await;
-        let mut rows = self.query(scope, &plan.map_err(from_datafusion)?).await?;
+        let plan = plan.map_err(from_datafusion)?;
+        if !parameter_types(&plan)?.is_empty() {
+            return Err(Error::unsupported(
+                "parameters are not taken inside the subquery of a search: give the vector as a parameter",
+            ));
+        }
+        let mut rows = self.query(scope, &plan).await?;
         let mut vectors = Vec::new();
         while let Some(batch) = rows.stream.try_next().await? {
             if batch.num_columns() != 1 {
@@ -231,18 +239,12 @@ fn vector(column: &ArrayRef, row: usize) -> Result<Expr> {
     };
     let floats = compute::cast(&items, &DataType::Float32).map_err(|_| wrong())?;
     let floats = floats.as_primitive_opt::<Float32Type>().ok_or_else(wrong)?;
-    let number = |value: Option<f32>| match value {
-        // The shortest text that is read as the same number, whatever its size.
-        Some(value) => Expr::Cast {
-            kind: ast::CastKind::Cast,
-            expr: Box::new(text(&format!("{value:e}"))),
-            data_type: ast::DataType::Real,
-            array: false,
-            format: None,
-        },
-        None => Expr::Value(Value::Null.into()),
-    };
-    Ok(array(floats.iter().map(number).collect()))
+    if floats.null_count() > 0 {
+        return Err(Error::invalid("it gives a vector with a component that is null"));
+    }
+    // The shortest texts that are read as the same numbers.
+    let numbers: Vec<String> = floats.values().iter().map(|value| format!("{value:e}")).collect();
+    Ok(text(&format!("[{}]", numbers.join(","))))
 }
 
 fn array(elem: Vec<Expr>) -> Expr {

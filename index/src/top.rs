@@ -1,5 +1,8 @@
 //! The best of many hits.
 
+/// Hits that are equal to the last that counts, and are kept: of more, those that come first stay.
+const EQUALS_MAX: usize = 100_000;
+
 /// Keeps hits that may be among the best `k` of all, by a score of which more is better. Where several have the
 /// lowest score that counts, all of them are kept: who comes first among equals is decided by whoever knows the rows.
 #[derive(Clone, Debug)]
@@ -23,8 +26,7 @@ impl<T> Top<T> {
         self.threshold
     }
 
-    /// Raises the threshold to what is known from elsewhere.
-    pub fn raise(&mut self, threshold: f32) {
+    fn raise(&mut self, threshold: f32) {
         self.threshold = self.threshold.max(threshold);
     }
 
@@ -50,6 +52,10 @@ impl<T> Top<T> {
         self.raise(lowest);
         let threshold = self.threshold;
         self.hits.retain(|(score, _)| *score >= threshold);
+        if self.hits.len() > self.k.saturating_add(EQUALS_MAX) {
+            self.hits.sort_by(|a, b| b.0.total_cmp(&a.0));
+            self.hits.truncate(self.k + EQUALS_MAX);
+        }
     }
 
     /// The best, the best first; after the `k`-th those that are equal to it.

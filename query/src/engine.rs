@@ -17,7 +17,7 @@ use datafusion_distributed::{
     ChannelResolver, DistributedExt, SessionStateBuilderExt, Worker, WorkerQueryContext,
 };
 use object_store::memory::InMemory;
-use plexus_model::{Manifest, SegmentId, Table, Version};
+use plexus_model::{Manifest, Segment, SegmentId, Table, Version};
 use plexus_storage::SegmentReads;
 use url::Url;
 use vortex::VortexSessionDefault;
@@ -29,7 +29,7 @@ use crate::codec::ScanCodec;
 use crate::distribute::{Placement, desired_tasks, route, scale_up};
 use crate::files::STORE_URL;
 use crate::scan::ScanContext;
-use crate::search::{self, SearchCaches, SearchReport, SearchRule};
+use crate::search::{self, BindRule, SearchCaches, SearchReport, SearchRule};
 use crate::system::ClusterView;
 use crate::table::PinnedTable;
 use crate::{CATALOG, DEFAULT_SCHEMA};
@@ -111,6 +111,7 @@ impl Engine {
             // Compressing costs more than a fast link.
             .with_distributed_compression(None)?
             .with_distributed_metrics_collection(false)?
+            .with_analyzer_rule(Arc::new(BindRule))
             .with_optimizer_rule(Arc::new(SearchRule))
             .build();
         add_functions(&mut base)?;
@@ -159,17 +160,19 @@ impl Engine {
         if expr.get_type(&schema)? != DataType::Boolean {
             return plan_err!("{predicate} is not true or false");
         }
-        let expr = simplify(expr, schema)?;
+        let expr = simplify(expr, schema, state)?;
         Ok(pinned.segments(state, &[expr])?.into_iter().map(|(segment, _)| segment.id).collect())
     }
 
-    /// A version of a table, as searches see it.
-    pub async fn search_source(
+    /// One segment of a table, as searches see it.
+    pub fn search_source(
         &self,
         table: Arc<Table>,
         version: Version,
-    ) -> plexus_model::Result<search::Source> {
-        search::Source::open(table, version, self.scans.clone()).await
+        segment: Arc<Segment>,
+    ) -> search::Source {
+        let part = search::Part { segment, hidden: Arc::default() };
+        search::Source::of(table, version, self.scans.clone(), vec![part])
     }
 
     /// A session that sees no table.
@@ -195,9 +198,14 @@ impl Engine {
 }
 
 /// A predicate with its values in the types of the columns that they are compared with, as pruning needs it.
-pub(crate) fn simplify(expr: Expr, schema: DFSchema) -> Result<Expr> {
+pub(crate) fn simplify(expr: Expr, schema: DFSchema, state: &SessionState) -> Result<Expr> {
     let schema = Arc::new(schema);
-    let simplifier = ExprSimplifier::new(SimplifyContext::builder().with_schema(schema.clone()).build());
+    let context = SimplifyContext::builder()
+        .with_schema(schema.clone())
+        .with_config_options(state.config_options().clone())
+        .with_query_execution_start_time(state.execution_props().query_execution_start_time)
+        .build();
+    let simplifier = ExprSimplifier::new(context);
     simplifier.simplify(simplifier.coerce(expr, &schema)?)
 }
 

@@ -17,6 +17,7 @@ use crate::bounds;
 use crate::files::to_file;
 use crate::pruning;
 use crate::scan::{Scan, ScanContext};
+use crate::search::{self, Bindings, Source};
 
 /// A table as one version of the manifest shows it.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub struct PinnedTable {
     schema: SchemaRef,
     constraints: Constraints,
     context: ScanContext,
+    /// Queries over its texts that the statement asks.
+    bindings: Bindings,
 }
 
 impl PinnedTable {
@@ -34,7 +37,7 @@ impl PinnedTable {
         let key = table.schema.primary_key.iter().map(|&i| i as usize).collect::<Vec<_>>();
         let constraints = if key.is_empty() { vec![] } else { vec![Constraint::PrimaryKey(key)] };
         let constraints = Constraints::new_unverified(constraints);
-        Self { table, version, schema, constraints, context }
+        Self { table, version, schema, constraints, context, bindings: Bindings::default() }
     }
 
     pub fn table(&self) -> &Arc<Table> {
@@ -47,6 +50,32 @@ impl PinnedTable {
 
     pub fn context(&self) -> &ScanContext {
         &self.context
+    }
+
+    pub fn bindings(&self) -> &Bindings {
+        &self.bindings
+    }
+
+    /// The version of the table, as searches see it.
+    pub async fn search_source(&self) -> Result<Source> {
+        let source = Source::open(self.table.clone(), self.version, self.context.clone()).await;
+        source.map_err(|e| DataFusionError::External(Box::new(e)))
+    }
+
+    /// Finds out what the scores of bound queries depend on.
+    pub async fn score_bindings(&self) -> Result<()> {
+        let bindings = self.bindings.all();
+        if bindings.iter().all(|binding| binding.statistics.initialized()) {
+            return Ok(());
+        }
+        let source = self.search_source().await?;
+        for binding in bindings {
+            let known = binding
+                .statistics
+                .get_or_try_init(|| search::statistics(&source, &binding.fields, &binding.query));
+            known.await.map_err(|e| DataFusionError::External(Box::new(e)))?;
+        }
+        Ok(())
     }
 
     pub fn arrow_schema(&self) -> &SchemaRef {
@@ -83,6 +112,7 @@ impl PinnedTable {
         limit: Option<usize>,
         picked: Option<&HashMap<SegmentId, Arc<Rows>>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.score_bindings().await?;
         let mut files = Vec::new();
         let mut file_statistics = Vec::new();
         let mut inline_rows: Vec<RecordBatch> = Vec::new();

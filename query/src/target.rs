@@ -58,6 +58,10 @@ impl TargetTable {
         fields.push(Arc::new(Field::new(ROW_COLUMN, DataType::UInt64, false)));
         Self { inner, schema: Arc::new(Schema::new(fields)) }
     }
+
+    pub fn pinned(&self) -> &PinnedTable {
+        &self.inner
+    }
 }
 
 #[async_trait]
@@ -81,6 +85,7 @@ impl TableProvider for TargetTable {
         filters: &[Expr],
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.inner.score_bindings().await?;
         let own = self.inner.arrow_schema().fields().len();
         // Filters over places prune nothing, and the segments know nothing of them.
         let filters: Vec<Expr> = filters

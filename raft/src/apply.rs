@@ -358,6 +358,7 @@ pub fn alter_table(manifest: &mut Manifest, index: Version, alter: AlterTable) -
     if table.schema.has_key() != schema.has_key() {
         return Err(Error::internal(format!("table {}: a schema that changes the primary key", table.name)));
     }
+    check_index_names(manifest, table, &schema)?;
     if let Some(table) = manifest.tables.get_mut(&id) {
         let table = Arc::make_mut(table);
         remember(table, index);
@@ -367,6 +368,22 @@ pub fn alter_table(manifest: &mut Manifest, index: Version, alter: AlterTable) -
         table.changed = index;
     }
     Ok(id)
+}
+
+/// That no other table of the schema has an index of the same name: they are dropped by their names.
+fn check_index_names(manifest: &Manifest, table: &Table, schema: &TableSchema) -> Result<()> {
+    let added = || schema.indexes.iter().filter(|i| table.schema.index_named(&i.name).is_none());
+    let beside =
+        manifest.names.iter().filter(|(name, id)| name.schema == table.name.schema && **id != table.id);
+    for other in beside.filter_map(|(_, id)| manifest.tables.get(id)) {
+        if let Some(index) = added().find(|i| other.schema.index_named(&i.name).is_some()) {
+            return Err(Error::already_exists(format!(
+                "index {:?} exists already, on table {}",
+                index.name, other.name
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Takes indexes off the segments whose definitions are gone from the schema. Older versions are searched without.

@@ -350,14 +350,23 @@ fn check_keys(table: &Table, change: &TableChange) -> Result<()> {
 
 /// That segments get indexes that they lack, of definitions that are there.
 fn check_indexes(table: &Table, change: &TableChange) -> Result<()> {
+    let mut files = BTreeSet::new();
     for (id, index) in &change.index {
+        if !files.insert(index.file) || table.segments.contains_key(&index.file) {
+            return Err(Error::internal(format!("file {} of an index is used twice", index.file)));
+        }
         let segment = table.segments.get(id).ok_or_else(|| {
             Error::conflict(format!("table {}: segment {id} is gone, and was to get an index", table.name))
         })?;
         if !table.schema.indexes.iter().any(|definition| definition.id == index.index) {
             return Err(Error::conflict(format!("table {}: the index was dropped meanwhile", table.name)));
         }
-        if segment.indexes.iter().any(|there| there.index == index.index) {
+        if segment.is_inline() {
+            return Err(Error::internal(format!("segment {id} is in the log, and was to get an index")));
+        }
+        let again =
+            change.index.iter().filter(|(other, i)| other == id && i.index == index.index).count() > 1;
+        if again || segment.indexes.iter().any(|there| there.index == index.index) {
             return Err(Error::conflict(format!("table {}: segment {id} has its index already", table.name)));
         }
         let shard = table

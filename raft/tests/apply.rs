@@ -3,8 +3,9 @@
 use plexus_model::limits::{INLINE_TOTAL_BYTES_MAX, TOKENS_MAX, TOKENS_MIN};
 use plexus_model::{
     AlterTable, ChangeKind, ClusterId, Command, Commit, CreateTable, DeletedRows, Deletion, ErrorKind,
-    Exchange, FileData, Manifest, NewSegment, NodeId, NodeRecord, Outcome, Proposal, Roles, Rows, Segment,
-    SegmentData, SegmentId, Statistics, Table, TableChange, TableId, TableName, TableSchema, Token, Version,
+    Exchange, FileData, IndexDefinition, IndexKind, Manifest, NewSegment, NodeId, NodeRecord, Outcome,
+    Proposal, Roles, Rows, Segment, SegmentData, SegmentId, SegmentIndex, Statistics, Table, TableChange,
+    TableId, TableName, TableSchema, Token, Version,
 };
 use plexus_raft::apply::apply;
 use proptest::prelude::*;
@@ -314,6 +315,60 @@ fn a_deletion_in_a_file_needs_a_majority_too() {
     let Command::Commit(mut of_inline) = in_file(vec![3, 2]) else { unreachable!() };
     of_inline.changes[0].delete[0].0 = SegmentId(102);
     assert_eq!(rejection(one(&mut manifest, 74, Command::Commit(of_inline))), ErrorKind::Internal);
+}
+
+#[test]
+fn segments_get_indexes_that_are_defined_and_durable_and_lose_those_that_are_dropped() {
+    let mut manifest = prepared();
+    one(
+        &mut manifest,
+        70,
+        commit(5, vec![segment(100, false, vec![1, 2]), segment(101, true, vec![])], vec![]),
+    );
+    let with_indexes = |names: &[&str]| {
+        let mut schema = schema();
+        schema.columns[0].data_type = plexus_model::ColumnType::Utf8;
+        let kind = || IndexKind::Text { columns: vec![1], tokenizer: "raw".into() };
+        let index = |(id, name): (u32, &&str)| IndexDefinition { id, name: (*name).into(), kind: kind() };
+        schema.indexes = (1..).zip(names).map(index).collect();
+        schema
+    };
+    let alter = |table: u64, schema_version: u32, names: &[&str]| {
+        let schema = with_indexes(names);
+        Command::AlterTable(AlterTable { table: TableId(table), schema_version, schema, base: None })
+    };
+    let attach = |segment: u128, index: u32, file: u128, acknowledged: Vec<u64>| {
+        let acknowledged = acknowledged.into_iter().map(NodeId).collect();
+        let data = FileData { bytes: 10, checksum: [9; 32], column_bytes: 0 };
+        let index =
+            vec![(SegmentId(segment), SegmentIndex { index, file: SegmentId(file), data, acknowledged })];
+        commit_change(TableChange { index, ..TableChange::new(TableId(5), 1, Version(1), ChangeKind::Move) })
+    };
+    assert_eq!(rejection(one(&mut manifest, 71, attach(100, 1, 300, vec![1, 2]))), ErrorKind::Conflict);
+    assert!(matches!(one(&mut manifest, 72, alter(5, 1, &["i"])), Outcome::Applied { .. }));
+    let newest = table(&manifest).changed;
+    for (token, refused, kind) in [
+        (73, attach(100, 1, 300, vec![1]), ErrorKind::Conflict),
+        (74, attach(101, 1, 300, vec![1, 2]), ErrorKind::Internal),
+        (75, attach(100, 2, 300, vec![1, 2]), ErrorKind::Conflict),
+        (76, attach(999, 1, 300, vec![1, 2]), ErrorKind::Conflict),
+        (77, attach(100, 1, 101, vec![1, 2]), ErrorKind::Internal),
+    ] {
+        assert_eq!(rejection(one(&mut manifest, token, refused)), kind);
+    }
+    assert!(matches!(one(&mut manifest, 78, attach(100, 1, 300, vec![1, 2])), Outcome::Applied { .. }));
+    let of = |manifest: &Manifest| table(manifest).segments[&SegmentId(100)].indexes.clone();
+    assert_eq!(of(&manifest).len(), 1);
+    assert!(of(&manifest)[0].acknowledged.is_empty());
+    // No row was changed by it.
+    assert_eq!(table(&manifest).changed, newest);
+    assert_eq!(rejection(one(&mut manifest, 79, attach(100, 1, 301, vec![1, 2]))), ErrorKind::Conflict);
+    // Names are of one table of a schema.
+    one(&mut manifest, 80, create("other", 3));
+    let other = manifest.table(&TableName::new("public", "other")).map(|t| t.id.0).unwrap();
+    assert_eq!(rejection(one(&mut manifest, 81, alter(other, 1, &["i"]))), ErrorKind::AlreadyExists);
+    assert!(matches!(one(&mut manifest, 82, alter(5, 2, &[])), Outcome::Applied { .. }));
+    assert!(of(&manifest).is_empty());
 }
 
 #[test]

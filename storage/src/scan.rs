@@ -86,6 +86,14 @@ impl SegmentReads {
         Ok(Arc::new(hidden))
     }
 
+    /// What tells the rows of a segment that `version` does not see from those that other versions, or transactions that
+    /// are not committed, do not.
+    pub fn hidden_fingerprint(segment: &Segment, version: Version) -> (u64, Version) {
+        let deleted = prefixes(segment.deletions_at(version)).last().copied().unwrap_or_default();
+        let until = if segment.has_versions() { version.min(segment.newest) } else { Version(0) };
+        (deleted, until)
+    }
+
     async fn deleted_rows(&self, table: &Table, segment: &Segment, version: Version) -> Result<Arc<Rows>> {
         let prefixes = prefixes(segment.deletions_at(version));
         let Some(last) = prefixes.last() else {

@@ -93,6 +93,36 @@ def test_statements_that_tend_tables_say_what_they_did(cursor):
     cursor.execute("DROP TABLE adbc_tended")
 
 
+def test_searches_take_parameters(cursor):
+    cursor.execute("CREATE TABLE papers (id BIGINT PRIMARY KEY, body VARCHAR, v VECTOR(3))")
+    rows = [(1, "a swept wing", [1.0, 0.0, 0.0]), (2, "heat", [0.0, 1.0, 0.0]), (3, "a wing", [0.9, 0.1, 0.0])]
+    for id, body, vector in rows:
+        cursor.execute("INSERT INTO papers VALUES (?, ?, ?)", (id, body, vector))
+    ids = lambda: [row[0] for row in cursor.fetchall()]
+    cursor.execute("SELECT id FROM vector_search(papers, v, ?, 2)", ([1.0, 0.0, 0.0],))
+    assert ids() == [1, 3]
+    # As Arrow has vectors.
+    vector = pa.array([[0.0, 1.0, 0.0]], type=pa.list_(pa.float32(), 3))
+    cursor.execute("SELECT id FROM papers ORDER BY v <=> ? LIMIT 1", pa.record_batch([vector], names=["1"]))
+    assert ids() == [2]
+    cursor.execute("SELECT id FROM text_search(papers, ?, 5, filter => ?)", ("wing", "id > 1"))
+    assert ids() == [3]
+    cursor.execute("SELECT id FROM hybrid_search(papers, ?, ?, 1)", ("swept", [1.0, 0.0, 0.0]))
+    assert ids() == [1]
+    cursor.execute("SELECT _query, id FROM vector_search(papers, v, queries => ?, k => 1)", ([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]],))
+    assert cursor.fetchall() == [(1, 2), (2, 1)]
+    pages, cursor_text = [], ""
+    for _ in range(3):
+        cursor.execute("SELECT id, _cursor FROM vector_search(papers, v, ?, 1, after => ?)", ([1.0, 0.0, 0.0], cursor_text))
+        (id, cursor_text), = cursor.fetchall()
+        pages.append(id)
+    assert pages == [1, 3, 2]
+    with pytest.raises(dbapi.Error, match="2 components"):
+        cursor.execute("SELECT id FROM vector_search(papers, v, ?, 2)", ([1.0, 0.0],))
+        cursor.fetchall()
+    cursor.execute("DROP TABLE papers")
+
+
 def test_definition_and_rows(cursor):
     cursor.execute("CREATE TABLE adbc_rows (id BIGINT, name VARCHAR)")
     cursor.execute("INSERT INTO adbc_rows VALUES (1, 'one'), (2, 'two')")
@@ -217,7 +247,7 @@ def test_objects_are_filtered(connection):
         return {t["table_name"] for s in schemas for t in s["db_schema_tables"] or []}
 
     assert tables(table_name_filter="line%") == {"lineitem"}
-    assert tables(db_schema_filter="plexus") == {"commits", "nodes", "segments", "shards", "storage", "tables"}
+    assert tables(db_schema_filter="plexus") == {"commits", "indexes", "nodes", "segments", "shards", "storage", "tables"}
     assert "lineitem" not in tables(table_types_filter=["SYSTEM TABLE"])
 
 

@@ -8,8 +8,8 @@ use tantivy::tokenizer::{
 
 /// Terms that are longer, in bytes, are left out.
 const TERM_BYTES_MAX: usize = 255;
-/// Of n-grams, in characters.
-const NGRAM_MAX: usize = 16;
+/// Of n-grams, in characters: each length makes a term of every letter.
+const NGRAM_MAX: usize = 8;
 
 /// A way to make terms of text, by its name.
 ///
@@ -67,6 +67,9 @@ const LANGUAGES: [(&str, Language); 18] = [
 ];
 
 impl Analyzer {
+    /// What texts are searched by where nothing is said.
+    pub const DEFAULT: &str = "standard";
+
     /// # Errors
     /// `InvalidArgument` names what there is.
     pub fn named(name: &str) -> Result<Self> {

@@ -10,8 +10,8 @@ use super::pack::{Workspace, settings};
 
 /// Memory of the writer's first table of terms; it grows from there.
 const TABLE_BYTES: usize = 16 << 20;
-/// Memory of the writer above which the rows are too many for one index: its own bound is not far, and a panic.
-const MEMORY_BYTES_MAX: usize = 3 << 30;
+/// Memory of the writer above which the rows are too many for one index: some times what a segment takes.
+const MEMORY_BYTES_MAX: usize = 1 << 30;
 /// What the analyzer is called inside.
 pub const ANALYZER: &str = "analyzer";
 

@@ -115,24 +115,30 @@ impl PhraseCursor {
             starts.clear();
             starts.extend(self.positions.iter().map(|p| i64::from(*p) - i64::from(*offset)));
         }
-        count_windows(&self.starts, i64::from(self.slop))
+        let offsets: Vec<i64> = self.terms.iter().map(|(offset, _)| i64::from(*offset)).collect();
+        count_windows(&self.starts, &offsets, i64::from(self.slop))
     }
 }
 
-/// Matches of a phrase: of each list one number, all within `slop` of each other; each number is used once.
-fn count_windows(lists: &[Vec<i64>], slop: i64) -> u32 {
+/// Matches of a phrase: of each list one number, all within `slop` of each other, and no two of the same word of the text,
+/// which are at their number and the offset of their list; each number is used once.
+fn count_windows(lists: &[Vec<i64>], offsets: &[i64], slop: i64) -> u32 {
     let mut next = vec![0; lists.len()];
+    let mut words = Vec::with_capacity(lists.len());
     let mut count = 0;
     loop {
         let (mut first, mut last) = ((i64::MAX, 0), i64::MIN);
-        for (list, (numbers, at)) in lists.iter().zip(&next).enumerate() {
+        words.clear();
+        for (list, ((numbers, at), offset)) in lists.iter().zip(&next).zip(offsets).enumerate() {
             let Some(number) = numbers.get(*at) else {
                 return count;
             };
             first = first.min((*number, list));
             last = last.max(*number);
+            words.push(number + offset);
         }
-        if last - first.0 <= slop {
+        words.sort_unstable();
+        if last - first.0 <= slop && words.windows(2).all(|pair| pair[0] != pair[1]) {
             count += 1;
             next.iter_mut().for_each(|at| *at += 1);
         } else {
@@ -285,10 +291,13 @@ mod tests {
     fn phrases_are_counted_whichever_list_comes_first() {
         // "a b" with a at 0, 1 and b at 2, 3: where the phrase would begin.
         let (a, b) = (vec![0, 1], vec![1, 2]);
-        assert_eq!(count_windows(&[a.clone(), b.clone()], 0), 1);
-        assert_eq!(count_windows(&[b.clone(), a.clone()], 0), 1);
-        assert_eq!(count_windows(&[a.clone(), b.clone()], 1), 2);
-        assert_eq!(count_windows(&[b, a], 1), 2);
-        assert_eq!(count_windows(&[vec![], vec![1]], 9), 0);
+        assert_eq!(count_windows(&[a.clone(), b.clone()], &[0, 1], 0), 1);
+        assert_eq!(count_windows(&[b.clone(), a.clone()], &[1, 0], 0), 1);
+        assert_eq!(count_windows(&[a.clone(), b.clone()], &[0, 1], 1), 2);
+        assert_eq!(count_windows(&[b, a], &[1, 0], 1), 2);
+        assert_eq!(count_windows(&[vec![], vec![1]], &[0, 1], 9), 0);
+        // "a a" with one a, and with two.
+        assert_eq!(count_windows(&[vec![4], vec![3]], &[0, 1], 2), 0);
+        assert_eq!(count_windows(&[vec![4, 5], vec![3, 4]], &[0, 1], 2), 1);
     }
 }

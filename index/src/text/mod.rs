@@ -20,6 +20,6 @@ pub use build::build_text;
 pub use index::{TextIndex, TextStatistics};
 pub use parse::parse_query;
 pub use query::{ScoredTerm, TextQuery};
-pub use score::{GlobalStatistics, TermKey};
+pub use score::GlobalStatistics;
 pub use search::{Accept, TextHit, TextSearch};
 pub use snippet::{Snippet, snippet};

@@ -13,12 +13,14 @@ use tantivy::query_grammar::{
 use super::Analyzer;
 use super::query::{ScoredTerm, TextQuery};
 
-/// Length of a query in bytes.
+/// Length of a query in bytes: people do not write longer ones, and tokens are counted after it.
 const QUERY_BYTES_MAX: usize = 16 * 1024;
 /// Parentheses inside each other: the grammar calls itself for each.
 const NESTING_MAX: usize = 32;
-/// Terms of a query.
+/// Terms of a query: each has a cursor in every segment.
 const TERMS_MAX: usize = 1_024;
+/// How much more than others a word may count.
+const BOOST_MAX: f32 = 1e6;
 /// Letters in which a fuzzy word may differ.
 const DISTANCE_MAX: u8 = 2;
 
@@ -90,10 +92,13 @@ impl Lowering<'_> {
         match ast {
             UserInputAst::Boost(inner, factor) => {
                 let factor = factor.into_inner() as f32;
-                if !factor.is_finite() || factor < 0.0 {
-                    return Err(Error::invalid(format!("^{factor}: a number from 0 on is needed")));
+                let boost = boost * factor;
+                if !(0.0..=BOOST_MAX).contains(&boost) {
+                    return Err(Error::invalid(format!(
+                        "^{factor}: a number from 0 to {BOOST_MAX} is needed, in all"
+                    )));
                 }
-                self.lower(*inner, boost * factor)
+                self.lower(*inner, boost)
             }
             UserInputAst::Clause(clauses) => self.clauses(clauses, boost),
             UserInputAst::Leaf(leaf) => match *leaf {
@@ -158,25 +163,33 @@ impl Lowering<'_> {
             Some(name) => {
                 let field = self.fields.iter().position(|f| f == name);
                 let field = field.ok_or_else(|| {
-                    Error::invalid(format!("column {name:?} is not searched; {} are", self.fields.join(", ")))
+                    let named = self.fields.iter().map(String::as_str).filter(|field| !field.is_empty());
+                    let named: Vec<&str> = named.collect();
+                    Error::invalid(format!("column {name:?} is not searched; {} are", named.join(", ")))
                 })?;
                 vec![(field, 1.0)]
             }
             None => self.defaults.to_vec(),
         };
         let quoted = delimiter != Delimiter::None;
+        let this = &*self;
         let queries = fields.into_iter().map(|(field, of_field)| {
             let boost = boost * of_field;
             if !quoted && let Some(stem) = phrase.strip_suffix('*').filter(|s| !s.is_empty()) {
                 return Ok(Some(TextQuery::Prefix { field, prefix: stem.to_lowercase(), boost }));
             }
             if !quoted && let Some((word, distance)) = phrase.rsplit_once('~') {
-                return self.fuzzy(field, word, distance, boost);
+                return this.fuzzy(field, word, distance, boost);
             }
-            self.words(field, &phrase, slop, boost)
+            this.words(field, &phrase, slop, boost)
         });
         let queries: Vec<TextQuery> = queries.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
-        self.terms += queries.len();
+        let tokens = |query: &TextQuery| match query {
+            TextQuery::Phrase { terms, .. } => terms.len(),
+            TextQuery::Bool { must, .. } => must.len(),
+            _ => 1,
+        };
+        self.terms += queries.iter().map(tokens).sum::<usize>();
         if self.terms > TERMS_MAX {
             return Err(Error::invalid(format!("it has more than {TERMS_MAX} terms")));
         }

@@ -13,9 +13,6 @@ use super::query::ScoredTerm;
 const K1: f32 = 1.2;
 const B: f32 = 0.75;
 
-/// How often a term is in the table.
-pub type TermKey = ScoredTerm;
-
 /// What is known of all rows that a version sees.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GlobalStatistics {
@@ -23,18 +20,18 @@ pub struct GlobalStatistics {
     /// Tokens of each field, as [`super::TextStatistics`] counts them.
     pub tokens: Vec<u64>,
     /// Rows that have each of the terms of the query.
-    pub frequencies: BTreeMap<TermKey, u64>,
+    pub frequencies: BTreeMap<ScoredTerm, u64>,
 }
 
 impl GlobalStatistics {
-    fn idf(&self, term: &TermKey) -> f64 {
+    fn idf(&self, term: &ScoredTerm) -> f64 {
         let frequency = self.frequencies.get(term).copied().unwrap_or(0).min(self.rows);
         let odds = ((self.rows - frequency) as f64 + 0.5) / (frequency as f64 + 0.5);
         libm::log(1.0 + odds)
     }
 
     /// The weight of terms that count together.
-    pub fn weight<'a>(&self, terms: impl Iterator<Item = &'a TermKey>, boost: f32) -> f32 {
+    pub fn weight<'a>(&self, terms: impl Iterator<Item = &'a ScoredTerm>, boost: f32) -> f32 {
         let idf: f64 = terms.map(|term| self.idf(term)).sum();
         boost * (1.0 + K1) * idf as f32
     }

@@ -6,6 +6,9 @@ use std::ops::Range;
 use super::analyzer::Token;
 use super::{Analyzer, TextQuery};
 
+/// Words of a text that are looked at: each is compared with those after it.
+const MARKS_MAX: usize = 1_000;
+
 /// A part of a text, and what in it was looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snippet {
@@ -60,7 +63,7 @@ pub fn snippet(
     let wanted = |token: &&Token| {
         exact.contains(&token.term) || prefixes.iter().any(|p| token.term.starts_with(p.as_str()))
     };
-    let marked: Vec<&Token> = tokens.iter().filter(wanted).collect();
+    let marked: Vec<&Token> = tokens.iter().filter(wanted).take(MARKS_MAX).collect();
     let fits = |from: &Token, to: &Token| to.range.end - from.range.start <= length;
     let mut best: Option<((usize, usize), usize)> = None;
     for first in 0..marked.len() {

@@ -17,18 +17,19 @@ use super::legs::Leg;
 use super::request::{Cursor, Highlight, Request};
 use super::source::TextFields;
 
-/// Rows that one search may find.
+/// Rows that one search may find: they are in memory at once. Who wants more pages through them.
 pub const K_MAX: usize = 10_000;
-/// Queries of a batch.
+/// Queries of a batch, and rows that all of them find.
 const QUERIES_MAX: usize = 1_000;
-/// Rows of each leg of a search that fuses several.
+const BATCH_ROWS_MAX: usize = 100_000;
+/// Questions of one search: each takes its candidates.
+const LEGS_MAX: usize = 16;
+/// Rows of each leg of a search that fuses several: they are ranked one by one.
 const CANDIDATES_MAX: usize = 100_000;
 const CANDIDATES_DEFAULT: usize = 100;
 const RRF_K_DEFAULT: f64 = 60.0;
 const HIGHLIGHT_BYTES_DEFAULT: usize = 200;
 const HIGHLIGHT_BYTES_MAX: usize = 100_000;
-/// Of a text column that has no index and whose search names none.
-const TOKENIZER_DEFAULT: &str = "standard";
 
 /// The functions.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -186,7 +187,14 @@ impl Arguments {
         };
         let wrong =
             || self.fail(name, &format!("is {:.60}: an array of numbers is needed", value.to_string()));
+        if let Some(text) = value.try_as_str().flatten() {
+            return Ok(vec![written(text).ok_or_else(wrong)?]);
+        }
         let items = list(value).ok_or_else(wrong)?;
+        if let DataType::Utf8 = items.data_type() {
+            let texts = items.as_string::<i32>().iter();
+            return texts.map(|text| text.and_then(written).ok_or_else(wrong)).collect();
+        }
         let inner: Vec<ArrayRef> = match items.data_type() {
             DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) => {
                 (0..items.len()).map(|at| list_at(&items, at).ok_or_else(wrong)).collect::<Result<_>>()?
@@ -221,6 +229,10 @@ impl Arguments {
             return Err(self
                 .fail("queries", &format!("are {}: at most {QUERIES_MAX} are taken at once", items.len())));
         }
+        let k = self.count("k", 1, K_MAX)?.unwrap_or(1);
+        if items.len().saturating_mul(k) > BATCH_ROWS_MAX {
+            return Err(self.fail("queries", &format!("find {k} rows each: at most {BATCH_ROWS_MAX} in all")));
+        }
         let requests = (0..items.len()).map(|at| {
             let query = ScalarValue::try_from_array(&items, at).map_err(|e| {
                 self.fail("queries", &format!("is no array of vectors: {}", e.strip_backtrace()))
@@ -243,7 +255,7 @@ impl Arguments {
             if queries.is_empty() {
                 return Err(self.fail("query", "is needed: the words to look for"));
             }
-            let (fields, defaults, names) = self.fields(table)?;
+            let Fields { fields, defaults, names } = self.fields(table)?;
             for query in queries {
                 let query = parse_query(&query, &fields.analyzer, &names, &defaults)?;
                 marks.push(query.clone());
@@ -267,6 +279,11 @@ impl Arguments {
                 }
                 legs.push(Leg::Vector { column: column.id, query: Query::new(metric, vector)? });
             }
+        }
+        if legs.len() > LEGS_MAX {
+            return Err(
+                self.fail("query", &format!("and vector are {} questions: at most {LEGS_MAX}", legs.len()))
+            );
         }
         let highlight = self.highlight(table, &legs, marks)?;
         let weights = match self.numbers("weights")? {
@@ -313,7 +330,11 @@ impl Arguments {
     }
 
     fn column(&self, table: &Table, name: &str) -> Result<usize> {
-        let place = table.schema.column_index(name);
+        // A quoted name comes with its quotes.
+        let unquoted = name.strip_prefix('"').and_then(|name| name.strip_suffix('"'));
+        let name = unquoted.map_or_else(|| name.to_owned(), |name| name.replace("\"\"", "\""));
+        let place = table.schema.column_index(&name);
+        let name = &name;
         place.ok_or_else(|| Error::invalid(format!("{}: {}", self.function.name(), no_column(table, name))))
     }
 
@@ -349,8 +370,8 @@ impl Arguments {
         }
     }
 
-    /// Where words are looked for: the fields, those that are meant when a query names none, and their names.
-    fn fields(&self, table: &Table) -> Result<(TextFields, Vec<(usize, f32)>, Vec<String>)> {
+    /// Where words are looked for.
+    fn fields(&self, table: &Table) -> Result<Fields> {
         let index =
             match self.text("index")? {
                 Some(name) => {
@@ -363,14 +384,15 @@ impl Arguments {
             };
         let asked = self.text("columns")?.map(|text| self.boosted(table, text)).transpose()?;
         let wanted: Vec<u32> = asked.iter().flatten().map(|(id, _)| *id).collect();
-        let fields = text_fields(table, index, &wanted, self.text("tokenizer")?)?;
+        let analyzer = self.text("tokenizer")?.map(Analyzer::named).transpose()?;
+        let fields = text_fields(table, index, &wanted, analyzer.as_ref().map(Analyzer::name))?;
         let place = |id: &u32| fields.columns.iter().position(|column| column == id);
         let defaults = match &asked {
             Some(asked) => asked.iter().filter_map(|(id, boost)| Some((place(id)?, *boost))).collect(),
             None => (0..fields.columns.len()).map(|field| (field, 1.0)).collect(),
         };
         let names = fields.columns.iter().map(|id| name_of(table, *id)).collect();
-        Ok((fields, defaults, names))
+        Ok(Fields { fields, defaults, names })
     }
 
     /// `title^2, body`: columns by id, with how much they count.
@@ -379,7 +401,7 @@ impl Arguments {
             .map(str::trim)
             .map(|part| {
                 let (name, boost) = part.split_once('^').unwrap_or((part, "1"));
-                let boost = boost.trim().parse::<f32>().ok().filter(|b| b.is_finite() && *b >= 0.0);
+                let boost = boost.trim().parse::<f32>().ok().filter(|b| (0.0..=1e6).contains(b));
                 let boost = boost
                     .ok_or_else(|| self.fail("columns", &format!("has {part:?}: write title^2, body")))?;
                 let column = &table.schema.columns[self.column(table, name.trim())?];
@@ -409,6 +431,15 @@ impl Arguments {
         }
         Ok(Some(Highlight { column, length, marks }))
     }
+}
+
+/// Fields in which words are looked for.
+struct Fields {
+    fields: TextFields,
+    /// Those that are meant when a query names none, by their places, with how much they count.
+    defaults: Vec<(usize, f32)>,
+    /// What they are called.
+    names: Vec<String>,
 }
 
 pub fn no_column(table: &Table, name: &str) -> String {
@@ -467,8 +498,14 @@ pub fn text_fields(
     if columns.is_empty() {
         return Err(Error::invalid(format!("table {} has no column of texts", table.name)));
     }
-    let analyzer = Analyzer::named(tokenizer.unwrap_or(TOKENIZER_DEFAULT))?;
+    let analyzer = Analyzer::named(tokenizer.unwrap_or(Analyzer::DEFAULT))?;
     Ok(TextFields { columns, analyzer, index: None })
+}
+
+/// A vector that is written as text: `[0.1, 0.2]`.
+fn written(text: &str) -> Option<Vec<f32>> {
+    let inner = text.trim().strip_prefix('[')?.strip_suffix(']')?;
+    inner.split(',').map(|number| number.trim().parse().ok()).collect()
 }
 
 /// The items of a list.

@@ -16,7 +16,7 @@ use datafusion::physical_plan::PhysicalExpr;
 use futures::TryStreamExt;
 use moka::sync::Cache;
 use plexus_model::{Rows, SegmentId, Version};
-use plexus_storage::{Pick, project, types};
+use plexus_storage::{Pick, SegmentReads, project, types};
 
 use super::source::{Part, Source};
 use crate::table::PinnedTable;
@@ -24,9 +24,8 @@ use crate::table::PinnedTable;
 /// Bytes of sets that a node keeps.
 const CACHE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
-/// A segment, a predicate, and what of the segment was seen: the last deletion, and the version where rows of it
-/// became visible one after the other.
-pub type FilterKey = (SegmentId, String, Version, Version);
+/// A segment, a predicate, and what of the segment was seen.
+pub type FilterKey = (SegmentId, String, (u64, Version));
 
 pub fn cache() -> Cache<FilterKey, Arc<Rows>> {
     let weight = |key: &FilterKey, rows: &Arc<Rows>| {
@@ -42,7 +41,10 @@ pub struct Filter {
     columns: Vec<usize>,
     /// Segments that may have rows for which it holds.
     segments: HashSet<SegmentId>,
+    /// The predicate for people.
     text: String,
+    /// The predicate, with what its columns are.
+    key: String,
 }
 
 impl Filter {
@@ -73,7 +75,11 @@ impl Filter {
             None => Ok(Transformed::no(expr)),
         })?;
         let text = filters.iter().map(ToString::to_string).collect::<Vec<_>>().join(" AND ");
-        Ok(Some(Self { predicate: predicate.data, columns, segments, text }))
+        let schema = &source.table.schema;
+        let of: Vec<_> =
+            columns.iter().map(|at| (schema.columns[*at].id, &schema.columns[*at].data_type)).collect();
+        let key = format!("{filters:?} {of:?}");
+        Ok(Some(Self { predicate: predicate.data, columns, segments, text, key }))
     }
 
     /// The rows of a segment that the version sees and for which the predicate holds.
@@ -81,10 +87,8 @@ impl Filter {
         if !self.segments.contains(&part.segment.id) {
             return Ok(Arc::default());
         }
-        let last = part.segment.deletions_at(source.version).last().map_or(Version(0), |d| d.added);
-        let seen =
-            if part.segment.has_versions() { source.version.min(part.segment.newest) } else { Version(0) };
-        let key = (part.segment.id, self.text.clone(), last, seen);
+        let seen = SegmentReads::hidden_fingerprint(&part.segment, source.version);
+        let key = (part.segment.id, self.key.clone(), seen);
         let cache = &source.context.caches.filtered;
         if let Some(rows) = cache.get(&key) {
             return Ok(rows);

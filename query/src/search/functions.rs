@@ -178,7 +178,11 @@ impl TextBinding {
     ) -> plexus_model::Result<TextQuery> {
         let place = |id: &u32| Some((fields.columns.iter().position(|column| column == id)?, 1.0));
         let defaults: Vec<(usize, f32)> = called.iter().filter_map(place).collect();
-        parse_query(text, &fields.analyzer, names, &defaults)
+        // Other columns of the index are not the function's.
+        let named =
+            |(name, id): (&String, &u32)| if called.contains(id) { name.clone() } else { String::new() };
+        let names: Vec<String> = names.iter().zip(&fields.columns).map(named).collect();
+        parse_query(text, &fields.analyzer, &names, &defaults)
     }
 }
 

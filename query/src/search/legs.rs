@@ -70,9 +70,6 @@ impl Accepted {
     }
 }
 
-/// Parts that are read at once.
-const READS_MAX: usize = 8;
-
 /// The best `k` rows, in an order that depends on the rows alone: equals by their primary keys where the table has
 /// one, and otherwise by where they are.
 pub async fn run(source: &Source, leg: &Leg, wanted: &Wanted, k: usize, threads: usize) -> Result<Ranking> {
@@ -112,15 +109,15 @@ pub async fn best(source: &Source, leg: &Leg, wanted: &Wanted, k: usize, threads
     Ok(top.into_sorted())
 }
 
-/// Whether any of some rows has no vector.
-pub async fn any_null(source: &Source, column: u32, wanted: &Wanted) -> Result<bool> {
+/// Whether any of some rows may have no distance from a vector.
+pub async fn any_nowhere(source: &Source, column: u32, query: &Query, wanted: &Wanted) -> Result<bool> {
     for (at, part) in source.parts.iter().enumerate().filter(|(at, _)| !wanted.is_empty(*at)) {
         let vectors = source.vectors(part, column).await?;
-        let seen = match wanted.of(source, at) {
+        let nulls = match wanted.of(source, at) {
             Accepted::Except(hidden) => vectors.nulls() - &*hidden,
             Accepted::Only(rows) => vectors.nulls() & &*rows,
         };
-        if !seen.is_empty() {
+        if !nulls.is_empty() || !vectors.are_near(query.square()) {
             return Ok(true);
         }
     }
@@ -142,7 +139,7 @@ fn nearest(vectors: &Vectors, query: &Query, accept: &Accept<'_>, mut found: imp
     }
 }
 
-/// Reads what a leg needs of each part, looks for hits in some threads, and puts them together.
+/// Reads what a leg needs of each part, looks for hits, and puts them together.
 async fn each_part<T, R, F>(
     source: &Source,
     wanted: &Wanted,
@@ -156,32 +153,24 @@ where
     R: Future<Output = Result<T>>,
     F: Fn(T, &Accept<'_>, &mut Top<Hit>, u32) -> Result<()> + Clone + Send + 'static,
 {
-    let parts: Vec<usize> = (0..source.parts.len()).filter(|part| !wanted.is_empty(*part)).collect();
-    let reads = parts.into_iter().map(|part| {
-        let read = read(part);
-        async move { Ok::<_, Error>((part, read.await?)) }
-    });
-    let mut ready: Vec<(usize, T)> = stream::iter(reads).buffer_unordered(READS_MAX).try_collect().await?;
-    // The largest first, so that the threads end at about the same time.
-    ready.sort_by_key(|(part, _)| std::cmp::Reverse(source.parts[*part].live()));
-    let count = threads.clamp(1, ready.len().max(1));
-    let mut groups: Vec<Vec<(usize, T, Accepted)>> = (0..count).map(|_| vec![]).collect();
-    for (i, (part, read)) in ready.into_iter().enumerate() {
-        groups[i % count].push((part, read, wanted.of(source, part)));
-    }
-    let groups = groups.into_iter().map(|group| {
-        let look = look.clone();
-        blocking(move || {
-            let mut top = Top::new(k);
-            for (part, read, accepted) in group {
+    let parts = (0..source.parts.len()).filter(|part| !wanted.is_empty(*part));
+    let looks = parts.map(|part| {
+        let (read, look, accepted) = (read(part), look.clone(), wanted.of(source, part));
+        async move {
+            let read = read.await?;
+            blocking(move || {
+                let mut top = Top::new(k);
                 look(read, &accepted.as_accept(), &mut top, part as u32)?;
-            }
-            Ok(top.into_sorted())
-        })
+                Ok(top.into_sorted())
+            })
+            .await
+        }
     });
+    // As many at once as there are threads: what they read is in memory as long as they look.
+    let mut found = stream::iter(looks).buffer_unordered(threads.max(1));
     let mut top = Top::new(k);
-    for found in futures::future::try_join_all(groups).await? {
-        for (score, hit) in found {
+    while let Some(hits) = found.try_next().await? {
+        for (score, hit) in hits {
             top.push(score, hit);
         }
     }
@@ -195,12 +184,15 @@ pub async fn statistics(source: &Source, fields: &TextFields, query: &TextQuery)
     all.frequencies = terms.iter().map(|term| (term.clone(), 0)).collect::<BTreeMap<_, _>>();
     for part in source.parts.iter() {
         let index = source.text(part, fields).await?;
-        let of_part = index.statistics(&part.hidden);
+        let (hidden, terms) = (part.hidden.clone(), terms.clone());
+        let counted = blocking(move || {
+            let counts = terms.iter().map(|term| index.frequency(term.field, &term.term, &hidden));
+            Ok((index.statistics(&hidden), counts.collect::<Result<Vec<u64>>>()?))
+        });
+        let (of_part, counts) = counted.await?;
         all.rows += of_part.rows;
         all.tokens.iter_mut().zip(of_part.tokens).for_each(|(sum, tokens)| *sum += tokens);
-        for (term, frequency) in &mut all.frequencies {
-            *frequency += index.frequency(term.field, &term.term, &part.hidden)?;
-        }
+        all.frequencies.values_mut().zip(counts).for_each(|(sum, count)| *sum += count);
     }
     Ok(all)
 }

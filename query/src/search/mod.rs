@@ -5,6 +5,7 @@
 //! not on how they lie in segments.
 
 mod arguments;
+mod bind;
 mod filter;
 mod functions;
 mod fusion;
@@ -22,11 +23,13 @@ use datafusion::catalog::TableFunction;
 use datafusion::logical_expr::ScalarUDF;
 
 pub use arguments::Function;
+pub use bind::{BindRule, Bindings};
 pub use functions::NAMED_ARGUMENT;
+pub(crate) use legs::statistics;
 pub use relation::searched_table;
 pub use report::SearchReport;
 pub use rule::SearchRule;
-pub use source::{SearchCaches, Source, TextFields, build_texts};
+pub use source::{Part, SearchCaches, Source, TextFields, build_texts};
 pub use wire::{decode as decode_function, encode as encode_function};
 
 /// The functions over vectors and texts.

@@ -13,6 +13,7 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::memory::MemorySourceConfig;
 use datafusion::catalog::{Session, TableFunctionArgs, TableFunctionImpl, TableProvider};
+use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{
     DFSchema, DFSchemaRef, DataFusionError, Result, ScalarValue, TableReference, plan_err,
 };
@@ -26,7 +27,8 @@ use plexus_index::text::snippet;
 use plexus_model::{Error, TableId, Version};
 
 use super::arguments::{Arguments, Function};
-use super::functions::{NAMED_ARGUMENT, TextFunction};
+use super::bind::text_call;
+use super::functions::NAMED_ARGUMENT;
 use super::legs::Leg;
 use super::request::{Cursor, Found, Highlight, Request, fetch, search};
 use super::source::Source;
@@ -37,7 +39,8 @@ const HIGHLIGHT: &str = "_highlight";
 const CURSOR: &str = "_cursor";
 const QUERY: &str = "_query";
 
-fn external(error: Error) -> DataFusionError {
+/// An error of ours inside the engine's.
+pub fn external(error: Error) -> DataFusionError {
     DataFusionError::External(Box::new(error))
 }
 
@@ -116,26 +119,28 @@ impl Call {
         let Some(pinned) = provider.downcast_ref::<PinnedTable>() else {
             return plan_err!("{}: {name} is not a table that can be searched", function.name());
         };
-        let mut table = pinned.table().clone();
-        let mut version = pinned.version();
-        if let Some(text) = known.text("after").map_err(external)?.filter(|text| !text.is_empty()) {
-            // A page is of the version that the pages before it were of.
-            let cursor = Cursor::from_text(text).map_err(external)?;
-            if Version(cursor.version) > version {
-                return plan_err!(
-                    "{}: the cursor is of version {}, yet to come",
-                    function.name(),
-                    cursor.version
-                );
-            }
-            version = Version(cursor.version);
-            table = table.as_of(version).map_err(external)?;
-        }
+        let (table, version) = of_cursor(pinned.table(), pinned.version(), &known)?;
         let schema = result_schema(&table, &known)?;
         let qualified = Arc::new(DFSchema::try_from(schema.clone())?);
         let context = pinned.context().clone();
         Ok(Self { function, names, table, version, context, schema, qualified })
     }
+}
+
+/// The table at the version that a cursor among the arguments names: pages are of the version that the first was of.
+fn of_cursor(
+    table: &Arc<plexus_model::Table>,
+    version: Version,
+    known: &Arguments,
+) -> Result<(Arc<plexus_model::Table>, Version)> {
+    let Some(text) = known.text("after").map_err(external)?.filter(|text| !text.is_empty()) else {
+        return Ok((table.clone(), version));
+    };
+    let then = Version(Cursor::from_text(text).map_err(external)?.version);
+    if then > version {
+        return plan_err!("{}: the cursor is of version {then}, yet to come", known.function.name());
+    }
+    Ok((table.as_of(then).map_err(external)?, then))
 }
 
 /// The table that a name in a call stands for.
@@ -225,8 +230,17 @@ impl SearchNode {
             }
         }
         let arguments = constants(function, &self.call.names, &self.values);
-        let requests = arguments.requests(&self.call.table).map_err(external)?;
-        let table = FoundRows { call: self.call.clone(), requests };
+        // The cursor may be a parameter, and known only now.
+        let (table, version) = of_cursor(&self.call.table, self.call.version, &arguments)?;
+        if table.schema.columns != self.call.table.schema.columns {
+            return plan_err!(
+                "{}: the columns of {} have changed since the first page",
+                function.name(),
+                table.name
+            );
+        }
+        let requests = arguments.requests(&table).map_err(external)?;
+        let table = FoundRows { call: self.call.clone(), table, version, requests };
         LogicalPlanBuilder::scan(function.name(), provider_as_source(Arc::new(table)), None)?
             .project(self.call.schema.fields().iter().map(|f| Expr::Column(f.name().as_str().into())))?
             .build()
@@ -284,7 +298,9 @@ impl UserDefinedLogicalNodeCore for SearchNode {
     }
 
     fn with_exprs_and_inputs(&self, exprs: Vec<Expr>, _: Vec<LogicalPlan>) -> Result<Self> {
-        Ok(Self { call: self.call.clone(), values: exprs })
+        // A parameter that was bound is called by its number still.
+        let values = exprs.into_iter().map(Expr::unalias).collect();
+        Ok(Self { call: self.call.clone(), values })
     }
 }
 
@@ -324,6 +340,8 @@ impl TableProvider for CallTable {
 #[derive(Debug)]
 struct FoundRows {
     call: Arc<Call>,
+    table: Arc<plexus_model::Table>,
+    version: Version,
     /// One, or one for each query of a batch.
     requests: Vec<Request>,
 }
@@ -345,7 +363,8 @@ impl TableProvider for FoundRows {
         _: &[Expr],
         _: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let Call { table, version, context, schema, .. } = self.call.as_ref();
+        let Call { context, schema, .. } = self.call.as_ref();
+        let (table, version) = (&self.table, &self.version);
         let filters = match &self.request().filter {
             Some(sql) => vec![predicate(state, table, sql)?],
             None => vec![],
@@ -421,16 +440,9 @@ impl FoundRows {
                 QUERY => Arc::new(UInt32Array::from_iter_values(queries.iter().copied())),
                 CURSOR => {
                     let seen = request.offset + request.after.map_or(0, |cursor| cursor.seen);
-                    let cursors = found.iter().enumerate().map(|(at, f)| {
-                        let cursor = Cursor {
-                            version: source.version.0,
-                            seen: seen + at + 1,
-                            score: f.score,
-                            segment: source.parts[f.hit.part as usize].segment.id.0,
-                            row: f.hit.row,
-                        };
-                        cursor.to_text()
-                    });
+                    let (version, candidates) = (source.version.0, request.fused());
+                    let cursors =
+                        (1..=found.len()).map(|at| Cursor { version, seen: seen + at, candidates }.to_text());
                     Arc::new(StringArray::from_iter_values(cursors))
                 }
                 other => return plan_err!("a search has no column {other:?}"),
@@ -468,18 +480,18 @@ fn predicate(state: &dyn Session, table: &plexus_model::Table, sql: &str) -> Res
         |e: DataFusionError| external(Error::invalid(format!("filter {sql:.200?}: {}", e.strip_backtrace())));
     let schema = DFSchema::try_from(plexus_storage::types::to_arrow(&table.schema))?;
     let expr = state.create_logical_expr(sql, &schema).map_err(fail)?;
-    let expr = crate::engine::simplify(expr, schema.clone()).map_err(fail)?;
+    let expr = crate::engine::simplify(expr, schema.clone(), state).map_err(fail)?;
     if expr.get_type(&schema).map_err(fail)? != DataType::Boolean {
         return Err(external(Error::invalid(format!("filter {sql:.200?} is not true or false"))));
     }
-    let unbound = |expr: &Expr| {
-        matches!(expr, Expr::ScalarFunction(call)
-            if super::functions::as_function::<TextFunction>(&call.func).is_some())
-    };
-    let has = datafusion::common::tree_node::TreeNode::exists(&expr, |e| Ok(unbound(e)))?;
-    if has {
+    if TreeNode::exists(&expr, |e| Ok(text_call(e).is_some()))? {
         return Err(external(Error::invalid(format!(
             "filter {sql:.200?}: words are the query's, not the filter's"
+        ))));
+    }
+    if expr.is_volatile() {
+        return Err(external(Error::invalid(format!(
+            "filter {sql:.200?} is another each time that it is asked"
         ))));
     }
     Ok(expr)

@@ -39,6 +39,16 @@ pub struct Request {
     pub after: Option<Cursor>,
 }
 
+impl Request {
+    /// How many rows of each leg are fused: of all pages as of the first.
+    pub fn fused(&self) -> usize {
+        match self.after {
+            Some(cursor) => cursor.candidates,
+            None => self.candidates.max(self.offset + self.k),
+        }
+    }
+}
+
 /// A column of which the part is shown that was found.
 #[derive(Clone, Debug)]
 pub struct Highlight {
@@ -50,27 +60,22 @@ pub struct Highlight {
     pub marks: Vec<(TextQuery, usize, Analyzer)>,
 }
 
-/// The last row of a page: the next begins after it. With the version that it was found at.
+/// Where a page ends: the next begins after it. At one version the same search always finds the same, so that it is
+/// enough to know how far it was read; with how many rows of each leg were fused, on which that depends.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Cursor {
     pub version: u64,
     /// How many rows came up to it.
     pub seen: usize,
-    pub score: f64,
-    pub segment: u128,
-    pub row: u32,
+    pub candidates: usize,
 }
+
+/// Rows that can be paged through.
+pub const SEEN_MAX: usize = 1_000_000;
 
 impl Cursor {
     pub fn to_text(self) -> String {
-        format!(
-            "{}.{}.{:016x}.{:032x}.{}",
-            self.version,
-            self.seen,
-            self.score.to_bits(),
-            self.segment,
-            self.row
-        )
+        format!("{}.{}.{}", self.version, self.seen, self.candidates)
     }
 
     /// # Errors
@@ -78,16 +83,13 @@ impl Cursor {
     pub fn from_text(text: &str) -> Result<Self> {
         let wrong = || Error::invalid(format!("{text:.80?} is not a cursor that a search gave"));
         let parts: Vec<&str> = text.split('.').collect();
-        let [version, seen, score, segment, row] = parts.as_slice() else {
+        let [version, seen, candidates] = parts.as_slice() else {
             return Err(wrong());
         };
-        Ok(Self {
-            version: version.parse().map_err(|_| wrong())?,
-            seen: seen.parse().map_err(|_| wrong())?,
-            score: u64::from_str_radix(score, 16).map(f64::from_bits).map_err(|_| wrong())?,
-            segment: u128::from_str_radix(segment, 16).map_err(|_| wrong())?,
-            row: row.parse().map_err(|_| wrong())?,
-        })
+        let version = version.parse().map_err(|_| wrong())?;
+        let seen = seen.parse().ok().filter(|seen| *seen <= SEEN_MAX).ok_or_else(wrong)?;
+        let candidates = candidates.parse().ok().filter(|n| *n <= SEEN_MAX).ok_or_else(wrong)?;
+        Ok(Self { version, seen, candidates })
     }
 }
 
@@ -121,8 +123,8 @@ pub async fn search(
             None => ranked,
         };
         // With fewer groups than asked for, and rows left that may be of others, look further.
-        if found.len() >= page.end || enough || request.legs.len() > 1 {
-            return Ok(page.cut(source, found));
+        if found.len() >= page.end || enough || request.legs.len() > 1 || depth >= SEEN_MAX {
+            return Ok(page.cut(found));
         }
         depth = depth.saturating_mul(4);
     }
@@ -148,31 +150,16 @@ pub async fn wanted(
 struct Page {
     start: usize,
     end: usize,
-    k: usize,
-    after: Option<Cursor>,
 }
 
 impl Page {
     fn new(request: &Request) -> Self {
-        let seen = request.after.map_or(0, |cursor| cursor.seen);
-        let start = request.offset.saturating_add(seen);
-        Self { start, end: start.saturating_add(request.k), k: request.k, after: request.after }
+        let start = request.offset + request.after.map_or(0, |cursor| cursor.seen);
+        Self { start, end: start + request.k }
     }
 
-    fn cut(&self, source: &Source, found: Vec<Found>) -> Vec<Found> {
-        let is = |cursor: &Cursor, found: &Found| {
-            source.parts[found.hit.part as usize].segment.id.0 == cursor.segment
-                && found.hit.row == cursor.row
-        };
-        let start = match &self.after {
-            None => self.start,
-            // Where the row was, if the search finds it again at all; else after all that are better.
-            Some(cursor) => match found.iter().position(|f| is(cursor, f)) {
-                Some(place) => place + 1,
-                None => found.iter().take_while(|f| f.score >= cursor.score).count(),
-            },
-        };
-        found.into_iter().skip(start).take(self.k).collect()
+    fn cut(&self, found: Vec<Found>) -> Vec<Found> {
+        found.into_iter().skip(self.start).take(self.end - self.start).collect()
     }
 }
 
@@ -193,7 +180,7 @@ async fn rank(
         };
         return Ok((1..).zip(ranking).map(place).collect());
     }
-    let candidates = request.candidates.max(depth);
+    let candidates = request.fused();
     let runs = request.legs.iter().map(|(leg, _)| legs::run(source, leg, wanted, candidates, threads));
     let rankings: Vec<Ranking> = futures::future::try_join_all(runs).await?;
     let weights: Vec<f64> = request.legs.iter().map(|(_, weight)| *weight).collect();
@@ -293,9 +280,9 @@ mod tests {
 
     #[test]
     fn cursors_are_read_as_they_are_written() {
-        let cursor = Cursor { version: 7, seen: 10, score: 0.25, segment: u128::MAX - 3, row: 9 };
+        let cursor = Cursor { version: 7, seen: 10, candidates: 100 };
         assert_eq!(Cursor::from_text(&cursor.to_text()).unwrap(), cursor);
-        for wrong in ["", "1.2.3", "x.2.3.4.5", "1.2.3.4.5.6"] {
+        for wrong in ["", "1.2", "x.2.3", "1.2.3.4", "1.99999999.3", "1.2.-3"] {
             assert!(Cursor::from_text(wrong).is_err(), "{wrong}");
         }
     }

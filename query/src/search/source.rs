@@ -19,10 +19,40 @@ use tokio::sync::OnceCell;
 
 use crate::scan::ScanContext;
 
-/// Bytes of indexes and vectors that a node keeps in memory, of each kind.
+/// Bytes of indexes, and of vectors, that a node keeps in memory.
 const CACHE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Values that are made at once: more are made twice.
+const MAKING_MAX: u64 = 1_024;
 
-type Kept<K, V> = Cache<K, Arc<OnceCell<V>>>;
+/// Values by their keys, up to a number of bytes. One that is asked for by several is made once.
+#[derive(Clone)]
+struct Kept<K, V> {
+    ready: Cache<K, V>,
+    making: Cache<K, Arc<OnceCell<V>>>,
+}
+
+impl<K, V> Kept<K, V>
+where
+    K: std::hash::Hash + Eq + Clone + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    fn new(bytes: impl Fn(&V) -> usize + Send + Sync + 'static) -> Self {
+        let weight = move |_: &K, value: &V| u32::try_from(bytes(value)).unwrap_or(u32::MAX);
+        let ready = Cache::builder().max_capacity(CACHE_BYTES_MAX).weigher(weight).build();
+        Self { ready, making: Cache::new(MAKING_MAX) }
+    }
+
+    async fn get(&self, key: K, make: impl Future<Output = Result<V>>) -> Result<V> {
+        if let Some(value) = self.ready.get(&key) {
+            return Ok(value);
+        }
+        let cell = self.making.get_with(key.clone(), Arc::default);
+        let value = cell.get_or_try_init(|| make).await?.clone();
+        self.ready.insert(key.clone(), value.clone());
+        self.making.invalidate(&key);
+        Ok(value)
+    }
+}
 
 /// What was read of segments, which never changes. Cheap to clone.
 #[derive(Clone)]
@@ -32,19 +62,18 @@ pub struct SearchCaches {
     pub(super) filtered: Cache<super::filter::FilterKey, Arc<Rows>>,
 }
 
+/// A segment, an analyzer, and the columns.
 type TextKey = (SegmentId, String, Vec<u32>);
 
 impl Default for SearchCaches {
     fn default() -> Self {
-        // Entries are made empty, so what they will weigh is not known: bounded by their number, and by what is about
-        // the size of a segment for each.
-        let entries = CACHE_BYTES_MAX / SEGMENT_BYTES;
-        Self { texts: Cache::new(entries), vectors: Cache::new(entries), filtered: super::filter::cache() }
+        Self {
+            texts: Kept::new(TextIndex::bytes),
+            vectors: Kept::new(|vectors: &Arc<Vectors>| vectors.values.len() * size_of::<f32>()),
+            filtered: super::filter::cache(),
+        }
     }
 }
-
-/// About what a segment takes in memory.
-const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 
 /// How the words of some columns are found.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,6 +91,8 @@ pub struct Vectors {
     values: Vec<f32>,
     /// Rows whose vector is null, or is nowhere since a component is no finite number.
     nulls: Rows,
+    /// The largest square of a length.
+    largest_square: f32,
 }
 
 impl Vectors {
@@ -77,6 +108,11 @@ impl Vectors {
 
     pub fn nulls(&self) -> &Rows {
         &self.nulls
+    }
+
+    /// Whether all vectors have a finite distance from one, by the square of its length.
+    pub fn are_near(&self, square: f32) -> bool {
+        (f64::from(square) + f64::from(self.largest_square)) * 4.0 < f64::from(f32::MAX)
     }
 }
 
@@ -110,6 +146,11 @@ impl fmt::Debug for Source {
 }
 
 impl Source {
+    /// Some segments of a table.
+    pub fn of(table: Arc<Table>, version: Version, context: ScanContext, parts: Vec<Part>) -> Self {
+        Self { table, version, context, parts: Arc::new(parts) }
+    }
+
     pub async fn open(table: Arc<Table>, version: Version, context: ScanContext) -> Result<Self> {
         let mut parts = Vec::new();
         for segment in table.visible(version) {
@@ -134,8 +175,7 @@ impl Source {
     /// The words of a segment.
     pub async fn text(&self, part: &Part, fields: &TextFields) -> Result<TextIndex> {
         let key = (part.segment.id, fields.analyzer.name().to_owned(), fields.columns.clone());
-        let cell = self.context.caches.texts.get_with(key, Arc::default);
-        let index = cell.get_or_try_init(|| async {
+        let make = async {
             let file = fields.index.and_then(|id| SegmentRef::of_index(&self.table, &part.segment, id));
             if let Some(file) = file {
                 match self.open_text(&file, part, fields).await {
@@ -148,13 +188,14 @@ impl Source {
             let texts = self.texts(part, fields).await?;
             let analyzer = fields.analyzer.clone();
             blocking(move || TextIndex::open(build_texts(&texts, &analyzer)?.into(), &analyzer)).await
-        });
-        index.await.cloned()
+        };
+        self.context.caches.texts.get(key, make).await
     }
 
     async fn open_text(&self, file: &SegmentRef, part: &Part, fields: &TextFields) -> Result<TextIndex> {
         let bytes = self.reads().range(file, 0, file.data.bytes).await?;
-        let index = TextIndex::open(bytes, &fields.analyzer)?;
+        let analyzer = fields.analyzer.clone();
+        let index = blocking(move || TextIndex::open(bytes, &analyzer)).await?;
         if u64::from(index.rows()) != part.segment.rows {
             return Err(Error::corrupt(format!("index {} is of {} rows", file.id, index.rows())));
         }
@@ -167,8 +208,10 @@ impl Source {
         let schema = project(&self.table.schema, &places);
         let all = Pick::Except(Arc::default());
         let mut rows = self.reads().scan(&self.table, &part.segment, &schema, all).await?;
-        let mut texts = Vec::new();
+        let (mut texts, mut read) = (Vec::new(), 0);
         while let Some(found) = rows.try_next().await? {
+            check_positions(part, read, &found.positions)?;
+            read += found.positions.len() as u64;
             let columns = found.rows.columns().iter().map(|column| {
                 compute::cast(column, &DataType::LargeUtf8)
                     .map_err(|e| Error::internal(format!("reading texts: {e}")).with_source(e))
@@ -180,8 +223,7 @@ impl Source {
 
     /// The vectors of a segment in a column.
     pub async fn vectors(&self, part: &Part, column: u32) -> Result<Arc<Vectors>> {
-        let cell = self.context.caches.vectors.get_with((part.segment.id, column), Arc::default);
-        let vectors = cell.get_or_try_init(|| async {
+        let make = async {
             let schema = project(&self.table.schema, &[self.column_place(column)?]);
             let length = schema.columns.first().and_then(|c| c.data_type.vector_length());
             let length = length.ok_or_else(|| Error::internal("a column of vectors that holds none"))?;
@@ -193,6 +235,7 @@ impl Source {
             let mut values = Vec::with_capacity(part.segment.rows as usize * length);
             let mut nulls = Rows::new();
             while let Some(found) = rows.try_next().await? {
+                check_positions(part, (values.len() / length.max(1)) as u64, &found.positions)?;
                 let lists = compute::cast(found.rows.column(0), &wanted)
                     .map_err(|e| Error::internal(format!("reading vectors: {e}")).with_source(e))?;
                 let lists = lists.as_fixed_size_list();
@@ -204,9 +247,20 @@ impl Source {
                 let nowhere = |at: &usize| inner.is_null(*at) || !inner.value(*at).is_finite();
                 nulls.extend((0..inner.len()).filter(nowhere).map(|at| first + (at / length) as u32));
             }
-            Ok::<_, Error>(Arc::new(Vectors { length, values, nulls }))
-        });
-        vectors.await.cloned()
+            let square = |vector: &[f32]| plexus_index::dot(vector, vector);
+            let squares = values.chunks_exact(length.max(1)).map(square).filter(|square| !square.is_nan());
+            let largest_square = squares.fold(0.0, f32::max);
+            Ok(Arc::new(Vectors { length, values, nulls, largest_square }))
+        };
+        self.context.caches.vectors.get((part.segment.id, column), make).await
+    }
+}
+
+/// Fails when rows are not all rows of a segment, from `first` on.
+fn check_positions(part: &Part, first: u64, positions: &[u64]) -> Result<()> {
+    match positions.iter().copied().eq(first..first + positions.len() as u64) {
+        true => Ok(()),
+        false => Err(Error::internal(format!("segment {}: rows are not in their order", part.segment.id))),
     }
 }
 
