@@ -6,6 +6,7 @@
 mod changes;
 mod limits;
 mod tpch;
+mod vectors;
 mod workload;
 
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[command(name = "plexus-bench", version)]
 struct Bench {
     /// Parts to run
-    #[arg(long, env = "PLEXUS_BENCH_ONLY", value_delimiter = ',', default_values = ["limits", "idle", "load", "insert", "lookup", "aggregate", "changes", "tpch"])]
+    #[arg(long, env = "PLEXUS_BENCH_ONLY", value_delimiter = ',', default_values = ["limits", "idle", "load", "insert", "lookup", "aggregate", "changes", "vectors", "tpch"])]
     only: Vec<String>,
 
     /// Scale factor of the TPC-H comparison
@@ -35,6 +36,10 @@ struct Bench {
     /// Rows of the table that is changed
     #[arg(long, env = "PLEXUS_BENCH_CHANGE_ROWS", default_value_t = changes::ROWS, value_parser = clap::value_parser!(i64).range(1_000..))]
     change_rows: i64,
+
+    /// Vectors among which the nearest are searched
+    #[arg(long, env = "PLEXUS_BENCH_VECTORS", default_value_t = vectors::VECTORS)]
+    vectors: usize,
 
     /// Load the TPC-H tables without primary keys: their rows keep the order in which they are made
     #[arg(long, env = "PLEXUS_BENCH_NO_KEYS")]
@@ -112,6 +117,9 @@ impl Bench {
         figures.extend(workload::measure(program, dir, |part| self.wants(part)).await?);
         if self.wants("changes") {
             figures.extend(changes::measure(program, dir, self.change_rows).await?);
+        }
+        if self.wants("vectors") {
+            figures.extend(vectors::measure(dir, self.vectors)?);
         }
         if self.wants("tpch") {
             figures.extend(

@@ -2,6 +2,7 @@
 //! the bytes are kept, and what is visible, is decided elsewhere.
 
 mod distance;
+pub mod graph;
 mod keys;
 pub mod text;
 mod top;

@@ -1,0 +1,168 @@
+//! Nearest vectors in process: our graph over codes, and other libraries in this machine's Python beside it.
+//!
+//! Vectors are clustered and of low rank, as embeddings are; uniform ones would be meaningless for recall.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::Instant;
+
+use plexus_index::graph::{BuildOptions, Graph, Walk, WalkOptions};
+use plexus_index::squared_l2;
+use plexus_model::{Error, Metric, Result};
+
+use crate::Figure;
+
+pub const VECTORS: usize = 500_000;
+const LENGTH: usize = 384;
+const QUERIES: usize = 1_000;
+const CLUSTERS: usize = 200;
+/// Directions in which vectors differ most.
+const RANK: usize = 128;
+const K: usize = 10;
+const BEAMS: [usize; 7] = [16, 24, 32, 48, 64, 96, 128];
+const RECALL: f64 = 0.95;
+const PEERS: &str = include_str!("../vectors.py");
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// About normal: the sum of twelve uniform numbers.
+    fn normal(&mut self) -> f32 {
+        let uniform = |bits: u64| (bits >> 40) as f32 / (1u64 << 24) as f32;
+        (0..12).map(|_| uniform(self.next())).sum::<f32>() - 6.0
+    }
+
+    fn normals(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.normal()).collect()
+    }
+}
+
+/// Vectors around centres in a space of low rank, with some noise in all directions.
+fn generate(count: usize, seed: u64) -> Vec<f32> {
+    let mut fixed = Random(0x5eed);
+    let basis = fixed.normals(RANK * LENGTH);
+    let centres: Vec<Vec<f32>> = (0..CLUSTERS).map(|_| fixed.normals(RANK)).collect();
+    let mut random = Random(seed);
+    let mut vectors = Vec::with_capacity(count * LENGTH);
+    for _ in 0..count {
+        let centre = &centres[(random.next() % CLUSTERS as u64) as usize];
+        let place: Vec<f32> = centre.iter().map(|x| x + random.normal()).collect();
+        let mut vector = random.normals(LENGTH);
+        vector.iter_mut().for_each(|x| *x *= 0.6);
+        for (x, direction) in place.iter().zip(basis.chunks_exact(LENGTH)) {
+            vector.iter_mut().zip(direction).for_each(|(v, d)| *v += x * d);
+        }
+        let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+        vectors.extend(vector.iter().map(|x| x / length));
+    }
+    vectors
+}
+
+fn write(path: &Path, vectors: &[f32]) -> Result<()> {
+    let fail = |e| Error::io(path.display(), e);
+    let mut file = std::io::BufWriter::new(std::fs::File::create(path).map_err(fail)?);
+    vectors.iter().try_for_each(|x| file.write_all(&x.to_le_bytes())).map_err(fail)?;
+    file.flush().map_err(fail)
+}
+
+pub fn measure(dir: &Path, count: usize) -> Result<Vec<Figure>> {
+    let vectors = generate(count, 1);
+    let queries = generate(QUERIES, 2);
+    let of = |row: u32| &vectors[row as usize * LENGTH..(row as usize + 1) * LENGTH];
+    let truth: Vec<Vec<u32>> = queries
+        .chunks_exact(LENGTH)
+        .map(|query| {
+            let mut all: Vec<(f32, u32)> =
+                (0..count as u32).map(|row| (squared_l2(query, of(row)), row)).collect();
+            all.select_nth_unstable_by(K - 1, |a, b| a.0.total_cmp(&b.0));
+            all[..K].iter().map(|(_, row)| *row).collect()
+        })
+        .collect();
+    let mut figures = Vec::new();
+    let started = Instant::now();
+    let graph = Graph::build(Metric::L2, LENGTH, &vectors, BuildOptions::default());
+    let build = started.elapsed().as_secs_f64();
+    let title = format!("{count} x {LENGTH}");
+    figures.push(Figure::new(
+        format!("graph of {title}: build"),
+        format!("{build:.1} s, {} bytes a vector", graph.bytes_each()),
+        "",
+    ));
+    let mut walk = Walk::default();
+    let mut best: Option<f64> = None;
+    for beam in BEAMS {
+        let options = WalkOptions { beam, compared: beam.min(4 * K) };
+        let started = Instant::now();
+        let mut found = 0;
+        for (query, truth) in queries.chunks_exact(LENGTH).zip(&truth) {
+            let nearest = walk.nearest(&graph, query, K, options, |row| squared_l2(query, of(row)));
+            found += nearest.iter().filter(|(_, row)| truth.contains(row)).count();
+        }
+        let rate = QUERIES as f64 / started.elapsed().as_secs_f64();
+        let recall = found as f64 / (QUERIES * K) as f64;
+        if recall >= RECALL && best.is_none() {
+            best = Some(rate);
+        }
+        figures.push(Figure::new(
+            format!("graph of {title}: beam {beam}"),
+            format!("recall {recall:.4}, {rate:.0} queries/s a thread"),
+            "",
+        ));
+    }
+    figures.extend(peers(dir, &vectors, &queries, &truth, best)?);
+    Ok(figures)
+}
+
+/// The same in other libraries, as far as they are there.
+fn peers(
+    dir: &Path,
+    vectors: &[f32],
+    queries: &[f32],
+    truth: &[Vec<u32>],
+    ours: Option<f64>,
+) -> Result<Vec<Figure>> {
+    let (base, asked) = (dir.join("vectors.f32"), dir.join("queries.f32"));
+    write(&base, vectors)?;
+    write(&asked, queries)?;
+    let nearest = dir.join("nearest.u32");
+    let bytes: Vec<u8> = truth.iter().flatten().flat_map(|row| row.to_le_bytes()).collect();
+    std::fs::write(&nearest, bytes).map_err(|e| Error::io(nearest.display(), e))?;
+    let python = std::env::var("PLEXUS_BENCH_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let run = std::process::Command::new(python)
+        .args(["-c", PEERS])
+        .args([&base, &asked, &nearest])
+        .args([LENGTH.to_string(), K.to_string(), RECALL.to_string()])
+        .output();
+    let mut figures = Vec::new();
+    let output = match run {
+        Ok(output) if output.status.success() => output.stdout,
+        Ok(output) => {
+            eprintln!("other libraries: {}", String::from_utf8_lossy(&output.stderr));
+            return Ok(figures);
+        }
+        Err(e) => {
+            eprintln!("other libraries: {e}");
+            return Ok(figures);
+        }
+    };
+    for line in String::from_utf8_lossy(&output).lines() {
+        let Some((name, value)) = line.split_once('\t') else {
+            continue;
+        };
+        let (text, rate) = value.split_once('\t').unwrap_or((value, ""));
+        let ratio = match (ours, rate.parse::<f64>()) {
+            (Some(ours), Ok(rate)) if rate > 0.0 => format!("; ours is {:.2} x", ours / rate),
+            _ => String::new(),
+        };
+        let target = if name.starts_with("hnswlib") && !ratio.is_empty() { ">= 3 x" } else { "" };
+        figures.push(Figure::new(name, format!("{text}{ratio}"), target));
+    }
+    Ok(figures)
+}
