@@ -53,7 +53,7 @@ impl Cursor for TermCursor {
     }
 
     fn seek(&mut self, target: u32) -> u32 {
-        if self.postings.doc() >= target { self.postings.doc() } else { self.postings.seek(target) }
+        seek_postings(&mut self.postings, target)
     }
 
     fn score(&mut self) -> f32 {
@@ -96,7 +96,7 @@ impl PhraseCursor {
     /// Goes to the first row from `target` on that has the phrase.
     fn settle(&mut self, mut target: u32) -> u32 {
         loop {
-            let row = meet(&mut self.terms, target);
+            let row = meet(&mut self.terms, target, |(_, postings), row| seek_postings(postings, row));
             if row == END {
                 return END;
             }
@@ -147,14 +147,11 @@ fn count_windows(lists: &[Vec<i64>], offsets: &[i64], slop: i64) -> u32 {
     }
 }
 
-/// The first row from `target` on that all have.
-fn meet(terms: &mut [(u32, SegmentPostings)], mut target: u32) -> u32 {
-    'candidate: loop {
-        if target >= END {
-            return END;
-        }
-        for (_, postings) in terms.iter_mut() {
-            let row = if postings.doc() >= target { postings.doc() } else { postings.seek(target) };
+/// The first row from `target` on that all have; `seek` goes to the first of one from a row on.
+fn meet<T>(all: &mut [T], mut target: u32, seek: impl Fn(&mut T, u32) -> u32) -> u32 {
+    'candidate: while target < END {
+        for one in all.iter_mut() {
+            let row = seek(one, target);
             if row != target {
                 target = row;
                 continue 'candidate;
@@ -162,6 +159,12 @@ fn meet(terms: &mut [(u32, SegmentPostings)], mut target: u32) -> u32 {
         }
         return target;
     }
+    END
+}
+
+/// The first row of a term from `target` on.
+fn seek_postings(postings: &mut SegmentPostings, target: u32) -> u32 {
+    if postings.doc() >= target { postings.doc() } else { postings.seek(target) }
 }
 
 impl Cursor for PhraseCursor {
@@ -233,28 +236,12 @@ impl BoolCursor {
         loop {
             let row = match self.must.is_empty() {
                 true => self.should.iter_mut().map(|c| c.seek(target)).min().unwrap_or(END),
-                false => self.meet(target),
+                false => meet(&mut self.must, target, |cursor, row| cursor.seek(row)),
             };
             if row == END || !self.not.iter_mut().any(|c| c.seek(row) == row) {
                 return row;
             }
             target = row + 1;
-        }
-    }
-
-    fn meet(&mut self, mut target: u32) -> u32 {
-        'candidate: loop {
-            for cursor in &mut self.must {
-                let row = cursor.seek(target);
-                if row == END {
-                    return END;
-                }
-                if row != target {
-                    target = row;
-                    continue 'candidate;
-                }
-            }
-            return target;
         }
     }
 }
