@@ -6,9 +6,9 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
-use plexus_index::graph::{BuildOptions, Graph, Walk, WalkOptions};
+use plexus_index::graph::{Among, BuildOptions, Graph, Walk, WalkOptions, build_graph};
 use plexus_index::squared_l2;
-use plexus_model::{Error, Metric, Result};
+use plexus_model::{Error, Metric, Result, Rows};
 
 use crate::Figure;
 
@@ -87,22 +87,26 @@ pub fn measure(dir: &Path, count: usize) -> Result<Vec<Figure>> {
         .collect();
     let mut figures = Vec::new();
     let started = Instant::now();
-    let graph = Graph::build(Metric::L2, LENGTH, &vectors, BuildOptions::default());
+    let rows: Vec<u32> = (0..count as u32).collect();
+    let bytes =
+        build_graph(Metric::L2, LENGTH, vectors.clone(), &rows, count as u32, BuildOptions::default())?;
+    let each = bytes.len() / count.max(1);
+    let graph = Graph::open(bytes.into())?;
     let build = started.elapsed().as_secs_f64();
     let title = format!("{count} x {LENGTH}");
     figures.push(Figure::new(
         format!("graph of {title}: build"),
-        format!("{build:.1} s, {} bytes a vector", graph.bytes_each()),
+        format!("{build:.1} s, {each} bytes a vector"),
         "",
     ));
-    let mut walk = Walk::default();
+    let (mut walk, none) = (Walk::default(), Rows::new());
     let mut best: Option<f64> = None;
     for beam in BEAMS {
-        let options = WalkOptions { beam, compared: beam.min(4 * K) };
+        let (options, among) = (WalkOptions { beam }, Among::Except(&none));
         let started = Instant::now();
         let mut found = 0;
         for (query, truth) in queries.chunks_exact(LENGTH).zip(&truth) {
-            let nearest = walk.nearest(&graph, query, K, options, |row| squared_l2(query, of(row)));
+            let nearest = walk.nearest(&graph, query, K, options, among, |row| squared_l2(query, of(row)));
             found += nearest.iter().filter(|(_, row)| truth.contains(row)).count();
         }
         let rate = QUERIES as f64 / started.elapsed().as_secs_f64();

@@ -6,6 +6,8 @@
 
 use plexus_model::{Error, Metric, Result};
 
+use crate::simd::widest;
+
 const LANES: usize = 64;
 
 /// Between two vectors of the same length. With a vector of zeros the cosine is not defined, and the distance taken to
@@ -91,33 +93,8 @@ enum Sum {
     SquaredDifference,
 }
 
-#[cfg(target_arch = "x86_64")]
 fn dispatch(a: &[f32], b: &[f32], sum: Sum) -> f32 {
-    #[target_feature(enable = "avx512f")]
-    fn wide(a: &[f32], b: &[f32], sum: Sum) -> f32 {
-        lanes(a, b, sum)
-    }
-    #[target_feature(enable = "avx2,fma")]
-    fn narrow(a: &[f32], b: &[f32], sum: Sum) -> f32 {
-        lanes(a, b, sum)
-    }
-    if is_x86_feature_detected!("avx512f") {
-        // SAFETY: the processor has what the function is compiled for.
-        #[allow(unsafe_code)]
-        return unsafe { wide(a, b, sum) };
-    }
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        // SAFETY: the processor has what the function is compiled for.
-        #[allow(unsafe_code)]
-        return unsafe { narrow(a, b, sum) };
-    }
-    lanes(a, b, sum)
-}
-
-/// Other processors have what they need in what everything is compiled for.
-#[cfg(not(target_arch = "x86_64"))]
-fn dispatch(a: &[f32], b: &[f32], sum: Sum) -> f32 {
-    lanes(a, b, sum)
+    widest!(lanes(a: &[f32], b: &[f32], sum: Sum) -> f32)
 }
 
 #[inline(always)]

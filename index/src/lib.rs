@@ -4,6 +4,7 @@
 mod distance;
 pub mod graph;
 mod keys;
+mod simd;
 pub mod text;
 mod top;
 

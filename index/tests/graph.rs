@@ -1,8 +1,8 @@
 //! The graph of vectors against a look at every one of them.
 
-use plexus_index::graph::{BuildOptions, Graph, Walk, WalkOptions};
+use plexus_index::graph::{Among, BuildOptions, Chosen, Graph, Walk, WalkOptions, build_graph};
 use plexus_index::{Query, dot};
-use plexus_model::Metric;
+use plexus_model::{ErrorKind, Metric, Rows};
 
 const LENGTH: usize = 40;
 const K: usize = 10;
@@ -32,9 +32,15 @@ fn vectors(count: usize, seed: u64) -> Vec<f32> {
         .collect()
 }
 
-fn exact(vectors: &[f32], query: &Query) -> Vec<u32> {
-    let mut all: Vec<(f32, u32)> =
-        vectors.chunks_exact(LENGTH).zip(0..).map(|(vector, row)| (query.distance(vector), row)).collect();
+fn graph(metric: Metric, base: &[f32]) -> Graph {
+    let rows: Vec<u32> = (0..(base.len() / LENGTH) as u32).collect();
+    let built = build_graph(metric, LENGTH, base.to_vec(), &rows, rows.len() as u32, BuildOptions::default());
+    Graph::open(built.unwrap().into()).unwrap()
+}
+
+fn exact(vectors: &[f32], query: &Query, may: impl Fn(u32) -> bool) -> Vec<u32> {
+    let rows = vectors.chunks_exact(LENGTH).zip(0..).filter(|(_, row)| may(*row));
+    let mut all: Vec<(f32, u32)> = rows.map(|(vector, row)| (query.distance(vector), row)).collect();
     all.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     all.into_iter().take(K).map(|(_, row)| row).collect()
 }
@@ -44,16 +50,17 @@ fn most_of_the_nearest_are_found_by_each_metric() {
     let base = vectors(5_000, 1);
     let of = |row: u32| &base[row as usize * LENGTH..(row as usize + 1) * LENGTH];
     for metric in [Metric::Cosine, Metric::L2, Metric::Dot] {
-        let graph = Graph::build(metric, LENGTH, &base, BuildOptions::default());
-        let mut walk = Walk::default();
+        let graph = graph(metric, &base);
+        let (mut walk, none) = (Walk::default(), Rows::new());
         let (mut found, mut all) = (0, 0);
         for asked in vectors(100, 2).chunks_exact(LENGTH) {
             let query = Query::new(metric, asked.to_vec()).unwrap();
-            let options = WalkOptions { beam: 64, compared: 40 };
-            let nearest = walk.nearest(&graph, asked, K, options, |row| query.distance(of(row)));
+            let among = Among::Except(&none);
+            let nearest =
+                walk.nearest(&graph, asked, K, WalkOptions::default(), among, |row| query.distance(of(row)));
             assert_eq!(nearest.len(), K);
             assert!(nearest.is_sorted_by(|a, b| a.0 <= b.0));
-            let truth = exact(&base, &query);
+            let truth = exact(&base, &query, |_| true);
             found += nearest.iter().filter(|(_, row)| truth.contains(row)).count();
             all += K;
         }
@@ -66,12 +73,12 @@ fn a_graph_depends_on_its_seed_and_not_on_threads() {
     let base = vectors(2_000, 3);
     let walks = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let graph = pool.install(|| Graph::build(Metric::L2, LENGTH, &base, BuildOptions::default()));
-        let mut walk = Walk::default();
+        let graph = pool.install(|| graph(Metric::L2, &base));
+        let (mut walk, none) = (Walk::default(), Rows::new());
         let asked = vectors(50, 4);
         let nearest = |asked: &[f32]| {
-            let options = WalkOptions { beam: 10, compared: 10 };
-            walk.nearest(&graph, asked, K, options, |row| {
+            let among = Among::Except(&none);
+            walk.nearest(&graph, asked, K, WalkOptions { beam: 10 }, among, |row| {
                 let vector = &base[row as usize * LENGTH..(row as usize + 1) * LENGTH];
                 -dot(asked, vector)
             })
@@ -85,11 +92,78 @@ fn a_graph_depends_on_its_seed_and_not_on_threads() {
 fn few_vectors_and_none_are_no_trouble() {
     for count in [0, 1, 2, 3, 40] {
         let base = vectors(count, 5);
-        let graph = Graph::build(Metric::L2, LENGTH, &base, BuildOptions::default());
+        let graph = graph(Metric::L2, &base);
         assert_eq!((graph.len(), graph.is_empty()), (count, count == 0));
-        let options = WalkOptions { beam: 64, compared: 64 };
-        let nearest = Walk::default().nearest(&graph, &[0.5; LENGTH], K, options, |row| row as f32);
+        let (options, none) = (WalkOptions { beam: 64 }, Rows::new());
+        let among = Among::Except(&none);
+        let nearest = Walk::default().nearest(&graph, &[0.5; LENGTH], K, options, among, |row| row as f32);
         let rows: Vec<u32> = nearest.iter().map(|(_, row)| *row).collect();
         assert_eq!(rows, (0..count.min(K) as u32).collect::<Vec<_>>(), "{count}");
+    }
+}
+
+/// Of each query, which rows may be found: as many as a share, with the query, against it, or whatever it is.
+fn filters(base: &[f32], query: &Query, share: f64) -> [Vec<u32>; 3] {
+    let count = base.len() / LENGTH;
+    let kept = ((count as f64 * share) as usize).max(1);
+    let mut by_distance: Vec<u32> = (0..count as u32).collect();
+    let distances: Vec<f32> = base.chunks_exact(LENGTH).map(|vector| query.distance(vector)).collect();
+    by_distance.sort_by(|a, b| distances[*a as usize].total_cmp(&distances[*b as usize]));
+    let any = (0..count as u32)
+        .filter(|row| row.wrapping_mul(2_654_435_761) >> 8 < (share * f64::from(1 << 24)) as u32);
+    [any.collect(), by_distance[..kept].to_vec(), by_distance[count - kept..].to_vec()]
+}
+
+#[test]
+fn a_filter_loses_neither_recall_nor_rows() {
+    let base = vectors(20_000, 8);
+    let of = |row: u32| &base[row as usize * LENGTH..(row as usize + 1) * LENGTH];
+    let graph = graph(Metric::L2, &base);
+    let mut walk = Walk::default();
+    for share in [0.9, 0.5, 0.1, 0.01, 0.001] {
+        let mut found = [0; 3];
+        let asked = vectors(30, 9);
+        for asked in asked.chunks_exact(LENGTH) {
+            let query = Query::new(Metric::L2, asked.to_vec()).unwrap();
+            for (found, rows) in found.iter_mut().zip(filters(&base, &query, share)) {
+                let rows: Rows = rows.into_iter().collect();
+                let truth = exact(&base, &query, |row| rows.contains(row));
+                let chosen = Chosen::new(&graph, &rows);
+                assert_eq!(chosen.len() as u64, rows.len());
+                let mut hidden: Rows = (0..base.len() as u32 / LENGTH as u32).collect();
+                hidden -= &rows;
+                for among in [Among::Only(&chosen), Among::Except(&hidden)] {
+                    let distance = |row| query.distance(of(row));
+                    let nearest = walk.nearest(&graph, asked, K, WalkOptions::default(), among, distance);
+                    assert_eq!(nearest.len(), truth.len(), "{share}");
+                    assert!(nearest.iter().all(|(_, row)| rows.contains(*row)));
+                    *found += nearest.iter().filter(|(_, row)| truth.contains(row)).count();
+                }
+            }
+        }
+        let all = 2 * 30 * K;
+        assert!(found.iter().all(|found| found * 100 >= all * 95), "{share}: {found:?} of {all}");
+    }
+}
+
+#[test]
+fn rows_without_a_vector_are_not_in_it() {
+    let base = vectors(300, 10);
+    let rows: Vec<u32> = (0..300).map(|row| row * 2 + 1).collect();
+    let bytes =
+        build_graph(Metric::Cosine, LENGTH, base.clone(), &rows, 601, BuildOptions::default()).unwrap();
+    let graph = Graph::open(bytes.clone().into()).unwrap();
+    let absent: Rows = (0..=300).map(|row| row * 2).collect();
+    assert_eq!((graph.rows(), graph.len(), graph.absent()), (601, 300, absent));
+    let largest = base.chunks_exact(LENGTH).map(|vector| dot(vector, vector)).fold(0.0, f32::max);
+    assert_eq!(graph.largest_square(), largest);
+    let mut seen: Vec<u32> = (0..300).map(|node| graph.row_of(node)).collect();
+    seen.sort_unstable();
+    assert_eq!(seen, rows);
+    let wanted: Rows = [0, 1, 2, 3, 600, 7_000].into_iter().collect();
+    assert_eq!(Chosen::new(&graph, &wanted).len(), 2);
+    for wrong in [&bytes[..bytes.len() - 1], &bytes[..20], &[0; 100]] {
+        let error = Graph::open(wrong.to_vec().into()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     }
 }

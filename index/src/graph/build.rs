@@ -6,12 +6,14 @@
 //! algorithms", 2024). Of the candidates of a vector, those stay that lead somewhere where the others do not (Jayaram
 //! Subramanya et al.: "DiskANN: fast accurate billion-point nearest neighbor search on a single node", 2019).
 
-use plexus_model::Metric;
+use plexus_model::{Error, Metric, Result};
 use rayon::prelude::*;
 
+use super::asked::Asked;
+use super::beam::Visited;
 use super::centres::Centres;
-use super::codes::{Random, Rotation, code_bytes, encode};
-use super::walk::{Asked, Visited};
+use super::codes::{Random, Rotation, encode};
+use super::file::{FACTOR_BYTES, Graph, NODES_MAX, Nodes, Parts};
 
 /// How a graph is built.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +29,7 @@ pub struct BuildOptions {
 
 impl Default for BuildOptions {
     fn default() -> Self {
-        Self { degree: 29, beam: 80, detour: 1.2, seed: 0x706c_6578_7573 }
+        Self { degree: 28, beam: 80, detour: 1.2, seed: 0x706c_6578_7573 }
     }
 }
 
@@ -37,185 +39,96 @@ const BATCH_MIN: usize = 64;
 /// Edges that a vector may have beyond its degree while the graph is built.
 const SLACK: usize = 16;
 
-/// What is read of memory at once.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Line(#[allow(dead_code)] [u8; 64]);
-
-const LINE: usize = 64;
-/// Scale, square and centre in front of a code.
-const HEADER: usize = 12;
-
-/// Vectors as nodes of a graph. What a walk needs of one is in one place: its factors, its code, its edges.
-pub struct Graph {
-    pub(super) metric: Metric,
-    pub(super) length: usize,
-    pub(super) rotation: Rotation,
-    pub(super) centres: Centres,
-    code_bytes: usize,
-    /// Lines of a node.
-    lines: usize,
-    nodes: Vec<Line>,
-    count: usize,
-    pub(super) degree: usize,
-    /// A node near each centre, where walks begin.
-    pub(super) entries: Vec<u32>,
+/// Builds the graph of the vectors of a segment: of those of `rows`, one after the other, each finite. Gives the bytes
+/// that [`Graph::open`] reads. Takes all threads of the pool that it is called in.
+///
+/// # Errors
+/// `InvalidArgument` when there are more vectors than a graph can name.
+pub fn build_graph(
+    metric: Metric,
+    length: usize,
+    mut vectors: Vec<f32>,
+    rows: &[u32],
+    segment_rows: u32,
+    options: BuildOptions,
+) -> Result<Vec<u8>> {
+    assert_eq!(vectors.len(), rows.len() * length, "not as many vectors as rows");
+    if rows.len() > NODES_MAX {
+        return Err(Error::invalid(format!("{} vectors are too many for one graph", rows.len())));
+    }
+    let squares = vectors.par_chunks(length.max(1)).map(|vector| crate::dot(vector, vector));
+    let largest_square = squares.reduce(|| 0.0, f32::max);
+    let rotation = Rotation::new(length, options.seed);
+    vectors.par_chunks_mut(length.max(1)).for_each(|vector| {
+        normalise(metric, vector);
+        rotation.apply(vector);
+    });
+    let (centres, of) = Centres::find(&vectors, length, options.seed);
+    // What is near each other is near each other in memory.
+    let mut order: Vec<u32> = (0..rows.len() as u32).collect();
+    order.sort_by_key(|place| of[*place as usize]);
+    let mut rotated = vec![0.0; vectors.len()];
+    rotated.par_chunks_mut(length.max(1)).zip(&order).for_each(|(to, from)| {
+        let start = *from as usize * length;
+        to.copy_from_slice(&vectors[start..start + length]);
+    });
+    drop(vectors);
+    let of: Vec<u32> = order.iter().map(|place| of[*place as usize]).collect();
+    let starts: Vec<u32> =
+        (0..=centres.len() as u32).map(|centre| of.partition_point(|c| *c < centre) as u32).collect();
+    let nodes = Nodes::encoded(rows.len(), length, |node, head| {
+        let (vector, middle) = (&rotated[node * length..(node + 1) * length], centres.get(of[node]));
+        let difference: Vec<f32> = vector.iter().zip(middle).map(|(x, c)| x - c).collect();
+        let factors = encode(&difference, &mut head[FACTOR_BYTES..]);
+        head[..4].copy_from_slice(&factors.scale.to_le_bytes());
+        head[4..8].copy_from_slice(&factors.square.to_le_bytes());
+        head[8..10].copy_from_slice(&(of[node] as u16).to_le_bytes());
+    });
+    let entries = entries(&nodes, &starts);
+    let row_of: Vec<u32> = order.iter().map(|place| rows[*place as usize]).collect();
+    let parts = Parts {
+        metric,
+        length,
+        degree: options.degree,
+        rows: segment_rows,
+        seed: options.seed,
+        largest_square,
+        centres: &centres,
+        entries: &entries,
+        starts: &starts,
+        row_of: &row_of,
+        nodes: &nodes,
+        edges: &[],
+    };
+    let edges = Building::new(Graph::without_edges(&parts), &rotated, options).run();
+    Ok(Parts { edges: &edges, ..parts }.to_bytes())
 }
 
-/// A node as it is stored.
-pub(super) struct Node<'a> {
-    pub scale: f32,
-    pub square: f32,
-    pub centre: u32,
-    pub code: &'a [u8],
-}
-
-impl Graph {
-    /// Builds the graph of vectors of a length, one after the other. Takes all threads of the pool that it is called in.
-    pub fn build(metric: Metric, length: usize, vectors: &[f32], options: BuildOptions) -> Self {
-        let count = vectors.len().checked_div(length).unwrap_or(0);
-        let rotation = Rotation::new(length, options.seed);
-        let mut rotated: Vec<f32> = vectors[..count * length].to_vec();
-        rotated.par_chunks_mut(length.max(1)).for_each(|vector| {
-            normalise(metric, vector);
-            rotation.apply(vector);
-        });
-        let (centres, of) = Centres::find(&rotated, length, options.seed);
-        let code_bytes = code_bytes(length);
-        let lines = (HEADER + code_bytes + options.degree * 4).div_ceil(LINE);
-        let nodes = vec![Line([0; LINE]); count * lines];
-        let entries = vec![];
-        let mut graph = Self {
-            metric,
-            length,
-            rotation,
-            centres,
-            code_bytes,
-            lines,
-            nodes,
-            count,
-            degree: options.degree,
-            entries,
-        };
-        graph.encode_all(&rotated, &of);
-        graph.find_entries(&of);
-        Building::new(&mut graph, &rotated, options).run();
-        graph
-    }
-
-    pub fn len(&self) -> usize {
-        self.count
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    /// Bytes that it takes for each vector.
-    pub fn bytes_each(&self) -> usize {
-        self.lines * LINE
-    }
-
-    #[inline(always)]
-    pub(super) fn bytes(&self, node: u32) -> &[u8] {
-        let lines = &self.nodes[node as usize * self.lines..(node as usize + 1) * self.lines];
-        // SAFETY: lines are bytes, one after the other, and of no other alignment than they need.
-        #[allow(unsafe_code)]
-        unsafe {
-            std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * LINE)
-        }
-    }
-
-    fn bytes_mut(nodes: &mut [Line]) -> &mut [u8] {
-        // SAFETY: as above; they are borrowed alone.
-        #[allow(unsafe_code)]
-        unsafe {
-            std::slice::from_raw_parts_mut(nodes.as_mut_ptr().cast(), nodes.len() * LINE)
-        }
-    }
-
-    #[inline(always)]
-    pub(super) fn node(&self, node: u32) -> Node<'_> {
-        let bytes = self.bytes(node);
-        let word = |at: usize| [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
-        Node {
-            scale: f32::from_le_bytes(word(0)),
-            square: f32::from_le_bytes(word(4)),
-            centre: u32::from_le_bytes(word(8)),
-            code: &bytes[HEADER..HEADER + self.code_bytes],
-        }
-    }
-
-    /// Bytes of a node that hold its factors and its code.
-    pub(super) fn head_bytes(&self) -> usize {
-        HEADER + self.code_bytes
-    }
-
-    #[inline(always)]
-    pub(super) fn neighbours(&self, node: u32) -> impl Iterator<Item = u32> + '_ {
-        let start = HEADER + self.code_bytes;
-        let edges = &self.bytes(node)[start..start + self.degree * 4];
-        let edges = edges.chunks_exact(4).map(|e| u32::from_le_bytes([e[0], e[1], e[2], e[3]]));
-        edges.take_while(move |other| *other != node)
-    }
-
-    fn encode_all(&mut self, rotated: &[f32], of: &[u32]) {
-        let (length, code_bytes) = (self.length.max(1), self.code_bytes);
-        let centres = &self.centres;
-        self.nodes.par_chunks_mut(self.lines.max(1)).zip(rotated.par_chunks(length)).zip(of).for_each(
-            |((lines, vector), centre)| {
-                let middle = centres.get(*centre);
-                let difference: Vec<f32> = vector.iter().zip(middle).map(|(x, c)| x - c).collect();
-                let bytes = Self::bytes_mut(lines);
-                let factors = encode(&difference, &mut bytes[HEADER..HEADER + code_bytes]);
-                bytes[..4].copy_from_slice(&factors.scale.to_le_bytes());
-                bytes[4..8].copy_from_slice(&factors.square.to_le_bytes());
-                bytes[8..12].copy_from_slice(&centre.to_le_bytes());
-            },
-        );
-    }
-
-    /// Of each centre the vector that is nearest to it.
-    fn find_entries(&mut self, of: &[u32]) {
-        let mut nearest: Vec<Option<(f32, u32)>> = vec![None; self.centres.len()];
-        for (node, centre) in (0..).zip(of) {
-            let square = self.node(node).square;
-            let best = &mut nearest[*centre as usize];
-            if best.is_none_or(|(least, _)| square < least) {
-                *best = Some((square, node));
-            }
-        }
-        // A centre without vectors is entered where any other is.
-        let any = nearest.iter().flatten().map(|(_, node)| *node).next().unwrap_or(0);
-        self.entries = nearest.iter().map(|n| n.map_or(any, |(_, node)| node)).collect();
-    }
-
-    fn set_neighbours(&mut self, node: u32, neighbours: &[u32]) {
-        let start = HEADER + self.code_bytes;
-        let lines = &mut self.nodes[node as usize * self.lines..(node as usize + 1) * self.lines];
-        let edges = &mut Self::bytes_mut(lines)[start..start + self.degree * 4];
-        let filled = neighbours.iter().copied().chain(std::iter::repeat(node));
-        for (place, other) in edges.chunks_exact_mut(4).zip(filled) {
-            place.copy_from_slice(&other.to_le_bytes());
-        }
-    }
+/// Of each centre the vector that is nearest to it. A centre without vectors is entered where any other is.
+fn entries(nodes: &Nodes, starts: &[u32]) -> Vec<u32> {
+    let nearest = starts.windows(2).map(|range| {
+        let squares = (range[0]..range[1]).map(|node| (nodes.get(node).square, node));
+        squares.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(0, |(_, node)| node)
+    });
+    nearest.collect()
 }
 
 /// A graph in the making: with edges beyond what is stored, and the vectors themselves.
 struct Building<'a> {
-    graph: &'a mut Graph,
+    graph: Graph,
     rotated: &'a [f32],
     edges: Vec<Vec<u32>>,
     options: BuildOptions,
 }
 
 impl<'a> Building<'a> {
-    fn new(graph: &'a mut Graph, rotated: &'a [f32], options: BuildOptions) -> Self {
+    fn new(graph: Graph, rotated: &'a [f32], options: BuildOptions) -> Self {
         let edges = vec![Vec::new(); graph.len()];
         Self { graph, rotated, edges, options }
     }
 
-    fn run(mut self) {
+    /// The edges of all nodes.
+    fn run(mut self) -> Vec<Vec<u32>> {
         let mut first: Vec<u32> = self.graph.entries.clone();
         first.sort_unstable();
         first.dedup();
@@ -235,10 +148,7 @@ impl<'a> Building<'a> {
             joined += size;
         }
         let all: Vec<u32> = (0..self.graph.len() as u32).collect();
-        let pruned: Vec<Vec<u32>> = all.par_iter().map(|node| self.fitting(*node)).collect();
-        for (node, neighbours) in all.into_iter().zip(pruned) {
-            self.graph.set_neighbours(node, &neighbours);
-        }
+        all.par_iter().map(|node| self.fitting(*node)).collect()
     }
 
     fn of(&self, node: u32) -> &[f32] {
@@ -273,7 +183,7 @@ impl<'a> Building<'a> {
             .map_init(
                 || (Visited::default(), Asked::default()),
                 |(visited, asked), node| {
-                    asked.begin(self.graph, self.of(*node).to_vec());
+                    asked.begin(&self.graph, self.of(*node).to_vec());
                     let edges = |other: u32, found: &mut Vec<u32>| found.extend(&self.edges[other as usize]);
                     let found = self.graph.look(asked, self.options.beam, visited, edges);
                     let candidates: Vec<u32> =

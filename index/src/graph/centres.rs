@@ -17,6 +17,10 @@ pub struct Centres {
 }
 
 impl Centres {
+    pub fn new(length: usize, points: Vec<f32>) -> Self {
+        Self { length, points }
+    }
+
     /// Centres of vectors, and for each vector which is the nearest (Lloyd: "Least squares quantization in PCM", 1982).
     pub fn find(vectors: &[f32], length: usize, seed: u64) -> (Self, Vec<u32>) {
         let count = vectors.len().checked_div(length).unwrap_or(0);

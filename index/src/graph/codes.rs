@@ -1,10 +1,12 @@
 //! Vectors in four bits a component, and how near they are to a query as far as that tells.
 //!
-//! A vector is turned by a random rotation, after which its components are alike, and stored as its difference from the
-//! mean of all: whole numbers from 0 to 15 around 7.5, times a scale of its own. The inner product with a query, whose
+//! A vector is turned by a random rotation, after which its components are alike, and stored as its difference from a
+//! centre near it: whole numbers from 0 to 15 around 7.5, times a scale of its own. The inner product with a query, whose
 //! components are whole numbers of eight bits, is a sum of integers, the same on every processor (after Gao et al.:
 //! "Practical and asymptotically optimal quantization of high-dimensional vectors", 2024, whose codes these are but for the
 //! search for the best scale).
+
+use crate::simd::widest;
 
 /// Components that one step takes: codes are padded to a multiple of it.
 const STEP: usize = 128;
@@ -35,14 +37,21 @@ impl Rotation {
 
     /// Turns a vector. Lengths and inner products stay as they are, but for rounding.
     pub fn apply(&self, vector: &mut [f32]) {
-        for (round, signs) in self.signs.iter().enumerate() {
-            vector.iter_mut().zip(signs).for_each(|(x, sign)| *x *= sign);
-            let start = if round % 2 == 0 { 0 } else { self.length - self.block };
-            hadamard(&mut vector[start..start + self.block]);
-        }
+        let rotation = self;
+        widest!(rotate(rotation: &Rotation, vector: &mut [f32]) -> ());
     }
 }
 
+#[inline(always)]
+fn rotate(rotation: &Rotation, vector: &mut [f32]) {
+    for (round, signs) in rotation.signs.iter().enumerate() {
+        vector.iter_mut().zip(signs).for_each(|(x, sign)| *x *= sign);
+        let start = if round % 2 == 0 { 0 } else { rotation.length - rotation.block };
+        hadamard(&mut vector[start..start + rotation.block]);
+    }
+}
+
+#[inline(always)]
 fn hadamard(values: &mut [f32]) {
     let mut half = 1;
     while half < values.len() {
@@ -87,7 +96,7 @@ pub struct Factors {
     pub square: f32,
 }
 
-/// Encodes the difference of a rotated vector from the mean.
+/// Encodes the difference of a rotated vector from its centre.
 pub fn encode(difference: &[f32], code: &mut [u8]) -> Factors {
     let largest = difference.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
     let square = crate::dot(difference, difference);
@@ -138,15 +147,11 @@ pub struct CodeQuery {
 }
 
 impl CodeQuery {
-    pub fn new(rotated: &[f32]) -> Self {
-        let largest = rotated.iter().fold(0.0f32, |largest, x| largest.max(x.abs())).max(f32::MIN_POSITIVE);
-        let unit = largest / 127.0;
+    /// Of the difference of two vectors.
+    pub fn new(rotated: &[f32], middle: &[f32]) -> Self {
         let mut levels = vec![0i8; rotated.len().div_ceil(STEP) * STEP];
-        let mut sum = 0i32;
-        for (level, x) in levels.iter_mut().zip(rotated) {
-            *level = (x / unit).round_ties_even().clamp(-127.0, 127.0) as i8;
-            sum += i32::from(*level);
-        }
+        let to = levels.as_mut_slice();
+        let (unit, sum) = widest!(quantise(rotated: &[f32], middle: &[f32], to: &mut [i8]) -> (f32, i32));
         Self { levels, unit, middle: sum as f32 * MIDDLE }
     }
 
@@ -156,6 +161,33 @@ impl CodeQuery {
         (sum(code, &self.levels) as f32 - self.middle) * self.unit * scale
     }
 }
+
+/// The difference of two vectors as whole numbers: what one of them stands for, and their sum.
+#[inline(always)]
+fn quantise(vector: &[f32], middle: &[f32], levels: &mut [i8]) -> (f32, i32) {
+    // In lanes, since a maximum of all in a row waits for each.
+    let mut largest = [f32::MIN_POSITIVE; LANES];
+    for (x, c) in vector.chunks(LANES).zip(middle.chunks(LANES)) {
+        for (largest, (x, c)) in largest.iter_mut().zip(x.iter().zip(c)) {
+            let size = (x - c).abs();
+            *largest = if size > *largest { size } else { *largest };
+        }
+    }
+    let largest = largest.into_iter().fold(0.0f32, f32::max);
+    let steps = 127.0 / largest;
+    let mut sum = 0i32;
+    for (level, (x, c)) in levels.iter_mut().zip(vector.iter().zip(middle)) {
+        // At most 127 on both sides. The number is rounded as it loses its fraction for lack of bits.
+        let step = (((x - c) * steps + ROUNDING).to_bits() as i32).wrapping_sub(ROUNDING.to_bits() as i32);
+        *level = step as i8;
+        sum += step;
+    }
+    (largest / 127.0, sum)
+}
+
+const LANES: usize = 32;
+/// Between 2^23 and 2^24, where one number follows the other by one.
+const ROUNDING: f32 = 12_582_912.0;
 
 /// The sum of products of levels of a code and of a query.
 pub type Sum = fn(&[u8], &[i8]) -> i32;
@@ -240,7 +272,7 @@ mod tests {
         fn products_of_codes_are_near(a in vector(384), b in vector(384)) {
             let mut code = vec![0; code_bytes(384)];
             let factors = encode(&a, &mut code);
-            let query = CodeQuery::new(&b);
+            let query = CodeQuery::new(&b, &[0.0; 384]);
             let exact = crate::dot(&a, &b);
             let error = (query.product(&code, factors.scale, best_sum()) - exact).abs();
             // A sixteenth of the range a component, which adds up as chance does.

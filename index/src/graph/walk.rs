@@ -1,180 +1,93 @@
 //! Walking a graph towards a query.
+//!
+//! When only some nodes may be found, one of three ways leads to them. Few are looked at one by one. Of many, those are
+//! looked at that belong to the centres nearest to the query: nothing leads astray there, wherever they are. And if
+//! almost all may be found, a walk goes by any node, and checks those that it found.
 
-use plexus_model::Metric;
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
 
-use super::build::{Graph, normalise};
-use super::codes::{CodeQuery, Sum, best_sum};
+use plexus_model::{Metric, Rows};
+
+use super::asked::Asked;
+use super::beam::{Visited, prefetch};
+use super::build::normalise;
+use super::chosen::Chosen;
+use super::file::Graph;
+use crate::Top;
 
 /// How a walk goes.
 #[derive(Clone, Copy, Debug)]
 pub struct WalkOptions {
     /// Candidates that are kept: more find more of the nearest, and take longer.
     pub beam: usize,
-    /// How many of them are compared by their vectors in the end.
-    pub compared: usize,
 }
 
-/// Centres by which a walk begins.
-const BEGINNINGS: usize = 3;
-
-/// Nodes that a walk has come by, cleared for the next one.
-#[derive(Default)]
-pub struct Visited {
-    bits: Vec<u64>,
-    touched: Vec<u32>,
-}
-
-impl Visited {
-    fn begin(&mut self, nodes: usize) {
-        for word in self.touched.drain(..) {
-            self.bits[word as usize] = 0;
-        }
-        self.bits.resize(nodes.div_ceil(64), 0);
-    }
-
-    /// Whether it was not there before.
-    #[inline(always)]
-    fn visit(&mut self, node: u32) -> bool {
-        let (word, bit) = (node / 64, 1u64 << (node % 64));
-        let bits = &mut self.bits[word as usize];
-        if *bits == 0 {
-            self.touched.push(word);
-        }
-        let fresh = *bits & bit == 0;
-        *bits |= bit;
-        fresh
-    }
-}
-
-/// A query with what it has to do with each centre.
-pub struct Asked {
-    rotated: Vec<f32>,
-    /// To each centre: the square of the distance, or the inner product with its sign changed.
-    distances: Vec<f32>,
-    /// By the centre, where its query is; the difference from it, ready for codes.
-    places: Vec<u32>,
-    queries: Vec<CodeQuery>,
-    touched: Vec<u32>,
-    weight: f32,
-    squares: f32,
-    shared: bool,
-    sum: Sum,
-}
-
-impl Default for Asked {
+impl Default for WalkOptions {
     fn default() -> Self {
-        Self {
-            rotated: vec![],
-            distances: vec![],
-            places: vec![],
-            queries: vec![],
-            touched: vec![],
-            weight: 0.0,
-            squares: 0.0,
-            shared: false,
-            sum: best_sum(),
+        Self { beam: 96 }
+    }
+}
+
+/// Rows that may be found.
+#[derive(Clone, Copy)]
+pub enum Among<'a> {
+    /// All but these.
+    Except(&'a Rows),
+    /// These.
+    Only(&'a Chosen),
+}
+
+/// How the nearest of those nodes are found that may be found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Strategy {
+    /// By looking at the vectors of all of them.
+    Exact,
+    /// By looking at the codes of those near the query.
+    Centres,
+    /// By a walk along the edges.
+    Walk,
+}
+
+impl Strategy {
+    /// `left` of `all` nodes may be found.
+    pub fn of(left: u64, all: u64) -> Self {
+        match left {
+            left if left <= EXACT_MAX => Self::Exact,
+            left if left * WALK_SHARE < all => Self::Centres,
+            _ => Self::Walk,
+        }
+    }
+
+    /// What people are told.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exactly",
+            Self::Centres => "by the nearest centres",
+            Self::Walk => "by a walk",
         }
     }
 }
 
-const NONE: u32 = u32::MAX;
+/// So few are compared by their vectors.
+const EXACT_MAX: u64 = 256;
+/// A walk goes if one of so many nodes may be found.
+const WALK_SHARE: u64 = 3;
+/// Codes that are looked at, at least, for each candidate that is kept, when they are looked at centre by centre.
+const LOOKED: usize = 16;
 
-impl Asked {
-    /// Takes a rotated vector.
-    pub fn begin(&mut self, graph: &Graph, rotated: Vec<f32>) {
-        for centre in self.touched.drain(..) {
-            self.places[centre as usize] = NONE;
-        }
-        self.places.resize(graph.centres.len(), NONE);
-        self.queries.clear();
-        self.rotated = rotated;
-        let dot = graph.metric == Metric::Dot;
-        (self.weight, self.squares, self.shared) = if dot { (-1.0, 0.0, true) } else { (-2.0, 1.0, false) };
-        self.distances.clear();
-        let distance = |centre: &[f32]| match dot {
-            true => -crate::dot(centre, &self.rotated),
-            false => crate::squared_l2(centre, &self.rotated),
-        };
-        self.distances.extend(graph.centres.all().map(distance));
-    }
+/// As often as many codes are looked at as until the last that was among the best.
+const PATIENCE: usize = 3;
+/// Candidates that are compared beyond those that are wanted.
+const COMPARED_MORE: usize = 10;
+/// How many times the mean error of a code a candidate may be off.
+const ERRORS: f32 = 2.0;
+/// Candidates that are compared by their vectors, at most, of those that were looked at centre by centre.
+const COMPARED_MAX: usize = 1024;
 
-    /// About how far a node is.
-    #[inline(always)]
-    fn distance(&mut self, graph: &Graph, node: u32) -> f32 {
-        let node = graph.node(node);
-        let place = self.places[node.centre as usize];
-        let place = if place == NONE { self.prepare(graph, node.centre) } else { place };
-        let product = self.queries[place as usize].product(node.code, node.scale, self.sum);
-        self.distances[node.centre as usize] + self.squares * node.square + self.weight * product
-    }
-
-    #[cold]
-    fn prepare(&mut self, graph: &Graph, centre: u32) -> u32 {
-        if !self.shared || self.queries.is_empty() {
-            let query = match self.shared {
-                true => CodeQuery::new(&self.rotated),
-                false => {
-                    let difference: Vec<f32> =
-                        self.rotated.iter().zip(graph.centres.get(centre)).map(|(x, c)| x - c).collect();
-                    CodeQuery::new(&difference)
-                }
-            };
-            self.queries.push(query);
-        }
-        let place = self.queries.len() as u32 - 1;
-        self.places[centre as usize] = place;
-        self.touched.push(centre);
-        place
-    }
-
-    fn beginnings(&self, graph: &Graph) -> Vec<u32> {
-        let mut nearest: Vec<(f32, u32)> = self.distances.iter().copied().zip(0..).collect();
-        let count = BEGINNINGS.min(nearest.len());
-        if count > 0 {
-            nearest.select_nth_unstable_by(count - 1, |a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        }
-        nearest[..count].iter().map(|(_, centre)| graph.entries[*centre as usize]).collect()
-    }
-}
-
-/// Candidates by their distance, the nearest first, with whether they were looked from.
-struct Beam {
-    size: usize,
-    nodes: Vec<(f32, u32, bool)>,
-    /// Before it all were looked from.
-    next: usize,
-}
-
-impl Beam {
-    fn new(size: usize) -> Self {
-        Self { size, nodes: Vec::with_capacity(size + 1), next: 0 }
-    }
-
-    #[inline(always)]
-    fn insert(&mut self, distance: f32, node: u32) {
-        if self.nodes.len() == self.size && self.nodes[self.size - 1].0 <= distance {
-            return;
-        }
-        let place = self.nodes.partition_point(|other| (other.0, other.1) < (distance, node));
-        if self.nodes.len() == self.size {
-            self.nodes.pop();
-        }
-        self.nodes.insert(place, (distance, node, false));
-        self.next = self.next.min(place);
-    }
-
-    /// The nearest that was not looked from.
-    fn take(&mut self) -> Option<u32> {
-        while self.next < self.nodes.len() {
-            let node = &mut self.nodes[self.next];
-            self.next += 1;
-            if !node.2 {
-                node.2 = true;
-                return Some(node.1);
-            }
-        }
-        None
-    }
+/// Candidates of which the nearest `k` are all there: codes tell only about where they are.
+fn enough(k: usize) -> usize {
+    (2 * k).max(k + 20)
 }
 
 /// What walks of one thread use again and again.
@@ -185,82 +98,168 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// The `k` nearest to a query that are found, the nearest first, by `distance` from it. That is asked for the best
-    /// candidates alone.
+    /// The `k` rows nearest to a query that are found, the nearest first, by `distance` from it, which is asked for the
+    /// best candidates alone. Fewer when not so many may be found, or not so many were.
     pub fn nearest(
         &mut self,
         graph: &Graph,
         query: &[f32],
         k: usize,
         options: WalkOptions,
-        mut distance: impl FnMut(u32) -> f32,
+        among: Among<'_>,
+        distance: impl FnMut(u32) -> f32,
     ) -> Vec<(f32, u32)> {
         let mut rotated = query.to_vec();
         normalise(graph.metric, &mut rotated);
         graph.rotation.apply(&mut rotated);
         self.asked.begin(graph, rotated);
-        let edges = |node: u32, found: &mut Vec<u32>| found.extend(graph.neighbours(node));
-        let found = graph.look(&mut self.asked, options.beam.max(k), &mut self.visited, edges);
-        let compared = options.compared.max(k);
-        let mut nearest: Vec<(f32, u32)> =
-            found.into_iter().take(compared).map(|(_, node)| (distance(node), node)).collect();
-        nearest.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        nearest.truncate(k);
-        nearest
+        let beam = options.beam.max(enough(k));
+        let candidates = match among {
+            Among::Except(hidden) => self.walk_except(graph, beam, k, hidden),
+            Among::Only(chosen) => self.walk_only(graph, beam, k, chosen),
+        };
+        compare(graph, &candidates, k, distance)
     }
-}
 
-impl Graph {
-    /// The nodes nearest to a query by their codes, at most `beam`, the nearest first. `edges` gives those of a node.
-    pub(super) fn look(
-        &self,
-        asked: &mut Asked,
-        beam: usize,
-        visited: &mut Visited,
-        edges: impl Fn(u32, &mut Vec<u32>),
-    ) -> Vec<(f32, u32)> {
-        if self.is_empty() {
-            return vec![];
+    fn walk_except(&mut self, graph: &Graph, beam: usize, k: usize, hidden: &Rows) -> Candidates {
+        if hidden.is_empty() {
+            return self.walk(graph, beam, |_| true);
         }
-        visited.begin(self.len());
-        let mut found = Beam::new(beam);
-        for entry in asked.beginnings(self) {
-            if visited.visit(entry) {
-                found.insert(asked.distance(self, entry), entry);
+        let left = (graph.len() as u64).saturating_sub(hidden.len());
+        if Strategy::of(left, graph.len() as u64) == Strategy::Walk {
+            let may = |node| !hidden.contains(graph.row_of(node));
+            let found = self.walk(graph, wider(beam, left, graph), may);
+            if found.len() >= enough(k) {
+                return found;
             }
         }
-        let (mut all, mut fresh): (Vec<u32>, Vec<u32>) = (Vec::new(), Vec::new());
-        let head = self.head_bytes();
-        while let Some(node) = found.take() {
-            all.clear();
-            edges(node, &mut all);
-            fresh.clear();
-            for other in &all {
-                if visited.visit(*other) {
-                    prefetch(&self.bytes(*other)[..head]);
-                    fresh.push(*other);
+        let mut seen = Rows::new();
+        seen.insert_range(0..graph.rows());
+        seen -= hidden;
+        self.look_by_centres(graph, beam, k, &Chosen::new(graph, &seen))
+    }
+
+    fn walk_only(&mut self, graph: &Graph, beam: usize, k: usize, chosen: &Chosen) -> Candidates {
+        let left = chosen.len() as u64;
+        if Strategy::of(left, graph.len() as u64) == Strategy::Walk {
+            let found = self.walk(graph, wider(beam, left, graph), |node| chosen.contains(node));
+            // As many of the nearest may be found as are wanted: none is nearer. Otherwise they are elsewhere.
+            if found.len() >= enough(k) {
+                return found;
+            }
+        }
+        self.look_by_centres(graph, beam, k, chosen)
+    }
+
+    /// The nearest nodes by their codes that a walk finds, as far as they may be found.
+    fn walk(&mut self, graph: &Graph, beam: usize, may: impl Fn(u32) -> bool) -> Candidates {
+        let edges = |node: u32, found: &mut Vec<u32>| found.extend(graph.neighbours(node));
+        let mut found = graph.look(&mut self.asked, beam, &mut self.visited, edges);
+        found.retain(|(_, node)| may(*node));
+        found
+    }
+
+    /// The nearest nodes by their codes of those that belong to the nearest centres.
+    fn look_by_centres(&mut self, graph: &Graph, beam: usize, k: usize, chosen: &Chosen) -> Candidates {
+        let kept = COMPARED_MAX.max(4 * k);
+        let mut top = Top::new(kept);
+        // Those that are as good as found, and after how many codes one was found last. When that is long ago, others are
+        // not expected any more; where the query is far from all that may be found, there are more and more of them
+        // (after Teofili and Lin: "Patience in proximity", 2025).
+        let mut best: BinaryHeap<Distance> = BinaryHeap::new();
+        let (mut looked, mut last) = (0, 0);
+        for centre in self.asked.nearest_centres(usize::MAX) {
+            let nodes = chosen.of_centre(centre);
+            for (at, node) in nodes.iter().enumerate() {
+                if let Some(soon) = nodes.get(at + AHEAD) {
+                    prefetch(graph.nodes.head(*soon));
+                }
+                let distance = self.asked.distance(graph, *node);
+                top.push(-distance, *node);
+                if best.len() < k || best.peek().is_some_and(|worst| distance < worst.0) {
+                    best.push(Distance(distance));
+                    last = looked + at;
+                    if best.len() > k {
+                        best.pop();
+                    }
                 }
             }
-            for other in &fresh {
-                found.insert(asked.distance(self, *other), *other);
+            looked += nodes.len();
+            if looked >= beam * LOOKED && looked >= last * PATIENCE {
+                break;
             }
         }
-        found.nodes.into_iter().map(|(distance, node, _)| (distance, node)).collect()
+        top.into_sorted().into_iter().take(kept).map(|(score, node)| (-score, node)).collect()
     }
 }
 
-/// Has bytes fetched that are soon read.
-#[inline(always)]
-fn prefetch(bytes: &[u8]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in bytes.chunks(64) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch reads nothing, and the address is that of a byte that is there.
-        #[allow(unsafe_code)]
-        unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+/// Nodes with about how far they are, the nearest first.
+type Candidates = Vec<(f32, u32)>;
+
+/// The `k` nearest of candidates by `distance`, which is that of a row.
+///
+/// Codes tell only about how far something is: candidates are compared in their order, until the next is farther by its
+/// code than the last that counts by more than codes have been wrong by so far.
+fn compare(
+    graph: &Graph,
+    candidates: &[(f32, u32)],
+    k: usize,
+    mut distance: impl FnMut(u32) -> f32,
+) -> Vec<(f32, u32)> {
+    let mut nearest: Vec<(f32, u32)> = Vec::with_capacity(k + 1);
+    let mut errors = 0.0;
+    for (compared, (about, node)) in candidates.iter().enumerate() {
+        if compared >= k + COMPARED_MORE {
+            let error = (errors / compared as f32).sqrt();
+            if nearest.last().is_some_and(|last| about - ERRORS * error > comparable(graph.metric, last.0)) {
+                break;
+            }
+        }
+        let row = graph.row_of(*node);
+        let exact = distance(row);
+        let error = comparable(graph.metric, exact) - about;
+        errors += error * error;
+        let place = nearest.partition_point(|other| (other.0, other.1) < (exact, row));
+        if place < k {
+            nearest.truncate(k - 1);
+            nearest.insert(place, (exact, row));
         }
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = bytes;
+    nearest
+}
+
+/// A distance as codes give it: a square, or the inner product with its sign changed. Of vectors of length one, the
+/// square is twice the distance by the cosine.
+fn comparable(metric: Metric, distance: f32) -> f32 {
+    match metric {
+        Metric::Cosine => 2.0 * distance,
+        Metric::L2 => distance * distance,
+        Metric::Dot => distance,
+    }
+}
+
+/// A distance by its size.
+#[derive(PartialEq)]
+struct Distance(f32);
+
+impl Eq for Distance {}
+
+impl PartialOrd for Distance {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Distance {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}
+
+/// Nodes that are fetched before they are looked at.
+const AHEAD: usize = 8;
+
+/// A beam in which as many may be found as there are in one where all may.
+fn wider(beam: usize, left: u64, graph: &Graph) -> usize {
+    (beam as u64 * graph.len() as u64).div_ceil(left.max(1)) as usize
 }

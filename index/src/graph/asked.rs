@@ -1,0 +1,101 @@
+//! A query, and about how far nodes are from it.
+
+use plexus_model::Metric;
+
+use super::codes::{CodeQuery, Sum, best_sum};
+use super::file::Graph;
+
+/// A query with what it has to do with each centre.
+pub struct Asked {
+    rotated: Vec<f32>,
+    /// To each centre: the square of the distance, or the inner product with its sign changed.
+    distances: Vec<f32>,
+    /// By the centre, where its query is; the difference from it, ready for codes.
+    places: Vec<u32>,
+    queries: Vec<CodeQuery>,
+    touched: Vec<u32>,
+    weight: f32,
+    squares: f32,
+    shared: bool,
+    sum: Sum,
+}
+
+impl Default for Asked {
+    fn default() -> Self {
+        Self {
+            rotated: vec![],
+            distances: vec![],
+            places: vec![],
+            queries: vec![],
+            touched: vec![],
+            weight: 0.0,
+            squares: 0.0,
+            shared: false,
+            sum: best_sum(),
+        }
+    }
+}
+
+const NONE: u32 = u32::MAX;
+
+impl Asked {
+    /// Takes a rotated vector.
+    pub fn begin(&mut self, graph: &Graph, rotated: Vec<f32>) {
+        for centre in self.touched.drain(..) {
+            self.places[centre as usize] = NONE;
+        }
+        self.places.resize(graph.centres.len(), NONE);
+        self.queries.clear();
+        self.rotated = rotated;
+        let dot = graph.metric == Metric::Dot;
+        (self.weight, self.squares, self.shared) = if dot { (-1.0, 0.0, true) } else { (-2.0, 1.0, false) };
+        self.distances.clear();
+        let distance = |centre: &[f32]| match dot {
+            true => -crate::dot(centre, &self.rotated),
+            false => crate::squared_l2(centre, &self.rotated),
+        };
+        self.distances.extend(graph.centres.all().map(distance));
+    }
+
+    /// About how far a node is.
+    #[inline(always)]
+    pub(super) fn distance(&mut self, graph: &Graph, node: u32) -> f32 {
+        let node = graph.nodes.get(node);
+        let place = self.places[node.centre as usize];
+        let place = if place == NONE { self.prepare(graph, u32::from(node.centre)) } else { place };
+        let product = self.queries[place as usize].product(node.code, node.scale, self.sum);
+        self.distances[node.centre as usize] + self.squares * node.square + self.weight * product
+    }
+
+    #[cold]
+    fn prepare(&mut self, graph: &Graph, centre: u32) -> u32 {
+        if !self.shared || self.queries.is_empty() {
+            let zero;
+            let middle = match self.shared {
+                true => {
+                    zero = vec![0.0; self.rotated.len()];
+                    &zero
+                }
+                false => graph.centres.get(centre),
+            };
+            let query = CodeQuery::new(&self.rotated, middle);
+            self.queries.push(query);
+        }
+        let place = self.queries.len() as u32 - 1;
+        self.places[centre as usize] = place;
+        self.touched.push(centre);
+        place
+    }
+
+    /// The centres nearest to the query, the nearest first.
+    pub(super) fn nearest_centres(&self, count: usize) -> Vec<u32> {
+        let mut nearest: Vec<(f32, u32)> = self.distances.iter().copied().zip(0..).collect();
+        let order = |a: &(f32, u32), b: &(f32, u32)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
+        if count < nearest.len() {
+            nearest.select_nth_unstable_by(count, order);
+            nearest.truncate(count);
+        }
+        nearest.sort_unstable_by(order);
+        nearest.into_iter().map(|(_, centre)| centre).collect()
+    }
+}
