@@ -68,7 +68,11 @@ pub fn conform(batch: RecordBatch, schema: &SchemaRef, table: &Table) -> Result<
 /// Casts the columns of a batch as assignments in a statement would be cast.
 pub fn assign(batch: RecordBatch, schema: &SchemaRef, table: &Table) -> Result<RecordBatch> {
     cast_columns(batch, schema, table, |array, to| {
-        compute::cast_with_options(array, to, &STRICT).map_err(|e| does_not_fit(array.data_type(), to, &e))
+        let from = array.data_type();
+        let converted =
+            compute::cast_with_options(array, to, &STRICT).map_err(|e| does_not_fit(from, to, &e))?;
+        check_finite(array, &converted)?;
+        Ok(converted)
     })
 }
 
@@ -162,11 +166,18 @@ fn cast_exactly(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
             return Err(Error::invalid(format!("{from} {value} does not fit {to}: it would be rounded")));
         }
     }
-    if let Some(row) = first_new_infinity(array, &converted) {
-        let value = array_value_to_string(array, row).unwrap_or_default();
-        return Err(Error::invalid(format!("{from} {value} does not fit {to}: it is too large")));
-    }
+    check_finite(array, &converted)?;
     Ok(converted)
+}
+
+/// Refuses a cast that made a finite value infinite.
+fn check_finite(array: &ArrayRef, converted: &ArrayRef) -> Result<()> {
+    let Some(row) = first_new_infinity(array, converted) else {
+        return Ok(());
+    };
+    let value = array_value_to_string(array, row).unwrap_or_default();
+    let (from, to) = (array.data_type(), converted.data_type());
+    Err(Error::invalid(format!("{from} {value} does not fit {to}: it is too large")))
 }
 
 /// The first row with a finite value that became infinite in a narrower type.

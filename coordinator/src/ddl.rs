@@ -25,7 +25,7 @@ pub const REPLICAS_DEFAULT: u32 = 3;
 /// Shards of a table that does not say, for each data node: room to move some when nodes come.
 pub const SHARDS_PER_NODE: u32 = 2;
 
-/// Reads `CREATE TABLE`. Types are those of the query engine, and `VECTOR(n)`.
+/// Reads `CREATE TABLE`. Types are those of the query engine, `VECTOR(n)` and `HALFVEC(n)`.
 pub async fn create_table(
     mut create: SqlCreateTable,
     state: &SessionState,
@@ -45,9 +45,9 @@ pub async fn create_table(
         return Err(Error::internal(format!("CREATE TABLE was planned as {}", plan.display())));
     };
     let mut table = types::from_arrow(plan.input.schema().as_arrow())?;
-    for (column, length) in vectors {
+    for (column, vector) in vectors {
         if let Some(column) = table.columns.get_mut(column) {
-            column.data_type = types::vector(length);
+            column.data_type = vector;
         }
     }
     for constraint in plan.constraints.iter() {
@@ -275,8 +275,8 @@ pub async fn define_column(definition: ColumnDef, state: &SessionState) -> Resul
         return Err(Error::unsupported("a column that is added cannot be a key or unique"));
     }
     let mut column = types::from_arrow(plan.input.schema().as_arrow())?.columns.remove(0);
-    if let Some((_, length)) = vectors.first() {
-        column.data_type = types::vector(*length);
+    if let Some((_, vector)) = vectors.into_iter().next() {
+        column.data_type = vector;
     }
     Ok(DefinedColumn { column, default: defaults.into_iter().next().map(|(_, sql)| sql), checks })
 }
@@ -287,16 +287,18 @@ pub async fn column_type(data_type: ast::DataType, state: &SessionState) -> Resu
     Ok(define_column(definition, state).await?.column.data_type)
 }
 
-/// Replaces `VECTOR(n)`, which the planner does not know, by an array of floats, and says where it was.
-fn take_vectors(create: &mut SqlCreateTable) -> Result<Vec<(usize, u32)>> {
+/// Replaces `VECTOR(n)` and `HALFVEC(n)`, which the planner does not know, by arrays of floats, and says where they were.
+fn take_vectors(create: &mut SqlCreateTable) -> Result<Vec<(usize, ColumnType)>> {
     let mut vectors = Vec::new();
     for (index, column) in create.columns.iter_mut().enumerate() {
         let ast::DataType::Custom(name, arguments) = &column.data_type else {
             continue;
         };
-        if !name.to_string().eq_ignore_ascii_case("vector") {
-            continue;
-        }
+        let component = match name.to_string().to_ascii_lowercase().as_str() {
+            "vector" => ColumnType::Float32,
+            "halfvec" => ColumnType::Float16,
+            _ => continue,
+        };
         let length = match arguments.as_slice() {
             [length] => length.parse::<u32>().ok().filter(|n| (1..=VECTOR_LENGTH_MAX).contains(n)),
             _ => None,
@@ -307,7 +309,7 @@ fn take_vectors(create: &mut SqlCreateTable) -> Result<Vec<(usize, u32)>> {
                 column.name, column.data_type
             ))
         })?;
-        vectors.push((index, length));
+        vectors.push((index, types::vector(component, length)));
         column.data_type =
             ast::DataType::Array(ArrayElemTypeDef::SquareBracket(Box::new(ast::DataType::Real), None));
     }

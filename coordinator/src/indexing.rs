@@ -6,13 +6,15 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use datafusion::sql::sqlparser::ast::{CreateIndex, Expr, IndexColumn, IndexType, ObjectName, Value};
 use plexus_index::text::Analyzer;
 use plexus_model::{
     AlterTable, ChangeKind, Command, Error, ErrorKind, FileData, IndexDefinition, IndexKind, Manifest,
     Metric, Result, Segment, SegmentIndex, Table, TableChange, TableName,
 };
-use plexus_query::search::{TextFields, build_texts};
+use plexus_query::search::{TextFields, blocking, build_texts};
+use plexus_storage::{SegmentRef, SegmentStore};
 
 use crate::coordinator::{Coordinator, Scope, find};
 use crate::ddl;
@@ -156,17 +158,14 @@ fn options(with: &[Expr]) -> Result<Vec<(String, String)>> {
 
 /// Segments of a shard that lack an index: each with a definition. Those in the log are few, and leave it soon.
 pub fn unindexed(table: &Table, shard: u32) -> Vec<(Arc<Segment>, IndexDefinition)> {
-    let made = |definition: &&IndexDefinition| matches!(definition.kind, IndexKind::Text { .. });
-    let definitions: Vec<&IndexDefinition> = table.schema.indexes.iter().filter(made).collect();
-    if definitions.is_empty() {
-        return vec![];
-    }
+    let definitions = &table.schema.indexes;
     let segments =
         table.segments.values().filter(|s| s.shard == shard && s.removed.is_none() && !s.is_inline());
     let lacks = |segment: &Segment, id: u32| segment.indexes.iter().all(|index| index.index != id);
     segments
         .flat_map(|segment| {
-            let lacking = definitions.iter().filter(|d| lacks(segment, d.id));
+            let lacking =
+                definitions.iter().filter(|d| d.kind.is_worth(segment.rows) && lacks(segment, d.id));
             lacking.map(|d| (segment.clone(), (*d).clone())).collect::<Vec<_>>()
         })
         .collect()
@@ -182,25 +181,9 @@ pub async fn index_segment(
     definition: &IndexDefinition,
 ) -> Result<bool> {
     let started = Instant::now();
-    let IndexKind::Text { columns, tokenizer } = &definition.kind else {
-        return Ok(false);
-    };
-    let fields = TextFields {
-        columns: columns.clone(),
-        analyzer: Analyzer::named(tokenizer)?,
-        index: Some(definition.id),
-    };
-    let source = writer.engine.search_source(table.clone(), manifest.version, segment.clone());
-    let Some(part) = source.parts.first() else {
-        return Ok(false);
-    };
-    let texts = source.texts(part, &fields).await?;
-    let bytes = tokio::task::spawn_blocking(move || build_texts(&texts, &fields.analyzer))
-        .await
-        .map_err(|e| Error::internal(format!("indexing a segment: {e}")))??;
-    let checksum = *blake3::hash(&bytes).as_bytes();
+    let (bytes, checksum) = build(writer, manifest, table, segment, definition).await?;
     let data = FileData { bytes: bytes.len() as u64, checksum, column_bytes: 0 };
-    let (file, acknowledged) = writer.replicate(table, segment.shard, bytes.into(), checksum).await?;
+    let (file, acknowledged) = writer.replicate(table, segment.shard, bytes, checksum).await?;
     let index = SegmentIndex { index: definition.id, file, data, acknowledged };
     let change = TableChange::new(table.id, table.schema_version, manifest.version, ChangeKind::Move);
     let change = TableChange { index: vec![(segment.id, index)], ..change };
@@ -215,4 +198,63 @@ pub async fn index_segment(
         }
         Err(e) => Err(e),
     }
+}
+
+/// Makes an index again whose file is lost on all replicas. It is made of the segment alone, and so it is the same.
+///
+/// # Errors
+/// `Corrupt` when it is another, since a newer version makes it: it is to be dropped then and created again.
+#[tracing::instrument(level = "info", skip_all, fields(table = %table.name, segment = %segment.id, file = %file.id))]
+pub async fn remake(
+    writer: &Writer,
+    manifest: &Manifest,
+    table: &Arc<Table>,
+    segment: &Arc<Segment>,
+    file: &SegmentRef,
+    store: &Arc<SegmentStore>,
+) -> Result<()> {
+    let index = segment.indexes.iter().find(|index| index.file == file.id);
+    let definition = index.and_then(|index| table.schema.indexes.iter().find(|d| d.id == index.index));
+    let definition = definition.ok_or_else(|| Error::not_found(format!("{} is no index", file.id)))?;
+    let (bytes, checksum) = build(writer, manifest, table, segment, definition).await?;
+    if checksum != file.data.checksum {
+        return Err(Error::corrupt(format!(
+            "index {:?} of segment {} is lost, and would be another now: drop it and create it again",
+            definition.name, segment.id
+        )));
+    }
+    let (store, id) = (store.clone(), file.id);
+    blocking(move || store.put(id, &bytes, &checksum)).await?;
+    tracing::info!("made a lost index again");
+    Ok(())
+}
+
+/// The bytes of the index of a segment, with their checksum.
+async fn build(
+    writer: &Writer,
+    manifest: &Manifest,
+    table: &Arc<Table>,
+    segment: &Arc<Segment>,
+    definition: &IndexDefinition,
+) -> Result<(Bytes, [u8; 32])> {
+    let source = writer.engine.search_source(table.clone(), manifest.version, segment.clone());
+    let part = source.parts.first().ok_or_else(|| Error::internal("a source of one segment without it"))?;
+    let bytes = match &definition.kind {
+        IndexKind::Text { columns, tokenizer } => {
+            let (columns, analyzer) = (columns.clone(), Analyzer::named(tokenizer)?);
+            let fields = TextFields { columns, analyzer, index: Some(definition.id) };
+            let texts = source.texts(part, &fields).await?;
+            blocking(move || build_texts(&texts, &fields.analyzer)).await?
+        }
+        IndexKind::Vector { column, metric } => {
+            let vectors = source.vectors(part, *column).await?;
+            let metric = *metric;
+            blocking(move || vectors.build_graph(metric)).await?
+        }
+    };
+    blocking(move || {
+        let checksum = *blake3::hash(&bytes).as_bytes();
+        Ok((Bytes::from(bytes), checksum))
+    })
+    .await
 }

@@ -13,7 +13,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use plexus_model::limits::{RETENTION_MIN_US, STAGING_RETENTION_US};
 use plexus_model::{Command, Error, Manifest, NodeId, Result, Segment, SegmentId, Table, TableId};
 use plexus_raft::Meta;
@@ -21,12 +22,12 @@ use plexus_storage::{SegmentRef, SegmentStore};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::indexing::{index_segment, unindexed};
+use crate::indexing::{index_segment, remake, unindexed};
 use crate::ingest::Writer;
 use crate::limits::{
     COMMIT_TIMEOUT, GARBAGE_AGE_MIN, MAINTENANCE_INTERVAL, PULLS_MAX, READ_INDEX_TIMEOUT, VACUUMED_AGE_MIN,
 };
-use crate::merge_policy;
+use crate::merge_policy::{self, Sizes};
 use crate::merging::{self, now_ms};
 use crate::peers::Missing;
 use crate::pull::Puller;
@@ -197,12 +198,13 @@ impl Maintenance {
         if whole.losses != store.losses() {
             *whole = Whole { losses: store.losses(), tables: HashMap::new() };
         }
-        let mut missing: Vec<SegmentRef> = Vec::new();
+        let mut missing: Vec<(Arc<Table>, SegmentRef)> = Vec::new();
         let mut tables = HashMap::new();
         for table in manifest.tables.values().filter(|t| t.dropped.is_none()) {
             if !whole.tables.get(&table.id).is_some_and(|seen| Arc::ptr_eq(seen, table)) {
                 let known = missing.len();
-                missing.extend(kept_by(table, self.node).filter(|s| !store.contains(s.id)));
+                let lacking = kept_by(table, self.node).filter(|s| !store.contains(s.id));
+                missing.extend(lacking.map(|s| (table.clone(), s)));
                 if missing.len() > known {
                     continue;
                 }
@@ -210,21 +212,35 @@ impl Maintenance {
             tables.insert(table.id, table.clone());
         }
         whole.tables = tables;
-        self.missing.set(manifest.version, missing.iter().map(|s| s.id));
+        self.missing.set(manifest.version, missing.iter().map(|(_, s)| s.id));
         if missing.is_empty() {
             return Ok(());
         }
         tracing::info!(segments = missing.len(), "pulling segments that this node lacks");
-        let pulls = missing.into_iter().map(|segment| async move {
-            let pulled = self.puller.pull(store, &segment).await;
-            if pulled.is_ok() {
-                self.missing.found(segment.id);
-            }
-            pulled
+        let pulls = missing.into_iter().map(|(table, segment)| {
+            let pull: BoxFuture<'_, Result<()>> = self.obtain(manifest, table, segment, store).boxed();
+            pull
         });
         let results: Vec<Result<()>> =
             futures::stream::iter(pulls).buffer_unordered(PULLS_MAX).collect().await;
         results.into_iter().collect()
+    }
+
+    /// Has a file that this node should keep: from others, or if nobody has it and it is an index, by making it again.
+    async fn obtain(
+        &self,
+        manifest: &Manifest,
+        table: Arc<Table>,
+        file: SegmentRef,
+        store: &Arc<SegmentStore>,
+    ) -> Result<()> {
+        if let Err(error) = self.puller.pull(store, &file).await {
+            let is_of = |s: &&Arc<Segment>| s.indexes.iter().any(|index| index.file == file.id);
+            let segment = table.segments.values().find(is_of).cloned().ok_or(error)?;
+            remake(&self.writer, manifest, &table, &segment, &file, store).await?;
+        }
+        self.missing.found(file.id);
+        Ok(())
     }
 
     /// Exchanges inline rows for files, shard by shard, where this node is the first live replica.
@@ -261,7 +277,7 @@ impl Maintenance {
                     continue;
                 }
                 let candidates = merging::candidates(table, manifest.version, shard, now_ms());
-                if let Some(chosen) = merge_policy::choose(&candidates) {
+                if let Some(chosen) = merge_policy::choose(&candidates, &Sizes::of(table)) {
                     let merged =
                         merging::merge(&self.writer, &manifest, table, shard, &chosen, "merge").await;
                     self.note("merge", merged.map(|_| ()));

@@ -4,7 +4,7 @@
 //! has [`FAN_IN`] of them they become one, which is of a higher tier: so every row is moved about as often as
 //! there are tiers. What is full is left alone, unless many of its rows are deleted.
 
-use plexus_model::SegmentId;
+use plexus_model::{IndexDefinition, IndexKind, SegmentId, Table};
 
 use crate::limits::SEGMENT_BYTES_TARGET;
 
@@ -23,20 +23,52 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    fn is_full(&self) -> bool {
-        self.bytes >= FULL_BYTES || self.memory_bytes >= FULL_MEMORY_BYTES
+    fn is_full(&self, sizes: &Sizes) -> bool {
+        self.bytes >= sizes.full_bytes || self.memory_bytes >= sizes.full_memory_bytes
     }
 }
 
-/// Segments of a tier that are merged.
-pub const FAN_IN: usize = 8;
-/// Bytes from which a segment is full: what a load makes of one flush, or more.
-pub const FULL_BYTES: u64 = 16 * 1024 * 1024;
-/// Bytes in memory from which a segment is full, however few they are on disk: merging it with others would only
-/// cut them anew.
-pub const FULL_MEMORY_BYTES: u64 = SEGMENT_BYTES_TARGET as u64 * 3 / 4;
-/// Bytes of the segments of one merge, so that its memory is bounded.
-pub const MERGE_BYTES_MAX: u64 = 96 * 1024 * 1024;
+/// How large segments become.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sizes {
+    /// Bytes in memory of the rows that become one segment.
+    pub target_bytes: usize,
+    /// Bytes from which a segment is full: what a load makes of one flush, or more.
+    pub full_bytes: u64,
+    /// Bytes in memory from which a segment is full, however few they are on disk: merging it with others would only
+    /// cut them anew.
+    pub full_memory_bytes: u64,
+    /// Bytes of the segments of one merge, so that its memory is bounded.
+    pub merge_bytes_max: u64,
+    /// Segments of a tier that are merged.
+    pub fan_in: usize,
+}
+
+impl Sizes {
+    pub const USUAL: Self = Self {
+        target_bytes: SEGMENT_BYTES_TARGET,
+        full_bytes: 16 * 1024 * 1024,
+        full_memory_bytes: SEGMENT_BYTES_TARGET as u64 * 3 / 4,
+        merge_bytes_max: 96 * 1024 * 1024,
+        fan_in: 8,
+    };
+
+    /// Of tables with an index of vectors: to look into a graph four times as large takes hardly longer than into one of
+    /// the four, and vectors take on disk what they take in memory.
+    pub const OF_VECTORS: Self = Self {
+        target_bytes: 4 * SEGMENT_BYTES_TARGET,
+        full_bytes: SEGMENT_BYTES_TARGET as u64 * 3,
+        full_memory_bytes: SEGMENT_BYTES_TARGET as u64 * 3,
+        merge_bytes_max: 6 * SEGMENT_BYTES_TARGET as u64,
+        fan_in: 4,
+    };
+
+    pub fn of(table: &Table) -> Self {
+        let vectors = |index: &IndexDefinition| matches!(index.kind, IndexKind::Vector { .. });
+        if table.schema.indexes.iter().any(vectors) { Self::OF_VECTORS } else { Self::USUAL }
+    }
+}
+
 /// Bytes up to which segments are of the lowest tier.
 const FIRST_TIER_BYTES: u64 = 64 * 1024;
 const TIER_FACTOR: u64 = 4;
@@ -48,20 +80,21 @@ const DELETIONS_MAX: usize = 4_096;
 const LINGER_S: u64 = 10 * 60;
 
 /// The segments to merge next, or none.
-pub fn choose(segments: &[Candidate]) -> Option<Vec<SegmentId>> {
-    rewrite(segments).or_else(|| tier(segments)).or_else(|| linger(segments))
+pub fn choose(segments: &[Candidate], sizes: &Sizes) -> Option<Vec<SegmentId>> {
+    rewrite(segments).or_else(|| tier(segments, sizes)).or_else(|| linger(segments, sizes))
 }
 
 /// All segments that gain by it, in the groups in which to merge them.
-pub fn all(segments: &[Candidate]) -> Vec<Vec<SegmentId>> {
-    let mut wanting: Vec<&Candidate> = segments.iter().filter(|s| !s.is_full() || s.deleted > 0).collect();
+pub fn all(segments: &[Candidate], sizes: &Sizes) -> Vec<Vec<SegmentId>> {
+    let mut wanting: Vec<&Candidate> =
+        segments.iter().filter(|s| !s.is_full(sizes) || s.deleted > 0).collect();
     // Old rows stay beside old rows.
     wanting.sort_by_key(|s| s.id);
     let mut groups: Vec<Vec<&Candidate>> = Vec::new();
     let mut bytes = 0;
     for segment in wanting {
         bytes += segment.bytes;
-        match groups.last_mut().filter(|_| bytes <= MERGE_BYTES_MAX) {
+        match groups.last_mut().filter(|_| bytes <= sizes.merge_bytes_max) {
             Some(group) => group.push(segment),
             None => {
                 bytes = segment.bytes;
@@ -89,32 +122,35 @@ fn tier_of(bytes: u64) -> u32 {
     tier
 }
 
-fn tier(segments: &[Candidate]) -> Option<Vec<SegmentId>> {
-    let mut small: Vec<&Candidate> = segments.iter().filter(|s| !s.is_full()).collect();
+fn tier(segments: &[Candidate], sizes: &Sizes) -> Option<Vec<SegmentId>> {
+    let mut small: Vec<&Candidate> = segments.iter().filter(|s| !s.is_full(sizes)).collect();
     small.sort_by_key(|s| (tier_of(s.bytes), s.id));
-    let group = small.chunk_by(|a, b| tier_of(a.bytes) == tier_of(b.bytes)).find(|g| g.len() >= FAN_IN)?;
+    let group =
+        small.chunk_by(|a, b| tier_of(a.bytes) == tier_of(b.bytes)).find(|g| g.len() >= sizes.fan_in)?;
     // With it everything smaller: it would only wait for its own turn.
     let top = tier_of(group[0].bytes);
-    Some(take(small.iter().copied().filter(|s| tier_of(s.bytes) <= top)))
+    Some(take(small.iter().copied().filter(|s| tier_of(s.bytes) <= top), sizes))
+        .filter(|chosen| chosen.len() > 1)
 }
 
-fn linger(segments: &[Candidate]) -> Option<Vec<SegmentId>> {
+fn linger(segments: &[Candidate], sizes: &Sizes) -> Option<Vec<SegmentId>> {
     let old = |s: &&Candidate| {
-        let small = s.bytes < FULL_BYTES / TIER_FACTOR && s.memory_bytes < FULL_MEMORY_BYTES / TIER_FACTOR;
+        let small = s.bytes < sizes.full_bytes / TIER_FACTOR
+            && s.memory_bytes < sizes.full_memory_bytes / TIER_FACTOR;
         small && s.age_s > LINGER_S
     };
-    let chosen = take(segments.iter().filter(old));
+    let chosen = take(segments.iter().filter(old), sizes);
     (chosen.len() > 1).then_some(chosen)
 }
 
 /// As many as one merge may have, the smallest first.
-fn take<'a>(segments: impl Iterator<Item = &'a Candidate>) -> Vec<SegmentId> {
+fn take<'a>(segments: impl Iterator<Item = &'a Candidate>, sizes: &Sizes) -> Vec<SegmentId> {
     let mut sorted: Vec<&Candidate> = segments.collect();
     sorted.sort_by_key(|s| (s.bytes, s.id));
     let mut bytes = 0;
     let fits = |s: &&&Candidate| {
         bytes += s.bytes;
-        bytes <= MERGE_BYTES_MAX
+        bytes <= sizes.merge_bytes_max
     };
     sorted.iter().take_while(fits).map(|s| s.id).collect()
 }
@@ -139,32 +175,32 @@ mod tests {
 
     #[test]
     fn nothing_is_merged_that_need_not_be() {
-        assert_eq!(choose(&[]), None);
+        assert_eq!(choose(&[], &Sizes::USUAL), None);
         let few: Vec<_> = (0..7).map(|i| candidate(i, 1_000)).collect();
-        assert_eq!(choose(&few), None);
-        let full: Vec<_> = (0..40).map(|i| candidate(i, FULL_BYTES)).collect();
-        assert_eq!(choose(&full), None);
+        assert_eq!(choose(&few, &Sizes::USUAL), None);
+        let full: Vec<_> = (0..40).map(|i| candidate(i, Sizes::USUAL.full_bytes)).collect();
+        assert_eq!(choose(&full, &Sizes::USUAL), None);
     }
 
     #[test]
     fn worn_segments_are_written_anew_and_old_small_ones_are_gathered() {
-        let mut segments = vec![candidate(1, FULL_BYTES), candidate(2, FULL_BYTES)];
+        let mut segments = vec![candidate(1, Sizes::USUAL.full_bytes), candidate(2, Sizes::USUAL.full_bytes)];
         segments[1].deleted = segments[1].rows / 4;
-        assert_eq!(choose(&segments), Some(vec![SegmentId(2)]));
+        assert_eq!(choose(&segments, &Sizes::USUAL), Some(vec![SegmentId(2)]));
         let old = |id| Candidate { age_s: 3_600, ..candidate(id, 1_000) };
-        assert_eq!(choose(&[old(1)]), None);
-        assert_eq!(choose(&[old(1), old(2)]).map(|c| c.len()), Some(2));
+        assert_eq!(choose(&[old(1)], &Sizes::USUAL), None);
+        assert_eq!(choose(&[old(1), old(2)], &Sizes::USUAL).map(|c| c.len()), Some(2));
     }
 
     #[test]
     fn everything_is_merged_in_bounded_groups_when_asked() {
         let mut segments: Vec<_> = (0..20).map(|i| candidate(i, 10_000_000)).collect();
-        segments.push(candidate(20, FULL_BYTES));
-        let groups = all(&segments);
+        segments.push(candidate(20, Sizes::USUAL.full_bytes));
+        let groups = all(&segments, &Sizes::USUAL);
         assert_eq!(groups.iter().map(Vec::len).collect::<Vec<_>>(), [10, 10]);
-        assert_eq!(all(&[candidate(1, 1_000)]), Vec::<Vec<SegmentId>>::new());
-        let worn = Candidate { deleted: 1, ..candidate(1, FULL_BYTES) };
-        assert_eq!(all(&[worn]), [vec![SegmentId(1)]]);
+        assert_eq!(all(&[candidate(1, 1_000)], &Sizes::USUAL), Vec::<Vec<SegmentId>>::new());
+        let worn = Candidate { deleted: 1, ..candidate(1, Sizes::USUAL.full_bytes) };
+        assert_eq!(all(&[worn], &Sizes::USUAL), [vec![SegmentId(1)]]);
     }
 
     proptest! {
@@ -182,11 +218,11 @@ mod tests {
                 segments.push(sized(next, size));
                 next += 1;
                 written += size;
-                while let Some(chosen) = choose(&segments) {
+                while let Some(chosen) = choose(&segments, &Sizes::USUAL) {
                     prop_assert!(chosen.len() > 1);
                     let bytes: u64 =
                         segments.iter().filter(|s| chosen.contains(&s.id)).map(|s| s.bytes).sum();
-                    prop_assert!(bytes <= MERGE_BYTES_MAX);
+                    prop_assert!(bytes <= Sizes::USUAL.merge_bytes_max);
                     segments.retain(|s| !chosen.contains(&s.id));
                     // What is merged is cut by what it takes in memory.
                     let mut left = bytes;
@@ -199,8 +235,8 @@ mod tests {
                     moved += bytes;
                 }
             }
-            let full = segments.iter().filter(|s| s.is_full()).count();
-            prop_assert!(segments.len() - full <= 6 * FAN_IN, "{} small segments", segments.len() - full);
+            let full = segments.iter().filter(|s| s.is_full(&Sizes::USUAL)).count();
+            prop_assert!(segments.len() - full <= 6 * Sizes::USUAL.fan_in, "{} small segments", segments.len() - full);
             prop_assert!(moved <= written * 8, "{moved} bytes were moved of {written}");
         }
 
@@ -215,7 +251,7 @@ mod tests {
                 sizes.iter().zip(0..).map(|(size, id)| sized(id, *size)).collect();
             let mut next = 1_000u128;
             for _ in 0..20 {
-                let groups = all(&segments);
+                let groups = all(&segments, &Sizes::USUAL);
                 if groups.is_empty() {
                     return Ok(());
                 }

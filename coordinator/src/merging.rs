@@ -15,8 +15,7 @@ use plexus_model::{
 use plexus_storage::{Pick, rows_bytes, types};
 
 use crate::ingest::Writer;
-use crate::limits::SEGMENT_BYTES_TARGET;
-use crate::merge_policy::Candidate;
+use crate::merge_policy::{Candidate, Sizes};
 
 /// Times that a merge is proposed while the schema changes, before it is given up for now.
 const ATTEMPTS_MAX: usize = 10;
@@ -175,6 +174,8 @@ struct Output<'a> {
     bytes: usize,
     /// Rows of the batches.
     rows: u32,
+    /// So many become a segment.
+    target_bytes: usize,
     /// Where they are from: a segment, the place of its first row, and which of its rows.
     open: Vec<(SegmentId, u32, Rows)>,
     moved: Vec<MovedRows>,
@@ -185,7 +186,21 @@ impl<'a> Output<'a> {
     fn new(writer: &'a Writer, table: &'a Arc<Table>, shard: u32, level: u8) -> Self {
         let schema = Arc::new(stored_schema(table));
         let (batches, open, moved, segments) = (vec![], vec![], vec![], vec![]);
-        Self { writer, table, shard, schema, level, batches, bytes: 0, rows: 0, open, moved, segments }
+        let target_bytes = Sizes::of(table).target_bytes;
+        Self {
+            writer,
+            table,
+            shard,
+            schema,
+            level,
+            batches,
+            bytes: 0,
+            rows: 0,
+            target_bytes,
+            open,
+            moved,
+            segments,
+        }
     }
 
     /// Appends the rows of a segment that a version sees.
@@ -200,7 +215,7 @@ impl<'a> Output<'a> {
             self.rows += found.rows.num_rows() as u32;
             self.bytes += rows_bytes(&found.rows);
             self.batches.push(found.rows);
-            if self.bytes >= SEGMENT_BYTES_TARGET {
+            if self.bytes >= self.target_bytes {
                 self.open.push((source.id, offset, std::mem::take(&mut part)));
                 self.flush().await?;
                 offset = 0;

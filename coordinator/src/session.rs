@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use plexus_model::{Error, Result, Version};
+use plexus_query::search::{EF_MAX, SearchOptions};
 use plexus_query::{CATALOG, DEFAULT_SCHEMA};
 
 use crate::transaction::TransactionId;
@@ -18,12 +19,17 @@ pub struct Session {
 }
 
 /// Settings of ours, with what they mean.
-pub const SETTINGS: [(&str, &str); 5] = [
+pub const SETTINGS: [(&str, &str); 7] = [
     ("catalog", "database of unqualified names; always plexus"),
     ("schema", "schema of unqualified names"),
     ("plexus.task_bytes", "segment bytes that are worth a task on another node"),
     ("plexus.read_version", "version that queries read, instead of the newest"),
     ("plexus.string_view", "whether text columns reach the client as string views"),
+    (
+        "search.ef",
+        "candidates that are kept while an index leads to the nearest vectors: more find more, and take longer",
+    ),
+    ("search.exact", "whether searches look at every vector, and not only where an index leads"),
 ];
 
 /// Length of a setting's value.
@@ -90,6 +96,15 @@ impl Session {
             "plexus.task_bytes" => drop(parse::<u64>(&name, value)?),
             "plexus.read_version" => drop(parse::<u64>(&name, value)?),
             "plexus.string_view" => drop(parse::<bool>(&name, value)?),
+            "search.ef" => {
+                let ef = parse::<usize>(&name, value)?;
+                if !(1..=EF_MAX).contains(&ef) {
+                    return Err(Error::invalid(format!(
+                        "setting {name} = {ef}: a number from 1 to {EF_MAX} is needed"
+                    )));
+                }
+            }
+            "search.exact" => drop(parse::<bool>(&name, value)?),
             _ if name.starts_with("datafusion.") => {
                 let mut config = datafusion::prelude::SessionConfig::new();
                 config.options_mut().set(&name, value).map_err(|e| Error::invalid(e.strip_backtrace()))?;
@@ -118,6 +133,9 @@ impl Session {
         all.entry("schema".into()).or_insert_with(|| DEFAULT_SCHEMA.into());
         all.entry("plexus.task_bytes".into()).or_insert_with(|| TASK_BYTES_DEFAULT.to_string());
         all.entry("plexus.string_view".into()).or_insert_with(|| "false".into());
+        let search = SearchOptions::default();
+        all.entry("search.ef".into()).or_insert_with(|| search.ef.to_string());
+        all.entry("search.exact".into()).or_insert_with(|| search.exact.to_string());
         all
     }
 
@@ -149,11 +167,11 @@ impl Session {
         self.lock().get("plexus.string_view").is_some_and(|v| v == "true")
     }
 
-    /// Settings of the query engine.
+    /// Settings of the query engine and its searches.
     pub fn engine_settings(&self) -> Vec<(String, String)> {
         let lock = self.lock();
         lock.iter()
-            .filter(|(name, _)| name.starts_with("datafusion."))
+            .filter(|(name, _)| name.starts_with("datafusion.") || name.starts_with("search."))
             .map(|(k, v)| (k.clone(), v.clone()))
             .collect()
     }

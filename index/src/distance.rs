@@ -63,6 +63,10 @@ impl Query {
         self.metric
     }
 
+    pub fn vector(&self) -> &[f32] {
+        &self.vector
+    }
+
     /// The square of its length.
     pub fn square(&self) -> f32 {
         self.square

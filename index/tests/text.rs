@@ -203,6 +203,14 @@ proptest! {
 }
 
 #[test]
+fn the_same_rows_give_the_same_bytes() {
+    let rows =
+        (0..500).map(|row| vec![Some(WORDS[row * row % 8]), (row % 3 > 0).then_some("wing flow heat")]);
+    let build = || build_text(2, &analyzer(), rows.clone()).unwrap();
+    assert_eq!(build(), build());
+}
+
+#[test]
 fn damaged_bytes_are_refused() {
     let rows = [vec![Some("wing"), None]];
     let bytes = build_text(2, &analyzer(), rows.into_iter()).unwrap();

@@ -54,7 +54,20 @@ pub enum IndexKind {
     Vector { column: u32, metric: Metric },
 }
 
+/// Rows from which a segment has an index of its vectors: fewer are looked at sooner.
+const GRAPH_ROWS_MIN: u64 = 4_096;
+/// Rows up to which it has one: it names them by three bytes.
+const GRAPH_ROWS_MAX: u64 = 1 << 24;
+
 impl IndexKind {
+    /// Whether a segment of so many rows has an index of this kind.
+    pub fn is_worth(&self, rows: u64) -> bool {
+        match self {
+            Self::Text { .. } => true,
+            Self::Vector { .. } => (GRAPH_ROWS_MIN..=GRAPH_ROWS_MAX).contains(&rows),
+        }
+    }
+
     /// What it is called in SQL.
     pub fn name(&self) -> &'static str {
         match self {

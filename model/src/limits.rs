@@ -27,7 +27,7 @@ pub const NAME_BYTES_MAX: usize = 255;
 /// Length of a default, a check or an initial value: every node holds them with the table.
 pub const EXPRESSION_BYTES_MAX: usize = 64 * 1024;
 
-/// Components of a `VECTOR(n)`.
+/// Components of a `VECTOR(n)` or `HALFVEC(n)`.
 pub const VECTOR_LENGTH_MAX: u32 = 65_536;
 
 /// Rows of a write that is smaller than this travel inside the commit entry.

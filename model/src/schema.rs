@@ -63,7 +63,7 @@ pub enum ColumnType {
     LargeList(#[rkyv(omit_bounds)] Box<Column>),
     ListView(#[rkyv(omit_bounds)] Box<Column>),
     LargeListView(#[rkyv(omit_bounds)] Box<Column>),
-    /// `VECTOR(n)` is a fixed-size list of `Float32` that are not null.
+    /// `VECTOR(n)` is a fixed-size list of `Float32` that are not null, and `HALFVEC(n)` one of `Float16`.
     FixedSizeList(#[rkyv(omit_bounds)] Box<Column>, u32),
     Struct(#[rkyv(omit_bounds)] Vec<Column>),
     /// A list of structs of key and value.

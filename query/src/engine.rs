@@ -29,7 +29,7 @@ use crate::codec::ScanCodec;
 use crate::distribute::{Placement, desired_tasks, route, scale_up};
 use crate::files::STORE_URL;
 use crate::scan::ScanContext;
-use crate::search::{self, BindRule, SearchCaches, SearchReport, SearchRule};
+use crate::search::{self, BindRule, SearchCaches, SearchOptions, SearchReport, SearchRule};
 use crate::system::ClusterView;
 use crate::table::PinnedTable;
 use crate::{CATALOG, DEFAULT_SCHEMA};
@@ -234,7 +234,8 @@ fn config(partitions: usize) -> SessionConfig {
         .with_information_schema(true)
         .with_create_default_catalog_and_schema(false)
         .with_default_catalog_and_schema(CATALOG, DEFAULT_SCHEMA)
-        .with_option_extension(QueryContext::default());
+        .with_option_extension(QueryContext::default())
+        .with_option_extension(SearchOptions::default());
     let options = config.options_mut();
     options.sql_parser.collect_spans = true;
     // 0.1 is a tenth, as the standard has it, and not the nearest binary fraction.

@@ -189,16 +189,18 @@ fn commits(manifest: &Manifest) -> Result<RecordBatch> {
     ])
 }
 
-/// Indexes, and how far they are made: of the segments that are seen now, those in the log left out.
+/// Indexes, and how far they are made: of the segments that are seen now and are large enough, those in the log left out.
 fn indexes(manifest: &Manifest) -> Result<RecordBatch> {
     let rows: Vec<(&Arc<Table>, &IndexDefinition)> =
         live_tables(manifest).flat_map(|t| t.schema.indexes.iter().map(move |index| (t, index))).collect();
-    let files = |t: &Arc<Table>| -> Vec<Arc<Segment>> {
-        t.visible(manifest.version).filter(|s| !s.is_inline()).cloned().collect()
+    let files = |t: &Arc<Table>, index: &IndexDefinition| -> Vec<Arc<Segment>> {
+        let worth = |s: &&Arc<Segment>| !s.is_inline() && index.kind.is_worth(s.rows);
+        t.visible(manifest.version).filter(worth).cloned().collect()
     };
-    let made = |t: &Arc<Table>, id: u32| -> Vec<(u64, u64)> {
-        let of = |s: &Arc<Segment>| s.indexes.iter().find(|i| i.index == id).map(|i| (s.rows, i.data.bytes));
-        files(t).iter().filter_map(of).collect()
+    let made = |t: &Arc<Table>, index: &IndexDefinition| -> Vec<(u64, u64)> {
+        let of =
+            |s: &Arc<Segment>| s.indexes.iter().find(|i| i.index == index.id).map(|i| (s.rows, i.data.bytes));
+        files(t, index).iter().filter_map(of).collect()
     };
     let columns = |t: &Arc<Table>, index: &IndexDefinition| -> String {
         let name = |id: &u32| t.schema.columns.iter().find(|c| c.id == *id).map(|c| c.name.clone());
@@ -215,10 +217,10 @@ fn indexes(manifest: &Manifest) -> Result<RecordBatch> {
         ("kind", text(rows.iter().map(|(_, i)| i.kind.name().to_owned()))),
         ("columns", text(rows.iter().map(|(t, i)| columns(t, i)))),
         ("options", text(rows.iter().map(|(_, i)| option(i)))),
-        ("segments", numbers(rows.iter().map(|(t, _)| files(t).len() as u64))),
-        ("segments_indexed", numbers(rows.iter().map(|(t, i)| made(t, i.id).len() as u64))),
-        ("rows_indexed", numbers(rows.iter().map(|(t, i)| made(t, i.id).iter().map(|m| m.0).sum()))),
-        ("bytes", numbers(rows.iter().map(|(t, i)| made(t, i.id).iter().map(|m| m.1).sum()))),
+        ("segments", numbers(rows.iter().map(|(t, i)| files(t, i).len() as u64))),
+        ("segments_indexed", numbers(rows.iter().map(|(t, i)| made(t, i).len() as u64))),
+        ("rows_indexed", numbers(rows.iter().map(|(t, i)| made(t, i).iter().map(|m| m.0).sum()))),
+        ("bytes", numbers(rows.iter().map(|(t, i)| made(t, i).iter().map(|m| m.1).sum()))),
     ])
 }
 

@@ -12,12 +12,17 @@ use plexus_model::{Error, FileData, Result, Statistics, TableSchema, VERSION_COL
 use vortex::VortexSessionDefault;
 use vortex::array::IntoArray;
 use vortex::array::arrays::ChunkedArray;
+use vortex::array::dtype::FieldPath;
 use vortex::arrow::ArrowSessionExt;
 use vortex::error::VortexError;
-use vortex::file::WriteOptionsSessionExt;
+use vortex::file::{WriteOptionsSessionExt, WriteStrategyBuilder};
 use vortex::io::runtime::BlockingRuntime;
 use vortex::io::runtime::current::CurrentThreadRuntime;
 use vortex::io::session::RuntimeSessionExt;
+use vortex::layout::LayoutStrategy;
+use vortex::layout::layouts::chunked::writer::ChunkedLayoutStrategy;
+use vortex::layout::layouts::flat::writer::FlatLayoutStrategy;
+use vortex::layout::layouts::repartition::{RepartitionStrategy, RepartitionWriterOptions};
 use vortex::session::VortexSession;
 
 use crate::routing::Keys;
@@ -89,6 +94,7 @@ impl SegmentEncoder {
             .write_options()
             // Bounds that prune whole segments are in the manifest; zones inside keep their own.
             .with_file_statistics(vec![])
+            .with_strategy(strategy(&session, &stored))
             .blocking(&runtime)
             .write(&mut bytes, array.to_array_iterator())
             .map_err(fail)?;
@@ -99,6 +105,30 @@ impl SegmentEncoder {
         Ok(EncodedSegment { bytes: bytes.into(), data, rows, statistics: statistics.finish() })
     }
 }
+
+/// How columns are written. Vectors are left as they are: they hardly get smaller, and are compared where they lie.
+fn strategy(session: &VortexSession, stored: &Schema) -> Arc<dyn LayoutStrategy> {
+    let blocks = RepartitionWriterOptions {
+        block_size_minimum: VECTOR_BLOCK_BYTES,
+        block_len_multiple: VECTOR_BLOCK_ROWS,
+        block_size_target: Some(VECTOR_BLOCK_BYTES),
+        canonicalize: true,
+    };
+    let plain = ChunkedLayoutStrategy::new(FlatLayoutStrategy::default());
+    let plain: Arc<dyn LayoutStrategy> = Arc::new(RepartitionStrategy::new(plain, blocks));
+    let mut builder = WriteStrategyBuilder::from_session(session);
+    let vectors = stored.fields().iter().filter(|field| {
+        matches!(field.data_type(), DataType::FixedSizeList(item, _) if item.data_type().is_floating())
+    });
+    for field in vectors {
+        builder = builder.with_field_writer(FieldPath::from_name(field.name().as_str()), plain.clone());
+    }
+    builder.build()
+}
+
+/// What is read at least to read one vector.
+const VECTOR_BLOCK_BYTES: u64 = 1024 * 1024;
+const VECTOR_BLOCK_ROWS: usize = 64;
 
 /// Hashes of the primary keys of all rows, in their order.
 pub fn key_hashes(schema: &TableSchema, batches: &[RecordBatch]) -> Result<Vec<u64>> {

@@ -13,7 +13,7 @@ use plexus_model::{
     DeletedRows, Error, ErrorKind, FileData, NodeId, Result, Segment, SegmentData, SegmentId, Table,
 };
 use vortex::array::buffer::BufferHandle;
-use vortex::buffer::{Alignment, ByteBufferMut};
+use vortex::buffer::{Alignment, ByteBuffer, ByteBufferMut};
 use vortex::error::{VortexError, VortexResult};
 use vortex::io::{CoalesceConfig, VortexReadAt};
 
@@ -82,6 +82,7 @@ pub struct SegmentReads {
     store: Option<Arc<SegmentStore>>,
     remote: Arc<dyn RemoteSegments>,
     pub(crate) hidden: HiddenRowsCache,
+    mapped: bool,
 }
 
 impl std::fmt::Debug for SegmentReads {
@@ -93,7 +94,13 @@ impl std::fmt::Debug for SegmentReads {
 impl SegmentReads {
     /// `store` is absent on a node without the data role.
     pub fn new(store: Option<Arc<SegmentStore>>, remote: Arc<dyn RemoteSegments>) -> Self {
-        Self { store, remote, hidden: HiddenRowsCache::default() }
+        Self { store, remote, hidden: HiddenRowsCache::default(), mapped: false }
+    }
+
+    /// Reads that do not copy what is in files of this node: what they give stays in the files, and is fetched from there
+    /// when it is looked at. For what is kept long and looked at here and there.
+    pub fn mapped(&self) -> Self {
+        Self { mapped: true, ..self.clone() }
     }
 
     pub fn open(&self, segment: SegmentRef) -> Arc<dyn VortexReadAt> {
@@ -108,7 +115,7 @@ impl SegmentReads {
         alignment: Alignment,
     ) -> Result<BufferHandle> {
         if let Some(store) = self.store.clone().filter(|store| store.contains(segment.id)) {
-            let wanted = segment.clone();
+            let (wanted, mapped) = (segment.clone(), self.mapped);
             let read = tokio::task::spawn_blocking(move || {
                 let file = store.segment(
                     wanted.id,
@@ -116,6 +123,9 @@ impl SegmentReads {
                     &wanted.data.checksum,
                     Reference::Manifest,
                 )?;
+                if mapped && let Some(bytes) = slice_of(&file.map()?, offset, length, alignment) {
+                    return Ok(BufferHandle::new_host(ByteBuffer::from_bytes_aligned(bytes, alignment)));
+                }
                 let mut buffer = ByteBufferMut::zeroed_aligned(length, alignment);
                 file.read_exact_at(buffer.as_mut_slice(), offset)?;
                 Ok(BufferHandle::new_host(buffer.freeze()))
@@ -133,6 +143,16 @@ impl SegmentReads {
         let mut buffer = ByteBufferMut::with_capacity_aligned(bytes.len(), alignment);
         buffer.extend_from_slice(&bytes);
         Ok(BufferHandle::new_host(buffer.freeze()))
+    }
+
+    /// Whether bytes are those of a file of this node, where they lie in it.
+    pub fn is_mapped(&self, segment: &SegmentRef, bytes: &[u8]) -> bool {
+        let store = self.store.as_ref().filter(|_| self.mapped);
+        let map = store.and_then(|store| store.mapped(segment.id));
+        map.is_some_and(|map| {
+            let (map, bytes) = (map.as_ptr_range(), bytes.as_ptr_range());
+            map.start <= bytes.start && bytes.end <= map.end
+        })
     }
 
     /// Reads a part of a file.
@@ -160,6 +180,14 @@ impl SegmentReads {
             format!("no replica of segment {} could be read: {}", segment.id, failures.join("; ")),
         ))
     }
+}
+
+/// A part of a file, if it is there and begins where it must.
+fn slice_of(file: &Bytes, offset: u64, length: usize, alignment: Alignment) -> Option<Bytes> {
+    let start = usize::try_from(offset).ok()?;
+    let end = start.checked_add(length).filter(|end| *end <= file.len())?;
+    let bytes = file.slice(start..end);
+    alignment.is_ptr_aligned(bytes.as_ptr()).then_some(bytes)
 }
 
 #[derive(Clone)]

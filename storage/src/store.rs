@@ -19,9 +19,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use plexus_model::{Error, ErrorKind, Result, SegmentId, failpoint};
 
 use crate::inventory::Inventory;
@@ -99,6 +100,7 @@ pub struct SegmentFile {
     file: File,
     path: PathBuf,
     length: u64,
+    mapped: OnceLock<Bytes>,
 }
 
 impl SegmentFile {
@@ -108,6 +110,22 @@ impl SegmentFile {
 
     pub fn is_empty(&self) -> bool {
         self.length == 0
+    }
+
+    /// All its bytes, which are read from the disk where they are looked at, and leave memory when it is short.
+    ///
+    /// # Errors
+    /// `Io` when the system maps no more files.
+    pub fn map(&self) -> Result<Bytes> {
+        if let Some(bytes) = self.mapped.get() {
+            return Ok(bytes.clone());
+        }
+        // SAFETY: a file under its final name never changes: it is written under another, and at most moved or removed,
+        // which leaves what is mapped as it is.
+        #[allow(unsafe_code)]
+        let map = unsafe { memmap2::Mmap::map(&self.file) };
+        let map = map.map_err(|e| Error::io(format!("{}: mapping it", self.path.display()), e))?;
+        Ok(self.mapped.get_or_init(|| Bytes::from_owner(map)).clone())
     }
 
     /// Reads `buffer.len()` bytes from `offset` on.
@@ -242,9 +260,14 @@ impl SegmentStore {
                 return Err(Error::corrupt(format!("segment {id}: the file does not match its checksum")));
             }
         }
-        let file = Arc::new(SegmentFile { file, path, length });
+        let file = Arc::new(SegmentFile { file, path, length, mapped: OnceLock::new() });
         self.lock_opened().insert(id, file.clone());
         Ok(file)
+    }
+
+    /// The bytes of a segment that is open and mapped.
+    pub fn mapped(&self, id: SegmentId) -> Option<Bytes> {
+        self.lock_opened().get(id)?.mapped.get().cloned()
     }
 
     /// Reads a segment again and compares it with its checksum, whatever was found before. One that differs is

@@ -157,9 +157,9 @@ pub fn from_data_type(t: &DataType) -> Result<ColumnType> {
     })
 }
 
-/// The type of `VECTOR(n)`.
-pub fn vector(length: u32) -> ColumnType {
-    let item = Column { id: 0, name: "item".into(), data_type: ColumnType::Float32, nullable: false };
+/// The type of `VECTOR(n)`, whose components are floats, and of `HALFVEC(n)`, where they are half as wide.
+pub fn vector(component: ColumnType, length: u32) -> ColumnType {
+    let item = Column { id: 0, name: "item".into(), data_type: component, nullable: false };
     ColumnType::FixedSizeList(Box::new(item), length)
 }
 

@@ -20,7 +20,7 @@ use super::zorder::{Sample, ZOrder};
 use crate::coordinator::{Coordinator, Executed, Scope};
 use crate::errors::from_datafusion;
 use crate::limits::{OPTIMIZE_ATTEMPTS_MAX, SEGMENT_BYTES_TARGET, ZORDER_SAMPLE_ROWS};
-use crate::merge_policy;
+use crate::merge_policy::{self, Sizes};
 use crate::merging::{self, Merged};
 use crate::parse;
 use crate::rewrite::identifier;
@@ -120,7 +120,7 @@ impl Coordinator {
                     let now = merging::now_ms();
                     let mut candidates = merging::candidates(&table, manifest.version, shard, now);
                     candidates.retain(|c| chosen.contains(&c.id));
-                    for group in merge_policy::all(&candidates) {
+                    for group in merge_policy::all(&candidates, &Sizes::of(&table)) {
                         let merged =
                             merging::merge(self.writer(), &manifest, &table, shard, &group, "optimize")
                                 .await?;

@@ -14,3 +14,4 @@ mod search;
 mod sql;
 mod tpch;
 mod upkeep;
+mod vectors;

@@ -12,6 +12,7 @@ use plexus_index::Query;
 use plexus_index::text::{Analyzer, TextQuery, parse_query};
 use plexus_model::{Column, Error, IndexDefinition, IndexKind, Metric, Result, Table};
 
+use super::EF_MAX;
 use super::fusion::{Fusion, Normalisation};
 use super::legs::Leg;
 use super::request::{Cursor, Highlight, Request};
@@ -62,7 +63,7 @@ impl Function {
     /// Arguments that are given by their name.
     pub fn named(self) -> &'static [&'static str] {
         match self {
-            Self::Vector => &["filter", "offset", "group_by", "metric", "after", "queries"],
+            Self::Vector => &["filter", "offset", "group_by", "metric", "ef", "after", "queries"],
             Self::Text => &[
                 "filter",
                 "offset",
@@ -86,6 +87,7 @@ impl Function {
                 "after",
                 "column",
                 "metric",
+                "ef",
                 "fusion",
                 "rrf_k",
                 "normalisation",
@@ -266,6 +268,7 @@ impl Arguments {
             let column = self.vector_column(table)?;
             let metric = self.metric(table, column)?;
             let length = column.data_type.vector_length().unwrap_or_default() as usize;
+            let ef = self.count("ef", 1, EF_MAX)?;
             let vectors = self.vectors("vector")?;
             if vectors.is_empty() {
                 return Err(self.fail("vector", "is needed: what rows are to be near to"));
@@ -277,7 +280,7 @@ impl Arguments {
                         &format!("has {} components; column {:?} has {length}", vector.len(), column.name),
                     ));
                 }
-                legs.push(Leg::Vector { column: column.id, query: Query::new(metric, vector)? });
+                legs.push(Leg::Vector { column: column.id, query: Query::new(metric, vector)?, ef });
             }
         }
         if legs.len() > LEGS_MAX {
@@ -307,6 +310,7 @@ impl Arguments {
             highlight,
             filter: self.text("filter")?.map(str::to_owned),
             after,
+            paged: self.names.iter().any(|name| name == "after"),
         })
     }
 

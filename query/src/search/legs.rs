@@ -1,16 +1,21 @@
 //! The legs of a search: each ranks the rows of a table by one question.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::row::{RowConverter, SortField};
+use datafusion::catalog::Session;
 use futures::{StreamExt, TryStreamExt, stream};
+use plexus_index::graph::{Among, Strategy, Walk, WalkOptions};
 use plexus_index::text::{Accept, GlobalStatistics, TextIndex, TextQuery, TextSearch};
 use plexus_index::{Query, Top};
 use plexus_model::{Error, Result, Rows};
 use plexus_storage::{Pick, project, types};
 
-use super::source::{Source, TextFields, Vectors, blocking};
+use super::SearchOptions;
+use super::source::{SearchCaches, Source, TextFields, blocking};
+use super::vectors::{OpenGraph, Vectors};
 
 /// A row of a part, by its place among the parts of a [`Source`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -33,7 +38,27 @@ pub enum Leg {
     Vector {
         column: u32,
         query: Query,
+        /// Candidates of a walk, unless it is as the session has it.
+        ef: Option<usize>,
     },
+}
+
+/// How legs look for rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Looks {
+    pub threads: usize,
+    /// Whether every vector is looked at.
+    pub exact: bool,
+    /// Candidates of a walk.
+    pub ef: usize,
+}
+
+impl Looks {
+    /// As a session has it.
+    pub fn of(state: &dyn Session) -> Self {
+        let options = state.config_options().extensions.get::<SearchOptions>().cloned().unwrap_or_default();
+        Self { threads: state.config().target_partitions(), exact: options.exact, ef: options.ef }
+    }
 }
 
 /// Which rows of each part may be found: all that the version sees, or some of them.
@@ -51,10 +76,22 @@ impl Wanted {
         }
     }
 
-    fn is_empty(&self, part: usize) -> bool {
+    /// How the `k` nearest vectors of a part are found that has a graph.
+    pub fn strategy(&self, source: &Source, part: usize, k: usize) -> Strategy {
+        let rows = source.parts[part].segment.rows;
+        match self.of(source, part).len(rows) {
+            left if left < k as u64 * SHARE_MIN => Strategy::Exact,
+            left => Strategy::of(left, rows),
+        }
+    }
+
+    pub fn is_empty(&self, part: usize) -> bool {
         matches!(self, Self::Some(rows) if rows[part].is_empty())
     }
 }
+
+/// With fewer vectors for each that is wanted, all are looked at.
+const SHARE_MIN: u64 = 16;
 
 enum Accepted {
     Except(Arc<Rows>),
@@ -62,6 +99,14 @@ enum Accepted {
 }
 
 impl Accepted {
+    /// How many of all they are.
+    fn len(&self, all: u64) -> u64 {
+        match self {
+            Self::Except(rows) => all.saturating_sub(rows.len()),
+            Self::Only(rows) => rows.len().min(all),
+        }
+    }
+
     fn as_accept(&self) -> Accept<'_> {
         match self {
             Self::Except(rows) => Accept::Except(rows),
@@ -72,12 +117,12 @@ impl Accepted {
 
 /// The best `k` rows, in an order that depends on the rows alone: equals by their primary keys where the table has
 /// one, and otherwise by where they are.
-pub async fn run(source: &Source, leg: &Leg, wanted: &Wanted, k: usize, threads: usize) -> Result<Ranking> {
-    settle(source, best(source, leg, wanted, k, threads).await?, k).await
+pub async fn run(source: &Source, leg: &Leg, wanted: &Wanted, k: usize, looks: Looks) -> Result<Ranking> {
+    settle(source, best(source, leg, wanted, k, looks).await?, k).await
 }
 
 /// The best `k` rows and those that are equal to the last of them.
-pub async fn best(source: &Source, leg: &Leg, wanted: &Wanted, k: usize, threads: usize) -> Result<Ranking> {
+pub async fn best(source: &Source, leg: &Leg, wanted: &Wanted, k: usize, looks: Looks) -> Result<Ranking> {
     if k == 0 {
         return Ok(vec![]);
     }
@@ -86,23 +131,42 @@ pub async fn best(source: &Source, leg: &Leg, wanted: &Wanted, k: usize, threads
             let statistics = statistics(source, fields, query).await?;
             let search = Arc::new(TextSearch::new(query, fields.columns.len(), &statistics));
             let read = |part: usize| async move { source.text(&source.parts[part], fields).await };
-            each_part(source, wanted, k, threads, read, move |index: TextIndex, accept, top, part| {
+            each_part(source, wanted, k, looks, read, move |index: TextIndex, accepted, top, part| {
                 let threshold = top.threshold();
-                search.run(&index, accept, threshold, &mut |hit| {
+                search.run(&index, &accepted.as_accept(), threshold, &mut |hit| {
                     top.push(hit.score, Hit { part, row: hit.row })
                 })
             })
             .await?
         }
-        Leg::Vector { column, query } => {
+        Leg::Vector { column, query, ef } => {
             let query = Arc::new(query.clone());
-            let read = |part: usize| async move { source.vectors(&source.parts[part], *column).await };
-            each_part(source, wanted, k, threads, read, move |vectors: Arc<Vectors>, accept, top, part| {
-                nearest(&vectors, &query, accept, |score, row| {
-                    top.push(score, Hit { part, row });
-                });
-                Ok(())
-            })
+            let (metric, beam) = (query.metric(), ef.unwrap_or(looks.ef));
+            let read = |part: usize| async move {
+                let exact = looks.exact || wanted.strategy(source, part, k) == Strategy::Exact;
+                let part = &source.parts[part];
+                let graph = if exact { None } else { source.graph(part, *column, metric).await? };
+                Ok((source.vectors(part, *column).await?, graph))
+            };
+            let caches = source.context.caches.clone();
+            each_part(
+                source,
+                wanted,
+                k,
+                looks,
+                read,
+                move |(vectors, graph): VectorsOf, accepted, top, part| {
+                    let nearest = Nearest { vectors: &vectors, query: &query, k, beam };
+                    let found = |distance: f32, row: u32| {
+                        top.push(-distance, Hit { part, row });
+                    };
+                    match graph {
+                        Some(graph) => nearest.walk(&graph, accepted, &caches, found),
+                        None => nearest.all(accepted, found),
+                    }
+                    Ok(())
+                },
+            )
             .await?
         }
     };
@@ -112,31 +176,85 @@ pub async fn best(source: &Source, leg: &Leg, wanted: &Wanted, k: usize, threads
 /// Whether any of some rows may have no distance from a vector.
 pub async fn any_nowhere(source: &Source, column: u32, query: &Query, wanted: &Wanted) -> Result<bool> {
     for (at, part) in source.parts.iter().enumerate().filter(|(at, _)| !wanted.is_empty(*at)) {
+        let graph = source.graph(part, column, query.metric()).await?;
         let vectors = source.vectors(part, column).await?;
-        let nulls = match wanted.of(source, at) {
-            Accepted::Except(hidden) => vectors.nulls() - &*hidden,
-            Accepted::Only(rows) => vectors.nulls() & &*rows,
+        let extent = blocking(move || Ok(vectors.extent(graph.as_ref().map(|graph| &*graph.graph)))).await?;
+        let nowhere = match wanted.of(source, at) {
+            Accepted::Except(hidden) => &extent.nowhere - &*hidden,
+            Accepted::Only(rows) => &extent.nowhere & &*rows,
         };
-        if !nulls.is_empty() || !vectors.are_near(query.square()) {
+        if !nowhere.is_empty() || !extent.is_near(query.square()) {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
-/// Looks at every row that is accepted. Of vectors the score is the distance with its sign changed.
-fn nearest(vectors: &Vectors, query: &Query, accept: &Accept<'_>, mut found: impl FnMut(f32, u32)) {
-    let mut look = |row: u32| {
-        // What has no finite distance is nowhere.
-        let distance = vectors.get(row).map(|vector| query.distance(vector)).filter(|d| d.is_finite());
-        if let Some(distance) = distance {
-            found(-distance, row);
-        }
-    };
-    match accept {
-        Accept::Only(rows) => rows.iter().for_each(look),
-        Accept::Except(rows) => (0..vectors.rows()).filter(|row| !rows.contains(*row)).for_each(&mut look),
+/// The vectors of a segment, and their graph if they have one.
+type VectorsOf = (Arc<Vectors>, Option<OpenGraph>);
+
+/// A look for the nearest vectors of a segment.
+struct Nearest<'a> {
+    vectors: &'a Vectors,
+    query: &'a Query,
+    k: usize,
+    beam: usize,
+}
+
+impl Nearest<'_> {
+    /// The distance of a row, if it is somewhere: what has no finite one is nowhere.
+    fn distance(&self, row: u32) -> Option<f32> {
+        self.vectors.get(row).map(|vector| self.query.distance(vector)).filter(|d| d.is_finite())
     }
+
+    /// Looks at every row that is accepted.
+    fn all(&self, accepted: &Accepted, mut found: impl FnMut(f32, u32)) {
+        let mut look = |row: u32| {
+            if let Some(distance) = self.distance(row) {
+                found(distance, row);
+            }
+        };
+        match accepted {
+            Accepted::Only(rows) => rows.iter().for_each(look),
+            Accepted::Except(rows) if rows.is_empty() => (0..self.vectors.rows()).for_each(&mut look),
+            Accepted::Except(rows) => {
+                (0..self.vectors.rows()).filter(|row| !rows.contains(*row)).for_each(&mut look);
+            }
+        }
+    }
+
+    /// Looks where a graph leads to. As many are found as there are, up to `k`: when it leads to fewer, all are looked at.
+    fn walk(
+        &self,
+        graph: &OpenGraph,
+        accepted: &Accepted,
+        caches: &SearchCaches,
+        mut found: impl FnMut(f32, u32),
+    ) {
+        let chosen = match accepted {
+            Accepted::Only(rows) => Some(caches.chosen(graph.file, &graph.graph, rows)),
+            Accepted::Except(_) => None,
+        };
+        let among = match (accepted, &chosen) {
+            (Accepted::Only(_), Some(chosen)) => Among::Only(chosen),
+            (Accepted::Except(hidden) | Accepted::Only(hidden), _) => Among::Except(hidden),
+        };
+        let distance = |row: u32| self.distance(row).unwrap_or(f32::INFINITY);
+        let options = WalkOptions { beam: self.beam };
+        let mut nearest = WALK.with_borrow_mut(|walk| {
+            walk.nearest(&graph.graph, self.query.vector(), self.k, options, among, distance)
+        });
+        nearest.retain(|(distance, _)| distance.is_finite());
+        if nearest.len() < self.k && chosen.is_none_or(|chosen| nearest.len() < chosen.len()) {
+            return self.all(accepted, found);
+        }
+        nearest.into_iter().for_each(|(distance, row)| found(distance, row));
+    }
+}
+
+thread_local! {
+    /// What walks of a thread use again.
+    static WALK: RefCell<Walk> = RefCell::default();
 }
 
 /// Reads what a leg needs of each part, looks for hits, and puts them together.
@@ -144,30 +262,30 @@ async fn each_part<T, R, F>(
     source: &Source,
     wanted: &Wanted,
     k: usize,
-    threads: usize,
+    looks: Looks,
     read: impl Fn(usize) -> R,
     look: F,
 ) -> Result<Top<Hit>>
 where
     T: Send + 'static,
     R: Future<Output = Result<T>>,
-    F: Fn(T, &Accept<'_>, &mut Top<Hit>, u32) -> Result<()> + Clone + Send + 'static,
+    F: Fn(T, &Accepted, &mut Top<Hit>, u32) -> Result<()> + Clone + Send + 'static,
 {
     let parts = (0..source.parts.len()).filter(|part| !wanted.is_empty(*part));
-    let looks = parts.map(|part| {
+    let found = parts.map(|part| {
         let (read, look, accepted) = (read(part), look.clone(), wanted.of(source, part));
         async move {
             let read = read.await?;
             blocking(move || {
                 let mut top = Top::new(k);
-                look(read, &accepted.as_accept(), &mut top, part as u32)?;
+                look(read, &accepted, &mut top, part as u32)?;
                 Ok(top.into_sorted())
             })
             .await
         }
     });
     // As many at once as there are threads: what they read is in memory as long as they look.
-    let mut found = stream::iter(looks).buffer_unordered(threads.max(1));
+    let mut found = stream::iter(found).buffer_unordered(looks.threads.max(1));
     let mut top = Top::new(k);
     while let Some(hits) = found.try_next().await? {
         for (score, hit) in hits {

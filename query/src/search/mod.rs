@@ -15,12 +15,16 @@ mod report;
 mod request;
 mod rule;
 mod source;
+mod vectors;
 mod wire;
 
 use std::sync::Arc;
 
 use datafusion::catalog::TableFunction;
+use datafusion::common::extensions_options;
+use datafusion::config::ConfigExtension;
 use datafusion::logical_expr::ScalarUDF;
+use plexus_index::graph::WalkOptions;
 
 pub use arguments::Function;
 pub use bind::{BindRule, Bindings};
@@ -29,8 +33,26 @@ pub(crate) use legs::statistics;
 pub use relation::searched_table;
 pub use report::SearchReport;
 pub use rule::SearchRule;
-pub use source::{Part, SearchCaches, Source, TextFields, build_texts};
+pub use source::{Part, SearchCaches, Source, TextFields, blocking, build_texts};
 pub use wire::{decode as decode_function, encode as encode_function};
+
+extensions_options! {
+    /// How searches of a session look for vectors.
+    pub struct SearchOptions {
+        /// Whether every vector is looked at, and not only those that an index leads to.
+        pub exact: bool, default = false
+        /// Candidates that are kept while an index leads to the nearest vectors: with more, more of the nearest are found,
+        /// and it takes longer.
+        pub ef: usize, default = WalkOptions::default().beam
+    }
+}
+
+impl ConfigExtension for SearchOptions {
+    const PREFIX: &'static str = "search";
+}
+
+/// Values of [`SearchOptions::ef`], at most.
+pub const EF_MAX: usize = 100_000;
 
 /// The functions over vectors and texts.
 pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {

@@ -1,11 +1,14 @@
 //! What searches did, for `EXPLAIN`.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use datafusion::catalog::Session;
+use plexus_index::graph::Strategy;
 
-use super::legs::{Leg, Wanted};
+use super::legs::{Leg, Looks, Wanted};
 use super::source::Source;
+use super::vectors::has_graph;
 
 /// Notes of the searches of one statement, which run when its plan is made. An extension of its session.
 #[derive(Debug, Default)]
@@ -46,7 +49,7 @@ pub fn note_rows(state: &dyn Session, source: &Source, wanted: &Wanted) {
 }
 
 /// Notes how a leg found its rows.
-pub fn note_leg(state: &dyn Session, source: &Source, leg: &Leg) {
+pub fn note_leg(state: &dyn Session, source: &Source, leg: &Leg, wanted: &Wanted, k: usize, looks: Looks) {
     let name = |id: u32| {
         let column = source.table.schema.columns.iter().find(|column| column.id == id);
         column.map_or("", |column| column.name.as_str())
@@ -64,8 +67,17 @@ pub fn note_leg(state: &dyn Session, source: &Source, leg: &Leg) {
                 "words of {columns} by {analyzer}: {indexed} of {parts} segments by the files of an index"
             )
         }
-        Leg::Vector { column, query } => {
-            format!("vectors of {} by {}: exactly, {parts} segments", name(*column), query.metric().name())
+        Leg::Vector { column, query, ef } => {
+            let metric = query.metric();
+            let mut ways: BTreeMap<&str, usize> = BTreeMap::new();
+            for (at, part) in source.parts.iter().enumerate().filter(|(at, _)| !wanted.is_empty(*at)) {
+                let indexed = !looks.exact && has_graph(&source.table, &part.segment, *column, metric);
+                let way = if indexed { wanted.strategy(source, at, k) } else { Strategy::Exact };
+                *ways.entry(way.name()).or_default() += 1;
+            }
+            let ways: Vec<String> = ways.iter().map(|(way, count)| format!("{count} {way}")).collect();
+            let (metric, ef) = (metric.name(), ef.unwrap_or(looks.ef));
+            format!("vectors of {} by {metric}: segments {}; ef {ef}", name(*column), ways.join(", "))
         }
     };
     SearchReport::note(state, line);

@@ -15,7 +15,7 @@ use plexus_storage::{Pick, project, types};
 
 use super::filter::Filter;
 use super::fusion::{Fusion, Place, fuse};
-use super::legs::{self, Hit, Leg, Ranking, Wanted};
+use super::legs::{self, Hit, Leg, Looks, Ranking, Wanted};
 use super::report::{note_leg, note_rows};
 use super::source::Source;
 
@@ -37,6 +37,8 @@ pub struct Request {
     /// A predicate in SQL that rows fulfil to be found.
     pub filter: Option<String>,
     pub after: Option<Cursor>,
+    /// Whether its rows are read page by page.
+    pub paged: bool,
 }
 
 impl Request {
@@ -111,12 +113,15 @@ pub async fn search(
     let external = |e: Error| DataFusionError::External(Box::new(e));
     let wanted = wanted(source, state, filters).await?;
     note_rows(state, source, &wanted);
-    request.legs.iter().for_each(|(leg, _)| note_leg(state, source, leg));
-    let threads = state.config().target_partitions();
+    let mut looks = Looks::of(state);
+    // What is found by an index depends on how many are asked for and on when it was made: pages would not fit.
+    looks.exact |= request.paged;
     let page = Page::new(request);
+    let depth = if request.legs.len() == 1 { page.end } else { request.fused() };
+    request.legs.iter().for_each(|(leg, _)| note_leg(state, source, leg, &wanted, depth, looks));
     let mut depth = page.end;
     loop {
-        let ranked = rank(source, request, &wanted, depth, threads).await.map_err(external)?;
+        let ranked = rank(source, request, &wanted, depth, looks).await.map_err(external)?;
         let enough = ranked.len() < depth;
         let found = match request.group_by {
             Some(column) => best_of_groups(source, ranked, column).await.map_err(external)?,
@@ -169,10 +174,10 @@ async fn rank(
     request: &Request,
     wanted: &Wanted,
     depth: usize,
-    threads: usize,
+    looks: Looks,
 ) -> Result<Vec<Found>> {
     if let [(leg, _)] = request.legs.as_slice() {
-        let ranking = legs::run(source, leg, wanted, depth, threads).await?;
+        let ranking = legs::run(source, leg, wanted, depth, looks).await?;
         let place = |(rank, (score, hit)): (u32, (f32, Hit))| Found {
             hit,
             score: own_score(leg, score),
@@ -181,7 +186,7 @@ async fn rank(
         return Ok((1..).zip(ranking).map(place).collect());
     }
     let candidates = request.fused();
-    let runs = request.legs.iter().map(|(leg, _)| legs::run(source, leg, wanted, candidates, threads));
+    let runs = request.legs.iter().map(|(leg, _)| legs::run(source, leg, wanted, candidates, looks));
     let rankings: Vec<Ranking> = futures::future::try_join_all(runs).await?;
     let weights: Vec<f64> = request.legs.iter().map(|(_, weight)| *weight).collect();
     let comparable = |leg: usize, score| own_score(&request.legs[leg].0, score);

@@ -25,7 +25,7 @@ use plexus_model::{Rows, SegmentId};
 use super::arguments::K_MAX;
 use super::bind::text_call;
 use super::functions::{DistanceFunction, TextBinding, as_function, vector_of};
-use super::legs::{self, Leg, Wanted};
+use super::legs::{self, Leg, Looks, Wanted};
 use super::relation::external;
 use super::report::{note_leg, note_rows};
 use super::request::wanted;
@@ -336,7 +336,7 @@ impl TableProvider for SelectedTable {
         let mut left = wanted(&source, state, own).await?;
         for binding in matches {
             let leg = Leg::Text { fields: binding.fields.clone(), query: binding.query.clone() };
-            note_leg(state, &source, &leg);
+            note_leg(state, &source, &leg, &left, 0, Looks::of(state));
             left = matching(&source, binding, left).await.map_err(external)?;
         }
         if let Some((of, k)) = top {
@@ -360,17 +360,18 @@ async fn best(
     wanted: Wanted,
     state: &dyn Session,
 ) -> plexus_model::Result<Wanted> {
+    let looks = Looks::of(state);
     let leg = match of {
         TopOf::Vector { column, query, nulls_first } => {
             if *nulls_first && legs::any_nowhere(source, *column, query, &wanted).await? {
                 return Ok(wanted);
             }
-            Leg::Vector { column: *column, query: query.clone() }
+            Leg::Vector { column: *column, query: query.clone(), ef: None }
         }
         TopOf::Text(binding) => Leg::Text { fields: binding.fields.clone(), query: binding.query.clone() },
     };
-    note_leg(state, source, &leg);
-    let found = legs::best(source, &leg, &wanted, k, state.config().target_partitions()).await?;
+    note_leg(state, source, &leg, &wanted, k, looks);
+    let found = legs::best(source, &leg, &wanted, k, looks).await?;
     if found.len() < k {
         // Rows without a vector come after all others, but they come.
         return Ok(wanted);

@@ -4,29 +4,35 @@
 //! of index made on the spot and kept for a while. So results never depend on what has been indexed.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute;
-use arrow::datatypes::Float32Type;
-use arrow_schema::{DataType, Field};
+use arrow_schema::DataType;
 use futures::TryStreamExt;
 use moka::sync::Cache;
+use plexus_index::graph::{Chosen, Graph};
 use plexus_index::text::{Analyzer, TextIndex, build_text};
 use plexus_model::{Error, ErrorKind, Result, Rows, Segment, SegmentId, Table, Version};
 use plexus_storage::{Pick, SegmentReads, SegmentRef, project};
 use tokio::sync::OnceCell;
 
+use super::vectors::Vectors;
 use crate::scan::ScanContext;
 
 /// Bytes of indexes, and of vectors, that a node keeps in memory.
 const CACHE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// After so long what nobody asked for is forgotten, and with it the file that it may be in.
+const IDLE_MAX: Duration = Duration::from_secs(10 * 60);
+/// Bytes of sets of nodes.
+const CHOSEN_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Values that are made at once: more are made twice.
 const MAKING_MAX: u64 = 1_024;
 
 /// Values by their keys, up to a number of bytes. One that is asked for by several is made once.
 #[derive(Clone)]
-struct Kept<K, V> {
+pub(super) struct Kept<K, V> {
     ready: Cache<K, V>,
     making: Cache<K, Arc<OnceCell<V>>>,
 }
@@ -38,11 +44,12 @@ where
 {
     fn new(bytes: impl Fn(&V) -> usize + Send + Sync + 'static) -> Self {
         let weight = move |_: &K, value: &V| u32::try_from(bytes(value)).unwrap_or(u32::MAX);
-        let ready = Cache::builder().max_capacity(CACHE_BYTES_MAX).weigher(weight).build();
+        let ready =
+            Cache::builder().max_capacity(CACHE_BYTES_MAX).weigher(weight).time_to_idle(IDLE_MAX).build();
         Self { ready, making: Cache::new(MAKING_MAX) }
     }
 
-    async fn get(&self, key: K, make: impl Future<Output = Result<V>>) -> Result<V> {
+    pub async fn get(&self, key: K, make: impl Future<Output = Result<V>>) -> Result<V> {
         if let Some(value) = self.ready.get(&key) {
             return Ok(value);
         }
@@ -58,8 +65,35 @@ where
 #[derive(Clone)]
 pub struct SearchCaches {
     texts: Kept<TextKey, TextIndex>,
-    vectors: Kept<(SegmentId, u32), Arc<Vectors>>,
+    pub(super) vectors: Kept<(SegmentId, u32), Arc<Vectors>>,
+    /// By their files.
+    pub(super) graphs: Kept<SegmentId, Arc<Graph>>,
+    /// By the file of the graph and the set of rows, as long as that is there.
+    pub(super) chosen: Cache<(SegmentId, usize), (Weak<Rows>, Arc<Chosen>)>,
     pub(super) filtered: Cache<super::filter::FilterKey, Arc<Rows>>,
+}
+
+fn chosen() -> Cache<(SegmentId, usize), (Weak<Rows>, Arc<Chosen>)> {
+    let weight = |_: &(SegmentId, usize), (_, chosen): &(Weak<Rows>, Arc<Chosen>)| {
+        u32::try_from(chosen.bytes() + 128).unwrap_or(u32::MAX)
+    };
+    Cache::builder().max_capacity(CHOSEN_BYTES_MAX).weigher(weight).time_to_idle(IDLE_MAX).build()
+}
+
+impl SearchCaches {
+    /// The nodes of a graph that are some rows.
+    pub(super) fn chosen(&self, file: SegmentId, graph: &Graph, rows: &Arc<Rows>) -> Arc<Chosen> {
+        // As long as somebody knows the set, no other is at its place.
+        let key = (file, Arc::as_ptr(rows) as usize);
+        if let Some((of, chosen)) = self.chosen.get(&key)
+            && of.upgrade().is_some_and(|of| Arc::ptr_eq(&of, rows))
+        {
+            return chosen;
+        }
+        let chosen = Arc::new(Chosen::new(graph, rows));
+        self.chosen.insert(key, (Arc::downgrade(rows), chosen.clone()));
+        chosen
+    }
 }
 
 /// A segment, an analyzer, and the columns.
@@ -69,7 +103,9 @@ impl Default for SearchCaches {
     fn default() -> Self {
         Self {
             texts: Kept::new(TextIndex::bytes),
-            vectors: Kept::new(|vectors: &Arc<Vectors>| vectors.values.len() * size_of::<f32>()),
+            vectors: Kept::new(|vectors: &Arc<Vectors>| vectors.bytes()),
+            graphs: Kept::new(|graph: &Arc<Graph>| graph.bytes()),
+            chosen: chosen(),
             filtered: super::filter::cache(),
         }
     }
@@ -83,37 +119,6 @@ pub struct TextFields {
     pub analyzer: Analyzer,
     /// The index whose files can be used.
     pub index: Option<u32>,
-}
-
-/// The vectors of a segment.
-pub struct Vectors {
-    length: usize,
-    values: Vec<f32>,
-    /// Rows whose vector is null, or is nowhere since a component is no finite number.
-    nulls: Rows,
-    /// The largest square of a length.
-    largest_square: f32,
-}
-
-impl Vectors {
-    /// The vector of a row, if it has one.
-    pub fn get(&self, row: u32) -> Option<&[f32]> {
-        let start = row as usize * self.length;
-        self.values.get(start..start + self.length).filter(|_| !self.nulls.contains(row))
-    }
-
-    pub fn rows(&self) -> u32 {
-        (self.values.len() / self.length.max(1)) as u32
-    }
-
-    pub fn nulls(&self) -> &Rows {
-        &self.nulls
-    }
-
-    /// Whether all vectors have a finite distance from one, by the square of its length.
-    pub fn are_near(&self, square: f32) -> bool {
-        (f64::from(square) + f64::from(self.largest_square)) * 4.0 < f64::from(f32::MAX)
-    }
 }
 
 /// A segment and what of it a version does not see.
@@ -167,7 +172,7 @@ impl Source {
         &self.context.reads
     }
 
-    fn column_place(&self, id: u32) -> Result<usize> {
+    pub(super) fn column_place(&self, id: u32) -> Result<usize> {
         let place = self.table.schema.columns.iter().position(|c| c.id == id);
         place.ok_or_else(|| Error::internal(format!("table {} has no column {id}", self.table.name)))
     }
@@ -193,7 +198,7 @@ impl Source {
     }
 
     async fn open_text(&self, file: &SegmentRef, part: &Part, fields: &TextFields) -> Result<TextIndex> {
-        let bytes = self.reads().range(file, 0, file.data.bytes).await?;
+        let bytes = self.reads().mapped().range(file, 0, file.data.bytes).await?;
         let analyzer = fields.analyzer.clone();
         let index = blocking(move || TextIndex::open(bytes, &analyzer)).await?;
         if u64::from(index.rows()) != part.segment.rows {
@@ -220,44 +225,10 @@ impl Source {
         }
         Ok(texts)
     }
-
-    /// The vectors of a segment in a column.
-    pub async fn vectors(&self, part: &Part, column: u32) -> Result<Arc<Vectors>> {
-        let make = async {
-            let schema = project(&self.table.schema, &[self.column_place(column)?]);
-            let length = schema.columns.first().and_then(|c| c.data_type.vector_length());
-            let length = length.ok_or_else(|| Error::internal("a column of vectors that holds none"))?;
-            let item = Arc::new(Field::new("item", DataType::Float32, true));
-            let wanted = DataType::FixedSizeList(item, length as i32);
-            let all = Pick::Except(Arc::default());
-            let mut rows = self.reads().scan(&self.table, &part.segment, &schema, all).await?;
-            let length = length as usize;
-            let mut values = Vec::with_capacity(part.segment.rows as usize * length);
-            let mut nulls = Rows::new();
-            while let Some(found) = rows.try_next().await? {
-                check_positions(part, (values.len() / length.max(1)) as u64, &found.positions)?;
-                let lists = compute::cast(found.rows.column(0), &wanted)
-                    .map_err(|e| Error::internal(format!("reading vectors: {e}")).with_source(e))?;
-                let lists = lists.as_fixed_size_list();
-                let first = (values.len() / length.max(1)) as u32;
-                let inner = lists.values().as_primitive::<Float32Type>();
-                values.extend_from_slice(&inner.values()[..lists.len() * length]);
-                nulls
-                    .extend((0..lists.len()).filter(|row| lists.is_null(*row)).map(|row| first + row as u32));
-                let nowhere = |at: &usize| inner.is_null(*at) || !inner.value(*at).is_finite();
-                nulls.extend((0..inner.len()).filter(nowhere).map(|at| first + (at / length) as u32));
-            }
-            let square = |vector: &[f32]| plexus_index::dot(vector, vector);
-            let squares = values.chunks_exact(length.max(1)).map(square).filter(|square| !square.is_nan());
-            let largest_square = squares.fold(0.0, f32::max);
-            Ok(Arc::new(Vectors { length, values, nulls, largest_square }))
-        };
-        self.context.caches.vectors.get((part.segment.id, column), make).await
-    }
 }
 
 /// Fails when rows are not all rows of a segment, from `first` on.
-fn check_positions(part: &Part, first: u64, positions: &[u64]) -> Result<()> {
+pub(super) fn check_positions(part: &Part, first: u64, positions: &[u64]) -> Result<()> {
     match positions.iter().copied().eq(first..first + positions.len() as u64) {
         true => Ok(()),
         false => Err(Error::internal(format!("segment {}: rows are not in their order", part.segment.id))),
