@@ -9,13 +9,18 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use moka::sync::Cache;
 use plexus_model::{
     DeletedRows, Error, ErrorKind, FileData, NodeId, Result, Segment, SegmentData, SegmentId, Table,
 };
+use vortex::VortexSessionDefault;
 use vortex::array::buffer::BufferHandle;
 use vortex::buffer::{Alignment, ByteBuffer, ByteBufferMut};
 use vortex::error::{VortexError, VortexResult};
+use vortex::file::Footer;
+use vortex::io::session::RuntimeSessionExt;
 use vortex::io::{CoalesceConfig, VortexReadAt};
+use vortex::session::VortexSession;
 
 use crate::hidden::HiddenRowsCache;
 use crate::store::{Reference, SegmentStore};
@@ -83,7 +88,14 @@ pub struct SegmentReads {
     remote: Arc<dyn RemoteSegments>,
     pub(crate) hidden: HiddenRowsCache,
     mapped: bool,
+    /// What reads the format. Making it takes longer than a small read.
+    pub(crate) session: VortexSession,
+    /// Where columns lie in files.
+    pub(crate) footers: Cache<SegmentId, Footer>,
 }
+
+/// Footers that are kept.
+const FOOTERS_MAX: u64 = 4_096;
 
 impl std::fmt::Debug for SegmentReads {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -94,7 +106,9 @@ impl std::fmt::Debug for SegmentReads {
 impl SegmentReads {
     /// `store` is absent on a node without the data role.
     pub fn new(store: Option<Arc<SegmentStore>>, remote: Arc<dyn RemoteSegments>) -> Self {
-        Self { store, remote, hidden: HiddenRowsCache::default(), mapped: false }
+        let session = VortexSession::default().with_tokio();
+        let (hidden, footers) = (HiddenRowsCache::default(), Cache::new(FOOTERS_MAX));
+        Self { store, remote, hidden, mapped: false, session, footers }
     }
 
     /// Reads that do not copy what is in files of this node: what they give stays in the files, and is fetched from there

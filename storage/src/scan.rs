@@ -16,14 +16,12 @@ use plexus_model::{
     decode_rows,
 };
 use roaring::RoaringTreemap;
-use vortex::VortexSessionDefault;
 use vortex::array::VortexSessionExecute;
 use vortex::array::dtype::Nullability;
 use vortex::array::expr::{get_item, pack, root};
 use vortex::arrow::ArrowSessionExt;
 use vortex::error::VortexError;
 use vortex::file::OpenOptionsSessionExt;
-use vortex::io::session::RuntimeSessionExt;
 use vortex::layout::layouts::row_idx::row_idx;
 use vortex::scan::selection::Selection;
 use vortex::session::VortexSession;
@@ -181,13 +179,15 @@ impl SegmentReads {
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         let id = file.id;
         let fail = move |e: VortexError| reading(id, e);
-        let session = VortexSession::default().with_tokio();
-        let opened = session
-            .open_options()
-            .with_file_size(file.data.column_bytes)
-            .open_read(self.open(file.clone()))
-            .await
-            .map_err(fail)?;
+        let session = self.session.clone();
+        let footer = self.footers.get(&id);
+        let known = footer.is_some();
+        let options = session.open_options().with_file_size(file.data.column_bytes);
+        let options = footer.into_iter().fold(options, |options, footer| options.with_footer(footer));
+        let opened = options.open_read(self.open(file.clone())).await.map_err(fail)?;
+        if !known {
+            self.footers.insert(id, opened.footer().clone());
+        }
         let stored = session.arrow().to_arrow_schema(opened.dtype()).map_err(fail)?;
         // What the type was when the file was written; those who read widen it.
         let mut found: Vec<Field> = fields

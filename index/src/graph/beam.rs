@@ -1,7 +1,7 @@
 //! The search for the nodes nearest to a query by their codes: from the nearest that is known to what it leads to.
 
 use super::asked::Asked;
-use super::file::Graph;
+use super::file::{ENTRIES, Graph};
 
 /// Centres by which a walk begins.
 const BEGINNINGS: usize = 3;
@@ -90,9 +90,11 @@ impl Graph {
         visited.begin(self.len());
         let mut found = Beam::new(beam);
         for centre in asked.nearest_centres(BEGINNINGS) {
-            let entry = self.entries[centre as usize];
-            if visited.visit(entry) {
-                found.insert(asked.distance(self, entry), entry);
+            let first = centre as usize * ENTRIES;
+            for entry in &self.entries[first..first + ENTRIES] {
+                if visited.visit(*entry) {
+                    found.insert(asked.distance(self, *entry), *entry);
+                }
             }
         }
         let (mut all, mut fresh): (Vec<u32>, Vec<u32>) = (Vec::new(), Vec::new());

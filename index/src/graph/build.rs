@@ -13,7 +13,7 @@ use super::asked::Asked;
 use super::beam::Visited;
 use super::centres::Centres;
 use super::codes::{Random, Rotation, encode};
-use super::file::{FACTOR_BYTES, Graph, NODES_MAX, Nodes, Parts};
+use super::file::{ENTRIES, FACTOR_BYTES, Graph, NODES_MAX, Nodes, Parts};
 
 /// How a graph is built.
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +84,7 @@ pub fn build_graph(
         head[4..8].copy_from_slice(&factors.square.to_le_bytes());
         head[8..10].copy_from_slice(&(of[node] as u16).to_le_bytes());
     });
-    let entries = entries(&nodes, &starts);
+    let entries = entries(&nodes, &starts, &rotated, length);
     let row_of: Vec<u32> = order.iter().map(|place| rows[*place as usize]).collect();
     let parts = Parts {
         metric,
@@ -104,13 +104,25 @@ pub fn build_graph(
     Ok(Parts { edges: &edges, ..parts }.to_bytes())
 }
 
-/// Of each centre the vector that is nearest to it. A centre without vectors is entered where any other is.
-fn entries(nodes: &Nodes, starts: &[u32]) -> Vec<u32> {
-    let nearest = starts.windows(2).map(|range| {
+/// Of each centre the vector that is nearest to it, and others that are far from that and from each other: a centre may
+/// stand for several groups, between which no edge leads. A centre without vectors is entered where any other is.
+fn entries(nodes: &Nodes, starts: &[u32], rotated: &[f32], length: usize) -> Vec<u32> {
+    let of = |node: u32| &rotated[node as usize * length..(node as usize + 1) * length];
+    let of_centre = |range: &[u32]| {
         let squares = (range[0]..range[1]).map(|node| (nodes.get(node).square, node));
-        squares.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(0, |(_, node)| node)
-    });
-    nearest.collect()
+        let mut found = vec![squares.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(0, |(_, node)| node)];
+        let mut far = vec![f32::MAX; (range[1] - range[0]) as usize];
+        while found.len() < ENTRIES {
+            let last = found[found.len() - 1];
+            for (far, node) in far.iter_mut().zip(range[0]..) {
+                *far = far.min(crate::squared_l2(of(last), of(node)));
+            }
+            let farthest = far.iter().zip(range[0]..).max_by(|a, b| a.0.total_cmp(b.0).then(b.1.cmp(&a.1)));
+            found.push(farthest.map_or(last, |(_, node)| node));
+        }
+        found
+    };
+    starts.par_windows(2).flat_map_iter(of_centre).collect()
 }
 
 /// A graph in the making: with edges beyond what is stored, and the vectors themselves.

@@ -1,7 +1,7 @@
 //! The graph of a segment as bytes, which are read where they are: mapped, they take memory as far as there is some.
 //!
 //! Layout, little-endian. Magic; metric, length of a vector, degree, rows of the segment, nodes, centres (4 bytes each);
-//! the seed of the rotation (8); the largest square of a vector (4). Then of each centre its components, and the node by
+//! the seed of the rotation (8); the largest square of a vector (4). Then of each centre its components, and the nodes by
 //! which walks enter there; where the nodes of each centre begin; the row of each node; zeros up to the next line of
 //! memory; and the nodes, in the order of their centres. What a walk needs of one is in one place: its scale, its square,
 //! its centre (2 bytes), its code, its edges (3 bytes each, the node itself where there are fewer), and zeros up to a
@@ -20,6 +20,8 @@ const ALIGNMENT: usize = 32;
 /// Scale, square and centre in front of a code.
 pub(super) const FACTOR_BYTES: usize = 10;
 const EDGE_BYTES: usize = 3;
+/// Nodes by which walks enter at a centre.
+pub(super) const ENTRIES: usize = 3;
 /// Nodes are named by three bytes.
 pub const NODES_MAX: usize = 1 << 24;
 
@@ -33,7 +35,7 @@ pub struct Graph {
     largest_square: f32,
     pub(super) rotation: Rotation,
     pub(super) centres: Centres,
-    /// A node near each centre, where walks begin.
+    /// Of each centre some nodes, where walks begin.
     pub(super) entries: Vec<u32>,
     /// Where the nodes of each centre begin, and the end.
     pub(super) starts: Vec<u32>,
@@ -183,7 +185,7 @@ impl Graph {
         let (length, degree, rows, count, centres) = (size(1), size(2), size(3), size(4), size(5));
         let seed = u64::from(u32_at(&bytes, 32)) | u64::from(u32_at(&bytes, 36)) << 32;
         let largest_square = f32::from_bits(u32_at(&bytes, 40));
-        let lengths = [length * centres * 4, centres * 4, (centres + 1) * 4, count * 4];
+        let lengths = [length * centres * 4, centres * ENTRIES * 4, (centres + 1) * 4, count * 4];
         let mut at = HEADER_BYTES;
         let mut places = [0; 4];
         for (place, length) in places.iter_mut().zip(lengths) {

@@ -247,11 +247,16 @@ fn is_of(pinned: &PinnedTable, binding: &Arc<TextBinding>, args: &[Expr]) -> boo
 
 /// What an order puts first, if that is a search.
 fn top_of(pinned: &PinnedTable, by: &SortExpr) -> Option<TopOf> {
-    if let Some((function, args)) = text_call(&by.expr) {
+    // What was simplified keeps its name, once for each time.
+    let mut expr = &by.expr;
+    while let Expr::Alias(alias) = expr {
+        expr = &alias.expr;
+    }
+    if let Some((function, args)) = text_call(expr) {
         let binding = function.binding.as_ref().filter(|binding| is_of(pinned, binding, args))?;
         return (function.scores && !by.asc).then(|| TopOf::Text(binding.clone()));
     }
-    let Expr::ScalarFunction(call) = &by.expr else {
+    let Expr::ScalarFunction(call) = expr else {
         return None;
     };
     let function = as_function::<DistanceFunction>(&call.func)?;
