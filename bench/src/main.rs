@@ -5,6 +5,7 @@
 
 mod changes;
 mod limits;
+mod search;
 mod tpch;
 mod vectors;
 mod workload;
@@ -22,7 +23,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[command(name = "plexus-bench", version)]
 struct Bench {
     /// Parts to run
-    #[arg(long, env = "PLEXUS_BENCH_ONLY", value_delimiter = ',', default_values = ["limits", "idle", "load", "insert", "lookup", "aggregate", "changes", "vectors", "tpch"])]
+    #[arg(long, env = "PLEXUS_BENCH_ONLY", value_delimiter = ',', default_values = ["limits", "idle", "load", "insert", "lookup", "aggregate", "changes", "vectors", "search", "tpch"])]
     only: Vec<String>,
 
     /// Scale factor of the TPC-H comparison
@@ -40,6 +41,10 @@ struct Bench {
     /// Vectors among which the nearest are searched
     #[arg(long, env = "PLEXUS_BENCH_VECTORS", default_value_t = vectors::VECTORS)]
     vectors: usize,
+
+    /// Rows that are searched by their words and vectors
+    #[arg(long, env = "PLEXUS_BENCH_SEARCH_ROWS", default_value_t = search::ROWS)]
+    search_rows: usize,
 
     /// Load the TPC-H tables without primary keys: their rows keep the order in which they are made
     #[arg(long, env = "PLEXUS_BENCH_NO_KEYS")]
@@ -120,6 +125,9 @@ impl Bench {
         }
         if self.wants("vectors") {
             figures.extend(vectors::measure(dir, self.vectors)?);
+        }
+        if self.wants("search") {
+            figures.extend(search::measure(program, dir, self.search_rows).await?);
         }
         if self.wants("tpch") {
             figures.extend(

@@ -13,7 +13,7 @@ use plexus_model::{Error, Metric, Result, Rows};
 use crate::Figure;
 
 pub const VECTORS: usize = 500_000;
-const LENGTH: usize = 384;
+pub const LENGTH: usize = 384;
 const QUERIES: usize = 1_000;
 const CLUSTERS: usize = 200;
 /// Directions in which vectors differ most.
@@ -23,10 +23,10 @@ const BEAMS: [usize; 7] = [16, 24, 32, 48, 64, 96, 128];
 const RECALL: f64 = 0.95;
 const PEERS: &str = include_str!("../vectors.py");
 
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -45,7 +45,7 @@ impl Random {
 }
 
 /// Vectors around centres in a space of low rank, with some noise in all directions.
-fn generate(count: usize, seed: u64) -> Vec<f32> {
+pub fn generate(count: usize, seed: u64) -> Vec<f32> {
     let mut fixed = Random(0x5eed);
     let basis = fixed.normals(RANK * LENGTH);
     let centres: Vec<Vec<f32>> = (0..CLUSTERS).map(|_| fixed.normals(RANK)).collect();
@@ -65,7 +65,7 @@ fn generate(count: usize, seed: u64) -> Vec<f32> {
     vectors
 }
 
-fn write(path: &Path, vectors: &[f32]) -> Result<()> {
+pub fn write(path: &Path, vectors: &[f32]) -> Result<()> {
     let fail = |e| Error::io(path.display(), e);
     let mut file = std::io::BufWriter::new(std::fs::File::create(path).map_err(fail)?);
     vectors.iter().try_for_each(|x| file.write_all(&x.to_le_bytes())).map_err(fail)?;

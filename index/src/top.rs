@@ -26,7 +26,8 @@ impl<T> Top<T> {
         self.threshold
     }
 
-    fn raise(&mut self, threshold: f32) {
+    /// Takes note that hits below a score are not among the best, as it is known from elsewhere.
+    pub fn raise(&mut self, threshold: f32) {
         self.threshold = self.threshold.max(threshold);
     }
 

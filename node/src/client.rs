@@ -3,7 +3,7 @@
 use arrow::array::RecordBatch;
 use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::error::FlightError;
-use arrow_flight::sql::client::FlightSqlServiceClient;
+use arrow_flight::sql::client::{FlightSqlServiceClient, PreparedStatement};
 use arrow_flight::sql::{
     CommandStatementIngest, DoPutUpdateResult, ProstMessageExt, TableDefinitionOptions, TableExistsOption,
     TableNotExistOption,
@@ -105,6 +105,12 @@ impl Client {
         Ok((answer.schema, answer.rows.try_collect().await?))
     }
 
+    /// Prepares a statement, to run it with values for its parameters.
+    pub async fn prepare(&mut self, sql: &str) -> Result<Prepared> {
+        let statement = self.inner.prepare(sql.to_owned(), None).await.map_err(flight)?;
+        Ok(Prepared { inner: self.inner.clone(), statement })
+    }
+
     /// The schema of a table, if there is one.
     pub async fn table_schema(&mut self, schema: Option<&str>, table: &str) -> Result<Option<SchemaRef>> {
         let path = schema.into_iter().chain([table]).map(str::to_owned).collect();
@@ -171,6 +177,24 @@ impl Client {
             result = put => result,
             Ok(error) = failure => Err(error),
         }
+    }
+}
+
+/// A statement that is prepared.
+pub struct Prepared {
+    inner: FlightSqlServiceClient<Channel>,
+    statement: PreparedStatement<Channel>,
+}
+
+impl Prepared {
+    /// Runs it with a row of parameters, and takes all rows that it gives.
+    pub async fn query(&mut self, parameters: RecordBatch) -> Result<Vec<RecordBatch>> {
+        self.statement.set_parameters(parameters).map_err(flight)?;
+        let info = self.statement.execute().await.map_err(flight)?;
+        let ticket = info.endpoint.into_iter().next().and_then(|endpoint| endpoint.ticket);
+        let ticket = ticket.ok_or_else(|| Error::corrupt("the answer has no endpoint"))?;
+        let rows = self.inner.do_get(ticket).await.map_err(flight)?;
+        rows.map_err(flight).try_collect().await
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arrow::row::{RowConverter, SortField};
 use datafusion::catalog::Session;
@@ -10,7 +10,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use plexus_index::graph::{Among, Strategy, Walk, WalkOptions};
 use plexus_index::text::{Accept, GlobalStatistics, TextIndex, TextQuery, TextSearch};
 use plexus_index::{Query, Top};
-use plexus_model::{Error, Result, Rows};
+use plexus_model::{Error, Metric, Result, Rows};
 use plexus_storage::{Pick, project, types};
 
 use super::SearchOptions;
@@ -58,6 +58,10 @@ impl Looks {
     pub fn of(state: &dyn Session) -> Self {
         let options = state.config_options().extensions.get::<SearchOptions>().cloned().unwrap_or_default();
         Self { threads: state.config().target_partitions(), exact: options.exact, ef: options.ef }
+    }
+
+    fn with(self, ef: Option<usize>) -> Self {
+        Self { ef: ef.unwrap_or(self.ef), ..self }
     }
 }
 
@@ -131,46 +135,97 @@ pub async fn best(source: &Source, leg: &Leg, wanted: &Wanted, k: usize, looks: 
             let statistics = statistics(source, fields, query).await?;
             let search = Arc::new(TextSearch::new(query, fields.columns.len(), &statistics));
             let read = |part: usize| async move { source.text(&source.parts[part], fields).await };
-            each_part(source, wanted, k, looks, read, move |index: TextIndex, accepted, top, part| {
-                let threshold = top.threshold();
-                search.run(&index, &accepted.as_accept(), threshold, &mut |hit| {
-                    top.push(hit.score, Hit { part, row: hit.row })
+            let look = move |index: TextIndex, accepted: &Accepted, tops: &mut [Top<Hit>], part: u32| {
+                tops.iter_mut().try_for_each(|top| {
+                    let threshold = top.threshold();
+                    search.run(&index, &accepted.as_accept(), threshold, &mut |hit| {
+                        top.push(hit.score, Hit { part, row: hit.row })
+                    })
                 })
-            })
-            .await?
+            };
+            each_part(source, wanted, (k, 1), looks, read, look).await?.pop()
         }
         Leg::Vector { column, query, ef } => {
-            let query = Arc::new(query.clone());
-            let (metric, beam) = (query.metric(), ef.unwrap_or(looks.ef));
-            let read = |part: usize| async move {
-                let exact = looks.exact || wanted.strategy(source, part, k) == Strategy::Exact;
-                let part = &source.parts[part];
-                let graph = if exact { None } else { source.graph(part, *column, metric).await? };
-                Ok((source.vectors(part, *column).await?, graph))
-            };
-            let caches = source.context.caches.clone();
-            each_part(
-                source,
-                wanted,
-                k,
-                looks,
-                read,
-                move |(vectors, graph): VectorsOf, accepted, top, part| {
-                    let nearest = Nearest { vectors: &vectors, query: &query, k, beam };
-                    let found = |distance: f32, row: u32| {
-                        top.push(-distance, Hit { part, row });
-                    };
-                    match graph {
-                        Some(graph) => nearest.walk(&graph, accepted, &caches, found),
-                        None => nearest.all(accepted, found),
-                    }
-                    Ok(())
-                },
-            )
-            .await?
+            nearest(source, *column, vec![query.clone()], wanted, k, looks.with(*ef)).await?.pop()
         }
     };
-    Ok(top.into_sorted())
+    Ok(top.map(Top::into_sorted).unwrap_or_default())
+}
+
+/// The best `k` rows by each of several legs, as [`run`] gives them for one. What is asked of vectors alone is looked for
+/// together, so that it costs little more than the looks.
+pub async fn run_all(
+    source: &Source,
+    legs: &[&Leg],
+    wanted: &Wanted,
+    k: usize,
+    looks: Looks,
+) -> Result<Vec<Ranking>> {
+    let vector = |leg: &&Leg| match leg {
+        Leg::Vector { column, query, ef } => Some((*column, *ef, query.metric(), query.clone())),
+        Leg::Text { .. } => None,
+    };
+    let vectors: Option<Vec<_>> = legs.iter().map(vector).collect();
+    let same = |all: &&Vec<(u32, Option<usize>, Metric, Query)>| {
+        k > 0
+            && all
+                .windows(2)
+                .all(|pair| (pair[0].0, pair[0].1, pair[0].2) == (pair[1].0, pair[1].1, pair[1].2))
+    };
+    let mut rankings = Vec::with_capacity(legs.len());
+    match vectors.as_ref().filter(same) {
+        Some(vectors) => {
+            // A share of them for each thread.
+            let shares = vectors.chunks(vectors.len().div_ceil(looks.threads.max(1)).max(1)).map(|share| {
+                let queries = share.iter().map(|(.., query)| query.clone()).collect();
+                nearest(source, share[0].0, queries, wanted, k, looks.with(share[0].1))
+            });
+            for top in futures::future::try_join_all(shares).await?.into_iter().flatten() {
+                rankings.push(settle(source, top.into_sorted(), k).await?);
+            }
+        }
+        None => {
+            for leg in legs {
+                rankings.push(run(source, leg, wanted, k, looks).await?);
+            }
+        }
+    }
+    Ok(rankings)
+}
+
+/// The nearest vectors of a column to each of some queries by the same metric.
+async fn nearest(
+    source: &Source,
+    column: u32,
+    queries: Vec<Query>,
+    wanted: &Wanted,
+    k: usize,
+    looks: Looks,
+) -> Result<Vec<Top<Hit>>> {
+    let Some(metric) = queries.first().map(Query::metric) else {
+        return Ok(vec![]);
+    };
+    let read = |part: usize| async move {
+        let exact = looks.exact || wanted.strategy(source, part, k) == Strategy::Exact;
+        let part = &source.parts[part];
+        let graph = if exact { None } else { source.graph(part, column, metric).await? };
+        Ok((source.vectors(part, column).await?, graph))
+    };
+    let (caches, count, queries) = (source.context.caches.clone(), queries.len(), Arc::new(queries));
+    let look = move |(vectors, graph): VectorsOf, accepted: &Accepted, tops: &mut [Top<Hit>], part: u32| {
+        for (query, top) in queries.iter().zip(tops) {
+            let nearest = Nearest { vectors: &vectors, query, k, beam: looks.ef };
+            let found = |distance: f32, row: u32| {
+                top.push(-distance, Hit { part, row });
+            };
+            match &graph {
+                Some(graph) => nearest.walk(graph, accepted, &caches, found),
+                None => nearest.all(accepted, found),
+            }
+        }
+        Ok(())
+    };
+    each_part(source, wanted, (k, count), looks, read, look).await
 }
 
 /// Whether any of some rows may have no distance from a vector.
@@ -257,42 +312,51 @@ thread_local! {
     static WALK: RefCell<Walk> = RefCell::default();
 }
 
-/// Reads what a leg needs of each part, looks for hits, and puts them together.
+/// Reads what is needed of each part, looks for hits, and puts them together: the best `k` of each of some questions.
 async fn each_part<T, R, F>(
     source: &Source,
     wanted: &Wanted,
-    k: usize,
+    (k, questions): (usize, usize),
     looks: Looks,
     read: impl Fn(usize) -> R,
     look: F,
-) -> Result<Top<Hit>>
+) -> Result<Vec<Top<Hit>>>
 where
     T: Send + 'static,
     R: Future<Output = Result<T>>,
-    F: Fn(T, &Accepted, &mut Top<Hit>, u32) -> Result<()> + Clone + Send + 'static,
+    F: Fn(T, &Accepted, &mut [Top<Hit>], u32) -> Result<()> + Clone + Send + 'static,
 {
+    let tops = move || -> Vec<Top<Hit>> { (0..questions).map(|_| Top::new(k)).collect() };
+    // What is worse than the last that counts in one part counts in none.
+    let thresholds = Arc::new(Mutex::new(vec![f32::NEG_INFINITY; questions]));
     let parts = (0..source.parts.len()).filter(|part| !wanted.is_empty(*part));
     let found = parts.map(|part| {
         let (read, look, accepted) = (read(part), look.clone(), wanted.of(source, part));
+        let thresholds = thresholds.clone();
         async move {
             let read = read.await?;
             blocking(move || {
-                let mut top = Top::new(k);
-                look(read, &accepted, &mut top, part as u32)?;
-                Ok(top.into_sorted())
+                let mut tops = tops();
+                let lock = || thresholds.lock().expect("no code panics while it holds this lock");
+                tops.iter_mut().zip(lock().iter()).for_each(|(top, least)| top.raise(*least));
+                look(read, &accepted, &mut tops, part as u32)?;
+                lock().iter_mut().zip(&tops).for_each(|(least, top)| *least = least.max(top.threshold()));
+                Ok(tops.into_iter().map(Top::into_sorted).collect::<Vec<_>>())
             })
             .await
         }
     });
     // As many at once as there are threads: what they read is in memory as long as they look.
     let mut found = stream::iter(found).buffer_unordered(looks.threads.max(1));
-    let mut top = Top::new(k);
+    let mut best = tops();
     while let Some(hits) = found.try_next().await? {
-        for (score, hit) in hits {
-            top.push(score, hit);
+        for (top, hits) in best.iter_mut().zip(hits) {
+            for (score, hit) in hits {
+                top.push(score, hit);
+            }
         }
     }
-    Ok(top)
+    Ok(best)
 }
 
 /// What is known of the words of a query in all rows that the version sees.

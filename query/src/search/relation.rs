@@ -30,7 +30,7 @@ use super::arguments::{Arguments, Function};
 use super::bind::text_call;
 use super::functions::NAMED_ARGUMENT;
 use super::legs::Leg;
-use super::request::{Cursor, Found, Highlight, Request, fetch, search};
+use super::request::{Cursor, Found, Highlight, Request, fetch, search_all};
 use super::source::Source;
 use crate::table::PinnedTable;
 
@@ -370,10 +370,9 @@ impl TableProvider for FoundRows {
             None => vec![],
         };
         let source = Source::open(table.clone(), *version, context.clone()).await.map_err(external)?;
-        // One search after the other: each takes the threads that there are.
         let (mut found, mut queries) = (Vec::new(), Vec::new());
-        for (query, request) in (1..).zip(&self.requests) {
-            let of_query = search(&source, state, request, &filters).await?;
+        let all = search_all(&source, state, &self.requests, &filters).await?;
+        for (query, of_query) in (1..).zip(all) {
             queries.extend(std::iter::repeat_n(query, of_query.len()));
             found.extend(of_query);
         }

@@ -103,25 +103,64 @@ pub struct Found {
     pub places: Vec<Option<Place>>,
 }
 
-/// The rows that a search finds, the best first.
-pub async fn search(
+/// The rows that each of some searches finds, the best first. They are of one call, and differ in what is looked for.
+pub async fn search_all(
     source: &Source,
     state: &dyn Session,
-    request: &Request,
+    requests: &[Request],
     filters: &[Expr],
-) -> Result<Vec<Found>, DataFusionError> {
-    let external = |e: Error| DataFusionError::External(Box::new(e));
+) -> Result<Vec<Vec<Found>>, DataFusionError> {
     let wanted = wanted(source, state, filters).await?;
     note_rows(state, source, &wanted);
+    let legs: Option<Vec<&Leg>> = requests
+        .iter()
+        .map(|request| match request.legs.as_slice() {
+            [(leg, _)] if request.group_by.is_none() => Some(leg),
+            _ => None,
+        })
+        .collect();
+    let mut found = Vec::with_capacity(requests.len());
+    match (legs, requests) {
+        (Some(legs), [first, _, ..]) => {
+            let (looks, page) = (looks(state, first), Page::new(first));
+            note_leg(state, source, legs[0], &wanted, page.end, looks);
+            let rankings = legs::run_all(source, &legs, &wanted, page.end, looks).await.map_err(external)?;
+            found.extend(legs.into_iter().zip(rankings).map(|(leg, ranking)| page.cut(ranked(leg, ranking))));
+        }
+        _ => {
+            // One after the other: each takes the threads that there are.
+            for request in requests {
+                found.push(search(source, state, request, &wanted).await?);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn external(e: Error) -> DataFusionError {
+    DataFusionError::External(Box::new(e))
+}
+
+fn looks(state: &dyn Session, request: &Request) -> Looks {
     let mut looks = Looks::of(state);
     // What is found by an index depends on how many are asked for and on when it was made: pages would not fit.
     looks.exact |= request.paged;
+    looks
+}
+
+async fn search(
+    source: &Source,
+    state: &dyn Session,
+    request: &Request,
+    wanted: &Wanted,
+) -> Result<Vec<Found>, DataFusionError> {
+    let looks = looks(state, request);
     let page = Page::new(request);
     let depth = if request.legs.len() == 1 { page.end } else { request.fused() };
-    request.legs.iter().for_each(|(leg, _)| note_leg(state, source, leg, &wanted, depth, looks));
+    request.legs.iter().for_each(|(leg, _)| note_leg(state, source, leg, wanted, depth, looks));
     let mut depth = page.end;
     loop {
-        let ranked = rank(source, request, &wanted, depth, looks).await.map_err(external)?;
+        let ranked = rank(source, request, wanted, depth, looks).await.map_err(external)?;
         let enough = ranked.len() < depth;
         let found = match request.group_by {
             Some(column) => best_of_groups(source, ranked, column).await.map_err(external)?,
@@ -178,12 +217,7 @@ async fn rank(
 ) -> Result<Vec<Found>> {
     if let [(leg, _)] = request.legs.as_slice() {
         let ranking = legs::run(source, leg, wanted, depth, looks).await?;
-        let place = |(rank, (score, hit)): (u32, (f32, Hit))| Found {
-            hit,
-            score: own_score(leg, score),
-            places: vec![Some(Place { rank, score })],
-        };
-        return Ok((1..).zip(ranking).map(place).collect());
+        return Ok(ranked(leg, ranking));
     }
     let candidates = request.fused();
     let runs = request.legs.iter().map(|(leg, _)| legs::run(source, leg, wanted, candidates, looks));
@@ -210,6 +244,16 @@ async fn rank(
             .then_with(|| place(a.hit).cmp(&place(b.hit)))
     });
     Ok(fused)
+}
+
+/// What one leg finds, as it is found by a search of that leg alone.
+fn ranked(leg: &Leg, ranking: Ranking) -> Vec<Found> {
+    let place = |(rank, (score, hit)): (u32, (f32, Hit))| Found {
+        hit,
+        score: own_score(leg, score),
+        places: vec![Some(Place { rank, score })],
+    };
+    (1..).zip(ranking).map(place).collect()
 }
 
 /// What a row scores in a leg, of which more is better: of a text as it is; of a vector the cosine, the inner product,
