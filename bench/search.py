@@ -2,6 +2,7 @@
 length, k, kinds. Prints lines of a name and what was measured, separated by a tab.
 """
 
+import os
 import sys
 import time
 
@@ -49,6 +50,7 @@ def with_tantivy():
 
 
 def with_lancedb():
+    os.environ.setdefault("LANCE_LOG", "error")
     import lancedb
     import pyarrow
 

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
-use plexus_index::graph::{Among, BuildOptions, Graph, Walk, WalkOptions, build_graph};
+use plexus_index::graph::{Among, BuildOptions, Chosen, Graph, Walk, WalkOptions, build_graph};
 use plexus_index::squared_l2;
 use plexus_model::{Error, Metric, Result, Rows};
 
@@ -19,6 +19,8 @@ const CLUSTERS: usize = 200;
 /// Directions in which vectors differ most.
 const RANK: usize = 128;
 const K: usize = 10;
+/// Queries under each filter.
+const FILTERED_QUERIES: usize = 100;
 const BEAMS: [usize; 7] = [16, 24, 32, 48, 64, 96, 128];
 const RECALL: f64 = 0.95;
 const PEERS: &str = include_str!("../vectors.py");
@@ -106,7 +108,8 @@ pub fn measure(dir: &Path, count: usize) -> Result<Vec<Figure>> {
         let started = Instant::now();
         let mut found = 0;
         for (query, truth) in queries.chunks_exact(LENGTH).zip(&truth) {
-            let nearest = walk.nearest(&graph, query, K, options, among, |row| squared_l2(query, of(row)));
+            let nearest =
+                walk.nearest(&graph, query, K, options, among, |row| squared_l2(query, of(row)).sqrt());
             found += nearest.iter().filter(|(_, row)| truth.contains(row)).count();
         }
         let rate = QUERIES as f64 / started.elapsed().as_secs_f64();
@@ -120,8 +123,65 @@ pub fn measure(dir: &Path, count: usize) -> Result<Vec<Figure>> {
             "",
         ));
     }
+    figures.extend(filtered(&graph, &vectors, &queries));
     figures.extend(peers(dir, &vectors, &queries, &truth, best)?);
     Ok(figures)
+}
+
+/// Filters that leave some of the vectors: whichever, those near the first query, those far from it. Searched for is what
+/// is near the first query as well.
+fn filtered(graph: &Graph, vectors: &[f32], queries: &[f32]) -> Vec<Figure> {
+    let count = (vectors.len() / LENGTH) as u32;
+    let of = |row: u32| &vectors[row as usize * LENGTH..(row as usize + 1) * LENGTH];
+    let first = &queries[..LENGTH];
+    let by_distance = |rows: &mut Vec<u32>, query: &[f32]| {
+        rows.sort_by_cached_key(|row| squared_l2(query, of(*row)).to_bits());
+    };
+    let mut ordered: Vec<u32> = (0..count).collect();
+    by_distance(&mut ordered, first);
+    let mut asked: Vec<&[f32]> = queries.chunks_exact(LENGTH).collect();
+    asked.sort_by_cached_key(|query| squared_l2(first, query).to_bits());
+    asked.truncate(FILTERED_QUERIES);
+    let mut figures = Vec::new();
+    for share in [0.5, 0.25, 0.1, 0.01, 0.001] {
+        let kept = (f64::from(count) * share) as usize;
+        let hashed = |row: &u32| f64::from(row.wrapping_mul(2_654_435_761) >> 8) < share * f64::from(1 << 24);
+        let sets: [(&str, Rows); 3] = [
+            ("any", (0..count).filter(hashed).collect()),
+            ("near", ordered[..kept].iter().copied().collect()),
+            ("far", ordered[count as usize - kept..].iter().copied().collect()),
+        ];
+        for (name, rows) in sets {
+            let chosen = Chosen::new(graph, &rows);
+            let truth: Vec<Vec<u32>> = asked
+                .iter()
+                .map(|query| {
+                    let mut all: Vec<(f32, u32)> =
+                        rows.iter().map(|row| (squared_l2(query, of(row)), row)).collect();
+                    all.sort_by(|a, b| a.0.total_cmp(&b.0));
+                    all.into_iter().take(K).map(|(_, row)| row).collect()
+                })
+                .collect();
+            let mut walk = Walk::default();
+            let started = Instant::now();
+            let mut found = 0;
+            for (query, truth) in asked.iter().zip(&truth) {
+                let (options, among) = (WalkOptions::default(), Among::Only(&chosen));
+                let distance = |row| squared_l2(query, of(row)).sqrt();
+                let nearest = walk.nearest(graph, query, K, options, among, distance);
+                found += nearest.iter().filter(|(_, row)| truth.contains(row)).count();
+            }
+            let rate = asked.len() as f64 / started.elapsed().as_secs_f64();
+            let recall = found as f64 / truth.iter().map(Vec::len).sum::<usize>().max(1) as f64;
+            let percent = share * 100.0;
+            figures.push(Figure::new(
+                format!("graph of {count} x {LENGTH}: {percent} %, {name}"),
+                format!("recall {recall:.3}, {rate:.0} queries/s a thread"),
+                "recall >= 0.95",
+            ));
+        }
+    }
+    figures
 }
 
 /// The same in other libraries, as far as they are there.

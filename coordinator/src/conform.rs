@@ -100,10 +100,12 @@ fn cast_columns(
                 table.name
             )));
         }
-        columns.push(match array.data_type() == field.data_type() {
+        let column = match array.data_type() == field.data_type() {
             true => array.clone(),
             false => cast(array, field.data_type()).map_err(named)?,
-        });
+        };
+        check_half(&column).map_err(named)?;
+        columns.push(column);
     }
     RecordBatch::try_new(schema.clone(), columns)
         .map_err(|e| Error::invalid(format!("rows for table {}: {e}", table.name)).with_source(e))
@@ -170,9 +172,29 @@ fn cast_exactly(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
     Ok(converted)
 }
 
+/// Refuses infinite components of vectors of half the width: they come from numbers that are too large for it, which the
+/// planner's own casts let pass.
+fn check_half(array: &ArrayRef) -> Result<()> {
+    let half = matches!(array.data_type(), DataType::FixedSizeList(item, _) if *item.data_type() == DataType::Float16);
+    if !half {
+        return Ok(());
+    }
+    match (0..array.len()).find(|row| infinities(&array.slice(*row, 1)) > 0) {
+        Some(row) => {
+            let value = array_value_to_string(array, row).unwrap_or_default();
+            Err(Error::invalid(format!(
+                "{value:.200} has an infinite component: HALFVEC holds numbers up to 65504"
+            )))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Refuses a cast that made a finite value infinite.
 fn check_finite(array: &ArrayRef, converted: &ArrayRef) -> Result<()> {
-    let Some(row) = first_new_infinity(array, converted) else {
+    // A text may say that it means infinity.
+    let is_text = matches!(array.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    let Some(row) = first_new_infinity(array, converted).filter(|_| !is_text) else {
         return Ok(());
     };
     let value = array_value_to_string(array, row).unwrap_or_default();

@@ -13,10 +13,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt};
+use futures::StreamExt;
 use plexus_model::limits::{RETENTION_MIN_US, STAGING_RETENTION_US};
-use plexus_model::{Command, Error, Manifest, NodeId, Result, Segment, SegmentId, Table, TableId};
+use plexus_model::{
+    Command, Error, ErrorKind, IndexDefinition, Manifest, NodeId, Result, Segment, SegmentId, SegmentIndex,
+    Table, TableId,
+};
 use plexus_raft::Meta;
 use plexus_storage::{SegmentRef, SegmentStore};
 use tokio::time::{MissedTickBehavior, interval};
@@ -43,8 +45,10 @@ const VOTERS_INTERVAL: Duration = Duration::from_millis(200);
 const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// Time for nodes to report to a new leader before silence counts.
 const LEADER_GRACE: Duration = Duration::from_secs(5);
-/// Time after which an index of a segment is tried again that could not be made.
+/// Time after which an index of a segment is made again, if it is not there.
 const INDEX_RETRY: Duration = Duration::from_secs(60);
+/// Time after which an index is made again, once more, that would be another than the lost one.
+const REMAKE_RETRY: Duration = Duration::from_secs(60 * 60);
 /// How often garbage and old records are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -56,6 +60,14 @@ pub struct Maintenance {
     pub store: Option<Arc<SegmentStore>>,
     pub puller: Puller,
     pub missing: Arc<Missing>,
+}
+
+/// Work on an index of a segment, as a manifest has it.
+struct Due<T> {
+    manifest: Arc<Manifest>,
+    table: Arc<Table>,
+    segment: Arc<Segment>,
+    what: T,
 }
 
 impl Maintenance {
@@ -113,6 +125,7 @@ impl Maintenance {
                 if swept.elapsed() > SWEEP_INTERVAL {
                     swept = Instant::now();
                     self.note("garbage", self.collect_garbage(&mut unneeded).await);
+                    self.writer.engine.forget_idle();
                 }
             }
         };
@@ -126,10 +139,10 @@ impl Maintenance {
         };
         let index = async {
             let mut tick = ticker(MAINTENANCE_INTERVAL);
-            let mut failed = HashMap::new();
+            let mut tried = HashMap::new();
             loop {
                 tick.tick().await;
-                self.note("index", self.index(&mut failed).await);
+                self.note("index", self.index(&mut tried).await);
             }
         };
         let scrub = async {
@@ -198,13 +211,12 @@ impl Maintenance {
         if whole.losses != store.losses() {
             *whole = Whole { losses: store.losses(), tables: HashMap::new() };
         }
-        let mut missing: Vec<(Arc<Table>, SegmentRef)> = Vec::new();
+        let mut missing: Vec<SegmentRef> = Vec::new();
         let mut tables = HashMap::new();
         for table in manifest.tables.values().filter(|t| t.dropped.is_none()) {
             if !whole.tables.get(&table.id).is_some_and(|seen| Arc::ptr_eq(seen, table)) {
                 let known = missing.len();
-                let lacking = kept_by(table, self.node).filter(|s| !store.contains(s.id));
-                missing.extend(lacking.map(|s| (table.clone(), s)));
+                missing.extend(kept_by(table, self.node).filter(|s| !store.contains(s.id)));
                 if missing.len() > known {
                     continue;
                 }
@@ -212,35 +224,21 @@ impl Maintenance {
             tables.insert(table.id, table.clone());
         }
         whole.tables = tables;
-        self.missing.set(manifest.version, missing.iter().map(|(_, s)| s.id));
+        self.missing.set(manifest.version, missing.iter().map(|s| s.id));
         if missing.is_empty() {
             return Ok(());
         }
         tracing::info!(segments = missing.len(), "pulling segments that this node lacks");
-        let pulls = missing.into_iter().map(|(table, segment)| {
-            let pull: BoxFuture<'_, Result<()>> = self.obtain(manifest, table, segment, store).boxed();
-            pull
+        let pulls = missing.into_iter().map(|segment| async move {
+            let pulled = self.puller.pull(store, &segment).await;
+            if pulled.is_ok() {
+                self.missing.found(segment.id);
+            }
+            pulled
         });
         let results: Vec<Result<()>> =
             futures::stream::iter(pulls).buffer_unordered(PULLS_MAX).collect().await;
         results.into_iter().collect()
-    }
-
-    /// Has a file that this node should keep: from others, or if nobody has it and it is an index, by making it again.
-    async fn obtain(
-        &self,
-        manifest: &Manifest,
-        table: Arc<Table>,
-        file: SegmentRef,
-        store: &Arc<SegmentStore>,
-    ) -> Result<()> {
-        if let Err(error) = self.puller.pull(store, &file).await {
-            let is_of = |s: &&Arc<Segment>| s.indexes.iter().any(|index| index.file == file.id);
-            let segment = table.segments.values().find(is_of).cloned().ok_or(error)?;
-            remake(&self.writer, manifest, &table, &segment, &file, store).await?;
-        }
-        self.missing.found(file.id);
-        Ok(())
     }
 
     /// Exchanges inline rows for files, shard by shard, where this node is the first live replica.
@@ -287,33 +285,80 @@ impl Maintenance {
         Ok(())
     }
 
-    /// Makes the indexes that segments lack, of the shards that this node is the first live replica of, one after the
-    /// other.
-    /// Those that failed are tried again after a while.
-    async fn index(&self, failed: &mut HashMap<(SegmentId, u32), Instant>) -> Result<()> {
-        if self.store.is_none() {
+    /// Makes the indexes that segments lack, of the shards that this node is the first live replica of, and those of its own
+    /// that nobody has any more; one after the other, each once in a while.
+    async fn index(&self, tried: &mut HashMap<(SegmentId, u32), Instant>) -> Result<()> {
+        let Some(store) = &self.store else {
             return Ok(());
-        }
-        failed.retain(|_, at| at.elapsed() < INDEX_RETRY);
+        };
+        tried.retain(|_, at| at.elapsed() < INDEX_RETRY);
         let manifest = self.meta.manifest();
-        for table in manifest.tables.values().filter(|t| t.dropped.is_none() && !t.schema.indexes.is_empty())
-        {
-            for shard in (0..table.shards.len() as u32).filter(|s| self.is_first(&manifest, table, *s)) {
-                for (segment, definition) in unindexed(table, shard) {
-                    let key = (segment.id, definition.id);
-                    if failed.get(&key).is_some_and(|at| at.elapsed() < INDEX_RETRY) {
-                        continue;
-                    }
-                    let indexed = index_segment(&self.writer, &manifest, table, &segment, &definition).await;
-                    match &indexed {
-                        Ok(_) => drop(failed.remove(&key)),
-                        Err(_) => drop(failed.insert(key, Instant::now())),
-                    }
-                    self.note("index", indexed.map(|_| ()));
+        let indexed =
+            manifest.tables.values().filter(|t| t.dropped.is_none() && !t.schema.indexes.is_empty());
+        for id in indexed.map(|table| table.id) {
+            // It takes a while, in which segments come and go.
+            while let Some(Due { manifest, table, segment, what: definition }) = self.next_to_index(id, tried)
+            {
+                tried.insert((segment.id, definition.id), Instant::now());
+                let indexed = index_segment(&self.writer, &manifest, &table, &segment, &definition).await;
+                self.note("index", indexed.map(|_| ()));
+            }
+            while let Some(Due { manifest, table, segment, what }) = self.next_lost(id, store, tried) {
+                let (file, index) = what;
+                tried.insert((segment.id, index), Instant::now());
+                if self.puller.pull(store, &file).await.is_ok() {
+                    continue;
                 }
+                let remade = remake(&self.writer, &manifest, &table, &segment, &file, store).await;
+                if remade.as_ref().is_err_and(|e| e.kind() == ErrorKind::Corrupt) {
+                    tried.insert((segment.id, index), Instant::now() + REMAKE_RETRY);
+                }
+                self.note("index", remade);
             }
         }
         Ok(())
+    }
+
+    /// A segment without one of its indexes, that is not about to be merged.
+    fn next_to_index(
+        &self,
+        table: TableId,
+        tried: &HashMap<(SegmentId, u32), Instant>,
+    ) -> Option<Due<IndexDefinition>> {
+        let manifest = self.meta.manifest();
+        let table = manifest.tables.get(&table).filter(|t| t.dropped.is_none())?.clone();
+        for shard in (0..table.shards.len() as u32).filter(|s| self.is_first(&manifest, &table, *s)) {
+            let candidates = merging::candidates(&table, manifest.version, shard, now_ms());
+            let leaving = merge_policy::choose(&candidates, &Sizes::of(&table)).unwrap_or_default();
+            let due = |(segment, definition): &(Arc<Segment>, IndexDefinition)| {
+                !leaving.contains(&segment.id) && !tried.contains_key(&(segment.id, definition.id))
+            };
+            if let Some((segment, definition)) = unindexed(&table, shard).into_iter().find(due) {
+                return Some(Due { manifest, table, segment, what: definition });
+            }
+        }
+        None
+    }
+
+    /// An index of a segment whose file this node should have, and has not.
+    fn next_lost(
+        &self,
+        table: TableId,
+        store: &SegmentStore,
+        tried: &HashMap<(SegmentId, u32), Instant>,
+    ) -> Option<Due<(SegmentRef, u32)>> {
+        let manifest = self.meta.manifest();
+        let table = manifest.tables.get(&table).filter(|t| t.dropped.is_none())?.clone();
+        let found = table.segments.values().find_map(|segment| {
+            let is_lost = |index: &&SegmentIndex| {
+                !store.contains(index.file) && !tried.contains_key(&(segment.id, index.index))
+            };
+            let index = segment.indexes.iter().find(is_lost)?.index;
+            let file = SegmentRef::of_index(&table, segment, index)?;
+            file.replicas.contains(&self.node).then(|| (segment.clone(), file, index))
+        });
+        let (segment, file, index) = found?;
+        Some(Due { manifest, table, segment, what: (file, index) })
     }
 
     /// Whether this node is the first live replica of a shard.

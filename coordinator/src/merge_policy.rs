@@ -64,11 +64,21 @@ impl Sizes {
     };
 
     pub fn of(table: &Table) -> Self {
-        let vectors = |index: &IndexDefinition| matches!(index.kind, IndexKind::Vector { .. });
-        if table.schema.indexes.iter().any(vectors) { Self::OF_VECTORS } else { Self::USUAL }
+        let length = |column: u32| {
+            let column = table.schema.columns.iter().find(|c| c.id == column);
+            column.and_then(|c| c.data_type.vector_length()).unwrap_or_default()
+        };
+        // Of short ones a segment has many rows as it is.
+        let long = |index: &IndexDefinition| match index.kind {
+            IndexKind::Vector { column, .. } => length(column) >= LONG_VECTOR,
+            IndexKind::Text { .. } => false,
+        };
+        if table.schema.indexes.iter().any(long) { Self::OF_VECTORS } else { Self::USUAL }
     }
 }
 
+/// Components from which vectors have larger segments.
+const LONG_VECTOR: u32 = 96;
 /// Bytes up to which segments are of the lowest tier.
 const FIRST_TIER_BYTES: u64 = 64 * 1024;
 const TIER_FACTOR: u64 = 4;
@@ -210,6 +220,7 @@ mod tests {
         fn merging_keeps_segments_few_and_moves_rows_seldom(
             sizes in proptest::collection::vec(500u64..200_000, 1..600),
             packed in 1u64..60,
+            sizes_of in proptest::sample::select(vec![Sizes::USUAL, Sizes::OF_VECTORS]),
         ) {
             let sized = |id, bytes| Candidate { memory_bytes: bytes * packed, ..candidate(id, bytes) };
             let mut segments: Vec<Candidate> = Vec::new();
@@ -218,16 +229,16 @@ mod tests {
                 segments.push(sized(next, size));
                 next += 1;
                 written += size;
-                while let Some(chosen) = choose(&segments, &Sizes::USUAL) {
+                while let Some(chosen) = choose(&segments, &sizes_of) {
                     prop_assert!(chosen.len() > 1);
                     let bytes: u64 =
                         segments.iter().filter(|s| chosen.contains(&s.id)).map(|s| s.bytes).sum();
-                    prop_assert!(bytes <= Sizes::USUAL.merge_bytes_max);
+                    prop_assert!(bytes <= sizes_of.merge_bytes_max);
                     segments.retain(|s| !chosen.contains(&s.id));
                     // What is merged is cut by what it takes in memory.
                     let mut left = bytes;
                     while left > 0 {
-                        let part = left.min(SEGMENT_BYTES_TARGET as u64 / packed);
+                        let part = left.min(sizes_of.target_bytes as u64 / packed);
                         segments.push(sized(next, part));
                         next += 1;
                         left -= part;
@@ -235,8 +246,8 @@ mod tests {
                     moved += bytes;
                 }
             }
-            let full = segments.iter().filter(|s| s.is_full(&Sizes::USUAL)).count();
-            prop_assert!(segments.len() - full <= 6 * Sizes::USUAL.fan_in, "{} small segments", segments.len() - full);
+            let full = segments.iter().filter(|s| s.is_full(&sizes_of)).count();
+            prop_assert!(segments.len() - full <= 6 * sizes_of.fan_in, "{} small segments", segments.len() - full);
             prop_assert!(moved <= written * 8, "{moved} bytes were moved of {written}");
         }
 
@@ -245,13 +256,14 @@ mod tests {
         fn asking_again_and_again_comes_to_an_end(
             sizes in proptest::collection::vec(500u64..4_000_000, 1..200),
             packed in 1u64..60,
+            sizes_of in proptest::sample::select(vec![Sizes::USUAL, Sizes::OF_VECTORS]),
         ) {
             let sized = |id, bytes| Candidate { memory_bytes: bytes * packed, ..candidate(id, bytes) };
             let mut segments: Vec<Candidate> =
                 sizes.iter().zip(0..).map(|(size, id)| sized(id, *size)).collect();
             let mut next = 1_000u128;
             for _ in 0..20 {
-                let groups = all(&segments, &Sizes::USUAL);
+                let groups = all(&segments, &sizes_of);
                 if groups.is_empty() {
                     return Ok(());
                 }
@@ -260,7 +272,7 @@ mod tests {
                     segments.retain(|s| !group.contains(&s.id));
                     let mut left = bytes;
                     while left > 0 {
-                        let part = left.min(SEGMENT_BYTES_TARGET as u64 / packed);
+                        let part = left.min(sizes_of.target_bytes as u64 / packed);
                         segments.push(sized(next, part));
                         next += 1;
                         left -= part;

@@ -15,7 +15,11 @@ macro_rules! widest {
             $function($($name),*)
         }
         #[cfg(target_arch = "x86_64")]
-        let found = if is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl") {
+        let has_512 = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl");
+        #[cfg(target_arch = "x86_64")]
+        let found = if has_512 {
             // SAFETY: the processor has what the function is compiled for.
             #[allow(unsafe_code)]
             unsafe { wide($($name),*) }

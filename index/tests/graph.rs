@@ -89,6 +89,49 @@ fn a_graph_depends_on_its_seed_and_not_on_threads() {
 }
 
 #[test]
+fn the_same_vectors_give_the_same_bytes_and_another_seed_others() {
+    let base = vectors(3_000, 12);
+    let rows: Vec<u32> = (0..3_000).collect();
+    let build = |threads: usize, options: BuildOptions| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| build_graph(Metric::L2, LENGTH, base.clone(), &rows, 3_000, options).unwrap())
+    };
+    let usual = BuildOptions::default();
+    assert!(build(1, usual) == build(3, usual));
+    assert!(build(1, usual) != build(1, BuildOptions { seed: 1, ..usual }));
+}
+
+#[test]
+fn all_that_are_equal_are_found() {
+    let mut base = vectors(3_000, 13);
+    let of = |base: &[f32], row: usize| base[row * LENGTH..(row + 1) * LENGTH].to_vec();
+    // Some vectors are there ten times, and one very often.
+    for group in 0..50 {
+        let same = of(&base, group);
+        for copy in 1..10 {
+            base[(group + 50 * copy) * LENGTH..][..LENGTH].copy_from_slice(&same);
+        }
+    }
+    let common = of(&base, 600);
+    (1_500..3_000).for_each(|row| base[row * LENGTH..][..LENGTH].copy_from_slice(&common));
+    let graph = graph(Metric::L2, &base);
+    let (mut walk, none) = (Walk::default(), Rows::new());
+    let hidden: Rows = (0..600).filter(|row| row % 3 == 0).collect();
+    for (query, k, wanted) in (0..50).map(|group| (of(&base, group), 10, 10)).chain([(common, 100, 1_501)]) {
+        let measure = Query::new(Metric::L2, query.clone()).unwrap();
+        for (hidden, wanted) in [(&none, wanted), (&hidden, wanted - if wanted == 10 { 4 } else { 0 })] {
+            let among = Among::Except(hidden);
+            let distance = |row: u32| measure.distance(&of(&base, row as usize));
+            let nearest = walk.nearest(&graph, &query, k, WalkOptions::default(), among, distance);
+            let same = nearest.iter().filter(|(distance, _)| *distance == 0.0).count();
+            // Three or four of ten rows in steps of fifty can be hidden.
+            assert!(same == wanted || (wanted < 10 && same == wanted + 1), "{same} of {wanted}");
+            assert!(nearest.iter().all(|(_, row)| !hidden.contains(*row)));
+        }
+    }
+}
+
+#[test]
 fn few_vectors_and_none_are_no_trouble() {
     for count in [0, 1, 2, 3, 40] {
         let base = vectors(count, 5);

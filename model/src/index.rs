@@ -56,8 +56,9 @@ pub enum IndexKind {
 
 /// Rows from which a segment has an index of its vectors: fewer are looked at sooner.
 const GRAPH_ROWS_MIN: u64 = 4_096;
-/// Rows up to which it has one: it names them by three bytes.
-const GRAPH_ROWS_MAX: u64 = 1 << 24;
+/// Rows up to which it has one. Of vectors so short that a segment has more, an edge takes more than a component, and
+/// looking at all is fast.
+const GRAPH_ROWS_MAX: u64 = 1 << 20;
 
 impl IndexKind {
     /// Whether a segment of so many rows has an index of this kind.

@@ -175,6 +175,11 @@ impl Engine {
         search::Source::of(table, version, self.scans.clone(), vec![part])
     }
 
+    /// Forgets what searches did not ask for in a while.
+    pub fn forget_idle(&self) {
+        self.scans.caches.forget_idle();
+    }
+
     /// A session that sees no table.
     pub fn literal_state(&self) -> &SessionState {
         &self.literal

@@ -137,7 +137,11 @@ impl SegmentReads {
                     &wanted.data.checksum,
                     Reference::Manifest,
                 )?;
-                if mapped && let Some(bytes) = slice_of(&file.map()?, offset, length, alignment) {
+                // What cannot be mapped can be read still.
+                if mapped
+                    && let Ok(map) = file.map()
+                    && let Some(bytes) = slice_of(&map, offset, length, alignment)
+                {
                     return Ok(BufferHandle::new_host(ByteBuffer::from_bytes_aligned(bytes, alignment)));
                 }
                 let mut buffer = ByteBufferMut::zeroed_aligned(length, alignment);
@@ -157,6 +161,11 @@ impl SegmentReads {
         let mut buffer = ByteBufferMut::with_capacity_aligned(bytes.len(), alignment);
         buffer.extend_from_slice(&bytes);
         Ok(BufferHandle::new_host(buffer.freeze()))
+    }
+
+    /// How many files of this node were found to be damaged: what was mapped before that may be of one of them.
+    pub fn losses(&self) -> u64 {
+        self.store.as_ref().map_or(0, |store| store.losses())
     }
 
     /// Whether bytes are those of a file of this node, where they lie in it.

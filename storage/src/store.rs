@@ -121,7 +121,8 @@ impl SegmentFile {
             return Ok(bytes.clone());
         }
         // SAFETY: a file under its final name never changes: it is written under another, and at most moved or removed,
-        // which leaves what is mapped as it is.
+        // which leaves what is mapped as it is. A sector that cannot be read ends the process when it is looked at; what
+        // is mapped was read whole when it was opened.
         #[allow(unsafe_code)]
         let map = unsafe { memmap2::Mmap::map(&self.file) };
         let map = map.map_err(|e| Error::io(format!("{}: mapping it", self.path.display()), e))?;

@@ -6,6 +6,9 @@
 //! algorithms", 2024). Of the candidates of a vector, those stay that lead somewhere where the others do not (Jayaram
 //! Subramanya et al.: "DiskANN: fast accurate billion-point nearest neighbor search on a single node", 2019).
 
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hasher};
+
 use plexus_model::{Error, Metric, Result};
 use rayon::prelude::*;
 
@@ -13,7 +16,7 @@ use super::asked::Asked;
 use super::beam::Visited;
 use super::centres::Centres;
 use super::codes::{Random, Rotation, encode};
-use super::file::{ENTRIES, FACTOR_BYTES, Graph, NODES_MAX, Nodes, Parts};
+use super::file::{COPY, ENTRIES, FACTOR_BYTES, Graph, NODES_MAX, Nodes, Parts};
 
 /// How a graph is built.
 #[derive(Clone, Copy, Debug)]
@@ -64,9 +67,10 @@ pub fn build_graph(
         rotation.apply(vector);
     });
     let (centres, of) = Centres::find(&vectors, length, options.seed);
-    // What is near each other is near each other in memory.
+    // What is near each other is near each other in memory, and what is the same follows on the first of it.
+    let first = first_equals(&vectors, length);
     let mut order: Vec<u32> = (0..rows.len() as u32).collect();
-    order.sort_by_key(|place| of[*place as usize]);
+    order.sort_by_key(|place| (of[*place as usize], first[*place as usize], *place));
     let mut rotated = vec![0.0; vectors.len()];
     rotated.par_chunks_mut(length.max(1)).zip(&order).for_each(|(to, from)| {
         let start = *from as usize * length;
@@ -82,7 +86,8 @@ pub fn build_graph(
         let factors = encode(&difference, &mut head[FACTOR_BYTES..]);
         head[..4].copy_from_slice(&factors.scale.to_le_bytes());
         head[4..8].copy_from_slice(&factors.square.to_le_bytes());
-        head[8..10].copy_from_slice(&(of[node] as u16).to_le_bytes());
+        let copy = if first[order[node] as usize] == order[node] { 0 } else { COPY };
+        head[8..10].copy_from_slice(&(of[node] as u16 | copy).to_le_bytes());
     });
     let entries = entries(&nodes, &starts, &rotated, length);
     let row_of: Vec<u32> = order.iter().map(|place| rows[*place as usize]).collect();
@@ -102,6 +107,29 @@ pub fn build_graph(
     };
     let edges = Building::new(Graph::without_edges(&parts), &rotated, options).run();
     Ok(Parts { edges: &edges, ..parts }.to_bytes())
+}
+
+/// Of each vector the first that is equal to it: edges would lead from equals to one of them alone.
+fn first_equals(vectors: &[f32], length: usize) -> Vec<u32> {
+    let of = |place: u32| &vectors[place as usize * length..(place as usize + 1) * length];
+    let hash = |vector: &[f32]| {
+        let mut hasher = DefaultHasher::new();
+        vector.iter().for_each(|x| hasher.write_u32(x.to_bits()));
+        hasher.finish()
+    };
+    let hashes: Vec<u64> = vectors.par_chunks(length.max(1)).map(hash).collect();
+    let mut known: HashMap<u64, Vec<u32>> = HashMap::with_capacity(hashes.len());
+    let first = (0..).zip(hashes).map(|(place, hash)| {
+        let same = known.entry(hash).or_default();
+        match same.iter().find(|other| of(**other) == of(place)) {
+            Some(first) => *first,
+            None => {
+                same.push(place);
+                place
+            }
+        }
+    });
+    first.collect()
 }
 
 /// Of each centre the vector that is nearest to it, and others that are far from that and from each other: a centre may
@@ -146,6 +174,7 @@ impl<'a> Building<'a> {
         first.dedup();
         let mut order: Vec<u32> =
             (0..self.graph.len() as u32).filter(|node| first.binary_search(node).is_err()).collect();
+        order.retain(|node| !self.graph.nodes.is_copy(*node));
         let mut random = Random::new(self.options.seed ^ 1);
         for last in (1..order.len()).rev() {
             order.swap(last, (random.next() % (last as u64 + 1)) as usize);

@@ -174,6 +174,10 @@ fn quantise(vector: &[f32], middle: &[f32], levels: &mut [i8]) -> (f32, i32) {
         }
     }
     let largest = largest.into_iter().fold(0.0f32, f32::max);
+    if largest <= f32::MIN_POSITIVE {
+        levels.fill(0);
+        return (0.0, 0);
+    }
     let steps = 127.0 / largest;
     let mut sum = 0i32;
     for (level, (x, c)) in levels.iter_mut().zip(vector.iter().zip(middle)) {
@@ -195,7 +199,10 @@ pub type Sum = fn(&[u8], &[i8]) -> i32;
 /// The fastest that the processor has.
 pub fn best_sum() -> Sum {
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512bw") {
+    if is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512vnni")
+        && is_x86_feature_detected!("avx512bw")
+    {
         // SAFETY: the processor has what the function is compiled for.
         #[allow(unsafe_code)]
         return |code, levels| unsafe { sum_512(code, levels) };

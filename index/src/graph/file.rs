@@ -4,8 +4,8 @@
 //! the seed of the rotation (8); the largest square of a vector (4). Then of each centre its components, and the nodes by
 //! which walks enter there; where the nodes of each centre begin; the row of each node; zeros up to the next line of
 //! memory; and the nodes, in the order of their centres. What a walk needs of one is in one place: its scale, its square,
-//! its centre (2 bytes), its code, its edges (3 bytes each, the node itself where there are fewer), and zeros up to a
-//! multiple of [`ALIGNMENT`].
+//! its centre (2 bytes, the highest bit set for a copy), its code, its edges (3 bytes each, the node itself where there are fewer), and zeros up to a
+//! multiple of [`ALIGNMENT`]. Copies of a vector follow on the first of it, and no edge leads to them or from them.
 
 use bytes::Bytes;
 use plexus_model::{Error, Metric, Result, Rows};
@@ -20,6 +20,12 @@ const ALIGNMENT: usize = 32;
 /// Scale, square and centre in front of a code.
 pub(super) const FACTOR_BYTES: usize = 10;
 const EDGE_BYTES: usize = 3;
+/// Set beside its centre when the same vector is in front of a node.
+pub(super) const COPY: u16 = 1 << 15;
+/// Bounds of what a file may say of itself: beyond them it is none.
+const LENGTH_MAX: usize = 1 << 16;
+const CENTRES_MAX: usize = 1 << 15;
+const DEGREE_MAX: usize = 1 << 10;
 /// Nodes by which walks enter at a centre.
 pub(super) const ENTRIES: usize = 3;
 /// Nodes are named by three bytes.
@@ -115,9 +121,16 @@ impl Nodes {
         Node {
             scale: f32::from_le_bytes(word(0)),
             square: f32::from_le_bytes(word(4)),
-            centre: u16::from_le_bytes([head[8], head[9]]),
+            centre: u16::from_le_bytes([head[8], head[9]]) & !COPY,
             code: &head[FACTOR_BYTES..],
         }
+    }
+
+    /// Whether the node in front has the same vector.
+    #[inline(always)]
+    pub fn is_copy(&self, node: u32) -> bool {
+        let head = self.head(node);
+        u16::from_le_bytes([head[8], head[9]]) & COPY != 0
     }
 }
 
@@ -183,6 +196,10 @@ impl Graph {
             _ => return Err(wrong("its metric is unknown")),
         };
         let (length, degree, rows, count, centres) = (size(1), size(2), size(3), size(4), size(5));
+        if length > LENGTH_MAX || degree > DEGREE_MAX || centres > CENTRES_MAX || count > rows.min(NODES_MAX)
+        {
+            return Err(wrong("it is larger than any"));
+        }
         let seed = u64::from(u32_at(&bytes, 32)) | u64::from(u32_at(&bytes, 36)) << 32;
         let largest_square = f32::from_bits(u32_at(&bytes, 40));
         let lengths = [length * centres * 4, centres * ENTRIES * 4, (centres + 1) * 4, count * 4];
@@ -194,7 +211,7 @@ impl Graph {
         }
         let first = at.next_multiple_of(LINE);
         let stride = stride(length, degree);
-        if count > NODES_MAX || bytes.len() != first + count * stride {
+        if bytes.len() != first + count * stride {
             return Err(wrong("its length is not that of its nodes"));
         }
         let numbers = |part: usize| {
@@ -289,6 +306,11 @@ impl Graph {
             });
         }
         absent
+    }
+
+    /// Nodes with the same vector as one to which edges lead.
+    pub(super) fn copies(&self, node: u32) -> impl Iterator<Item = u32> + '_ {
+        (node + 1..self.len() as u32).take_while(|next| self.nodes.is_copy(*next))
     }
 
     #[inline(always)]

@@ -50,8 +50,17 @@ pub enum Strategy {
 }
 
 impl Strategy {
+    /// How the `k` nearest are found of `left` nodes of `all`, with so many candidates.
+    pub fn for_nearest(k: usize, beam: usize, left: u64, all: u64) -> Self {
+        // A walk that keeps a good part of them takes longer than looking at all.
+        match (beam.max(enough(k)) as u64).saturating_mul(SHARE_MIN) > left {
+            true => Self::Exact,
+            false => Self::of(left, all),
+        }
+    }
+
     /// `left` of `all` nodes may be found.
-    pub fn of(left: u64, all: u64) -> Self {
+    fn of(left: u64, all: u64) -> Self {
         match left {
             left if left <= EXACT_MAX => Self::Exact,
             left if left * WALK_SHARE < all => Self::Centres,
@@ -69,6 +78,8 @@ impl Strategy {
     }
 }
 
+/// With fewer nodes for each candidate, all are looked at.
+const SHARE_MIN: u64 = 8;
 /// So few are compared by their vectors.
 const EXACT_MAX: u64 = 256;
 /// A walk goes if one of so many nodes may be found.
@@ -80,7 +91,7 @@ const LOOKED: usize = 16;
 const PATIENCE: usize = 3;
 /// Candidates that are compared beyond those that are wanted.
 const COMPARED_MORE: usize = 10;
-/// How many times the mean error of a code a candidate may be off.
+/// So many times the mean error of codes may one be off.
 const ERRORS: f32 = 2.0;
 /// Candidates that are compared by their vectors, at most, of those that were looked at centre by centre.
 const COMPARED_MAX: usize = 1024;
@@ -99,7 +110,7 @@ pub struct Walk {
 
 impl Walk {
     /// The `k` rows nearest to a query that are found, the nearest first, by `distance` from it, which is asked for the
-    /// best candidates alone. Fewer when not so many may be found, or not so many were.
+    /// best candidates alone; and those that are equal to the last of them. Fewer when not so many may be found, or not so many were.
     pub fn nearest(
         &mut self,
         graph: &Graph,
@@ -154,9 +165,13 @@ impl Walk {
     /// The nearest nodes by their codes that a walk finds, as far as they may be found.
     fn walk(&mut self, graph: &Graph, beam: usize, may: impl Fn(u32) -> bool) -> Candidates {
         let edges = |node: u32, found: &mut Vec<u32>| found.extend(graph.neighbours(node));
-        let mut found = graph.look(&mut self.asked, beam, &mut self.visited, edges);
-        found.retain(|(_, node)| may(*node));
-        found
+        let found = graph.look(&mut self.asked, beam, &mut self.visited, edges);
+        let mut all = Vec::with_capacity(found.len());
+        for (distance, node) in found {
+            let same = std::iter::once(node).chain(graph.copies(node));
+            all.extend(same.filter(|node| may(*node)).map(|node| (distance, node)));
+        }
+        all
     }
 
     /// The nearest nodes by their codes of those that belong to the nearest centres.
@@ -176,12 +191,8 @@ impl Walk {
                 }
                 let distance = self.asked.distance(graph, *node);
                 top.push(-distance, *node);
-                if best.len() < k || best.peek().is_some_and(|worst| distance < worst.0) {
-                    best.push(Distance(distance));
+                if keep(&mut best, k, distance) {
                     last = looked + at;
-                    if best.len() > k {
-                        best.pop();
-                    }
                 }
             }
             looked += nodes.len();
@@ -196,7 +207,7 @@ impl Walk {
 /// Nodes with about how far they are, the nearest first.
 type Candidates = Vec<(f32, u32)>;
 
-/// The `k` nearest of candidates by `distance`, which is that of a row.
+/// The `k` nearest of candidates by `distance`, which is that of a row, and those that are equal to the last of them.
 ///
 /// Codes tell only about how far something is: candidates are compared in their order, until the next is farther by its
 /// code than the last that counts by more than codes have been wrong by so far.
@@ -206,12 +217,13 @@ fn compare(
     k: usize,
     mut distance: impl FnMut(u32) -> f32,
 ) -> Vec<(f32, u32)> {
-    let mut nearest: Vec<(f32, u32)> = Vec::with_capacity(k + 1);
+    let mut found: Vec<(f32, u32)> = Vec::new();
+    let mut best: BinaryHeap<Distance> = BinaryHeap::new();
     let mut errors = 0.0;
     for (compared, (about, node)) in candidates.iter().enumerate() {
         if compared >= k + COMPARED_MORE {
             let error = (errors / compared as f32).sqrt();
-            if nearest.last().is_some_and(|last| about - ERRORS * error > comparable(graph.metric, last.0)) {
+            if best.peek().is_some_and(|last| about - ERRORS * error > comparable(graph.metric, last.0)) {
                 break;
             }
         }
@@ -219,13 +231,26 @@ fn compare(
         let exact = distance(row);
         let error = comparable(graph.metric, exact) - about;
         errors += error * error;
-        let place = nearest.partition_point(|other| (other.0, other.1) < (exact, row));
-        if place < k {
-            nearest.truncate(k - 1);
-            nearest.insert(place, (exact, row));
-        }
+        found.push((exact, row));
+        keep(&mut best, k, exact);
     }
-    nearest
+    found.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    if let Some((last, _)) = k.checked_sub(1).and_then(|last| found.get(last)).copied() {
+        found.truncate(found.partition_point(|(distance, _)| *distance <= last));
+    }
+    found
+}
+
+/// Keeps the `k` least distances. Whether one is among them so far.
+fn keep(best: &mut BinaryHeap<Distance>, k: usize, distance: f32) -> bool {
+    if best.len() == k && best.peek().is_none_or(|worst| distance >= worst.0) {
+        return false;
+    }
+    best.push(Distance(distance));
+    if best.len() > k {
+        best.pop();
+    }
+    true
 }
 
 /// A distance as codes give it: a square, or the inner product with its sign changed. Of vectors of length one, the

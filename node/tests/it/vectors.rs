@@ -192,10 +192,11 @@ async fn an_index_finds_the_nearest_whatever_the_filter() {
         check_recall(&mut node.client().await, &all).await;
     }
     // What is deleted is not found, nor does it keep others from being found.
-    client.execute("DELETE FROM t WHERE id % 3 = 0").await.unwrap();
+    client.execute("DELETE FROM t WHERE id % 10 = 3").await.unwrap();
     let left = rows(&mut client).await;
-    assert_eq!(left.iter().filter(|row| row.id % 3 == 0).count(), 0);
+    assert_eq!(left.iter().filter(|row| row.id % 10 == 3).count(), 0);
     check_recall(&mut client, &left).await;
+    assert!(ways(&mut client, "true").await.contains("2 by a walk"), "they are not merged");
     // What is written is found at once, and by all searches that look at everything.
     let query = vector(17.3);
     client.execute(&format!("INSERT INTO t VALUES (1000000, 0, {})", sql(&query))).await.unwrap();
@@ -251,4 +252,54 @@ fn graph(segments: &Path) -> Option<PathBuf> {
     files
         .filter(|path| path.is_file())
         .find(|path| std::fs::read(path).is_ok_and(|b| b.starts_with(b"PLXGRPH")))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn vectors_of_any_kind_are_found_as_they_are_without_an_index() {
+    let cluster = Cluster::start(1).await;
+    let mut client = cluster.nodes[0].client().await;
+    fill(&mut client, "shards = 1").await;
+    // Zeros, the same vector many times, and one so long that its square is no number.
+    let query = vector(17.3);
+    let same = sql(&query);
+    let one = |value: &str| format!("[{}]", vec![value; LENGTH].join(", "));
+    let (zeros, long) = (one("0.0"), one("3e38"));
+    let insert = |from: i64, count: i64, value: &str| {
+        format!("INSERT INTO t SELECT value, 0, {value} FROM generate_series({from}, {})", from + count - 1)
+    };
+    client.execute(&insert(100_000, 3_000, &zeros)).await.unwrap();
+    client.execute(&insert(200_000, 300, &same)).await.unwrap();
+    client.execute("OPTIMIZE t").await.unwrap();
+    let metrics = [("cosine", "<=>"), ("l2", "<->"), ("dot", "<#>")];
+    for round in 0..2 {
+        let mut expected = Vec::new();
+        for (metric, operator) in metrics {
+            let near = format!("SELECT id FROM vector_search(t, v, {same}, 50, metric => '{metric}')");
+            let opposite = sql(&query.iter().map(|x| -x).collect::<Vec<_>>());
+            let zero = format!("filter => 'id % 7 = 0 AND id >= 23000 AND id < 103000'");
+            let filtered =
+                format!("SELECT id FROM vector_search(t, v, {opposite}, 20, metric => '{metric}', {zero})");
+            let plain = format!("SELECT id FROM t ORDER BY v {operator} {same}, id DESC LIMIT 20");
+            for search in [near, filtered, plain] {
+                expected.push((search.clone(), ids(&mut client, &search).await));
+            }
+            let create =
+                format!("CREATE INDEX near_{metric} ON t USING vector (v) WITH (metric = '{metric}')");
+            client.execute(&create).await.unwrap();
+        }
+        wait_indexed(&mut client).await;
+        for (search, ids_before) in expected {
+            let found = ids(&mut client, &search).await;
+            let same = found.iter().filter(|id| ids_before.contains(id)).count();
+            assert_eq!(found.len(), ids_before.len(), "{search}");
+            assert!(same * 100 >= found.len() * 95, "{search}: {found:?} and {ids_before:?}");
+        }
+        for (metric, _) in metrics {
+            client.execute(&format!("DROP INDEX near_{metric}")).await.unwrap();
+        }
+        if round == 0 {
+            client.execute(&format!("INSERT INTO t VALUES (300000, 0, {long})")).await.unwrap();
+            client.execute("OPTIMIZE t").await.unwrap();
+        }
+    }
 }

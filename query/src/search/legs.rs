@@ -81,21 +81,15 @@ impl Wanted {
     }
 
     /// How the `k` nearest vectors of a part are found that has a graph.
-    pub fn strategy(&self, source: &Source, part: usize, k: usize) -> Strategy {
+    pub fn strategy(&self, source: &Source, part: usize, k: usize, ef: usize) -> Strategy {
         let rows = source.parts[part].segment.rows;
-        match self.of(source, part).len(rows) {
-            left if left < k as u64 * SHARE_MIN => Strategy::Exact,
-            left => Strategy::of(left, rows),
-        }
+        Strategy::for_nearest(k, ef, self.of(source, part).len(rows), rows)
     }
 
     pub fn is_empty(&self, part: usize) -> bool {
         matches!(self, Self::Some(rows) if rows[part].is_empty())
     }
 }
-
-/// With fewer vectors for each that is wanted, all are looked at.
-const SHARE_MIN: u64 = 16;
 
 enum Accepted {
     Except(Arc<Rows>),
@@ -125,7 +119,7 @@ pub async fn run(source: &Source, leg: &Leg, wanted: &Wanted, k: usize, looks: L
     settle(source, best(source, leg, wanted, k, looks).await?, k).await
 }
 
-/// The best `k` rows and those that are equal to the last of them.
+/// The best `k` rows and those that are equal to the last of them, of vectors as far as a graph leads to them.
 pub async fn best(source: &Source, leg: &Leg, wanted: &Wanted, k: usize, looks: Looks) -> Result<Ranking> {
     if k == 0 {
         return Ok(vec![]);
@@ -206,7 +200,7 @@ async fn nearest(
         return Ok(vec![]);
     };
     let read = |part: usize| async move {
-        let exact = looks.exact || wanted.strategy(source, part, k) == Strategy::Exact;
+        let exact = looks.exact || wanted.strategy(source, part, k, looks.ef) == Strategy::Exact;
         let part = &source.parts[part];
         let graph = if exact { None } else { source.graph(part, column, metric).await? };
         Ok((source.vectors(part, column).await?, graph))
@@ -300,7 +294,11 @@ impl Nearest<'_> {
             walk.nearest(&graph.graph, self.query.vector(), self.k, options, among, distance)
         });
         nearest.retain(|(distance, _)| distance.is_finite());
-        if nearest.len() < self.k && chosen.is_none_or(|chosen| nearest.len() < chosen.len()) {
+        // Vectors of zeros are in no graph by the cosine, and at a distance of one.
+        let zeros = self.query.metric() == Metric::Cosine && graph.graph.len() < graph.graph.rows() as usize;
+        let far = nearest.get(self.k - 1).is_none_or(|(distance, _)| *distance >= 1.0);
+        let fewer = nearest.len() < self.k && chosen.is_none_or(|chosen| nearest.len() < chosen.len());
+        if fewer || (zeros && far) {
             return self.all(accepted, found);
         }
         nearest.into_iter().for_each(|(distance, row)| found(distance, row));

@@ -68,15 +68,15 @@ pub fn note_leg(state: &dyn Session, source: &Source, leg: &Leg, wanted: &Wanted
             )
         }
         Leg::Vector { column, query, ef } => {
-            let metric = query.metric();
+            let (metric, ef) = (query.metric(), ef.unwrap_or(looks.ef));
             let mut ways: BTreeMap<&str, usize> = BTreeMap::new();
             for (at, part) in source.parts.iter().enumerate().filter(|(at, _)| !wanted.is_empty(*at)) {
                 let indexed = !looks.exact && has_graph(&source.table, &part.segment, *column, metric);
-                let way = if indexed { wanted.strategy(source, at, k) } else { Strategy::Exact };
+                let way = if indexed { wanted.strategy(source, at, k, ef) } else { Strategy::Exact };
                 *ways.entry(way.name()).or_default() += 1;
             }
             let ways: Vec<String> = ways.iter().map(|(way, count)| format!("{count} {way}")).collect();
-            let (metric, ef) = (metric.name(), ef.unwrap_or(looks.ef));
+            let metric = metric.name();
             format!("vectors of {} by {metric}: segments {}; ef {ef}", name(*column), ways.join(", "))
         }
     };

@@ -230,7 +230,13 @@ async fn rank(
         .collect();
     let mut equals: BTreeMap<u32, Rows> = BTreeMap::new();
     fused.sort_by(|a, b| b.score.total_cmp(&a.score));
-    for pair in fused.windows(2).filter(|pair| pair[0].score == pair[1].score) {
+    // Of groups every row may count, otherwise those up to the last that is asked for and its equals.
+    let end = if request.group_by.is_some() { usize::MAX } else { Page::new(request).end };
+    let last = end.checked_sub(1).and_then(|last| fused.get(last)).map(|last| last.score);
+    let counts = |found: &Found| last.is_none_or(|last| found.score >= last);
+    for pair in
+        fused.windows(2).take_while(|pair| counts(&pair[0])).filter(|pair| pair[0].score == pair[1].score)
+    {
         for found in pair {
             equals.entry(found.hit.part).or_default().insert(found.hit.row);
         }

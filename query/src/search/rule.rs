@@ -1,7 +1,8 @@
 //! Plain SQL that is a search: `ORDER BY cosine_distance(v, ...) LIMIT k`, `WHERE text_match(...)`.
 //!
 //! The plan stays as it is, but its scan reads only the rows that can be in the result: the nearest, or those that match.
-//! What stands above the scan computes the same over fewer rows, so the answer is that of the plain plan.
+//! What stands above the scan computes the same over fewer rows, so the answer is that of the plain plan, as far as an
+//! index of vectors leads to the nearest.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,7 +1,8 @@
 //! What a search reads: the segments that a version of a table sees, and of each its words and vectors.
 //!
 //! A segment whose index is a file is searched by that; one that has none yet, or is still in the log, by the same kind
-//! of index made on the spot and kept for a while. So results never depend on what has been indexed.
+//! of index made on the spot and kept for a while. So by words results never depend on what has been
+//! indexed; vectors without a graph are all looked at.
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -65,9 +66,9 @@ where
 #[derive(Clone)]
 pub struct SearchCaches {
     texts: Kept<TextKey, TextIndex>,
-    pub(super) vectors: Kept<(SegmentId, u32), Arc<Vectors>>,
-    /// By their files.
-    pub(super) graphs: Kept<SegmentId, Arc<Graph>>,
+    pub(super) vectors: Kept<(SegmentId, u32, u64), Arc<Vectors>>,
+    /// By their files, with the bytes of those that are in memory.
+    pub(super) graphs: Kept<(SegmentId, u64), (Arc<Graph>, usize)>,
     /// By the file of the graph and the set of rows, as long as that is there.
     pub(super) chosen: Cache<(SegmentId, usize), (Weak<Rows>, Arc<Chosen>)>,
     pub(super) filtered: Cache<super::filter::FilterKey, Arc<Rows>>,
@@ -81,6 +82,14 @@ fn chosen() -> Cache<(SegmentId, usize), (Weak<Rows>, Arc<Chosen>)> {
 }
 
 impl SearchCaches {
+    /// Forgets what was not asked for in a while, also when nobody asks for anything.
+    pub fn forget_idle(&self) {
+        self.texts.ready.run_pending_tasks();
+        self.vectors.ready.run_pending_tasks();
+        self.graphs.ready.run_pending_tasks();
+        self.chosen.run_pending_tasks();
+    }
+
     /// The nodes of a graph that are some rows.
     pub(super) fn chosen(&self, file: SegmentId, graph: &Graph, rows: &Arc<Rows>) -> Arc<Chosen> {
         // As long as somebody knows the set, no other is at its place.
@@ -96,15 +105,15 @@ impl SearchCaches {
     }
 }
 
-/// A segment, an analyzer, and the columns.
-type TextKey = (SegmentId, String, Vec<u32>);
+/// A segment, an analyzer, the columns, and how many files were found to be damaged: what was read before is read again.
+type TextKey = (SegmentId, String, Vec<u32>, u64);
 
 impl Default for SearchCaches {
     fn default() -> Self {
         Self {
             texts: Kept::new(TextIndex::bytes),
             vectors: Kept::new(|vectors: &Arc<Vectors>| vectors.bytes()),
-            graphs: Kept::new(|graph: &Arc<Graph>| graph.bytes()),
+            graphs: Kept::new(|(graph, bytes): &(Arc<Graph>, usize)| graph.bytes() + bytes),
             chosen: chosen(),
             filtered: super::filter::cache(),
         }
@@ -179,7 +188,12 @@ impl Source {
 
     /// The words of a segment.
     pub async fn text(&self, part: &Part, fields: &TextFields) -> Result<TextIndex> {
-        let key = (part.segment.id, fields.analyzer.name().to_owned(), fields.columns.clone());
+        let key = (
+            part.segment.id,
+            fields.analyzer.name().to_owned(),
+            fields.columns.clone(),
+            self.reads().losses(),
+        );
         let make = async {
             let file = fields.index.and_then(|id| SegmentRef::of_index(&self.table, &part.segment, id));
             if let Some(file) = file {

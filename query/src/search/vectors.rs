@@ -9,7 +9,7 @@ use arrow::datatypes::Float32Type;
 use arrow_schema::{DataType, Field};
 use futures::TryStreamExt;
 use plexus_index::graph::{BuildOptions, Graph, build_graph};
-use plexus_model::{Error, ErrorKind, IndexKind, Metric, Result, Rows, Segment, SegmentId};
+use plexus_model::{ColumnType, Error, ErrorKind, IndexKind, Metric, Result, Rows, Segment, SegmentId};
 use plexus_storage::{Pick, SegmentRef, project};
 
 use super::source::{Part, Source, blocking, check_positions};
@@ -75,7 +75,6 @@ impl Vectors {
             for chunk in &self.chunks {
                 for (row, vector) in (chunk.first..).zip(chunk.values.chunks_exact(self.length.max(1))) {
                     let square = plexus_index::dot(vector, vector);
-                    // A square that is infinite may be of finite components: they are in no graph, and far from all.
                     if !vector.iter().all(|x| x.is_finite()) {
                         extent.nowhere.insert(row);
                     } else if !self.nulls.contains(row) {
@@ -91,10 +90,16 @@ impl Vectors {
         self.extent.get_or_init(|| graph.map_or_else(look, known)).clone()
     }
 
-    /// Makes the graph of those that are somewhere.
+    /// Makes the graph of those that are somewhere, but for zeros by the cosine, which have no direction. Where one is so
+    /// long that distances overflow, it is empty: such a segment is looked at whole.
     pub fn build_graph(&self, metric: Metric) -> Result<Vec<u8>> {
-        let nowhere = &self.extent(None).nowhere;
-        let rows: Vec<u32> = (0..self.rows).filter(|row| !nowhere.contains(*row)).collect();
+        let extent = self.extent(None);
+        let is_zero = |row: u32| metric == Metric::Cosine && self.place(row).iter().all(|x| *x == 0.0);
+        let can_be = |row: &u32| !extent.nowhere.contains(*row) && !is_zero(*row);
+        let rows: Vec<u32> = match extent.is_near(extent.largest_square) {
+            true => (0..self.rows).filter(can_be).collect(),
+            false => vec![],
+        };
         let mut values = Vec::with_capacity(rows.len() * self.length);
         rows.iter().for_each(|row| values.extend_from_slice(self.place(*row)));
         build_graph(metric, self.length, values, &rows, self.rows, BuildOptions::default())
@@ -112,7 +117,7 @@ impl Source {
     /// The vectors of a segment in a column.
     pub async fn vectors(&self, part: &Part, column: u32) -> Result<Arc<Vectors>> {
         let make = self.read_vectors(part, column);
-        self.context.caches.vectors.get((part.segment.id, column), make).await
+        self.context.caches.vectors.get((part.segment.id, column, self.reads().losses()), make).await
     }
 
     async fn read_vectors(&self, part: &Part, column: u32) -> Result<Arc<Vectors>> {
@@ -122,7 +127,9 @@ impl Source {
         let item = Arc::new(Field::new("item", DataType::Float32, true));
         let wanted = DataType::FixedSizeList(item, length as i32);
         let all = Pick::Except(Arc::default());
-        let reads = self.reads().mapped();
+        // Others are converted, and may as well be read.
+        let is_plain = matches!(schema.columns[0].data_type, ColumnType::FixedSizeList(ref item, _) if item.data_type == ColumnType::Float32);
+        let reads = if is_plain { self.reads().mapped() } else { self.reads().clone() };
         let mut batches = reads.scan(&self.table, &part.segment, &schema, all).await?;
         let file = SegmentRef::of(&self.table, &part.segment);
         let length = length as usize;
@@ -160,7 +167,9 @@ impl Source {
             return Ok(None);
         };
         let make = async {
-            let bytes = self.reads().mapped().range(&file, 0, file.data.bytes).await?;
+            let reads = self.reads().mapped();
+            let bytes = reads.range(&file, 0, file.data.bytes).await?;
+            let heap = if reads.is_mapped(&file, &bytes) { 0 } else { bytes.len() };
             // What a graph takes beside its file is decoded, which takes a while.
             let graph = blocking(move || Graph::open(bytes)).await?;
             let length = self.table.schema.columns[self.column_place(column)?].data_type.vector_length();
@@ -170,14 +179,16 @@ impl Source {
             if !suits {
                 return Err(Error::corrupt(format!("index {} is of other vectors", file.id)));
             }
-            Ok(Arc::new(graph))
+            Ok((Arc::new(graph), heap))
         };
-        match self.context.caches.graphs.get(file.id, make).await {
+        match self.context.caches.graphs.get((file.id, self.reads().losses()), make).await {
             Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Unavailable) => {
                 tracing::warn!(segment = %part.segment.id, error = %e, "a graph cannot be read; searching without");
                 Ok(None)
             }
-            graph => graph.map(|graph| Some(OpenGraph { file: file.id, graph })),
+            graph => {
+                graph.map(|(graph, _)| (!graph.is_empty()).then_some(OpenGraph { file: file.id, graph }))
+            }
         }
     }
 }
