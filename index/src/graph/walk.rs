@@ -86,7 +86,6 @@ const EXACT_MAX: u64 = 256;
 const WALK_SHARE: u64 = 3;
 /// Codes that are looked at, at least, for each candidate that is kept, when they are looked at centre by centre.
 const LOOKED: usize = 16;
-
 /// As often as many codes are looked at as until the last that was among the best.
 const PATIENCE: usize = 3;
 /// Candidates that are compared beyond those that are wanted.
@@ -110,7 +109,7 @@ pub struct Walk {
 
 impl Walk {
     /// The `k` rows nearest to a query that are found, the nearest first, by `distance` from it, which is asked for the
-    /// best candidates alone; and those that are equal to the last of them. Fewer when not so many may be found, or not so many were.
+    /// best candidates alone; and those that are equal to the last of them. Fewer when not so many may be found, or were.
     pub fn nearest(
         &mut self,
         graph: &Graph,

@@ -276,7 +276,7 @@ async fn vectors_of_any_kind_are_found_as_they_are_without_an_index() {
         for (metric, operator) in metrics {
             let near = format!("SELECT id FROM vector_search(t, v, {same}, 50, metric => '{metric}')");
             let opposite = sql(&query.iter().map(|x| -x).collect::<Vec<_>>());
-            let zero = format!("filter => 'id % 7 = 0 AND id >= 23000 AND id < 103000'");
+            let zero = "filter => 'id % 7 = 0 AND id >= 23000 AND id < 103000'";
             let filtered =
                 format!("SELECT id FROM vector_search(t, v, {opposite}, 20, metric => '{metric}', {zero})");
             let plain = format!("SELECT id FROM t ORDER BY v {operator} {same}, id DESC LIMIT 20");
