@@ -16,6 +16,7 @@ use plexus_storage::{Pick, project, types};
 use super::filter::Filter;
 use super::fusion::{Fusion, Place, fuse};
 use super::legs::{self, Hit, Leg, Looks, Ranking, Wanted};
+use super::relation::external;
 use super::report::{note_leg, note_rows};
 use super::source::Source;
 
@@ -135,10 +136,6 @@ pub async fn search_all(
         }
     }
     Ok(found)
-}
-
-fn external(e: Error) -> DataFusionError {
-    DataFusionError::External(Box::new(e))
 }
 
 fn looks(state: &dyn Session, request: &Request) -> Looks {

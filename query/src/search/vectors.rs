@@ -84,10 +84,11 @@ impl Vectors {
             }
             Arc::new(extent)
         };
+        // What a graph knows is of its metric, and not kept: by another, zeros are somewhere.
         let known = |graph: &Graph| {
             Arc::new(Extent { nowhere: graph.absent(), largest_square: graph.largest_square() })
         };
-        self.extent.get_or_init(|| graph.map_or_else(look, known)).clone()
+        graph.map_or_else(|| self.extent.get_or_init(look).clone(), known)
     }
 
     /// Makes the graph of those that are somewhere, but for zeros by the cosine, which have no direction. Where one is so
