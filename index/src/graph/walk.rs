@@ -87,7 +87,7 @@ const WALK_SHARE: u64 = 3;
 /// Codes that are looked at, at least, for each candidate that is kept, when they are looked at centre by centre.
 const LOOKED: usize = 16;
 /// As often as many codes are looked at as until the last that was among the best.
-const PATIENCE: usize = 3;
+const PATIENCE: usize = 5;
 /// Candidates that are compared beyond those that are wanted.
 const COMPARED_MORE: usize = 10;
 /// So many times the mean error of codes may one be off.
