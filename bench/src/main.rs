@@ -8,6 +8,7 @@ mod limits;
 mod search;
 mod tpch;
 mod vectors;
+mod words;
 mod workload;
 
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[command(name = "plexus-bench", version)]
 struct Bench {
     /// Parts to run
-    #[arg(long, env = "PLEXUS_BENCH_ONLY", value_delimiter = ',', default_values = ["limits", "idle", "load", "insert", "lookup", "aggregate", "changes", "vectors", "search", "tpch"])]
+    #[arg(long, env = "PLEXUS_BENCH_ONLY", value_delimiter = ',', default_values = ["limits", "idle", "load", "insert", "lookup", "aggregate", "changes", "vectors", "words", "search", "tpch"])]
     only: Vec<String>,
 
     /// Scale factor of the TPC-H comparison
@@ -125,6 +126,9 @@ impl Bench {
         }
         if self.wants("vectors") {
             figures.extend(vectors::measure(dir, self.vectors)?);
+        }
+        if self.wants("words") {
+            figures.extend(words::measure(self.search_rows)?);
         }
         if self.wants("search") {
             figures.extend(search::measure(program, dir, self.search_rows).await?);

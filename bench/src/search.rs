@@ -48,15 +48,32 @@ struct Data {
     queries: Vec<f32>,
 }
 
+/// Texts with words about as often as they are in texts: the n-th in proportion to 1/n.
+pub fn texts(rows: usize) -> Vec<String> {
+    let mut random = Random(0xbe_ef);
+    let mut word = move || ((WORDS as f64).powf((random.next() >> 11) as f64 / (1u64 << 53) as f64)) as u64;
+    let mut text = || (0..WORDS_OF_A_ROW).map(|_| format!("w{}", word())).collect::<Vec<_>>().join(" ");
+    (0..rows).map(|_| text()).collect()
+}
+
+/// Questions by their kinds.
+pub fn questions() -> Vec<(&'static str, Vec<String>)> {
+    let of = |make: fn(usize) -> String| (0..QUERIES).map(make).collect();
+    vec![
+        ("two words", of(|i| format!("w{} w{}", 20 + i % 50, 300 + i * 7))),
+        ("two frequent words", of(|i| format!("w{} w{}", 1 + i % 7, 9 + i % 31))),
+        (
+            "five words",
+            of(|i| format!("w{} w{} w{} w{} w{}", 1 + i % 5, 10 + i % 20, 50 + i, 400 + i, 2_000 + i)),
+        ),
+        ("both of two words", of(|i| format!("+w{} +w{}", 2 + i % 10, 20 + i % 50))),
+        ("a phrase", of(|i| format!("\"w{} w{}\"", 1 + i % 5, 2 + i % 11))),
+    ]
+}
+
 impl Data {
     fn new(rows: usize) -> Self {
-        let mut random = Random(0xbe_ef);
-        // About as often as words are in texts: the n-th in proportion to 1/n.
-        let mut word =
-            move || ((WORDS as f64).powf((random.next() >> 11) as f64 / (1u64 << 53) as f64)) as u64;
-        let texts = (0..rows)
-            .map(|_| (0..WORDS_OF_A_ROW).map(|_| format!("w{}", word())).collect::<Vec<_>>().join(" "));
-        let texts = texts.collect();
+        let texts = texts(rows);
         let questions = (0..QUERIES).map(|i| format!("w{} w{}", 20 + i % 50, 300 + i * 7)).collect();
         Self { texts, vectors: generate(rows, 1), questions, queries: generate(QUERIES, 2) }
     }

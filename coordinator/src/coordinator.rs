@@ -26,6 +26,7 @@ use crate::ingest::Writer;
 use crate::limits::READ_INDEX_TIMEOUT;
 use crate::parse;
 use crate::peers::Peers;
+use crate::plans::Plans;
 use crate::rewrite::{Rewritten, Shape};
 use crate::run::{self, Rows, Suspects};
 use crate::session::Session;
@@ -59,6 +60,7 @@ pub struct Coordinator {
     writer: Writer,
     peers: Arc<dyn Peers>,
     suspects: Suspects,
+    plans: Plans,
     transactions: Arc<Transactions>,
     export_dir: Option<PathBuf>,
     failpoints: bool,
@@ -113,6 +115,7 @@ impl Coordinator {
             writer,
             peers,
             suspects: Suspects::default(),
+            plans: Plans::default(),
             transactions,
             export_dir,
             failpoints,
@@ -203,8 +206,10 @@ impl Coordinator {
 
     /// Whether a statement returns rows that it reads, by its text alone. Others run when they arrive.
     pub fn returns_rows(&self, sql: &str) -> Result<bool> {
-        let statement = parse::statement(sql)?;
-        Ok(!is_definition(&statement) && !is_change(&statement) && !matches!(statement, Statement::CopyTo(_)))
+        let statement = self.plans.statement(sql)?;
+        Ok(!is_definition(&statement)
+            && !is_change(&statement)
+            && !matches!(*statement, Statement::CopyTo(_)))
     }
 
     /// Plans a statement without running it; with its parameters, if they are bound already.
@@ -214,9 +219,9 @@ impl Coordinator {
         sql: &str,
         parameters: Option<&RecordBatch>,
     ) -> Result<Described> {
-        let statement = parse::statement(sql)?;
+        let statement = self.plans.statement(sql)?;
         let none = || Described { schema: None, parameters: Arc::new(Schema::empty()), version: Version(0) };
-        if is_definition(&statement) || matches!(statement, Statement::CopyTo(_)) {
+        if is_definition(&statement) || matches!(*statement, Statement::CopyTo(_)) {
             return Ok(none());
         }
         let manifest = match session.transaction() {
@@ -236,7 +241,7 @@ impl Coordinator {
             };
             return Ok(Described { schema, parameters: parameter_schema(&plan)?, version });
         }
-        let plan = self.plan(&scope, statement).await?;
+        let plan = self.plan_of_text(&scope, sql, &statement).await?;
         let parameter_fields = parameter_schema(&plan)?;
         let plan = match parameters {
             Some(batch) => bind(plan, &row_values(batch, 0)?)?,
@@ -249,6 +254,12 @@ impl Coordinator {
             plan => Some(Arc::new(plan.schema().as_arrow().clone())),
         };
         Ok(Described { schema, parameters: parameter_fields, version })
+    }
+
+    /// The plan of a statement, which may be known.
+    async fn plan_of_text(&self, scope: &Scope<'_>, sql: &str, statement: &Statement) -> Result<LogicalPlan> {
+        let make = async { self.plan(scope, statement.clone()).await };
+        self.plans.plan(scope, sql, statement, make).await
     }
 
     async fn plan(&self, scope: &Scope<'_>, mut statement: Statement) -> Result<LogicalPlan> {
@@ -502,17 +513,21 @@ impl Coordinator {
         parameters: Option<&RecordBatch>,
         version: Version,
     ) -> Result<Executed> {
-        let statement = parse::statement(sql)?;
+        let statement = self.plans.statement(sql)?;
         let values = parameters.map_or(Ok(vec![]), |batch| row_values(batch, 0))?;
         if session.transaction().is_some() {
-            return self.execute_statement(session, statement, values).await;
+            return self.execute_statement(session, Arc::unwrap_or_clone(statement), values).await;
         }
         let manifest = self.meta.wait_version(version, READ_INDEX_TIMEOUT).await?;
         let query_id = new_query_id();
         let span = tracing::info_span!("statement", query_id, version = Empty, table = Empty);
         let manifest = self.seen(session, manifest)?;
         let scope = Scope { session, manifest, values: &values, query_id: &query_id };
-        self.run_at(&scope, statement).instrument(span).await
+        let run = async {
+            let plan = self.plan_of_text(&scope, sql, &statement).await?;
+            self.run_plan(&scope, plan).await
+        };
+        run.instrument(span).await
     }
 
     async fn run_at(&self, scope: &Scope<'_>, statement: Statement) -> Result<Executed> {

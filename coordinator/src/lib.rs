@@ -28,6 +28,7 @@ mod merge_policy;
 mod merging;
 mod parse;
 mod peers;
+mod plans;
 mod pull;
 mod removal;
 mod replicate;

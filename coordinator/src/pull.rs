@@ -45,7 +45,7 @@ impl Puller {
     /// Appends to `bytes` until they are the whole segment.
     async fn fetch(&self, segment: &SegmentRef, bytes: &mut Vec<u8>) -> Result<()> {
         let mut last = Error::unavailable(format!("segment {} has no other replica", segment.id));
-        for node in self.remote.order(&segment.replicas).into_iter().filter(|n| *n != self.node) {
+        for node in self.remote.order(segment).into_iter().filter(|n| *n != self.node) {
             while (bytes.len() as u64) < segment.data.bytes {
                 let rest = (segment.data.bytes as usize - bytes.len()).min(PULL_CHUNK_BYTES);
                 match self.remote.read(node, segment, bytes.len() as u64, rest).await {
@@ -98,8 +98,8 @@ mod tests {
             Ok(Bytes::copy_from_slice(&self.bytes[offset as usize..offset as usize + length]))
         }
 
-        fn order(&self, replicas: &[NodeId]) -> Vec<NodeId> {
-            replicas.to_vec()
+        fn order(&self, segment: &SegmentRef) -> Vec<NodeId> {
+            segment.replicas.clone()
         }
     }
 

@@ -16,6 +16,7 @@ use datafusion::physical_plan::{SendableRecordBatchStream, execute_stream};
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use plexus_model::{Error, Manifest, NodeId, Result};
+use plexus_query::search::run_alone;
 use plexus_query::{PlacedWorker, Placement};
 use plexus_storage::rows_bytes;
 use url::Url;
@@ -100,6 +101,9 @@ pub async fn run(
 }
 
 async fn start(plan: &LogicalPlan, state: &SessionState) -> Result<Rows, DataFusionError> {
+    if let Some(found) = run_alone(plan, state).await? {
+        return Ok(Rows::from_batches(found.schema(), vec![found]));
+    }
     // A physical plan runs once, so every attempt makes its own.
     let physical = state.create_physical_plan(plan).await?;
     let schema = physical.schema();

@@ -7,6 +7,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
 use plexus_model::{Error, Result};
+use plexus_query::search::bind_searches;
 
 use crate::errors::from_datafusion;
 use crate::rewrite::{self, identifier};
@@ -146,6 +147,7 @@ pub fn bind(plan: LogicalPlan, values: &[ScalarValue]) -> Result<LogicalPlan> {
             })
         })
         .collect::<Result<Vec<_>>>()?;
+    let plan = bind_searches(plan, &values).map_err(from_datafusion)?;
     plan.with_param_values(ParamValues::from(values)).map_err(from_datafusion)
 }
 

@@ -240,3 +240,64 @@ fn rows_of_some_filter_are_found_and_no_others() {
         assert_eq!(rows, [3, 4, 77, 499], "{text}");
     }
 }
+
+/// Words of a row, some of them in almost all rows and some in few, so that lists have many blocks of unlike bounds.
+fn zipf(row: u64) -> String {
+    let mut state = row.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as f64 / (1u64 << 53) as f64
+    };
+    let length = 1 + (next() * next() * 80.0) as usize;
+    // The later the row, the more of the frequent words it has.
+    let skew = 1.0 + row as f64 / 6_000.0;
+    (0..length).map(|_| format!("w{}", 400f64.powf(next().powf(skew)) as u64)).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn blocks_that_are_skipped_have_none_of_the_best() {
+    const ROWS: u64 = 6_000;
+    let texts: Vec<String> = (0..ROWS).map(zipf).collect();
+    let bytes = build_text(1, &analyzer(), texts.iter().map(|text| vec![Some(text.as_str())])).unwrap();
+    let index = TextIndex::open(bytes.into(), &analyzer()).unwrap();
+    let parse = |query: &str| parse_query(query, &analyzer(), &["body".to_owned()], &[(0, 1.0)]).unwrap();
+    let sets: Vec<Rows> = [1u32, 2, 7, 90, 1_500]
+        .into_iter()
+        .map(|share| (0..ROWS as u32).filter(|row| row.wrapping_mul(2_654_435_761) % share == 0).collect())
+        .collect();
+    for query in
+        ["w1", "w2 w3", "w1 w30 w200", "w5^3 w7 w90 w1 w2", "w399 w1", "w1 absent w11", "w2 w2 w2", "w40 w50"]
+    {
+        // What must not match has no row, and keeps the query from being a choice of words alone.
+        let (choice, plain) = (parse(query), parse(&format!("{query} -nowhere")));
+        let known = index.statistics(&Rows::new());
+        let frequencies = choice.scored_terms().into_iter().map(|term| {
+            let rows = index.frequency(term.field, &term.term, &Rows::new()).unwrap();
+            (term, rows)
+        });
+        let statistics =
+            GlobalStatistics { rows: known.rows, tokens: known.tokens, frequencies: frequencies.collect() };
+        let best = |query: &TextQuery, accept: &Accept<'_>, k: usize| {
+            let mut top = Top::new(k);
+            TextSearch::new(query, 1, &statistics)
+                .run(&index, accept, f32::NEG_INFINITY, &mut |hit| top.push(hit.score, hit.row))
+                .unwrap();
+            let found = top.into_sorted().into_iter().map(|(score, row)| (score.to_bits(), row));
+            found.collect::<BTreeSet<_>>()
+        };
+        for set in &sets {
+            for accept in [Accept::Only(set), Accept::Except(set)] {
+                for k in [1, 10, 300] {
+                    assert_eq!(
+                        best(&choice, &accept, k),
+                        best(&plain, &accept, k),
+                        "{query}, {k} of {}",
+                        set.len()
+                    );
+                }
+            }
+        }
+    }
+}

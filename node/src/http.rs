@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::{Router, routing::get};
 use plexus_model::{Error, Result};
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
@@ -82,6 +83,13 @@ fn render(source: &StatusSource) -> Result<String> {
         "inline_bytes",
         "Bytes of rows that are still in the log",
         manifest.tables.values().map(|t| t.inline_bytes).sum(),
+    );
+    let searches = Counter::<u64, AtomicU64>::default();
+    searches.inc_by(source.handler.engine.get().map_or(0, |engine| engine.searches_answered()));
+    registry.register(
+        "peer_searches",
+        "Questions of other nodes' searches that this node answered",
+        searches,
     );
     let memory = Gauge::<u64, AtomicU64>::default();
     memory.set(resident_bytes());

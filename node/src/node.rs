@@ -108,6 +108,7 @@ impl Node {
             meta: Default::default(),
             store: store.clone(),
             missing: missing.clone(),
+            engine: Default::default(),
         });
         let nodes = PeerNodes::new(endpoint.client(), handler.clone());
         let meta = start_meta(control, id, &data, nodes.clone()).await?;
@@ -139,11 +140,14 @@ impl Node {
             });
         }
         // Not earlier: a node that is refused must not have taken part.
-        control.spawn(PeerService::new(handler).run(endpoint.clone()));
+        control.spawn(PeerService::new(handler.clone()).run(endpoint.clone()));
 
         let channels = WorkerChannels::new(&identity);
         let reads = SegmentReads::new(store.clone(), Arc::new(nodes.clone()));
-        let engine = Arc::new(engine(&config, reads.clone(), channels)?);
+        let engine = Arc::new(engine(&config, reads.clone(), nodes.clone(), channels)?);
+        if handler.engine.set(engine.clone()).is_err() {
+            return Err(Error::internal("the query engine was started twice"));
+        }
         let (group, committing) = GroupCommitter::new();
         let writer = Writer {
             meta: meta.clone(),
@@ -321,12 +325,18 @@ async fn return_to_cluster(
     }
 }
 
-fn engine(config: &Config, reads: SegmentReads, channels: WorkerChannels) -> Result<Engine> {
+fn engine(
+    config: &Config,
+    reads: SegmentReads,
+    nodes: PeerNodes,
+    channels: WorkerChannels,
+) -> Result<Engine> {
     let self_url = plexus_coordinator::worker_url(&config.advertised(config.peer)).ok_or_else(|| {
         Error::invalid(format!("peer address {} is no URL", config.advertised(config.peer)))
     })?;
     Engine::new(EngineOptions {
         reads,
+        peers: Arc::new(nodes),
         channels,
         self_url,
         memory_bytes: config.query_memory as usize,

@@ -1,8 +1,10 @@
 //! Sessions: the planner, the functions and the workers, pinned to a manifest.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow_schema::DataType;
+use datafusion::catalog::Session;
 use datafusion::common::{DFSchema, Result, extensions_options, plan_err};
 use datafusion::config::ConfigExtension;
 use datafusion::execution::memory_pool::GreedyMemoryPool;
@@ -19,6 +21,9 @@ use datafusion_distributed::{
 use object_store::memory::InMemory;
 use plexus_model::{Manifest, Segment, SegmentId, Table, Version};
 use plexus_storage::SegmentReads;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use url::Url;
 use vortex::VortexSessionDefault;
 use vortex::io::session::RuntimeSessionExt;
@@ -29,7 +34,7 @@ use crate::codec::ScanCodec;
 use crate::distribute::{Placement, desired_tasks, route, scale_up};
 use crate::files::STORE_URL;
 use crate::scan::ScanContext;
-use crate::search::{self, BindRule, SearchCaches, SearchOptions, SearchReport, SearchRule};
+use crate::search::{self, BindRule, RemoteSearches, SearchCaches, SearchOptions, SearchReport, SearchRule};
 use crate::system::ClusterView;
 use crate::table::PinnedTable;
 use crate::{CATALOG, DEFAULT_SCHEMA};
@@ -50,6 +55,8 @@ impl ConfigExtension for QueryContext {
 
 pub struct EngineOptions<C> {
     pub reads: SegmentReads,
+    /// Other nodes, which search what they keep.
+    pub peers: Arc<dyn RemoteSearches>,
     /// How workers are reached.
     pub channels: C,
     /// URL of this node's own worker service.
@@ -78,20 +85,29 @@ pub struct Engine {
     literal: SessionState,
     worker: Worker,
     scans: ScanContext,
+    /// Where queries run.
+    runtime: Handle,
+    searching: Semaphore,
+    searches_answered: AtomicU64,
 }
 
+/// Searches of other nodes that are answered at once; more wait, so that what they hold stays bounded.
+const SEARCHING_MAX: usize = 32;
+
 impl Engine {
+    /// To be called on the runtime on which queries run.
     pub fn new<C>(options: EngineOptions<C>) -> Result<Self>
     where
         C: ChannelResolver + Clone + Send + Sync + 'static,
     {
-        let EngineOptions { reads, channels, self_url, memory_bytes, partitions } = options;
+        let EngineOptions { reads, peers, channels, self_url, memory_bytes, partitions } = options;
         let runtime = runtime(memory_bytes)?;
         let scans = ScanContext {
             vortex: VortexSession::default().with_tokio(),
             reads,
             footers: runtime.cache_manager.get_file_metadata_cache(),
             caches: SearchCaches::default(),
+            peers,
         };
         let worker = worker(runtime.clone(), scans.clone(), channels.clone());
         let mut base = SessionStateBuilder::new()
@@ -125,7 +141,9 @@ impl Engine {
             .with_optimizer_rules(vec![])
             .with_physical_optimizer_rules(vec![])
             .build();
-        Ok(Self { base, literal, worker, scans })
+        let (runtime, searching) = (Handle::current(), Semaphore::new(SEARCHING_MAX));
+        let searches_answered = AtomicU64::new(0);
+        Ok(Self { base, literal, worker, scans, runtime, searching, searches_answered })
     }
 
     /// The service that runs tasks of other nodes' queries.
@@ -175,9 +193,36 @@ impl Engine {
         search::Source::of(table, version, self.scans.clone(), vec![part])
     }
 
+    /// Answers the search of another node, on the runtime of queries wherever it is asked.
+    ///
+    /// # Errors
+    /// What went wrong; whoever asked then asks another node.
+    pub async fn answer_search(self: &Arc<Self>, task: Vec<u8>) -> plexus_model::Result<Vec<u8>> {
+        let stopping = |_| plexus_model::Error::unavailable("the node is stopping");
+        let _permit = self.searching.acquire().await.map_err(stopping)?;
+        let this = self.clone();
+        // Ends when nobody waits for it any more.
+        let mut tasks = JoinSet::new();
+        tasks.spawn_on(async move { search::answer(&task, &this.scans, &this.base).await }, &self.runtime);
+        match tasks.join_next().await {
+            Some(Ok(answer)) => {
+                self.searches_answered.fetch_add(1, Ordering::Relaxed);
+                answer
+            }
+            Some(Err(e)) => Err(plexus_model::Error::internal(format!("a search was interrupted: {e}"))),
+            None => Err(plexus_model::Error::internal("a search was lost")),
+        }
+    }
+
+    /// How many questions of other nodes' searches were answered.
+    pub fn searches_answered(&self) -> u64 {
+        self.searches_answered.load(Ordering::Relaxed)
+    }
+
     /// Forgets what searches did not ask for in a while.
     pub fn forget_idle(&self) {
         self.scans.caches.forget_idle();
+        self.scans.reads.close_idle();
     }
 
     /// A session that sees no table.
@@ -200,6 +245,12 @@ impl Engine {
         state.register_catalog_list(Arc::new(catalog));
         state
     }
+}
+
+/// The identity of the query that a session is for.
+pub(crate) fn query_id(state: &dyn Session) -> String {
+    let context = state.config_options().extensions.get::<QueryContext>();
+    context.map(|context| context.query_id.clone()).unwrap_or_default()
 }
 
 /// A predicate with its values in the types of the columns that they are compared with, as pruning needs it.

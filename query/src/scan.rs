@@ -23,7 +23,7 @@ use vortex_datafusion::VortexSource;
 
 use crate::evolve::{Initials, StoredAdapterFactory};
 use crate::files::{STORE_URL, SegmentReaderFactory};
-use crate::search::SearchCaches;
+use crate::search::{RemoteSearches, SearchCaches};
 
 /// What a scan needs of the node that runs it.
 #[derive(Clone)]
@@ -33,6 +33,8 @@ pub struct ScanContext {
     pub footers: Arc<FileMetadataCache>,
     /// What searches have read of segments.
     pub caches: SearchCaches,
+    /// Who else searches.
+    pub peers: Arc<dyn RemoteSearches>,
 }
 
 impl std::fmt::Debug for ScanContext {

@@ -3,7 +3,7 @@
 use std::io::Cursor;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::concat_batches;
 use arrow_ipc::reader::StreamReader;
 use arrow_ipc::writer::StreamWriter;
@@ -43,6 +43,14 @@ fn write(batch: &RecordBatch) -> Result<Vec<u8>, arrow::error::ArrowError> {
     let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema())?;
     writer.write(batch)?;
     writer.into_inner()
+}
+
+/// Rows on their way to another node, which [`decode`] reads.
+pub fn encode_batch(batch: &RecordBatch) -> Result<Vec<u8>> {
+    let fail = |e: arrow::error::ArrowError| Error::internal(format!("encoding rows: {e}")).with_source(e);
+    let columns = batch.columns().iter().map(compact).collect();
+    let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(batch.schema(), columns, &rows).and_then(|b| write(&b)).map_err(fail)
 }
 
 /// One value as it is kept with a schema.

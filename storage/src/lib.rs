@@ -11,6 +11,7 @@ mod evolve;
 mod hidden;
 pub mod inline;
 mod inventory;
+mod points;
 mod read;
 mod routing;
 mod scan;

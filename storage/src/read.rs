@@ -23,6 +23,7 @@ use vortex::io::{CoalesceConfig, VortexReadAt};
 use vortex::session::VortexSession;
 
 use crate::hidden::HiddenRowsCache;
+use crate::points::OpenColumns;
 use crate::store::{Reference, SegmentStore};
 
 /// What identifies the bytes of a segment and says who keeps them.
@@ -77,8 +78,8 @@ fn replicas(table: &Table, segment: &Segment) -> Vec<NodeId> {
 pub trait RemoteSegments: Send + Sync + 'static {
     async fn read(&self, node: NodeId, segment: &SegmentRef, offset: u64, length: usize) -> Result<Bytes>;
 
-    /// The replicas to ask, those most likely to answer first; without this node.
-    fn order(&self, replicas: &[NodeId]) -> Vec<NodeId>;
+    /// The replicas of a file to ask, those most likely to answer first; without this node.
+    fn order(&self, segment: &SegmentRef) -> Vec<NodeId>;
 }
 
 /// Opens segments for scans on this node.
@@ -92,6 +93,8 @@ pub struct SegmentReads {
     pub(crate) session: VortexSession,
     /// Where columns lie in files.
     pub(crate) footers: Cache<SegmentId, Footer>,
+    /// Columns of which rows are taken one by one.
+    pub(crate) open: OpenColumns,
 }
 
 /// Footers that are kept.
@@ -108,7 +111,7 @@ impl SegmentReads {
     pub fn new(store: Option<Arc<SegmentStore>>, remote: Arc<dyn RemoteSegments>) -> Self {
         let session = VortexSession::default().with_tokio();
         let (hidden, footers) = (HiddenRowsCache::default(), Cache::new(FOOTERS_MAX));
-        Self { store, remote, hidden, mapped: false, session, footers }
+        Self { store, remote, hidden, mapped: false, session, footers, open: OpenColumns::default() }
     }
 
     /// Reads that do not copy what is in files of this node: what they give stays in the files, and is fetched from there
@@ -168,6 +171,21 @@ impl SegmentReads {
         self.store.as_ref().map_or(0, |store| store.losses())
     }
 
+    /// Other nodes that keep a file, those most likely to answer first.
+    pub fn order(&self, segment: &SegmentRef) -> Vec<NodeId> {
+        self.remote.order(segment)
+    }
+
+    /// Whether a file is on this node.
+    pub fn has(&self, segment: &SegmentRef) -> bool {
+        self.store.as_ref().is_some_and(|store| store.contains(segment.id))
+    }
+
+    /// Closes columns of which nobody has taken rows in a while.
+    pub fn close_idle(&self) {
+        self.open.close_idle();
+    }
+
     /// Whether bytes are those of a file of this node, where they lie in it.
     pub fn is_mapped(&self, segment: &SegmentRef, bytes: &[u8]) -> bool {
         let store = self.store.as_ref().filter(|_| self.mapped);
@@ -191,7 +209,7 @@ impl SegmentReads {
 
     async fn read_remote(&self, segment: &SegmentRef, offset: u64, length: usize) -> Result<Bytes> {
         let mut failures = Vec::new();
-        for node in self.remote.order(&segment.replicas) {
+        for node in self.remote.order(segment) {
             match self.remote.read(node, segment, offset, length).await {
                 Ok(bytes) if bytes.len() == length => return Ok(bytes),
                 Ok(bytes) => failures.push(format!("node {node}: {} of {length} bytes", bytes.len())),

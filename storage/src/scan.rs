@@ -21,7 +21,7 @@ use vortex::array::dtype::Nullability;
 use vortex::array::expr::{get_item, pack, root};
 use vortex::arrow::ArrowSessionExt;
 use vortex::error::VortexError;
-use vortex::file::OpenOptionsSessionExt;
+use vortex::file::{OpenOptionsSessionExt, VortexFile};
 use vortex::layout::layouts::row_idx::row_idx;
 use vortex::scan::selection::Selection;
 use vortex::session::VortexSession;
@@ -180,24 +180,9 @@ impl SegmentReads {
         let id = file.id;
         let fail = move |e: VortexError| reading(id, e);
         let session = self.session.clone();
-        let footer = self.footers.get(&id);
-        let known = footer.is_some();
-        let options = session.open_options().with_file_size(file.data.column_bytes);
-        let options = footer.into_iter().fold(options, |options, footer| options.with_footer(footer));
-        let opened = options.open_read(self.open(file.clone())).await.map_err(fail)?;
-        if !known {
-            self.footers.insert(id, opened.footer().clone());
-        }
-        let stored = session.arrow().to_arrow_schema(opened.dtype()).map_err(fail)?;
-        // What the type was when the file was written; those who read widen it.
-        let mut found: Vec<Field> = fields
-            .into_iter()
-            .filter_map(|wanted| {
-                let natural = stored.field_with_name(wanted.name()).ok()?;
-                let same = opened_type_is(&session, natural, &wanted);
-                Some(if same { wanted.with_nullable(natural.is_nullable()) } else { natural.clone() })
-            })
-            .collect();
+        let opened = self.open_file(file).await?;
+        let found: Result<Vec<_>> = fields.iter().map(|wanted| self.stored_field(&opened, wanted)).collect();
+        let mut found: Vec<Field> = found?.into_iter().flatten().collect();
         let mut columns: Vec<_> =
             found.iter().map(|f| (f.name().clone(), get_item(f.name().as_str(), root()))).collect();
         columns.push((POSITION.to_owned(), row_idx()));
@@ -219,6 +204,32 @@ impl SegmentReads {
             .into_stream()
             .map_err(fail)?;
         Ok(batches.map_err(fail).boxed())
+    }
+
+    /// Opens a file, of which the footer is read once.
+    pub(crate) async fn open_file(&self, file: &SegmentRef) -> Result<VortexFile> {
+        let footer = self.footers.get(&file.id);
+        let known = footer.is_some();
+        let options = self.session.open_options().with_file_size(file.data.column_bytes);
+        let options = footer.into_iter().fold(options, |options, footer| options.with_footer(footer));
+        let opened = options.open_read(self.open(file.clone())).await.map_err(|e| reading(file.id, e))?;
+        if !known {
+            self.footers.insert(file.id, opened.footer().clone());
+        }
+        Ok(opened)
+    }
+
+    /// A column as a file has it, if it does: what the type was when the file was written. Those who read widen it.
+    pub(crate) fn stored_field(&self, opened: &VortexFile, wanted: &Field) -> Result<Option<Field>> {
+        let dtype = opened.dtype().as_struct_fields_opt().and_then(|fields| fields.field(wanted.name()));
+        let Some(dtype) = dtype else {
+            return Ok(None);
+        };
+        let natural = self.session.arrow().to_arrow_field(wanted.name(), &dtype);
+        let natural =
+            natural.map_err(|e| Error::corrupt(format!("column {}: {e}", wanted.name())).with_source(e))?;
+        let same = opened_type_is(&self.session, &natural, wanted);
+        Ok(Some(if same { wanted.clone().with_nullable(natural.is_nullable()) } else { natural }))
     }
 
     /// The index of the primary keys of a segment in a file.
@@ -246,6 +257,6 @@ fn column<'a, T: arrow::array::ArrowPrimitiveType>(
         .ok_or_else(|| Error::corrupt(format!("rows of a segment without the column {name:?}")))
 }
 
-fn reading(id: plexus_model::SegmentId, error: VortexError) -> Error {
+pub(crate) fn reading(id: plexus_model::SegmentId, error: VortexError) -> Error {
     Error::unavailable(format!("reading segment {id}: {error}")).with_source(error)
 }

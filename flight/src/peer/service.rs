@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use plexus_coordinator::{Checked, Missing, NodeReport, Peers, SegmentUpload};
-use plexus_model::{Error, NodeId, Result, SegmentData, SegmentId, Version};
+use plexus_coordinator::{Checked, Missing, NodeReport, Peers, SegmentUpload, Suspects};
+use plexus_model::{Error, ErrorKind, NodeId, Result, SegmentData, SegmentId, Version};
+use plexus_query::Engine;
+use plexus_query::search::RemoteSearches;
 use plexus_raft::{Meta, Transport};
 use plexus_storage::{Condition, Reference, RemoteSegments, SegmentRef, SegmentStore};
 use quinn::{Connection, Incoming, RecvStream, SendStream, VarInt};
@@ -22,6 +24,8 @@ const READ_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(60);
+/// A connection that is lost is noticed sooner. What has no index is indexed on the spot, which takes a while.
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a node needs to answer its peers. The metadata group is set once it has started, since it is
 /// itself reached through here.
@@ -29,6 +33,8 @@ pub struct PeerHandler {
     pub meta: OnceLock<Arc<Meta>>,
     pub store: Option<Arc<SegmentStore>>,
     pub missing: Arc<Missing>,
+    /// What answers searches, once it is there.
+    pub engine: OnceLock<Arc<Engine>>,
 }
 
 /// Accepts connections until the endpoint is closed.
@@ -128,6 +134,12 @@ impl PeerService {
                     Response::Report { applied, checked: checked.0, segments_missing, missing, segments };
                 Ok((report, Bytes::new()))
             }
+            Request::Search(task) => {
+                let engine = self.handler.engine.get();
+                let engine = engine.ok_or_else(|| Error::unavailable("the node is starting"))?;
+                let answer = engine.answer_search(task).await?;
+                Ok((Response::Body { length: answer.len() as u64 }, answer.into()))
+            }
             Request::CheckFiles(files) => {
                 let Checked { damaged, missing } = check(self.store()?, files).await?;
                 let ids = |ids: Vec<SegmentId>| ids.into_iter().map(|id| id.0).collect();
@@ -183,11 +195,13 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 pub struct PeerNodes {
     client: PeerClient,
     handler: Arc<PeerHandler>,
+    /// Who did not answer a search a moment ago.
+    failed: Arc<Suspects>,
 }
 
 impl PeerNodes {
     pub fn new(client: PeerClient, handler: Arc<PeerHandler>) -> Self {
-        Self { client, handler }
+        Self { client, handler, failed: Arc::default() }
     }
 
     fn address(&self, node: NodeId) -> Result<String> {
@@ -275,15 +289,35 @@ impl RemoteSegments for PeerNodes {
         }
     }
 
-    fn order(&self, replicas: &[NodeId]) -> Vec<NodeId> {
+    fn order(&self, segment: &SegmentRef) -> Vec<NodeId> {
         let Some(meta) = self.handler.meta.get() else {
-            return replicas.to_vec();
+            return segment.replicas.clone();
         };
         let manifest = meta.manifest();
         let is_live = |node: &NodeId| manifest.nodes.get(node).is_some_and(|n| n.live);
-        let mut others: Vec<NodeId> = replicas.iter().copied().filter(|n| *n != meta.node()).collect();
-        others.sort_by_key(|node| !is_live(node));
+        let mut others: Vec<NodeId> =
+            segment.replicas.iter().copied().filter(|n| *n != meta.node()).collect();
+        // Segments take turns, and each is always asked for of the same node, which then has it in memory.
+        let turn = segment.id.0 as usize % others.len().max(1);
+        others.rotate_left(turn);
+        others.sort_by_key(|node| !is_live(node) || self.failed.contains(*node));
         others
+    }
+}
+
+#[async_trait]
+impl RemoteSearches for PeerNodes {
+    async fn ask(&self, node: NodeId, task: Vec<u8>) -> Result<Vec<u8>> {
+        match self.ask(node, Request::Search(task), None, SEARCH_TIMEOUT).await {
+            Ok((Response::Body { .. }, body)) => Ok(body.into()),
+            Ok((other, _)) => Err(unexpected(node, &other)),
+            Err(error) => {
+                if error.kind() == ErrorKind::Unavailable {
+                    self.failed.add(node);
+                }
+                Err(error)
+            }
+        }
     }
 }
 

@@ -32,6 +32,8 @@ pub enum Request {
     Report,
     /// Read these files and compare them with their checksums.
     CheckFiles(Vec<FileToCheck>),
+    /// For the query engine, which knows what is inside. The answer follows as a body.
+    Search(Vec<u8>),
 }
 
 #[derive(Archive, Serialize, Deserialize, Debug)]

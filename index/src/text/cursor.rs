@@ -7,6 +7,7 @@ use tantivy::directory::OwnedBytes;
 use tantivy::postings::{Postings, SegmentPostings};
 use tantivy::{DocSet, TERMINATED};
 
+use super::blocks::Blocks;
 use super::score::Norms;
 
 /// After the last row.
@@ -37,9 +38,14 @@ impl TermCursor {
         Self { postings, lengths, weight, norms }
     }
 
-    /// No score is above it.
-    pub fn bound(&self) -> f32 {
-        self.weight
+    /// What no row of a block scores above, but for rounding.
+    pub fn bound(&self, blocks: &Blocks, block: usize) -> f32 {
+        blocks.bound(block, self.weight, &self.norms)
+    }
+
+    /// In how many rows the term is.
+    pub fn rows(&self) -> u32 {
+        self.postings.doc_freq()
     }
 
     pub fn advance(&mut self) -> u32 {

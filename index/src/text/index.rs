@@ -1,7 +1,8 @@
 //! Reading the index of a segment.
 
+use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use bytes::Bytes;
 use plexus_model::{Error, Result, Rows};
@@ -12,6 +13,7 @@ use tantivy::schema::IndexRecordOption;
 use tantivy::{DocSet, Index, InvertedIndexReader, SegmentReader, TERMINATED, TantivyError};
 
 use super::Analyzer;
+use super::blocks::Blocks;
 use super::build::tokenizers;
 use super::pack::Packed;
 
@@ -21,13 +23,20 @@ pub struct TextIndex {
     fields: Arc<Vec<FieldIndex>>,
     rows: u32,
     bytes: usize,
+    /// Of terms that were searched for and are in many rows: some percent of what their postings take.
+    blocks: Arc<RwLock<HashMap<(usize, String), Arc<Blocks>>>>,
 }
+
+/// Terms in fewer rows are a block, of which nothing is known: to read them all takes as long as to know more.
+const BLOCKS_ROWS_MIN: u32 = 512;
 
 /// One field of it.
 pub(super) struct FieldIndex {
     pub inverted: Arc<InvertedIndexReader>,
     /// How long the field is in each row, rounded (see [`length_of`]).
     pub lengths: OwnedBytes,
+    /// The sum of all lengths.
+    pub tokens: u64,
 }
 
 /// What is known of some rows of a segment. Lengths are rounded, so that they can be taken away again when a row is
@@ -79,19 +88,36 @@ impl TextIndex {
             if lengths.len() != reader.max_doc() as usize {
                 return Err(Error::corrupt("text index: not as many lengths as rows"));
             }
-            Ok(FieldIndex { inverted: reader.inverted_index(field).map_err(damaged)?, lengths })
+            let tokens = lengths.iter().map(|code| u64::from(length_of(*code))).sum();
+            Ok(FieldIndex { inverted: reader.inverted_index(field).map_err(damaged)?, lengths, tokens })
         });
         let fields = fields.collect::<Result<Vec<_>>>()?;
-        Ok(Self { fields: Arc::new(fields), rows: reader.max_doc(), bytes: size })
+        Ok(Self { fields: Arc::new(fields), rows: reader.max_doc(), bytes: size, blocks: Arc::default() })
     }
 
     pub fn rows(&self) -> u32 {
         self.rows
     }
 
-    /// Bytes that it takes.
+    /// Bytes that it takes, with what is made of it when it is searched.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + self.bytes / 16
+    }
+
+    /// The blocks of a term that is there.
+    pub(super) fn blocks(&self, field: usize, term: &str, postings: SegmentPostings) -> Result<Arc<Blocks>> {
+        if postings.doc_freq() < BLOCKS_ROWS_MIN {
+            return Ok(Arc::new(Blocks::unknown()));
+        }
+        let key = (field, term.to_owned());
+        let kept = self.blocks.read().expect("no code panics while it holds this lock").get(&key).cloned();
+        if let Some(blocks) = kept {
+            return Ok(blocks);
+        }
+        let blocks = Arc::new(Blocks::new(postings, &self.field(field)?.lengths));
+        let mut all = self.blocks.write().expect("no code panics while it holds this lock");
+        all.insert(key, blocks.clone());
+        Ok(blocks)
     }
 
     pub(super) fn field(&self, field: usize) -> Result<&FieldIndex> {
@@ -102,9 +128,8 @@ impl TextIndex {
     pub fn statistics(&self, hidden: &Rows) -> TextStatistics {
         let tokens = self.fields.iter().map(|field| {
             let length = |code: &u8| u64::from(length_of(*code));
-            let all: u64 = field.lengths.iter().map(length).sum();
             let gone = hidden.iter().filter_map(|row| field.lengths.get(row as usize));
-            all - gone.map(length).sum::<u64>()
+            field.tokens - gone.map(length).sum::<u64>()
         });
         let gone = hidden.range_cardinality(..self.rows);
         TextStatistics { rows: u64::from(self.rows) - gone, tokens: tokens.collect() }
@@ -112,12 +137,14 @@ impl TextIndex {
 
     /// How many rows that are not `hidden` have a term in a field.
     pub fn frequency(&self, field: usize, term: &str, hidden: &Rows) -> Result<u64> {
+        if hidden.is_empty() {
+            // The dictionary knows.
+            let found = self.field(field)?.inverted.terms().get(term.as_bytes()).map_err(unreadable)?;
+            return Ok(found.map_or(0, |info| u64::from(info.doc_freq)));
+        }
         let Some(mut postings) = self.postings(field, term, IndexRecordOption::Basic)? else {
             return Ok(0);
         };
-        if hidden.is_empty() {
-            return Ok(u64::from(postings.doc_freq()));
-        }
         let mut count = 0;
         let mut row = postings.doc();
         while row != TERMINATED {

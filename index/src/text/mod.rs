@@ -5,6 +5,8 @@
 //! they are the same bits however the rows are spread over segments.
 
 mod analyzer;
+mod any_of;
+mod blocks;
 mod build;
 mod cursor;
 mod index;

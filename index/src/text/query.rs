@@ -2,8 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use rkyv::{Archive, Deserialize, Serialize};
+
 /// What rows are looked for. Fields are called by their place in the index.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[rkyv(serialize_bounds(__S: rkyv::ser::Writer + rkyv::ser::Allocator, __S::Error: rkyv::rancor::Source))]
+#[rkyv(deserialize_bounds(__D::Error: rkyv::rancor::Source))]
+#[rkyv(bytecheck(bounds(__C: rkyv::validation::ArchiveContext, __C::Error: rkyv::rancor::Source)))]
 pub enum TextQuery {
     /// Rows that have a term.
     Term { term: ScoredTerm, boost: f32 },
@@ -17,11 +22,18 @@ pub enum TextQuery {
     All { boost: f32 },
     /// Rows that match all of `must`, or any of `should` where there is no `must`, and none of `not`. Their score is
     /// the sum of what they match, in this order.
-    Bool { must: Vec<TextQuery>, should: Vec<TextQuery>, not: Vec<TextQuery> },
+    Bool {
+        #[rkyv(omit_bounds)]
+        must: Vec<TextQuery>,
+        #[rkyv(omit_bounds)]
+        should: Vec<TextQuery>,
+        #[rkyv(omit_bounds)]
+        not: Vec<TextQuery>,
+    },
 }
 
 /// A term of a field.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ScoredTerm {
     pub field: usize,
     pub term: String,

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use plexus_model::{Error, Result, Rows};
+use tantivy::TantivyError;
 use tantivy::query::FuzzyTermQuery;
 use tantivy::schema::{Field, IndexRecordOption};
-use tantivy::{TantivyError, Term};
 
+use super::any_of::{Choice, Term, all_of, any_of};
 use super::cursor::{BoolCursor, Cursor, END, PhraseCursor, RowsCursor, TermCursor};
 use super::index::{TextIndex, unreadable};
 use super::query::{ScoredTerm, TextQuery};
@@ -36,9 +37,6 @@ enum Weighted {
     Bool { must: Vec<Weighted>, should: Vec<Weighted>, not: Vec<Weighted> },
 }
 
-/// Relative error of a sum of up to [`super::parse`]'s number of terms in single precision, generously.
-const ROUNDING: f32 = 1e-4;
-
 impl TextSearch {
     pub fn new(query: &TextQuery, fields: usize, statistics: &GlobalStatistics) -> Self {
         let norms = (0..fields).map(|field| statistics.norms(field)).collect();
@@ -54,8 +52,15 @@ impl TextSearch {
         mut threshold: f32,
         found: &mut dyn FnMut(TextHit) -> f32,
     ) -> Result<()> {
-        if let Some(choice) = self.any_of_terms(index)? {
-            any_of(choice, accept, threshold, found);
+        if let Some(leaves) = flat(&self.root) {
+            any_of(self.choice(index, leaves)?, accept, threshold, found);
+            return Ok(());
+        }
+        if let Some(leaves) = conjunction(&self.root) {
+            let (wanted, choice) = (leaves.len(), self.choice(index, leaves)?);
+            if choice.terms.len() == wanted {
+                all_of(choice, accept, threshold, found);
+            }
             return Ok(());
         }
         let mut cursor = self.cursor(index, &self.root)?;
@@ -143,17 +148,20 @@ impl TextSearch {
         Ok((index.field(field)?.lengths.clone(), norms))
     }
 
-    /// The terms of a query that is nothing but a choice of terms, each with its place in the query.
-    fn any_of_terms(&self, index: &TextIndex) -> Result<Option<Choice>> {
-        let Some(leaves) = flat(&self.root) else {
-            return Ok(None);
-        };
+    /// Those of some terms that are in a segment, each with its place among them.
+    fn choice(&self, index: &TextIndex, leaves: Vec<Leaf<'_>>) -> Result<Choice> {
         let groups = leaves.iter().map(|leaf| leaf.group).collect();
         let mut terms = Vec::with_capacity(leaves.len());
         for (place, leaf) in leaves.into_iter().enumerate() {
-            terms.extend(self.term(index, leaf.term, leaf.weight)?.map(|cursor| (place, cursor)));
+            let ScoredTerm { field, term } = leaf.term;
+            let Some(postings) = index.postings(*field, term, IndexRecordOption::WithFreqs)? else {
+                continue;
+            };
+            let blocks = index.blocks(*field, term, postings.clone())?;
+            let (lengths, norms) = self.lengths(index, *field)?;
+            terms.push(Term::new(place, TermCursor::new(postings, lengths, leaf.weight, norms), blocks));
         }
-        Ok(Some(Choice { terms, groups }))
+        Ok(Choice { terms, groups })
     }
 }
 
@@ -174,6 +182,24 @@ fn flat(query: &Weighted) -> Option<Vec<Leaf<'_>>> {
             };
             leaves.push(Leaf { group, term, weight: *weight });
         }
+    }
+    Some(leaves)
+}
+
+/// The leaves of a query that is several terms of which all must be there.
+fn conjunction(query: &Weighted) -> Option<Vec<Leaf<'_>>> {
+    let Weighted::Bool { must, should, not } = query else {
+        return None;
+    };
+    if must.is_empty() || !should.is_empty() || !not.is_empty() {
+        return None;
+    }
+    let mut leaves = Vec::with_capacity(must.len());
+    for (group, child) in must.iter().enumerate() {
+        let Weighted::Term { term, weight } = child else {
+            return None;
+        };
+        leaves.push(Leaf { group, term, weight: *weight });
     }
     Some(leaves)
 }
@@ -214,88 +240,6 @@ impl Accept<'_> {
             Self::Only(rows) => rows.range(row..).next().unwrap_or(END),
         }
     }
-}
-
-/// Rows that have any of some terms, which the threshold lets skip. A row is scored when what it can have at most,
-/// by the terms that are looked at, reaches the threshold (Turtle and Flood: "Query evaluation: strategies and
-/// optimizations", 1995).
-fn any_of(choice: Choice, accept: &Accept<'_>, mut threshold: f32, found: &mut dyn FnMut(TextHit) -> f32) {
-    let Choice { mut terms, groups } = choice;
-    // Bounds decide only what is skipped, never how scores add up.
-    terms.sort_by(|(_, a), (_, b)| a.bound().total_cmp(&b.bound()));
-    let mut bounds = vec![0.0; terms.len() + 1];
-    for (i, (_, term)) in terms.iter().enumerate() {
-        bounds[i + 1] = bounds[i] + term.bound();
-    }
-    let reaches = |bound: f32, threshold: f32| bound * (1.0 + ROUNDING) >= threshold;
-    // Rows that have none but the first ones cannot reach the threshold.
-    let mut optional = 0;
-    let mut parts: Vec<Option<f32>> = vec![None; groups.len()];
-    loop {
-        while optional < terms.len() && !reaches(bounds[optional + 1], threshold) {
-            optional += 1;
-        }
-        let (few, needed) = terms.split_at_mut(optional);
-        let row = needed.iter().map(|(_, term)| term.row()).min().unwrap_or(END);
-        if row == END {
-            return;
-        }
-        let accepted = accept.takes(row);
-        parts.fill(None);
-        let mut sum = 0.0;
-        for (place, term) in needed.iter_mut().filter(|(_, term)| term.row() == row) {
-            if accepted {
-                let score = term.score();
-                parts[*place] = Some(score);
-                sum += score;
-            }
-            term.advance();
-        }
-        if !accepted {
-            continue;
-        }
-        let mut possible = true;
-        for (i, (place, term)) in few.iter_mut().enumerate().rev() {
-            if !reaches(sum + bounds[i + 1], threshold) {
-                possible = false;
-                break;
-            }
-            if term.seek(row) == row {
-                let score = term.score();
-                parts[*place] = Some(score);
-                sum += score;
-            }
-        }
-        if !possible {
-            continue;
-        }
-        let score = total(&parts, &groups);
-        if score >= threshold {
-            threshold = threshold.max(found(TextHit { row, score }));
-        }
-    }
-}
-
-/// Terms of a segment, with their places in the query, and the group of each place.
-struct Choice {
-    terms: Vec<(usize, TermCursor)>,
-    groups: Vec<usize>,
-}
-
-/// Adds up in the order of the query, group by group, as [`BoolCursor`] does.
-fn total(parts: &[Option<f32>], groups: &[usize]) -> f32 {
-    let (mut total, mut sum, mut open) = (0.0, 0.0, None);
-    for (part, group) in parts.iter().zip(groups) {
-        let Some(part) = part else {
-            continue;
-        };
-        if open != Some(*group) {
-            total += sum;
-            (sum, open) = (0.0, Some(*group));
-        }
-        sum += part;
-    }
-    total + sum
 }
 
 fn weighted(query: &TextQuery, statistics: &GlobalStatistics) -> Weighted {
@@ -339,7 +283,7 @@ fn prefixed(index: &TextIndex, field: usize, prefix: &str) -> Result<Rows> {
 fn similar(index: &TextIndex, field: usize, term: &str, distance: u8) -> Result<Rows> {
     let failed = |e: TantivyError| Error::invalid(format!("{term}~{distance}: {e}"));
     let inverted = &index.field(field)?.inverted;
-    let term = Term::from_field_text(Field::from_field_id(field as u32), term);
+    let term = tantivy::Term::from_field_text(Field::from_field_id(field as u32), term);
     let automaton = FuzzyTermQuery::new(term.clone(), distance, true).automaton().map_err(failed)?;
     let mut stream = inverted.terms().search(automaton).into_stream().map_err(unreadable)?;
     let mut rows = Rows::new();

@@ -14,6 +14,7 @@ use arrow::datatypes::{Float32Type, Float64Type, Int64Type};
 use arrow_schema::DataType;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use plexus_node::client::Client;
+use plexus_node::command::status;
 
 use crate::harness::{Cluster, number, run};
 
@@ -388,4 +389,67 @@ async fn pages_have_no_gaps_and_no_repeats_while_rows_come_and_go() {
         }
         assert_eq!(paged, expected);
     }
+}
+
+/// Questions that nodes have answered for others.
+async fn answered(cluster: &Cluster) -> u64 {
+    let mut all = 0;
+    for node in &cluster.nodes {
+        let metrics = status::get(&node.http(), "/metrics").await.unwrap();
+        let value = metrics.lines().find_map(|l| l.strip_prefix("plexus_peer_searches_total ")).unwrap();
+        all += value.parse::<u64>().unwrap();
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn searches_run_where_the_segments_are_kept() {
+    // One of the nodes keeps nothing.
+    let cluster = Cluster::start_with_roles(&["meta,data,query", "data,query", "data,query", "query"]).await;
+    let mut client = cluster.nodes[0].client().await;
+    let columns = "(id BIGINT PRIMARY KEY, body VARCHAR, v VECTOR(4), n INT)";
+    client.execute(&format!("CREATE TABLE here {columns} WITH (replicas = 3)")).await.unwrap();
+    client.execute(&format!("CREATE TABLE t {columns} WITH (shards = 6, replicas = 1)")).await.unwrap();
+    for table in ["here", "t"] {
+        insert(&mut client, table, 0..1_500).await;
+        client.execute(&format!("DELETE FROM {table} WHERE id % 7 = 3")).await.unwrap();
+        client.execute(&format!("OPTIMIZE {table}")).await.unwrap();
+        client.execute(&format!("DELETE FROM {table} WHERE id % 11 = 5")).await.unwrap();
+    }
+    let before = answered(&cluster).await;
+    let expected = answers(&mut client, "here").await;
+    assert_eq!(answered(&cluster).await, before, "what is here is searched here");
+    for indexed in [false, true] {
+        if indexed {
+            client.execute("CREATE INDEX t_text ON t USING text (body)").await.unwrap();
+            wait_indexed(&mut client, "t").await;
+        }
+        let mut elsewhere = Vec::new();
+        for node in &cluster.nodes {
+            let before = answered(&cluster).await;
+            let mut client = node.client().await;
+            assert_eq!(answers(&mut client, "t").await, expected, "on node {}", node.id);
+            assert!(answered(&cluster).await > before, "node {} asked nobody", node.id);
+            let (_, batches) =
+                client.query(&format!("EXPLAIN {}", LAYOUT_SEARCHES[0].replace("{t}", "t"))).await.unwrap();
+            let plan = arrow::util::pretty::pretty_format_batches(&batches).unwrap().to_string();
+            let told = plan.split(" in 6 segments, ").nth(1).unwrap_or_else(|| panic!("{plan}"));
+            let parts: u32 = told.split(' ').next().and_then(|n| n.parse().ok()).unwrap();
+            assert!(told.contains(" on other nodes"), "{plan}");
+            elsewhere.push(parts);
+        }
+        // Each segment is at one of the first three, and none at the last.
+        assert_eq!((elsewhere[..3].iter().sum::<u32>(), elsewhere[3]), (12, 6), "{elsewhere:?}");
+    }
+    // What a transaction has changed is seen in it, wherever the rows are, and by nobody else.
+    let mut other = cluster.nodes[1].client().await;
+    client.execute("BEGIN").await.unwrap();
+    let (first, _) = expected[0][0];
+    client.execute(&format!("DELETE FROM t WHERE id = {first}")).await.unwrap();
+    client.execute("INSERT INTO t VALUES (9000, 'wing flow wing flow', [0, 0, 0, 1], 1)").await.unwrap();
+    let found: Vec<i64> = answers(&mut client, "t").await[0].iter().map(|(id, _)| *id).collect();
+    assert!(found.contains(&9_000) && !found.contains(&first), "{found:?} without {first}");
+    assert_eq!(answers(&mut other, "t").await, expected);
+    client.execute("ROLLBACK").await.unwrap();
+    assert_eq!(answers(&mut client, "t").await, expected);
 }

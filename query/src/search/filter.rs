@@ -82,15 +82,27 @@ impl Filter {
         Ok(Some(Self { predicate: predicate.data, columns, segments, text, key }))
     }
 
+    fn key_of(&self, source: &Source, part: &Part) -> FilterKey {
+        let seen = SegmentReads::hidden_fingerprint(&part.segment, source.version);
+        (part.segment.id, self.key.clone(), seen)
+    }
+
+    /// The rows of a segment that the version sees and for which the predicate holds, if that is known.
+    pub fn known(&self, source: &Source, part: &Part) -> Option<Arc<Rows>> {
+        match self.segments.contains(&part.segment.id) {
+            true => source.context.caches.filtered.get(&self.key_of(source, part)),
+            false => Some(Arc::default()),
+        }
+    }
+
+    /// Keeps what another node has found.
+    pub fn remember(&self, source: &Source, part: &Part, rows: &Arc<Rows>) {
+        source.context.caches.filtered.insert(self.key_of(source, part), rows.clone());
+    }
+
     /// The rows of a segment that the version sees and for which the predicate holds.
     pub async fn rows(&self, source: &Source, part: &Part) -> Result<Arc<Rows>> {
-        if !self.segments.contains(&part.segment.id) {
-            return Ok(Arc::default());
-        }
-        let seen = SegmentReads::hidden_fingerprint(&part.segment, source.version);
-        let key = (part.segment.id, self.key.clone(), seen);
-        let cache = &source.context.caches.filtered;
-        if let Some(rows) = cache.get(&key) {
+        if let Some(rows) = self.known(source, part) {
             return Ok(rows);
         }
         let failed = |e: plexus_model::Error| {
@@ -112,7 +124,7 @@ impl Filter {
         }
         rows.optimize();
         let rows = Arc::new(rows);
-        cache.insert(key, rows.clone());
+        self.remember(source, part, &rows);
         Ok(rows)
     }
 }

@@ -4,17 +4,19 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use arrow::array::RecordBatch;
 use arrow::row::{RowConverter, SortField};
 use datafusion::catalog::Session;
 use futures::{StreamExt, TryStreamExt, stream};
 use plexus_index::graph::{Among, Strategy, Walk, WalkOptions};
 use plexus_index::text::{Accept, GlobalStatistics, TextIndex, TextQuery, TextSearch};
 use plexus_index::{Query, Top};
-use plexus_model::{Error, Metric, Result, Rows};
-use plexus_storage::{Pick, project, types};
+use plexus_model::{Error, Metric, Result, Rows, TableSchema, encode_rows};
+use plexus_storage::{project, types};
 
 use super::SearchOptions;
 use super::source::{SearchCaches, Source, TextFields, blocking};
+use super::spread::{Answer, Look, Question, spread};
 use super::vectors::{OpenGraph, Vectors};
 
 /// A row of a part, by its place among the parts of a [`Source`].
@@ -124,26 +126,18 @@ pub async fn best(source: &Source, leg: &Leg, wanted: &Wanted, k: usize, looks: 
     if k == 0 {
         return Ok(vec![]);
     }
-    let top = match leg {
+    let found = match leg {
         Leg::Text { fields, query } => {
             let statistics = statistics(source, fields, query).await?;
-            let search = Arc::new(TextSearch::new(query, fields.columns.len(), &statistics));
-            let read = |part: usize| async move { source.text(&source.parts[part], fields).await };
-            let look = move |index: TextIndex, accepted: &Accepted, tops: &mut [Top<Hit>], part: u32| {
-                tops.iter_mut().try_for_each(|top| {
-                    let threshold = top.threshold();
-                    search.run(&index, &accepted.as_accept(), threshold, &mut |hit| {
-                        top.push(hit.score, Hit { part, row: hit.row })
-                    })
-                })
-            };
-            each_part(source, wanted, (k, 1), looks, read, look).await?.pop()
+            let asked = Asked::words(fields.clone(), query.clone(), statistics);
+            look(source, &asked, wanted, k, looks).await?
         }
         Leg::Vector { column, query, ef } => {
-            nearest(source, *column, vec![query.clone()], wanted, k, looks.with(*ef)).await?.pop()
+            let asked = Asked::nearest(*column, vec![query.clone()]);
+            look(source, &asked, wanted, k, looks.with(*ef)).await?
         }
     };
-    Ok(top.map(Top::into_sorted).unwrap_or_default())
+    Ok(found.into_iter().next().unwrap_or_default())
 }
 
 /// The best `k` rows by each of several legs, as [`run`] gives them for one. What is asked of vectors alone is looked for
@@ -172,10 +166,11 @@ pub async fn run_all(
             // A share of them for each thread.
             let shares = vectors.chunks(vectors.len().div_ceil(looks.threads.max(1)).max(1)).map(|share| {
                 let queries = share.iter().map(|(.., query)| query.clone()).collect();
-                nearest(source, share[0].0, queries, wanted, k, looks.with(share[0].1))
+                let asked = Asked::nearest(share[0].0, queries);
+                async move { look(source, &asked, wanted, k, looks.with(share[0].1)).await }
             });
-            for top in futures::future::try_join_all(shares).await?.into_iter().flatten() {
-                rankings.push(settle(source, top.into_sorted(), k).await?);
+            for found in futures::future::try_join_all(shares).await?.into_iter().flatten() {
+                rankings.push(settle(source, found, k).await?);
             }
         }
         None => {
@@ -187,39 +182,137 @@ pub async fn run_all(
     Ok(rankings)
 }
 
-/// The nearest vectors of a column to each of some queries by the same metric.
-async fn nearest(
+/// What is asked of every part.
+pub(super) enum Asked {
+    Words {
+        fields: TextFields,
+        query: TextQuery,
+        statistics: GlobalStatistics,
+        search: Arc<TextSearch>,
+    },
+    /// Each query is a question of its own; they are of the same metric.
+    Nearest {
+        column: u32,
+        queries: Arc<Vec<Query>>,
+    },
+}
+
+impl Asked {
+    pub fn words(fields: TextFields, query: TextQuery, statistics: GlobalStatistics) -> Self {
+        let search = Arc::new(TextSearch::new(&query, fields.columns.len(), &statistics));
+        Self::Words { fields, query, statistics, search }
+    }
+
+    pub fn nearest(column: u32, queries: Vec<Query>) -> Self {
+        Self::Nearest { column, queries: Arc::new(queries) }
+    }
+
+    fn questions(&self) -> usize {
+        match self {
+            Self::Words { .. } => 1,
+            Self::Nearest { queries, .. } => queries.len(),
+        }
+    }
+
+    /// As others are asked.
+    fn question(&self, look: Look) -> Option<Question> {
+        match self {
+            Self::Words { fields, query, statistics, .. } => Some(Question::Words {
+                fields: fields.into(),
+                query: query.clone(),
+                statistics: statistics.into(),
+                look,
+            }),
+            Self::Nearest { column, queries } => Some(Question::Nearest {
+                column: *column,
+                metric: queries.first()?.metric(),
+                vectors: queries.iter().map(|query| query.vector().to_vec()).collect(),
+                look,
+            }),
+        }
+    }
+}
+
+/// The best `k` rows by each question and those that are equal to the last of them.
+async fn look(
     source: &Source,
-    column: u32,
-    queries: Vec<Query>,
+    asked: &Asked,
     wanted: &Wanted,
     k: usize,
     looks: Looks,
-) -> Result<Vec<Top<Hit>>> {
-    let Some(metric) = queries.first().map(Query::metric) else {
-        return Ok(vec![]);
-    };
-    let read = |part: usize| async move {
-        let exact = looks.exact || wanted.strategy(source, part, k, looks.ef) == Strategy::Exact;
-        let part = &source.parts[part];
-        let graph = if exact { None } else { source.graph(part, column, metric).await? };
-        Ok((source.vectors(part, column).await?, graph))
-    };
-    let (caches, count, queries) = (source.context.caches.clone(), queries.len(), Arc::new(queries));
-    let look = move |(vectors, graph): VectorsOf, accepted: &Accepted, tops: &mut [Top<Hit>], part: u32| {
-        for (query, top) in queries.iter().zip(tops) {
-            let nearest = Nearest { vectors: &vectors, query, k, beam: looks.ef };
-            let found = |distance: f32, row: u32| {
-                top.push(-distance, Hit { part, row });
-            };
-            match &graph {
-                Some(graph) => nearest.walk(graph, accepted, &caches, found),
-                None => nearest.all(accepted, found),
+) -> Result<Vec<Ranking>> {
+    let parts = (0..source.parts.len() as u32).filter(|part| !wanted.is_empty(*part as usize));
+    let question = |parts: &[u32]| asked.question(Look::new(k, looks, wanted, parts));
+    let here = |parts| look_here(source, parts, asked, wanted, k, looks);
+    let mut shares = spread(source, parts, question, here, Answer::into_hits).await?;
+    if shares.len() == 1 {
+        return Ok(shares.swap_remove(0));
+    }
+    let mut best: Vec<Top<Hit>> = (0..asked.questions()).map(|_| Top::new(k)).collect();
+    for share in shares {
+        for (top, hits) in best.iter_mut().zip(share) {
+            for (score, hit) in hits {
+                top.push(score, hit);
             }
         }
-        Ok(())
-    };
-    each_part(source, wanted, (k, count), looks, read, look).await
+    }
+    Ok(best.into_iter().map(Top::into_sorted).collect())
+}
+
+/// The same of some parts, by this node.
+pub(super) async fn look_here(
+    source: &Source,
+    parts: Vec<u32>,
+    asked: &Asked,
+    wanted: &Wanted,
+    k: usize,
+    looks: Looks,
+) -> Result<Vec<Ranking>> {
+    let questions = asked.questions();
+    match asked {
+        Asked::Words { fields, search, .. } => {
+            let read = |part: u32| async move { source.text(&source.parts[part as usize], fields).await };
+            let search = search.clone();
+            let look = move |index: TextIndex, accepted: &Accepted, tops: &mut [Top<Hit>], part: u32| {
+                tops.iter_mut().try_for_each(|top| {
+                    let threshold = top.threshold();
+                    search.run(&index, &accepted.as_accept(), threshold, &mut |hit| {
+                        top.push(hit.score, Hit { part, row: hit.row })
+                    })
+                })
+            };
+            each_part(source, parts, wanted, (k, questions), looks, read, look).await
+        }
+        Asked::Nearest { column, queries } => {
+            let Some(metric) = queries.first().map(Query::metric) else {
+                return Ok(vec![]);
+            };
+            let column = *column;
+            let read = |part: u32| async move {
+                let strategy = wanted.strategy(source, part as usize, k, looks.ef);
+                let exact = looks.exact || strategy == Strategy::Exact;
+                let part = &source.parts[part as usize];
+                let graph = if exact { None } else { source.graph(part, column, metric).await? };
+                Ok((source.vectors(part, column).await?, graph))
+            };
+            let (caches, queries) = (source.context.caches.clone(), queries.clone());
+            let look =
+                move |(vectors, graph): VectorsOf, accepted: &Accepted, tops: &mut [Top<Hit>], part: u32| {
+                    for (query, top) in queries.iter().zip(tops) {
+                        let nearest = Nearest { vectors: &vectors, query, k, beam: looks.ef };
+                        let found = |distance: f32, row: u32| {
+                            top.push(-distance, Hit { part, row });
+                        };
+                        match &graph {
+                            Some(graph) => nearest.walk(graph, accepted, &caches, found),
+                            None => nearest.all(accepted, found),
+                        }
+                    }
+                    Ok(())
+                };
+            each_part(source, parts, wanted, (k, questions), looks, read, look).await
+        }
+    }
 }
 
 /// Whether any of some rows may have no distance from a vector.
@@ -313,12 +406,13 @@ thread_local! {
 /// Reads what is needed of each part, looks for hits, and puts them together: the best `k` of each of some questions.
 async fn each_part<T, R, F>(
     source: &Source,
+    parts: Vec<u32>,
     wanted: &Wanted,
     (k, questions): (usize, usize),
     looks: Looks,
-    read: impl Fn(usize) -> R,
+    read: impl Fn(u32) -> R,
     look: F,
-) -> Result<Vec<Top<Hit>>>
+) -> Result<Vec<Ranking>>
 where
     T: Send + 'static,
     R: Future<Output = Result<T>>,
@@ -327,9 +421,8 @@ where
     let tops = move || -> Vec<Top<Hit>> { (0..questions).map(|_| Top::new(k)).collect() };
     // What is worse than the last that counts in one part counts in none.
     let thresholds = Arc::new(Mutex::new(vec![f32::NEG_INFINITY; questions]));
-    let parts = (0..source.parts.len()).filter(|part| !wanted.is_empty(*part));
-    let found = parts.map(|part| {
-        let (read, look, accepted) = (read(part), look.clone(), wanted.of(source, part));
+    let found = parts.into_iter().map(|part| {
+        let (read, look, accepted) = (read(part), look.clone(), wanted.of(source, part as usize));
         let thresholds = thresholds.clone();
         async move {
             let read = read.await?;
@@ -337,7 +430,7 @@ where
                 let mut tops = tops();
                 let lock = || thresholds.lock().expect("no code panics while it holds this lock");
                 tops.iter_mut().zip(lock().iter()).for_each(|(top, least)| top.raise(*least));
-                look(read, &accepted, &mut tops, part as u32)?;
+                look(read, &accepted, &mut tops, part)?;
                 lock().iter_mut().zip(&tops).for_each(|(least, top)| *least = least.max(top.threshold()));
                 Ok(tops.into_iter().map(Top::into_sorted).collect::<Vec<_>>())
             })
@@ -354,27 +447,74 @@ where
             }
         }
     }
-    Ok(best)
+    Ok(best.into_iter().map(Top::into_sorted).collect())
 }
 
 /// What is known of the words of a query in all rows that the version sees.
 pub async fn statistics(source: &Source, fields: &TextFields, query: &TextQuery) -> Result<GlobalStatistics> {
-    let mut all = GlobalStatistics { tokens: vec![0; fields.columns.len()], ..GlobalStatistics::default() };
-    let terms = query.scored_terms();
-    all.frequencies = terms.iter().map(|term| (term.clone(), 0)).collect::<BTreeMap<_, _>>();
-    for part in source.parts.iter() {
+    let question = |_: &[u32]| Some(Question::Statistics { fields: fields.into(), query: query.clone() });
+    let here = |parts| statistics_of(source, parts, fields, query);
+    let all = 0..source.parts.len() as u32;
+    let shares = spread(source, all, question, here, |answer, _| answer.into_statistics()).await?;
+    Ok(shares.into_iter().fold(no_statistics(fields, query), add))
+}
+
+fn no_statistics(fields: &TextFields, query: &TextQuery) -> GlobalStatistics {
+    let frequencies = query.scored_terms().into_iter().map(|term| (term, 0)).collect::<BTreeMap<_, _>>();
+    GlobalStatistics { rows: 0, tokens: vec![0; fields.columns.len()], frequencies }
+}
+
+fn add(mut all: GlobalStatistics, more: GlobalStatistics) -> GlobalStatistics {
+    all.rows += more.rows;
+    all.tokens.iter_mut().zip(more.tokens).for_each(|(sum, tokens)| *sum += tokens);
+    for (term, rows) in more.frequencies {
+        *all.frequencies.entry(term).or_default() += rows;
+    }
+    all
+}
+
+/// The same of some parts, by this node.
+pub(super) async fn statistics_of(
+    source: &Source,
+    parts: Vec<u32>,
+    fields: &TextFields,
+    query: &TextQuery,
+) -> Result<GlobalStatistics> {
+    let mut all = no_statistics(fields, query);
+    for part in parts {
+        let part = &source.parts[part as usize];
         let index = source.text(part, fields).await?;
-        let (hidden, terms) = (part.hidden.clone(), terms.clone());
+        let (hidden, terms) = (part.hidden.clone(), query.scored_terms());
         let counted = blocking(move || {
-            let counts = terms.iter().map(|term| index.frequency(term.field, &term.term, &hidden));
-            Ok((index.statistics(&hidden), counts.collect::<Result<Vec<u64>>>()?))
+            let known = index.statistics(&hidden);
+            let counts = terms.into_iter().map(|term| {
+                let rows = index.frequency(term.field, &term.term, &hidden)?;
+                Ok((term, rows))
+            });
+            let frequencies = counts.collect::<Result<_>>()?;
+            Ok(GlobalStatistics { rows: known.rows, tokens: known.tokens, frequencies })
         });
-        let (of_part, counts) = counted.await?;
-        all.rows += of_part.rows;
-        all.tokens.iter_mut().zip(of_part.tokens).for_each(|(sum, tokens)| *sum += tokens);
-        all.frequencies.values_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        all = add(all, counted.await?);
     }
     Ok(all)
+}
+
+/// The rows of some parts that match a query, whether the version sees them or not, by this node.
+pub(super) async fn matching(
+    source: &Source,
+    parts: Vec<u32>,
+    fields: &TextFields,
+    query: &TextQuery,
+) -> Result<Vec<Arc<Rows>>> {
+    let search = TextSearch::new(query, fields.columns.len(), &GlobalStatistics::default());
+    let search = Arc::new(search);
+    let mut rows = Vec::with_capacity(parts.len());
+    for part in parts {
+        let index = source.text(&source.parts[part as usize], fields).await?;
+        let search = search.clone();
+        rows.push(Arc::new(blocking(move || search.rows(&index)).await?));
+    }
+    Ok(rows)
 }
 
 /// Puts equals into an order, and takes the first `k`.
@@ -427,15 +567,46 @@ pub async fn keys(source: &Source, rows: BTreeMap<u32, Rows>) -> Result<BTreeMap
     let arrow = types::to_arrow(&schema);
     let sorts = arrow.fields().iter().map(|field| SortField::new(field.data_type().clone()));
     let converter = RowConverter::new(sorts.collect()).map_err(failed)?;
-    for (part, rows) in rows {
-        let segment = &source.parts[part as usize].segment;
-        let mut batches = source.reads().scan(&source.table, segment, &schema, Pick::Only(rows)).await?;
-        while let Some(found) = batches.try_next().await? {
-            let encoded = converter.convert_columns(found.rows.columns()).map_err(failed)?;
-            for (row, key) in found.positions.iter().zip(encoded.iter()) {
-                keys.insert(Hit { part, row: *row as u32 }, key.as_ref().to_vec());
-            }
+    for (part, rows, found) in rows_of(source, &schema, rows).await? {
+        let encoded = converter.convert_columns(found.columns()).map_err(failed)?;
+        for (row, key) in rows.iter().zip(encoded.iter()) {
+            keys.insert(Hit { part, row }, key.as_ref().to_vec());
         }
     }
     Ok(keys)
+}
+
+/// Columns of some rows of each part, in ascending order.
+pub async fn rows_of(
+    source: &Source,
+    schema: &TableSchema,
+    rows: BTreeMap<u32, Rows>,
+) -> Result<Vec<(u32, Rows, RecordBatch)>> {
+    let question = |parts: &[u32]| {
+        let rows = parts.iter().map(|part| encode_rows(&rows[part])).collect();
+        Some(Question::Rows { schema: schema.clone(), rows })
+    };
+    let here = |parts: Vec<u32>| {
+        let rows = &rows;
+        async move {
+            let reads = parts.into_iter().map(|part| async move {
+                let segment = &source.parts[part as usize].segment;
+                let wanted = rows[&part].clone();
+                let found = source.reads().rows_at(&source.table, segment, schema, wanted).await?;
+                Ok::<_, Error>((part, found))
+            });
+            futures::future::try_join_all(reads).await
+        }
+    };
+    let read = |answer: Answer, parts: &[u32]| {
+        let batches = answer.into_batches()?;
+        let suits = batches.len() == parts.len()
+            && parts.iter().zip(&batches).all(|(part, batch)| batch.num_rows() as u64 == rows[part].len());
+        match suits {
+            true => Ok(parts.iter().copied().zip(batches).collect()),
+            false => Err(Error::corrupt("a node gave other rows than it was asked for")),
+        }
+    };
+    let shares = spread(source, rows.keys().copied(), question, here, read).await?;
+    Ok(shares.into_iter().flatten().map(|(part, found)| (part, rows[&part].clone(), found)).collect())
 }

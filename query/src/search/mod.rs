@@ -4,6 +4,7 @@
 //! scores; columns are read only of the rows that are left in the end. Scores depend on the rows of the table alone, and
 //! not on how they lie in segments.
 
+mod alone;
 mod arguments;
 mod bind;
 mod filter;
@@ -15,6 +16,7 @@ mod report;
 mod request;
 mod rule;
 mod source;
+mod spread;
 mod vectors;
 mod wire;
 
@@ -26,6 +28,7 @@ use datafusion::config::ConfigExtension;
 use datafusion::logical_expr::ScalarUDF;
 use plexus_index::graph::WalkOptions;
 
+pub use alone::{bind_searches, is_repeatable, run_alone};
 pub use arguments::Function;
 pub use bind::{BindRule, Bindings};
 pub use functions::NAMED_ARGUMENT;
@@ -34,6 +37,8 @@ pub use relation::searched_table;
 pub use report::SearchReport;
 pub use rule::SearchRule;
 pub use source::{Part, SearchCaches, Source, TextFields, blocking, build_texts};
+pub use spread::RemoteSearches;
+pub(crate) use spread::answer;
 pub use wire::{decode as decode_function, encode as encode_function};
 
 extensions_options! {

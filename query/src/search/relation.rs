@@ -15,7 +15,8 @@ use datafusion::catalog::memory::MemorySourceConfig;
 use datafusion::catalog::{Session, TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{
-    DFSchema, DFSchemaRef, DataFusionError, Result, ScalarValue, TableReference, plan_err,
+    DFSchema, DFSchemaRef, DataFusionError, Result, ScalarValue, TableReference, plan_datafusion_err,
+    plan_err,
 };
 use datafusion::datasource::provider_as_source;
 use datafusion::execution::SessionState;
@@ -32,6 +33,7 @@ use super::functions::NAMED_ARGUMENT;
 use super::legs::Leg;
 use super::request::{Cursor, Found, Highlight, Request, fetch, search_all};
 use super::source::Source;
+use crate::engine::query_id;
 use crate::table::PinnedTable;
 
 pub const SCORE: &str = "_score";
@@ -223,9 +225,39 @@ impl SearchNode {
 
     /// The search as a relation that can be read, once its arguments are values.
     pub fn lower(&self) -> Result<LogicalPlan> {
+        let table = self.found_rows()?;
+        LogicalPlanBuilder::scan(self.call.function.name(), provider_as_source(Arc::new(table)), None)?
+            .project(self.call.schema.fields().iter().map(|f| Expr::Column(f.name().as_str().into())))?
+            .build()
+    }
+
+    /// Whether all of its arguments are values.
+    pub fn is_known(&self) -> bool {
+        self.values.iter().all(is_known)
+    }
+
+    /// The same with parameters, by their numbers, in the places that are theirs.
+    pub fn with_parameters(&self, parameters: &[ScalarValue]) -> Self {
+        let bound = |value: &Expr| match value {
+            Expr::Placeholder(place) => {
+                let number = place.id.strip_prefix('$').and_then(|n| n.parse::<usize>().ok());
+                let value = number.and_then(|n| parameters.get(n.checked_sub(1)?));
+                value.map_or_else(|| Expr::Placeholder(place.clone()), |v| Expr::Literal(v.clone(), None))
+            }
+            value => value.clone(),
+        };
+        Self { call: self.call.clone(), values: self.values.iter().map(bound).collect() }
+    }
+
+    /// What it finds, some columns of it by their places.
+    pub async fn rows(&self, state: &dyn Session, columns: &[usize]) -> Result<RecordBatch> {
+        self.found_rows()?.rows(state, columns).await
+    }
+
+    fn found_rows(&self) -> Result<FoundRows> {
         let function = self.call.function;
         for (name, value) in self.call.names.iter().zip(&self.values) {
-            if !matches!(value, Expr::Literal(..)) {
+            if !is_known(value) {
                 return plan_err!("{}: argument {name} is {value}: a constant is needed", function.name());
             }
         }
@@ -240,11 +272,13 @@ impl SearchNode {
             );
         }
         let requests = arguments.requests(&table).map_err(external)?;
-        let table = FoundRows { call: self.call.clone(), table, version, requests };
-        LogicalPlanBuilder::scan(function.name(), provider_as_source(Arc::new(table)), None)?
-            .project(self.call.schema.fields().iter().map(|f| Expr::Column(f.name().as_str().into())))?
-            .build()
+        Ok(FoundRows { call: self.call.clone(), table, version, requests })
     }
+}
+
+/// Whether an argument is a value.
+fn is_known(value: &Expr) -> bool {
+    matches!(value, Expr::Literal(..))
 }
 
 /// The table that a node of a plan searches, if it is a search.
@@ -290,7 +324,8 @@ impl UserDefinedLogicalNodeCore for SearchNode {
     }
 
     fn expressions(&self) -> Vec<Expr> {
-        self.values.clone()
+        // What is known is nobody else's business: every rewrite would write vectors out as the names of their columns.
+        self.values.iter().filter(|value| !is_known(value)).cloned().collect()
     }
 
     fn fmt_for_explain(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -299,8 +334,12 @@ impl UserDefinedLogicalNodeCore for SearchNode {
 
     fn with_exprs_and_inputs(&self, exprs: Vec<Expr>, _: Vec<LogicalPlan>) -> Result<Self> {
         // A parameter that was bound is called by its number still.
-        let values = exprs.into_iter().map(Expr::unalias).collect();
-        Ok(Self { call: self.call.clone(), values })
+        let mut exprs = exprs.into_iter().map(Expr::unalias);
+        let values = self.values.iter().map(|value| match is_known(value) {
+            true => Ok(value.clone()),
+            false => exprs.next().ok_or_else(|| plan_datafusion_err!("an argument of a search is gone")),
+        });
+        Ok(Self { call: self.call.clone(), values: values.collect::<Result<_>>()? })
     }
 }
 
@@ -363,28 +402,33 @@ impl TableProvider for FoundRows {
         _: &[Expr],
         _: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let Call { context, schema, .. } = self.call.as_ref();
-        let (table, version) = (&self.table, &self.version);
-        let filters = match &self.request().filter {
-            Some(sql) => vec![predicate(state, table, sql)?],
-            None => vec![],
-        };
-        let source = Source::open(table.clone(), *version, context.clone()).await.map_err(external)?;
-        let (mut found, mut queries) = (Vec::new(), Vec::new());
-        let all = search_all(&source, state, &self.requests, &filters).await?;
-        for (query, of_query) in (1..).zip(all) {
-            queries.extend(std::iter::repeat_n(query, of_query.len()));
-            found.extend(of_query);
-        }
-        let all: Vec<usize> = (0..schema.fields().len()).collect();
-        let columns = projection.unwrap_or(&all);
-        let batch = self.assemble(&source, &found, &queries, columns).await?;
+        let all: Vec<usize> = (0..self.call.schema.fields().len()).collect();
+        let batch = self.rows(state, projection.unwrap_or(&all)).await?;
         let schema = batch.schema();
         Ok(MemorySourceConfig::try_new_exec(&[vec![batch]], schema, None)?)
     }
 }
 
 impl FoundRows {
+    /// Searches, and reads some columns of what is found.
+    async fn rows(&self, state: &dyn Session, columns: &[usize]) -> Result<RecordBatch> {
+        let context = &self.call.context;
+        let (table, version) = (&self.table, &self.version);
+        let filters = match &self.request().filter {
+            Some(sql) => vec![predicate(state, table, sql)?],
+            None => vec![],
+        };
+        let source = Source::open(table.clone(), *version, context.clone()).await.map_err(external)?;
+        let source = source.for_query(query_id(state));
+        let (mut found, mut queries) = (Vec::new(), Vec::new());
+        let all = search_all(&source, state, &self.requests, &filters).await?;
+        for (query, of_query) in (1..).zip(all) {
+            queries.extend(std::iter::repeat_n(query, of_query.len()));
+            found.extend(of_query);
+        }
+        self.assemble(&source, &found, &queries, columns).await
+    }
+
     /// What all requests have in common is as in the first.
     fn request(&self) -> &Request {
         &self.requests[0]

@@ -8,6 +8,7 @@ use plexus_index::graph::Strategy;
 
 use super::legs::{Leg, Looks, Wanted};
 use super::source::Source;
+use super::spread::remote_parts;
 use super::vectors::has_graph;
 
 /// Notes of the searches of one statement, which run when its plan is made. An extension of its session.
@@ -45,7 +46,12 @@ pub fn note_rows(state: &dyn Session, source: &Source, wanted: &Wanted) {
             format!("{left} of {all} rows")
         }
     };
-    SearchReport::note(state, format!("search of {}: {rows} in {parts} segments", source.table.name));
+    let elsewhere = match remote_parts(source) {
+        0 => String::new(),
+        parts => format!(", {parts} on other nodes"),
+    };
+    let line = format!("search of {}: {rows} in {parts} segments{elsewhere}", source.table.name);
+    SearchReport::note(state, line);
 }
 
 /// Notes how a leg found its rows.

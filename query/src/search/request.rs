@@ -1,6 +1,7 @@
 //! A search from its legs to its rows.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use arrow::array::{RecordBatch, UInt64Array};
 use arrow::compute;
@@ -8,10 +9,9 @@ use arrow::row::{RowConverter, SortField};
 use datafusion::catalog::Session;
 use datafusion::common::DataFusionError;
 use datafusion::logical_expr::Expr;
-use futures::TryStreamExt;
 use plexus_index::text::{Analyzer, TextQuery};
 use plexus_model::{Error, Result, Rows};
-use plexus_storage::{Pick, project, types};
+use plexus_storage::{project, types};
 
 use super::filter::Filter;
 use super::fusion::{Fusion, Place, fuse};
@@ -19,6 +19,7 @@ use super::legs::{self, Hit, Leg, Looks, Ranking, Wanted};
 use super::relation::external;
 use super::report::{note_leg, note_rows};
 use super::source::Source;
+use super::spread::{Answer, Question, spread};
 
 /// What is searched for, and how what is found is put together.
 #[derive(Clone, Debug)]
@@ -180,10 +181,35 @@ pub async fn wanted(
     let Some(filter) = Filter::new(source, state, filters)? else {
         return Ok(Wanted::All);
     };
-    let mut rows = Vec::with_capacity(source.parts.len());
-    for part in source.parts.iter() {
-        rows.push(filter.rows(source, part).await?);
+    let mut rows: Vec<Option<Arc<Rows>>> =
+        source.parts.iter().map(|part| filter.known(source, part)).collect();
+    let unknown: Vec<u32> = (0..).zip(&rows).filter(|(_, rows)| rows.is_none()).map(|(at, _)| at).collect();
+    let here = |parts: Vec<u32>| {
+        let filter = &filter;
+        async move {
+            let mut found = Vec::with_capacity(parts.len());
+            for part in parts {
+                // The engine's error goes through as it is.
+                let rows = filter.rows(source, &source.parts[part as usize]).await;
+                found.push((part, rows));
+            }
+            Ok(found)
+        }
+    };
+    let read = |answer: Answer, parts: &[u32]| {
+        let sets = answer.into_sets()?;
+        match sets.len() == parts.len() {
+            true => Ok(parts.iter().copied().zip(sets.into_iter().map(Ok)).collect()),
+            false => Err(Error::corrupt("a node gave other sets of rows than it was asked for")),
+        }
+    };
+    let shares = spread(source, unknown, |_| Question::filter(filters), here, read).await;
+    for (part, found) in shares.map_err(external)?.into_iter().flatten() {
+        let found = found?;
+        filter.remember(source, &source.parts[part as usize], &found);
+        rows[part as usize] = Some(found);
     }
+    let rows = rows.into_iter().map(Option::unwrap_or_default).collect();
     Ok(Wanted::Some(rows))
 }
 
@@ -302,22 +328,12 @@ pub async fn fetch(source: &Source, hits: &[Hit], columns: &[usize]) -> Result<R
     }
     let mut batches = Vec::new();
     let mut places: BTreeMap<Hit, u64> = BTreeMap::new();
-    let reads = of_parts.into_iter().map(|(part, rows)| {
-        let schema = &schema;
-        async move {
-            let segment = &source.parts[part as usize].segment;
-            let found = source.reads().scan(&source.table, segment, schema, Pick::Only(rows)).await?;
-            Ok::<_, Error>((part, found.try_collect::<Vec<_>>().await?))
+    for (part, rows, found) in legs::rows_of(source, &schema, of_parts).await? {
+        for row in rows {
+            let place = places.len() as u64;
+            places.insert(Hit { part, row }, place);
         }
-    });
-    for (part, found) in futures::future::try_join_all(reads).await? {
-        for rows in found {
-            for row in rows.positions {
-                let place = places.len() as u64;
-                places.insert(Hit { part, row: row as u32 }, place);
-            }
-            batches.push(rows.rows);
-        }
+        batches.push(found);
     }
     let all = compute::concat_batches(&arrow, &batches).map_err(failed)?;
     let order = hits.iter().map(|hit| places.get(hit).copied());

@@ -20,8 +20,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 use datafusion::physical_plan::ExecutionPlan;
 use plexus_index::Query;
-use plexus_index::text::{GlobalStatistics, TextSearch};
-use plexus_model::{Rows, SegmentId};
+use plexus_model::{Error, Rows, SegmentId};
 
 use super::arguments::K_MAX;
 use super::bind::text_call;
@@ -30,7 +29,9 @@ use super::legs::{self, Leg, Looks, Wanted};
 use super::relation::external;
 use super::report::{note_leg, note_rows};
 use super::request::wanted;
-use super::source::{Source, blocking};
+use super::source::Source;
+use super::spread::{Answer, Question, spread};
+use crate::engine::query_id;
 use crate::table::PinnedTable;
 
 /// Has scans read what a search leaves.
@@ -337,7 +338,7 @@ impl TableProvider for SelectedTable {
         let Some(pinned) = self.inner.downcast_ref::<PinnedTable>() else {
             return self.inner.scan(state, projection, filters, limit).await;
         };
-        let source = pinned.search_source().await?;
+        let source = pinned.search_source().await?.for_query(query_id(state));
         let Selection { filters: own, matches, top } = &self.selection;
         let mut left = wanted(&source, state, own).await?;
         for binding in matches {
@@ -391,17 +392,27 @@ async fn best(
 
 /// The rows among some that match a query.
 async fn matching(source: &Source, binding: &TextBinding, wanted: Wanted) -> plexus_model::Result<Wanted> {
-    let search = TextSearch::new(&binding.query, binding.fields.columns.len(), &GlobalStatistics::default());
-    let search = Arc::new(search);
-    let mut rows = Vec::with_capacity(source.parts.len());
-    for (at, part) in source.parts.iter().enumerate() {
-        let index = source.text(part, &binding.fields).await?;
-        let search = search.clone();
-        let matches = blocking(move || search.rows(&index)).await?;
-        rows.push(Arc::new(match &wanted {
-            Wanted::All => matches - &*part.hidden,
-            Wanted::Some(some) => matches & &*some[at],
-        }));
+    let (fields, query) = (&binding.fields, &binding.query);
+    let question = |_: &[u32]| Some(Question::Matching { fields: fields.into(), query: query.clone() });
+    let here = |parts: Vec<u32>| async move {
+        let found = legs::matching(source, parts.clone(), fields, query).await?;
+        Ok(parts.into_iter().zip(found).collect::<Vec<_>>())
+    };
+    let read = |answer: Answer, parts: &[u32]| {
+        let sets = answer.into_sets()?;
+        match sets.len() == parts.len() {
+            true => Ok(parts.iter().copied().zip(sets).collect()),
+            false => Err(Error::corrupt("a node gave other sets of rows than it was asked for")),
+        }
+    };
+    let left = (0..source.parts.len() as u32).filter(|part| !wanted.is_empty(*part as usize));
+    let mut rows = vec![Arc::default(); source.parts.len()];
+    for (part, matches) in spread(source, left, question, here, read).await?.into_iter().flatten() {
+        let at = part as usize;
+        rows[at] = Arc::new(match &wanted {
+            Wanted::All => &*matches - &*source.parts[at].hidden,
+            Wanted::Some(some) => &*matches & &*some[at],
+        });
     }
     Ok(Wanted::Some(rows))
 }

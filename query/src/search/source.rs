@@ -151,6 +151,8 @@ pub struct Source {
     pub version: Version,
     pub context: ScanContext,
     pub parts: Arc<Vec<Part>>,
+    /// Of the query that searches, for logs.
+    pub query_id: String,
 }
 
 impl fmt::Debug for Source {
@@ -162,7 +164,7 @@ impl fmt::Debug for Source {
 impl Source {
     /// Some segments of a table.
     pub fn of(table: Arc<Table>, version: Version, context: ScanContext, parts: Vec<Part>) -> Self {
-        Self { table, version, context, parts: Arc::new(parts) }
+        Self { table, version, context, parts: Arc::new(parts), query_id: String::new() }
     }
 
     pub async fn open(table: Arc<Table>, version: Version, context: ScanContext) -> Result<Self> {
@@ -174,7 +176,12 @@ impl Source {
                 parts.push(Part { segment: segment.clone(), hidden });
             }
         }
-        Ok(Self { table, version, context, parts: Arc::new(parts) })
+        Ok(Self::of(table, version, context, parts))
+    }
+
+    /// The same for a query.
+    pub fn for_query(self, query_id: String) -> Self {
+        Self { query_id, ..self }
     }
 
     pub fn reads(&self) -> &SegmentReads {

@@ -1,0 +1,286 @@
+//! Rows that have any of some terms, or all of them: the best without looking at all.
+//!
+//! Rows are looked at in windows that end with a block of one of the terms. In a window each term has a bound, that of its
+//! blocks there. Terms whose bounds together do not reach the threshold are not worth looking for: rows are taken from
+//! the others, and the terms with the least bounds are looked up only as long as a row can still count (Turtle and Flood:
+//! "Query evaluation: strategies and optimizations", 1995; Ding and Suel: "Faster top-k document retrieval using
+//! block-max indexes", 2011).
+//!
+//! Of rows that have all terms the least frequent term leads, and windows whose bounds do not reach the threshold are left
+//! out.
+//!
+//! Bounds decide what is skipped, never how scores add up.
+
+use std::sync::Arc;
+
+use super::blocks::Blocks;
+use super::cursor::{Cursor, END, TermCursor};
+use super::search::{Accept, TextHit};
+
+/// Relative error of a sum of up to [`super::parse`]'s number of terms in single precision, generously.
+const ROUNDING: f32 = 1e-4;
+/// Blocks of a term in one window whose bounds are looked at one by one; with more, that of the whole term is taken.
+const BLOCKS_MAX: usize = 16;
+/// Rows of a filter are looked up one by one when the terms are in so many times as many.
+const LOOKED_UP: u64 = 8;
+
+/// Terms of a segment, and the group of each place in the query: those of one child of it are added up first.
+pub struct Choice {
+    pub terms: Vec<Term>,
+    pub groups: Vec<usize>,
+}
+
+/// A term that may be there.
+pub struct Term {
+    /// In the query.
+    place: usize,
+    /// Not in place: terms change their order.
+    cursor: Box<TermCursor>,
+    blocks: Arc<Blocks>,
+    /// Of all blocks.
+    bound: f32,
+    /// The block at the beginning of the window.
+    block: usize,
+    /// Of the blocks in the window.
+    here: f32,
+}
+
+impl Term {
+    pub fn new(place: usize, cursor: TermCursor, blocks: Arc<Blocks>) -> Self {
+        let bound = (0..blocks.len()).map(|block| cursor.bound(&blocks, block)).fold(0.0, f32::max);
+        Self { place, cursor: Box::new(cursor), blocks, bound, block: 0, here: 0.0 }
+    }
+
+    /// Goes to the block of the beginning of a window. Its last row; [`END`] when there is none.
+    fn enter(&mut self, row: u32) -> u32 {
+        // Of what is not known where it ends, its rows tell.
+        self.block = match self.cursor.row() {
+            END => self.blocks.len(),
+            _ => self.blocks.seek(self.block, row),
+        };
+        if self.block < self.blocks.len() { self.blocks.end(self.block) } else { END }
+    }
+
+    /// Bounds what is between the beginning of the window, where it is, and its last row.
+    fn bound_until(&mut self, last: u32) {
+        let (mut block, count) = (self.block, self.blocks.len());
+        self.here = 0.0;
+        while block < count {
+            if block - self.block == BLOCKS_MAX {
+                self.here = self.bound;
+                return;
+            }
+            self.here = self.here.max(self.cursor.bound(&self.blocks, block));
+            if self.blocks.end(block) >= last {
+                return;
+            }
+            block += 1;
+        }
+    }
+}
+
+/// Finds rows that have all of the terms, as [`any_of`] does.
+pub fn all_of(
+    choice: Choice,
+    accept: &Accept<'_>,
+    mut threshold: f32,
+    found: &mut dyn FnMut(TextHit) -> f32,
+) {
+    let Choice { mut terms, groups } = choice;
+    let mut parts: Vec<Option<f32>> = vec![None; groups.len()];
+    terms.sort_by_key(|term| term.cursor.rows());
+    let mut start = 0;
+    loop {
+        let Some(first) = terms.first() else {
+            return;
+        };
+        // Before the next row of the first nothing can be.
+        start = start.max(first.cursor.row());
+        let last = terms.iter_mut().map(|term| term.enter(start)).min().unwrap_or(END);
+        if start == END || terms.iter().any(|term| term.block == term.blocks.len()) {
+            return;
+        }
+        let bound: f32 = terms.iter().map(|term| term.cursor.bound(&term.blocks, term.block)).sum();
+        let (lead, others) = terms.split_at_mut(1);
+        if reaches(bound, threshold) {
+            let lead = &mut lead[0];
+            let mut row = lead.cursor.seek(start);
+            while row <= last {
+                // The farthest that another is.
+                let next = others.iter_mut().map(|term| term.cursor.seek(row)).find(|other| *other > row);
+                if let Some(next) = next {
+                    row = lead.cursor.seek(next);
+                    continue;
+                }
+                if accept.takes(row) {
+                    for term in std::iter::once(&mut *lead).chain(others.iter_mut()) {
+                        parts[term.place] = Some(term.cursor.score());
+                    }
+                    let score = total(&parts, &groups);
+                    if score >= threshold {
+                        threshold = threshold.max(found(TextHit { row, score }));
+                    }
+                }
+                row = lead.cursor.advance();
+            }
+            start = row;
+        } else {
+            start = last.saturating_add(1);
+            lead[0].cursor.seek(start);
+        }
+    }
+}
+
+fn reaches(bound: f32, threshold: f32) -> bool {
+    bound * (1.0 + ROUNDING) >= threshold
+}
+
+/// Finds rows: those that `accept` takes and that score at least `threshold`, which each call of `found` may raise. Rows
+/// come in ascending order.
+pub fn any_of(
+    choice: Choice,
+    accept: &Accept<'_>,
+    mut threshold: f32,
+    found: &mut dyn FnMut(TextHit) -> f32,
+) {
+    let Choice { mut terms, groups } = choice;
+    let mut parts: Vec<Option<f32>> = vec![None; groups.len()];
+    if let Accept::Only(rows) = accept
+        && rows.len() * LOOKED_UP < terms.iter().map(|term| u64::from(term.cursor.rows())).sum()
+    {
+        return look_up(&mut terms, &groups, &mut parts, rows, threshold, found);
+    }
+    // What terms reach together, the least first.
+    let mut sums = vec![0.0; terms.len() + 1];
+    let mut start = 0;
+    while start < END {
+        let last = begin_window(&mut terms, start, threshold);
+        let Some(last) = last else {
+            return;
+        };
+        terms.sort_unstable_by(|a, b| a.here.total_cmp(&b.here));
+        for (i, term) in terms.iter().enumerate() {
+            sums[i + 1] = sums[i] + term.here;
+        }
+        let mut optional = 0;
+        let mut fresh = true;
+        loop {
+            while optional < terms.len() && !reaches(sums[optional + 1], threshold) {
+                optional += 1;
+            }
+            let (few, needed) = terms.split_at_mut(optional);
+            if fresh {
+                for term in needed.iter_mut() {
+                    term.cursor.seek(start);
+                }
+                fresh = false;
+            }
+            let row = needed.iter().map(|term| term.cursor.row()).min().unwrap_or(END);
+            if row > last {
+                break;
+            }
+            let accepted = accept.takes(row);
+            parts.fill(None);
+            let mut sum = 0.0;
+            for term in needed.iter_mut().filter(|term| term.cursor.row() == row) {
+                if accepted {
+                    let score = term.cursor.score();
+                    parts[term.place] = Some(score);
+                    sum += score;
+                }
+                term.cursor.advance();
+            }
+            if !accepted || !look_for_few(few, &sums, &mut parts, row, sum, threshold) {
+                continue;
+            }
+            let score = total(&parts, &groups);
+            if score >= threshold {
+                threshold = threshold.max(found(TextHit { row, score }));
+            }
+        }
+        start = last.saturating_add(1);
+    }
+}
+
+/// Enters the window that begins at `start`, with its bounds. Its last row; `None` when no row from there on can count.
+fn begin_window(terms: &mut [Term], start: u32, threshold: f32) -> Option<u32> {
+    let mut last = END;
+    // The terms that do not count by themselves do not end windows: theirs may be many.
+    terms.sort_unstable_by(|a, b| a.bound.total_cmp(&b.bound));
+    let mut sum = 0.0;
+    for term in terms.iter_mut() {
+        let end = term.enter(start);
+        sum += term.bound;
+        if reaches(sum, threshold) {
+            last = last.min(end);
+        }
+    }
+    if last == END {
+        return None;
+    }
+    terms.iter_mut().for_each(|term| term.bound_until(last));
+    Some(last)
+}
+
+/// Adds the terms that no row was taken from, as long as the row can count. Whether it still can.
+fn look_for_few(
+    few: &mut [Term],
+    sums: &[f32],
+    parts: &mut [Option<f32>],
+    row: u32,
+    mut sum: f32,
+    threshold: f32,
+) -> bool {
+    for (i, term) in few.iter_mut().enumerate().rev() {
+        if !reaches(sum + sums[i + 1], threshold) {
+            return false;
+        }
+        if term.cursor.seek(row) == row {
+            let score = term.cursor.score();
+            parts[term.place] = Some(score);
+            sum += score;
+        }
+    }
+    true
+}
+
+/// Looks at some rows one by one.
+fn look_up(
+    terms: &mut [Term],
+    groups: &[usize],
+    parts: &mut [Option<f32>],
+    rows: &plexus_model::Rows,
+    mut threshold: f32,
+    found: &mut dyn FnMut(TextHit) -> f32,
+) {
+    for row in rows {
+        parts.fill(None);
+        let mut any = false;
+        for term in terms.iter_mut().filter(|term| term.cursor.row() <= row) {
+            if term.cursor.seek(row) == row {
+                parts[term.place] = Some(term.cursor.score());
+                any = true;
+            }
+        }
+        let score = total(parts, groups);
+        if any && score >= threshold {
+            threshold = threshold.max(found(TextHit { row, score }));
+        }
+    }
+}
+
+/// Adds up in the order of the query, group by group, as [`super::cursor::BoolCursor`] does.
+fn total(parts: &[Option<f32>], groups: &[usize]) -> f32 {
+    let (mut total, mut sum, mut open) = (0.0, 0.0, None);
+    for (part, group) in parts.iter().zip(groups) {
+        let Some(part) = part else {
+            continue;
+        };
+        if open != Some(*group) {
+            total += sum;
+            (sum, open) = (0.0, Some(*group));
+        }
+        sum += part;
+    }
+    total + sum
+}
