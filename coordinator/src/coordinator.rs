@@ -258,7 +258,7 @@ impl Coordinator {
 
     /// The plan of a statement, which may be known.
     async fn plan_of_text(&self, scope: &Scope<'_>, sql: &str, statement: &Statement) -> Result<LogicalPlan> {
-        let make = async { self.plan(scope, statement.clone()).await };
+        let make = self.plan(scope, statement.clone()).boxed();
         self.plans.plan(scope, sql, statement, make).await
     }
 
@@ -527,7 +527,7 @@ impl Coordinator {
             let plan = self.plan_of_text(&scope, sql, &statement).await?;
             self.run_plan(&scope, plan).await
         };
-        run.instrument(span).await
+        run.boxed().instrument(span).await
     }
 
     async fn run_at(&self, scope: &Scope<'_>, statement: Statement) -> Result<Executed> {

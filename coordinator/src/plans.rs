@@ -1,18 +1,20 @@
 //! Plans of queries, kept for a while.
 //!
 //! A query is planned when it is described, and again when its ticket is redeemed; a prepared one for every row of
-//! parameters. At one version of the manifest the plan is the same each time, as far as it depends on nothing but the
-//! text, the tables and the settings of the session.
+//! parameters. Of one manifest the plan is the same each time, as far as it depends on nothing but the text, the tables
+//! and the settings of the session. It is the manifest itself that counts, and not its version: what a transaction sees
+//! has one that others see otherwise.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement;
-use datafusion::sql::sqlparser::ast::{Expr, FunctionArg, FunctionArgExpr, TableFactor, Visit, Visitor};
+use datafusion::sql::sqlparser::ast::{Expr, TableFactor, Visit, Visitor, visit_expressions};
 use moka::sync::Cache;
-use plexus_model::{Result, Version};
+use plexus_model::{Manifest, Result};
 use plexus_query::search::is_repeatable;
 
 use crate::coordinator::Scope;
@@ -21,38 +23,59 @@ use crate::parse;
 
 /// Longer texts are data in disguise, which does not come again.
 const TEXT_BYTES_MAX: usize = 32 * 1024;
-/// What a statement or a plan takes, about: so much, and so many times its text.
-const BYTES: usize = 16 * 1024;
+/// What a statement takes, about: so much, and so many times its text.
+const BYTES: usize = 4 * 1024;
 const BYTES_PER_TEXT: usize = 32;
+/// What a column of a node of a plan takes, about.
+const BYTES_PER_COLUMN: usize = 512;
 /// Of all statements, and of all plans.
 const BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// After so long what nobody asked for is forgotten, and the version of the manifest with it: a prepared statement that
-/// is used again and again, or one that was just described, comes sooner.
-const IDLE_MAX: Duration = Duration::from_secs(10);
+/// How long they are kept. A prepared statement, or one that was just described, comes sooner.
+const KEPT: Duration = Duration::from_secs(10);
 
-/// What a plan is made of: a text, a version, and settings of a session.
+/// What a plan is made of: a text, a manifest by its place in memory, and settings of a session.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct PlanKey {
     sql: String,
-    version: Version,
+    manifest: usize,
     schema: String,
     settings: Vec<(String, String)>,
 }
 
+impl PlanKey {
+    fn of(scope: &Scope<'_>, sql: &str) -> Self {
+        Self {
+            sql: sql.to_owned(),
+            manifest: Arc::as_ptr(&scope.manifest) as usize,
+            schema: scope.session.schema(),
+            settings: scope.session.engine_settings(),
+        }
+    }
+}
+
+/// A plan with the manifest that it is of, in whose place no other is as long as it is here.
+struct Plan {
+    plan: LogicalPlan,
+    _manifest: Arc<Manifest>,
+    bytes: usize,
+}
+
+/// Statements and plans that came a moment ago.
 pub struct Plans {
     statements: Cache<String, Arc<Statement>>,
-    plans: Cache<PlanKey, Arc<LogicalPlan>>,
+    plans: Cache<PlanKey, Arc<Plan>>,
 }
 
 impl Default for Plans {
     fn default() -> Self {
-        let bytes = |sql: &str| u32::try_from(BYTES + sql.len() * BYTES_PER_TEXT).unwrap_or(u32::MAX);
-        let statements =
-            Cache::builder().weigher(move |sql: &String, _: &Arc<Statement>| bytes(sql.as_str()));
-        let plans = Cache::builder().weigher(move |key: &PlanKey, _: &Arc<LogicalPlan>| bytes(&key.sql));
+        let bytes = |sql: &str| BYTES + sql.len() * BYTES_PER_TEXT;
+        let weight = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+        let statements = Cache::builder().weigher(move |sql: &String, _: &Arc<Statement>| weight(bytes(sql)));
+        let plans = Cache::builder()
+            .weigher(move |key: &PlanKey, plan: &Arc<Plan>| weight(bytes(&key.sql) + plan.bytes));
         Self {
-            statements: statements.max_capacity(BYTES_MAX).time_to_idle(IDLE_MAX).build(),
-            plans: plans.max_capacity(BYTES_MAX).time_to_idle(IDLE_MAX).build(),
+            statements: statements.max_capacity(BYTES_MAX).time_to_live(KEPT).build(),
+            plans: plans.max_capacity(BYTES_MAX).time_to_live(KEPT).build(),
         }
     }
 }
@@ -78,29 +101,37 @@ impl Plans {
         statement: &Statement,
         make: impl Future<Output = Result<LogicalPlan>>,
     ) -> Result<LogicalPlan> {
-        // What a transaction sees has a version that others see otherwise.
-        if scope.session.transaction().is_some() || sql.len() > TEXT_BYTES_MAX {
+        if sql.len() > TEXT_BYTES_MAX {
             return make.await;
         }
-        let key = PlanKey {
-            sql: sql.to_owned(),
-            version: scope.manifest.version,
-            schema: scope.session.schema(),
-            settings: scope.session.engine_settings(),
-        };
-        if let Some(plan) = self.plans.get(&key) {
-            return Ok(plan.as_ref().clone());
+        let key = PlanKey::of(scope, sql);
+        if let Some(known) = self.plans.get(&key) {
+            return Ok(known.plan.clone());
         }
         let plan = make.await?;
-        if is_the_same_each_time(statement) && is_repeatable(&plan).map_err(from_datafusion)? {
-            self.plans.insert(key, Arc::new(plan.clone()));
+        // Another statement of the session may have changed its settings meanwhile.
+        let is_still = key == PlanKey::of(scope, sql);
+        if is_still && is_the_same_each_time(statement) && is_repeatable(&plan).map_err(from_datafusion)? {
+            let bytes = columns(&plan).map_err(from_datafusion)? * BYTES_PER_COLUMN;
+            let kept = Plan { plan: plan.clone(), _manifest: scope.manifest.clone(), bytes };
+            self.plans.insert(key, Arc::new(kept));
         }
         Ok(plan)
     }
 }
 
+/// Columns of all nodes of a plan.
+fn columns(plan: &LogicalPlan) -> datafusion::common::Result<usize> {
+    let mut columns = 0;
+    plan.apply_with_subqueries(|node| {
+        columns += 1 + node.schema().fields().len();
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(columns)
+}
+
 /// Whether a statement is a query whose plan depends on nothing that is known only when it is planned: the time in the
-/// version of a table, or what a subquery gives that is an argument of a search.
+/// version of a table, or what is computed, or asked of tables, for an argument of a search.
 fn is_the_same_each_time(statement: &Statement) -> bool {
     let Statement::Statement(statement) = statement else {
         return false;
@@ -117,16 +148,41 @@ impl Visitor for Changing {
         let TableFactor::Table { args, version, .. } = factor else {
             return ControlFlow::Continue(());
         };
-        let is_subquery = |arg: &FunctionArg| {
-            let (FunctionArg::Unnamed(value)
-            | FunctionArg::Named { arg: value, .. }
-            | FunctionArg::ExprNamed { arg: value, .. }) = arg;
-            matches!(value, FunctionArgExpr::Expr(Expr::Subquery(_)))
-        };
-        let subqueries = args.as_ref().is_some_and(|args| args.args.iter().any(is_subquery));
-        match version.is_some() || subqueries {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
+        if version.is_some() {
+            return ControlFlow::Break(());
+        }
+        visit_expressions(args, |expr| match expr {
+            Expr::Function(_) | Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. } => {
+                ControlFlow::Break(())
+            }
+            _ => ControlFlow::Continue(()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changes_from_time_to_time_is_not_kept() {
+        let kept = |sql: &str| is_the_same_each_time(&parse::statement(sql).unwrap());
+        for sql in [
+            "SELECT a FROM t WHERE b < now()",
+            "SELECT id FROM vector_search(t, v, $1, 10, filter => 'a < 5')",
+            "SELECT id FROM vector_search(t, v, [1.0, 2.0], 10) s JOIN u ON u.id = s.id",
+        ] {
+            assert!(kept(sql), "{sql}");
+        }
+        for sql in [
+            "SELECT a FROM t TIMESTAMP AS OF now() - INTERVAL '1 minute'",
+            "SELECT a FROM (SELECT a FROM t VERSION AS OF 3)",
+            "SELECT id FROM text_search(t, 'x', 10, filter => 'at > ' || now())",
+            "SELECT id FROM vector_search(t, v, (SELECT v FROM t LIMIT 1), 10)",
+            "SELECT id FROM text_search(t, current_date, 10)",
+            "EXPLAIN SELECT a FROM t",
+        ] {
+            assert!(!kept(sql), "{sql}");
         }
     }
 }

@@ -193,20 +193,26 @@ impl Engine {
         search::Source::of(table, version, self.scans.clone(), vec![part])
     }
 
-    /// Answers the search of another node, on the runtime of queries wherever it is asked.
+    /// Answers the search of another node, on the runtime of queries wherever it is asked. `manifest` is what this node knows
+    /// of the files that it keeps.
     ///
     /// # Errors
-    /// What went wrong; whoever asked then asks another node.
-    pub async fn answer_search(self: &Arc<Self>, task: Vec<u8>) -> plexus_model::Result<Vec<u8>> {
+    /// What went wrong; whoever asked then asks another node, or does it.
+    pub async fn answer_search(
+        self: &Arc<Self>,
+        task: Vec<u8>,
+        manifest: Arc<Manifest>,
+    ) -> plexus_model::Result<Vec<u8>> {
         let stopping = |_| plexus_model::Error::unavailable("the node is stopping");
         let _permit = self.searching.acquire().await.map_err(stopping)?;
         let this = self.clone();
-        // Ends when nobody waits for it any more.
+        // Ends when this is dropped.
         let mut tasks = JoinSet::new();
-        tasks.spawn_on(async move { search::answer(&task, &this.scans, &this.base).await }, &self.runtime);
+        let answer = async move { search::answer(&task, &manifest, &this.scans, &this.base).await };
+        tasks.spawn_on(answer, &self.runtime);
         match tasks.join_next().await {
             Some(Ok(answer)) => {
-                self.searches_answered.fetch_add(1, Ordering::Relaxed);
+                self.searches_answered.fetch_add(u64::from(answer.is_ok()), Ordering::Relaxed);
                 answer
             }
             Some(Err(e)) => Err(plexus_model::Error::internal(format!("a search was interrupted: {e}"))),

@@ -27,14 +27,16 @@ use crate::types;
 
 /// Bytes of open columns: of mapped ones what describes them.
 const OPEN_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Of one column.
+const COLUMN_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// After so long what nobody asked for is closed, and with it the file that it may be in.
 const IDLE_MAX: Duration = Duration::from_secs(10 * 60);
 /// What an encoded array takes beside its buffers.
 const ARRAY_BYTES: usize = 512;
 
-/// A segment, a column by its name in it, and how many files were found to be damaged: what was opened before is opened
-/// again.
-type ColumnKey = (SegmentId, String, u64);
+/// A segment, a column by its name in it, the type that it is read as, and how many files were found to be damaged: what was
+/// opened before is opened again.
+type ColumnKey = (SegmentId, String, DataType, u64);
 
 /// Open columns of segments.
 #[derive(Clone)]
@@ -58,14 +60,14 @@ impl OpenColumns {
 
 /// A column of a segment.
 struct OpenColumn {
-    /// The type that it was opened as.
-    asked: DataType,
     /// As the file has it; `None` when that is older than the column.
     field: Option<Field>,
     /// Each with its first row.
     chunks: Vec<(u64, vortex::array::ArrayRef)>,
     rows: u64,
     bytes: usize,
+    /// Whether it takes so much memory that it is not kept. Columns that are not mapped may.
+    too_large: bool,
 }
 
 impl SegmentReads {
@@ -80,26 +82,17 @@ impl SegmentReads {
         let arrow = types::to_arrow(schema);
         let wanted = rows.len();
         let here = SegmentRef::of(table, segment).filter(|file| self.has(file));
-        let opened = match here {
-            Some(file) => self.open_columns(&file, schema).await,
+        let taken = match here {
+            Some(file) => self.take_rows(&file, schema, &rows).await,
             // What is in the log, or on another node, is scanned.
             None => Ok(None),
         };
-        let found = match opened {
-            Ok(Some(columns)) => {
-                let (session, schema) = (self.session.clone(), schema.clone());
-                let (id, arrow) = (segment.id, arrow.clone());
-                // Reading what is mapped may wait for the disk.
-                let take = move || {
-                    let stored = take(&session, &columns, &rows).map_err(|e| reading(id, e))?;
-                    evolve(&stored, &schema, &arrow)
-                };
-                let taken = tokio::task::spawn_blocking(take).await;
-                taken.map_err(|e| Error::internal(format!("taking rows of segment {id}: {e}")))??
-            }
+        let found = match taken {
+            Ok(Some(stored)) => evolve(&stored, schema, &arrow)?,
             Ok(None) => self.scan_rows(table, segment, schema, rows).await?,
-            // A damaged file is set aside by whoever finds it so; the scan finds another copy.
+            // A scan finds another copy.
             Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Unavailable) => {
+                tracing::warn!(segment = %segment.id, error = %e, "rows cannot be taken; scanning");
                 self.scan_rows(table, segment, schema, rows).await?
             }
             Err(e) => return Err(e),
@@ -112,6 +105,23 @@ impl SegmentReads {
                 found.num_rows()
             ))),
         }
+    }
+
+    /// Stored columns of rows of a file on this node; `None` when they have to be scanned.
+    async fn take_rows(
+        &self,
+        file: &SegmentRef,
+        schema: &TableSchema,
+        rows: &Rows,
+    ) -> Result<Option<RecordBatch>> {
+        let Some(columns) = self.open_columns(file, schema).await? else {
+            return Ok(None);
+        };
+        let (session, id, rows) = (self.session.clone(), file.id, rows.clone());
+        // Reading what is mapped may wait for the disk.
+        let take = move || take(&session, &columns, &rows).map_err(|e| reading(id, e));
+        let taken = tokio::task::spawn_blocking(take).await;
+        taken.map_err(|e| Error::internal(format!("taking rows of segment {id}: {e}")))?.map(Some)
     }
 
     async fn scan_rows(
@@ -137,17 +147,19 @@ impl SegmentReads {
         let stored = types::to_stored(schema);
         let mut columns = Vec::with_capacity(stored.fields().len());
         for field in stored.fields() {
-            let key = (file.id, field.name().clone(), losses);
-            let open = match self.open.0.get(&key) {
-                // Otherwise it was widened since.
-                Some(column) if column.asked == *field.data_type() => column,
-                _ => {
+            let key = (file.id, field.name().clone(), field.data_type().clone(), losses);
+            let column = match self.open.0.get(&key) {
+                Some(column) => column,
+                None => {
                     let column = Arc::new(self.open_column(file, field).await?);
                     self.open.0.insert(key, column.clone());
                     column
                 }
             };
-            columns.push(open);
+            if column.too_large {
+                return Ok(None);
+            }
+            columns.push(column);
         }
         Ok((!columns.is_empty()).then_some(columns))
     }
@@ -157,8 +169,7 @@ impl SegmentReads {
         let reads = self.mapped();
         let opened = reads.open_file(file).await?;
         let field = reads.stored_field(&opened, wanted)?;
-        let asked = wanted.data_type().clone();
-        let mut column = OpenColumn { asked, field, chunks: vec![], rows: 0, bytes: 0 };
+        let mut column = OpenColumn { field, chunks: vec![], rows: 0, bytes: 0, too_large: false };
         if column.field.is_none() {
             column.rows = opened.row_count();
             return Ok(column);
@@ -170,6 +181,9 @@ impl SegmentReads {
             for array in chunk.depth_first_traversal() {
                 let in_memory = array.buffers().into_iter().filter(|b| !reads.is_mapped(file, b.as_slice()));
                 column.bytes += ARRAY_BYTES + in_memory.map(|b| b.len()).sum::<usize>();
+            }
+            if column.bytes > COLUMN_BYTES_MAX {
+                return Ok(OpenColumn { chunks: vec![], bytes: 0, too_large: true, ..column });
             }
             let rows = chunk.len() as u64;
             column.chunks.push((column.rows, chunk));

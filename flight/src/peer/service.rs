@@ -70,10 +70,18 @@ impl PeerService {
     }
 
     async fn answer(self: Arc<Self>, mut send: SendStream, mut receive: RecvStream) {
-        let (response, body) = match self.handle(&mut receive).await {
-            Ok(answer) => answer,
-            Err(error) => (Response::failed(&error), Bytes::new()),
+        let answer = async {
+            let request = read_request(&mut receive).await?;
+            match request {
+                // A search that nobody waits for any more ends. What changes something goes on.
+                Request::Search(task) => tokio::select! {
+                    answer = self.search(task) => answer,
+                    _ = send.stopped() => Err(Error::unavailable("nobody waits for the answer")),
+                },
+                request => self.handle(request, &mut receive).await,
+            }
         };
+        let (response, body) = answer.await.unwrap_or_else(|error| (Response::failed(&error), Bytes::new()));
         let write = async {
             wire::write_frame(&mut send, plexus_model::encode(&response)).await?;
             if !body.is_empty() {
@@ -88,9 +96,14 @@ impl PeerService {
         }
     }
 
-    async fn handle(&self, receive: &mut RecvStream) -> Result<(Response, Bytes)> {
-        let frame = wire::read_frame(receive).await?;
-        match plexus_model::decode::<Request>("peer request", &frame)? {
+    async fn search(&self, task: Vec<u8>) -> Result<(Response, Bytes)> {
+        let engine = self.handler.engine.get().ok_or_else(|| Error::unavailable("the node is starting"))?;
+        let answer = engine.answer_search(task, self.meta()?.manifest()).await?;
+        Ok((Response::Body { length: answer.len() as u64 }, answer.into()))
+    }
+
+    async fn handle(&self, request: Request, receive: &mut RecvStream) -> Result<(Response, Bytes)> {
+        match request {
             Request::Meta(bytes) => Ok((Response::Meta(self.meta()?.handle(&bytes).await), Bytes::new())),
             Request::PutSegment { id, checksum, length } => {
                 let _permit =
@@ -134,12 +147,7 @@ impl PeerService {
                     Response::Report { applied, checked: checked.0, segments_missing, missing, segments };
                 Ok((report, Bytes::new()))
             }
-            Request::Search(task) => {
-                let engine = self.handler.engine.get();
-                let engine = engine.ok_or_else(|| Error::unavailable("the node is starting"))?;
-                let answer = engine.answer_search(task).await?;
-                Ok((Response::Body { length: answer.len() as u64 }, answer.into()))
-            }
+            Request::Search(task) => self.search(task).await,
             Request::CheckFiles(files) => {
                 let Checked { damaged, missing } = check(self.store()?, files).await?;
                 let ids = |ids: Vec<SegmentId>| ids.into_iter().map(|id| id.0).collect();
@@ -155,6 +163,11 @@ impl PeerService {
     fn store(&self) -> Result<Arc<SegmentStore>> {
         self.handler.store.clone().ok_or_else(|| Error::not_found("this node does not have the data role"))
     }
+}
+
+async fn read_request(receive: &mut RecvStream) -> Result<Request> {
+    let frame = wire::read_frame(receive).await?;
+    plexus_model::decode("peer request", &frame)
 }
 
 impl PeerHandler {

@@ -13,6 +13,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{Float32Type, Float64Type, Int64Type};
 use arrow_schema::DataType;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use plexus_model::ErrorKind;
 use plexus_node::client::Client;
 use plexus_node::command::status;
 
@@ -440,6 +441,13 @@ async fn searches_run_where_the_segments_are_kept() {
         }
         // Each segment is at one of the first three, and none at the last.
         assert_eq!((elsewhere[..3].iter().sum::<u32>(), elsewhere[3]), (12, 6), "{elsewhere:?}");
+    }
+    // What is wrong with a filter is told as if it had been evaluated here.
+    for node in &cluster.nodes {
+        let mut client = node.client().await;
+        let wrong = "SELECT id FROM text_search(t, 'wing', 5, filter => 'CAST(body AS INT) > 1')";
+        let error = client.query(wrong).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
     }
     // What a transaction has changed is seen in it, wherever the rows are, and by nobody else.
     let mut other = cluster.nodes[1].client().await;

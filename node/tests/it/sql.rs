@@ -2,9 +2,10 @@
 
 use arrow::array::AsArray;
 use plexus_model::ErrorKind;
+use plexus_node::client::Client;
 use sqllogictest_flightsql::runner::FlightSqlDB;
 
-use crate::harness::Cluster;
+use crate::harness::{Cluster, number};
 
 /// `task_bytes`: so small that every scan is spread over the nodes, or so large that none is.
 async fn suite(nodes: u64, task_bytes: u64) {
@@ -115,4 +116,45 @@ async fn explain_shows_stages_the_nodes_that_hold_the_data_and_segments() {
     // A filter on a shard's bounds leaves segments out.
     let (_, batches) = client.query("EXPLAIN SELECT * FROM t WHERE id < 0").await.unwrap();
     assert!(!batches[0].column(1).as_string::<i32>().value(1).contains("shard-"), "nothing is pruned");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_text_means_to_each_session_what_that_sees() {
+    let cluster = Cluster::start(1).await;
+    let (mut one, mut other) = (cluster.nodes[0].client().await, cluster.nodes[0].client().await);
+    for sql in [
+        "CREATE TABLE t (id BIGINT PRIMARY KEY)",
+        "INSERT INTO t VALUES (1), (2)",
+        "CREATE SCHEMA b",
+        "CREATE TABLE b.t (id BIGINT PRIMARY KEY)",
+        "INSERT INTO b.t VALUES (4)",
+    ] {
+        one.execute(sql).await.unwrap();
+    }
+    let sum = "SELECT sum(id) FROM t";
+    let check = async |client: &mut Client, expected: i64, what: &str| {
+        assert_eq!(number(client, sum).await.unwrap(), expected, "{what}");
+    };
+    check(&mut one, 3, "at first").await;
+    one.execute("BEGIN").await.unwrap();
+    one.execute("DELETE FROM t WHERE id = 1").await.unwrap();
+    for _ in 0..2 {
+        check(&mut one, 2, "in the transaction").await;
+        check(&mut other, 3, "outside of it").await;
+    }
+    one.execute("ROLLBACK").await.unwrap();
+    check(&mut one, 3, "after it").await;
+    other.execute("SET schema = 'b'").await.unwrap();
+    for _ in 0..2 {
+        check(&mut other, 4, "in another schema").await;
+        check(&mut one, 3, "in the first").await;
+        one.execute("INSERT INTO t VALUES (10)").await.unwrap();
+        check(&mut one, 13, "after a change").await;
+        one.execute("DELETE FROM t WHERE id = 10").await.unwrap();
+    }
+    one.execute("DROP TABLE t").await.unwrap();
+    assert_eq!(number(&mut one, sum).await.unwrap_err().kind(), ErrorKind::NotFound);
+    one.execute("CREATE TABLE t (id BIGINT PRIMARY KEY)").await.unwrap();
+    one.execute("INSERT INTO t VALUES (7)").await.unwrap();
+    check(&mut one, 7, "of another table of the name").await;
 }

@@ -244,7 +244,8 @@ async fn look(
     let parts = (0..source.parts.len() as u32).filter(|part| !wanted.is_empty(*part as usize));
     let question = |parts: &[u32]| asked.question(Look::new(k, looks, wanted, parts));
     let here = |parts| look_here(source, parts, asked, wanted, k, looks);
-    let mut shares = spread(source, parts, question, here, Answer::into_hits).await?;
+    let read = |answer: Answer, parts: &[u32]| answer.into_hits(source, parts, asked.questions());
+    let mut shares = spread(source, parts, question, here, read).await?;
     if shares.len() == 1 {
         return Ok(shares.swap_remove(0));
     }
@@ -455,7 +456,8 @@ pub async fn statistics(source: &Source, fields: &TextFields, query: &TextQuery)
     let question = |_: &[u32]| Some(Question::Statistics { fields: fields.into(), query: query.clone() });
     let here = |parts| statistics_of(source, parts, fields, query);
     let all = 0..source.parts.len() as u32;
-    let shares = spread(source, all, question, here, |answer, _| answer.into_statistics()).await?;
+    let shares =
+        spread(source, all, question, here, |answer, _| answer.into_statistics(fields.columns.len())).await?;
     Ok(shares.into_iter().fold(no_statistics(fields, query), add))
 }
 
@@ -599,11 +601,9 @@ pub async fn rows_of(
         }
     };
     let read = |answer: Answer, parts: &[u32]| {
-        let batches = answer.into_batches()?;
-        let suits = batches.len() == parts.len()
-            && parts.iter().zip(&batches).all(|(part, batch)| batch.num_rows() as u64 == rows[part].len());
-        match suits {
-            true => Ok(parts.iter().copied().zip(batches).collect()),
+        let found = answer.into_batches(schema, parts)?;
+        match found.iter().all(|(part, batch)| batch.num_rows() as u64 == rows[part].len()) {
+            true => Ok(found),
             false => Err(Error::corrupt("a node gave other rows than it was asked for")),
         }
     };

@@ -446,6 +446,8 @@ impl FoundRows {
         let schema = Arc::new(self.call.schema.project(columns)?);
         let hits: Vec<_> = found.iter().map(|f| f.hit).collect();
         let mut read: Vec<usize> = columns.iter().copied().filter(|c| *c < own).collect();
+        read.sort_unstable();
+        read.dedup();
         let wants_highlight = columns.iter().any(|c| self.call.schema.field(*c).name() == HIGHLIGHT);
         let highlight = request.highlight.as_ref().filter(|_| wants_highlight);
         read.extend(highlight.map(|h| h.column).filter(|column| !read.contains(column)));

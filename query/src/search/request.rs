@@ -197,11 +197,8 @@ pub async fn wanted(
         }
     };
     let read = |answer: Answer, parts: &[u32]| {
-        let sets = answer.into_sets()?;
-        match sets.len() == parts.len() {
-            true => Ok(parts.iter().copied().zip(sets.into_iter().map(Ok)).collect()),
-            false => Err(Error::corrupt("a node gave other sets of rows than it was asked for")),
-        }
+        let sets = answer.into_sets(source, parts)?;
+        Ok(sets.into_iter().map(|(part, rows)| (part, Ok(rows))).collect())
     };
     let shares = spread(source, unknown, |_| Question::filter(filters), here, read).await;
     for (part, found) in shares.map_err(external)?.into_iter().flatten() {

@@ -20,7 +20,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 use datafusion::physical_plan::ExecutionPlan;
 use plexus_index::Query;
-use plexus_model::{Error, Rows, SegmentId};
+use plexus_model::{Rows, SegmentId};
 
 use super::arguments::K_MAX;
 use super::bind::text_call;
@@ -398,13 +398,7 @@ async fn matching(source: &Source, binding: &TextBinding, wanted: Wanted) -> ple
         let found = legs::matching(source, parts.clone(), fields, query).await?;
         Ok(parts.into_iter().zip(found).collect::<Vec<_>>())
     };
-    let read = |answer: Answer, parts: &[u32]| {
-        let sets = answer.into_sets()?;
-        match sets.len() == parts.len() {
-            true => Ok(parts.iter().copied().zip(sets).collect()),
-            false => Err(Error::corrupt("a node gave other sets of rows than it was asked for")),
-        }
-    };
+    let read = |answer: Answer, parts: &[u32]| answer.into_sets(source, parts);
     let left = (0..source.parts.len() as u32).filter(|part| !wanted.is_empty(*part as usize));
     let mut rows = vec![Arc::default(); source.parts.len()];
     for (part, matches) in spread(source, left, question, here, read).await?.into_iter().flatten() {

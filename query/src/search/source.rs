@@ -5,7 +5,7 @@
 //! indexed; vectors without a graph are all looked at.
 
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, AsArray};
@@ -15,7 +15,7 @@ use futures::TryStreamExt;
 use moka::sync::Cache;
 use plexus_index::graph::{Chosen, Graph};
 use plexus_index::text::{Analyzer, TextIndex, build_text};
-use plexus_model::{Error, ErrorKind, Result, Rows, Segment, SegmentId, Table, Version};
+use plexus_model::{Error, ErrorKind, NodeId, Result, Rows, Segment, SegmentId, Table, Version};
 use plexus_storage::{Pick, SegmentReads, SegmentRef, project};
 use tokio::sync::OnceCell;
 
@@ -153,6 +153,8 @@ pub struct Source {
     pub parts: Arc<Vec<Part>>,
     /// Of the query that searches, for logs.
     pub query_id: String,
+    /// Of each part the nodes that keep it, if this one does not; once that is known.
+    pub(super) elsewhere: OnceLock<Vec<Option<Vec<NodeId>>>>,
 }
 
 impl fmt::Debug for Source {
@@ -164,7 +166,14 @@ impl fmt::Debug for Source {
 impl Source {
     /// Some segments of a table.
     pub fn of(table: Arc<Table>, version: Version, context: ScanContext, parts: Vec<Part>) -> Self {
-        Self { table, version, context, parts: Arc::new(parts), query_id: String::new() }
+        Self {
+            table,
+            version,
+            context,
+            parts: Arc::new(parts),
+            query_id: String::new(),
+            elsewhere: OnceLock::new(),
+        }
     }
 
     pub async fn open(table: Arc<Table>, version: Version, context: ScanContext) -> Result<Self> {

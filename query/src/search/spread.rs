@@ -7,7 +7,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
+use arrow_schema::{DataType, Schema};
 use async_trait::async_trait;
+use datafusion::common::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::Expr;
 use datafusion_proto::bytes::Serializeable;
@@ -15,10 +18,10 @@ use futures::future::{try_join, try_join_all};
 use plexus_index::Query;
 use plexus_index::text::{Analyzer, GlobalStatistics, ScoredTerm, TextQuery};
 use plexus_model::{
-    Error, Metric, NodeId, Result, Rows, Segment, Shard, Table, TableId, TableName, TableSchema, Version,
-    decode, decode_rows, encode, encode_rows,
+    Error, ErrorKind, Manifest, Metric, NodeId, Result, Rows, Segment, SegmentData, Shard, Table, TableId,
+    TableName, TableSchema, Version, decode, decode_rows, encode, encode_rows,
 };
-use plexus_storage::{SegmentRef, inline};
+use plexus_storage::{SegmentRef, inline, types};
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::filter::Filter;
@@ -161,43 +164,73 @@ fn decode_sets(sets: Vec<Vec<u8>>) -> Result<Vec<Arc<Rows>>> {
     sets.iter().map(|set| decode_rows(set).map(Arc::new)).collect()
 }
 
+/// Whether a part has a row.
+fn has(source: &Source, part: u32, row: u32) -> bool {
+    u64::from(row) < source.parts[part as usize].segment.rows
+}
+
 fn unexpected() -> Error {
     Error::corrupt("a node answered another question than it was asked")
 }
 
 impl Answer {
-    pub fn into_sets(self) -> Result<Vec<Arc<Rows>>> {
-        match self {
-            Self::Sets(sets) => decode_sets(sets),
-            _ => Err(unexpected()),
-        }
-    }
-
-    pub fn into_statistics(self) -> Result<GlobalStatistics> {
-        match self {
-            Self::Statistics(all) => Ok(all.into()),
-            _ => Err(unexpected()),
-        }
-    }
-
-    /// Hits in `parts`, which were asked.
-    pub fn into_hits(self, parts: &[u32]) -> Result<Vec<Vec<(f32, Hit)>>> {
-        let Self::Hits(questions) = self else {
+    /// A set of rows of each of some parts.
+    pub fn into_sets(self, source: &Source, parts: &[u32]) -> Result<Vec<(u32, Arc<Rows>)>> {
+        let Self::Sets(sets) = self else {
             return Err(unexpected());
         };
-        let hit = |(score, part, row): (f32, u32, u32)| {
-            let part = parts.get(part as usize).copied().ok_or_else(unexpected)?;
-            Ok((score, Hit { part, row }))
-        };
-        questions.into_iter().map(|hits| hits.into_iter().map(hit).collect()).collect()
+        let sets = decode_sets(sets)?;
+        let fits = |(part, set): (&u32, &Arc<Rows>)| set.max().is_none_or(|row| has(source, *part, row));
+        match sets.len() == parts.len() && parts.iter().zip(&sets).all(fits) {
+            true => Ok(parts.iter().copied().zip(sets).collect()),
+            false => Err(unexpected()),
+        }
     }
 
-    pub fn into_batches(self) -> Result<Vec<arrow::array::RecordBatch>> {
+    /// Counts of words in so many fields.
+    pub fn into_statistics(self, fields: usize) -> Result<GlobalStatistics> {
+        match self {
+            Self::Statistics(all) if all.tokens.len() == fields => Ok(all.into()),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Hits in some parts, of each of so many questions.
+    pub fn into_hits(self, source: &Source, parts: &[u32], questions: usize) -> Result<Vec<Vec<(f32, Hit)>>> {
+        let Self::Hits(answers) = self else {
+            return Err(unexpected());
+        };
+        if answers.len() != questions {
+            return Err(unexpected());
+        }
+        let hit = |(score, part, row): (f32, u32, u32)| {
+            let part = parts.get(part as usize).copied().filter(|part| has(source, *part, row));
+            Ok((score, Hit { part: part.ok_or_else(unexpected)?, row }))
+        };
+        answers.into_iter().map(|hits| hits.into_iter().map(hit).collect()).collect()
+    }
+
+    /// Rows of each of some parts, with the columns of a schema.
+    pub fn into_batches(self, schema: &TableSchema, parts: &[u32]) -> Result<Vec<(u32, RecordBatch)>> {
         let Self::Batches(batches) = self else {
             return Err(unexpected());
         };
-        let one = |bytes: Vec<u8>| inline::decode(&bytes)?.into_iter().next().ok_or_else(unexpected);
-        batches.into_iter().map(one).collect()
+        let arrow = types::to_arrow(schema);
+        let one = |bytes: Vec<u8>| {
+            let batch = inline::decode(&bytes)?.into_iter().next().ok_or_else(unexpected)?;
+            let types = |schema: &Schema| -> Vec<DataType> {
+                schema.fields().iter().map(|field| field.data_type().clone()).collect()
+            };
+            match types(&batch.schema()) == types(&arrow) {
+                true => Ok(batch),
+                false => Err(unexpected()),
+            }
+        };
+        let batches = batches.into_iter().map(one).collect::<Result<Vec<_>>>()?;
+        match batches.len() == parts.len() {
+            true => Ok(parts.iter().copied().zip(batches).collect()),
+            false => Err(unexpected()),
+        }
     }
 }
 
@@ -210,28 +243,35 @@ struct Share {
 
 /// Which of some parts this node works on, and which others do.
 fn shares(source: &Source, parts: impl IntoIterator<Item = u32>) -> (Vec<u32>, Vec<Share>) {
-    let (mut here, mut there) = (Vec::new(), BTreeMap::<Vec<NodeId>, Vec<u32>>::new());
+    let (mut here, mut there) = (Vec::new(), BTreeMap::<&[NodeId], Vec<u32>>::new());
+    let elsewhere = elsewhere(source);
     for part in parts {
-        match elsewhere(source, &source.parts[part as usize]) {
+        match &elsewhere[part as usize] {
             Some(nodes) => there.entry(nodes).or_default().push(part),
             None => here.push(part),
         }
     }
-    (here, there.into_iter().map(|(nodes, parts)| Share { parts, nodes }).collect())
+    let share = |(nodes, parts): (&[NodeId], _)| Share { parts, nodes: nodes.to_vec() };
+    (here, there.into_iter().map(share).collect())
 }
 
-/// The nodes that keep a part, if this one does not.
-fn elsewhere(source: &Source, part: &Part) -> Option<Vec<NodeId>> {
-    let file = SegmentRef::of(&source.table, &part.segment)?;
-    if source.reads().has(&file) {
-        return None;
-    }
-    Some(source.reads().order(&file)).filter(|nodes| !nodes.is_empty())
+/// Of each part the nodes that keep it, if this one does not. They are looked up once.
+fn elsewhere(source: &Source) -> &[Option<Vec<NodeId>>] {
+    source.elsewhere.get_or_init(|| {
+        let keepers = |part: &Part| {
+            let file = SegmentRef::of(&source.table, &part.segment)?;
+            if source.reads().has(&file) {
+                return None;
+            }
+            Some(source.reads().order(&file)).filter(|nodes| !nodes.is_empty())
+        };
+        source.parts.iter().map(keepers).collect()
+    })
 }
 
 /// How many parts are worked on by other nodes.
 pub(super) fn remote_parts(source: &Source) -> usize {
-    source.parts.iter().filter(|part| elsewhere(source, part).is_some()).count()
+    elsewhere(source).iter().flatten().count()
 }
 
 /// Work on some parts: here on those that are here, and on others where they are. `question` tells it for some parts,
@@ -291,7 +331,13 @@ async fn ask(source: &Source, share: &Share, question: Question) -> Option<Answe
             Ok(answer) => return Some(answer),
             Err(error) => {
                 let (query_id, version) = (&source.query_id, source.version.0);
-                tracing::warn!(query_id, version, %node, %error, "a node did not answer a search; asking another");
+                tracing::warn!(query_id, version, %node, %error, "a node did not answer a search");
+                // Others would not answer this either; the work here tells what is wrong.
+                let may_others =
+                    matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::NotFound | ErrorKind::Corrupt);
+                if !may_others {
+                    return None;
+                }
             }
         }
     }
@@ -302,8 +348,16 @@ async fn ask(source: &Source, share: &Share, question: Question) -> Option<Answe
 ///
 /// # Errors
 /// What went wrong; whoever asked then asks another.
-pub(crate) async fn answer(task: &[u8], context: &ScanContext, state: &SessionState) -> Result<Vec<u8>> {
+pub(crate) async fn answer(
+    task: &[u8],
+    manifest: &Manifest,
+    context: &ScanContext,
+    state: &SessionState,
+) -> Result<Vec<u8>> {
     let task: Task = decode("search", task)?;
+    for segment in &task.segments {
+        check_files(segment, manifest)?;
+    }
     let segments = task.segments.into_iter().map(Arc::new).collect::<Vec<_>>();
     let table = Arc::new(Table {
         id: task.id,
@@ -333,23 +387,52 @@ pub(crate) async fn answer(task: &[u8], context: &ScanContext, state: &SessionSt
     Ok(encode(&respond(&source, task.question, state).await?))
 }
 
+/// Fails when a segment has other files than this node knows it to have: a whole file would be taken for a damaged one.
+fn check_files(segment: &Segment, manifest: &Manifest) -> Result<()> {
+    let Some(known) = manifest.segment(segment.id) else {
+        // Of a version that is yet to come here.
+        return Ok(());
+    };
+    let same_data = match (&segment.data, &known.data) {
+        (SegmentData::File(asked), SegmentData::File(known)) => asked == known,
+        _ => true,
+    };
+    let same_indexes = segment.indexes.iter().all(|asked| {
+        known.indexes.iter().filter(|known| known.file == asked.file).all(|known| known.data == asked.data)
+    });
+    match same_data && same_indexes {
+        true => Ok(()),
+        false => {
+            Err(Error::invalid(format!("segment {} has other files than it is said to have", segment.id)))
+        }
+    }
+}
+
+/// An error of the engine: ours inside of it as it is.
+fn of_engine(error: DataFusionError) -> Error {
+    match error {
+        DataFusionError::External(inner) => match inner.downcast::<Error>() {
+            Ok(error) => *error,
+            Err(other) => Error::internal(format!("a predicate: {other}")),
+        },
+        other => Error::internal(format!("a predicate: {}", other.strip_backtrace())).with_source(other),
+    }
+}
+
 async fn respond(source: &Source, question: Question, state: &SessionState) -> Result<Answer> {
     let threads = state.config().target_partitions();
     let all: Vec<u32> = (0..source.parts.len() as u32).collect();
     let sets = |sets: Vec<Arc<Rows>>| Answer::Sets(sets.iter().map(|set| encode_rows(set)).collect());
     Ok(match question {
         Question::Filter(predicates) => {
-            let failed = |e: datafusion::common::DataFusionError| {
-                Error::internal(format!("a predicate: {}", e.strip_backtrace())).with_source(e)
-            };
             let context = state.task_ctx();
-            let read = |bytes: &Vec<u8>| Expr::from_bytes_with_ctx(bytes, &context).map_err(failed);
+            let read = |bytes: &Vec<u8>| Expr::from_bytes_with_ctx(bytes, &context).map_err(of_engine);
             let predicates = predicates.iter().map(read).collect::<Result<Vec<_>>>()?;
-            let filter = Filter::new(source, state, &predicates).map_err(failed)?;
+            let filter = Filter::new(source, state, &predicates).map_err(of_engine)?;
             let filter = filter.ok_or_else(|| Error::invalid("a filter without predicates"))?;
             let mut found = Vec::with_capacity(all.len());
             for part in source.parts.iter() {
-                found.push(filter.rows(source, part).await.map_err(failed)?);
+                found.push(filter.rows(source, part).await.map_err(of_engine)?);
             }
             sets(found)
         }
