@@ -53,11 +53,7 @@ impl Term {
 
     /// Goes to the block of the beginning of a window. Its last row; [`END`] when there is none.
     fn enter(&mut self, row: u32) -> u32 {
-        // Of what is not known where it ends, its rows tell.
-        self.block = match self.cursor.row() {
-            END => self.blocks.len(),
-            _ => self.blocks.seek(self.block, row),
-        };
+        self.block = self.blocks.seek(self.block, row);
         if self.block < self.blocks.len() { self.blocks.end(self.block) } else { END }
     }
 

@@ -46,11 +46,6 @@ impl Blocks {
         blocks
     }
 
-    /// One block of all rows, of which nothing is known.
-    pub fn unknown() -> Self {
-        Self { ends: vec![TERMINATED - 1], frequencies: vec![u8::MAX], lengths: vec![0] }
-    }
-
     pub fn len(&self) -> usize {
         self.ends.len()
     }

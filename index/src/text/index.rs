@@ -27,8 +27,8 @@ pub struct TextIndex {
     blocks: Arc<RwLock<HashMap<(usize, String), Arc<Blocks>>>>,
 }
 
-/// Terms in fewer rows are a block, of which nothing is known: to read them all takes as long as to know more.
-const BLOCKS_ROWS_MIN: u32 = 512;
+/// Terms in fewer rows have their blocks made each time.
+const KEPT_ROWS_MIN: u32 = 512;
 
 /// One field of it.
 pub(super) struct FieldIndex {
@@ -105,16 +105,17 @@ impl TextIndex {
     }
 
     /// The blocks of a term that is there.
-    pub(super) fn blocks(&self, field: usize, term: &str, postings: SegmentPostings) -> Result<Arc<Blocks>> {
-        if postings.doc_freq() < BLOCKS_ROWS_MIN {
-            return Ok(Arc::new(Blocks::unknown()));
+    pub(super) fn blocks(&self, field: usize, term: &str, postings: &SegmentPostings) -> Result<Arc<Blocks>> {
+        let make = || Ok(Arc::new(Blocks::new(postings.clone(), &self.field(field)?.lengths)));
+        if postings.doc_freq() < KEPT_ROWS_MIN {
+            return make();
         }
         let key = (field, term.to_owned());
         let kept = self.blocks.read().expect("no code panics while it holds this lock").get(&key).cloned();
         if let Some(blocks) = kept {
             return Ok(blocks);
         }
-        let blocks = Arc::new(Blocks::new(postings, &self.field(field)?.lengths));
+        let blocks = make()?;
         let mut all = self.blocks.write().expect("no code panics while it holds this lock");
         all.insert(key, blocks.clone());
         Ok(blocks)

@@ -157,7 +157,7 @@ impl TextSearch {
             let Some(postings) = index.postings(*field, term, IndexRecordOption::WithFreqs)? else {
                 continue;
             };
-            let blocks = index.blocks(*field, term, postings.clone())?;
+            let blocks = index.blocks(*field, term, &postings)?;
             let (lengths, norms) = self.lengths(index, *field)?;
             terms.push(Term::new(place, TermCursor::new(postings, lengths, leaf.weight, norms), blocks));
         }
