@@ -24,8 +24,11 @@ pub struct TextIndex {
     rows: u32,
     bytes: usize,
     /// Of terms that were searched for and are in many rows: some percent of what their postings take.
-    blocks: Arc<RwLock<HashMap<(usize, String), Arc<Blocks>>>>,
+    blocks: Arc<RwLock<BlocksOfTerms>>,
 }
+
+/// By field and term.
+type BlocksOfTerms = HashMap<(usize, String), Arc<Blocks>>;
 
 /// Terms in fewer rows have their blocks made each time.
 const KEPT_ROWS_MIN: u32 = 512;
