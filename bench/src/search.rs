@@ -30,7 +30,7 @@ const QUERIES: usize = 300;
 const JUDGED: usize = 100;
 const K: usize = 10;
 const WORDS: u64 = 20_000;
-const WORDS_OF_A_ROW: u64 = 30;
+const WORDS_OF_A_ROW: std::ops::Range<u64> = 5..56;
 /// Values of the column by which is filtered.
 const KINDS: i32 = 1_000;
 /// Vectors that are searched for in one statement.
@@ -48,12 +48,15 @@ struct Data {
     queries: Vec<f32>,
 }
 
-/// Texts with words about as often as they are in texts: the n-th in proportion to 1/n.
+/// Texts of many lengths with words about as often as they are in texts: the n-th in proportion to 1/n.
 pub fn texts(rows: usize) -> Vec<String> {
     let mut random = Random(0xbe_ef);
-    let mut word = move || ((WORDS as f64).powf((random.next() >> 11) as f64 / (1u64 << 53) as f64)) as u64;
-    let mut text = || (0..WORDS_OF_A_ROW).map(|_| format!("w{}", word())).collect::<Vec<_>>().join(" ");
-    (0..rows).map(|_| text()).collect()
+    let text = |_| {
+        let length = WORDS_OF_A_ROW.start + random.next() % (WORDS_OF_A_ROW.end - WORDS_OF_A_ROW.start);
+        let mut word = || ((WORDS as f64).powf((random.next() >> 11) as f64 / (1u64 << 53) as f64)) as u64;
+        (0..length).map(|_| format!("w{}", word())).collect::<Vec<_>>().join(" ")
+    };
+    (0..rows).map(text).collect()
 }
 
 /// Questions by their kinds.

@@ -4,6 +4,7 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
 
 use plexus_index::graph::{Among, BuildOptions, Chosen, Graph, Walk, WalkOptions, build_graph};
@@ -184,7 +185,7 @@ fn filtered(graph: &Graph, vectors: &[f32], queries: &[f32]) -> Vec<Figure> {
     figures
 }
 
-/// The same in other libraries, as far as they are there.
+/// The same in other libraries, as far as they are there: some in Python, some in a program of their own (`bench/peers`).
 fn peers(
     dir: &Path,
     vectors: &[f32],
@@ -199,34 +200,35 @@ fn peers(
     let bytes: Vec<u8> = truth.iter().flatten().flat_map(|row| row.to_le_bytes()).collect();
     std::fs::write(&nearest, bytes).map_err(|e| Error::io(nearest.display(), e))?;
     let python = std::env::var("PLEXUS_BENCH_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let run = std::process::Command::new(python)
-        .args(["-c", PEERS])
-        .args([&base, &asked, &nearest])
-        .args([LENGTH.to_string(), K.to_string(), RECALL.to_string()])
-        .output();
+    let mut in_python = Command::new(python);
+    in_python.args(["-c", PEERS]);
+    let in_rust = std::env::var_os("PLEXUS_BENCH_PEERS").map(Command::new);
     let mut figures = Vec::new();
-    let output = match run {
-        Ok(output) if output.status.success() => output.stdout,
-        Ok(output) => {
-            eprintln!("other libraries: {}", String::from_utf8_lossy(&output.stderr));
-            return Ok(figures);
+    for mut program in std::iter::once(in_python).chain(in_rust) {
+        program.args([&base, &asked, &nearest]);
+        program.args([LENGTH.to_string(), K.to_string(), RECALL.to_string()]);
+        match program.output() {
+            Ok(output) => {
+                if !output.status.success() {
+                    eprintln!("other libraries: {}", String::from_utf8_lossy(&output.stderr));
+                }
+                let lines = String::from_utf8_lossy(&output.stdout);
+                figures.extend(lines.lines().filter_map(|line| peer(line, ours)));
+            }
+            Err(e) => eprintln!("other libraries: {}: {e}", program.get_program().display()),
         }
-        Err(e) => {
-            eprintln!("other libraries: {e}");
-            return Ok(figures);
-        }
-    };
-    for line in String::from_utf8_lossy(&output).lines() {
-        let Some((name, value)) = line.split_once('\t') else {
-            continue;
-        };
-        let (text, rate) = value.split_once('\t').unwrap_or((value, ""));
-        let ratio = match (ours, rate.parse::<f64>()) {
-            (Some(ours), Ok(rate)) if rate > 0.0 => format!("; ours is {:.2} x", ours / rate),
-            _ => String::new(),
-        };
-        let target = if name.starts_with("hnswlib") && !ratio.is_empty() { ">= 3 x" } else { "" };
-        figures.push(Figure::new(name, format!("{text}{ratio}"), target));
     }
     Ok(figures)
+}
+
+/// A line of a program of other libraries: a name, what was measured, and queries a second where the recall is reached.
+fn peer(line: &str, ours: Option<f64>) -> Option<Figure> {
+    let (name, value) = line.split_once('\t')?;
+    let (text, rate) = value.split_once('\t').unwrap_or((value, ""));
+    let ratio = match (ours, rate.parse::<f64>()) {
+        (Some(ours), Ok(rate)) if rate > 0.0 => format!("; ours is {:.2} x", ours / rate),
+        _ => String::new(),
+    };
+    let target = if name.starts_with("hnswlib") && !ratio.is_empty() { ">= 3 x" } else { "" };
+    Some(Figure::new(name, format!("{text}{ratio}"), target))
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use plexus_index::Top;
 use plexus_index::text::{
-    Accept, Analyzer, GlobalStatistics, TextIndex, TextSearch, build_text, parse_query,
+    Accept, Analyzer, GlobalStatistics, TextHit, TextIndex, TextSearch, build_text, parse_query,
 };
 use plexus_model::{Error, Result, Rows};
 use tantivy::collector::TopDocs;
@@ -89,6 +89,7 @@ fn search(index: &TextIndex, analyzer: &Analyzer, question: &str) -> Result<usiz
     let statistics = GlobalStatistics { rows: known.rows, tokens: known.tokens, frequencies };
     let search = TextSearch::new(&query, 1, &statistics);
     let mut top = Top::new(K);
-    search.run(index, &Accept::Except(&none), f32::NEG_INFINITY, &mut |hit| top.push(hit.score, hit.row))?;
+    let found = &mut |hit: TextHit| top.push(hit.score, hit.row);
+    search.run(index, &Accept::Except(&none), K, f32::NEG_INFINITY, found)?;
     Ok(top.into_sorted().len())
 }

@@ -90,7 +90,7 @@ fn found(layout: &Layout, query: &TextQuery, k: Option<usize>) -> BTreeMap<usize
     for ((index, deleted), places) in layout.segments.iter().zip(&layout.places) {
         let threshold = top.threshold();
         search
-            .run(index, &Accept::Except(deleted), threshold, &mut |hit| {
+            .run(index, &Accept::Except(deleted), k.unwrap_or(usize::MAX), threshold, &mut |hit| {
                 top.push(hit.score, places[hit.row as usize])
             })
             .unwrap();
@@ -232,7 +232,7 @@ fn rows_of_some_filter_are_found_and_no_others() {
         let search = TextSearch::new(&query, 2, &statistics);
         let mut rows = vec![];
         search
-            .run(&index, &Accept::Only(&only), f32::NEG_INFINITY, &mut |hit| {
+            .run(&index, &Accept::Only(&only), usize::MAX, f32::NEG_INFINITY, &mut |hit| {
                 rows.push(hit.row);
                 f32::NEG_INFINITY
             })
@@ -267,9 +267,21 @@ fn blocks_that_are_skipped_have_none_of_the_best() {
         .into_iter()
         .map(|share| (0..ROWS as u32).filter(|row| row.wrapping_mul(2_654_435_761) % share == 0).collect())
         .collect();
-    for query in
-        ["w1", "w2 w3", "w1 w30 w200", "w5^3 w7 w90 w1 w2", "w399 w1", "w1 absent w11", "w2 w2 w2", "w40 w50"]
-    {
+    for query in [
+        "w1",
+        "w2 w3",
+        "w1 w30 w200",
+        "w5^3 w7 w90 w1 w2",
+        "w399 w1",
+        "w1 absent w11",
+        "w2 w2 w2",
+        "w40 w50",
+        "+w1 +w2",
+        "+w40 +w3 +w1",
+        "+w399 +w1",
+        "\"w1 w2\"",
+        "\"w3 w1 w1\"~2",
+    ] {
         // What must not match has no row, and keeps the query from being a choice of words alone.
         let (choice, plain) = (parse(query), parse(&format!("{query} -nowhere")));
         let known = index.statistics(&Rows::new());
@@ -282,7 +294,7 @@ fn blocks_that_are_skipped_have_none_of_the_best() {
         let best = |query: &TextQuery, accept: &Accept<'_>, k: usize| {
             let mut top = Top::new(k);
             TextSearch::new(query, 1, &statistics)
-                .run(&index, accept, f32::NEG_INFINITY, &mut |hit| top.push(hit.score, hit.row))
+                .run(&index, accept, k, f32::NEG_INFINITY, &mut |hit| top.push(hit.score, hit.row))
                 .unwrap();
             let found = top.into_sorted().into_iter().map(|(score, row)| (score.to_bits(), row));
             found.collect::<BTreeSet<_>>()

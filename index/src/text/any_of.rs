@@ -6,20 +6,22 @@
 //! "Query evaluation: strategies and optimizations", 1995; Ding and Suel: "Faster top-k document retrieval using
 //! block-max indexes", 2011).
 //!
-//! Of rows that have all terms the least frequent term leads, and windows whose bounds do not reach the threshold are left
-//! out.
+//! The threshold begins with what the first rows of the term that counts most have by it alone.
+//!
+//! Of rows that have all terms the least frequent term leads: its rows are scored block by block, and those that can count
+//! with the bounds of the others are looked up in them.
 //!
 //! Bounds decide what is skipped, never how scores add up.
 
 use std::sync::Arc;
 
-use super::blocks::Blocks;
+use super::blocks::{BLOCK_ROWS, Blocks};
 use super::cursor::{Cursor, END, TermCursor};
+use super::dense::Frequency;
+use super::score::{least, reaches};
 use super::search::{Accept, TextHit};
 
-/// Relative error of a sum of up to [`super::parse`]'s number of terms in single precision, generously.
-const ROUNDING: f32 = 1e-4;
-/// Blocks of a term in one window whose bounds are looked at one by one; with more, that of the whole term is taken.
+/// Blocks of a term that are looked at for a bound; with more in a window, that of the whole term is taken.
 const BLOCKS_MAX: usize = 16;
 /// Rows of a filter are looked up one by one when the terms are in so many times as many.
 const LOOKED_UP: u64 = 8;
@@ -47,8 +49,17 @@ pub struct Term {
 
 impl Term {
     pub fn new(place: usize, cursor: TermCursor, blocks: Arc<Blocks>) -> Self {
-        let bound = (0..blocks.len()).map(|block| cursor.bound(&blocks, block)).fold(0.0, f32::max);
+        let bound = cursor.bound_of_all(&blocks);
         Self { place, cursor: Box::new(cursor), blocks, bound, block: 0, here: 0.0 }
+    }
+
+    /// The score of a row that has the term. Rows are looked up in ascending order.
+    fn look_up(&mut self, row: u32) -> Option<f32> {
+        match self.blocks.frequency(row) {
+            Frequency::Known(0) => None,
+            Frequency::Known(frequency) => Some(self.cursor.score_of(row, frequency)),
+            Frequency::Unknown => (self.cursor.seek(row) == row).then(|| self.cursor.score()),
+        }
     }
 
     /// Goes to the block of the beginning of a window. Its last row; [`END`] when there is none.
@@ -84,58 +95,64 @@ pub fn all_of(
 ) {
     let Choice { mut terms, groups } = choice;
     let mut parts: Vec<Option<f32>> = vec![None; groups.len()];
+    let mut taken = Vec::with_capacity(BLOCK_ROWS);
+    // What the others than the first reach together, from each on.
+    let mut rest = vec![0.0; terms.len()];
     terms.sort_by_key(|term| term.cursor.rows());
+    let Some((lead, others)) = terms.split_first_mut() else {
+        return;
+    };
     let mut start = 0;
     loop {
-        let Some(first) = terms.first() else {
-            return;
-        };
-        // Before the next row of the first nothing can be.
-        start = start.max(first.cursor.row());
-        let last = terms.iter_mut().map(|term| term.enter(start)).min().unwrap_or(END);
-        if start == END || terms.iter().any(|term| term.block == term.blocks.len()) {
+        // A window is a block of the first: before its next row nothing can be.
+        start = start.max(lead.cursor.row());
+        let last = lead.enter(start);
+        if last == END {
             return;
         }
-        let bound: f32 = terms.iter().map(|term| term.cursor.bound(&term.blocks, term.block)).sum();
-        let (lead, others) = terms.split_at_mut(1);
-        if reaches(bound, threshold) {
-            let lead = &mut lead[0];
-            let mut row = lead.cursor.seek(start);
-            while row <= last {
-                // The farthest that another is.
-                let next = others.iter_mut().map(|term| term.cursor.seek(row)).find(|other| *other > row);
-                if let Some(next) = next {
-                    row = lead.cursor.seek(next);
-                    continue;
-                }
-                if accept.takes(row) {
-                    for term in std::iter::once(&mut *lead).chain(others.iter_mut()) {
-                        parts[term.place] = Some(term.cursor.score());
-                    }
-                    let score = total(&parts, &groups);
-                    if score >= threshold {
-                        threshold = threshold.max(found(TextHit { row, score }));
-                    }
-                }
-                row = lead.cursor.advance();
+        lead.bound_until(last);
+        for (i, term) in others.iter_mut().enumerate().rev() {
+            if term.enter(start) == END {
+                return;
             }
-            start = row;
-        } else {
-            start = last.saturating_add(1);
-            lead[0].cursor.seek(start);
+            term.bound_until(last);
+            rest[i] = rest[i + 1] + term.here;
         }
+        if reaches(lead.here + rest[0], threshold) {
+            lead.cursor.seek(start);
+            lead.cursor.take_until(last, least(threshold, rest[0]), &mut taken);
+        }
+        'rows: for (row, score) in taken.drain(..) {
+            if !accept.takes(row) {
+                continue;
+            }
+            let mut sum = score;
+            parts[lead.place] = Some(score);
+            for (term, rest) in others.iter_mut().zip(&rest) {
+                if !reaches(sum + rest, threshold) {
+                    continue 'rows;
+                }
+                let Some(score) = term.look_up(row) else {
+                    continue 'rows;
+                };
+                parts[term.place] = Some(score);
+                sum += score;
+            }
+            let score = total(&parts, &groups);
+            if score >= threshold {
+                threshold = threshold.max(found(TextHit { row, score }));
+            }
+        }
+        start = last.saturating_add(1);
     }
 }
 
-fn reaches(bound: f32, threshold: f32) -> bool {
-    bound * (1.0 + ROUNDING) >= threshold
-}
-
 /// Finds rows: those that `accept` takes and that score at least `threshold`, which each call of `found` may raise. Rows
-/// come in ascending order.
+/// come in ascending order. Rows that `k` others score above may be left out.
 pub fn any_of(
     choice: Choice,
     accept: &Accept<'_>,
+    k: usize,
     mut threshold: f32,
     found: &mut dyn FnMut(TextHit) -> f32,
 ) {
@@ -146,6 +163,8 @@ pub fn any_of(
     {
         return look_up(&mut terms, &groups, &mut parts, rows, threshold, found);
     }
+    threshold = threshold.max(begin_with(&terms, accept, k));
+    let mut taken = Vec::with_capacity(BLOCK_ROWS);
     // What terms reach together, the least first.
     let mut sums = vec![0.0; terms.len() + 1];
     let mut start = 0;
@@ -170,6 +189,21 @@ pub fn any_of(
                     term.cursor.seek(start);
                 }
                 fresh = false;
+            }
+            if let [one] = needed {
+                // Its rows are scored together, and those that count looked up in the others.
+                one.cursor.take_until(last, least(threshold, sums[optional]), &mut taken);
+                for (row, score) in taken.drain(..).filter(|(row, _)| accept.takes(*row)) {
+                    parts.fill(None);
+                    parts[one.place] = Some(score);
+                    if look_for_few(few, &sums, &mut parts, row, score, threshold) {
+                        let score = total(&parts, &groups);
+                        if score >= threshold {
+                            threshold = threshold.max(found(TextHit { row, score }));
+                        }
+                    }
+                }
+                break;
             }
             let row = needed.iter().map(|term| term.cursor.row()).min().unwrap_or(END);
             if row > last {
@@ -196,6 +230,23 @@ pub fn any_of(
         }
         start = last.saturating_add(1);
     }
+}
+
+/// A score that at least `k` rows have: by the term that counts most, and by its first rows alone.
+fn begin_with(terms: &[Term], accept: &Accept<'_>, k: usize) -> f32 {
+    let enough = terms.iter().filter(|term| term.cursor.rows() as usize >= k);
+    let Some(term) = enough.max_by(|a, b| a.bound.total_cmp(&b.bound)) else {
+        return f32::NEG_INFINITY;
+    };
+    let mut taken = Vec::new();
+    let last = term.blocks.end(term.blocks.len().min(BLOCKS_MAX) - 1);
+    term.cursor.clone().take_until(last, f32::NEG_INFINITY, &mut taken);
+    taken.retain(|(row, _)| accept.takes(*row));
+    if k == 0 || taken.len() < k {
+        return f32::NEG_INFINITY;
+    }
+    let (_, kth, _) = taken.select_nth_unstable_by(k - 1, |a, b| b.1.total_cmp(&a.1));
+    kth.1
 }
 
 /// Enters the window that begins at `start`, with its bounds. Its last row; `None` when no row from there on can count.
@@ -231,8 +282,7 @@ fn look_for_few(
         if !reaches(sum + sums[i + 1], threshold) {
             return false;
         }
-        if term.cursor.seek(row) == row {
-            let score = term.cursor.score();
+        if let Some(score) = term.look_up(row) {
             parts[term.place] = Some(score);
             sum += score;
         }
@@ -252,11 +302,9 @@ fn look_up(
     for row in rows {
         parts.fill(None);
         let mut any = false;
-        for term in terms.iter_mut().filter(|term| term.cursor.row() <= row) {
-            if term.cursor.seek(row) == row {
-                parts[term.place] = Some(term.cursor.score());
-                any = true;
-            }
+        for term in terms.iter_mut() {
+            parts[term.place] = term.look_up(row);
+            any |= parts[term.place].is_some();
         }
         let score = total(parts, groups);
         if any && score >= threshold {

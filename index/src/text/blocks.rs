@@ -3,14 +3,19 @@
 //! A block keeps the largest frequency and the shortest length among its rows. Whatever the statistics of the table, none
 //! of its rows scores more than a row with both. Bounds of the library's own hold for the statistics of its segment alone.
 
-use tantivy::directory::OwnedBytes;
-use tantivy::postings::{Postings, SegmentPostings};
-use tantivy::{DocSet, TERMINATED};
+use std::cmp::Reverse;
 
+use tantivy::directory::OwnedBytes;
+use tantivy::postings::BlockSegmentPostings;
+
+use super::dense::{Dense, Frequency};
 use super::score::Norms;
 
-/// Rows of a block.
-const BLOCK_ROWS: usize = 128;
+/// Rows of a block: as many as the library packs together, so that they are those of a block of postings.
+pub const BLOCK_ROWS: usize = 128;
+
+/// A term that is in one of so many rows has the frequencies of all.
+const DENSE: usize = 8;
 
 /// Blocks of the rows of a term.
 #[derive(Debug, Default)]
@@ -21,27 +26,38 @@ pub struct Blocks {
     frequencies: Vec<u8>,
     /// The code of the shortest length.
     lengths: Vec<u8>,
+    /// Frequencies and lengths of blocks of which no other has both a higher frequency and a shorter length.
+    best: Vec<(u8, u8)>,
+    /// Of a term that is in many rows.
+    dense: Option<Dense>,
 }
 
 impl Blocks {
-    /// Reads all postings once.
-    pub fn new(mut postings: SegmentPostings, lengths: &OwnedBytes) -> Self {
+    /// Reads all postings, from where they are.
+    pub fn new(mut postings: BlockSegmentPostings, lengths: &OwnedBytes) -> Self {
         let mut blocks = Self::default();
-        let (mut rows, mut frequency, mut length) = (0, 0, u8::MAX);
-        let mut row = postings.doc();
-        while row != TERMINATED {
-            frequency = frequency.max(u8::try_from(postings.term_freq()).unwrap_or(u8::MAX));
+        if postings.doc_freq() as usize * DENSE >= lengths.len() {
+            blocks.dense = Some(Dense::new(lengths.len()));
+        }
+        while let Some(end) = postings.docs().last() {
+            blocks.ends.push(*end);
+            let frequency = postings.freqs().iter().max().copied().unwrap_or_default();
+            blocks.frequencies.push(u8::try_from(frequency).unwrap_or(u8::MAX));
             // Longer lengths have larger codes.
-            length = length.min(lengths[row as usize]);
-            rows += 1;
-            let next = postings.advance();
-            if rows == BLOCK_ROWS || next == TERMINATED {
-                blocks.ends.push(row);
-                blocks.frequencies.push(frequency);
-                blocks.lengths.push(length);
-                (rows, frequency, length) = (0, 0, u8::MAX);
+            let shortest = postings.docs().iter().map(|row| lengths[*row as usize]).min();
+            blocks.lengths.push(shortest.unwrap_or_default());
+            if let Some(dense) = &mut blocks.dense {
+                postings.docs().iter().zip(postings.freqs()).for_each(|(row, n)| dense.set(*row, *n));
             }
-            row = next;
+            postings.advance();
+        }
+        let mut all: Vec<(u8, u8)> =
+            blocks.frequencies.iter().copied().zip(blocks.lengths.iter().copied()).collect();
+        all.sort_unstable_by_key(|(frequency, length)| (Reverse(*frequency), *length));
+        for (frequency, length) in all {
+            if blocks.best.last().is_none_or(|(_, shorter)| length < *shorter) {
+                blocks.best.push((frequency, length));
+            }
         }
         blocks
     }
@@ -64,6 +80,11 @@ impl Blocks {
         low + self.ends[low..high].partition_point(|end| *end < row)
     }
 
+    /// How often the term is in a row.
+    pub fn frequency(&self, row: u32) -> Frequency {
+        self.dense.as_ref().map_or(Frequency::Unknown, |dense| dense.get(row))
+    }
+
     /// The last row of a block.
     pub fn end(&self, block: usize) -> u32 {
         self.ends[block]
@@ -71,10 +92,20 @@ impl Blocks {
 
     /// What no row of a block scores above, but for rounding.
     pub fn bound(&self, block: usize, weight: f32, norms: &Norms) -> f32 {
-        let frequency = match self.frequencies[block] {
-            u8::MAX => u32::MAX,
-            frequency => u32::from(frequency),
-        };
-        norms.score(weight, frequency, self.lengths[block])
+        bound(self.frequencies[block], self.lengths[block], weight, norms)
     }
+
+    /// What no row scores above, but for rounding.
+    pub fn bound_of_all(&self, weight: f32, norms: &Norms) -> f32 {
+        let bounds = self.best.iter().map(|(frequency, length)| bound(*frequency, *length, weight, norms));
+        bounds.fold(0.0, f32::max)
+    }
+}
+
+fn bound(frequency: u8, length: u8, weight: f32, norms: &Norms) -> f32 {
+    let frequency = match frequency {
+        u8::MAX => u32::MAX,
+        frequency => u32::from(frequency),
+    };
+    norms.score(weight, frequency, length)
 }

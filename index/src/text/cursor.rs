@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use plexus_model::Rows;
 use tantivy::directory::OwnedBytes;
-use tantivy::postings::{Postings, SegmentPostings};
+use tantivy::postings::{BlockSegmentPostings, Postings, SegmentPostings};
 use tantivy::{DocSet, TERMINATED};
 
-use super::blocks::Blocks;
-use super::score::Norms;
+use super::blocks::{BLOCK_ROWS, Blocks};
+use super::score::{Norms, reaches};
 
 /// After the last row.
 pub const END: u32 = TERMINATED;
@@ -23,24 +23,35 @@ pub trait Cursor: Send {
 
     /// Of the row here.
     fn score(&mut self) -> f32;
+
+    /// From now on rows that score less may be left out.
+    fn raise(&mut self, _threshold: f32) {}
 }
 
 /// Rows that have a term.
+#[derive(Clone)]
 pub struct TermCursor {
-    postings: SegmentPostings,
+    postings: BlockSegmentPostings,
+    /// In the block of the postings; after the last row there is none behind it.
+    at: usize,
     lengths: OwnedBytes,
     weight: f32,
     norms: Arc<Norms>,
 }
 
 impl TermCursor {
-    pub fn new(postings: SegmentPostings, lengths: OwnedBytes, weight: f32, norms: Arc<Norms>) -> Self {
-        Self { postings, lengths, weight, norms }
+    pub fn new(postings: BlockSegmentPostings, lengths: OwnedBytes, weight: f32, norms: Arc<Norms>) -> Self {
+        Self { postings, at: 0, lengths, weight, norms }
     }
 
     /// What no row of a block scores above, but for rounding.
     pub fn bound(&self, blocks: &Blocks, block: usize) -> f32 {
         blocks.bound(block, self.weight, &self.norms)
+    }
+
+    /// What no row scores above, but for rounding.
+    pub fn bound_of_all(&self, blocks: &Blocks) -> f32 {
+        blocks.bound_of_all(self.weight, &self.norms)
     }
 
     /// In how many rows the term is.
@@ -49,22 +60,60 @@ impl TermCursor {
     }
 
     pub fn advance(&mut self) -> u32 {
-        self.postings.advance()
+        self.skip(1);
+        self.row()
+    }
+
+    /// Of a row, wherever the cursor is, that has the term so often.
+    pub fn score_of(&self, row: u32, frequency: u32) -> f32 {
+        self.norms.score(self.weight, frequency, self.lengths[row as usize])
+    }
+
+    /// Goes on by some rows of the block.
+    fn skip(&mut self, rows: usize) {
+        self.at += rows;
+        if self.at == BLOCK_ROWS {
+            self.postings.advance();
+            self.at = 0;
+        }
+    }
+
+    /// Takes the rows from here to `last` that score at least `least`, with their scores, and goes behind `last`.
+    pub fn take_until(&mut self, last: u32, least: f32, taken: &mut Vec<(u32, f32)>) {
+        while self.row() <= last {
+            let rows = &self.postings.docs()[self.at..];
+            let count = match rows.last() {
+                Some(end) if *end > last => rows.partition_point(|row| *row <= last),
+                _ => rows.len(),
+            };
+            // Which rows count is hard to foresee: without a branch all are written, and overwritten when they do not.
+            let mut end = taken.len();
+            taken.resize(end + count, (END, 0.0));
+            for (row, frequency) in rows[..count].iter().zip(&self.postings.freqs()[self.at..]) {
+                let score = self.score_of(*row, *frequency);
+                taken[end] = (*row, score);
+                end += usize::from(score >= least);
+            }
+            taken.truncate(end);
+            self.skip(count);
+        }
     }
 }
 
 impl Cursor for TermCursor {
     fn row(&self) -> u32 {
-        self.postings.doc()
+        self.postings.doc(self.at)
     }
 
     fn seek(&mut self, target: u32) -> u32 {
-        seek_postings(&mut self.postings, target)
+        if self.row() < target && self.advance() < target {
+            self.at = self.postings.seek(target);
+        }
+        self.row()
     }
 
     fn score(&mut self) -> f32 {
-        let length = self.lengths[self.postings.doc() as usize];
-        self.norms.score(self.weight, self.postings.term_freq(), length)
+        self.score_of(self.row(), self.postings.freq(self.at))
     }
 }
 
@@ -76,6 +125,8 @@ pub struct PhraseCursor {
     lengths: OwnedBytes,
     weight: f32,
     norms: Arc<Norms>,
+    /// Rows that score less are not looked for.
+    threshold: f32,
     row: u32,
     /// How often the row here has the phrase.
     count: u32,
@@ -93,8 +144,9 @@ impl PhraseCursor {
         norms: Arc<Norms>,
     ) -> Self {
         let starts = vec![Vec::new(); terms.len()];
-        let (row, count, positions) = (0, 0, vec![]);
-        let mut cursor = Self { terms, slop, lengths, weight, norms, row, count, starts, positions };
+        let (threshold, row, count, positions) = (f32::NEG_INFINITY, 0, 0, vec![]);
+        let mut cursor =
+            Self { terms, slop, lengths, weight, norms, threshold, row, count, starts, positions };
         cursor.row = cursor.settle(0);
         cursor
     }
@@ -106,12 +158,20 @@ impl PhraseCursor {
             if row == END {
                 return END;
             }
-            self.count = self.occurrences();
-            if self.count > 0 {
-                return row;
+            // A row has the phrase at most as often as each of its terms.
+            let most = self.terms.iter().map(|(_, postings)| postings.term_freq()).min().unwrap_or(0);
+            if reaches(self.score_of(row, most), self.threshold) {
+                self.count = self.occurrences();
+                if self.count > 0 {
+                    return row;
+                }
             }
             target = row + 1;
         }
+    }
+
+    fn score_of(&self, row: u32, count: u32) -> f32 {
+        self.norms.score(self.weight, count, self.lengths[row as usize])
     }
 
     /// How often the phrase is in the row here: matches that do not overlap, whichever term is looked at first.
@@ -186,7 +246,11 @@ impl Cursor for PhraseCursor {
     }
 
     fn score(&mut self) -> f32 {
-        self.norms.score(self.weight, self.count, self.lengths[self.row as usize])
+        self.score_of(self.row, self.count)
+    }
+
+    fn raise(&mut self, threshold: f32) {
+        self.threshold = self.threshold.max(threshold);
     }
 }
 

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use plexus_model::{Error, Result, Rows};
 use tantivy::directory::OwnedBytes;
 use tantivy::fieldnorm::FieldNormReader;
-use tantivy::postings::SegmentPostings;
+use tantivy::postings::{BlockSegmentPostings, SegmentPostings};
 use tantivy::schema::IndexRecordOption;
-use tantivy::{DocSet, Index, InvertedIndexReader, SegmentReader, TERMINATED, TantivyError};
+use tantivy::{Index, InvertedIndexReader, SegmentReader, TantivyError};
 
 use super::Analyzer;
 use super::blocks::Blocks;
@@ -104,11 +104,16 @@ impl TextIndex {
 
     /// Bytes that it takes, with what is made of it when it is searched.
     pub fn bytes(&self) -> usize {
-        self.bytes + self.bytes / 16
+        self.bytes + self.bytes / 8
     }
 
     /// The blocks of a term that is there.
-    pub(super) fn blocks(&self, field: usize, term: &str, postings: &SegmentPostings) -> Result<Arc<Blocks>> {
+    pub(super) fn blocks(
+        &self,
+        field: usize,
+        term: &str,
+        postings: &BlockSegmentPostings,
+    ) -> Result<Arc<Blocks>> {
         let make = || Ok(Arc::new(Blocks::new(postings.clone(), &self.field(field)?.lengths)));
         if postings.doc_freq() < KEPT_ROWS_MIN {
             return make();
@@ -150,22 +155,31 @@ impl TextIndex {
             return Ok(0);
         };
         let mut count = 0;
-        let mut row = postings.doc();
-        while row != TERMINATED {
-            count += u64::from(!hidden.contains(row));
-            row = postings.advance();
+        while !postings.docs().is_empty() {
+            count += postings.docs().iter().filter(|row| !hidden.contains(**row)).count() as u64;
+            postings.advance();
         }
         Ok(count)
     }
 
+    /// The rows of a term, block by block.
     pub(super) fn postings(
         &self,
         field: usize,
         term: &str,
         option: IndexRecordOption,
-    ) -> Result<Option<SegmentPostings>> {
+    ) -> Result<Option<BlockSegmentPostings>> {
         let inverted = &self.field(field)?.inverted;
         let found = inverted.terms().get(term.as_bytes()).map_err(unreadable)?;
+        let read = |info| inverted.read_block_postings_from_terminfo(&info, option).map_err(unreadable);
+        found.map(read).transpose()
+    }
+
+    /// The rows of a term, with its places in them.
+    pub(super) fn positions(&self, field: usize, term: &str) -> Result<Option<SegmentPostings>> {
+        let inverted = &self.field(field)?.inverted;
+        let found = inverted.terms().get(term.as_bytes()).map_err(unreadable)?;
+        let option = IndexRecordOption::WithFreqsAndPositions;
         let read = |info| inverted.read_postings_from_terminfo(&info, option).map_err(unreadable);
         found.map(read).transpose()
     }

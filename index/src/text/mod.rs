@@ -9,6 +9,7 @@ mod any_of;
 mod blocks;
 mod build;
 mod cursor;
+mod dense;
 mod index;
 mod pack;
 mod parse;

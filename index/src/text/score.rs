@@ -49,6 +49,19 @@ impl GlobalStatistics {
     }
 }
 
+/// Relative error of a sum of up to [`super::parse`]'s number of terms in single precision, generously.
+const ROUNDING: f32 = 1e-4;
+
+/// Whether scores below a bound, but for rounding, can be as high as a threshold.
+pub fn reaches(bound: f32, threshold: f32) -> bool {
+    bound * (1.0 + ROUNDING) >= threshold
+}
+
+/// The lowest score that reaches a threshold together with others below a bound.
+pub fn least(threshold: f32, others: f32) -> f32 {
+    threshold / (1.0 + ROUNDING) - others * (1.0 + ROUNDING)
+}
+
 /// Norms by the code of a length.
 #[derive(Debug)]
 pub struct Norms([f32; 256]);

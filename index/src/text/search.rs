@@ -44,16 +44,17 @@ impl TextSearch {
     }
 
     /// Finds rows of a segment: all that `accept` takes and that score at least `threshold`, which each call of
-    /// `found` may raise. Rows come in ascending order.
+    /// `found` may raise. Rows come in ascending order. Rows that `k` others score above may be left out.
     pub fn run(
         &self,
         index: &TextIndex,
         accept: &Accept<'_>,
+        k: usize,
         mut threshold: f32,
         found: &mut dyn FnMut(TextHit) -> f32,
     ) -> Result<()> {
         if let Some(leaves) = flat(&self.root) {
-            any_of(self.choice(index, leaves)?, accept, threshold, found);
+            any_of(self.choice(index, leaves)?, accept, k, threshold, found);
             return Ok(());
         }
         if let Some(leaves) = conjunction(&self.root) {
@@ -64,6 +65,7 @@ impl TextSearch {
             return Ok(());
         }
         let mut cursor = self.cursor(index, &self.root)?;
+        cursor.raise(threshold);
         let mut row = accept.first_from(cursor.seek(0));
         while row != END {
             // Rows that are accepted and rows that match are sought in turn until they meet.
@@ -72,6 +74,7 @@ impl TextSearch {
                 let score = cursor.score();
                 if score >= threshold {
                     threshold = threshold.max(found(TextHit { row, score }));
+                    cursor.raise(threshold);
                 }
             }
             let next = if here == row { cursor.seek(row + 1) } else { here };
@@ -100,9 +103,8 @@ impl TextSearch {
                 None => none(),
             },
             Weighted::Phrase { field, terms, slop, weight } => {
-                let option = IndexRecordOption::WithFreqsAndPositions;
                 let postings = terms.iter().map(|(offset, term)| {
-                    Ok(index.postings(*field, term, option)?.map(|postings| (*offset, postings)))
+                    Ok(index.positions(*field, term)?.map(|postings| (*offset, postings)))
                 });
                 match postings.collect::<Result<Option<Vec<_>>>>()? {
                     Some(postings) => {

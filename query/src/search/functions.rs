@@ -295,7 +295,7 @@ impl ScalarUDFImpl for TextFunction {
         let mut scores: Vec<Option<f32>> = vec![None; args.number_rows];
         let none = Rows::new();
         search
-            .run(&index, &Accept::Except(&none), f32::NEG_INFINITY, &mut |hit| {
+            .run(&index, &Accept::Except(&none), usize::MAX, f32::NEG_INFINITY, &mut |hit| {
                 scores[hit.row as usize] = Some(hit.score);
                 f32::NEG_INFINITY
             })

@@ -277,7 +277,7 @@ pub(super) async fn look_here(
             let look = move |index: TextIndex, accepted: &Accepted, tops: &mut [Top<Hit>], part: u32| {
                 tops.iter_mut().try_for_each(|top| {
                     let threshold = top.threshold();
-                    search.run(&index, &accepted.as_accept(), threshold, &mut |hit| {
+                    search.run(&index, &accepted.as_accept(), k, threshold, &mut |hit| {
                         top.push(hit.score, Hit { part, row: hit.row })
                     })
                 })
