@@ -8,7 +8,9 @@ use super::file::Graph;
 /// A query with what it has to do with each centre.
 pub struct Asked {
     rotated: Vec<f32>,
-    /// To each centre: the square of the distance, or the inner product with its sign changed.
+    /// About how far each centre is.
+    about: Vec<f32>,
+    /// To each centre that has a place: the square of the distance, or the inner product with its sign changed.
     distances: Vec<f32>,
     /// By the centre, where its query is; the difference from it, ready for codes.
     places: Vec<u32>,
@@ -24,6 +26,7 @@ impl Default for Asked {
     fn default() -> Self {
         Self {
             rotated: vec![],
+            about: vec![],
             distances: vec![],
             places: vec![],
             queries: vec![],
@@ -49,12 +52,12 @@ impl Asked {
         self.rotated = rotated;
         let dot = graph.metric == Metric::Dot;
         (self.weight, self.squares, self.shared) = if dot { (-1.0, 0.0, true) } else { (-2.0, 1.0, false) };
-        self.distances.clear();
-        let distance = |centre: &[f32]| match dot {
-            true => -crate::dot(centre, &self.rotated),
-            false => crate::squared_l2(centre, &self.rotated),
-        };
-        self.distances.extend(graph.centres.all().map(distance));
+        self.distances.resize(graph.centres.len(), 0.0);
+        self.about.clear();
+        match dot {
+            true => self.about.extend(graph.coarse.products(&self.rotated, self.sum)),
+            false => self.about.extend(graph.coarse.squares(&self.rotated, self.sum)),
+        }
     }
 
     /// About how far a node is.
@@ -81,15 +84,20 @@ impl Asked {
             let query = CodeQuery::new(&self.rotated, middle);
             self.queries.push(query);
         }
+        let point = graph.centres.get(centre);
+        self.distances[centre as usize] = match self.shared {
+            true => -crate::dot(point, &self.rotated),
+            false => crate::squared_l2(point, &self.rotated),
+        };
         let place = self.queries.len() as u32 - 1;
         self.places[centre as usize] = place;
         self.touched.push(centre);
         place
     }
 
-    /// The centres nearest to the query, the nearest first.
+    /// About the centres nearest to the query, the nearest first.
     pub(super) fn nearest_centres(&self, count: usize) -> Vec<u32> {
-        let mut nearest: Vec<(f32, u32)> = self.distances.iter().copied().zip(0..).collect();
+        let mut nearest: Vec<(f32, u32)> = self.about.iter().copied().zip(0..).collect();
         let order = |a: &(f32, u32), b: &(f32, u32)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
         if count < nearest.len() {
             nearest.select_nth_unstable_by(count, order);

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use plexus_model::{Error, Metric, Result, Rows};
 
 use super::centres::Centres;
+use super::coarse::Coarse;
 use super::codes::{Rotation, code_bytes};
 
 const MAGIC: &[u8; 8] = b"PLXGRPH1";
@@ -41,6 +42,7 @@ pub struct Graph {
     largest_square: f32,
     pub(super) rotation: Rotation,
     pub(super) centres: Centres,
+    pub(super) coarse: Coarse,
     /// Of each centre some nodes, where walks begin.
     pub(super) entries: Vec<u32>,
     /// Where the nodes of each centre begin, and the end.
@@ -225,6 +227,7 @@ impl Graph {
             return Err(wrong("its centres are not in order"));
         }
         let nodes = Nodes { bytes: bytes.slice(first..), stride, code_bytes: code_bytes(length) };
+        let centres = Centres::new(length, points);
         Ok(Self {
             metric,
             length,
@@ -232,7 +235,8 @@ impl Graph {
             rows: rows as u32,
             largest_square,
             rotation: Rotation::new(length, seed),
-            centres: Centres::new(length, points),
+            coarse: Coarse::new(&centres, length),
+            centres,
             entries,
             starts,
             row_of: bytes.slice(places[3]..places[3] + lengths[3]),
@@ -250,6 +254,7 @@ impl Graph {
             largest_square: parts.largest_square,
             rotation: Rotation::new(parts.length, parts.seed),
             centres: parts.centres.clone(),
+            coarse: Coarse::new(parts.centres, parts.length),
             entries: parts.entries.to_vec(),
             starts: parts.starts.to_vec(),
             row_of: Bytes::new(),
@@ -287,7 +292,7 @@ impl Graph {
 
     /// Bytes that it takes beside those of its file, which may be mapped.
     pub fn bytes(&self) -> usize {
-        self.centres.len() * (self.length * 4 + 8) + 1024
+        self.centres.len() * (self.length * 4 + 8) + self.coarse.bytes() + 1024
     }
 
     /// The row of the segment that a node is.

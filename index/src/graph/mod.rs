@@ -5,6 +5,7 @@ mod beam;
 mod build;
 mod centres;
 mod chosen;
+mod coarse;
 mod codes;
 mod file;
 mod walk;

@@ -1,7 +1,7 @@
 //! Search on real nodes: the same answers on any layout, what was just written, relevance on judged collections, a node
 //! that dies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -389,6 +389,51 @@ async fn pages_have_no_gaps_and_no_repeats_while_rows_come_and_go() {
             client.execute(&format!("DELETE FROM t WHERE id = {}", page * 3)).await.unwrap();
         }
         assert_eq!(paged, expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_version_has_its_own_rows_and_scores() {
+    let cluster = Cluster::start(1).await;
+    let (mut one, mut other) = (cluster.nodes[0].client().await, cluster.nodes[0].client().await);
+    for sql in [
+        "CREATE TABLE t (id BIGINT PRIMARY KEY, body VARCHAR, v VECTOR(2))",
+        "INSERT INTO t VALUES (1, 'wing', [1.0, 0.0]), (2, 'wing and flutter', [0.0, 1.0])",
+    ] {
+        one.execute(sql).await.unwrap();
+    }
+    let version = number(&mut one, "SELECT max(version) FROM plexus.commits").await.unwrap();
+    let words = "SELECT id, _score FROM text_search(t, 'wing flutter', 9)";
+    let both = "SELECT id, _score FROM hybrid_search(t, 'wing', [1.0, 0.0], 9)";
+    let first = [hits(&mut one, words).await, hits(&mut one, both).await];
+    assert_eq!(first[0].len(), 2);
+    one.execute("INSERT INTO t VALUES (3, 'wing wing', [1.0, 0.1]), (4, 'heat', [0.1, 1.0])").await.unwrap();
+    one.execute("DELETE FROM t WHERE id = 1").await.unwrap();
+    let second = [hits(&mut one, words).await, hits(&mut one, both).await];
+    assert_eq!(second[0].iter().map(|(id, _)| *id).collect::<BTreeSet<_>>(), BTreeSet::from([2, 3]));
+    assert_ne!(first[0].iter().find(|(id, _)| *id == 2), second[0].iter().find(|(id, _)| *id == 2));
+
+    other.execute(&format!("SET plexus.read_version = {version}")).await.unwrap();
+    one.execute("BEGIN").await.unwrap();
+    one.execute("INSERT INTO t VALUES (5, 'flutter', [0.5, 0.5])").await.unwrap();
+    let inside = hits(&mut one, words).await;
+    assert_eq!(inside.len(), 3);
+    for _ in 0..2 {
+        assert_eq!(
+            [hits(&mut other, words).await, hits(&mut other, both).await],
+            first,
+            "of the older version"
+        );
+        assert_eq!(hits(&mut one, words).await, inside, "in the transaction");
+        let sql = "SELECT id, CAST(bm25_score(body, 'wing flutter') AS DOUBLE) AS s FROM t VERSION AS OF {} \
+                   WHERE text_match(body, 'wing flutter') ORDER BY s DESC LIMIT 9";
+        let then = hits(&mut one, &sql.replace("{}", &version.to_string())).await;
+        assert_eq!(then, first[0], "of a version that the statement names");
+    }
+    one.execute("ROLLBACK").await.unwrap();
+    other.execute("RESET plexus.read_version").await.unwrap();
+    for client in [&mut one, &mut other] {
+        assert_eq!([hits(client, words).await, hits(client, both).await], second, "of the newest version");
     }
 }
 

@@ -17,6 +17,7 @@ use plexus_storage::{project, types};
 use super::SearchOptions;
 use super::source::{SearchCaches, Source, TextFields, blocking};
 use super::spread::{Answer, Look, Question, spread};
+use super::statistics::statistics;
 use super::vectors::{OpenGraph, Vectors};
 
 /// A row of a part, by its place among the parts of a [`Source`].
@@ -449,56 +450,6 @@ where
         }
     }
     Ok(best.into_iter().map(Top::into_sorted).collect())
-}
-
-/// What is known of the words of a query in all rows that the version sees.
-pub async fn statistics(source: &Source, fields: &TextFields, query: &TextQuery) -> Result<GlobalStatistics> {
-    let question = |_: &[u32]| Some(Question::Statistics { fields: fields.into(), query: query.clone() });
-    let here = |parts| statistics_of(source, parts, fields, query);
-    let all = 0..source.parts.len() as u32;
-    let shares =
-        spread(source, all, question, here, |answer, _| answer.into_statistics(fields.columns.len())).await?;
-    Ok(shares.into_iter().fold(no_statistics(fields, query), add))
-}
-
-fn no_statistics(fields: &TextFields, query: &TextQuery) -> GlobalStatistics {
-    let frequencies = query.scored_terms().into_iter().map(|term| (term, 0)).collect::<BTreeMap<_, _>>();
-    GlobalStatistics { rows: 0, tokens: vec![0; fields.columns.len()], frequencies }
-}
-
-fn add(mut all: GlobalStatistics, more: GlobalStatistics) -> GlobalStatistics {
-    all.rows += more.rows;
-    all.tokens.iter_mut().zip(more.tokens).for_each(|(sum, tokens)| *sum += tokens);
-    for (term, rows) in more.frequencies {
-        *all.frequencies.entry(term).or_default() += rows;
-    }
-    all
-}
-
-/// The same of some parts, by this node.
-pub(super) async fn statistics_of(
-    source: &Source,
-    parts: Vec<u32>,
-    fields: &TextFields,
-    query: &TextQuery,
-) -> Result<GlobalStatistics> {
-    let mut all = no_statistics(fields, query);
-    for part in parts {
-        let part = &source.parts[part as usize];
-        let index = source.text(part, fields).await?;
-        let (hidden, terms) = (part.hidden.clone(), query.scored_terms());
-        let counted = blocking(move || {
-            let known = index.statistics(&hidden);
-            let counts = terms.into_iter().map(|term| {
-                let rows = index.frequency(term.field, &term.term, &hidden)?;
-                Ok((term, rows))
-            });
-            let frequencies = counts.collect::<Result<_>>()?;
-            Ok(GlobalStatistics { rows: known.rows, tokens: known.tokens, frequencies })
-        });
-        all = add(all, counted.await?);
-    }
-    Ok(all)
 }
 
 /// The rows of some parts that match a query, whether the version sees them or not, by this node.

@@ -17,6 +17,7 @@ mod request;
 mod rule;
 mod source;
 mod spread;
+mod statistics;
 mod vectors;
 mod wire;
 
@@ -32,13 +33,13 @@ pub use alone::{bind_searches, is_repeatable, run_alone};
 pub use arguments::Function;
 pub use bind::{BindRule, Bindings};
 pub use functions::NAMED_ARGUMENT;
-pub(crate) use legs::statistics;
 pub use relation::searched_table;
 pub use report::SearchReport;
 pub use rule::SearchRule;
 pub use source::{Part, SearchCaches, Source, TextFields, blocking, build_texts};
 pub use spread::RemoteSearches;
 pub(crate) use spread::answer;
+pub(crate) use statistics::statistics;
 pub use wire::{decode as decode_function, encode as encode_function};
 
 extensions_options! {

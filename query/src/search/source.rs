@@ -72,6 +72,7 @@ pub struct SearchCaches {
     /// By the file of the graph and the set of rows, as long as that is there.
     pub(super) chosen: Cache<(SegmentId, usize), (Weak<Rows>, Arc<Chosen>)>,
     pub(super) filtered: Cache<super::filter::FilterKey, Arc<Rows>>,
+    pub(super) counts: super::statistics::Counts,
 }
 
 fn chosen() -> Cache<(SegmentId, usize), (Weak<Rows>, Arc<Chosen>)> {
@@ -116,6 +117,7 @@ impl Default for SearchCaches {
             graphs: Kept::new(|(graph, bytes): &(Arc<Graph>, usize)| graph.bytes() + bytes),
             chosen: chosen(),
             filtered: super::filter::cache(),
+            counts: super::statistics::Counts::default(),
         }
     }
 }

@@ -27,6 +27,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 use super::filter::Filter;
 use super::legs::{self, Asked, Hit, Looks, Wanted};
 use super::source::{Part, Source, TextFields};
+use super::statistics::statistics_of;
 use crate::scan::ScanContext;
 
 /// Asks other nodes to work on segments that they keep.
@@ -440,7 +441,7 @@ async fn respond(source: &Source, question: Question, state: &SessionState) -> R
             sets(legs::matching(source, all, &fields.try_into()?, &query).await?)
         }
         Question::Statistics { fields, query } => {
-            let known = legs::statistics_of(source, all, &fields.try_into()?, &query).await?;
+            let known = statistics_of(source, all, &fields.try_into()?, &query).await?;
             Answer::Statistics((&known).into())
         }
         Question::Words { fields, query, statistics, look } => {
