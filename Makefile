@@ -28,7 +28,7 @@ build: system-packages ## Build the binary, the tests and the benches
 	cargo build --release --workspace --all-targets
 
 bench: build $(VENV)/.bench ## Measure, and print a table. ARGS="--only changes" for parts
-	cargo build --release --manifest-path bench/peers/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/peers
+	-cargo build --release --locked --manifest-path bench/peers/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/peers
 	PLEXUS_BENCH_PYTHON=$(VENV)/bin/python \
 	PLEXUS_BENCH_PEERS=$(CARGO_TARGET_DIR)/peers/release/plexus-bench-peers \
 	$(CARGO_TARGET_DIR)/release/plexus-bench $(ARGS)

@@ -15,8 +15,9 @@ queries = numpy.fromfile(queries, dtype=numpy.float32).reshape(-1, length)
 truth = [set(row) for row in numpy.fromfile(truth, dtype=numpy.uint32).reshape(-1, k).tolist()]
 
 
-def measure(name, build, widths, search):
-    print(f"{name}: build\t{build:.1f} s", flush=True)
+def measure(name, build, size, widths, search):
+    each = size // len(vectors)
+    print(f"{name}: build\t{build:.1f} s, {each} bytes a vector with the vector", flush=True)
     for width in widths:
         started = time.perf_counter()
         found = search(width)
@@ -44,7 +45,7 @@ def with_hnswlib():
         index.set_ef(ef)
         return index.knn_query(queries, k=k)[0]
 
-    measure("hnswlib, M 16", build, [16, 32, 48, 60, 80, 100, 140, 200, 300, 500], search)
+    measure("hnswlib, M 16", build, index.index_file_size(), [16, 32, 48, 60, 80, 100, 140, 200, 300, 500], search)
 
 
 def with_usearch():
@@ -59,7 +60,7 @@ def with_usearch():
         index.expansion_search = ef
         return index.search(queries, k, threads=1).keys
 
-    measure("usearch, connectivity 16", build, [16, 32, 64, 100, 140, 200, 300, 500], search)
+    measure("usearch, connectivity 16", build, index.serialized_length, [16, 32, 64, 100, 140, 200, 300, 500], search)
 
 
 for library in [with_hnswlib, with_usearch]:

@@ -2,6 +2,7 @@
 //! libraries in this machine's Python beside it, in process.
 
 use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,7 +31,7 @@ const QUERIES: usize = 300;
 const JUDGED: usize = 100;
 const K: usize = 10;
 const WORDS: u64 = 20_000;
-const WORDS_OF_A_ROW: std::ops::Range<u64> = 5..56;
+const WORDS_OF_A_ROW: Range<u64> = 5..56;
 /// Values of the column by which is filtered.
 const KINDS: i32 = 1_000;
 /// Vectors that are searched for in one statement.
@@ -89,7 +90,7 @@ impl Data {
         &self.queries[query * LENGTH..(query + 1) * LENGTH]
     }
 
-    fn batch(&self, rows: std::ops::Range<usize>) -> Result<RecordBatch> {
+    fn batch(&self, rows: Range<usize>) -> Result<RecordBatch> {
         let ids = || rows.clone().map(|row| row as i64);
         let columns: Vec<(&str, ArrayRef)> = vec![
             ("id", Arc::new(Int64Array::from_iter_values(ids()))),

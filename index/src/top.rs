@@ -16,6 +16,7 @@ pub struct Top<T> {
 
 impl<T> Top<T> {
     pub fn new(k: usize) -> Self {
+        // The first time soon, so that there is a threshold.
         let full = k.saturating_add((k / 2).max(6));
         let threshold = if k == 0 { f32::INFINITY } else { f32::NEG_INFINITY };
         Self { k, hits: Vec::new(), full, threshold }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use plexus_index::Top;
 use plexus_index::text::{
-    Accept, Analyzer, GlobalStatistics, TextIndex, TextQuery, TextSearch, build_text, parse_query,
+    Accept, Analyzer, GlobalStatistics, TextHit, TextIndex, TextQuery, TextSearch, build_text, parse_query,
 };
 use plexus_model::Rows;
 use proptest::prelude::*;
@@ -174,7 +174,10 @@ proptest! {
             .filter(|(score, _)| lowest.is_none_or(|lowest| *score >= lowest))
             .map(|(score, row)| (row, score.to_bits()))
             .collect();
-        prop_assert_eq!(found(&layout, &query, Some(k)), expected);
+        prop_assert_eq!(&found(&layout, &query, Some(k)), &expected);
+        // Thresholds go from segment to segment.
+        let spread = (0..4).map(|segment| (0..rows.len()).filter(|row| row * 7 % 4 == segment).collect());
+        prop_assert_eq!(found(&self::layout(&rows, spread.collect()), &query, Some(k)), expected);
     }
 
     #[test]
@@ -200,6 +203,52 @@ proptest! {
             (search.rows(index).unwrap() - deleted).iter().map(|row| row as usize).collect();
         prop_assert_eq!(matching, found(&layout, &query, None).into_keys().collect::<BTreeSet<_>>());
     }
+}
+
+/// Words in about as many rows as postings have in their blocks, and more often in some rows than a byte counts.
+#[test]
+fn words_in_whole_blocks_of_rows_are_found_in_each() {
+    const COUNTS: [usize; 8] = [1, 127, 128, 129, 255, 256, 257, 384];
+    // Without a divisor in common with the number of rows.
+    const STEPS: [usize; 8] = [3, 7, 9, 11, 13, 17, 19, 21];
+    let text = |row: usize| {
+        let mut words = String::from("other ");
+        for (count, step) in COUNTS.iter().zip(STEPS) {
+            // Of a thousand rows the first in an order of its own.
+            if row * step % 1_000 < *count {
+                words += &format!("n{count} ").repeat([1, 2, 3, 4][row % 4]);
+            }
+        }
+        if row == 500 { words + &"n384 ".repeat(300) } else { words }
+    };
+    let rows: Vec<(Row, bool)> = (0..1_000).map(|row| ([None, Some(text(row))], row % 9 == 8)).collect();
+    let layout = all_in_one(&rows);
+    let (index, deleted) = &layout.segments[0];
+    for query in COUNTS.map(|count| format!("n{count}")) {
+        let has: BTreeSet<u32> = (0..1_000)
+            .filter(|row| text(*row).split(' ').any(|word| word == query))
+            .map(|row| row as u32)
+            .collect();
+        let query = parse(&query);
+        let search = TextSearch::new(&query, 2, &statistics(&layout, &query));
+        assert_eq!(search.rows(index).unwrap().iter().collect::<BTreeSet<_>>(), has);
+        let found = |accept: &Accept<'_>| {
+            let mut found = BTreeSet::new();
+            let mut take = |hit: TextHit| {
+                found.insert(hit.row);
+                f32::NEG_INFINITY
+            };
+            search.run(index, accept, usize::MAX, f32::NEG_INFINITY, &mut take).unwrap();
+            found
+        };
+        let of_deleted = has.iter().copied().filter(|row| deleted.contains(*row)).collect::<BTreeSet<_>>();
+        assert_eq!(found(&Accept::Except(deleted)), &has - &of_deleted);
+        assert_eq!(found(&Accept::Only(deleted)), of_deleted);
+    }
+    let words: BTreeSet<&str> = BTreeSet::from(["n128", "n384"]);
+    let scores = found(&layout, &parse("n128 n384"), None);
+    let expected = oracle(&rows, &words);
+    assert_eq!(scores.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
 }
 
 #[test]

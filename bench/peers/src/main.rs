@@ -115,7 +115,7 @@ fn rows<T>(path: &str, length: usize, number: impl Fn([u8; 4]) -> T) -> Result<V
     Ok(numbers.iter().map(|&bytes| number(bytes)).collect())
 }
 
-/// Flushed, as a build takes minutes and whoever waits reads along.
+/// Flushed: a build takes minutes, and what was measured stays when a later one fails.
 fn say(line: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;

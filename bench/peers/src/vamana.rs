@@ -1,6 +1,7 @@
 //! The flat graph of the `diskann` crate, walked by the vectors and by codes of a bit a dimension.
 //!
-//! Both walks are of one graph, built by the vectors, so that nothing differs but what a step looks at.
+//! Both walks are of one graph, built by the vectors, so that nothing differs but what a step looks at. Each vector is
+//! encoded as it is inserted, so that the build of the first row has that in it, but not the training.
 
 use std::iter;
 use std::time::Instant;

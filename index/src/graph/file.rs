@@ -32,7 +32,7 @@ pub(super) const ENTRIES: usize = 3;
 /// Nodes are named by three bytes.
 pub const NODES_MAX: usize = 1 << 24;
 
-/// Vectors as nodes of a graph: from any of them, edges lead to ever nearer ones of a query. Cheap to clone.
+/// Vectors as nodes of a graph: from any of them, edges lead to ever nearer ones of a query.
 #[derive(Clone)]
 pub struct Graph {
     pub(super) metric: Metric,

@@ -6,7 +6,8 @@
 //! "Query evaluation: strategies and optimizations", 1995; Ding and Suel: "Faster top-k document retrieval using
 //! block-max indexes", 2011).
 //!
-//! The threshold begins with what the first rows of the term that counts most have by it alone.
+//! The threshold begins with what the first rows of a term have by it alone: of that which counts most of those in enough
+//! rows.
 //!
 //! Of rows that have all terms the least frequent term leads: its rows are scored block by block, and those that can count
 //! with the bounds of the others are looked up in them.
@@ -21,8 +22,10 @@ use super::dense::Frequency;
 use super::score::{least, reaches};
 use super::search::{Accept, TextHit};
 
-/// Blocks of a term that are looked at for a bound; with more in a window, that of the whole term is taken.
+/// Blocks of a term in one window whose bounds are looked at one by one; with more, that of the whole term is taken.
 const BLOCKS_MAX: usize = 16;
+/// Blocks of a term that a threshold begins with: reading them takes a few microseconds.
+const FIRST_BLOCKS: usize = 16;
 /// Rows of a filter are looked up one by one when the terms are in so many times as many.
 const LOOKED_UP: u64 = 8;
 
@@ -104,8 +107,9 @@ pub fn all_of(
     };
     let mut start = 0;
     loop {
-        // A window is a block of the first: before its next row nothing can be.
-        start = start.max(lead.cursor.row());
+        // Before the row where each is nothing can be. A window is a block of the first.
+        let rows = others.iter().map(|term| term.cursor.row());
+        start = rows.fold(start.max(lead.cursor.row()), u32::max);
         let last = lead.enter(start);
         if last == END {
             return;
@@ -138,10 +142,7 @@ pub fn all_of(
                 parts[term.place] = Some(score);
                 sum += score;
             }
-            let score = total(&parts, &groups);
-            if score >= threshold {
-                threshold = threshold.max(found(TextHit { row, score }));
-            }
+            offer(row, &parts, &groups, &mut threshold, found);
         }
         start = last.saturating_add(1);
     }
@@ -163,7 +164,7 @@ pub fn any_of(
     {
         return look_up(&mut terms, &groups, &mut parts, rows, threshold, found);
     }
-    threshold = threshold.max(begin_with(&terms, accept, k));
+    threshold = threshold.max(begin_with(&terms, accept, k, threshold));
     let mut taken = Vec::with_capacity(BLOCK_ROWS);
     // What terms reach together, the least first.
     let mut sums = vec![0.0; terms.len() + 1];
@@ -197,10 +198,7 @@ pub fn any_of(
                     parts.fill(None);
                     parts[one.place] = Some(score);
                     if look_for_few(few, &sums, &mut parts, row, score, threshold) {
-                        let score = total(&parts, &groups);
-                        if score >= threshold {
-                            threshold = threshold.max(found(TextHit { row, score }));
-                        }
+                        offer(row, &parts, &groups, &mut threshold, found);
                     }
                 }
                 break;
@@ -223,30 +221,29 @@ pub fn any_of(
             if !accepted || !look_for_few(few, &sums, &mut parts, row, sum, threshold) {
                 continue;
             }
-            let score = total(&parts, &groups);
-            if score >= threshold {
-                threshold = threshold.max(found(TextHit { row, score }));
-            }
+            offer(row, &parts, &groups, &mut threshold, found);
         }
         start = last.saturating_add(1);
     }
 }
 
-/// A score that at least `k` rows have: by the term that counts most, and by its first rows alone.
-fn begin_with(terms: &[Term], accept: &Accept<'_>, k: usize) -> f32 {
-    let enough = terms.iter().filter(|term| term.cursor.rows() as usize >= k);
-    let Some(term) = enough.max_by(|a, b| a.bound.total_cmp(&b.bound)) else {
-        return f32::NEG_INFINITY;
-    };
-    let mut taken = Vec::new();
-    let last = term.blocks.end(term.blocks.len().min(BLOCKS_MAX) - 1);
-    term.cursor.clone().take_until(last, f32::NEG_INFINITY, &mut taken);
-    taken.retain(|(row, _)| accept.takes(*row));
-    if k == 0 || taken.len() < k {
-        return f32::NEG_INFINITY;
+/// A score that at least `k` rows have: by the term that counts most of those in so many, and by its first rows alone.
+fn begin_with(terms: &[Term], accept: &Accept<'_>, k: usize, threshold: f32) -> f32 {
+    let enough = terms.iter().filter(|term| k > 0 && term.cursor.rows() as usize >= k);
+    match enough.max_by(|a, b| a.bound.total_cmp(&b.bound)) {
+        Some(term) if reaches(term.bound, threshold) => {
+            let mut taken = Vec::new();
+            let last = term.blocks.end(term.blocks.len().min(FIRST_BLOCKS) - 1);
+            term.cursor.clone().take_until(last, f32::NEG_INFINITY, &mut taken);
+            taken.retain(|(row, _)| accept.takes(*row));
+            if taken.len() < k {
+                return f32::NEG_INFINITY;
+            }
+            let (_, kth, _) = taken.select_nth_unstable_by(k - 1, |a, b| b.1.total_cmp(&a.1));
+            kth.1
+        }
+        _ => f32::NEG_INFINITY,
     }
-    let (_, kth, _) = taken.select_nth_unstable_by(k - 1, |a, b| b.1.total_cmp(&a.1));
-    kth.1
 }
 
 /// Enters the window that begins at `start`, with its bounds. Its last row; `None` when no row from there on can count.
@@ -306,10 +303,23 @@ fn look_up(
             parts[term.place] = term.look_up(row);
             any |= parts[term.place].is_some();
         }
-        let score = total(parts, groups);
-        if any && score >= threshold {
-            threshold = threshold.max(found(TextHit { row, score }));
+        if any {
+            offer(row, parts, groups, &mut threshold, found);
         }
+    }
+}
+
+/// Tells of a row whose parts are known, if it reaches the threshold.
+fn offer(
+    row: u32,
+    parts: &[Option<f32>],
+    groups: &[usize],
+    threshold: &mut f32,
+    found: &mut dyn FnMut(TextHit) -> f32,
+) {
+    let score = total(parts, groups);
+    if score >= *threshold {
+        *threshold = threshold.max(found(TextHit { row, score }));
     }
 }
 

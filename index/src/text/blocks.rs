@@ -11,10 +11,11 @@ use tantivy::postings::BlockSegmentPostings;
 use super::dense::{Dense, Frequency};
 use super::score::Norms;
 
-/// Rows of a block: as many as the library packs together, so that they are those of a block of postings.
+/// Rows of a block, as the library packs them together: the last has fewer.
 pub const BLOCK_ROWS: usize = 128;
 
-/// A term that is in one of so many rows has the frequencies of all.
+/// A term that is in one of so many rows has the frequencies of all: two bits a row are then at most about twice its
+/// packed postings.
 const DENSE: usize = 8;
 
 /// Blocks of the rows of a term.
@@ -78,6 +79,11 @@ impl Blocks {
         }
         let high = high.min(self.len());
         low + self.ends[low..high].partition_point(|end| *end < row)
+    }
+
+    /// Bytes that they take.
+    pub fn bytes(&self) -> usize {
+        self.len() * 6 + self.dense.as_ref().map_or(0, Dense::bytes)
     }
 
     /// How often the term is in a row.

@@ -7,7 +7,7 @@ use tantivy::directory::OwnedBytes;
 use tantivy::postings::{BlockSegmentPostings, Postings, SegmentPostings};
 use tantivy::{DocSet, TERMINATED};
 
-use super::blocks::{BLOCK_ROWS, Blocks};
+use super::blocks::Blocks;
 use super::score::{Norms, reaches};
 
 /// After the last row.
@@ -32,7 +32,7 @@ pub trait Cursor: Send {
 #[derive(Clone)]
 pub struct TermCursor {
     postings: BlockSegmentPostings,
-    /// In the block of the postings; after the last row there is none behind it.
+    /// In the block of the postings.
     at: usize,
     lengths: OwnedBytes,
     weight: f32,
@@ -69,12 +69,15 @@ impl TermCursor {
         self.norms.score(self.weight, frequency, self.lengths[row as usize])
     }
 
-    /// Goes on by some rows of the block.
+    /// Goes on by some rows of the block. Behind the last block is one without rows, of which each is [`END`].
     fn skip(&mut self, rows: usize) {
+        let block = self.postings.docs().len();
         self.at += rows;
-        if self.at == BLOCK_ROWS {
-            self.postings.advance();
+        if self.at >= block {
             self.at = 0;
+            if block > 0 {
+                self.postings.advance();
+            }
         }
     }
 
@@ -158,9 +161,7 @@ impl PhraseCursor {
             if row == END {
                 return END;
             }
-            // A row has the phrase at most as often as each of its terms.
-            let most = self.terms.iter().map(|(_, postings)| postings.term_freq()).min().unwrap_or(0);
-            if reaches(self.score_of(row, most), self.threshold) {
+            if self.can_count(row) {
                 self.count = self.occurrences();
                 if self.count > 0 {
                     return row;
@@ -168,6 +169,13 @@ impl PhraseCursor {
             }
             target = row + 1;
         }
+    }
+
+    /// Whether the row here, where all terms are, may reach the threshold.
+    fn can_count(&self, row: u32) -> bool {
+        // It has the phrase at most as often as each of its terms.
+        let most = self.terms.iter().map(|(_, postings)| postings.term_freq()).min().unwrap_or(0);
+        self.threshold == f32::NEG_INFINITY || reaches(self.score_of(row, most), self.threshold)
     }
 
     fn score_of(&self, row: u32, count: u32) -> f32 {

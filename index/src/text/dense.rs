@@ -24,15 +24,22 @@ impl Dense {
         Self { words: vec![0; rows.div_ceil(ROWS)] }
     }
 
+    /// Bytes that it takes: a quarter of the number of rows.
+    pub fn bytes(&self) -> usize {
+        self.words.len() * size_of::<u64>()
+    }
+
     /// Of a row that none was set of before.
     pub fn set(&mut self, row: u32, frequency: u32) {
         let row = row as usize;
         self.words[row / ROWS] |= u64::from(frequency.min(MANY)) << (row % ROWS * 2);
     }
 
+    /// Of any row, also of none of the segment.
     pub fn get(&self, row: u32) -> Frequency {
         let row = row as usize;
-        match (self.words[row / ROWS] >> (row % ROWS * 2)) as u32 & MANY {
+        let word = self.words.get(row / ROWS).copied().unwrap_or_default();
+        match (word >> (row % ROWS * 2)) as u32 & MANY {
             MANY => Frequency::Unknown,
             frequency => Frequency::Known(frequency),
         }
@@ -52,5 +59,6 @@ mod tests {
             let expected = if of(row) < MANY { Frequency::Known(of(row)) } else { Frequency::Unknown };
             assert_eq!(dense.get(row), expected, "row {row}");
         }
+        assert_eq!(dense.get(1_000), Frequency::Known(0));
     }
 }

@@ -23,12 +23,16 @@ pub struct TextIndex {
     fields: Arc<Vec<FieldIndex>>,
     rows: u32,
     bytes: usize,
-    /// Of terms that were searched for and are in many rows: some percent of what their postings take.
+    /// Of terms that were searched for and are in many rows.
     blocks: Arc<RwLock<BlocksOfTerms>>,
 }
 
-/// By field and term.
-type BlocksOfTerms = HashMap<(usize, String), Arc<Blocks>>;
+/// By field and term, with the bytes that they take.
+#[derive(Default)]
+struct BlocksOfTerms {
+    of: HashMap<(usize, String), Arc<Blocks>>,
+    bytes: usize,
+}
 
 /// Terms in fewer rows have their blocks made each time.
 const KEPT_ROWS_MIN: u32 = 512;
@@ -104,7 +108,12 @@ impl TextIndex {
 
     /// Bytes that it takes, with what is made of it when it is searched.
     pub fn bytes(&self) -> usize {
-        self.bytes + self.bytes / 8
+        self.bytes + self.kept_max()
+    }
+
+    /// Bytes of blocks that are kept: an eighth of the index, and the frequencies of eight terms that are in many rows.
+    fn kept_max(&self) -> usize {
+        self.bytes / 8 + self.rows as usize * 2
     }
 
     /// The blocks of a term that is there.
@@ -119,13 +128,20 @@ impl TextIndex {
             return make();
         }
         let key = (field, term.to_owned());
-        let kept = self.blocks.read().expect("no code panics while it holds this lock").get(&key).cloned();
+        let kept = self.blocks.read().expect("no code panics while it holds this lock").of.get(&key).cloned();
         if let Some(blocks) = kept {
             return Ok(blocks);
         }
         let blocks = make()?;
         let mut all = self.blocks.write().expect("no code panics while it holds this lock");
-        all.insert(key, blocks.clone());
+        if all.bytes + blocks.bytes() > self.kept_max() {
+            // Those that are still asked for are soon there again.
+            *all = BlocksOfTerms::default();
+        }
+        all.bytes += blocks.bytes();
+        if let Some(made_meanwhile) = all.of.insert(key, blocks.clone()) {
+            all.bytes -= made_meanwhile.bytes();
+        }
         Ok(blocks)
     }
 

@@ -89,6 +89,7 @@ impl SearchCaches {
         self.vectors.ready.run_pending_tasks();
         self.graphs.ready.run_pending_tasks();
         self.chosen.run_pending_tasks();
+        self.counts.forget_idle();
     }
 
     /// The nodes of a graph that are some rows.

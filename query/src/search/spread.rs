@@ -478,6 +478,14 @@ async fn hits(source: &Source, parts: Vec<u32>, asked: Asked, look: Look, thread
     if matches!(&wanted, Wanted::Some(sets) if sets.len() != source.parts.len()) {
         return Err(Error::invalid("a set of rows for each segment is needed"));
     }
+    if let Wanted::Some(sets) = &wanted
+        && let Some((part, row)) = (0..)
+            .zip(sets)
+            .find_map(|(part, set)| Some((part, set.max().filter(|row| !has(source, part, *row))?)))
+    {
+        let segment = source.parts[part as usize].segment.id;
+        return Err(Error::invalid(format!("segment {segment} has no row {row}")));
+    }
     let found = legs::look_here(source, parts, &asked, &wanted, k, looks).await?;
     let flat =
         |hits: Vec<(f32, Hit)>| hits.into_iter().map(|(score, hit)| (score, hit.part, hit.row)).collect();

@@ -2,10 +2,11 @@
 //!
 //! It is counted once a version, and kept.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use plexus_index::text::{GlobalStatistics, ScoredTerm, TextQuery};
 use plexus_model::{Result, Table, Version};
@@ -13,14 +14,14 @@ use plexus_model::{Result, Table, Version};
 use super::source::{Source, TextFields, blocking};
 use super::spread::{Question, spread};
 
-/// Versions of which counts are kept.
+/// Versions of which counts are kept, and words of each: at about 80 bytes a word, 20 MB in all.
 const VERSIONS_MAX: u64 = 64;
-/// Words of a version whose counts are kept. With more all are counted again.
 const WORDS_MAX: usize = 4_096;
-const KEPT: Duration = Duration::from_secs(10 * 60);
+const IDLE_MAX: Duration = Duration::from_secs(10 * 60);
 
-/// A table by its place in memory, a version, the columns and the name of the analyzer.
-type CountsKey = (usize, Version, Vec<u32>, String);
+/// A table by its place in memory, a version, how many files were found to be damaged, the columns, and the name of the
+/// analyzer.
+type CountsKey = (usize, Version, u64, Vec<u32>, String);
 
 /// Counts of versions. Cheap to clone.
 #[derive(Clone)]
@@ -28,29 +29,31 @@ pub(super) struct Counts(Cache<CountsKey, Arc<CountsOf>>);
 
 impl Default for Counts {
     fn default() -> Self {
-        Self(Cache::builder().max_capacity(VERSIONS_MAX).time_to_idle(KEPT).build())
+        // Versions pass: what was asked for often is not what will be.
+        let cache = Cache::builder().max_capacity(VERSIONS_MAX).eviction_policy(EvictionPolicy::lru());
+        Self(cache.time_to_idle(IDLE_MAX).build())
     }
 }
 
 impl Counts {
     fn of(&self, source: &Source, fields: &TextFields) -> Arc<CountsOf> {
-        let place = Arc::as_ptr(&source.table) as usize;
-        let key = (place, source.version, fields.columns.clone(), fields.analyzer.name().to_owned());
-        // As long as somebody knows the table, no other is at its place.
-        if let Some(counts) = self.0.get(&key)
-            && counts.table.upgrade().is_some_and(|table| Arc::ptr_eq(&table, &source.table))
-        {
-            return counts;
-        }
-        let counts = Arc::new(CountsOf { table: Arc::downgrade(&source.table), known: Mutex::default() });
-        self.0.insert(key, counts.clone());
-        counts
+        let (place, losses) = (Arc::as_ptr(&source.table) as usize, source.reads().losses());
+        let key = (place, source.version, losses, fields.columns.clone(), fields.analyzer.name().to_owned());
+        self.0.get_with(key, || {
+            Arc::new(CountsOf { _table: Arc::downgrade(&source.table), known: Mutex::default() })
+        })
+    }
+
+    pub fn forget_idle(&self) {
+        self.0.run_pending_tasks();
     }
 }
 
 /// What is known of one version so far.
+#[derive(Default)]
 struct CountsOf {
-    table: Weak<Table>,
+    /// As long as this is here, no other table is at its place.
+    _table: Weak<Table>,
     known: Mutex<Option<Known>>,
 }
 
@@ -61,28 +64,17 @@ struct Known {
 }
 
 impl CountsOf {
-    /// The statistics of a query, or a query of those of its words that are not known yet.
-    fn of(&self, query: &TextQuery) -> Result<GlobalStatistics, TextQuery> {
-        let terms = query.scored_terms();
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(known) = &*known else {
-            return Err(any_of(terms));
-        };
-        let (mut frequencies, mut missing) = (BTreeMap::new(), Vec::new());
-        for term in terms {
-            match known.frequencies.get(&term) {
-                Some(rows) => drop(frequencies.insert(term, *rows)),
-                None => missing.push(term),
-            }
-        }
-        match missing.is_empty() {
-            true => Ok(GlobalStatistics { rows: known.rows, tokens: known.tokens.clone(), frequencies }),
-            false => Err(any_of(missing)),
-        }
+    /// The statistics of those terms that are known. `None` when not even the rows are.
+    fn known(&self, terms: &BTreeSet<ScoredTerm>) -> Option<GlobalStatistics> {
+        let known = self.known.lock().expect("no code panics while it holds this lock");
+        let known = known.as_ref()?;
+        let count = |term: &ScoredTerm| Some((term.clone(), *known.frequencies.get(term)?));
+        let frequencies = terms.iter().filter_map(count).collect();
+        Some(GlobalStatistics { rows: known.rows, tokens: known.tokens.clone(), frequencies })
     }
 
     fn add(&self, counted: &GlobalStatistics) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock().expect("no code panics while it holds this lock");
         let known = known.get_or_insert_with(|| Known {
             rows: counted.rows,
             tokens: counted.tokens.clone(),
@@ -91,28 +83,28 @@ impl CountsOf {
         if known.frequencies.len() + counted.frequencies.len() > WORDS_MAX {
             known.frequencies.clear();
         }
-        known.frequencies.extend(counted.frequencies.iter().map(|(term, rows)| (term.clone(), *rows)));
+        let counted = counted.frequencies.iter().map(|(term, rows)| (term.clone(), *rows));
+        known.frequencies.extend(counted.take(WORDS_MAX));
     }
 }
 
-fn any_of(terms: impl IntoIterator<Item = ScoredTerm>) -> TextQuery {
-    let should = terms.into_iter().map(|term| TextQuery::Term { term, boost: 1.0 }).collect();
-    TextQuery::Bool { must: vec![], should, not: vec![] }
-}
-
-/// What is known of the words of a query in all rows that the version sees.
+/// What is known of the words of a query in all rows that the version sees; `source` has all of its segments.
 pub async fn statistics(source: &Source, fields: &TextFields, query: &TextQuery) -> Result<GlobalStatistics> {
-    let counts = source.context.caches.counts.of(source, fields);
-    let missing = match counts.of(query) {
-        Ok(known) => return Ok(known),
-        Err(missing) => missing,
-    };
-    let counted = count(source, fields, &missing).await?;
-    counts.add(&counted);
-    match counts.of(query) {
-        Ok(known) => Ok(known),
-        // Others have filled what is kept meanwhile.
-        Err(_) => count(source, fields, query).await,
+    let (counts, mut missing) = (source.context.caches.counts.of(source, fields), query.scored_terms());
+    let known = counts.known(&missing);
+    if let Some(known) = &known {
+        missing.retain(|term| !known.frequencies.contains_key(term));
+    }
+    match known {
+        Some(known) if missing.is_empty() => Ok(known),
+        known => {
+            let should = missing.into_iter().map(|term| TextQuery::Term { term, boost: 1.0 }).collect();
+            let missing = TextQuery::Bool { must: vec![], should, not: vec![] };
+            let mut counted = count(source, fields, &missing).await?;
+            counts.add(&counted);
+            counted.frequencies.extend(known.into_iter().flat_map(|known| known.frequencies));
+            Ok(counted)
+        }
     }
 }
 
@@ -173,29 +165,26 @@ mod tests {
         ScoredTerm { field: 0, term: term.to_owned() }
     }
 
+    fn counted(words: &[(&str, u64)]) -> GlobalStatistics {
+        let frequencies = words.iter().map(|(word, rows)| (term(word), *rows)).collect();
+        GlobalStatistics { rows: 7, tokens: vec![90], frequencies }
+    }
+
     #[test]
-    fn words_are_counted_once() {
-        let counts = CountsOf { table: Weak::new(), known: Mutex::default() };
-        let counted = |words: &[(&str, u64)]| GlobalStatistics {
-            rows: 7,
-            tokens: vec![90],
-            frequencies: words.iter().map(|(word, rows)| (term(word), *rows)).collect(),
-        };
-        let both = any_of([term("a"), term("b")]);
-        assert_eq!(counts.of(&both), Err(both.clone()), "nothing is known, not even how many rows there are");
-        counts.add(&counted(&[("a", 3)]));
-        assert_eq!(counts.of(&both), Err(any_of([term("b")])));
-        counts.add(&counted(&[("b", 2)]));
-        assert_eq!(counts.of(&both), Ok(counted(&[("a", 3), ("b", 2)])));
-        assert_eq!(counts.of(&any_of([])), Ok(counted(&[])));
+    fn words_that_were_counted_are_known() {
+        let (counts, both) = (CountsOf::default(), BTreeSet::from([term("a"), term("b")]));
+        assert_eq!(counts.known(&both), None, "not even how many rows there are");
+        counts.add(&counted(&[("a", 3), ("other", 5)]));
+        assert_eq!(counts.known(&both), Some(counted(&[("a", 3)])));
+        counts.add(&counted(&[("b", 0)]));
+        assert_eq!(counts.known(&both), Some(counted(&[("a", 3), ("b", 0)])));
     }
 
     #[test]
     fn no_more_words_are_kept_than_may_be() {
-        let counts = CountsOf { table: Weak::new(), known: Mutex::default() };
+        let counts = CountsOf::default();
         for word in 0..2 * WORDS_MAX {
-            let frequencies = BTreeMap::from([(term(&word.to_string()), 1)]);
-            counts.add(&GlobalStatistics { rows: 1, tokens: vec![1], frequencies });
+            counts.add(&counted(&[(&word.to_string(), 1)]));
         }
         let known = counts.known.lock().unwrap();
         assert!(known.as_ref().is_some_and(|known| known.frequencies.len() <= WORDS_MAX));
