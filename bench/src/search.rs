@@ -21,7 +21,7 @@ use plexus_node::client::{Client, IngestOptions};
 use plexus_node::local::LocalCluster;
 
 use crate::Figure;
-use crate::vectors::{LENGTH, Random, generate, write};
+use crate::vectors::{LENGTH, Random, generate, rate_in_process, write};
 use crate::workload::{histogram, percentiles};
 
 /// Rows of the table that is searched.
@@ -247,6 +247,13 @@ async fn hybrid(client: &mut Client, data: &Data) -> Result<Vec<Figure>> {
 /// Clients at once, with a vector in each statement and with many.
 async fn clients(url: &str, data: &Arc<Data>) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
+    let in_process = {
+        let data = data.clone();
+        let measured =
+            tokio::task::spawn_blocking(move || rate_in_process(&data.vectors, &data.queries, CLIENT_TIME));
+        measured.await.map_err(|e| Error::internal(format!("measuring in process: {e}")))??
+    };
+    figures.push(Figure::new("in process, all processors", format!("{in_process:.0} vectors/s"), ""));
     for many in [1, BATCH] {
         let started = Instant::now();
         let tasks: Vec<_> = (0..CLIENTS)
@@ -275,7 +282,9 @@ async fn clients(url: &str, data: &Arc<Data>) -> Result<Vec<Figure>> {
         }
         let rate = done as f64 / started.elapsed().as_secs_f64();
         let name = format!("{CLIENTS} clients, {many} vectors a statement");
-        figures.push(Figure::new(name, format!("{rate:.0} vectors/s"), ""));
+        let ratio = rate / in_process;
+        let target = if many == 1 { "" } else { ">= 0.7 x" };
+        figures.push(Figure::new(name, format!("{rate:.0} vectors/s, {ratio:.2} x in process"), target));
     }
     Ok(figures)
 }

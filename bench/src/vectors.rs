@@ -5,7 +5,7 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use plexus_index::graph::{Among, BuildOptions, Chosen, Graph, Walk, WalkOptions, build_graph};
 use plexus_index::squared_l2;
@@ -127,6 +127,36 @@ pub fn measure(dir: &Path, count: usize) -> Result<Vec<Figure>> {
     figures.extend(filtered(&graph, &vectors, &queries));
     figures.extend(peers(dir, &vectors, &queries, &truth, best)?);
     Ok(figures)
+}
+
+/// Queries a second in process, with as many threads as there are processors and the usual beam, for some time.
+pub fn rate_in_process(vectors: &[f32], queries: &[f32], time: Duration) -> Result<f64> {
+    let of = |row: u32| &vectors[row as usize * LENGTH..(row as usize + 1) * LENGTH];
+    let rows: Vec<u32> = (0..(vectors.len() / LENGTH) as u32).collect();
+    let bytes =
+        build_graph(Metric::L2, LENGTH, vectors.to_vec(), &rows, rows.len() as u32, BuildOptions::default())?;
+    let (graph, none) = (Graph::open(bytes.into())?, Rows::new());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let started = Instant::now();
+    let done = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let mut walk = Walk::default();
+                let (options, among) = (WalkOptions::default(), Among::Except(&none));
+                let mut ours = 0;
+                for query in queries.chunks_exact(LENGTH).cycle() {
+                    if started.elapsed() > time {
+                        break;
+                    }
+                    walk.nearest(&graph, query, K, options, among, |row| squared_l2(query, of(row)).sqrt());
+                    ours += 1;
+                }
+                done.fetch_add(ours, std::sync::atomic::Ordering::Relaxed);
+            });
+        }
+    });
+    Ok(done.into_inner() as f64 / started.elapsed().as_secs_f64())
 }
 
 /// Filters that leave some of the vectors: whichever, those near the first query, those far from it. Searched for is what

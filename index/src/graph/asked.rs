@@ -2,7 +2,8 @@
 
 use plexus_model::Metric;
 
-use super::codes::{CodeQuery, Sum, best_sum};
+use super::beam::prefetch;
+use super::codes::{CodeQuery, with_sum};
 use super::file::Graph;
 
 /// A query with what it has to do with each centre.
@@ -19,7 +20,6 @@ pub struct Asked {
     weight: f32,
     squares: f32,
     shared: bool,
-    sum: Sum,
 }
 
 impl Default for Asked {
@@ -34,12 +34,31 @@ impl Default for Asked {
             weight: 0.0,
             squares: 0.0,
             shared: false,
-            sum: best_sum(),
         }
     }
 }
 
 const NONE: u32 = u32::MAX;
+/// Nodes that are fetched before they are looked at.
+const AHEAD: usize = 8;
+
+#[inline(always)]
+fn distances(
+    asked: &mut Asked,
+    graph: &Graph,
+    nodes: &[u32],
+    found: &mut Vec<f32>,
+    sum: impl Fn(&[u8], &[i8]) -> i32,
+) {
+    found.clear();
+    nodes.iter().take(AHEAD).for_each(|soon| prefetch(graph.nodes.head(*soon)));
+    for (at, node) in nodes.iter().enumerate() {
+        if let Some(soon) = nodes.get(at + AHEAD) {
+            prefetch(graph.nodes.head(*soon));
+        }
+        found.push(asked.distance(graph, *node, &sum));
+    }
+}
 
 impl Asked {
     /// Takes a rotated vector.
@@ -55,18 +74,23 @@ impl Asked {
         self.distances.resize(graph.centres.len(), 0.0);
         self.about.clear();
         match dot {
-            true => self.about.extend(graph.coarse.products(&self.rotated, self.sum)),
-            false => self.about.extend(graph.coarse.squares(&self.rotated, self.sum)),
+            true => graph.coarse.products(&self.rotated, &mut self.about),
+            false => graph.coarse.squares(&self.rotated, &mut self.about),
         }
     }
 
-    /// About how far a node is.
+    /// About how far nodes are, in their order.
+    pub(super) fn distances(&mut self, graph: &Graph, nodes: &[u32], found: &mut Vec<f32>) {
+        let asked = self;
+        with_sum!(distances(asked: &mut Asked, graph: &Graph, nodes: &[u32], found: &mut Vec<f32>));
+    }
+
     #[inline(always)]
-    pub(super) fn distance(&mut self, graph: &Graph, node: u32) -> f32 {
+    fn distance(&mut self, graph: &Graph, node: u32, sum: impl Fn(&[u8], &[i8]) -> i32) -> f32 {
         let node = graph.nodes.get(node);
         let place = self.places[node.centre as usize];
         let place = if place == NONE { self.prepare(graph, u32::from(node.centre)) } else { place };
-        let product = self.queries[place as usize].product(node.code, node.scale, self.sum);
+        let product = self.queries[place as usize].product(node.code, node.scale, sum);
         self.distances[node.centre as usize] + self.squares * node.square + self.weight * product
     }
 

@@ -4,7 +4,7 @@ use super::asked::Asked;
 use super::file::{ENTRIES, Graph};
 
 /// Centres by which a walk begins.
-const BEGINNINGS: usize = 3;
+pub(super) const BEGINNINGS: usize = 3;
 
 /// Nodes that a walk has come by, cleared for the next one.
 #[derive(Default)]
@@ -89,27 +89,19 @@ impl Graph {
         }
         visited.begin(self.len());
         let mut found = Beam::new(beam);
+        let (mut all, mut fresh, mut distances) = (Vec::new(), Vec::new(), Vec::new());
         for centre in asked.nearest_centres(BEGINNINGS) {
             let first = centre as usize * ENTRIES;
-            for entry in &self.entries[first..first + ENTRIES] {
-                if visited.visit(*entry) {
-                    found.insert(asked.distance(self, *entry), *entry);
-                }
-            }
+            all.extend_from_slice(&self.entries[first..first + ENTRIES]);
         }
-        let (mut all, mut fresh): (Vec<u32>, Vec<u32>) = (Vec::new(), Vec::new());
-        while let Some(node) = found.take() {
-            all.clear();
-            edges(node, &mut all);
+        loop {
             fresh.clear();
-            for other in &all {
-                if visited.visit(*other) {
-                    prefetch(self.nodes.head(*other));
-                    fresh.push(*other);
-                }
-            }
-            for other in &fresh {
-                found.insert(asked.distance(self, *other), *other);
+            fresh.extend(all.drain(..).filter(|node| visited.visit(*node)));
+            asked.distances(self, &fresh, &mut distances);
+            distances.iter().zip(&fresh).for_each(|(distance, node)| found.insert(*distance, *node));
+            match found.take() {
+                Some(node) => edges(node, &mut all),
+                None => break,
             }
         }
         found.nodes.into_iter().map(|(distance, node, _)| (distance, node)).collect()

@@ -2,7 +2,7 @@
 //! of a walk among 500,000 vectors, and more of a short one.
 
 use super::centres::Centres;
-use super::codes::{CodeQuery, Factors, Sum, code_bytes, encode};
+use super::codes::{CodeQuery, Factors, code_bytes, encode, with_sum};
 
 /// Codes of centres, as differences from the point in the middle of all.
 #[derive(Clone, Debug)]
@@ -37,29 +37,39 @@ impl Coarse {
     }
 
     /// About the inner product of a rotated query with each centre, its sign changed.
-    pub fn products<'a>(&'a self, rotated: &[f32], sum: Sum) -> impl Iterator<Item = f32> + 'a {
+    pub fn products(&self, rotated: &[f32], found: &mut Vec<f32>) {
         let query = CodeQuery::new(rotated, &vec![0.0; rotated.len()]);
         let first = crate::dot(&self.middle, rotated);
-        self.coded().map(move |(code, factors)| -first - query.product(code, factors.scale, sum))
+        self.each(&query, found);
+        found.iter_mut().for_each(|product| *product = -first - *product);
     }
 
     /// About the square of the distance of a rotated query from each centre.
-    pub fn squares<'a>(&'a self, rotated: &[f32], sum: Sum) -> impl Iterator<Item = f32> + 'a {
+    pub fn squares(&self, rotated: &[f32], found: &mut Vec<f32>) {
         let query = CodeQuery::new(rotated, &self.middle);
         let first = crate::squared_l2(&self.middle, rotated);
-        self.coded().map(move |(code, factors)| {
-            first + factors.square - 2.0 * query.product(code, factors.scale, sum)
-        })
+        self.each(&query, found);
+        let with = found.iter_mut().zip(&self.factors);
+        with.for_each(|(product, factors)| *product = first + factors.square - 2.0 * *product);
     }
 
-    fn coded(&self) -> impl Iterator<Item = (&[u8], &Factors)> {
-        self.codes.chunks_exact(self.code_bytes.max(1)).zip(&self.factors)
+    /// About the products of a query with what codes stand for.
+    fn each(&self, query: &CodeQuery, found: &mut Vec<f32>) {
+        let coarse = self;
+        with_sum!(products(coarse: &Coarse, query: &CodeQuery, found: &mut Vec<f32>));
     }
+}
+
+#[inline(always)]
+fn products(coarse: &Coarse, query: &CodeQuery, found: &mut Vec<f32>, sum: impl Fn(&[u8], &[i8]) -> i32) {
+    let codes = coarse.codes.chunks_exact(coarse.code_bytes.max(1)).zip(&coarse.factors);
+    found.clear();
+    found.extend(codes.map(|(code, factors)| query.product(code, factors.scale, &sum)));
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::codes::{Random, best_sum};
+    use super::super::codes::Random;
     use super::*;
 
     #[test]
@@ -71,8 +81,9 @@ mod tests {
         };
         let centres = Centres::new(LENGTH, (0..50).flat_map(|_| vector()).collect());
         let (coarse, query) = (Coarse::new(&centres, LENGTH), vector());
-        let squares: Vec<f32> = coarse.squares(&query, best_sum()).collect();
-        let products: Vec<f32> = coarse.products(&query, best_sum()).collect();
+        let (mut squares, mut products) = (vec![], vec![]);
+        coarse.squares(&query, &mut squares);
+        coarse.products(&query, &mut products);
         assert_eq!((squares.len(), products.len()), (50, 50));
         for ((centre, square), product) in centres.all().zip(squares).zip(products) {
             let (exact, near) = (crate::squared_l2(centre, &query), crate::dot(centre, &query));

@@ -157,7 +157,7 @@ impl CodeQuery {
 
     /// About the inner product of the query with what a code stands for.
     #[inline(always)]
-    pub fn product(&self, code: &[u8], scale: f32, sum: Sum) -> f32 {
+    pub fn product(&self, code: &[u8], scale: f32, sum: impl Fn(&[u8], &[i8]) -> i32) -> f32 {
         (sum(code, &self.levels) as f32 - self.middle) * self.unit * scale
     }
 }
@@ -193,24 +193,45 @@ const LANES: usize = 32;
 /// Between 2^23 and 2^24, where one number follows the other by one.
 const ROUNDING: f32 = 12_582_912.0;
 
-/// The sum of products of levels of a code and of a query.
-pub type Sum = fn(&[u8], &[i8]) -> i32;
-
-/// The fastest that the processor has.
-pub fn best_sum() -> Sum {
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512vnni")
-        && is_x86_feature_detected!("avx512bw")
-    {
-        // SAFETY: the processor has what the function is compiled for.
-        #[allow(unsafe_code)]
-        return |code, levels| unsafe { sum_512(code, levels) };
-    }
-    sum_any
+/// Calls a function that is `#[inline(always)]` with the fastest sum of products of levels of a code and of a query that
+/// the processor has, compiled into it.
+macro_rules! with_sum {
+    ($function:ident($($name:ident: $type:ty),*)) => {{
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+        fn wide($($name: $type),*) {
+            $function($($name,)* |code: &[u8], levels: &[i8]| $crate::graph::codes::sum_512(code, levels))
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2")]
+        fn narrow($($name: $type),*) {
+            $function($($name,)* $crate::graph::codes::sum_any)
+        }
+        #[cfg(target_arch = "x86_64")]
+        let has_512 = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512vnni")
+            && is_x86_feature_detected!("avx512bw");
+        #[cfg(target_arch = "x86_64")]
+        if has_512 {
+            // SAFETY: the processor has what the function is compiled for.
+            #[allow(unsafe_code)]
+            unsafe { wide($($name),*) }
+        } else if is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has what the function is compiled for.
+            #[allow(unsafe_code)]
+            unsafe { narrow($($name),*) }
+        } else {
+            $function($($name,)* $crate::graph::codes::sum_any)
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        $function($($name,)* $crate::graph::codes::sum_any);
+    }};
 }
 
-fn sum_any(code: &[u8], levels: &[i8]) -> i32 {
+pub(super) use with_sum;
+
+#[inline(always)]
+pub(super) fn sum_any(code: &[u8], levels: &[i8]) -> i32 {
     assert_eq!(code.len() * 2, levels.len(), "a code of another length");
     let mut sum = 0;
     for (bytes, levels) in code.chunks_exact(STEP / 2).zip(levels.chunks_exact(STEP)) {
@@ -225,7 +246,8 @@ fn sum_any(code: &[u8], levels: &[i8]) -> i32 {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 #[allow(unsafe_code)]
-fn sum_512(code: &[u8], levels: &[i8]) -> i32 {
+#[inline]
+pub(super) fn sum_512(code: &[u8], levels: &[i8]) -> i32 {
     use std::arch::x86_64::*;
     let low_bits = _mm512_set1_epi8(15);
     let (mut even, mut odd) = (_mm512_setzero_si512(), _mm512_setzero_si512());
@@ -255,6 +277,11 @@ mod tests {
         proptest::collection::vec(-1.0f32..1.0, length)
     }
 
+    #[inline(always)]
+    fn apply(bytes: &[u8], levels: &[i8], found: &mut i32, sum: impl Fn(&[u8], &[i8]) -> i32) {
+        *found = sum(bytes, levels);
+    }
+
     proptest! {
         #[test]
         fn rotations_keep_products(
@@ -272,7 +299,10 @@ mod tests {
         fn instructions_do_not_change_a_sum(bytes in proptest::collection::vec(any::<u8>(), 192), seed in any::<u64>()) {
             let mut random = Random::new(seed);
             let levels: Vec<i8> = (0..384).map(|_| (random.next() % 255) as i16 as i8).collect();
-            prop_assert_eq!(best_sum()(&bytes, &levels), sum_any(&bytes, &levels));
+            let (bytes, levels, mut found) = (&bytes[..], &levels[..], 0);
+            let to = &mut found;
+            with_sum!(apply(bytes: &[u8], levels: &[i8], to: &mut i32));
+            prop_assert_eq!(found, sum_any(bytes, levels));
         }
 
         #[test]
@@ -281,7 +311,7 @@ mod tests {
             let factors = encode(&a, &mut code);
             let query = CodeQuery::new(&b, &[0.0; 384]);
             let exact = crate::dot(&a, &b);
-            let error = (query.product(&code, factors.scale, best_sum()) - exact).abs();
+            let error = (query.product(&code, factors.scale, sum_any) - exact).abs();
             // A sixteenth of the range a component, which adds up as chance does.
             prop_assert!(error < 3.0, "for {exact}");
         }

@@ -118,13 +118,15 @@ impl Nodes {
 
     #[inline(always)]
     pub fn get(&self, node: u32) -> Node<'_> {
-        let head = self.head(node);
-        let word = |at: usize| [head[at], head[at + 1], head[at + 2], head[at + 3]];
+        let (factors, code) = self.head(node).split_at(FACTOR_BYTES);
+        // Of an array, all bytes are read at once.
+        let factors: &[u8; FACTOR_BYTES] = factors.try_into().expect("split there");
+        let [a, b, c, d, e, f, g, h, i, j] = *factors;
         Node {
-            scale: f32::from_le_bytes(word(0)),
-            square: f32::from_le_bytes(word(4)),
-            centre: u16::from_le_bytes([head[8], head[9]]) & !COPY,
-            code: &head[FACTOR_BYTES..],
+            scale: f32::from_le_bytes([a, b, c, d]),
+            square: f32::from_le_bytes([e, f, g, h]),
+            centre: u16::from_le_bytes([i, j]) & !COPY,
+            code,
         }
     }
 
@@ -311,6 +313,11 @@ impl Graph {
             });
         }
         absent
+    }
+
+    /// The nodes of a centre.
+    pub(super) fn of_centre(&self, centre: u32) -> std::ops::Range<u32> {
+        self.starts[centre as usize]..self.starts[centre as usize + 1]
     }
 
     /// Nodes with the same vector as one to which edges lead.

@@ -10,7 +10,7 @@ use std::collections::BinaryHeap;
 use plexus_model::{Metric, Rows};
 
 use super::asked::Asked;
-use super::beam::{Visited, prefetch};
+use super::beam::{BEGINNINGS, Visited};
 use super::build::normalise;
 use super::chosen::Chosen;
 use super::file::Graph;
@@ -84,10 +84,12 @@ const SHARE_MIN: u64 = 8;
 const EXACT_MAX: u64 = 256;
 /// A walk goes if one of so many nodes may be found.
 const WALK_SHARE: u64 = 3;
+/// A walk goes if one of so many nodes of the nearest centres may be found.
+const NEAR_SHARE: usize = 10;
 /// Codes that are looked at, at least, for each candidate that is kept, when they are looked at centre by centre.
 const LOOKED: usize = 16;
 /// As often as many codes are looked at as until the last that was among the best.
-const PATIENCE: usize = 5;
+const PATIENCE: usize = 3;
 /// Candidates that are compared beyond those that are wanted.
 const COMPARED_MORE: usize = 10;
 /// So many times the mean error of codes may one be off.
@@ -151,7 +153,7 @@ impl Walk {
 
     fn walk_only(&mut self, graph: &Graph, beam: usize, k: usize, chosen: &Chosen) -> Candidates {
         let left = chosen.len() as u64;
-        if Strategy::of(left, graph.len() as u64) == Strategy::Walk {
+        if Strategy::of(left, graph.len() as u64) == Strategy::Walk && self.are_near(graph, chosen) {
             let found = self.walk(graph, wider(beam, left, graph), |node| chosen.contains(node));
             // As many of the nearest may be found as are wanted: none is nearer. Otherwise they are elsewhere.
             if found.len() >= enough(k) {
@@ -159,6 +161,17 @@ impl Walk {
             }
         }
         self.look_by_centres(graph, beam, k, chosen)
+    }
+
+    /// Whether a fair part of what is at the nearest centres may be found: otherwise a walk would end among others.
+    fn are_near(&self, graph: &Graph, chosen: &Chosen) -> bool {
+        let nearest = self.asked.nearest_centres(BEGINNINGS);
+        let (mut left, mut all) = (0, 0);
+        for centre in nearest {
+            left += chosen.of_centre(centre).len();
+            all += graph.of_centre(centre).len();
+        }
+        left * NEAR_SHARE >= all
     }
 
     /// The nearest nodes by their codes that a walk finds, as far as they may be found.
@@ -182,15 +195,13 @@ impl Walk {
         // (after Teofili and Lin: "Patience in proximity", 2025).
         let mut best: BinaryHeap<Distance> = BinaryHeap::new();
         let (mut looked, mut last) = (0, 0);
+        let mut distances = Vec::new();
         for centre in self.asked.nearest_centres(usize::MAX) {
             let nodes = chosen.of_centre(centre);
-            for (at, node) in nodes.iter().enumerate() {
-                if let Some(soon) = nodes.get(at + AHEAD) {
-                    prefetch(graph.nodes.head(*soon));
-                }
-                let distance = self.asked.distance(graph, *node);
+            self.asked.distances(graph, nodes, &mut distances);
+            for (at, (distance, node)) in distances.iter().zip(nodes).enumerate() {
                 top.push(-distance, *node);
-                if keep(&mut best, k, distance) {
+                if keep(&mut best, k, *distance) {
                     last = looked + at;
                 }
             }
@@ -279,9 +290,6 @@ impl Ord for Distance {
         self.0.total_cmp(&other.0)
     }
 }
-
-/// Nodes that are fetched before they are looked at.
-const AHEAD: usize = 8;
 
 /// A beam in which as many may be found as there are in one where all may.
 fn wider(beam: usize, left: u64, graph: &Graph) -> usize {
