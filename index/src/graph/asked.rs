@@ -2,7 +2,6 @@
 
 use plexus_model::Metric;
 
-use super::beam::prefetch;
 use super::codes::{CodeQuery, with_sum};
 use super::file::Graph;
 
@@ -42,24 +41,6 @@ const NONE: u32 = u32::MAX;
 /// Nodes that are fetched before they are looked at.
 const AHEAD: usize = 8;
 
-#[inline(always)]
-fn distances(
-    asked: &mut Asked,
-    graph: &Graph,
-    nodes: &[u32],
-    found: &mut Vec<f32>,
-    sum: impl Fn(&[u8], &[i8]) -> i32,
-) {
-    found.clear();
-    nodes.iter().take(AHEAD).for_each(|soon| prefetch(graph.nodes.head(*soon)));
-    for (at, node) in nodes.iter().enumerate() {
-        if let Some(soon) = nodes.get(at + AHEAD) {
-            prefetch(graph.nodes.head(*soon));
-        }
-        found.push(asked.distance(graph, *node, &sum));
-    }
-}
-
 impl Asked {
     /// Takes a rotated vector.
     pub fn begin(&mut self, graph: &Graph, rotated: Vec<f32>) {
@@ -79,10 +60,10 @@ impl Asked {
         }
     }
 
-    /// About how far nodes are, in their order.
+    /// About how far nodes are, in their order. Many at a time, since their codes are fetched while others are compared.
     pub(super) fn distances(&mut self, graph: &Graph, nodes: &[u32], found: &mut Vec<f32>) {
         let asked = self;
-        with_sum!(distances(asked: &mut Asked, graph: &Graph, nodes: &[u32], found: &mut Vec<f32>));
+        with_sum!(compare(asked: &mut Asked, graph: &Graph, nodes: &[u32], found: &mut Vec<f32>));
     }
 
     #[inline(always)]
@@ -130,4 +111,38 @@ impl Asked {
         nearest.sort_unstable_by(order);
         nearest.into_iter().map(|(_, centre)| centre).collect()
     }
+}
+
+#[inline(always)]
+fn compare(
+    asked: &mut Asked,
+    graph: &Graph,
+    nodes: &[u32],
+    found: &mut Vec<f32>,
+    sum: impl Fn(&[u8], &[i8]) -> i32,
+) {
+    found.clear();
+    nodes.iter().take(AHEAD).for_each(|soon| prefetch(graph.nodes.head(*soon)));
+    for (at, node) in nodes.iter().enumerate() {
+        if let Some(soon) = nodes.get(at + AHEAD) {
+            prefetch(graph.nodes.head(*soon));
+        }
+        found.push(asked.distance(graph, *node, &sum));
+    }
+}
+
+/// Has bytes fetched that are soon read.
+#[inline(always)]
+fn prefetch(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in bytes.chunks(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing, and the address is that of a byte that is there.
+        #[allow(unsafe_code)]
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
 }

@@ -1,8 +1,8 @@
 //! Walking a graph towards a query.
 //!
 //! When only some nodes may be found, one of three ways leads to them. Few are looked at one by one. Of many, those are
-//! looked at that belong to the centres nearest to the query: nothing leads astray there, wherever they are. And if
-//! almost all may be found, a walk goes by any node, and checks those that it found.
+//! looked at that belong to the centres nearest to the query: nothing leads astray there, wherever they are. And if a third
+//! and more may be found, and some of what is near the query, a walk goes by any node, and checks those that it found.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
