@@ -328,10 +328,10 @@ fn manifest() -> Result<Figure> {
             dropped_time_us: 0,
             segments: (0..count).map(|id| (SegmentId(id), Arc::new(segment(id)))).collect(),
             inline_bytes: 0,
-            former: vec![],
+            history: vec![],
             oldest: Version(1),
             changed: Version(2),
-            moved: Default::default(),
+            relocations: Default::default(),
         };
         let mut manifest = Manifest::default();
         manifest.tables.insert(id, Arc::new(table));

@@ -5,11 +5,12 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use plexus_index::graph::{Among, BuildOptions, Chosen, Graph, Walk, WalkOptions, build_graph};
+use plexus_index::graph::{BuildOptions, Graph, GraphSearchOptions, GraphSearcher, NodeFilter, build_graph};
 use plexus_index::squared_l2;
-use plexus_model::{Error, Metric, Result, Rows};
+use plexus_model::{Error, Metric, Result, RowSelection, RowSet};
 
 use crate::Figure;
 
@@ -47,16 +48,16 @@ impl Random {
     }
 }
 
-/// Vectors around centres in a space of low rank, with some noise in all directions.
+/// Vectors around centroids in a space of low rank, with some noise in all directions.
 pub fn generate(count: usize, seed: u64) -> Vec<f32> {
     let mut fixed = Random(0x5eed);
     let basis = fixed.normals(RANK * LENGTH);
-    let centres: Vec<Vec<f32>> = (0..CLUSTERS).map(|_| fixed.normals(RANK)).collect();
+    let centroids: Vec<Vec<f32>> = (0..CLUSTERS).map(|_| fixed.normals(RANK)).collect();
     let mut random = Random(seed);
     let mut vectors = Vec::with_capacity(count * LENGTH);
     for _ in 0..count {
-        let centre = &centres[(random.next() % CLUSTERS as u64) as usize];
-        let place: Vec<f32> = centre.iter().map(|x| x + random.normal()).collect();
+        let centroid = &centroids[(random.next() % CLUSTERS as u64) as usize];
+        let place: Vec<f32> = centroid.iter().map(|x| x + random.normal()).collect();
         let mut vector = random.normals(LENGTH);
         vector.iter_mut().for_each(|x| *x *= 0.6);
         for (x, direction) in place.iter().zip(basis.chunks_exact(LENGTH)) {
@@ -102,15 +103,15 @@ pub fn measure(dir: &Path, count: usize) -> Result<Vec<Figure>> {
         format!("{build:.1} s, {each} bytes a vector"),
         "",
     ));
-    let (mut walk, none) = (Walk::default(), Rows::new());
+    let (mut searcher, all_rows) = (GraphSearcher::default(), RowSelection::all());
     let mut best: Option<f64> = None;
     for beam in BEAMS {
-        let (options, among) = (WalkOptions { beam }, Among::Except(&none));
+        let options = GraphSearchOptions { k: K, beam };
         let started = Instant::now();
         let mut found = 0;
         for (query, truth) in queries.chunks_exact(LENGTH).zip(&truth) {
-            let nearest =
-                walk.nearest(&graph, query, K, options, among, |row| squared_l2(query, of(row)).sqrt());
+            let distance = |row| squared_l2(query, of(row)).sqrt();
+            let nearest = searcher.search(&graph, query, options, &all_rows, None, distance);
             found += nearest.iter().filter(|(_, row)| truth.contains(row)).count();
         }
         let rate = QUERIES as f64 / started.elapsed().as_secs_f64();
@@ -135,21 +136,22 @@ pub fn rate_in_process(vectors: &[f32], queries: &[f32], time: Duration) -> Resu
     let rows: Vec<u32> = (0..(vectors.len() / LENGTH) as u32).collect();
     let bytes =
         build_graph(Metric::L2, LENGTH, vectors.to_vec(), &rows, rows.len() as u32, BuildOptions::default())?;
-    let (graph, none) = (Graph::open(bytes.into())?, Rows::new());
+    let (graph, all_rows) = (Graph::open(bytes.into())?, RowSelection::all());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let started = Instant::now();
     let done = std::sync::atomic::AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                let mut walk = Walk::default();
-                let (options, among) = (WalkOptions::default(), Among::Except(&none));
+                let mut searcher = GraphSearcher::default();
+                let options = GraphSearchOptions::new(K);
                 let mut ours = 0;
                 for query in queries.chunks_exact(LENGTH).cycle() {
                     if started.elapsed() > time {
                         break;
                     }
-                    walk.nearest(&graph, query, K, options, among, |row| squared_l2(query, of(row)).sqrt());
+                    let distance = |row| squared_l2(query, of(row)).sqrt();
+                    searcher.search(&graph, query, options, &all_rows, None, distance);
                     ours += 1;
                 }
                 done.fetch_add(ours, std::sync::atomic::Ordering::Relaxed);
@@ -177,13 +179,13 @@ fn filtered(graph: &Graph, vectors: &[f32], queries: &[f32]) -> Vec<Figure> {
     for share in [0.5, 0.25, 0.1, 0.01, 0.001] {
         let kept = (f64::from(count) * share) as usize;
         let hashed = |row: &u32| f64::from(row.wrapping_mul(2_654_435_761) >> 8) < share * f64::from(1 << 24);
-        let sets: [(&str, Rows); 3] = [
+        let sets: [(&str, RowSet); 3] = [
             ("any", (0..count).filter(hashed).collect()),
             ("near", ordered[..kept].iter().copied().collect()),
             ("far", ordered[count as usize - kept..].iter().copied().collect()),
         ];
         for (name, rows) in sets {
-            let chosen = Chosen::new(graph, &rows);
+            let chosen = NodeFilter::new(graph, &rows);
             let truth: Vec<Vec<u32>> = asked
                 .iter()
                 .map(|query| {
@@ -193,13 +195,14 @@ fn filtered(graph: &Graph, vectors: &[f32], queries: &[f32]) -> Vec<Figure> {
                     all.into_iter().take(K).map(|(_, row)| row).collect()
                 })
                 .collect();
-            let mut walk = Walk::default();
+            let mut searcher = GraphSearcher::default();
+            let selection = RowSelection::Only(Arc::new(rows.clone()));
             let started = Instant::now();
             let mut found = 0;
             for (query, truth) in asked.iter().zip(&truth) {
-                let (options, among) = (WalkOptions::default(), Among::Only(&chosen));
+                let options = GraphSearchOptions::new(K);
                 let distance = |row| squared_l2(query, of(row)).sqrt();
-                let nearest = walk.nearest(graph, query, K, options, among, distance);
+                let nearest = searcher.search(graph, query, options, &selection, Some(&chosen), distance);
                 found += nearest.iter().filter(|(_, row)| truth.contains(row)).count();
             }
             let rate = asked.len() as f64 / started.elapsed().as_secs_f64();

@@ -3,11 +3,11 @@
 
 use std::time::Instant;
 
-use plexus_index::Top;
+use plexus_index::TopK;
 use plexus_index::text::{
-    Accept, Analyzer, GlobalStatistics, TextHit, TextIndex, TextSearch, build_text, parse_query,
+    Analyzer, GlobalStatistics, TextHit, TextIndex, TextSearch, build_text, parse_query,
 };
-use plexus_model::{Error, Result, Rows};
+use plexus_model::{Error, Result, RowSelection, RowSet};
 use tantivy::collector::TopDocs;
 use tantivy::query::QueryParser;
 use tantivy::schema::{Schema, TEXT};
@@ -79,7 +79,7 @@ fn fastest(questions: &[String], ask: impl Fn(&str) -> Result<usize>) -> Result<
 /// From the text of a question to the best rows, with everything that a search does for it in a segment.
 fn search(index: &TextIndex, analyzer: &Analyzer, question: &str) -> Result<usize> {
     let query = parse_query(question, analyzer, &["body".to_owned()], &[(0, 1.0)])?;
-    let none = Rows::new();
+    let none = RowSet::new();
     let known = index.statistics(&none);
     let frequencies = query.scored_terms().into_iter().map(|term| {
         let rows = index.frequency(term.field, &term.term, &none)?;
@@ -88,8 +88,8 @@ fn search(index: &TextIndex, analyzer: &Analyzer, question: &str) -> Result<usiz
     let frequencies = frequencies.collect::<Result<_>>()?;
     let statistics = GlobalStatistics { rows: known.rows, tokens: known.tokens, frequencies };
     let search = TextSearch::new(&query, 1, &statistics);
-    let mut top = Top::new(K);
+    let mut top = TopK::new(K);
     let found = &mut |hit: TextHit| top.push(hit.score, hit.row);
-    search.run(index, &Accept::Except(&none), K, f32::NEG_INFINITY, found)?;
+    search.run(index, &RowSelection::all(), K, f32::NEG_INFINITY, found)?;
     Ok(top.into_sorted().len())
 }

@@ -14,9 +14,9 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
 use futures::TryStreamExt;
-use plexus_model::{Error, Result, SegmentId, Table};
+use plexus_model::{Error, Result, RowSelection, SegmentId, Table};
 use plexus_query::{Relations, STATEMENT_SCHEMA};
-use plexus_storage::{Pick, rows_bytes, types};
+use plexus_storage::{rows_bytes, types};
 
 use crate::changes::{RowChanges, inline_union};
 use crate::conform::assign;
@@ -25,8 +25,8 @@ use crate::ddl;
 use crate::errors::from_datafusion;
 use crate::limits::RETURNING_BYTES_MAX;
 use crate::parse;
-use crate::rewrite::{self, DELETE, INSERT, Rewritten, Shape, Twice, UPDATE, identifier};
-use crate::run::{self, Rows};
+use crate::rewrite::{self, DELETE, DuplicateMatch, INSERT, Rewritten, Shape, UPDATE, identifier};
+use crate::run::{self, RowStream};
 use crate::statement::bind;
 
 /// The relation of the rows that `RETURNING` reads.
@@ -36,7 +36,7 @@ const RETURNED: &str = "rows";
 pub(crate) struct Staged {
     pub changes: RowChanges,
     pub affected: u64,
-    pub returning: Option<Rows>,
+    pub returning: Option<RowStream>,
 }
 
 impl Staged {
@@ -100,7 +100,7 @@ impl Coordinator {
         &self,
         table: Arc<Table>,
         rewritten: &Rewritten,
-        mut rows: Rows,
+        mut rows: RowStream,
     ) -> Result<Executed> {
         let mut ingest = self.writer().begin(table, rewritten.on_duplicate, rewritten.operation)?;
         while let Some(batch) = rows.stream.try_next().await? {
@@ -157,7 +157,7 @@ impl Coordinator {
     }
 
     /// The rows that an insert writes, with all columns of its table.
-    async fn inserted_rows(&self, scope: &Scope<'_>, rewritten: &Rewritten) -> Result<Rows> {
+    async fn inserted_rows(&self, scope: &Scope<'_>, rewritten: &Rewritten) -> Result<RowStream> {
         match self.plan_change(scope, rewritten).await? {
             LogicalPlan::Dml(dml) => {
                 run::run(&dml.input, self.suspects(), &scope.manifest, || self.state(scope)).await
@@ -194,7 +194,7 @@ impl Coordinator {
     ) -> Result<()> {
         let mut bytes: usize = batches.iter().map(rows_bytes).sum();
         for segment in changes.added.iter().map(|s| &s.0) {
-            let pick = Pick::Except(inline_union(&segment.deletions)?.into());
+            let pick = RowSelection::AllExcept(inline_union(&segment.deletions)?.into());
             let mut rows = self.writer().reads.scan(table, segment, &table.schema, pick).await?;
             while let Some(found) = rows.try_next().await? {
                 bytes += rows_bytes(&found.rows);
@@ -211,14 +211,14 @@ impl Coordinator {
         table: &Table,
         returning: &(String, String),
         batches: Vec<RecordBatch>,
-    ) -> Result<Rows> {
+    ) -> Result<RowStream> {
         let state = self.returning_state(scope, table, batches)?;
         let plan = plan_returning(&state, returning).await?;
         let schema: SchemaRef = Arc::new(plan.schema().as_arrow().clone());
         let rows = run::run(&plan, self.suspects(), &scope.manifest, || Ok(state.clone())).await?;
         let batches: Vec<RecordBatch> = rows.stream.try_collect().await?;
         check_returned(batches.iter().map(rows_bytes).sum())?;
-        Ok(Rows::from_batches(schema, batches))
+        Ok(RowStream::from_batches(schema, batches))
     }
 
     /// The schema of what a change gives back.
@@ -304,7 +304,7 @@ impl Gathered {
         &mut self,
         batch: &RecordBatch,
         places: &[SegmentId],
-        twice: Twice,
+        twice: DuplicateMatch,
         table: &Table,
     ) -> Result<Option<RecordBatch>> {
         let malformed = || Error::internal("actions without their columns");
@@ -320,7 +320,7 @@ impl Gathered {
             if action == DELETE || action == UPDATE {
                 let segment = places.get(segments.value(row) as usize).ok_or_else(malformed)?;
                 let first = self.deleted.entry(*segment).or_default().insert(positions.value(row) as u32);
-                if !first && twice == Twice::Error {
+                if !first && twice == DuplicateMatch::Error {
                     return Err(Error::invalid(format!(
                         "a row of table {} is matched more than once: nothing says which of the matches counts",
                         table.name

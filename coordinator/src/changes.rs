@@ -5,7 +5,8 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt, stream};
 use plexus_model::limits::INLINE_DELETION_BYTES_MAX;
 use plexus_model::{
-    ChangeKind, Deletion, Error, NewSegment, Result, Rows, Segment, SegmentId, Table, TableChange, Version,
+    ChangeKind, DeletionVector, Error, NewSegment, Result, RowSet, Segment, SegmentId, Table, TableChange,
+    Version,
 };
 
 use crate::ingest::Writer;
@@ -34,7 +35,7 @@ impl RowChanges {
         self.added.extend(segments);
     }
 
-    pub fn delete(&mut self, segment: SegmentId, rows: &Rows) {
+    pub fn delete(&mut self, segment: SegmentId, rows: &RowSet) {
         *self.deleted.entry(segment).or_default() |= rows;
     }
 
@@ -59,7 +60,7 @@ impl RowChanges {
         for segment in self.added.iter_mut().map(|s| &mut s.0) {
             if let Some(rows) = resolved.kept_out.get(&segment.id) {
                 kept_out += rows.len();
-                segment.deletions = vec![Deletion::inline(rows)];
+                segment.deletions = vec![DeletionVector::inline(rows)];
             }
         }
         self.added.retain(|s| s.0.deletions.iter().map(|d| d.count).sum::<u64>() < s.0.rows);
@@ -82,7 +83,7 @@ impl RowChanges {
         let bytes: usize = deleted.iter().map(|(_, rows)| rows.serialized_size()).sum();
         let many = bytes > DELETIONS_INLINE_BYTES_MAX;
         let inline_max = if many { MANY_DELETIONS_INLINE_BYTES_MAX } else { INLINE_DELETION_BYTES_MAX };
-        let write = |(segment, rows): (&Arc<Segment>, Rows)| {
+        let write = |(segment, rows): (&Arc<Segment>, RowSet)| {
             // What leaves the log for a file takes its deletions along, which therefore are in the log.
             let inline_max = if segment.is_inline() { usize::MAX } else { inline_max };
             let (id, shard) = (segment.id, segment.shard);
@@ -96,8 +97,8 @@ impl RowChanges {
 }
 
 /// The rows of deletions that are not committed yet, which are in no file.
-pub fn inline_union(deletions: &[Deletion]) -> Result<Rows> {
-    let mut rows = Rows::new();
+pub fn inline_union(deletions: &[DeletionVector]) -> Result<RowSet> {
+    let mut rows = RowSet::new();
     for deletion in deletions {
         rows |= deletion.inline_rows()?.unwrap_or_default();
     }

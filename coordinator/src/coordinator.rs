@@ -28,13 +28,13 @@ use crate::parse;
 use crate::peers::Peers;
 use crate::plans::Plans;
 use crate::rewrite::{Rewritten, Shape};
-use crate::run::{self, Rows, Suspects};
+use crate::run::{self, RowStream, Suspects};
 use crate::session::Session;
 use crate::statement::{
     bind, gives_back, is_change, is_definition, is_insert_values, parameter_types, plain_insert, row_values,
     truncate_of, unsupported,
 };
-use crate::transaction::{Isolation, Taken, TransactionId, Transactions};
+use crate::transaction::{Isolation, TransactionGuard, TransactionId, Transactions};
 use crate::versions;
 
 /// Times that a statement is run again after something changed underneath it.
@@ -79,11 +79,11 @@ pub struct Described {
 
 /// What a statement did.
 pub enum Executed {
-    Rows(Rows),
+    Rows(RowStream),
     /// Rows that were written; zero for statements that write none.
     Affected(u64),
     /// What `RETURNING` gives back of the rows that were written.
-    Returned(Rows, u64),
+    Returned(RowStream, u64),
 }
 
 impl Executed {
@@ -478,7 +478,7 @@ impl Coordinator {
     /// other mode need it: before the first change, after which the transaction starts anew.
     async fn define_in(
         &self,
-        mut taken: Taken,
+        mut taken: TransactionGuard,
         session: &Session,
         statement: Statement,
         query_id: &str,
@@ -493,7 +493,7 @@ impl Coordinator {
     pub(crate) async fn pin_transaction(
         &self,
         session: &Session,
-        taken: &mut Taken,
+        taken: &mut TransactionGuard,
     ) -> Result<Arc<Manifest>> {
         if taken.manifest().is_none() {
             taken.pin(self.pin().await?);
@@ -556,7 +556,7 @@ impl Coordinator {
         }
     }
 
-    pub(crate) async fn query(&self, scope: &Scope<'_>, plan: &LogicalPlan) -> Result<Rows> {
+    pub(crate) async fn query(&self, scope: &Scope<'_>, plan: &LogicalPlan) -> Result<RowStream> {
         // The engine would write files and tables of its own, wherever in a plan it finds that.
         let writes =
             |p: &LogicalPlan| matches!(p, LogicalPlan::Copy(_) | LogicalPlan::Dml(_) | LogicalPlan::Ddl(_));
@@ -566,7 +566,7 @@ impl Coordinator {
         let rows = run::run(plan, &self.suspects, &scope.manifest, || self.state(scope)).await?;
         // What `describe` promised: the physical plan may know better which columns are never null, and
         // clients compare.
-        Ok(Rows { schema: Arc::new(plan.schema().as_arrow().clone()), ..rows })
+        Ok(RowStream { schema: Arc::new(plan.schema().as_arrow().clone()), ..rows })
     }
 
     async fn explain(
@@ -585,7 +585,7 @@ impl Coordinator {
         ];
         let batch = RecordBatch::try_new(schema.clone(), columns)
             .map_err(|e| Error::internal(format!("explain: {e}")).with_source(e))?;
-        Ok(Executed::Rows(Rows::from_batches(schema, vec![batch])))
+        Ok(Executed::Rows(RowStream::from_batches(schema, vec![batch])))
     }
 
     /// `INSERT ... VALUES`, planned against what this node knows: the commit checks that the schema is
@@ -665,7 +665,7 @@ impl Coordinator {
 }
 
 /// Notes the tables that a plan reads.
-fn note_reads(taken: &mut Taken, scope: &Scope<'_>, plan: &LogicalPlan) -> Result<()> {
+fn note_reads(taken: &mut TransactionGuard, scope: &Scope<'_>, plan: &LogicalPlan) -> Result<()> {
     let mut names: Vec<TableReference> = Vec::new();
     plan.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(scan) = node {

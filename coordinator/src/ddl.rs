@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::ast::{
     self, ArrayElemTypeDef, CheckConstraint, ColumnDef, ColumnOption, CreateTable as SqlCreateTable,
     CreateTableOptions, Expr, SqlOption, TableConstraint, Value, WrappedCollection,
 };
-use plexus_model::limits::VECTOR_LENGTH_MAX;
+use plexus_model::limits::VECTOR_DIMENSIONS_MAX;
 use plexus_model::schema::validate_name;
 use plexus_model::{
     Check, Column, ColumnType, CreateTable, Error, Manifest, Result, STAGING_SCHEMA, TableName, TableSchema,
@@ -300,12 +300,12 @@ fn take_vectors(create: &mut SqlCreateTable) -> Result<Vec<(usize, ColumnType)>>
             _ => continue,
         };
         let length = match arguments.as_slice() {
-            [length] => length.parse::<u32>().ok().filter(|n| (1..=VECTOR_LENGTH_MAX).contains(n)),
+            [length] => length.parse::<u32>().ok().filter(|n| (1..=VECTOR_DIMENSIONS_MAX).contains(n)),
             _ => None,
         };
         let length = length.ok_or_else(|| {
             Error::invalid(format!(
-                "column {}: {} needs one length from 1 to {VECTOR_LENGTH_MAX}",
+                "column {}: {} needs one length from 1 to {VECTOR_DIMENSIONS_MAX}",
                 column.name, column.data_type
             ))
         })?;

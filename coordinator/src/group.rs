@@ -16,7 +16,7 @@ use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use plexus_index::{KeyIndex, build_keys};
 use plexus_model::{
-    Applied, ChangeKind, Commit, Error, ErrorKind, NewSegment, Result, Rows, SegmentId, Table, TableChange,
+    Applied, ChangeKind, Commit, Error, ErrorKind, NewSegment, Result, RowSet, SegmentId, Table, TableChange,
     TableId,
 };
 use plexus_storage::{Keys, keys_of, take_rows, types};
@@ -302,7 +302,7 @@ impl ShardRows {
         for row in self.rows_of(statement) {
             let key = &self.keys[row as usize];
             let twice = !mine.insert(key);
-            if twice && pending.rows.on_duplicate != OnDuplicate::Keep {
+            if twice && pending.rows.on_duplicate != OnDuplicate::Ignore {
                 return Err(keys::given_twice(table, &self.describe(table, row)));
             }
             let there = self.written.contains_key(key) || self.stored.contains_key(&row);
@@ -328,7 +328,7 @@ impl ShardRows {
         for row in self.rows_of(statement).collect::<Vec<_>>() {
             let key = self.keys[row as usize].clone();
             let stored = self.stored.get(&row).copied();
-            if mode == OnDuplicate::Keep && (stored.is_some() || self.written.contains_key(&key)) {
+            if mode == OnDuplicate::Ignore && (stored.is_some() || self.written.contains_key(&key)) {
                 continue;
             }
             self.replaced.extend(stored);
@@ -346,7 +346,7 @@ impl ShardRows {
         changes: &mut RowChanges,
     ) -> Result<()> {
         for (segment, row) in self.replaced {
-            changes.delete(segment, &Rows::from_iter([row]));
+            changes.delete(segment, &RowSet::from_iter([row]));
         }
         let mut last: Vec<u64> = self.written.into_values().map(u64::from).collect();
         last.sort_unstable();

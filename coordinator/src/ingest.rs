@@ -14,9 +14,9 @@ use plexus_model::limits::{
     INLINE_BYTES_MAX, INLINE_TABLE_BYTES_MAX, INLINE_TOTAL_BYTES_MAX, PROPOSAL_BYTES_MAX,
 };
 use plexus_model::{
-    Applied, ChangeKind, Command, Commit, DeletedRows, Deletion, Error, ErrorKind, FileData, Manifest,
-    NewSegment, NodeId, Result, Rows, Segment, SegmentData, SegmentId, Statistics, Table, TableChange,
-    TableSchema, Version, failpoint,
+    Applied, ChangeKind, Command, Commit, DeletionVector, DeletionVectorData, Error, ErrorKind, FileData,
+    Manifest, NewSegment, NodeId, Result, RowSet, Segment, SegmentData, SegmentId, Statistics, Table,
+    TableChange, TableSchema, Version, failpoint,
 };
 use plexus_query::{Engine, RowChecks};
 use plexus_raft::Meta;
@@ -152,11 +152,11 @@ impl Writer {
         &self,
         table: &Table,
         shard: u32,
-        rows: &Rows,
+        rows: &RowSet,
         inline_max: usize,
-    ) -> Result<Deletion> {
-        let deletion = Deletion::inline(rows);
-        let DeletedRows::Inline(bytes) = &deletion.rows else {
+    ) -> Result<DeletionVector> {
+        let deletion = DeletionVector::inline(rows);
+        let DeletionVectorData::Inline(bytes) = &deletion.rows else {
             return Ok(deletion);
         };
         if bytes.len() <= inline_max {
@@ -166,7 +166,7 @@ impl Writer {
         let checksum = *blake3::hash(&bytes).as_bytes();
         let data = FileData { bytes: bytes.len() as u64, checksum, column_bytes: 0 };
         let (id, acknowledged) = self.replicate(table, shard, bytes, checksum).await?;
-        Ok(Deletion { rows: DeletedRows::File { id, data, acknowledged }, ..deletion })
+        Ok(DeletionVector { rows: DeletionVectorData::File { id, data, acknowledged }, ..deletion })
     }
 
     /// Rows of a shard as a segment that rides in the log.

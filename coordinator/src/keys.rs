@@ -9,8 +9,10 @@ use arrow::util::display::array_value_to_string;
 use futures::TryStreamExt;
 use moka::sync::Cache;
 use plexus_index::{KeyIndex, build_keys};
-use plexus_model::{Error, NewSegment, Result, Rows, Segment, SegmentId, Table, TableSchema, Version};
-use plexus_storage::{Keys, Pick, SegmentReads, SegmentRef, project};
+use plexus_model::{
+    Error, NewSegment, Result, RowSelection, RowSet, Segment, SegmentId, Table, TableSchema, Version,
+};
+use plexus_storage::{Keys, SegmentReads, SegmentRef, project};
 
 use crate::limits::KEY_INDEX_BYTES_MAX;
 
@@ -20,13 +22,13 @@ pub enum OnDuplicate {
     /// It fails.
     Fail,
     /// It leaves the row that is there.
-    Keep,
+    Ignore,
     /// It takes its place.
     Replace,
 }
 
 /// Rows by the segment that they are in.
-pub type RowsOf = BTreeMap<SegmentId, Rows>;
+pub type RowsOf = BTreeMap<SegmentId, RowSet>;
 
 /// What writing some segments means for keys that are there.
 #[derive(Default, Debug)]
@@ -68,9 +70,9 @@ impl KeyIndexes {
         for (i, mine) in added.iter().map(|s| &s.0).enumerate() {
             let later = added[i..].iter().map(|s| &s.0).filter(|s| s.shard == mine.shard);
             for other in later {
-                for (row, again) in self.equal(table, mine, other, &Rows::new()).await? {
+                for (row, again) in self.equal(table, mine, other, &RowSet::new()).await? {
                     match mode {
-                        OnDuplicate::Keep => {
+                        OnDuplicate::Ignore => {
                             resolved.kept_out.entry(other.id).or_default().insert(again);
                         }
                         _ => return Err(self.given_twice(table, mine, row).await),
@@ -85,7 +87,7 @@ impl KeyIndexes {
                 for (row, theirs) in self.equal(table, mine, other, &hidden).await? {
                     match mode {
                         OnDuplicate::Fail => return Err(self.exists(table, mine, row).await),
-                        OnDuplicate::Keep => {
+                        OnDuplicate::Ignore => {
                             resolved.kept_out.entry(mine.id).or_default().insert(row);
                         }
                         OnDuplicate::Replace => {
@@ -104,7 +106,7 @@ impl KeyIndexes {
         table: &Table,
         mine: &Segment,
         other: &Segment,
-        hidden: &Rows,
+        hidden: &RowSet,
     ) -> Result<Vec<(u32, u32)>> {
         let (a, b) = (self.index(table, mine).await?, self.index(table, other).await?);
         let pairs = common(a, b).await?;
@@ -164,9 +166,10 @@ impl KeyIndexes {
     }
 
     /// The canonical keys of rows of a segment.
-    async fn keys_at(&self, table: &Table, segment: &Segment, rows: Rows) -> Result<HashMap<u32, Vec<u8>>> {
+    async fn keys_at(&self, table: &Table, segment: &Segment, rows: RowSet) -> Result<HashMap<u32, Vec<u8>>> {
         let mut keys = HashMap::with_capacity(rows.len() as usize);
-        let mut batches = self.reads.scan(table, segment, &key_schema(table), Pick::Only(rows)).await?;
+        let mut batches =
+            self.reads.scan(table, segment, &key_schema(table), RowSelection::Only(Arc::new(rows))).await?;
         while let Some(found) = batches.try_next().await? {
             let of_batch = Keys::new(found.rows.columns())?;
             keys.extend(found.positions.iter().zip(0..).map(|(at, row)| (*at as u32, of_batch.bytes(row))));
@@ -190,7 +193,7 @@ impl KeyIndexes {
 
     /// The key of a row, for people.
     async fn describe(&self, table: &Table, segment: &Segment, row: u32) -> Result<String> {
-        let only = Pick::Only(Rows::from_iter([row]));
+        let only = RowSelection::Only(Arc::new(RowSet::from_iter([row])));
         let batches = self.reads.scan(table, segment, &key_schema(table), only).await?;
         let found: Vec<_> = batches.try_collect().await?;
         let rows = found.iter().map(|f| &f.rows).find(|rows| rows.num_rows() > 0);

@@ -53,6 +53,6 @@ pub use maintenance::Maintenance;
 pub use peers::{Checked, Missing, NodeReport, Peers, SegmentUpload};
 pub use pull::Puller;
 pub use replicate::Replicator;
-pub use run::{Rows, Suspects, worker_url};
+pub use run::{RowStream, Suspects, worker_url};
 pub use session::Session;
 pub use transaction::{Isolation, LEASE, TransactionId};

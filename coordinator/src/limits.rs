@@ -80,7 +80,7 @@ pub const PULL_PARTS_MAX: usize = 8;
 pub const WRITE_TIME_MAX: Duration = Duration::from_secs(12 * 60 * 60);
 
 /// Age below which a segment that the manifest does not name is not garbage: its commit may be under way.
-/// Twice the time that a write may take, so that no commit can name a segment that was collected.
+/// DuplicateMatch the time that a write may take, so that no commit can name a segment that was collected.
 pub const GARBAGE_AGE_MIN: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Bytes of key indexes that a node keeps in memory: twelve a row.

@@ -109,14 +109,14 @@ impl Maintenance {
             let mut tick = ticker(VOTERS_INTERVAL);
             loop {
                 tick.tick().await;
-                self.note("voters", self.meta.tend_voters().await);
+                self.note("voters", self.meta.reconcile_voters().await);
             }
         };
         let keep = async {
             let mut tick = ticker(MAINTENANCE_INTERVAL);
             let mut swept = Instant::now();
             let mut whole = Whole::default();
-            let mut unneeded = Unneeded::default();
+            let mut unneeded = GarbageTracker::default();
             loop {
                 tick.tick().await;
                 let manifest = self.meta.manifest();
@@ -173,7 +173,7 @@ impl Maintenance {
     async fn watch_nodes(&self) -> Result<()> {
         let manifest = self.meta.manifest();
         for record in manifest.nodes.values() {
-            let live = self.meta.silence_of(record.id).is_some_and(|silence| silence < SILENCE_MAX);
+            let live = self.meta.heartbeat_age(record.id).is_some_and(|silence| silence < SILENCE_MAX);
             if live != record.live {
                 tracing::info!(node = %record.id, live, "a node's liveness changed");
                 self.meta.propose(Command::SetLiveness { node: record.id, live }, COMMIT_TIMEOUT).await?;
@@ -208,8 +208,8 @@ impl Maintenance {
             self.missing.set(manifest.version, std::iter::empty());
             return Ok(());
         };
-        if whole.losses != store.losses() {
-            *whole = Whole { losses: store.losses(), tables: HashMap::new() };
+        if whole.lost_files != store.lost_files() {
+            *whole = Whole { lost_files: store.lost_files(), tables: HashMap::new() };
         }
         let mut missing: Vec<SegmentRef> = Vec::new();
         let mut tables = HashMap::new();
@@ -368,7 +368,7 @@ impl Maintenance {
     }
 
     /// Removes segments that no record refers to.
-    async fn collect_garbage(&self, unneeded: &mut Unneeded) -> Result<()> {
+    async fn collect_garbage(&self, unneeded: &mut GarbageTracker) -> Result<()> {
         let Some(store) = self.store.clone() else {
             return Ok(());
         };
@@ -395,12 +395,12 @@ impl Maintenance {
 
 /// Files that were needed and are not any more. Those that never were may yet be: their commit can be on its way.
 #[derive(Default)]
-struct Unneeded {
+struct GarbageTracker {
     needed: HashSet<SegmentId>,
     since: HashMap<SegmentId, Instant>,
 }
 
-impl Unneeded {
+impl GarbageTracker {
     /// Notes what is needed now, and gives the files that have not been for so long that no query reads them.
     fn look(&mut self, here: Vec<SegmentId>, needed: &HashSet<SegmentId>, now: Instant) -> Vec<SegmentId> {
         self.since = here
@@ -422,8 +422,8 @@ impl Unneeded {
 #[derive(Default)]
 struct Whole {
     tables: HashMap<TableId, Arc<Table>>,
-    /// [`SegmentStore::losses`] at that time.
-    losses: u64,
+    /// [`SegmentStore::lost_files`] at that time.
+    lost_files: u64,
 }
 
 /// Files of the shards of a table that `node` keeps, also of segments that only older versions see.
@@ -450,7 +450,7 @@ mod tests {
     fn only_what_was_needed_before_goes_early_and_only_after_a_while() {
         let (old, young) = (SegmentId(1), SegmentId(2));
         let start = Instant::now();
-        let mut unneeded = Unneeded::default();
+        let mut unneeded = GarbageTracker::default();
         assert!(unneeded.look(vec![old, young], &HashSet::from([old]), start).is_empty());
         assert!(unneeded.look(vec![old, young], &HashSet::new(), start).is_empty());
         let later = start + VACUUMED_AGE_MIN;

@@ -66,7 +66,7 @@ impl Sizes {
     pub fn of(table: &Table) -> Self {
         let length = |column: u32| {
             let column = table.schema.columns.iter().find(|c| c.id == column);
-            column.and_then(|c| c.data_type.vector_length()).unwrap_or_default()
+            column.and_then(|c| c.data_type.vector_dimensions()).unwrap_or_default()
         };
         // Of short ones a segment has many rows as it is.
         let long = |index: &IndexDefinition| match index.kind {

@@ -9,10 +9,10 @@ use std::time::Instant;
 use arrow::array::RecordBatch;
 use futures::TryStreamExt;
 use plexus_model::{
-    ChangeKind, Column, ErrorKind, Manifest, MovedRows, NewSegment, Result, Rows, Segment, SegmentId, Table,
-    TableChange, TableId, TableSchema, Version, encode_rows,
+    ChangeKind, Column, ErrorKind, Manifest, NewSegment, Result, RowRelocation, RowSelection, RowSet,
+    Segment, SegmentId, Table, TableChange, TableId, TableSchema, Version, encode_row_set,
 };
-use plexus_storage::{Pick, rows_bytes, types};
+use plexus_storage::{rows_bytes, types};
 
 use crate::ingest::Writer;
 use crate::merge_policy::{Candidate, Sizes};
@@ -80,17 +80,17 @@ fn memory_bytes(table: &Table, segment: &Segment) -> u64 {
     segment.statistics.iter().map(|c| c.bytes.unwrap_or_else(|| width(c.column) * segment.rows)).sum()
 }
 
-/// The schema under which rows are moved: all columns that a version of the table that can still be read has.
+/// The schema under which rows are relocations: all columns that a version of the table that can still be read has.
 pub fn stored_schema(table: &Table) -> TableSchema {
     let mut schema = (*table.schema).clone();
-    for former in table.former.iter().rev() {
-        for column in &former.schema.columns {
+    for history in table.history.iter().rev() {
+        for column in &history.schema.columns {
             match schema.columns.iter_mut().find(|c| c.id == column.id) {
                 // Rows that nobody sees any more may not fit what was asked for since.
                 Some(now) => now.nullable |= column.nullable,
                 None => {
                     schema.columns.push(Column { nullable: true, ..column.clone() });
-                    let initial = former.schema.initials.iter().find(|(id, _)| *id == column.id);
+                    let initial = history.schema.initials.iter().find(|(id, _)| *id == column.id);
                     schema.initials.extend(initial.cloned());
                 }
             }
@@ -123,12 +123,12 @@ pub async fn merge(
         output.copy(source, version).await?;
     }
     output.flush().await?;
-    let Output { segments, moved, .. } = output;
+    let Output { segments, relocations, .. } = output;
     let merged = summary(&sources, &segments);
     let change = TableChange {
         add: segments,
         remove: chosen.to_vec(),
-        moved,
+        relocations,
         ..TableChange::new(table.id, table.schema_version, version, ChangeKind::Move)
     };
     let committed = commit(writer, change, table.id, operation, started).await?;
@@ -177,15 +177,15 @@ struct Output<'a> {
     /// So many become a segment.
     target_bytes: usize,
     /// Where they are from: a segment, the place of its first row, and which of its rows.
-    open: Vec<(SegmentId, u32, Rows)>,
-    moved: Vec<MovedRows>,
+    open: Vec<(SegmentId, u32, RowSet)>,
+    relocations: Vec<RowRelocation>,
     segments: Vec<NewSegment>,
 }
 
 impl<'a> Output<'a> {
     fn new(writer: &'a Writer, table: &'a Arc<Table>, shard: u32, level: u8) -> Self {
         let schema = Arc::new(stored_schema(table));
-        let (batches, open, moved, segments) = (vec![], vec![], vec![], vec![]);
+        let (batches, open, relocations, segments) = (vec![], vec![], vec![], vec![]);
         let target_bytes = Sizes::of(table).target_bytes;
         Self {
             writer,
@@ -198,7 +198,7 @@ impl<'a> Output<'a> {
             rows: 0,
             target_bytes,
             open,
-            moved,
+            relocations,
             segments,
         }
     }
@@ -207,8 +207,8 @@ impl<'a> Output<'a> {
     async fn copy(&mut self, source: &Segment, version: Version) -> Result<()> {
         let reads = &self.writer.reads;
         let hidden = reads.hidden_rows(self.table, source, version).await?;
-        let mut rows = reads.scan(self.table, source, &self.schema, Pick::Except(hidden)).await?;
-        let mut part = Rows::new();
+        let mut rows = reads.scan(self.table, source, &self.schema, RowSelection::AllExcept(hidden)).await?;
+        let mut part = RowSet::new();
         let mut offset = self.rows;
         while let Some(found) = rows.try_next().await? {
             part.extend(found.positions.iter().map(|p| *p as u32));
@@ -237,7 +237,12 @@ impl<'a> Output<'a> {
         let segment = self.writer.upload(self.table, self.shard, level, schema, batches.into()).await?;
         for (from, offset, mut rows) in std::mem::take(&mut self.open) {
             rows.optimize();
-            self.moved.push(MovedRows { from, to: segment.0.id, offset, rows: encode_rows(&rows) });
+            self.relocations.push(RowRelocation {
+                from,
+                to: segment.0.id,
+                offset,
+                rows: encode_row_set(&rows),
+            });
         }
         self.segments.push(segment);
         Ok(())

@@ -43,11 +43,11 @@ pub enum Shape {
     /// Rows to be written, with all columns of the table.
     Rows,
     /// Actions. `twice`: what it means that a row of the target comes up twice.
-    Actions { twice: Twice },
+    Actions { twice: DuplicateMatch },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Twice {
+pub enum DuplicateMatch {
     /// The same as once.
     Once,
     /// Nobody can say what it should become.
@@ -162,7 +162,7 @@ fn rewrite_delete(delete: ast::Delete, table: &Table) -> Result<Rewritten> {
     }
     Ok(Rewritten {
         statement: query(&sql)?,
-        shape: Shape::Actions { twice: Twice::Once },
+        shape: Shape::Actions { twice: DuplicateMatch::Once },
         on_duplicate: OnDuplicate::Fail,
         returning: returned(returning, &called),
         operation: "delete",
@@ -194,7 +194,7 @@ fn rewrite_update(update: ast::Update, table: &Table) -> Result<Rewritten> {
     }
     Ok(Rewritten {
         statement: query(&sql)?,
-        shape: Shape::Actions { twice: Twice::Error },
+        shape: Shape::Actions { twice: DuplicateMatch::Error },
         on_duplicate: OnDuplicate::Fail,
         returning: returned(returning, &called),
         operation: "update",
@@ -258,7 +258,7 @@ fn rewrite_insert(mut insert: Insert, table: &Table) -> Result<Rewritten> {
         Some(OnInsert::OnConflict(conflict)) => {
             check_conflict_target(conflict.conflict_target.as_ref(), table)?;
             match &conflict.action {
-                OnConflictAction::DoNothing => OnDuplicate::Keep,
+                OnConflictAction::DoNothing => OnDuplicate::Ignore,
                 OnConflictAction::DoUpdate(update) if replaces(update, &insert, table)? => {
                     OnDuplicate::Replace
                 }
@@ -466,7 +466,7 @@ fn rewrite_merge(merge: Merge, table: &Table, operation: &'static str) -> Result
     );
     Ok(Rewritten {
         statement: query(&sql)?,
-        shape: Shape::Actions { twice: Twice::Error },
+        shape: Shape::Actions { twice: DuplicateMatch::Error },
         on_duplicate: OnDuplicate::Fail,
         returning: None,
         operation,

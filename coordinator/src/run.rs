@@ -25,12 +25,12 @@ use crate::errors::{from_datafusion, unavailable_worker};
 use crate::limits::{HOLD_BACK_BYTES, QUERY_ATTEMPTS_MAX, SUSPECT_TIMEOUT};
 
 /// A result on its way.
-pub struct Rows {
+pub struct RowStream {
     pub schema: SchemaRef,
     pub stream: BoxStream<'static, Result<RecordBatch>>,
 }
 
-impl Rows {
+impl RowStream {
     pub fn from_batches(schema: SchemaRef, batches: Vec<RecordBatch>) -> Self {
         Self { schema, stream: stream::iter(batches.into_iter().map(Ok)).boxed() }
     }
@@ -78,7 +78,7 @@ pub async fn run(
     suspects: &Suspects,
     manifest: &Manifest,
     session: impl Fn() -> Result<SessionState>,
-) -> Result<Rows> {
+) -> Result<RowStream> {
     let mut attempt = 1;
     loop {
         let error = match start(plan, &session()?).await {
@@ -100,9 +100,9 @@ pub async fn run(
     }
 }
 
-async fn start(plan: &LogicalPlan, state: &SessionState) -> Result<Rows, DataFusionError> {
+async fn start(plan: &LogicalPlan, state: &SessionState) -> Result<RowStream, DataFusionError> {
     if let Some(found) = run_alone(plan, state).await? {
-        return Ok(Rows::from_batches(found.schema(), vec![found]));
+        return Ok(RowStream::from_batches(found.schema(), vec![found]));
     }
     // A physical plan runs once, so every attempt makes its own.
     let physical = state.create_physical_plan(plan).await?;
@@ -116,9 +116,9 @@ async fn start(plan: &LogicalPlan, state: &SessionState) -> Result<Rows, DataFus
                 bytes += rows_bytes(&batch);
                 held.push(batch);
             }
-            None => return Ok(Rows::from_batches(schema, held)),
+            None => return Ok(RowStream::from_batches(schema, held)),
         }
     }
     let rest = stream.map_err(from_datafusion);
-    Ok(Rows { schema, stream: stream::iter(held.into_iter().map(Ok)).chain(rest).boxed() })
+    Ok(RowStream { schema, stream: stream::iter(held.into_iter().map(Ok)).chain(rest).boxed() })
 }

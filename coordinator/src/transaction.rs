@@ -12,10 +12,9 @@ use std::time::{Duration, Instant};
 use arrow::array::RecordBatch;
 use futures::TryStreamExt;
 use plexus_model::{
-    Applied, Commit, Deletion, Error, ErrorKind, Manifest, NewSegment, Result, Segment, Table, TableId,
-    Token, Version,
+    Applied, Commit, DeletionVector, Error, ErrorKind, Manifest, NewSegment, Result, RowSelection, Segment,
+    Table, TableId, Token, Version,
 };
-use plexus_storage::Pick;
 
 use crate::changes::{RowChanges, inline_union};
 use crate::ingest::Writer;
@@ -109,7 +108,9 @@ impl Transaction {
         }
         for (id, rows) in changes.deleted {
             if let Some(segment) = table.segments.get_mut(&id) {
-                Arc::make_mut(segment).deletions.push(Deletion { added: version, ..Deletion::inline(&rows) });
+                Arc::make_mut(segment)
+                    .deletions
+                    .push(DeletionVector { added: version, ..DeletionVector::inline(&rows) });
             }
         }
         for id in changes.removed {
@@ -207,9 +208,9 @@ fn difference(before: &Arc<Table>, after: &Arc<Table>, version: Version) -> Resu
     Ok(changes)
 }
 
-fn merged(deletions: &[Deletion]) -> Result<Vec<Deletion>> {
+fn merged(deletions: &[DeletionVector]) -> Result<Vec<DeletionVector>> {
     let rows = inline_union(deletions)?;
-    Ok(if rows.is_empty() { vec![] } else { vec![Deletion::inline(&rows)] })
+    Ok(if rows.is_empty() { vec![] } else { vec![DeletionVector::inline(&rows)] })
 }
 
 /// Writes the rows of small statements as files, one a shard.
@@ -217,7 +218,8 @@ async fn to_files(writer: &Writer, table: &Table, inline: &[Arc<Segment>]) -> Re
     let mut shards: BTreeMap<u32, Vec<RecordBatch>> = BTreeMap::new();
     for segment in inline {
         let hidden = inline_union(&segment.deletions)?;
-        let mut rows = writer.reads.scan(table, segment, &table.schema, Pick::Except(hidden.into())).await?;
+        let mut rows =
+            writer.reads.scan(table, segment, &table.schema, RowSelection::AllExcept(hidden.into())).await?;
         while let Some(found) = rows.try_next().await? {
             shards.entry(segment.shard).or_default().push(found.rows);
         }
@@ -264,7 +266,7 @@ impl Transactions {
     /// # Errors
     /// `NotFound` when it is not here, or was idle past its lease; `InvalidArgument` when another of its
     /// statements is running.
-    pub fn take(self: &Arc<Self>, id: TransactionId) -> Result<Taken> {
+    pub fn take(self: &Arc<Self>, id: TransactionId) -> Result<TransactionGuard> {
         let mut slots = self.lock();
         expire(&mut slots);
         let slot = slots.get_mut(&id).ok_or_else(|| unknown(id))?;
@@ -274,7 +276,7 @@ impl Transactions {
                 "another statement of transaction {id} is running: send one after the other"
             ))
         })?;
-        Ok(Taken { transactions: self.clone(), id, transaction })
+        Ok(TransactionGuard { transactions: self.clone(), id, transaction })
     }
 
     /// Whether a transaction has ended, or was never here.
@@ -289,13 +291,13 @@ impl Transactions {
 
 /// A transaction in the hands of one of its statements. It goes back when this is dropped, also when the
 /// statement was given up: what it had not staged is not in it.
-pub struct Taken {
+pub struct TransactionGuard {
     transactions: Arc<Transactions>,
     id: TransactionId,
     transaction: Transaction,
 }
 
-impl Taken {
+impl TransactionGuard {
     /// The transaction for good: nobody else finds it again.
     pub fn end(mut self) -> Transaction {
         self.transactions.lock().remove(&self.id);
@@ -303,7 +305,7 @@ impl Taken {
     }
 }
 
-impl Deref for Taken {
+impl Deref for TransactionGuard {
     type Target = Transaction;
 
     fn deref(&self) -> &Transaction {
@@ -311,13 +313,13 @@ impl Deref for Taken {
     }
 }
 
-impl DerefMut for Taken {
+impl DerefMut for TransactionGuard {
     fn deref_mut(&mut self) -> &mut Transaction {
         &mut self.transaction
     }
 }
 
-impl Drop for Taken {
+impl Drop for TransactionGuard {
     fn drop(&mut self) {
         if let Some(slot) = self.transactions.lock().get_mut(&self.id) {
             let transaction = Transaction::new(Isolation::default());

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use plexus_model::{ChangeKind, Exchange, Result, Rows, Segment, SegmentData, SegmentId, Table, TableChange};
+use plexus_model::{ChangeKind, Flush, Result, RowSet, Segment, SegmentData, SegmentId, Table, TableChange};
 use plexus_storage::{Unencoded, decode_inline};
 
 use crate::ingest::Writer;
@@ -38,7 +38,7 @@ pub async fn write_out(
     let mut rows = Unencoded::default();
     for segment in &segments {
         if let SegmentData::Inline(bytes) = &segment.data {
-            rows.batches.extend(decode_inline(bytes, &schema, &Rows::new())?);
+            rows.batches.extend(decode_inline(bytes, &schema, &RowSet::new())?);
             rows.versions.push((segment.added, segment.rows as usize));
         }
     }
@@ -47,7 +47,7 @@ pub async fn write_out(
     let change = TableChange::new(table.id, table.schema_version, base, ChangeKind::Move);
     let from: Vec<SegmentId> = segments.iter().map(|s| s.id).collect();
     let count = from.len();
-    let change = TableChange { exchange: vec![Exchange { from, segment }], ..change };
+    let change = TableChange { flush: vec![Flush { from, segment }], ..change };
     writer.commit(vec![change], "write out", Instant::now()).await?;
     tracing::debug!(segments = count, "wrote inline rows out");
     Ok(())

@@ -31,14 +31,14 @@ fn cosine(product: f32, a: f32, b: f32) -> f32 {
 
 /// Distances of many vectors from one.
 #[derive(Clone, Debug)]
-pub struct Query {
+pub struct VectorQuery {
     metric: Metric,
     vector: Vec<f32>,
     /// Inner product with itself.
     square: f32,
 }
 
-impl Query {
+impl VectorQuery {
     /// # Errors
     /// `InvalidArgument` when a component is no finite number, or all are zero and the metric needs a direction.
     pub fn new(metric: Metric, vector: Vec<f32>) -> Result<Self> {
@@ -168,7 +168,7 @@ mod tests {
         #[test]
         fn a_query_measures_as_its_metric_does((a, b) in pair()) {
             for metric in [Metric::Cosine, Metric::L2, Metric::Dot] {
-                if let Ok(query) = Query::new(metric, a.clone()) {
+                if let Ok(query) = VectorQuery::new(metric, a.clone()) {
                     prop_assert_eq!(query.distance(&b).to_bits(), distance(metric, &a, &b).to_bits());
                 }
             }
@@ -192,7 +192,7 @@ mod tests {
             (Metric::L2, vec![f32::INFINITY], "component 1 of the query vector is inf"),
             (Metric::Cosine, vec![0.0, 0.0], "no direction"),
         ] {
-            let error = Query::new(metric, vector).unwrap_err();
+            let error = VectorQuery::new(metric, vector).unwrap_err();
             assert!(error.message().contains(words), "{error}");
         }
     }

@@ -6,8 +6,8 @@ pub mod graph;
 mod keys;
 mod simd;
 pub mod text;
-mod top;
+mod top_k;
 
-pub use distance::{Query, distance, dot, squared_l2};
+pub use distance::{VectorQuery, distance, dot, squared_l2};
 pub use keys::{KeyIndex, build_keys};
-pub use top::Top;
+pub use top_k::TopK;

@@ -1,8 +1,10 @@
 //! The graph of vectors against a look at every one of them.
 
-use plexus_index::graph::{Among, BuildOptions, Chosen, Graph, Walk, WalkOptions, build_graph};
-use plexus_index::{Query, dot};
-use plexus_model::{ErrorKind, Metric, Rows};
+use std::sync::Arc;
+
+use plexus_index::graph::{BuildOptions, Graph, GraphSearchOptions, GraphSearcher, NodeFilter, build_graph};
+use plexus_index::{VectorQuery, dot};
+use plexus_model::{ErrorKind, Metric, RowSelection, RowSet};
 
 const LENGTH: usize = 40;
 const K: usize = 10;
@@ -19,15 +21,15 @@ impl Random {
     }
 }
 
-/// Vectors around some centres.
+/// Vectors around some centroids.
 fn vectors(count: usize, seed: u64) -> Vec<f32> {
     let mut fixed = Random(7);
-    let centres: Vec<Vec<f32>> = (0..30).map(|_| (0..LENGTH).map(|_| fixed.next()).collect()).collect();
+    let centroids: Vec<Vec<f32>> = (0..30).map(|_| (0..LENGTH).map(|_| fixed.next()).collect()).collect();
     let mut random = Random(seed);
     (0..count)
         .flat_map(|row| {
-            let centre = &centres[row % centres.len()];
-            centre.iter().map(|x| x + 0.5 * random.next()).collect::<Vec<_>>()
+            let centroid = &centroids[row % centroids.len()];
+            centroid.iter().map(|x| x + 0.5 * random.next()).collect::<Vec<_>>()
         })
         .collect()
 }
@@ -38,7 +40,7 @@ fn graph(metric: Metric, base: &[f32]) -> Graph {
     Graph::open(built.unwrap().into()).unwrap()
 }
 
-fn exact(vectors: &[f32], query: &Query, may: impl Fn(u32) -> bool) -> Vec<u32> {
+fn exact(vectors: &[f32], query: &VectorQuery, may: impl Fn(u32) -> bool) -> Vec<u32> {
     let rows = vectors.chunks_exact(LENGTH).zip(0..).filter(|(_, row)| may(*row));
     let mut all: Vec<(f32, u32)> = rows.map(|(vector, row)| (query.distance(vector), row)).collect();
     all.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
@@ -51,13 +53,13 @@ fn most_of_the_nearest_are_found_by_each_metric() {
     let of = |row: u32| &base[row as usize * LENGTH..(row as usize + 1) * LENGTH];
     for metric in [Metric::Cosine, Metric::L2, Metric::Dot] {
         let graph = graph(metric, &base);
-        let (mut walk, none) = (Walk::default(), Rows::new());
+        let (mut searcher, all_rows) = (GraphSearcher::default(), RowSelection::all());
         let (mut found, mut all) = (0, 0);
         for asked in vectors(100, 2).chunks_exact(LENGTH) {
-            let query = Query::new(metric, asked.to_vec()).unwrap();
-            let among = Among::Except(&none);
+            let query = VectorQuery::new(metric, asked.to_vec()).unwrap();
+            let options = GraphSearchOptions::new(K);
             let nearest =
-                walk.nearest(&graph, asked, K, WalkOptions::default(), among, |row| query.distance(of(row)));
+                searcher.search(&graph, asked, options, &all_rows, None, |row| query.distance(of(row)));
             assert_eq!(nearest.len(), K);
             assert!(nearest.is_sorted_by(|a, b| a.0 <= b.0));
             let truth = exact(&base, &query, |_| true);
@@ -74,11 +76,11 @@ fn a_graph_depends_on_its_seed_and_not_on_threads() {
     let walks = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let graph = pool.install(|| graph(Metric::L2, &base));
-        let (mut walk, none) = (Walk::default(), Rows::new());
+        let (mut searcher, all_rows) = (GraphSearcher::default(), RowSelection::all());
         let asked = vectors(50, 4);
         let nearest = |asked: &[f32]| {
-            let among = Among::Except(&none);
-            walk.nearest(&graph, asked, K, WalkOptions { beam: 10 }, among, |row| {
+            let options = GraphSearchOptions { k: K, beam: 10 };
+            searcher.search(&graph, asked, options, &all_rows, None, |row| {
                 let vector = &base[row as usize * LENGTH..(row as usize + 1) * LENGTH];
                 -dot(asked, vector)
             })
@@ -115,14 +117,15 @@ fn all_that_are_equal_are_found() {
     let common = of(&base, 600);
     (1_500..3_000).for_each(|row| base[row * LENGTH..][..LENGTH].copy_from_slice(&common));
     let graph = graph(Metric::L2, &base);
-    let (mut walk, none) = (Walk::default(), Rows::new());
-    let hidden: Rows = (0..600).filter(|row| row % 3 == 0).collect();
+    let (mut searcher, none) = (GraphSearcher::default(), RowSet::new());
+    let hidden: RowSet = (0..600).filter(|row| row % 3 == 0).collect();
     for (query, k, wanted) in (0..50).map(|group| (of(&base, group), 10, 10)).chain([(common, 100, 1_501)]) {
-        let measure = Query::new(Metric::L2, query.clone()).unwrap();
+        let measure = VectorQuery::new(Metric::L2, query.clone()).unwrap();
         for (hidden, wanted) in [(&none, wanted), (&hidden, wanted - if wanted == 10 { 4 } else { 0 })] {
-            let among = Among::Except(hidden);
+            let selection = RowSelection::AllExcept(Arc::new(hidden.clone()));
+            let options = GraphSearchOptions::new(k);
             let distance = |row: u32| measure.distance(&of(&base, row as usize));
-            let nearest = walk.nearest(&graph, &query, k, WalkOptions::default(), among, distance);
+            let nearest = searcher.search(&graph, &query, options, &selection, None, distance);
             let same = nearest.iter().filter(|(distance, _)| *distance == 0.0).count();
             // Three or four of ten rows in steps of fifty can be hidden.
             assert!(same == wanted || (wanted < 10 && same == wanted + 1), "{same} of {wanted}");
@@ -137,16 +140,16 @@ fn few_vectors_and_none_are_no_trouble() {
         let base = vectors(count, 5);
         let graph = graph(Metric::L2, &base);
         assert_eq!((graph.len(), graph.is_empty()), (count, count == 0));
-        let (options, none) = (WalkOptions { beam: 64 }, Rows::new());
-        let among = Among::Except(&none);
-        let nearest = Walk::default().nearest(&graph, &[0.5; LENGTH], K, options, among, |row| row as f32);
+        let (options, all_rows) = (GraphSearchOptions { k: K, beam: 64 }, RowSelection::all());
+        let mut searcher = GraphSearcher::default();
+        let nearest = searcher.search(&graph, &[0.5; LENGTH], options, &all_rows, None, |row| row as f32);
         let rows: Vec<u32> = nearest.iter().map(|(_, row)| *row).collect();
         assert_eq!(rows, (0..count.min(K) as u32).collect::<Vec<_>>(), "{count}");
     }
 }
 
 /// Of each query, which rows may be found: as many as a share, with the query, against it, or whatever it is.
-fn filters(base: &[f32], query: &Query, share: f64) -> [Vec<u32>; 3] {
+fn filters(base: &[f32], query: &VectorQuery, share: f64) -> [Vec<u32>; 3] {
     let count = base.len() / LENGTH;
     let kept = ((count as f64 * share) as usize).max(1);
     let mut by_distance: Vec<u32> = (0..count as u32).collect();
@@ -162,29 +165,32 @@ fn a_filter_loses_neither_recall_nor_rows() {
     let base = vectors(20_000, 8);
     let of = |row: u32| &base[row as usize * LENGTH..(row as usize + 1) * LENGTH];
     let graph = graph(Metric::L2, &base);
-    let mut walk = Walk::default();
+    let mut searcher = GraphSearcher::default();
     for share in [0.9, 0.5, 0.1, 0.01, 0.001] {
         let mut found = [0; 3];
         let asked = vectors(30, 9);
         for asked in asked.chunks_exact(LENGTH) {
-            let query = Query::new(Metric::L2, asked.to_vec()).unwrap();
+            let query = VectorQuery::new(Metric::L2, asked.to_vec()).unwrap();
             for (found, rows) in found.iter_mut().zip(filters(&base, &query, share)) {
-                let rows: Rows = rows.into_iter().collect();
+                let rows: RowSet = rows.into_iter().collect();
                 let truth = exact(&base, &query, |row| rows.contains(row));
-                let chosen = Chosen::new(&graph, &rows);
+                let chosen = NodeFilter::new(&graph, &rows);
                 assert_eq!(chosen.len() as u64, rows.len());
-                let mut hidden: Rows = (0..base.len() as u32 / LENGTH as u32).collect();
+                let mut hidden: RowSet = (0..base.len() as u32 / LENGTH as u32).collect();
                 hidden -= &rows;
-                for among in [Among::Only(&chosen), Among::Except(&hidden)] {
+                let only = RowSelection::Only(Arc::new(rows.clone()));
+                let except = RowSelection::AllExcept(Arc::new(hidden));
+                for (selection, nodes) in [(&only, Some(&chosen)), (&only, None), (&except, None)] {
                     let distance = |row| query.distance(of(row));
-                    let nearest = walk.nearest(&graph, asked, K, WalkOptions::default(), among, distance);
+                    let options = GraphSearchOptions::new(K);
+                    let nearest = searcher.search(&graph, asked, options, selection, nodes, distance);
                     assert_eq!(nearest.len(), truth.len(), "{share}");
                     assert!(nearest.iter().all(|(_, row)| rows.contains(*row)));
                     *found += nearest.iter().filter(|(_, row)| truth.contains(row)).count();
                 }
             }
         }
-        let all = 2 * 30 * K;
+        let all = 3 * 30 * K;
         assert!(found.iter().all(|found| found * 100 >= all * 95), "{share}: {found:?} of {all}");
     }
 }
@@ -196,15 +202,15 @@ fn rows_without_a_vector_are_not_in_it() {
     let bytes =
         build_graph(Metric::Cosine, LENGTH, base.clone(), &rows, 601, BuildOptions::default()).unwrap();
     let graph = Graph::open(bytes.clone().into()).unwrap();
-    let absent: Rows = (0..=300).map(|row| row * 2).collect();
+    let absent: RowSet = (0..=300).map(|row| row * 2).collect();
     assert_eq!((graph.rows(), graph.len(), graph.absent()), (601, 300, absent));
     let largest = base.chunks_exact(LENGTH).map(|vector| dot(vector, vector)).fold(0.0, f32::max);
     assert_eq!(graph.largest_square(), largest);
     let mut seen: Vec<u32> = (0..300).map(|node| graph.row_of(node)).collect();
     seen.sort_unstable();
     assert_eq!(seen, rows);
-    let wanted: Rows = [0, 1, 2, 3, 600, 7_000].into_iter().collect();
-    assert_eq!(Chosen::new(&graph, &wanted).len(), 2);
+    let wanted: RowSet = [0, 1, 2, 3, 600, 7_000].into_iter().collect();
+    assert_eq!(NodeFilter::new(&graph, &wanted).len(), 2);
     for wrong in [&bytes[..bytes.len() - 1], &bytes[..20], &[0; 100]] {
         let error = Graph::open(wrong.to_vec().into()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");

@@ -1,12 +1,13 @@
 //! Text search against a look at every row, which shares nothing with it; and the same over any layout of the rows.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use plexus_index::Top;
+use plexus_index::TopK;
 use plexus_index::text::{
-    Accept, Analyzer, GlobalStatistics, TextHit, TextIndex, TextQuery, TextSearch, build_text, parse_query,
+    Analyzer, GlobalStatistics, TextHit, TextIndex, TextQuery, TextSearch, build_text, parse_query,
 };
-use plexus_model::Rows;
+use plexus_model::{RowSelection, RowSet};
 use proptest::prelude::*;
 
 const WORDS: [&str; 8] = ["wing", "flow", "heat", "lift", "drag", "shock", "mach", "plate"];
@@ -48,7 +49,7 @@ fn query() -> impl Strategy<Value = String> {
 
 /// Rows in segments, each with the rows of it that are deleted.
 struct Layout {
-    segments: Vec<(TextIndex, Rows)>,
+    segments: Vec<(TextIndex, RowSet)>,
     /// The row behind each row of each segment.
     places: Vec<Vec<usize>>,
 }
@@ -70,8 +71,9 @@ fn layout(rows: &[(Row, bool)], places: Vec<Vec<usize>>) -> Layout {
 fn statistics(layout: &Layout, query: &TextQuery) -> GlobalStatistics {
     let mut all = GlobalStatistics { tokens: vec![0; 2], ..Default::default() };
     for term in query.scored_terms() {
-        let of =
-            |(index, deleted): &(TextIndex, Rows)| index.frequency(term.field, &term.term, deleted).unwrap();
+        let of = |(index, deleted): &(TextIndex, RowSet)| {
+            index.frequency(term.field, &term.term, deleted).unwrap()
+        };
         let frequency = layout.segments.iter().map(of).sum();
         all.frequencies.insert(term, frequency);
     }
@@ -83,14 +85,22 @@ fn statistics(layout: &Layout, query: &TextQuery) -> GlobalStatistics {
     all
 }
 
+fn except(rows: &RowSet) -> RowSelection {
+    RowSelection::AllExcept(Arc::new(rows.clone()))
+}
+
+fn only(rows: &RowSet) -> RowSelection {
+    RowSelection::Only(Arc::new(rows.clone()))
+}
+
 /// Scores by row, as bits. With `k`, of the best so many and their equals.
 fn found(layout: &Layout, query: &TextQuery, k: Option<usize>) -> BTreeMap<usize, u32> {
     let search = TextSearch::new(query, 2, &statistics(layout, query));
-    let mut top = Top::new(k.unwrap_or(usize::MAX / 4));
+    let mut top = TopK::new(k.unwrap_or(usize::MAX / 4));
     for ((index, deleted), places) in layout.segments.iter().zip(&layout.places) {
         let threshold = top.threshold();
         search
-            .run(index, &Accept::Except(deleted), k.unwrap_or(usize::MAX), threshold, &mut |hit| {
+            .run(index, &except(deleted), k.unwrap_or(usize::MAX), threshold, &mut |hit| {
                 top.push(hit.score, places[hit.row as usize])
             })
             .unwrap();
@@ -232,18 +242,18 @@ fn words_in_whole_blocks_of_rows_are_found_in_each() {
         let query = parse(&query);
         let search = TextSearch::new(&query, 2, &statistics(&layout, &query));
         assert_eq!(search.rows(index).unwrap().iter().collect::<BTreeSet<_>>(), has);
-        let found = |accept: &Accept<'_>| {
+        let found = |selection: &RowSelection| {
             let mut found = BTreeSet::new();
             let mut take = |hit: TextHit| {
                 found.insert(hit.row);
                 f32::NEG_INFINITY
             };
-            search.run(index, accept, usize::MAX, f32::NEG_INFINITY, &mut take).unwrap();
+            search.run(index, selection, usize::MAX, f32::NEG_INFINITY, &mut take).unwrap();
             found
         };
         let of_deleted = has.iter().copied().filter(|row| deleted.contains(*row)).collect::<BTreeSet<_>>();
-        assert_eq!(found(&Accept::Except(deleted)), &has - &of_deleted);
-        assert_eq!(found(&Accept::Only(deleted)), of_deleted);
+        assert_eq!(found(&except(deleted)), &has - &of_deleted);
+        assert_eq!(found(&only(deleted)), of_deleted);
     }
     let words: BTreeSet<&str> = BTreeSet::from(["n128", "n384"]);
     let scores = found(&layout, &parse("n128 n384"), None);
@@ -274,17 +284,23 @@ fn rows_of_some_filter_are_found_and_no_others() {
     let rows: Vec<String> = (0..500).map(|i| format!("wing {}", ["flow", "heat"][i % 2])).collect();
     let texts = rows.iter().map(|row| vec![Some(row.as_str()), None]);
     let index = TextIndex::open(build_text(2, &analyzer(), texts).unwrap().into(), &analyzer()).unwrap();
-    let only: Rows = [3, 4, 77, 499].into_iter().collect();
+    let only: RowSet = [3, 4, 77, 499].into_iter().collect();
     for text in ["wing heat", "+wing heat"] {
         let query = parse(text);
         let statistics = GlobalStatistics { rows: 500, tokens: vec![1000, 0], ..Default::default() };
         let search = TextSearch::new(&query, 2, &statistics);
         let mut rows = vec![];
         search
-            .run(&index, &Accept::Only(&only), usize::MAX, f32::NEG_INFINITY, &mut |hit| {
-                rows.push(hit.row);
-                f32::NEG_INFINITY
-            })
+            .run(
+                &index,
+                &RowSelection::Only(Arc::new(only.clone())),
+                usize::MAX,
+                f32::NEG_INFINITY,
+                &mut |hit| {
+                    rows.push(hit.row);
+                    f32::NEG_INFINITY
+                },
+            )
             .unwrap();
         assert_eq!(rows, [3, 4, 77, 499], "{text}");
     }
@@ -312,7 +328,7 @@ fn blocks_that_are_skipped_have_none_of_the_best() {
     let bytes = build_text(1, &analyzer(), texts.iter().map(|text| vec![Some(text.as_str())])).unwrap();
     let index = TextIndex::open(bytes.into(), &analyzer()).unwrap();
     let parse = |query: &str| parse_query(query, &analyzer(), &["body".to_owned()], &[(0, 1.0)]).unwrap();
-    let sets: Vec<Rows> = [1u32, 2, 7, 90, 1_500]
+    let sets: Vec<RowSet> = [1u32, 2, 7, 90, 1_500]
         .into_iter()
         .map(|share| (0..ROWS as u32).filter(|row| row.wrapping_mul(2_654_435_761) % share == 0).collect())
         .collect();
@@ -333,27 +349,27 @@ fn blocks_that_are_skipped_have_none_of_the_best() {
     ] {
         // What must not match has no row, and keeps the query from being a choice of words alone.
         let (choice, plain) = (parse(query), parse(&format!("{query} -nowhere")));
-        let known = index.statistics(&Rows::new());
+        let known = index.statistics(&RowSet::new());
         let frequencies = choice.scored_terms().into_iter().map(|term| {
-            let rows = index.frequency(term.field, &term.term, &Rows::new()).unwrap();
+            let rows = index.frequency(term.field, &term.term, &RowSet::new()).unwrap();
             (term, rows)
         });
         let statistics =
             GlobalStatistics { rows: known.rows, tokens: known.tokens, frequencies: frequencies.collect() };
-        let best = |query: &TextQuery, accept: &Accept<'_>, k: usize| {
-            let mut top = Top::new(k);
+        let best = |query: &TextQuery, selection: &RowSelection, k: usize| {
+            let mut top = TopK::new(k);
             TextSearch::new(query, 1, &statistics)
-                .run(&index, accept, k, f32::NEG_INFINITY, &mut |hit| top.push(hit.score, hit.row))
+                .run(&index, selection, k, f32::NEG_INFINITY, &mut |hit| top.push(hit.score, hit.row))
                 .unwrap();
             let found = top.into_sorted().into_iter().map(|(score, row)| (score.to_bits(), row));
             found.collect::<BTreeSet<_>>()
         };
         for set in &sets {
-            for accept in [Accept::Only(set), Accept::Except(set)] {
+            for selection in [only(set), except(set)] {
                 for k in [1, 10, 300] {
                     assert_eq!(
-                        best(&choice, &accept, k),
-                        best(&plain, &accept, k),
+                        best(&choice, &selection, k),
+                        best(&plain, &selection, k),
                         "{query}, {k} of {}",
                         set.len()
                     );

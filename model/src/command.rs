@@ -3,8 +3,8 @@
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::{
-    ClusterId, DeletedRows, Deletion, Error, ErrorKind, NodeId, NodeRecord, Result, Segment, SegmentId,
-    SegmentIndex, TableId, TableName, TableSchema, Token, Version, cut,
+    ClusterId, DeletionVector, DeletionVectorData, Error, ErrorKind, NodeId, NodeRecord, Result, Segment,
+    SegmentId, SegmentIndex, TableId, TableName, TableSchema, Token, Version, cut,
 };
 
 /// A command with the token that makes it safe to repeat.
@@ -143,29 +143,29 @@ pub struct TableChange {
     /// Segments that nothing was deleted from after `base`.
     pub remove: Vec<SegmentId>,
     /// Rows of segments that nobody else deleted after `base`.
-    pub delete: Vec<(SegmentId, Deletion)>,
+    pub delete: Vec<(SegmentId, DeletionVector)>,
     /// Rows that leave the log for files.
-    pub exchange: Vec<Exchange>,
+    pub flush: Vec<Flush>,
     /// Where the rows of removed segments went: lets `apply` take along what was deleted after `base`.
-    pub moved: Vec<MovedRows>,
+    pub relocations: Vec<RowRelocation>,
     /// Indexes of segments that have none yet of that definition. They change no rows.
     pub index: Vec<(SegmentId, SegmentIndex)>,
 }
 
 /// Rows of a removed segment that an added one holds, in the same order and one after the other.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
-pub struct MovedRows {
+pub struct RowRelocation {
     pub from: SegmentId,
     pub to: SegmentId,
     /// Position of the first of them.
     pub offset: u32,
-    /// Which rows, as [`crate::encode_rows`] writes them.
+    /// Which rows, as [`crate::encode_row_set`] writes them.
     pub rows: Vec<u8>,
 }
 
 /// All rows of inline segments, in this order, as one file. It takes their place at all versions.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
-pub struct Exchange {
+pub struct Flush {
     pub from: Vec<SegmentId>,
     pub segment: NewSegment,
 }
@@ -181,17 +181,17 @@ impl TableChange {
             add: vec![],
             remove: vec![],
             delete: vec![],
-            exchange: vec![],
-            moved: vec![],
+            flush: vec![],
+            relocations: vec![],
             index: vec![],
         }
     }
 
     fn weight(&self) -> usize {
-        let ids = self.remove.len() + self.exchange.iter().map(|e| e.from.len()).sum::<usize>();
-        let added = self.add.iter().chain(self.exchange.iter().map(|e| &e.segment));
-        let deleted = self.delete.iter().map(|(_, d)| deletion_weight(d));
-        let moved = self.moved.iter().map(|m| m.rows.len() + RECORD_BYTES / 4);
+        let ids = self.remove.len() + self.flush.iter().map(|e| e.from.len()).sum::<usize>();
+        let added = self.add.iter().chain(self.flush.iter().map(|e| &e.segment));
+        let deleted = self.delete.iter().map(|(_, d)| deletion_vector_weight(d));
+        let moved = self.relocations.iter().map(|m| m.rows.len() + RECORD_BYTES / 4);
         added.map(NewSegment::weight).sum::<usize>()
             + self.index.len() * RECORD_BYTES / 2
             + moved.sum::<usize>()
@@ -201,11 +201,11 @@ impl TableChange {
 }
 
 /// About how many bytes a deletion takes in the log.
-fn deletion_weight(deletion: &Deletion) -> usize {
+fn deletion_vector_weight(deletion: &DeletionVector) -> usize {
     RECORD_BYTES / 4
         + match &deletion.rows {
-            DeletedRows::Inline(bytes) => bytes.len(),
-            DeletedRows::File { acknowledged, .. } => acknowledged.len() * size_of::<NodeId>(),
+            DeletionVectorData::Inline(bytes) => bytes.len(),
+            DeletionVectorData::File { acknowledged, .. } => acknowledged.len() * size_of::<NodeId>(),
         }
 }
 
@@ -218,7 +218,7 @@ impl NewSegment {
     pub fn weight(&self) -> usize {
         let inline = if self.0.is_inline() { self.0.bytes() as usize } else { 0 };
         let keys = self.0.keys.len() * size_of::<u64>();
-        let deletions: usize = self.0.deletions.iter().map(deletion_weight).sum();
+        let deletions: usize = self.0.deletions.iter().map(deletion_vector_weight).sum();
         inline + RECORD_BYTES + keys + deletions + self.0.statistics.weight()
     }
 }

@@ -12,25 +12,25 @@ mod index;
 pub mod limits;
 mod manifest;
 pub mod placement;
-mod rows;
+mod row_set;
 pub mod schema;
 mod segment;
 mod statistics;
 
 pub use command::{
-    AlterTable, Applied, ChangeKind, Command, Commit, CreateTable, Exchange, MovedRows, NewSegment, Outcome,
-    Proposal, TableChange,
+    AlterTable, Applied, ChangeKind, Command, Commit, CreateTable, Flush, NewSegment, Outcome, Proposal,
+    RowRelocation, TableChange,
 };
 pub use error::{Error, ErrorKind, Result, cut};
 pub use ids::{ClusterId, NodeId, SegmentId, TableId, Token, Version};
 pub use index::{IndexDefinition, IndexKind, Metric, SegmentIndex};
 pub use manifest::{
-    CommitRecord, Former, Manifest, Moved, NodeRecord, Roles, STAGING_SCHEMA, Shard, Table, TableName,
-    TokenRecord,
+    CommitRecord, Manifest, NodeRecord, Roles, STAGING_SCHEMA, SegmentRelocation, Shard, Table, TableHistory,
+    TableName, TokenRecord,
 };
-pub use rows::{Rows, decode_rows, encode_rows};
+pub use row_set::{RowSelection, RowSet, decode_row_set, encode_row_set};
 pub use schema::{Check, Column, ColumnType, TableSchema, TimeUnit};
-pub use segment::{DeletedRows, Deletion, FileData, Segment, SegmentData, VERSION_COLUMN};
+pub use segment::{DeletionVector, DeletionVectorData, FileData, Segment, SegmentData, VERSION_COLUMN};
 pub use statistics::{Bound, ColumnStatistics, Statistics};
 
 /// Encodes a value in the archive format used for log entries, snapshots and peer messages.

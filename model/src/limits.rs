@@ -28,7 +28,7 @@ pub const NAME_BYTES_MAX: usize = 255;
 pub const EXPRESSION_BYTES_MAX: usize = 64 * 1024;
 
 /// Components of a `VECTOR(n)` or `HALFVEC(n)`.
-pub const VECTOR_LENGTH_MAX: u32 = 65_536;
+pub const VECTOR_DIMENSIONS_MAX: u32 = 65_536;
 
 /// Rows of a write that is smaller than this travel inside the commit entry.
 pub const INLINE_BYTES_MAX: usize = 16 * 1024;
@@ -58,10 +58,10 @@ pub const TOKENS_MAX: usize = 200_000;
 pub const COMMIT_HISTORY_MAX: usize = 10_000;
 
 /// How long a table remembers where rows went: longer than a transaction may be idle.
-pub const MOVED_TTL_US: u64 = 120 * 1_000_000;
+pub const RELOCATION_TTL_US: u64 = 120 * 1_000_000;
 
 /// Bytes of one such note; a statement that began before a larger one runs into a conflict.
-pub const MOVED_BYTES_MAX: usize = 256 * 1024;
+pub const RELOCATION_BYTES_MAX: usize = 256 * 1024;
 
 /// Seconds of which the last version is remembered, for `TIMESTAMP AS OF`: a week of
 /// writes in every second.

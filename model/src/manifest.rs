@@ -11,8 +11,8 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::limits::RETENTION_DEFAULT_US;
 use crate::{
-    ClusterId, Error, MovedRows, NodeId, Outcome, Result, Segment, SegmentId, TableId, TableSchema, Token,
-    Version,
+    ClusterId, Error, NodeId, Outcome, Result, RowRelocation, Segment, SegmentId, TableId, TableSchema,
+    Token, Version,
 };
 
 /// A table's name within the database.
@@ -104,27 +104,27 @@ pub struct Table {
     /// Bytes of inline segments, which are bounded.
     pub inline_bytes: u64,
     /// What it was called and made of before, oldest first.
-    pub former: Vec<Former>,
+    pub history: Vec<TableHistory>,
     /// Oldest version at which all its segments are there.
     pub oldest: Version,
     /// Version of the last change of its rows or its schema.
     pub changed: Version,
     /// Where the rows of segments went a moment ago, for statements that began before.
-    pub moved: OrdMap<SegmentId, Arc<Moved>>,
+    pub relocations: OrdMap<SegmentId, Arc<SegmentRelocation>>,
 }
 
 /// Where the rows of a segment went.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
-pub struct Moved {
+pub struct SegmentRelocation {
     pub from: SegmentId,
     /// Commit time, which decides how long it is remembered.
     pub time_us: u64,
-    pub places: Vec<MovedRows>,
+    pub places: Vec<RowRelocation>,
 }
 
 /// The name and schema that a table had before a version.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
-pub struct Former {
+pub struct TableHistory {
     pub until: Version,
     pub name: TableName,
     pub schema: TableSchema,
@@ -160,13 +160,13 @@ impl Table {
                 self.name, self.oldest
             )));
         }
-        let Some(former) = self.former.iter().find(|former| former.until > version) else {
+        let Some(history) = self.history.iter().find(|history| history.until > version) else {
             return Ok(self.clone());
         };
         Ok(Arc::new(Self {
-            name: former.name.clone(),
-            schema: Arc::new(former.schema.clone()),
-            schema_version: former.schema_version,
+            name: history.name.clone(),
+            schema: Arc::new(history.schema.clone()),
+            schema_version: history.schema_version,
             ..(**self).clone()
         }))
     }
@@ -338,10 +338,10 @@ struct TableImage {
     dropped: Option<Version>,
     dropped_time_us: u64,
     segments: Vec<Segment>,
-    former: Vec<Former>,
+    history: Vec<TableHistory>,
     oldest: Version,
     changed: Version,
-    moved: Vec<Moved>,
+    relocations: Vec<SegmentRelocation>,
 }
 
 /// In front of the archive, whose layout it names.
@@ -370,10 +370,10 @@ impl From<&Manifest> for Image {
                     dropped: t.dropped,
                     dropped_time_us: t.dropped_time_us,
                     segments: t.segments.values().map(|s| (**s).clone()).collect(),
-                    former: t.former.clone(),
+                    history: t.history.clone(),
                     oldest: t.oldest,
                     changed: t.changed,
-                    moved: t.moved.values().map(|m| (**m).clone()).collect(),
+                    relocations: t.relocations.values().map(|m| (**m).clone()).collect(),
                 })
                 .collect(),
             tokens: m.tokens.iter().map(|(token, record)| (*token, record.clone())).collect(),
@@ -405,10 +405,10 @@ impl From<Image> for Manifest {
                     dropped_time_us: t.dropped_time_us,
                     segments,
                     inline_bytes,
-                    former: t.former,
+                    history: t.history,
                     oldest: t.oldest,
                     changed: t.changed,
-                    moved: t.moved.into_iter().map(|m| (m.from, Arc::new(m))).collect(),
+                    relocations: t.relocations.into_iter().map(|m| (m.from, Arc::new(m))).collect(),
                 };
                 (table.id, Arc::new(table))
             })

@@ -197,7 +197,7 @@ impl TableSchema {
                     .ok_or_else(|| Error::invalid(format!("index {:?} is of no column {id}", index.name)))?;
                 let suits = match index.kind {
                     IndexKind::Text { .. } => column.data_type.is_text(),
-                    IndexKind::Vector { .. } => column.data_type.vector_length().is_some(),
+                    IndexKind::Vector { .. } => column.data_type.vector_dimensions().is_some(),
                 };
                 if !suits {
                     return Err(Error::invalid(format!(
@@ -266,7 +266,7 @@ impl ColumnType {
     }
 
     /// How many components a value has, if it is a vector.
-    pub fn vector_length(&self) -> Option<u32> {
+    pub fn vector_dimensions(&self) -> Option<u32> {
         match self {
             Self::FixedSizeList(item, length)
                 if matches!(item.data_type, Self::Float16 | Self::Float32 | Self::Float64) =>

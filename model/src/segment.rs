@@ -2,7 +2,7 @@
 
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::{NodeId, Result, Rows, SegmentId, SegmentIndex, Statistics, Version, decode_rows};
+use crate::{NodeId, Result, RowSet, SegmentId, SegmentIndex, Statistics, Version, decode_row_set};
 
 /// Where the bytes of a segment are.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
@@ -26,41 +26,45 @@ pub struct FileData {
 /// Rows of a segment that one commit deleted. The rows that a version does not see are those of all
 /// deletions up to it.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
-pub struct Deletion {
+pub struct DeletionVector {
     /// Version that deleted them; zero until it is committed.
     pub added: Version,
     /// How many.
     pub count: u64,
-    pub rows: DeletedRows,
+    pub rows: DeletionVectorData,
 }
 
-/// Where a set of deleted rows is: as bytes of [`crate::encode_rows`].
+/// Where a set of deleted rows is: as bytes of [`crate::encode_row_set`].
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
-pub enum DeletedRows {
+pub enum DeletionVectorData {
     /// In the manifest itself, where `apply` can compare it with others.
     Inline(Vec<u8>),
     /// In a file of its own on the replicas of the shard, of which these have it durably when it is proposed.
     File { id: SegmentId, data: FileData, acknowledged: Vec<NodeId> },
 }
 
-impl Deletion {
-    pub fn inline(rows: &Rows) -> Self {
-        Self { added: Version(0), count: rows.len(), rows: DeletedRows::Inline(crate::encode_rows(rows)) }
+impl DeletionVector {
+    pub fn inline(rows: &RowSet) -> Self {
+        Self {
+            added: Version(0),
+            count: rows.len(),
+            rows: DeletionVectorData::Inline(crate::encode_row_set(rows)),
+        }
     }
 
     /// Bytes of the set, wherever it is.
     pub fn bytes(&self) -> u64 {
         match &self.rows {
-            DeletedRows::Inline(bytes) => bytes.len() as u64,
-            DeletedRows::File { data, .. } => data.bytes,
+            DeletionVectorData::Inline(bytes) => bytes.len() as u64,
+            DeletionVectorData::File { data, .. } => data.bytes,
         }
     }
 
     /// The rows, where they are in the manifest.
-    pub fn inline_rows(&self) -> Result<Option<Rows>> {
+    pub fn inline_rows(&self) -> Result<Option<RowSet>> {
         match &self.rows {
-            DeletedRows::Inline(bytes) => decode_rows(bytes).map(Some),
-            DeletedRows::File { .. } => Ok(None),
+            DeletionVectorData::Inline(bytes) => decode_row_set(bytes).map(Some),
+            DeletionVectorData::File { .. } => Ok(None),
         }
     }
 }
@@ -90,7 +94,7 @@ pub struct Segment {
     /// Hashes of the primary keys of its rows, in their order, as long as the rows are in the log.
     pub keys: Vec<u64>,
     /// Oldest first.
-    pub deletions: Vec<Deletion>,
+    pub deletions: Vec<DeletionVector>,
     /// At most one for each definition. What has none is searched without.
     pub indexes: Vec<SegmentIndex>,
     /// Who has it durably when it is proposed; empty once it is committed, since the placement says who keeps it.
@@ -107,7 +111,7 @@ impl Segment {
     }
 
     /// Deletions that a read at `version` respects.
-    pub fn deletions_at(&self, version: Version) -> impl Iterator<Item = &Deletion> {
+    pub fn deletions_at(&self, version: Version) -> impl Iterator<Item = &DeletionVector> {
         self.deletions.iter().take_while(move |d| d.added <= version)
     }
 

@@ -22,7 +22,7 @@ use datafusion_proto::physical_plan::{
     PhysicalExtensionCodec, PhysicalPlanDecodeContext, PhysicalProtoConverterExtension,
 };
 use datafusion_proto::protobuf;
-use plexus_model::{FileData, NodeId, Rows, SegmentId, decode_rows, encode_rows};
+use plexus_model::{FileData, NodeId, RowSet, SegmentId, decode_row_set, encode_row_set};
 use plexus_storage::SegmentRef;
 use prost::Message;
 use vortex_datafusion::VortexSource;
@@ -64,7 +64,7 @@ struct WireSegment {
     replicas: Vec<u64>,
     #[prost(uint64, tag = "6")]
     column_bytes: u64,
-    /// Rows that are not read, as [`plexus_model::encode_rows`] writes them; empty when there are none.
+    /// Rows that are not read, as [`plexus_model::encode_row_set`] writes them; empty when there are none.
     #[prost(bytes = "vec", tag = "7")]
     hidden: Vec<u8>,
 }
@@ -79,12 +79,12 @@ impl WireSegment {
             checksum: segment.data.checksum.to_vec(),
             replicas: segment.replicas.iter().map(|n| n.0).collect(),
             column_bytes: segment.data.column_bytes,
-            hidden: file.extension::<HiddenRows>().map(|h| encode_rows(&h.0)).unwrap_or_default(),
+            hidden: file.extension::<HiddenRows>().map(|h| encode_row_set(&h.0)).unwrap_or_default(),
         })
     }
 
     /// What it says of a file: its path, its segment, and the rows that are not read.
-    fn into_parts(self) -> Result<(String, (SegmentRef, Rows))> {
+    fn into_parts(self) -> Result<(String, (SegmentRef, RowSet))> {
         let (Ok(id), Ok(checksum)) = (self.id.try_into(), self.checksum.try_into()) else {
             return internal_err!("segment of a plan without id or checksum: {}", self.path);
         };
@@ -94,8 +94,8 @@ impl WireSegment {
             replicas: self.replicas.into_iter().map(NodeId).collect(),
         };
         let hidden = match self.hidden.is_empty() {
-            true => Rows::new(),
-            false => decode_rows(&self.hidden).map_err(|e| DataFusionError::External(Box::new(e)))?,
+            true => RowSet::new(),
+            false => decode_row_set(&self.hidden).map_err(|e| DataFusionError::External(Box::new(e)))?,
         };
         Ok((self.path, (segment, hidden)))
     }

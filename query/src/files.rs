@@ -6,7 +6,7 @@ use datafusion::common::{DataFusionError, Result, Statistics};
 use datafusion::datasource::listing::PartitionedFile;
 use object_store::ObjectMeta;
 use object_store::path::Path;
-use plexus_model::{Rows, Segment, Table};
+use plexus_model::{RowSet, Segment, Table};
 use plexus_storage::{SegmentReads, SegmentRef, to_tree};
 use vortex::io::VortexReadAt;
 use vortex::scan::selection::Selection;
@@ -22,7 +22,7 @@ pub const STORE_URL: &str = "plexus://segments";
 pub fn to_file(
     table: &Table,
     segment: &Segment,
-    hidden: Arc<Rows>,
+    hidden: Arc<RowSet>,
     statistics: Arc<Statistics>,
 ) -> Option<PartitionedFile> {
     let reference = SegmentRef::of(table, segment)?;
@@ -39,10 +39,10 @@ pub fn to_file(
 }
 
 /// The rows of a file that a scan leaves out.
-pub struct HiddenRows(pub Arc<Rows>);
+pub struct HiddenRows(pub Arc<RowSet>);
 
 /// The file without some of its rows.
-pub fn hide(file: PartitionedFile, rows: Arc<Rows>) -> PartitionedFile {
+pub fn hide(file: PartitionedFile, rows: Arc<RowSet>) -> PartitionedFile {
     let selection = Selection::ExcludeRoaring(to_tree(&rows));
     file.with_extension(VortexAccessPlan::default().with_selection(selection))
         .with_extension(HiddenRows(rows))

@@ -157,10 +157,10 @@ mod tests {
             dropped_time_us: 0,
             segments: Default::default(),
             inline_bytes: 0,
-            former: vec![],
+            history: vec![],
             oldest: Version(1),
             changed: Version(1),
-            moved: Default::default(),
+            relocations: Default::default(),
         }
     }
 

@@ -9,7 +9,7 @@ use arrow::array::{
 use arrow_schema::{Field, Schema, SchemaRef};
 use datafusion::catalog::{MemTable, TableProvider};
 use datafusion::common::Result;
-use plexus_model::{Deletion, IndexDefinition, IndexKind, Manifest, NodeId, Segment, Table};
+use plexus_model::{DeletionVector, IndexDefinition, IndexKind, Manifest, NodeId, Segment, Table};
 
 pub const SYSTEM_SCHEMA: &str = "plexus";
 
@@ -236,7 +236,7 @@ fn storage(manifest: &Manifest) -> Result<RecordBatch> {
     };
     let live = |t: &Table| t.dropped.is_none();
     let deletions =
-        |t: &Table| t.segments.values().flat_map(|s| &s.deletions).map(Deletion::bytes).sum::<u64>();
+        |t: &Table| t.segments.values().flat_map(|s| &s.deletions).map(DeletionVector::bytes).sum::<u64>();
     batch(vec![
         ("table_schema", text(rows.iter().map(|t| t.name.schema.clone()))),
         ("table_name", text(rows.iter().map(|t| t.name.table.clone()))),

@@ -10,7 +10,7 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{Constraint, Constraints, DataFusionError, Result, Statistics};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
-use plexus_model::{Rows, Segment, SegmentData, SegmentId, Table, Version};
+use plexus_model::{RowSet, Segment, SegmentData, SegmentId, Table, Version};
 use plexus_storage::{decode_inline, types};
 
 use crate::bounds;
@@ -110,7 +110,7 @@ impl PinnedTable {
         projection: Option<&Vec<usize>>,
         filters: &[Expr],
         limit: Option<usize>,
-        picked: Option<&HashMap<SegmentId, Arc<Rows>>>,
+        picked: Option<&HashMap<SegmentId, Arc<RowSet>>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         self.score_bindings().await?;
         let mut files = Vec::new();
@@ -127,7 +127,7 @@ impl PinnedTable {
                 let Some(rows) = picked.get(&segment.id).filter(|rows| !rows.is_empty()) else {
                     continue;
                 };
-                let mut others = Rows::new();
+                let mut others = RowSet::new();
                 others.insert_range(0..segment.rows as u32);
                 others -= &**rows;
                 others |= &*hidden;

@@ -21,8 +21,8 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties,
 };
 use futures::{StreamExt, TryStreamExt, stream};
-use plexus_model::{Segment, Table, TableSchema, Version};
-use plexus_storage::{Pick, PositionedRows, project};
+use plexus_model::{RowSelection, Segment, Table, TableSchema, Version};
+use plexus_storage::{PositionedRows, project};
 
 use crate::scan::ScanContext;
 use crate::table::PinnedTable;
@@ -184,7 +184,8 @@ impl ExecutionPlan for TargetScan {
             let (table, context, wanted) = (table.clone(), context.clone(), wanted.clone());
             async move {
                 let hidden = context.reads.hidden_rows(&table, &segment, version).await?;
-                let rows = context.reads.scan(&table, &segment, &wanted, Pick::Except(hidden)).await?;
+                let rows =
+                    context.reads.scan(&table, &segment, &wanted, RowSelection::AllExcept(hidden)).await?;
                 plexus_model::Result::Ok(rows.map_ok(move |rows| (place, rows)))
             }
         });

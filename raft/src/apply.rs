@@ -10,11 +10,11 @@ use plexus_model::limits::{
 };
 use plexus_model::placement::rendezvous;
 use plexus_model::{
-    AlterTable, Command, CreateTable, Error, Former, Manifest, NodeId, NodeRecord, Outcome, Proposal, Result,
-    SegmentId, Shard, Table, TableId, TableName, TableSchema, TokenRecord, Version,
+    AlterTable, Command, CreateTable, Error, Manifest, NodeId, NodeRecord, Outcome, Proposal, Result,
+    SegmentId, Shard, Table, TableHistory, TableId, TableName, TableSchema, TokenRecord, Version,
 };
 
-use crate::change;
+use crate::commit;
 
 /// Applies the proposals of the log entry at `index` and answers each. `time_us` is the clock of the leader
 /// that made the entry; commit time follows it, but never falls.
@@ -118,7 +118,7 @@ fn execute(manifest: &mut Manifest, index: Version, command: Command) -> Result<
             rename_table(manifest, index, &from, to, replace).map(Some)
         }
         Command::AlterTable(alter) => alter_table(manifest, index, alter).map(Some),
-        Command::Commit(commit) => change::apply_commit(manifest, index, commit).map(|()| None),
+        Command::Commit(commit) => commit::apply_commit(manifest, index, commit).map(|()| None),
         Command::Vacuum { table, until } => vacuum(manifest, table, until).map(|()| None),
     }
 }
@@ -277,10 +277,10 @@ fn create_table(manifest: &mut Manifest, index: Version, create: CreateTable) ->
         dropped_time_us: 0,
         segments: Default::default(),
         inline_bytes: 0,
-        former: vec![],
+        history: vec![],
         oldest: index,
         changed: index,
-        moved: Default::default(),
+        relocations: Default::default(),
     };
     manifest.tables.insert(id, Arc::new(table));
     manifest.names.insert(name, id);
@@ -345,14 +345,14 @@ fn rename_table(
 /// Keeps what a table is called and made of, for reads of versions before `index`.
 fn remember(table: &mut Table, index: Version) {
     let (name, schema) = (table.name.clone(), (*table.schema).clone());
-    table.former.push(Former { until: index, name, schema, schema_version: table.schema_version });
+    table.history.push(TableHistory { until: index, name, schema, schema_version: table.schema_version });
 }
 
 pub fn alter_table(manifest: &mut Manifest, index: Version, alter: AlterTable) -> Result<TableId> {
     let AlterTable { table: id, schema_version, schema, base } = alter;
-    let table = change::live_table(manifest, id, schema_version)?;
+    let table = commit::live_table(manifest, id, schema_version)?;
     if let Some(base) = base {
-        change::check_unchanged(manifest, id, base)?;
+        commit::check_unchanged(manifest, id, base)?;
     }
     schema.validate()?;
     if table.schema.has_key() != schema.has_key() {
@@ -425,13 +425,13 @@ fn vacuum(manifest: &mut Manifest, id: TableId, until: Version) -> Result<()> {
     let gone: Vec<_> = table.garbage(until).map(|s| s.id).collect();
     for id in gone {
         // Without it nobody can tell what was deleted from it last, so nobody may follow its rows.
-        table.moved.remove(&id);
+        table.relocations.remove(&id);
         if let Some(segment) = table.segments.remove(&id).filter(|s| s.is_inline()) {
             table.inline_bytes -= segment.bytes();
         }
     }
-    change::forget_moved(table, time_us);
-    table.former.retain(|former| former.until > until);
+    commit::forget_relocations(table, time_us);
+    table.history.retain(|history| history.until > until);
     table.oldest = table.oldest.max(until);
     Ok(())
 }

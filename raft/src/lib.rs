@@ -11,13 +11,13 @@
 #![allow(clippy::result_large_err)]
 
 pub mod apply;
-mod batch;
-mod change;
+mod batcher;
+mod commit;
 pub mod durable;
 mod log;
 mod meta;
 mod network;
-mod relocate;
+mod rebase;
 mod state_machine;
 mod types;
 mod wire;

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::{ConfirmRead, Refusal, Rounds, WriteEntry};
+use crate::batcher::{Batcher, ConfirmRead, ProposeError, WriteEntry};
 use crate::log::LogStore;
 use crate::network::{Network, Transport, call};
 use crate::state_machine::{Published, StateMachine};
@@ -62,10 +62,10 @@ pub struct Meta {
     raft: Raft<TypeConfig>,
     published: watch::Receiver<Published>,
     transport: Arc<dyn Transport>,
-    proposals: Rounds<Proposal, Outcome>,
-    reads: Rounds<(), u64>,
-    /// When the leader last heard of each node. Only meaningful on the leader.
-    heard: Mutex<HashMap<NodeId, Instant>>,
+    proposals: Batcher<Proposal, Outcome>,
+    reads: Batcher<(), u64>,
+    /// When the leader last last_heartbeat of each node. Only meaningful on the leader.
+    last_heartbeat: Mutex<HashMap<NodeId, Instant>>,
     pristine: bool,
     /// Held while the members are changed, which takes several steps. An async lock, since it is held across
     /// them.
@@ -115,9 +115,9 @@ impl Meta {
             node,
             published,
             transport,
-            proposals: Rounds::start(stop.clone(), WriteEntry(raft.clone())),
-            reads: Rounds::start(stop.clone(), ConfirmRead(raft.clone())),
-            heard: Mutex::default(),
+            proposals: Batcher::start(stop.clone(), WriteEntry(raft.clone())),
+            reads: Batcher::start(stop.clone(), ConfirmRead(raft.clone())),
+            last_heartbeat: Mutex::default(),
             pristine,
             changing: tokio::sync::Mutex::default(),
             stop,
@@ -152,7 +152,7 @@ impl Meta {
     /// Asks the cluster of the node at `seed` to let this node in, until it does or `timeout` passes.
     pub async fn join(&self, seed: &str, record: NodeRecord, timeout: Duration) -> Result<()> {
         let deadline = Instant::now() + timeout;
-        let request = Request::Change { change: MemberChange::Join(record), passed_on: false };
+        let request = Request::Change { change: MemberChange::Join(record), forwarded: false };
         loop {
             match done(seed, call(&*self.transport, seed, &request, FORWARD_TIMEOUT).await) {
                 Err(e) if e.is_retryable() && Instant::now() < deadline => sleep(RETRY_PAUSE * 4).await,
@@ -162,7 +162,7 @@ impl Meta {
     }
 
     /// Tells the cluster that this member is back, perhaps under other addresses. Any member that answers
-    /// will do: nobody may know this one's new address, so it may not hear who leads.
+    /// will do: nobody may know this one's new address, so it may not record_heartbeat who leads.
     ///
     /// # Errors
     /// `NotFound` when it is a member no longer.
@@ -175,7 +175,7 @@ impl Meta {
             if !result.as_ref().is_err_and(Error::is_retryable) {
                 break;
             }
-            let request = Request::Change { change: change.clone(), passed_on: false };
+            let request = Request::Change { change: change.clone(), forwarded: false };
             result = done(&address, call(&*self.transport, &address, &request, FORWARD_TIMEOUT).await);
         }
         result
@@ -219,7 +219,7 @@ impl Meta {
             let refusal = match self.leader() {
                 Some((leader, _)) if leader == self.node => {
                     sent = true;
-                    match timeout_at(deadline.into(), self.proposals.ask(proposal.clone())).await {
+                    match timeout_at(deadline.into(), self.proposals.submit(proposal.clone())).await {
                         Ok(Ok(outcome)) => return outcome.into_result(),
                         Ok(Err(refusal)) => refusal.into_error(),
                         Err(_) => Error::unknown("the leader has not answered"),
@@ -266,7 +266,7 @@ impl Meta {
         loop {
             let error = match self.leader() {
                 Some((leader, _)) if leader == self.node => {
-                    match timeout_at(deadline.into(), self.reads.ask(())).await {
+                    match timeout_at(deadline.into(), self.reads.submit(())).await {
                         Ok(Ok(index)) => return Ok(index),
                         Ok(Err(refusal)) => refusal.into_error(),
                         Err(_) => Error::unavailable("the leader has not answered"),
@@ -342,7 +342,7 @@ impl Meta {
     pub async fn heartbeat(&self) -> Result<()> {
         match self.leader() {
             Some((leader, _)) if leader == self.node => {
-                self.hear(self.node);
+                self.record_heartbeat(self.node);
                 Ok(())
             }
             Some((_, address)) => {
@@ -353,18 +353,25 @@ impl Meta {
         }
     }
 
-    fn hear(&self, node: NodeId) {
-        self.heard.lock().expect("no code panics while it holds this lock").insert(node, Instant::now());
+    fn record_heartbeat(&self, node: NodeId) {
+        self.last_heartbeat
+            .lock()
+            .expect("no code panics while it holds this lock")
+            .insert(node, Instant::now());
     }
 
-    /// How long ago the leader heard of a node; `None` when it never did.
-    pub fn silence_of(&self, node: NodeId) -> Option<Duration> {
-        self.heard.lock().expect("no code panics while it holds this lock").get(&node).map(Instant::elapsed)
+    /// How long ago the leader last_heartbeat of a node; `None` when it never did.
+    pub fn heartbeat_age(&self, node: NodeId) -> Option<Duration> {
+        self.last_heartbeat
+            .lock()
+            .expect("no code panics while it holds this lock")
+            .get(&node)
+            .map(Instant::elapsed)
     }
 
-    /// Forgets who was heard of, when this member begins to lead.
+    /// Forgets who was last_heartbeat of, when this member begins to lead.
     pub fn forget_heartbeats(&self) {
-        self.heard.lock().expect("no code panics while it holds this lock").clear();
+        self.last_heartbeat.lock().expect("no code panics while it holds this lock").clear();
     }
 
     /// Answers one request of another member.
@@ -408,19 +415,19 @@ impl Meta {
             Request::Raft { to, .. } => {
                 failed(&Error::unavailable(format!("this is node {}, not node {to}", self.node)))
             }
-            Request::Propose(proposal) => match self.proposals.ask(proposal).await {
+            Request::Propose(proposal) => match self.proposals.submit(proposal).await {
                 Ok(outcome) => Response::Outcome(outcome),
                 Err(refusal) => refused(refusal),
             },
-            Request::ReadIndex => match self.reads.ask(()).await {
+            Request::ReadIndex => match self.reads.submit(()).await {
                 Ok(index) => Response::ReadIndex(index),
                 Err(refusal) => refused(refusal),
             },
             Request::Heartbeat { node } => {
-                self.hear(NodeId(node));
+                self.record_heartbeat(NodeId(node));
                 Response::Done
             }
-            Request::Change { change, passed_on } => match self.change(change, passed_on).await {
+            Request::Change { change, forwarded } => match self.change(change, forwarded).await {
                 Ok(()) => Response::Done,
                 Err(e) => failed(&e),
             },
@@ -428,16 +435,16 @@ impl Meta {
     }
 
     /// Changes who is a member. A node that is not the leader passes the request on.
-    async fn change(&self, change: MemberChange, passed_on: bool) -> Result<()> {
+    async fn change(&self, change: MemberChange, forwarded: bool) -> Result<()> {
         match self.leader() {
             Some((leader, _)) if leader == self.node => match change {
                 MemberChange::Join(record) => self.admit(record).await,
                 MemberChange::Return(record) => self.readmit(record).await,
-                MemberChange::Remove(node) => self.expel(NodeId(node)).await,
+                MemberChange::Remove(node) => self.remove_member(NodeId(node)).await,
             },
-            Some(_) if passed_on => Err(Error::unavailable("the metadata group is changing its leader")),
+            Some(_) if forwarded => Err(Error::unavailable("the metadata group is changing its leader")),
             Some((_, address)) => {
-                let request = Request::Change { change, passed_on: true };
+                let request = Request::Change { change, forwarded: true };
                 done(&address, call(&*self.transport, &address, &request, FORWARD_TIMEOUT).await)
             }
             None => Err(Error::unavailable("the metadata group has no leader")),
@@ -477,7 +484,7 @@ impl Meta {
         let learner = self.raft.add_learner(id.0, Address(record.peer.clone()), false);
         changed(timeout(MEMBER_CHANGE_TIMEOUT, learner).await)?;
         self.propose(Command::RegisterNode(record), MEMBER_CHANGE_TIMEOUT).await?;
-        self.hear(id);
+        self.record_heartbeat(id);
         Ok(())
     }
 
@@ -497,11 +504,11 @@ impl Meta {
             // Safe, since it is the member itself that says so and others cannot take its address.
             self.change_members(ChangeMembers::SetNodes(BTreeMap::from([(id.0, address)]))).await?;
         }
-        self.hear(id);
+        self.record_heartbeat(id);
         Ok(())
     }
 
-    async fn expel(&self, node: NodeId) -> Result<()> {
+    async fn remove_member(&self, node: NodeId) -> Result<()> {
         let _one_at_a_time = self.changing.lock().await;
         if node == self.node {
             return Err(Error::conflict(format!(
@@ -532,16 +539,16 @@ impl Meta {
 
     /// Makes voters of members that are ready for it, and finishes a change of voters that was interrupted
     /// between its two steps. Called from time to time on the leader; does nothing elsewhere.
-    pub async fn tend_voters(&self) -> Result<()> {
+    pub async fn reconcile_voters(&self) -> Result<()> {
         let Ok(_one_at_a_time) = self.changing.try_lock() else {
             return Ok(());
         };
-        if !self.is_leader() || self.voters_to_be(&self.manifest()).is_none() {
+        if !self.is_leader() || self.target_voters(&self.manifest()).is_none() {
             return Ok(());
         }
         // What this member has applied may be old: a voter that it does not know yet must not be dropped.
         let manifest = self.read(MEMBER_CHANGE_TIMEOUT).await?;
-        if let Some(wanted) = self.voters_to_be(&manifest) {
+        if let Some(wanted) = self.target_voters(&manifest) {
             tracing::info!(?wanted, "changing the voters of the metadata group");
             self.change_members(ChangeMembers::ReplaceAllVoters(wanted)).await?;
         }
@@ -549,7 +556,7 @@ impl Meta {
     }
 
     /// The voters that there should be, if these are others, or if a change of voters is half done.
-    fn voters_to_be(&self, manifest: &Manifest) -> Option<BTreeSet<u64>> {
+    fn target_voters(&self, manifest: &Manifest) -> Option<BTreeSet<u64>> {
         let (membership, caught_up) = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow();
@@ -563,7 +570,7 @@ impl Meta {
         let present: BTreeSet<u64> = membership.voter_ids().collect();
         let current = present.iter().copied().filter(|voter| manifest.nodes.contains_key(&NodeId(*voter)));
         let ready = manifest.nodes.values().filter(|n| n.roles.meta && n.live && caught_up.contains(&n.id.0));
-        let wanted = wanted_voters(&current.collect(), ready.map(|n| n.id.0));
+        let wanted = odd_voters(&current.collect(), ready.map(|n| n.id.0));
         let half_done = membership.get_joint_config().len() > 1;
         (half_done || wanted != present).then_some(wanted)
     }
@@ -595,7 +602,7 @@ impl Meta {
 
 /// The present voters, and as many that are ready as make an odd number, at most [`VOTERS_MAX`]. Two are
 /// never made one: they survive no more failures, but keep what was acknowledged on two disks.
-fn wanted_voters(current: &BTreeSet<u64>, ready: impl Iterator<Item = u64>) -> BTreeSet<u64> {
+fn odd_voters(current: &BTreeSet<u64>, ready: impl Iterator<Item = u64>) -> BTreeSet<u64> {
     let more: Vec<u64> = ready.filter(|n| !current.contains(n)).collect();
     let most = (current.len() + more.len()).min(VOTERS_MAX);
     let count = if most.is_multiple_of(2) { most.saturating_sub(1) } else { most };
@@ -629,10 +636,10 @@ fn stopped(error: &impl std::fmt::Display) -> Response {
     Response::Failed { kind: ErrorKind::Unavailable, message: error.to_string() }
 }
 
-fn refused(refusal: Refusal) -> Response {
+fn refused(refusal: ProposeError) -> Response {
     match refusal {
-        Refusal::NotLeader(leader) => Response::NotLeader { leader },
-        Refusal::Failed(kind, message) => Response::Failed { kind, message },
+        ProposeError::NotLeader(leader) => Response::NotLeader { leader },
+        ProposeError::Failed(kind, message) => Response::Failed { kind, message },
     }
 }
 
@@ -662,7 +669,7 @@ mod tests {
     fn voters_become_an_odd_number_and_none_is_dropped() {
         let wanted = |current: &[u64], ready: &[u64]| -> Vec<u64> {
             let current = current.iter().copied().collect();
-            wanted_voters(&current, ready.iter().copied()).into_iter().collect()
+            odd_voters(&current, ready.iter().copied()).into_iter().collect()
         };
         assert_eq!(wanted(&[1], &[1]), [1]);
         assert_eq!(wanted(&[1], &[1, 2]), [1]);

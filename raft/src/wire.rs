@@ -1,6 +1,6 @@
 //! The metadata protocol between nodes, and its conversions from and to `openraft`'s types.
 //!
-//! One request and one response an exchange, as archives. The transport only moves bytes.
+//! One request and one response an flush, as archives. The transport only moves bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,7 +34,7 @@ pub enum Request {
     /// To the leader: up to which index must a read that starts now have applied?
     ReadIndex,
     /// To the leader: change who is a member. Who is not the leader passes it on, but only once.
-    Change { change: MemberChange, passed_on: bool },
+    Change { change: MemberChange, forwarded: bool },
     /// To the leader: this node is alive.
     Heartbeat { node: u64 },
 }

@@ -2,10 +2,10 @@
 
 use plexus_model::limits::{INLINE_TOTAL_BYTES_MAX, TOKENS_MAX, TOKENS_MIN};
 use plexus_model::{
-    AlterTable, ChangeKind, ClusterId, Command, Commit, CreateTable, DeletedRows, Deletion, ErrorKind,
-    Exchange, FileData, IndexDefinition, IndexKind, Manifest, NewSegment, NodeId, NodeRecord, Outcome,
-    Proposal, Roles, Rows, Segment, SegmentData, SegmentId, SegmentIndex, Statistics, Table, TableChange,
-    TableId, TableName, TableSchema, Token, Version,
+    AlterTable, ChangeKind, ClusterId, Command, Commit, CreateTable, DeletionVector, DeletionVectorData,
+    ErrorKind, FileData, Flush, IndexDefinition, IndexKind, Manifest, NewSegment, NodeId, NodeRecord,
+    Outcome, Proposal, Roles, RowSet, Segment, SegmentData, SegmentId, SegmentIndex, Statistics, Table,
+    TableChange, TableId, TableName, TableSchema, Token, Version,
 };
 use plexus_raft::apply::apply;
 use proptest::prelude::*;
@@ -81,14 +81,14 @@ fn commit(table: u64, add: Vec<NewSegment>, remove: Vec<u128>) -> Command {
     commit_change(TableChange { add, remove, ..change(table) })
 }
 
-fn exchange(table: u64, from: Vec<u128>, segment: NewSegment) -> Command {
+fn flush(table: u64, from: Vec<u128>, segment: NewSegment) -> Command {
     let from = from.into_iter().map(SegmentId).collect();
-    commit_change(TableChange { exchange: vec![Exchange { from, segment }], ..change(table) })
+    commit_change(TableChange { flush: vec![Flush { from, segment }], ..change(table) })
 }
 
 /// Deletes rows of a segment, as seen at `base`.
 fn delete(base: u64, segment: u128, rows: &[u32]) -> Command {
-    let deletion = Deletion::inline(&Rows::from_iter(rows));
+    let deletion = DeletionVector::inline(&RowSet::from_iter(rows));
     let delete = vec![(SegmentId(segment), deletion)];
     commit_change(TableChange { base: Version(base), delete, ..change(5) })
 }
@@ -104,7 +104,7 @@ fn table(manifest: &Manifest) -> &std::sync::Arc<Table> {
 
 fn deleted(manifest: &Manifest, segment: u128, version: u64) -> Vec<u32> {
     let segment = table(manifest).segments.get(&SegmentId(segment)).unwrap();
-    let mut rows = Rows::new();
+    let mut rows = RowSet::new();
     for deletion in segment.deletions_at(Version(version)) {
         rows |= deletion.inline_rows().unwrap().unwrap();
     }
@@ -217,8 +217,8 @@ fn a_file_takes_the_place_of_inline_rows_at_every_version_with_what_was_deleted_
         let NewSegment(segment) = segment(200, false, vec![1, 2, 3]);
         NewSegment(Segment { rows, ..segment })
     };
-    assert_eq!(rejection(one(&mut manifest, 73, exchange(5, vec![100, 102], file(19)))), ErrorKind::Internal);
-    assert!(matches!(one(&mut manifest, 74, exchange(5, vec![100, 102], file(20))), Outcome::Applied { .. }));
+    assert_eq!(rejection(one(&mut manifest, 73, flush(5, vec![100, 102], file(19)))), ErrorKind::Internal);
+    assert!(matches!(one(&mut manifest, 74, flush(5, vec![100, 102], file(20))), Outcome::Applied { .. }));
     let moved = table(&manifest).segments.get(&SegmentId(200)).unwrap();
     assert_eq!((moved.added.0, moved.newest.0, moved.has_versions()), (first, first + 1, true));
     assert_eq!(table(&manifest).visible(Version(first)).count(), 1);
@@ -236,9 +236,9 @@ fn a_file_takes_the_place_of_inline_rows_at_every_version_with_what_was_deleted_
     assert_eq!(deleted(&manifest, 200, last + 9), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 14, 15]);
     assert_eq!(rejection(one(&mut manifest, 83, whole(first + 1, 102))), ErrorKind::Conflict);
     // They have left the log; nobody can take them out again.
-    assert_eq!(rejection(one(&mut manifest, 75, exchange(5, vec![100], file(20)))), ErrorKind::Internal);
+    assert_eq!(rejection(one(&mut manifest, 75, flush(5, vec![100], file(20)))), ErrorKind::Internal);
     let other = segment(202, false, vec![1, 2, 3]);
-    assert_eq!(rejection(one(&mut manifest, 76, exchange(5, vec![100], other))), ErrorKind::Conflict);
+    assert_eq!(rejection(one(&mut manifest, 76, flush(5, vec![100], other))), ErrorKind::Conflict);
 }
 
 #[test]
@@ -260,10 +260,7 @@ fn rows_that_were_replaced_leave_the_log_together_with_those_that_replaced_them(
     let seen = |manifest: &Manifest, version: u64| table(manifest).rows(Version(version));
     let NewSegment(file) = segment(200, false, vec![1, 2, 3]);
     let file = NewSegment(Segment { rows: 30, ..file });
-    assert!(matches!(
-        one(&mut manifest, 74, exchange(5, vec![100, 102, 104], file)),
-        Outcome::Applied { .. }
-    ));
+    assert!(matches!(one(&mut manifest, 74, flush(5, vec![100, 102, 104], file)), Outcome::Applied { .. }));
     let moved = table(&manifest).segments.get(&SegmentId(200)).unwrap();
     assert_eq!(moved.removed, None);
     assert_eq!(deleted(&manifest, 200, last - 2), [] as [u32; 0]);
@@ -289,7 +286,7 @@ fn what_nobody_sees_leaves_the_log_out_of_sight() {
     let removed = manifest.version;
     let NewSegment(file) = segment(200, false, vec![1, 2, 3]);
     let file = NewSegment(Segment { rows: 20, ..file });
-    assert!(matches!(one(&mut manifest, 74, exchange(5, vec![100, 102], file)), Outcome::Applied { .. }));
+    assert!(matches!(one(&mut manifest, 74, flush(5, vec![100, 102], file)), Outcome::Applied { .. }));
     let moved = table(&manifest).segments.get(&SegmentId(200)).unwrap();
     assert_eq!(moved.removed, Some(removed));
     assert_eq!(deleted(&manifest, 200, removed.0), (0..10).chain([11]).collect::<Vec<_>>());
@@ -304,8 +301,8 @@ fn a_deletion_in_a_file_needs_a_majority_too() {
     let in_file = |acknowledged: Vec<u64>| {
         let data = FileData { bytes: 10, checksum: [9; 32], column_bytes: 0 };
         let acknowledged = acknowledged.into_iter().map(NodeId).collect();
-        let rows = DeletedRows::File { id: SegmentId(300), data, acknowledged };
-        let delete = vec![(SegmentId(100), Deletion { added: Version(0), count: 3, rows })];
+        let rows = DeletionVectorData::File { id: SegmentId(300), data, acknowledged };
+        let delete = vec![(SegmentId(100), DeletionVector { added: Version(0), count: 3, rows })];
         commit_change(TableChange { delete, ..change(5) })
     };
     assert_eq!(rejection(one(&mut manifest, 71, in_file(vec![3]))), ErrorKind::Conflict);
@@ -408,11 +405,11 @@ fn a_merge_takes_along_what_is_deleted_while_it_runs_and_after() {
     // The merge reads here: rows 2..10 of the one, then all of the other.
     one(&mut manifest, 72, delete(base, 100, &[3]));
     one(&mut manifest, 73, delete(base, 102, &[9]));
-    let moved = |from: u128, offset, rows: std::ops::Range<u32>| plexus_model::MovedRows {
+    let moved = |from: u128, offset, rows: std::ops::Range<u32>| plexus_model::RowRelocation {
         from: SegmentId(from),
         to: SegmentId(200),
         offset,
-        rows: plexus_model::encode_rows(&Rows::from_iter(rows)),
+        rows: plexus_model::encode_row_set(&RowSet::from_iter(rows)),
     };
     let NewSegment(result) = segment(200, false, vec![1, 2]);
     let merge = TableChange {
@@ -420,7 +417,7 @@ fn a_merge_takes_along_what_is_deleted_while_it_runs_and_after() {
         base: Version(base),
         add: vec![NewSegment(Segment { rows: 18, ..result })],
         remove: vec![SegmentId(100), SegmentId(102)],
-        moved: vec![moved(100, 0, 2..10), moved(102, 8, 0..10)],
+        relocations: vec![moved(100, 0, 2..10), moved(102, 8, 0..10)],
         ..change(5)
     };
     assert!(matches!(one(&mut manifest, 74, commit_change(merge)), Outcome::Applied { .. }));
@@ -494,7 +491,7 @@ fn what_was_vacuumed_cannot_be_read_and_the_rest_can() {
         ErrorKind::InvalidArgument
     );
     one(&mut manifest, 74, Command::Vacuum { table: TableId(5), until: last });
-    assert!(table(&manifest).segments.is_empty() && table(&manifest).former.is_empty());
+    assert!(table(&manifest).segments.is_empty() && table(&manifest).history.is_empty());
     let error = table(&manifest).as_of(first).unwrap_err();
     assert!(error.message().contains("vacuumed") && error.message().contains(&last.to_string()), "{error}");
     assert!(table(&manifest).as_of(last).is_ok());
@@ -623,7 +620,7 @@ enum Step {
     Remove(u8, u16),
     Liveness(u8, bool),
     Delete(u8, u16, u8),
-    Exchange(u8, u16, u16),
+    Flush(u8, u16, u16),
     Alter(u8),
     Vacuum(u8),
     Repeat(u8),
@@ -638,7 +635,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         (0u8..20, 0u16..200).prop_map(|(t, s)| Step::Remove(t, s)),
         (1u8..4, any::<bool>()).prop_map(|(n, live)| Step::Liveness(n, live)),
         (0u8..20, 0u16..200, 0u8..12).prop_map(|(t, s, row)| Step::Delete(t, s, row)),
-        (0u8..20, 0u16..200, 0u16..200).prop_map(|(t, a, b)| Step::Exchange(t, a, b)),
+        (0u8..20, 0u16..200, 0u16..200).prop_map(|(t, a, b)| Step::Flush(t, a, b)),
         (0u8..20).prop_map(Step::Alter),
         (0u8..20).prop_map(Step::Vacuum),
         (0u8..50).prop_map(Step::Repeat),
@@ -660,11 +657,11 @@ fn command(step: &Step, manifest: &Manifest) -> Command {
         Step::Remove(t, s) => commit(table(t), vec![], vec![u128::from(*s)]),
         Step::Liveness(n, live) => Command::SetLiveness { node: NodeId(u64::from(*n)), live: *live },
         Step::Delete(t, s, row) => {
-            let deletion = Deletion::inline(&Rows::from_iter([u32::from(*row)]));
+            let deletion = DeletionVector::inline(&RowSet::from_iter([u32::from(*row)]));
             let delete = vec![(SegmentId(u128::from(*s)), deletion)];
             commit_change(TableChange { base: manifest.version, delete, ..change(table(t)) })
         }
-        Step::Exchange(t, from, to) => exchange(
+        Step::Flush(t, from, to) => flush(
             table(t),
             vec![u128::from(*from)],
             segment(1_000 + u128::from(*to) * 2 + u128::from(from % 2), false, vec![1, 2, 3]),

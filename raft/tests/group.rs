@@ -83,7 +83,7 @@ async fn group(network: &Arc<Network>, dir: &std::path::Path) -> Vec<Arc<Meta>> 
     }
     for _ in 0..200 {
         // As the leader's background work does.
-        let _ = members[0].tend_voters().await;
+        let _ = members[0].reconcile_voters().await;
         if members[0].status().voters.len() == 3 {
             return members;
         }

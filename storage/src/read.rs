@@ -11,7 +11,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use moka::sync::Cache;
 use plexus_model::{
-    DeletedRows, Error, ErrorKind, FileData, NodeId, Result, Segment, SegmentData, SegmentId, Table,
+    DeletionVectorData, Error, ErrorKind, FileData, NodeId, Result, Segment, SegmentData, SegmentId, Table,
 };
 use vortex::VortexSessionDefault;
 use vortex::array::buffer::BufferHandle;
@@ -22,8 +22,8 @@ use vortex::io::session::RuntimeSessionExt;
 use vortex::io::{CoalesceConfig, VortexReadAt};
 use vortex::session::VortexSession;
 
-use crate::hidden::HiddenRowsCache;
-use crate::points::OpenColumns;
+use crate::deletion_vectors::DeletionVectorCache;
+use crate::point_lookup::OpenColumns;
 use crate::store::{Reference, SegmentStore};
 
 /// What identifies the bytes of a segment and says who keeps them.
@@ -49,8 +49,8 @@ impl SegmentRef {
     pub fn all_of(table: &Table, segment: &Segment) -> impl Iterator<Item = Self> {
         let replicas = replicas(table, segment);
         let deletions = segment.deletions.iter().filter_map(|deletion| match deletion.rows {
-            DeletedRows::File { id, data, .. } => Some((id, data)),
-            DeletedRows::Inline(_) => None,
+            DeletionVectorData::File { id, data, .. } => Some((id, data)),
+            DeletionVectorData::Inline(_) => None,
         });
         let indexes = segment.indexes.iter().map(|index| (index.file, index.data));
         let beside: Vec<_> = deletions.chain(indexes).collect();
@@ -87,7 +87,7 @@ pub trait RemoteSegments: Send + Sync + 'static {
 pub struct SegmentReads {
     store: Option<Arc<SegmentStore>>,
     remote: Arc<dyn RemoteSegments>,
-    pub(crate) hidden: HiddenRowsCache,
+    pub(crate) hidden: DeletionVectorCache,
     mapped: bool,
     /// What reads the format. Making it takes longer than a small read.
     pub(crate) session: VortexSession,
@@ -110,7 +110,7 @@ impl SegmentReads {
     /// `store` is absent on a node without the data role.
     pub fn new(store: Option<Arc<SegmentStore>>, remote: Arc<dyn RemoteSegments>) -> Self {
         let session = VortexSession::default().with_tokio();
-        let (hidden, footers) = (HiddenRowsCache::default(), Cache::new(FOOTERS_MAX));
+        let (hidden, footers) = (DeletionVectorCache::default(), Cache::new(FOOTERS_MAX));
         Self { store, remote, hidden, mapped: false, session, footers, open: OpenColumns::default() }
     }
 
@@ -167,8 +167,8 @@ impl SegmentReads {
     }
 
     /// How many files of this node were found to be damaged: what was mapped before that may be of one of them.
-    pub fn losses(&self) -> u64 {
-        self.store.as_ref().map_or(0, |store| store.losses())
+    pub fn lost_files(&self) -> u64 {
+        self.store.as_ref().map_or(0, |store| store.lost_files())
     }
 
     /// Other nodes that keep a file, those most likely to answer first.

@@ -12,8 +12,8 @@ use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use plexus_index::KeyIndex;
 use plexus_model::{
-    DeletedRows, Error, Result, Rows, Segment, SegmentData, Table, TableSchema, VERSION_COLUMN, Version,
-    decode_rows,
+    DeletionVectorData, Error, Result, RowSelection, RowSet, Segment, SegmentData, Table, TableSchema,
+    VERSION_COLUMN, Version, decode_row_set,
 };
 use roaring::RoaringTreemap;
 use vortex::array::VortexSessionExecute;
@@ -26,9 +26,9 @@ use vortex::layout::layouts::row_idx::row_idx;
 use vortex::scan::selection::Selection;
 use vortex::session::VortexSession;
 
-use crate::evolve::{decode_inline, evolve};
-use crate::hidden::prefixes;
+use crate::deletion_vectors::prefixes;
 use crate::read::{SegmentReads, SegmentRef};
+use crate::schema_evolution::{decode_inline, evolve};
 use crate::types;
 
 /// Rows with their positions in the segment.
@@ -38,34 +38,17 @@ pub struct PositionedRows {
     pub rows: RecordBatch,
 }
 
-/// Which rows of a segment to read.
-#[derive(Clone, Debug)]
-pub enum Pick {
-    /// All but these.
-    Except(Arc<Rows>),
-    /// These.
-    Only(Rows),
-}
-
-impl Pick {
-    fn contains(&self, row: u32) -> bool {
-        match self {
-            Self::Except(rows) => !rows.contains(row),
-            Self::Only(rows) => rows.contains(row),
-        }
-    }
-
-    fn to_selection(&self) -> Selection {
-        match self {
-            Self::Except(rows) if rows.is_empty() => Selection::All,
-            Self::Except(rows) => Selection::ExcludeRoaring(to_tree(rows)),
-            Self::Only(rows) => Selection::IncludeRoaring(to_tree(rows)),
-        }
+/// The selection as Vortex scans take it.
+fn to_vortex(selection: &RowSelection) -> Selection {
+    match selection {
+        RowSelection::AllExcept(rows) if rows.is_empty() => Selection::All,
+        RowSelection::AllExcept(rows) => Selection::ExcludeRoaring(to_tree(rows)),
+        RowSelection::Only(rows) => Selection::IncludeRoaring(to_tree(rows)),
     }
 }
 
 /// Rows as a selection of a scan has them.
-pub fn to_tree(rows: &Rows) -> RoaringTreemap {
+pub fn to_tree(rows: &RowSet) -> RoaringTreemap {
     RoaringTreemap::from_bitmaps([(0, rows.clone())])
 }
 
@@ -73,7 +56,12 @@ const POSITION: &str = "position";
 
 impl SegmentReads {
     /// Rows of a segment that a read at `version` does not see: deleted ones, and those written later.
-    pub async fn hidden_rows(&self, table: &Table, segment: &Segment, version: Version) -> Result<Arc<Rows>> {
+    pub async fn hidden_rows(
+        &self,
+        table: &Table,
+        segment: &Segment,
+        version: Version,
+    ) -> Result<Arc<RowSet>> {
         let deleted = self.deleted_rows(table, segment, version).await?;
         if !segment.has_versions() || version >= segment.newest {
             return Ok(deleted);
@@ -92,7 +80,7 @@ impl SegmentReads {
         (deleted, until)
     }
 
-    async fn deleted_rows(&self, table: &Table, segment: &Segment, version: Version) -> Result<Arc<Rows>> {
+    async fn deleted_rows(&self, table: &Table, segment: &Segment, version: Version) -> Result<Arc<RowSet>> {
         let prefixes = prefixes(segment.deletions_at(version));
         let Some(last) = prefixes.last() else {
             return Ok(Arc::default());
@@ -101,15 +89,15 @@ impl SegmentReads {
             return Ok(rows);
         }
         let known = self.hidden.longest(segment.id, &prefixes);
-        let (known, mut rows) = known.map_or((0, Rows::new()), |(length, rows)| (length, (*rows).clone()));
+        let (known, mut rows) = known.map_or((0, RowSet::new()), |(length, rows)| (length, (*rows).clone()));
         for deletion in segment.deletions_at(version).skip(known) {
             rows |= match &deletion.rows {
-                DeletedRows::Inline(bytes) => decode_rows(bytes)?,
-                DeletedRows::File { id, data, .. } => {
+                DeletionVectorData::Inline(bytes) => decode_row_set(bytes)?,
+                DeletionVectorData::File { id, data, .. } => {
                     let replicas = SegmentRef::all_of(table, segment).find(|r| r.id == *id);
                     let file =
                         replicas.ok_or_else(|| Error::internal(format!("deletion {id} has no file")))?;
-                    decode_rows(&self.range(&file, 0, data.bytes).await?)?
+                    decode_row_set(&self.range(&file, 0, data.bytes).await?)?
                 }
             };
         }
@@ -124,7 +112,7 @@ impl SegmentReads {
             return Ok(segment.rows);
         };
         let field = Field::new(VERSION_COLUMN, DataType::UInt64, false);
-        let mut batches = self.scan_file(&file, vec![field], &Pick::Except(Arc::default())).await?;
+        let mut batches = self.scan_file(&file, vec![field], &RowSelection::all()).await?;
         let mut count = 0;
         while let Some(batch) = batches.try_next().await? {
             let versions = column::<UInt64Type>(&batch, VERSION_COLUMN)?;
@@ -139,7 +127,7 @@ impl SegmentReads {
         table: &Table,
         segment: &Segment,
         schema: &TableSchema,
-        pick: Pick,
+        selection: RowSelection,
     ) -> Result<BoxStream<'static, Result<PositionedRows>>> {
         let arrow = types::to_arrow(schema);
         let Some(file) = SegmentRef::of(table, segment) else {
@@ -147,8 +135,9 @@ impl SegmentReads {
                 return Ok(stream::empty().boxed());
             };
             let all = 0..segment.rows as u32;
-            let positions: Vec<u64> = all.clone().filter(|row| pick.contains(*row)).map(u64::from).collect();
-            let hidden: Rows = all.filter(|row| !pick.contains(*row)).collect();
+            let positions: Vec<u64> =
+                all.clone().filter(|row| selection.contains(*row)).map(u64::from).collect();
+            let hidden: RowSet = all.filter(|row| !selection.contains(*row)).collect();
             let mut taken = positions.into_iter();
             let found = decode_inline(bytes, schema, &hidden)?.into_iter().map(|rows| {
                 let positions = taken.by_ref().take(rows.num_rows()).collect();
@@ -159,7 +148,7 @@ impl SegmentReads {
         };
         let stored = types::to_stored(schema);
         let fields = stored.fields().iter().map(|f| f.as_ref().clone()).collect();
-        let batches = self.scan_file(&file, fields, &pick).await?;
+        let batches = self.scan_file(&file, fields, &selection).await?;
         let schema = schema.clone();
         Ok(batches
             .map(move |batch| {
@@ -175,7 +164,7 @@ impl SegmentReads {
         &self,
         file: &SegmentRef,
         fields: Vec<Field>,
-        pick: &Pick,
+        selection: &RowSelection,
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         let id = file.id;
         let fail = move |e: VortexError| reading(id, e);
@@ -194,7 +183,7 @@ impl SegmentReads {
             .scan()
             .map_err(fail)?
             .with_projection(projection)
-            .with_selection(pick.to_selection())
+            .with_selection(to_vortex(selection))
             .with_ordered(true)
             .map(move |chunk| {
                 let mut ctx = arrow_session.create_execution_ctx();

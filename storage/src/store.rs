@@ -34,7 +34,7 @@ pub struct SegmentStore {
     quarantine: PathBuf,
     inventory: Inventory,
     opened: Mutex<Opened>,
-    losses: AtomicU64,
+    lost_files: AtomicU64,
 }
 
 /// Segments that were opened. The bytes of a file never change, so a handle stays good.
@@ -83,13 +83,13 @@ pub enum Reference {
     /// This node's manifest: a file that differs is damaged, and set aside.
     Manifest,
     /// Someone else: a file that differs is left where it is.
-    Hearsay,
+    Untrusted,
 }
 
 /// How a segment was found to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Condition {
-    Whole,
+    Intact,
     /// Its bytes are not those that were written; they were set aside.
     Damaged,
     Missing,
@@ -168,7 +168,7 @@ impl SegmentStore {
             quarantine,
             inventory,
             opened: Mutex::default(),
-            losses: AtomicU64::new(0),
+            lost_files: AtomicU64::new(0),
         })
     }
 
@@ -187,8 +187,8 @@ impl SegmentStore {
 
     /// How many segments were found to be damaged or gone since the start: when it has grown, there is
     /// something to pull.
-    pub fn losses(&self) -> u64 {
-        self.losses.load(Ordering::Relaxed)
+    pub fn lost_files(&self) -> u64 {
+        self.lost_files.load(Ordering::Relaxed)
     }
 
     /// Makes a segment durable. When this returns, it survives power loss.
@@ -238,7 +238,7 @@ impl SegmentStore {
                 // Someone removed it. Known to be missing, it is pulled again.
                 if self.contains(id) {
                     self.inventory.remove(id)?;
-                    self.losses.fetch_add(1, Ordering::Relaxed);
+                    self.lost_files.fetch_add(1, Ordering::Relaxed);
                 }
                 return Err(Error::not_found(format!("segment {id} is not on this node")));
             }
@@ -256,7 +256,7 @@ impl SegmentStore {
                     tracing::error!(segment = %id, %error, "a segment cannot be read");
                 }
                 if reference == Reference::Manifest {
-                    self.set_aside(id)?;
+                    self.quarantine_segment(id)?;
                 }
                 return Err(Error::corrupt(format!("segment {id}: the file does not match its checksum")));
             }
@@ -276,7 +276,7 @@ impl SegmentStore {
     pub fn check(&self, id: SegmentId, length: u64, checksum: &[u8; 32]) -> Result<Condition> {
         self.lock_opened().forget(id);
         match self.segment(id, length, checksum, Reference::Manifest) {
-            Ok(_) => Ok(Condition::Whole),
+            Ok(_) => Ok(Condition::Intact),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(Condition::Missing),
             Err(e) if e.kind() == ErrorKind::Corrupt => Ok(Condition::Damaged),
             Err(e) => Err(e),
@@ -312,9 +312,9 @@ impl SegmentStore {
         Ok(removed)
     }
 
-    fn set_aside(&self, id: SegmentId) -> Result<()> {
+    fn quarantine_segment(&self, id: SegmentId) -> Result<()> {
         self.inventory.remove(id)?;
-        self.losses.fetch_add(1, Ordering::Relaxed);
+        self.lost_files.fetch_add(1, Ordering::Relaxed);
         let path = self.path(id);
         match fs::rename(&path, self.quarantine.join(format!("{id}.{FILE_EXTENSION}"))) {
             // Somebody else has found it at the same time.

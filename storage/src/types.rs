@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit as ArrowTimeUnit};
-use plexus_model::limits::VECTOR_LENGTH_MAX;
+use plexus_model::limits::VECTOR_DIMENSIONS_MAX;
 use plexus_model::{Column, ColumnType, Error, Result, TableSchema, TimeUnit};
 
 /// The Arrow schema of a table's rows.
@@ -134,10 +134,10 @@ pub fn from_data_type(t: &DataType) -> Result<ColumnType> {
         DataType::FixedSizeList(field, length) => {
             let length = u32::try_from(*length)
                 .ok()
-                .filter(|n| (1..=VECTOR_LENGTH_MAX).contains(n))
+                .filter(|n| (1..=VECTOR_DIMENSIONS_MAX).contains(n))
                 .ok_or_else(|| {
                     Error::invalid(format!(
-                        "a fixed-size list of {length}: must be from 1 to {VECTOR_LENGTH_MAX}"
+                        "a fixed-size list of {length}: must be from 1 to {VECTOR_DIMENSIONS_MAX}"
                     ))
                 })?;
             ColumnType::FixedSizeList(item(field)?, length)

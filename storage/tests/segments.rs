@@ -159,7 +159,7 @@ fn a_changed_file_is_noticed_when_it_is_opened_and_set_aside() {
     let store = SegmentStore::open(dir.path()).unwrap();
     let open = |reference| store.segment(id, 1000, &checksum, reference);
     // Who asks may be wrong about the checksum, so only the manifest's word has a file set aside.
-    assert_eq!(open(Reference::Hearsay).err().expect("noticed").kind(), ErrorKind::Corrupt);
+    assert_eq!(open(Reference::Untrusted).err().expect("noticed").kind(), ErrorKind::Corrupt);
     assert!(store.contains(id));
     assert_eq!(open(Reference::Manifest).err().expect("noticed").kind(), ErrorKind::Corrupt);
     assert!(!store.contains(id));

@@ -16,7 +16,7 @@ use crate::call::Procedure;
 use crate::coordinator::{Coordinator, Executed, Scope, find};
 use crate::ddl;
 use crate::removal;
-use crate::run::Rows;
+use crate::run::RowStream;
 
 impl Coordinator {
     pub(crate) async fn call(&self, scope: &Scope<'_>, procedure: Procedure) -> Result<Executed> {
@@ -55,5 +55,5 @@ impl Coordinator {
 fn report(columns: Vec<(&str, ArrayRef)>) -> Result<Executed> {
     let batch = RecordBatch::try_from_iter(columns)
         .map_err(|e| Error::internal(format!("a report: {e}")).with_source(e))?;
-    Ok(Executed::Returned(Rows::from_batches(batch.schema(), vec![batch]), 0))
+    Ok(Executed::Returned(RowStream::from_batches(batch.schema(), vec![batch]), 0))
 }

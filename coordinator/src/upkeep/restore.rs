@@ -9,8 +9,9 @@ use std::time::Instant;
 
 use datafusion::sql::sqlparser::ast::Expr;
 use futures::TryStreamExt;
-use plexus_model::{AlterTable, Commit, Error, Result, Rows, Segment, Table, TableSchema, Version};
-use plexus_storage::Pick;
+use plexus_model::{
+    AlterTable, Commit, Error, Result, RowSelection, RowSet, Segment, Table, TableSchema, Version,
+};
 
 use crate::alter::is_wider;
 use crate::changes::RowChanges;
@@ -51,7 +52,7 @@ impl Coordinator {
             }
             let missing = was - is;
             if !missing.is_empty() {
-                let pick = Pick::Only(missing);
+                let pick = RowSelection::Only(Arc::new(missing));
                 let mut rows = self.writer().reads.scan(table, segment, &target.schema, pick).await?;
                 while let Some(found) = rows.try_next().await? {
                     ingest.write(found.rows).await?;
@@ -83,8 +84,8 @@ impl Coordinator {
     }
 
     /// The rows of a segment that a version sees.
-    async fn live_rows(&self, table: &Table, segment: &Segment, version: Version) -> Result<Rows> {
-        let mut rows = Rows::new();
+    async fn live_rows(&self, table: &Table, segment: &Segment, version: Version) -> Result<RowSet> {
+        let mut rows = RowSet::new();
         if segment.is_visible_at(version) {
             rows.insert_range(0..segment.rows as u32);
             rows -= &*self.writer().reads.hidden_rows(table, segment, version).await?;
@@ -105,7 +106,7 @@ fn restored_schema(now: &Table, then: &Table) -> TableSchema {
     let there = |id: &u32| schema.columns.iter().any(|c| c.id == *id);
     let indexes = now.schema.indexes.iter().filter(|index| index.kind.columns().iter().all(there)).cloned();
     schema.indexes = indexes.collect();
-    let later = now.former.iter().map(|f| &f.schema).chain([&*now.schema]);
+    let later = now.history.iter().map(|f| &f.schema).chain([&*now.schema]);
     for other in later.flat_map(|s| &s.columns) {
         let column = schema.columns.iter_mut().find(|c| c.id == other.id);
         if let Some(column) = column.filter(|c| is_wider(&c.data_type, &other.data_type)) {

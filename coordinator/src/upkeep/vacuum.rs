@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{StringArray, UInt64Array};
 use datafusion::sql::sqlparser::ast::ObjectName;
-use plexus_model::{Command, Deletion, ErrorKind, Result, Segment, Table, Version};
+use plexus_model::{Command, DeletionVector, ErrorKind, Result, Segment, Table, Version};
 
 use super::report;
 use crate::coordinator::{Coordinator, Executed, Scope};
@@ -13,13 +13,13 @@ use crate::limits::COMMIT_TIMEOUT;
 /// Whether there is something that no version from `until` on sees.
 pub fn has_garbage(table: &Table, until: Version) -> bool {
     table.dropped.is_some_and(|dropped| dropped <= until)
-        || table.former.iter().any(|former| former.until <= until)
+        || table.history.iter().any(|history| history.until <= until)
         || table.garbage(until).next().is_some()
 }
 
 /// Bytes of a segment and of its deletions.
 fn bytes(segment: &Segment) -> u64 {
-    segment.bytes() + segment.deletions.iter().map(Deletion::bytes).sum::<u64>()
+    segment.bytes() + segment.deletions.iter().map(DeletionVector::bytes).sum::<u64>()
 }
 
 impl Coordinator {

@@ -128,7 +128,7 @@ impl PeerService {
                         }
                     },
                     // The peer has seen a commit that this node has not applied yet.
-                    None => (length, checksum, Reference::Hearsay),
+                    None => (length, checksum, Reference::Untrusted),
                 };
                 let body = blocking(move || {
                     let file = store.segment(SegmentId(id), length, &checksum, reference)?;
@@ -189,7 +189,7 @@ async fn check(store: Arc<SegmentStore>, files: Vec<FileToCheck>) -> Result<Chec
         let mut checked = Checked::default();
         for FileToCheck { id, length, checksum } in files {
             match store.check(SegmentId(id), length, &checksum)? {
-                Condition::Whole => {}
+                Condition::Intact => {}
                 Condition::Damaged => checked.damaged.push(SegmentId(id)),
                 Condition::Missing => checked.missing.push(SegmentId(id)),
             }

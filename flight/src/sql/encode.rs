@@ -16,7 +16,7 @@ use arrow_ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteContext, Ip
 use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
-use plexus_coordinator::Rows;
+use plexus_coordinator::RowStream;
 use plexus_model::Error;
 use prost::Message;
 use tonic::Status;
@@ -58,7 +58,7 @@ fn wire_type(t: &DataType, views: bool) -> DataType {
 }
 
 /// The messages of a result: its schema, then its rows.
-pub fn encode_rows(rows: Rows, string_views: bool) -> BoxStream<'static, Result<FlightData, Status>> {
+pub fn encode_row_set(rows: RowStream, string_views: bool) -> BoxStream<'static, Result<FlightData, Status>> {
     let schema = wire_schema(&rows.schema, string_views);
     let mut encoder = Encoder::new(schema);
     let first = encoder.schema_message();
@@ -176,8 +176,8 @@ mod tests {
         let schema = Arc::new(Schema::new(vec![Field::new("v", DataType::Utf8View, false)]));
         let batch = RecordBatch::try_new(schema.clone(), vec![array]).unwrap();
         for views in [false, true] {
-            let rows = Rows::from_batches(schema.clone(), vec![batch.clone()]);
-            let messages: Vec<FlightData> = encode_rows(rows, views).try_collect().await.unwrap();
+            let rows = RowStream::from_batches(schema.clone(), vec![batch.clone()]);
+            let messages: Vec<FlightData> = encode_row_set(rows, views).try_collect().await.unwrap();
             assert!(messages.iter().all(|m| m.encoded_len() < 4 * 1024 * 1024));
             let decoded = arrow_flight::utils::flight_data_to_batches(&messages).unwrap();
             assert_eq!(decoded.iter().map(|b| b.num_rows()).sum::<usize>(), values.len());
@@ -195,9 +195,9 @@ mod tests {
             let array: ArrayRef = Arc::new(StringViewArray::from_iter(values.iter().map(|v| v.as_deref())));
             let schema = Arc::new(Schema::new(vec![Field::new("v", DataType::Utf8View, true)]));
             let batch = RecordBatch::try_new(schema.clone(), vec![array]).unwrap();
-            let rows = Rows::from_batches(schema, vec![batch; batches]);
+            let rows = RowStream::from_batches(schema, vec![batch; batches]);
             let messages: Vec<FlightData> =
-                futures::executor::block_on(encode_rows(rows, false).try_collect()).unwrap();
+                futures::executor::block_on(encode_row_set(rows, false).try_collect()).unwrap();
             prop_assert!(messages.iter().all(|m| m.encoded_len() < 4 * 1024 * 1024));
             let mut found = Vec::new();
             for batch in arrow_flight::utils::flight_data_to_batches(&messages).unwrap() {

@@ -57,7 +57,7 @@ pub fn sql_info() -> Result<SqlInfoData> {
     info.build().map_err(fail)
 }
 
-/// The types of SQL, as ODBC and JDBC want to hear of them.
+/// The types of SQL, as ODBC and JDBC want to record_heartbeat of them.
 pub fn type_info() -> Result<XdbcTypeInfoData> {
     use XdbcDataType as X;
     // Name, type, digits or characters, whether unsigned, base of the digits.

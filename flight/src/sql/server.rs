@@ -35,7 +35,8 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use plexus_coordinator::{
-    Coordinator, Executed, IngestMode, IngestTarget, Isolation, OnDuplicate, Rows, Session, TransactionId,
+    Coordinator, Executed, IngestMode, IngestTarget, Isolation, OnDuplicate, RowStream, Session,
+    TransactionId,
 };
 use plexus_model::{Error, Manifest, Result as PlexusResult, Version};
 use plexus_query::CATALOG;
@@ -43,7 +44,7 @@ use plexus_storage::rows_bytes;
 use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::sql::encode::{encode_rows, wire_schema};
+use crate::sql::encode::{encode_row_set, wire_schema};
 use crate::sql::metadata;
 use crate::sql::sessions::{Sessions, bearer, credentials};
 use crate::sql::tickets::StatementHandle;
@@ -140,10 +141,10 @@ impl SqlService {
     ) -> Result<Response<DataStream>, Status> {
         let run = async {
             if let Some((schema, batches)) = handle.returned_rows()? {
-                return Ok(Rows::from_batches(schema, batches));
+                return Ok(RowStream::from_batches(schema, batches));
             }
             if handle.done {
-                return Ok(Rows::from_batches(Arc::new(Schema::empty()), vec![]));
+                return Ok(RowStream::from_batches(Arc::new(Schema::empty()), vec![]));
             }
             let parameters = handle.parameters()?;
             let executed = match handle.version {
@@ -156,11 +157,11 @@ impl SqlService {
             };
             match executed {
                 Executed::Rows(rows) | Executed::Returned(rows, _) => Ok(rows),
-                Executed::Affected(_) => Ok(Rows::from_batches(Arc::new(Schema::empty()), vec![])),
+                Executed::Affected(_) => Ok(RowStream::from_batches(Arc::new(Schema::empty()), vec![])),
             }
         };
         let rows = run.await.map_err(|e| to_status(&e))?;
-        Ok(Response::new(encode_rows(rows, session.string_view())))
+        Ok(Response::new(encode_row_set(rows, session.string_view())))
     }
 
     /// The rows of a whole table, for plain Flight.
@@ -219,11 +220,11 @@ fn metadata_info<M: ProstMessageExt>(
 
 fn one_batch(batch: Result<RecordBatch, impl std::fmt::Display>) -> Result<Response<DataStream>, Status> {
     let batch = batch.map_err(|e| Status::internal(format!("metadata: {e}")))?;
-    Ok(Response::new(encode_rows(Rows::from_batches(batch.schema(), vec![batch]), false)))
+    Ok(Response::new(encode_row_set(RowStream::from_batches(batch.schema(), vec![batch]), false)))
 }
 
 fn empty(schema: SchemaRef) -> Result<Response<DataStream>, Status> {
-    Ok(Response::new(encode_rows(Rows::from_batches(schema, vec![]), false)))
+    Ok(Response::new(encode_row_set(RowStream::from_batches(schema, vec![]), false)))
 }
 
 fn schema_bytes(schema: &Schema) -> Result<Bytes, Status> {
@@ -328,9 +329,9 @@ fn on_duplicate(options: &std::collections::HashMap<String, String>) -> Result<O
     match options.get("on_conflict").map(String::as_str) {
         None | Some("fail") => Ok(OnDuplicate::Fail),
         Some("replace") => Ok(OnDuplicate::Replace),
-        Some("keep") => Ok(OnDuplicate::Keep),
+        Some("ignore") => Ok(OnDuplicate::Ignore),
         Some(other) => Err(Status::invalid_argument(format!(
-            "ingest option on_conflict = {other:?}: there are fail, replace, keep"
+            "ingest option on_conflict = {other:?}: there are fail, replace, ignore"
         ))),
     }
 }

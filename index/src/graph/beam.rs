@@ -1,9 +1,9 @@
 //! The search for the nodes nearest to a query by their codes: from the nearest that is known to what it leads to.
 
-use super::asked::Asked;
-use super::file::{ENTRIES, Graph};
+use super::format::{ENTRIES, Graph};
+use super::query_distances::QueryDistances;
 
-/// Centres by which a walk begins.
+/// Centroids by which a walk begins.
 pub(super) const BEGINNINGS: usize = 3;
 
 /// Nodes that a walk has come by, cleared for the next one.
@@ -77,9 +77,9 @@ impl Beam {
 
 impl Graph {
     /// The nodes nearest to a query by their codes, at most `beam`, the nearest first. `edges` gives those of a node.
-    pub(super) fn look(
+    pub(super) fn beam_search(
         &self,
-        asked: &mut Asked,
+        query: &mut QueryDistances,
         beam: usize,
         visited: &mut Visited,
         edges: impl Fn(u32, &mut Vec<u32>),
@@ -90,14 +90,14 @@ impl Graph {
         visited.begin(self.len());
         let mut found = Beam::new(beam);
         let (mut all, mut fresh, mut distances) = (Vec::new(), Vec::new(), Vec::new());
-        for centre in asked.nearest_centres(BEGINNINGS) {
-            let first = centre as usize * ENTRIES;
+        for centroid in query.nearest_centroids(BEGINNINGS) {
+            let first = centroid as usize * ENTRIES;
             all.extend_from_slice(&self.entries[first..first + ENTRIES]);
         }
         loop {
             fresh.clear();
             fresh.extend(all.drain(..).filter(|node| visited.visit(*node)));
-            asked.distances(self, &fresh, &mut distances);
+            query.distances(self, &fresh, &mut distances);
             distances.iter().zip(&fresh).for_each(|(distance, node)| found.insert(*distance, *node));
             match found.take() {
                 Some(node) => edges(node, &mut all),

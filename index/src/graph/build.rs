@@ -1,6 +1,6 @@
 //! Building a graph.
 //!
-//! Vectors join in batches, each as large as a share of those that are in: a batch looks for its neighbours in what is
+//! Vectors join in batches, each as large as a share of those that are in: a batch looks for its neighbors in what is
 //! there, all at once, and then those learn of it. So the graph depends on the seed and not on how many threads there
 //! are (Manohar et al.: "ParlayANN: scalable and deterministic parallel graph-based approximate nearest neighbor search
 //! algorithms", 2024). Of the candidates of a vector, those stay that lead somewhere where the others do not (Jayaram
@@ -12,27 +12,27 @@ use std::hash::{DefaultHasher, Hasher};
 use plexus_model::{Error, Metric, Result};
 use rayon::prelude::*;
 
-use super::asked::Asked;
 use super::beam::Visited;
-use super::centres::Centres;
-use super::codes::{Random, Rotation, encode};
-use super::file::{COPY, ENTRIES, FACTOR_BYTES, Graph, NODES_MAX, Nodes, Parts};
+use super::centroids::Centroids;
+use super::format::{DUPLICATE, ENTRIES, FACTOR_BYTES, Graph, GraphParts, NODES_MAX, Nodes};
+use super::quantization::{Random, Rotation, encode};
+use super::query_distances::QueryDistances;
 
 /// How a graph is built.
 #[derive(Clone, Copy, Debug)]
 pub struct BuildOptions {
     /// Edges of a vector, at most.
     pub degree: usize,
-    /// Candidates that are kept while neighbours are looked for.
+    /// Candidates that are kept while neighbors are looked for.
     pub beam: usize,
     /// How much farther a neighbour may be than the way round by another, for it to be left out.
-    pub detour: f32,
+    pub alpha: f32,
     pub seed: u64,
 }
 
 impl Default for BuildOptions {
     fn default() -> Self {
-        Self { degree: 28, beam: 80, detour: 1.2, seed: 0x706c_6578_7573 }
+        Self { degree: 28, beam: 80, alpha: 1.2, seed: 0x706c_6578_7573 }
     }
 }
 
@@ -63,10 +63,10 @@ pub fn build_graph(
     let largest_square = squares.reduce(|| 0.0, f32::max);
     let rotation = Rotation::new(length, options.seed);
     vectors.par_chunks_mut(length.max(1)).for_each(|vector| {
-        normalise(metric, vector);
+        normalize(metric, vector);
         rotation.apply(vector);
     });
-    let (centres, of) = Centres::find(&vectors, length, options.seed);
+    let (centroids, of) = Centroids::find(&vectors, length, options.seed);
     // What is near each other is near each other in memory, and what is the same follows on the first of it.
     let first = first_equals(&vectors, length);
     let mut order: Vec<u32> = (0..rows.len() as u32).collect();
@@ -79,26 +79,26 @@ pub fn build_graph(
     drop(vectors);
     let of: Vec<u32> = order.iter().map(|place| of[*place as usize]).collect();
     let starts: Vec<u32> =
-        (0..=centres.len() as u32).map(|centre| of.partition_point(|c| *c < centre) as u32).collect();
+        (0..=centroids.len() as u32).map(|centroid| of.partition_point(|c| *c < centroid) as u32).collect();
     let nodes = Nodes::encoded(rows.len(), length, |node, head| {
-        let (vector, middle) = (&rotated[node * length..(node + 1) * length], centres.get(of[node]));
+        let (vector, middle) = (&rotated[node * length..(node + 1) * length], centroids.get(of[node]));
         let difference: Vec<f32> = vector.iter().zip(middle).map(|(x, c)| x - c).collect();
         let factors = encode(&difference, &mut head[FACTOR_BYTES..]);
         head[..4].copy_from_slice(&factors.scale.to_le_bytes());
         head[4..8].copy_from_slice(&factors.square.to_le_bytes());
-        let copy = if first[order[node] as usize] == order[node] { 0 } else { COPY };
+        let copy = if first[order[node] as usize] == order[node] { 0 } else { DUPLICATE };
         head[8..10].copy_from_slice(&(of[node] as u16 | copy).to_le_bytes());
     });
     let entries = entries(&nodes, &starts, &rotated, length);
     let row_of: Vec<u32> = order.iter().map(|place| rows[*place as usize]).collect();
-    let parts = Parts {
+    let parts = GraphParts {
         metric,
         length,
         degree: options.degree,
         rows: segment_rows,
         seed: options.seed,
         largest_square,
-        centres: &centres,
+        centroids: &centroids,
         entries: &entries,
         starts: &starts,
         row_of: &row_of,
@@ -106,7 +106,7 @@ pub fn build_graph(
         edges: &[],
     };
     let edges = Building::new(Graph::without_edges(&parts), &rotated, options).run();
-    Ok(Parts { edges: &edges, ..parts }.to_bytes())
+    Ok(GraphParts { edges: &edges, ..parts }.to_bytes())
 }
 
 /// Of each vector the first that is equal to it: edges would lead from equals to one of them alone.
@@ -132,11 +132,11 @@ fn first_equals(vectors: &[f32], length: usize) -> Vec<u32> {
     first.collect()
 }
 
-/// Of each centre the vector that is nearest to it, and others that are far from that and from each other: a centre may
-/// stand for several groups, between which no edge leads. A centre without vectors is entered where any other is.
+/// Of each centroid the vector that is nearest to it, and others that are far from that and from each other: a centroid may
+/// stand for several groups, between which no edge leads. A centroid without vectors is entered where any other is.
 fn entries(nodes: &Nodes, starts: &[u32], rotated: &[f32], length: usize) -> Vec<u32> {
     let of = |node: u32| &rotated[node as usize * length..(node as usize + 1) * length];
-    let of_centre = |range: &[u32]| {
+    let of_centroid = |range: &[u32]| {
         let squares = (range[0]..range[1]).map(|node| (nodes.get(node).square, node));
         let mut found = vec![squares.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(0, |(_, node)| node)];
         let mut far = vec![f32::MAX; (range[1] - range[0]) as usize];
@@ -150,7 +150,7 @@ fn entries(nodes: &Nodes, starts: &[u32], rotated: &[f32], length: usize) -> Vec
         }
         found
     };
-    starts.par_windows(2).flat_map_iter(of_centre).collect()
+    starts.par_windows(2).flat_map_iter(of_centroid).collect()
 }
 
 /// A graph in the making: with edges beyond what is stored, and the vectors themselves.
@@ -174,7 +174,7 @@ impl<'a> Building<'a> {
         first.dedup();
         let mut order: Vec<u32> =
             (0..self.graph.len() as u32).filter(|node| first.binary_search(node).is_err()).collect();
-        order.retain(|node| !self.graph.nodes.is_copy(*node));
+        order.retain(|node| !self.graph.nodes.is_duplicate(*node));
         let mut random = Random::new(self.options.seed ^ 1);
         for last in (1..order.len()).rev() {
             order.swap(last, (random.next() % (last as u64 + 1)) as usize);
@@ -222,11 +222,11 @@ impl<'a> Building<'a> {
         let chosen: Vec<Vec<u32>> = batch
             .par_iter()
             .map_init(
-                || (Visited::default(), Asked::default()),
-                |(visited, asked), node| {
-                    asked.begin(&self.graph, self.of(*node).to_vec());
+                || (Visited::default(), QueryDistances::default()),
+                |(visited, query), node| {
+                    query.begin(&self.graph, self.of(*node).to_vec());
                     let edges = |other: u32, found: &mut Vec<u32>| found.extend(&self.edges[other as usize]);
-                    let found = self.graph.look(asked, self.options.beam, visited, edges);
+                    let found = self.graph.beam_search(query, self.options.beam, visited, edges);
                     let candidates: Vec<u32> =
                         found.into_iter().map(|(_, other)| other).filter(|other| other != node).collect();
                     self.prune(*node, &candidates)
@@ -264,7 +264,7 @@ impl<'a> Building<'a> {
 
     /// Of candidates those that are not nearer to one that is kept than to where they are from, the nearest first.
     fn prune(&self, node: u32, candidates: &[u32]) -> Vec<u32> {
-        let detour = self.options.detour * self.options.detour;
+        let alpha = self.options.alpha * self.options.alpha;
         let mut candidates: Vec<(f32, u32)> =
             candidates.iter().map(|other| (self.distance(node, *other), *other)).collect();
         candidates.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
@@ -273,7 +273,7 @@ impl<'a> Building<'a> {
             if kept.len() == self.options.degree {
                 break;
             }
-            let hidden = kept.iter().any(|other| detour * self.distance(*other, candidate) <= distance);
+            let hidden = kept.iter().any(|other| alpha * self.distance(*other, candidate) <= distance);
             if !hidden {
                 kept.push(candidate);
             }
@@ -283,7 +283,7 @@ impl<'a> Building<'a> {
 }
 
 /// For the cosine, vectors are compared by their directions.
-pub(super) fn normalise(metric: Metric, vector: &mut [f32]) {
+pub(super) fn normalize(metric: Metric, vector: &mut [f32]) {
     let length = crate::dot(vector, vector).sqrt();
     if metric == Metric::Cosine && length > 0.0 {
         vector.iter_mut().for_each(|x| *x /= length);

@@ -1,16 +1,16 @@
 //! A graph of vectors: from any of them, edges lead to ever nearer ones of a query.
 
-mod asked;
 mod beam;
 mod build;
-mod centres;
-mod chosen;
-mod coarse;
-mod codes;
-mod file;
-mod walk;
+mod centroid_codes;
+mod centroids;
+mod format;
+mod node_filter;
+mod quantization;
+mod query_distances;
+mod search;
 
 pub use build::{BuildOptions, build_graph};
-pub use chosen::Chosen;
-pub use file::{Graph, NODES_MAX};
-pub use walk::{Among, Strategy, Walk, WalkOptions};
+pub use format::{Graph, NODES_MAX};
+pub use node_filter::NodeFilter;
+pub use search::{BEAM_DEFAULT, GraphSearchOptions, GraphSearcher, Strategy};

@@ -6,7 +6,7 @@ use tantivy::tokenizer::TokenizerManager;
 use tantivy::{Index, SingleSegmentIndexWriter, TantivyDocument};
 
 use super::Analyzer;
-use super::pack::{Workspace, settings};
+use super::archive::{Workspace, settings};
 
 /// Memory of the writer's first table of terms; it grows from there.
 const TABLE_BYTES: usize = 16 << 20;

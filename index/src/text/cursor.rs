@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use plexus_model::Rows;
+use plexus_model::RowSet;
 use tantivy::directory::OwnedBytes;
 use tantivy::postings::{BlockSegmentPostings, Postings, SegmentPostings};
 use tantivy::{DocSet, TERMINATED};
 
-use super::blocks::Blocks;
-use super::score::{Norms, reaches};
+use super::block_max::BlockMaxIndex;
+use super::bm25::{Norms, reaches};
 
 /// After the last row.
 pub const END: u32 = TERMINATED;
@@ -45,12 +45,12 @@ impl TermCursor {
     }
 
     /// What no row of a block scores above, but for rounding.
-    pub fn bound(&self, blocks: &Blocks, block: usize) -> f32 {
+    pub fn bound(&self, blocks: &BlockMaxIndex, block: usize) -> f32 {
         blocks.bound(block, self.weight, &self.norms)
     }
 
     /// What no row scores above, but for rounding.
-    pub fn bound_of_all(&self, blocks: &Blocks) -> f32 {
+    pub fn bound_of_all(&self, blocks: &BlockMaxIndex) -> f32 {
         blocks.bound_of_all(self.weight, &self.norms)
     }
 
@@ -270,7 +270,7 @@ pub struct RowsCursor {
 }
 
 impl RowsCursor {
-    pub fn new(rows: Rows, score: f32) -> Self {
+    pub fn new(rows: RowSet, score: f32) -> Self {
         let mut rows = rows.into_iter();
         let row = rows.next().unwrap_or(END);
         Self { rows, row, score }

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, RwLock};
 
 use bytes::Bytes;
-use plexus_model::{Error, Result, Rows};
+use plexus_model::{Error, Result, RowSet};
 use tantivy::directory::OwnedBytes;
 use tantivy::fieldnorm::FieldNormReader;
 use tantivy::postings::{BlockSegmentPostings, SegmentPostings};
@@ -13,9 +13,9 @@ use tantivy::schema::IndexRecordOption;
 use tantivy::{Index, InvertedIndexReader, SegmentReader, TantivyError};
 
 use super::Analyzer;
-use super::blocks::Blocks;
+use super::archive::Archive;
+use super::block_max::BlockMaxIndex;
 use super::build::tokenizers;
-use super::pack::Packed;
 
 /// The text index of one segment. Cheap to clone.
 #[derive(Clone)]
@@ -24,13 +24,13 @@ pub struct TextIndex {
     rows: u32,
     bytes: usize,
     /// Of terms that were searched for and are in many rows.
-    blocks: Arc<RwLock<BlocksOfTerms>>,
+    blocks: Arc<RwLock<BlockMaxIndexes>>,
 }
 
 /// By field and term, with the bytes that they take.
 #[derive(Default)]
-struct BlocksOfTerms {
-    of: HashMap<(usize, String), Arc<Blocks>>,
+struct BlockMaxIndexes {
+    of: HashMap<(usize, String), Arc<BlockMaxIndex>>,
     bytes: usize,
 }
 
@@ -82,7 +82,7 @@ impl TextIndex {
     /// `Corrupt` when they are no text index.
     pub fn open(bytes: Bytes, analyzer: &Analyzer) -> Result<Self> {
         let size = bytes.len();
-        let mut index = Index::open(Packed::open(bytes)?).map_err(damaged)?;
+        let mut index = Index::open(Archive::open(bytes)?).map_err(damaged)?;
         index.set_tokenizers(tokenizers(analyzer));
         let segments = index.searchable_segments().map_err(damaged)?;
         let segment = segments.first().ok_or_else(|| Error::corrupt("text index: without a segment"))?;
@@ -122,8 +122,8 @@ impl TextIndex {
         field: usize,
         term: &str,
         postings: &BlockSegmentPostings,
-    ) -> Result<Arc<Blocks>> {
-        let make = || Ok(Arc::new(Blocks::new(postings.clone(), &self.field(field)?.lengths)));
+    ) -> Result<Arc<BlockMaxIndex>> {
+        let make = || Ok(Arc::new(BlockMaxIndex::new(postings.clone(), &self.field(field)?.lengths)));
         if postings.doc_freq() < KEPT_ROWS_MIN {
             return make();
         }
@@ -136,7 +136,7 @@ impl TextIndex {
         let mut all = self.blocks.write().expect("no code panics while it holds this lock");
         if all.bytes + blocks.bytes() > self.kept_max() {
             // Those that are still asked for are soon there again.
-            *all = BlocksOfTerms::default();
+            *all = BlockMaxIndexes::default();
         }
         all.bytes += blocks.bytes();
         if let Some(made_meanwhile) = all.of.insert(key, blocks.clone()) {
@@ -150,7 +150,7 @@ impl TextIndex {
     }
 
     /// Of the rows that are not `hidden`.
-    pub fn statistics(&self, hidden: &Rows) -> TextStatistics {
+    pub fn statistics(&self, hidden: &RowSet) -> TextStatistics {
         let tokens = self.fields.iter().map(|field| {
             let length = |code: &u8| u64::from(length_of(*code));
             let gone = hidden.iter().filter_map(|row| field.lengths.get(row as usize));
@@ -161,7 +161,7 @@ impl TextIndex {
     }
 
     /// How many rows that are not `hidden` have a term in a field.
-    pub fn frequency(&self, field: usize, term: &str, hidden: &Rows) -> Result<u64> {
+    pub fn frequency(&self, field: usize, term: &str, hidden: &RowSet) -> Result<u64> {
         if hidden.is_empty() {
             // The dictionary knows.
             let found = self.field(field)?.inverted.terms().get(term.as_bytes()).map_err(unreadable)?;

@@ -5,24 +5,24 @@
 //! they are the same bits however the rows are spread over segments.
 
 mod analyzer;
-mod any_of;
-mod blocks;
+mod archive;
+mod block_max;
+mod block_max_maxscore;
+mod bm25;
 mod build;
 mod cursor;
-mod dense;
 mod index;
-mod pack;
 mod parse;
 mod query;
-mod score;
 mod search;
 mod snippet;
+mod term_frequency_bitmap;
 
 pub use analyzer::Analyzer;
+pub use bm25::GlobalStatistics;
 pub use build::build_text;
 pub use index::{TextIndex, TextStatistics};
 pub use parse::parse_query;
 pub use query::{ScoredTerm, TextQuery};
-pub use score::GlobalStatistics;
-pub use search::{Accept, TextHit, TextSearch};
+pub use search::{TextHit, TextSearch};
 pub use snippet::{Snippet, snippet};

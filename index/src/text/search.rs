@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use plexus_model::{Error, Result, Rows};
+use plexus_model::{Error, Result, RowSelection, RowSet};
 use tantivy::TantivyError;
 use tantivy::query::FuzzyTermQuery;
 use tantivy::schema::{Field, IndexRecordOption};
 
-use super::any_of::{Choice, Term, all_of, any_of};
+use super::block_max_maxscore::{Choice, Term, all_of, any_of};
+use super::bm25::{GlobalStatistics, Norms};
 use super::cursor::{BoolCursor, Cursor, END, PhraseCursor, RowsCursor, TermCursor};
 use super::index::{TextIndex, unreadable};
 use super::query::{ScoredTerm, TextQuery};
-use super::score::{GlobalStatistics, Norms};
 
 /// A row that matches, with its score.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,30 +43,30 @@ impl TextSearch {
         Self { root: weighted(query, statistics), norms }
     }
 
-    /// Finds rows of a segment: all that `accept` takes and that score at least `threshold`, which each call of
+    /// Finds rows of a segment: all that `selection` covers and that score at least `threshold`, which each call of
     /// `found` may raise. Rows come in ascending order. Rows that `k` others score above may be left out.
     pub fn run(
         &self,
         index: &TextIndex,
-        accept: &Accept<'_>,
+        selection: &RowSelection,
         k: usize,
         mut threshold: f32,
         found: &mut dyn FnMut(TextHit) -> f32,
     ) -> Result<()> {
         if let Some(leaves) = flat(&self.root) {
-            any_of(self.choice(index, leaves)?, accept, k, threshold, found);
+            any_of(self.choice(index, leaves)?, selection, k, threshold, found);
             return Ok(());
         }
         if let Some(leaves) = conjunction(&self.root) {
             let (wanted, choice) = (leaves.len(), self.choice(index, leaves)?);
             if choice.terms.len() == wanted {
-                all_of(choice, accept, threshold, found);
+                all_of(choice, selection, threshold, found);
             }
             return Ok(());
         }
         let mut cursor = self.cursor(index, &self.root)?;
         cursor.raise(threshold);
-        let mut row = accept.first_from(cursor.seek(0));
+        let mut row = first_from(selection, cursor.seek(0));
         while row != END {
             // Rows that are accepted and rows that match are sought in turn until they meet.
             let here = cursor.seek(row);
@@ -78,15 +78,15 @@ impl TextSearch {
                 }
             }
             let next = if here == row { cursor.seek(row + 1) } else { here };
-            row = accept.first_from(next);
+            row = first_from(selection, next);
         }
         Ok(())
     }
 
     /// All rows that match, whatever their scores.
-    pub fn rows(&self, index: &TextIndex) -> Result<Rows> {
+    pub fn rows(&self, index: &TextIndex) -> Result<RowSet> {
         let mut cursor = self.cursor(index, &self.root)?;
-        let mut rows = Rows::new();
+        let mut rows = RowSet::new();
         let mut row = cursor.seek(0);
         while row != END {
             rows.insert(row);
@@ -96,7 +96,7 @@ impl TextSearch {
     }
 
     fn cursor(&self, index: &TextIndex, query: &Weighted) -> Result<Box<dyn Cursor>> {
-        let none = || -> Box<dyn Cursor> { Box::new(RowsCursor::new(Rows::new(), 0.0)) };
+        let none = || -> Box<dyn Cursor> { Box::new(RowsCursor::new(RowSet::new(), 0.0)) };
         Ok(match query {
             Weighted::Term { term, weight } => match self.term(index, term, *weight)? {
                 Some(cursor) => Box::new(cursor),
@@ -121,7 +121,7 @@ impl TextSearch {
                 Box::new(RowsCursor::new(similar(index, *field, term, *distance)?, *score))
             }
             Weighted::All { score } => {
-                let mut rows = Rows::new();
+                let mut rows = RowSet::new();
                 rows.insert_range(0..index.rows());
                 Box::new(RowsCursor::new(rows, *score))
             }
@@ -214,33 +214,18 @@ fn choice(query: &Weighted) -> std::slice::Iter<'_, Weighted> {
     }
 }
 
-/// Which rows may be found.
-#[derive(Clone, Copy, Debug)]
-pub enum Accept<'a> {
-    Except(&'a Rows),
-    Only(&'a Rows),
-}
-
-impl Accept<'_> {
-    pub fn takes(&self, row: u32) -> bool {
-        match self {
-            Self::Except(rows) => !rows.contains(row),
-            Self::Only(rows) => rows.contains(row),
-        }
-    }
-
-    /// The first row from `row` on that it takes, as far as that can be told at once: [`END`] when there is none.
-    fn first_from(&self, row: u32) -> u32 {
-        match self {
-            Self::Except(rows) => {
-                let mut row = row;
-                while row != END && rows.contains(row) {
-                    row += 1;
-                }
-                row
+/// The first selected row at or after `row`, or [`END`] when a set of rows has no more. Rows beyond the segment
+/// count as selected: the cursor that the caller intersects with ends first.
+fn first_from(selection: &RowSelection, row: u32) -> u32 {
+    match selection {
+        RowSelection::AllExcept(rows) => {
+            let mut row = row;
+            while row != END && rows.contains(row) {
+                row += 1;
             }
-            Self::Only(rows) => rows.range(row..).next().unwrap_or(END),
+            row
         }
+        RowSelection::Only(rows) => rows.range(row..).next().unwrap_or(END),
     }
 }
 
@@ -270,10 +255,10 @@ fn weighted(query: &TextQuery, statistics: &GlobalStatistics) -> Weighted {
 }
 
 /// Rows with a term that begins so.
-fn prefixed(index: &TextIndex, field: usize, prefix: &str) -> Result<Rows> {
+fn prefixed(index: &TextIndex, field: usize, prefix: &str) -> Result<RowSet> {
     let inverted = &index.field(field)?.inverted;
     let mut stream = inverted.terms().range().ge(prefix).into_stream().map_err(unreadable)?;
-    let mut rows = Rows::new();
+    let mut rows = RowSet::new();
     while stream.advance() && stream.key().starts_with(prefix.as_bytes()) {
         let info = stream.value().clone();
         take(inverted, &info, &mut rows)?;
@@ -282,13 +267,13 @@ fn prefixed(index: &TextIndex, field: usize, prefix: &str) -> Result<Rows> {
 }
 
 /// Rows with a term that differs in at most `distance` letters; two that change places are one.
-fn similar(index: &TextIndex, field: usize, term: &str, distance: u8) -> Result<Rows> {
+fn similar(index: &TextIndex, field: usize, term: &str, distance: u8) -> Result<RowSet> {
     let failed = |e: TantivyError| Error::invalid(format!("{term}~{distance}: {e}"));
     let inverted = &index.field(field)?.inverted;
     let term = tantivy::Term::from_field_text(Field::from_field_id(field as u32), term);
     let automaton = FuzzyTermQuery::new(term.clone(), distance, true).automaton().map_err(failed)?;
     let mut stream = inverted.terms().search(automaton).into_stream().map_err(unreadable)?;
-    let mut rows = Rows::new();
+    let mut rows = RowSet::new();
     while stream.advance() {
         let info = stream.value().clone();
         take(inverted, &info, &mut rows)?;
@@ -299,7 +284,7 @@ fn similar(index: &TextIndex, field: usize, term: &str, distance: u8) -> Result<
 fn take(
     inverted: &tantivy::InvertedIndexReader,
     info: &tantivy::postings::TermInfo,
-    rows: &mut Rows,
+    rows: &mut RowSet,
 ) -> Result<()> {
     let postings = inverted.read_block_postings_from_terminfo(info, IndexRecordOption::Basic);
     let mut postings = postings.map_err(unreadable)?;

@@ -210,7 +210,7 @@ const LAYOUT_SEARCHES: [&str; 7] = [
     "SELECT id, _score FROM vector_search({t}, v, [0.5, 1.0, -1.0, 0.1], 20, metric => 'l2', filter => 'n IN (1, 3)')",
     "SELECT id, _score FROM hybrid_search({t}, 'shock', [0.5, 1.0, -1.0, 0.1], 20)",
     "SELECT id, _score FROM hybrid_search({t}, 'gust body', [0.5, 1.0, -1.0, 0.1], 20, fusion => 'weighted', \
-     normalisation => 'distribution', weights => [0.3, 0.7], offset => 3)",
+     normalization => 'distribution', weights => [0.3, 0.7], offset => 3)",
     "SELECT id, CAST(bm25_score(body, 'wing mach') AS DOUBLE) FROM {t} WHERE text_match(body, 'wing mach') AND n > 2 \
      ORDER BY bm25_score(body, 'wing mach') DESC, id LIMIT 20",
 ];

@@ -8,12 +8,12 @@ use arrow::compute;
 use arrow::datatypes::Float32Type;
 use arrow_schema::DataType;
 use datafusion::common::ScalarValue;
-use plexus_index::Query;
+use plexus_index::VectorQuery;
 use plexus_index::text::{Analyzer, TextQuery, parse_query};
 use plexus_model::{Column, Error, IndexDefinition, IndexKind, Metric, Result, Table};
 
 use super::EF_MAX;
-use super::fusion::{Fusion, Normalisation};
+use super::fusion::{Fusion, Normalization};
 use super::legs::Leg;
 use super::request::{Cursor, Highlight, Request};
 use super::source::TextFields;
@@ -90,7 +90,7 @@ impl Function {
                 "ef",
                 "fusion",
                 "rrf_k",
-                "normalisation",
+                "normalization",
                 "weights",
                 "candidates",
             ],
@@ -267,7 +267,7 @@ impl Arguments {
         if self.function != Function::Text {
             let column = self.vector_column(table)?;
             let metric = self.metric(table, column)?;
-            let length = column.data_type.vector_length().unwrap_or_default() as usize;
+            let length = column.data_type.vector_dimensions().unwrap_or_default() as usize;
             let ef = self.count("ef", 1, EF_MAX)?;
             let vectors = self.vectors("vector")?;
             if vectors.is_empty() {
@@ -280,7 +280,7 @@ impl Arguments {
                         &format!("has {} components; column {:?} has {length}", vector.len(), column.name),
                     ));
                 }
-                legs.push(Leg::Vector { column: column.id, query: Query::new(metric, vector)?, ef });
+                legs.push(Leg::Vector { column: column.id, query: VectorQuery::new(metric, vector)?, ef });
             }
         }
         if legs.len() > LEGS_MAX {
@@ -319,16 +319,16 @@ impl Arguments {
         if k < 0.0 {
             return Err(self.fail("rrf_k", &format!("is {k}: a number from 0 on is needed")));
         }
-        let normalisation = match self.text("normalisation")? {
-            None | Some("minmax") => Normalisation::MinMax,
-            Some("distribution") => Normalisation::Distribution,
+        let normalization = match self.text("normalization")? {
+            None | Some("minmax") => Normalization::MinMax,
+            Some("distribution") => Normalization::Distribution,
             Some(other) => {
-                return Err(self.fail("normalisation", &format!("is {other:?}: minmax or distribution")));
+                return Err(self.fail("normalization", &format!("is {other:?}: minmax or distribution")));
             }
         };
         match self.text("fusion")? {
             None | Some("rrf") => Ok(Fusion::Rrf { k }),
-            Some("weighted") => Ok(Fusion::Weighted(normalisation)),
+            Some("weighted") => Ok(Fusion::Weighted(normalization)),
             Some(other) => Err(self.fail("fusion", &format!("is {other:?}: rrf or weighted"))),
         }
     }
@@ -347,7 +347,7 @@ impl Arguments {
             Some(name) => &table.schema.columns[self.column(table, name)?],
             None => {
                 let mut vectors =
-                    table.schema.columns.iter().filter(|c| c.data_type.vector_length().is_some());
+                    table.schema.columns.iter().filter(|c| c.data_type.vector_dimensions().is_some());
                 match (vectors.next(), vectors.next()) {
                     (Some(only), None) => only,
                     (None, _) => {
@@ -361,7 +361,7 @@ impl Arguments {
                 }
             }
         };
-        match column.data_type.vector_length() {
+        match column.data_type.vector_dimensions() {
             Some(_) => Ok(column),
             None => Err(self.fail("column", &format!("{:?} holds no vectors", column.name))),
         }

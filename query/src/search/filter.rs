@@ -15,8 +15,8 @@ use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_plan::PhysicalExpr;
 use futures::TryStreamExt;
 use moka::sync::Cache;
-use plexus_model::{Rows, SegmentId, Version};
-use plexus_storage::{Pick, SegmentReads, project, types};
+use plexus_model::{RowSelection, RowSet, SegmentId, Version};
+use plexus_storage::{SegmentReads, project, types};
 
 use super::source::{Part, Source};
 use crate::table::PinnedTable;
@@ -27,8 +27,8 @@ const CACHE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// A segment, a predicate, and what of the segment was seen.
 pub type FilterKey = (SegmentId, String, (u64, Version));
 
-pub fn cache() -> Cache<FilterKey, Arc<Rows>> {
-    let weight = |key: &FilterKey, rows: &Arc<Rows>| {
+pub fn cache() -> Cache<FilterKey, Arc<RowSet>> {
+    let weight = |key: &FilterKey, rows: &Arc<RowSet>| {
         u32::try_from(rows.serialized_size() + key.1.len() + 64).unwrap_or(u32::MAX)
     };
     Cache::builder().max_capacity(CACHE_BYTES_MAX).weigher(weight).build()
@@ -88,7 +88,7 @@ impl Filter {
     }
 
     /// The rows of a segment that the version sees and for which the predicate holds, if that is known.
-    pub fn known(&self, source: &Source, part: &Part) -> Option<Arc<Rows>> {
+    pub fn known(&self, source: &Source, part: &Part) -> Option<Arc<RowSet>> {
         match self.segments.contains(&part.segment.id) {
             true => source.context.caches.filtered.get(&self.key_of(source, part)),
             false => Some(Arc::default()),
@@ -96,12 +96,12 @@ impl Filter {
     }
 
     /// Keeps what another node has found.
-    pub fn remember(&self, source: &Source, part: &Part, rows: &Arc<Rows>) {
+    pub fn remember(&self, source: &Source, part: &Part, rows: &Arc<RowSet>) {
         source.context.caches.filtered.insert(self.key_of(source, part), rows.clone());
     }
 
     /// The rows of a segment that the version sees and for which the predicate holds.
-    pub async fn rows(&self, source: &Source, part: &Part) -> Result<Arc<Rows>> {
+    pub async fn rows(&self, source: &Source, part: &Part) -> Result<Arc<RowSet>> {
         if let Some(rows) = self.known(source, part) {
             return Ok(rows);
         }
@@ -110,10 +110,10 @@ impl Filter {
         };
         let schema = project(&source.table.schema, &self.columns);
         debug_assert_eq!(types::to_arrow(&schema).fields().len(), self.columns.len());
-        let pick = Pick::Except(part.hidden.clone());
+        let pick = RowSelection::AllExcept(part.hidden.clone());
         let mut batches =
             source.reads().scan(&source.table, &part.segment, &schema, pick).await.map_err(failed)?;
-        let mut rows = Rows::new();
+        let mut rows = RowSet::new();
         while let Some(found) = batches.try_next().await.map_err(failed)? {
             let holds = self.predicate.evaluate(&found.rows)?.into_array(found.rows.num_rows())?;
             let Some(holds) = holds.as_boolean_opt() else {

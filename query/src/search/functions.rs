@@ -12,8 +12,8 @@ use datafusion::common::{DataFusionError, Result, ScalarValue, exec_err, plan_er
 use datafusion::logical_expr::{
     ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
-use plexus_index::text::{Accept, GlobalStatistics, TextIndex, TextQuery, TextSearch, parse_query};
-use plexus_model::{Error, Metric, Rows};
+use plexus_index::text::{GlobalStatistics, TextIndex, TextQuery, TextSearch, parse_query};
+use plexus_model::{Error, Metric, RowSelection};
 use tokio::sync::OnceCell;
 
 use super::arguments::list;
@@ -293,9 +293,8 @@ impl ScalarUDFImpl for TextFunction {
             return Ok(ColumnarValue::Array(Arc::new(matches)));
         }
         let mut scores: Vec<Option<f32>> = vec![None; args.number_rows];
-        let none = Rows::new();
         search
-            .run(&index, &Accept::Except(&none), usize::MAX, f32::NEG_INFINITY, &mut |hit| {
+            .run(&index, &RowSelection::all(), usize::MAX, f32::NEG_INFINITY, &mut |hit| {
                 scores[hit.row as usize] = Some(hit.score);
                 f32::NEG_INFINITY
             })

@@ -10,12 +10,12 @@ pub enum Fusion {
     /// Condorcet and individual rank learning methods", 2009).
     Rrf { k: f64 },
     /// The sum of scores, which each ranking is first made comparable by.
-    Weighted(Normalisation),
+    Weighted(Normalization),
 }
 
 /// How scores of different kinds become comparable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Normalisation {
+pub enum Normalization {
     /// The lowest becomes 0, the highest 1.
     MinMax,
     /// Three standard deviations below the mean become 0, three above it 1.
@@ -51,7 +51,7 @@ pub fn fuse<T: Copy + Eq + Hash>(
     let mut known: HashMap<T, usize> = HashMap::new();
     for (leg, (ranking, weight)) in rankings.iter().zip(weights).enumerate() {
         let scores: Vec<f64> = ranking.iter().map(|(score, _)| comparable(leg, *score)).collect();
-        let normalise = normaliser(&scores, fusion);
+        let normalize = normalizer(&scores, fusion);
         for ((rank, (score, item)), of_leg) in (1..).zip(ranking).zip(&scores) {
             let place = *known.entry(*item).or_insert_with(|| {
                 fused.push(Fused { item: *item, score: 0.0, places: vec![None; rankings.len()] });
@@ -59,7 +59,7 @@ pub fn fuse<T: Copy + Eq + Hash>(
             });
             let part = match fusion {
                 Fusion::Rrf { k } => 1.0 / (k + f64::from(rank)),
-                Fusion::Weighted(_) => normalise(*of_leg),
+                Fusion::Weighted(_) => normalize(*of_leg),
             };
             fused[place].score += weight * part;
             fused[place].places[leg] = Some(Place { rank, score: *score });
@@ -68,10 +68,10 @@ pub fn fuse<T: Copy + Eq + Hash>(
     fused
 }
 
-fn normaliser(scores: &[f64], fusion: Fusion) -> impl Fn(f64) -> f64 {
+fn normalizer(scores: &[f64], fusion: Fusion) -> impl Fn(f64) -> f64 {
     let scores = || scores.iter().copied();
     let (low, high) = match fusion {
-        Fusion::Weighted(Normalisation::Distribution) => {
+        Fusion::Weighted(Normalization::Distribution) => {
             let count = scores().count().max(1) as f64;
             let mean = scores().sum::<f64>() / count;
             let deviation = (scores().map(|s| (s - mean) * (s - mean)).sum::<f64>() / count).sqrt();
@@ -109,14 +109,14 @@ mod tests {
     #[test]
     fn weights_count_after_scores_are_made_comparable() {
         let rankings = [vec![(30.0, 'a'), (10.0, 'b')], vec![(0.9, 'b'), (0.8, 'a'), (0.7, 'c')]];
-        let fusion = Fusion::Weighted(Normalisation::MinMax);
+        let fusion = Fusion::Weighted(Normalization::MinMax);
         let found = by_score(fuse(&rankings, &[0.25, 0.75], fusion, same_score));
         assert_eq!(found.iter().map(|f| f.0).collect::<String>(), "bac");
         assert_eq!(found[0].1, 0.75);
         let same = fuse(
             &[vec![(1.0, 'a'), (1.0, 'b')]],
             &[1.0],
-            Fusion::Weighted(Normalisation::Distribution),
+            Fusion::Weighted(Normalization::Distribution),
             same_score,
         );
         assert!(same.iter().all(|f| f.score == 1.0));

@@ -8,10 +8,10 @@ use arrow::array::RecordBatch;
 use arrow::row::{RowConverter, SortField};
 use datafusion::catalog::Session;
 use futures::{StreamExt, TryStreamExt, stream};
-use plexus_index::graph::{Among, Strategy, Walk, WalkOptions};
-use plexus_index::text::{Accept, GlobalStatistics, TextIndex, TextQuery, TextSearch};
-use plexus_index::{Query, Top};
-use plexus_model::{Error, Metric, Result, Rows, TableSchema, encode_rows};
+use plexus_index::graph::{GraphSearchOptions, GraphSearcher, Strategy};
+use plexus_index::text::{GlobalStatistics, TextIndex, TextQuery, TextSearch};
+use plexus_index::{TopK, VectorQuery};
+use plexus_model::{Error, Metric, Result, RowSelection, RowSet, TableSchema, encode_row_set};
 use plexus_storage::{project, types};
 
 use super::SearchOptions;
@@ -40,7 +40,7 @@ pub enum Leg {
     /// `column` by its id.
     Vector {
         column: u32,
-        query: Query,
+        query: VectorQuery,
         /// Candidates of a walk, unless it is as the session has it.
         ef: Option<usize>,
     },
@@ -72,14 +72,14 @@ impl Looks {
 #[derive(Clone, Debug)]
 pub enum Wanted {
     All,
-    Some(Vec<Arc<Rows>>),
+    Some(Vec<Arc<RowSet>>),
 }
 
 impl Wanted {
-    fn of(&self, source: &Source, part: usize) -> Accepted {
+    fn of(&self, source: &Source, part: usize) -> RowSelection {
         match self {
-            Self::All => Accepted::Except(source.parts[part].hidden.clone()),
-            Self::Some(rows) => Accepted::Only(rows[part].clone()),
+            Self::All => RowSelection::AllExcept(source.parts[part].hidden.clone()),
+            Self::Some(rows) => RowSelection::Only(rows[part].clone()),
         }
     }
 
@@ -91,28 +91,6 @@ impl Wanted {
 
     pub fn is_empty(&self, part: usize) -> bool {
         matches!(self, Self::Some(rows) if rows[part].is_empty())
-    }
-}
-
-enum Accepted {
-    Except(Arc<Rows>),
-    Only(Arc<Rows>),
-}
-
-impl Accepted {
-    /// How many of all they are.
-    fn len(&self, all: u64) -> u64 {
-        match self {
-            Self::Except(rows) => all.saturating_sub(rows.len()),
-            Self::Only(rows) => rows.len().min(all),
-        }
-    }
-
-    fn as_accept(&self) -> Accept<'_> {
-        match self {
-            Self::Except(rows) => Accept::Except(rows),
-            Self::Only(rows) => Accept::Only(rows),
-        }
     }
 }
 
@@ -155,7 +133,7 @@ pub async fn run_all(
         Leg::Text { .. } => None,
     };
     let vectors: Option<Vec<_>> = legs.iter().map(vector).collect();
-    let same = |all: &&Vec<(u32, Option<usize>, Metric, Query)>| {
+    let same = |all: &&Vec<(u32, Option<usize>, Metric, VectorQuery)>| {
         k > 0
             && all
                 .windows(2)
@@ -194,7 +172,7 @@ pub(super) enum Asked {
     /// Each query is a question of its own; they are of the same metric.
     Nearest {
         column: u32,
-        queries: Arc<Vec<Query>>,
+        queries: Arc<Vec<VectorQuery>>,
     },
 }
 
@@ -204,7 +182,7 @@ impl Asked {
         Self::Words { fields, query, statistics, search }
     }
 
-    pub fn nearest(column: u32, queries: Vec<Query>) -> Self {
+    pub fn nearest(column: u32, queries: Vec<VectorQuery>) -> Self {
         Self::Nearest { column, queries: Arc::new(queries) }
     }
 
@@ -250,7 +228,7 @@ async fn look(
     if shares.len() == 1 {
         return Ok(shares.swap_remove(0));
     }
-    let mut best: Vec<Top<Hit>> = (0..asked.questions()).map(|_| Top::new(k)).collect();
+    let mut best: Vec<TopK<Hit>> = (0..asked.questions()).map(|_| TopK::new(k)).collect();
     for share in shares {
         for (top, hits) in best.iter_mut().zip(share) {
             for (score, hit) in hits {
@@ -258,7 +236,7 @@ async fn look(
             }
         }
     }
-    Ok(best.into_iter().map(Top::into_sorted).collect())
+    Ok(best.into_iter().map(TopK::into_sorted).collect())
 }
 
 /// The same of some parts, by this node.
@@ -275,10 +253,10 @@ pub(super) async fn look_here(
         Asked::Words { fields, search, .. } => {
             let read = |part: u32| async move { source.text(&source.parts[part as usize], fields).await };
             let search = search.clone();
-            let look = move |index: TextIndex, accepted: &Accepted, tops: &mut [Top<Hit>], part: u32| {
+            let look = move |index: TextIndex, accepted: &RowSelection, tops: &mut [TopK<Hit>], part: u32| {
                 tops.iter_mut().try_for_each(|top| {
                     let threshold = top.threshold();
-                    search.run(&index, &accepted.as_accept(), k, threshold, &mut |hit| {
+                    search.run(&index, accepted, k, threshold, &mut |hit| {
                         top.push(hit.score, Hit { part, row: hit.row })
                     })
                 })
@@ -286,46 +264,48 @@ pub(super) async fn look_here(
             each_part(source, parts, wanted, (k, questions), looks, read, look).await
         }
         Asked::Nearest { column, queries } => {
-            let Some(metric) = queries.first().map(Query::metric) else {
+            let Some(metric) = queries.first().map(VectorQuery::metric) else {
                 return Ok(vec![]);
             };
             let column = *column;
             let read = |part: u32| async move {
                 let strategy = wanted.strategy(source, part as usize, k, looks.ef);
-                let exact = looks.exact || strategy == Strategy::Exact;
+                let exact = looks.exact || strategy == Strategy::BruteForce;
                 let part = &source.parts[part as usize];
                 let graph = if exact { None } else { source.graph(part, column, metric).await? };
                 Ok((source.vectors(part, column).await?, graph))
             };
             let (caches, queries) = (source.context.caches.clone(), queries.clone());
-            let look =
-                move |(vectors, graph): VectorsOf, accepted: &Accepted, tops: &mut [Top<Hit>], part: u32| {
-                    for (query, top) in queries.iter().zip(tops) {
-                        let nearest = Nearest { vectors: &vectors, query, k, beam: looks.ef };
-                        let found = |distance: f32, row: u32| {
-                            top.push(-distance, Hit { part, row });
-                        };
-                        match &graph {
-                            Some(graph) => nearest.walk(graph, accepted, &caches, found),
-                            None => nearest.all(accepted, found),
-                        }
+            let look = move |(vectors, graph): VectorsOf,
+                             accepted: &RowSelection,
+                             tops: &mut [TopK<Hit>],
+                             part: u32| {
+                for (query, top) in queries.iter().zip(tops) {
+                    let nearest = Nearest { vectors: &vectors, query, k, beam: looks.ef };
+                    let found = |distance: f32, row: u32| {
+                        top.push(-distance, Hit { part, row });
+                    };
+                    match &graph {
+                        Some(graph) => nearest.walk(graph, accepted, &caches, found),
+                        None => nearest.all(accepted, found),
                     }
-                    Ok(())
-                };
+                }
+                Ok(())
+            };
             each_part(source, parts, wanted, (k, questions), looks, read, look).await
         }
     }
 }
 
 /// Whether any of some rows may have no distance from a vector.
-pub async fn any_nowhere(source: &Source, column: u32, query: &Query, wanted: &Wanted) -> Result<bool> {
+pub async fn any_nowhere(source: &Source, column: u32, query: &VectorQuery, wanted: &Wanted) -> Result<bool> {
     for (at, part) in source.parts.iter().enumerate().filter(|(at, _)| !wanted.is_empty(*at)) {
         let graph = source.graph(part, column, query.metric()).await?;
         let vectors = source.vectors(part, column).await?;
         let extent = blocking(move || Ok(vectors.extent(graph.as_ref().map(|graph| &*graph.graph)))).await?;
         let nowhere = match wanted.of(source, at) {
-            Accepted::Except(hidden) => &extent.nowhere - &*hidden,
-            Accepted::Only(rows) => &extent.nowhere & &*rows,
+            RowSelection::AllExcept(hidden) => &extent.nowhere - &*hidden,
+            RowSelection::Only(rows) => &extent.nowhere & &*rows,
         };
         if !nowhere.is_empty() || !extent.is_near(query.square()) {
             return Ok(true);
@@ -340,7 +320,7 @@ type VectorsOf = (Arc<Vectors>, Option<OpenGraph>);
 /// A look for the nearest vectors of a segment.
 struct Nearest<'a> {
     vectors: &'a Vectors,
-    query: &'a Query,
+    query: &'a VectorQuery,
     k: usize,
     beam: usize,
 }
@@ -352,16 +332,16 @@ impl Nearest<'_> {
     }
 
     /// Looks at every row that is accepted.
-    fn all(&self, accepted: &Accepted, mut found: impl FnMut(f32, u32)) {
+    fn all(&self, accepted: &RowSelection, mut found: impl FnMut(f32, u32)) {
         let mut look = |row: u32| {
             if let Some(distance) = self.distance(row) {
                 found(distance, row);
             }
         };
         match accepted {
-            Accepted::Only(rows) => rows.iter().for_each(look),
-            Accepted::Except(rows) if rows.is_empty() => (0..self.vectors.rows()).for_each(&mut look),
-            Accepted::Except(rows) => {
+            RowSelection::Only(rows) => rows.iter().for_each(look),
+            RowSelection::AllExcept(rows) if rows.is_empty() => (0..self.vectors.rows()).for_each(&mut look),
+            RowSelection::AllExcept(rows) => {
                 (0..self.vectors.rows()).filter(|row| !rows.contains(*row)).for_each(&mut look);
             }
         }
@@ -371,22 +351,19 @@ impl Nearest<'_> {
     fn walk(
         &self,
         graph: &OpenGraph,
-        accepted: &Accepted,
+        accepted: &RowSelection,
         caches: &SearchCaches,
         mut found: impl FnMut(f32, u32),
     ) {
         let chosen = match accepted {
-            Accepted::Only(rows) => Some(caches.chosen(graph.file, &graph.graph, rows)),
-            Accepted::Except(_) => None,
-        };
-        let among = match (accepted, &chosen) {
-            (Accepted::Only(_), Some(chosen)) => Among::Only(chosen),
-            (Accepted::Except(hidden) | Accepted::Only(hidden), _) => Among::Except(hidden),
+            RowSelection::Only(rows) => Some(caches.chosen(graph.file, &graph.graph, rows)),
+            RowSelection::AllExcept(_) => None,
         };
         let distance = |row: u32| self.distance(row).unwrap_or(f32::INFINITY);
-        let options = WalkOptions { beam: self.beam };
-        let mut nearest = WALK.with_borrow_mut(|walk| {
-            walk.nearest(&graph.graph, self.query.vector(), self.k, options, among, distance)
+        let options = GraphSearchOptions { k: self.k, beam: self.beam };
+        let vector = self.query.vector();
+        let mut nearest = SEARCHER.with_borrow_mut(|searcher| {
+            searcher.search(&graph.graph, vector, options, accepted, chosen.as_deref(), distance)
         });
         nearest.retain(|(distance, _)| distance.is_finite());
         // Vectors of zeros are in no graph by the cosine, and at a distance of one.
@@ -402,7 +379,7 @@ impl Nearest<'_> {
 
 thread_local! {
     /// What walks of a thread use again.
-    static WALK: RefCell<Walk> = RefCell::default();
+    static SEARCHER: RefCell<GraphSearcher> = RefCell::default();
 }
 
 /// Reads what is needed of each part, looks for hits, and puts them together: the best `k` of each of some questions.
@@ -418,9 +395,9 @@ async fn each_part<T, R, F>(
 where
     T: Send + 'static,
     R: Future<Output = Result<T>>,
-    F: Fn(T, &Accepted, &mut [Top<Hit>], u32) -> Result<()> + Clone + Send + 'static,
+    F: Fn(T, &RowSelection, &mut [TopK<Hit>], u32) -> Result<()> + Clone + Send + 'static,
 {
-    let tops = move || -> Vec<Top<Hit>> { (0..questions).map(|_| Top::new(k)).collect() };
+    let tops = move || -> Vec<TopK<Hit>> { (0..questions).map(|_| TopK::new(k)).collect() };
     // What is worse than the last that counts in one part counts in none.
     let thresholds = Arc::new(Mutex::new(vec![f32::NEG_INFINITY; questions]));
     let found = parts.into_iter().map(|part| {
@@ -434,7 +411,7 @@ where
                 tops.iter_mut().zip(lock().iter()).for_each(|(top, least)| top.raise(*least));
                 look(read, &accepted, &mut tops, part)?;
                 lock().iter_mut().zip(&tops).for_each(|(least, top)| *least = least.max(top.threshold()));
-                Ok(tops.into_iter().map(Top::into_sorted).collect::<Vec<_>>())
+                Ok(tops.into_iter().map(TopK::into_sorted).collect::<Vec<_>>())
             })
             .await
         }
@@ -449,7 +426,7 @@ where
             }
         }
     }
-    Ok(best.into_iter().map(Top::into_sorted).collect())
+    Ok(best.into_iter().map(TopK::into_sorted).collect())
 }
 
 /// The rows of some parts that match a query, whether the version sees them or not, by this node.
@@ -458,7 +435,7 @@ pub(super) async fn matching(
     parts: Vec<u32>,
     fields: &TextFields,
     query: &TextQuery,
-) -> Result<Vec<Arc<Rows>>> {
+) -> Result<Vec<Arc<RowSet>>> {
     let search = TextSearch::new(query, fields.columns.len(), &GlobalStatistics::default());
     let search = Arc::new(search);
     let mut rows = Vec::with_capacity(parts.len());
@@ -494,7 +471,7 @@ pub async fn keys_of_equals(
     ranking: &[(f32, Hit)],
     k: usize,
 ) -> Result<BTreeMap<Hit, Vec<u8>>> {
-    let mut equals: BTreeMap<u32, Rows> = BTreeMap::new();
+    let mut equals: BTreeMap<u32, RowSet> = BTreeMap::new();
     let mut start = 0;
     while start < ranking.len().min(k) {
         let same = ranking[start..].iter().take_while(|(score, _)| *score == ranking[start].0).count();
@@ -509,7 +486,7 @@ pub async fn keys_of_equals(
 }
 
 /// The primary keys of some rows of each part.
-pub async fn keys(source: &Source, rows: BTreeMap<u32, Rows>) -> Result<BTreeMap<Hit, Vec<u8>>> {
+pub async fn keys(source: &Source, rows: BTreeMap<u32, RowSet>) -> Result<BTreeMap<Hit, Vec<u8>>> {
     let mut keys = BTreeMap::new();
     let places: Vec<usize> = source.table.schema.primary_key.iter().map(|&place| place as usize).collect();
     if places.is_empty() || rows.is_empty() {
@@ -533,10 +510,10 @@ pub async fn keys(source: &Source, rows: BTreeMap<u32, Rows>) -> Result<BTreeMap
 pub async fn rows_of(
     source: &Source,
     schema: &TableSchema,
-    rows: BTreeMap<u32, Rows>,
-) -> Result<Vec<(u32, Rows, RecordBatch)>> {
+    rows: BTreeMap<u32, RowSet>,
+) -> Result<Vec<(u32, RowSet, RecordBatch)>> {
     let question = |parts: &[u32]| {
-        let rows = parts.iter().map(|part| encode_rows(&rows[part])).collect();
+        let rows = parts.iter().map(|part| encode_row_set(&rows[part])).collect();
         Some(Question::Rows { schema: schema.clone(), rows })
     };
     let here = |parts: Vec<u32>| {

@@ -27,7 +27,7 @@ use datafusion::catalog::TableFunction;
 use datafusion::common::extensions_options;
 use datafusion::config::ConfigExtension;
 use datafusion::logical_expr::ScalarUDF;
-use plexus_index::graph::WalkOptions;
+use plexus_index::graph::BEAM_DEFAULT;
 
 pub use alone::{bind_searches, is_repeatable, run_alone};
 pub use arguments::Function;
@@ -49,7 +49,7 @@ extensions_options! {
         pub exact: bool, default = false
         /// Candidates that are kept while an index leads to the nearest vectors: with more, more of the nearest are found,
         /// and it takes longer.
-        pub ef: usize, default = WalkOptions::default().beam
+        pub ef: usize, default = BEAM_DEFAULT
     }
 }
 

@@ -78,7 +78,7 @@ pub fn note_leg(state: &dyn Session, source: &Source, leg: &Leg, wanted: &Wanted
             let mut ways: BTreeMap<&str, usize> = BTreeMap::new();
             for (at, part) in source.parts.iter().enumerate().filter(|(at, _)| !wanted.is_empty(*at)) {
                 let indexed = !looks.exact && has_graph(&source.table, &part.segment, *column, metric);
-                let way = if indexed { wanted.strategy(source, at, k, ef) } else { Strategy::Exact };
+                let way = if indexed { wanted.strategy(source, at, k, ef) } else { Strategy::BruteForce };
                 *ways.entry(way.name()).or_default() += 1;
             }
             let ways: Vec<String> = ways.iter().map(|(way, count)| format!("{count} {way}")).collect();

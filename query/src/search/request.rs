@@ -10,7 +10,7 @@ use datafusion::catalog::Session;
 use datafusion::common::DataFusionError;
 use datafusion::logical_expr::Expr;
 use plexus_index::text::{Analyzer, TextQuery};
-use plexus_model::{Error, Result, Rows};
+use plexus_model::{Error, Result, RowSet};
 use plexus_storage::{project, types};
 
 use super::filter::Filter;
@@ -181,7 +181,7 @@ pub async fn wanted(
     let Some(filter) = Filter::new(source, state, filters)? else {
         return Ok(Wanted::All);
     };
-    let mut rows: Vec<Option<Arc<Rows>>> =
+    let mut rows: Vec<Option<Arc<RowSet>>> =
         source.parts.iter().map(|part| filter.known(source, part)).collect();
     let unknown: Vec<u32> = (0..).zip(&rows).filter(|(_, rows)| rows.is_none()).map(|(at, _)| at).collect();
     let here = |parts: Vec<u32>| {
@@ -248,7 +248,7 @@ async fn rank(
         .into_iter()
         .map(|fused| Found { hit: fused.item, score: fused.score, places: fused.places })
         .collect();
-    let mut equals: BTreeMap<u32, Rows> = BTreeMap::new();
+    let mut equals: BTreeMap<u32, RowSet> = BTreeMap::new();
     fused.sort_by(|a, b| b.score.total_cmp(&a.score));
     // Of groups every row may count, otherwise those up to the last that is asked for and its equals.
     let end = if request.group_by.is_some() { usize::MAX } else { Page::new(request).end };
@@ -315,7 +315,7 @@ pub async fn fetch(source: &Source, hits: &[Hit], columns: &[usize]) -> Result<R
     let failed = |e: arrow::error::ArrowError| Error::internal(format!("fetching rows: {e}")).with_source(e);
     let schema = project(&source.table.schema, columns);
     let arrow = types::to_arrow(&schema);
-    let mut of_parts: BTreeMap<u32, Rows> = BTreeMap::new();
+    let mut of_parts: BTreeMap<u32, RowSet> = BTreeMap::new();
     for hit in hits {
         of_parts.entry(hit.part).or_default().insert(hit.row);
     }

@@ -19,8 +19,8 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 use datafusion::physical_plan::ExecutionPlan;
-use plexus_index::Query;
-use plexus_model::{Rows, SegmentId};
+use plexus_index::VectorQuery;
+use plexus_model::{RowSet, SegmentId};
 
 use super::arguments::K_MAX;
 use super::bind::text_call;
@@ -70,7 +70,7 @@ struct Selection {
 
 #[derive(Debug, Clone)]
 enum TopOf {
-    Vector { column: u32, query: Query, nulls_first: bool },
+    Vector { column: u32, query: VectorQuery, nulls_first: bool },
     Text(Arc<TextBinding>),
 }
 
@@ -274,11 +274,11 @@ fn top_of(pinned: &PinnedTable, by: &SortExpr) -> Option<TopOf> {
     let schema = &pinned.table().schema;
     let column = &schema.columns[schema.column_index(&column.name)?];
     let vector = vector_of(vector)?;
-    if Some(vector.len()) != column.data_type.vector_length().map(|length| length as usize) {
+    if Some(vector.len()) != column.data_type.vector_dimensions().map(|length| length as usize) {
         return None;
     }
     // What has no distance is left to the function.
-    let query = Query::new(function.metric, vector).ok()?;
+    let query = VectorQuery::new(function.metric, vector).ok()?;
     Some(TopOf::Vector { column: column.id, query, nulls_first: by.nulls_first })
 }
 
@@ -353,7 +353,7 @@ impl TableProvider for SelectedTable {
         let Wanted::Some(rows) = left else {
             return self.inner.scan(state, projection, filters, limit).await;
         };
-        let picked: HashMap<SegmentId, Arc<Rows>> =
+        let picked: HashMap<SegmentId, Arc<RowSet>> =
             source.parts.iter().zip(rows).map(|(part, rows)| (part.segment.id, rows)).collect();
         pinned.scan_rows(state, projection, filters, limit, Some(&picked)).await
     }
@@ -383,7 +383,7 @@ async fn best(
         // Rows without a vector come after all others, but they come.
         return Ok(wanted);
     }
-    let mut rows = vec![Rows::new(); source.parts.len()];
+    let mut rows = vec![RowSet::new(); source.parts.len()];
     for (_, hit) in found {
         rows[hit.part as usize].insert(hit.row);
     }

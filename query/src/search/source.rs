@@ -13,10 +13,12 @@ use arrow::compute;
 use arrow_schema::DataType;
 use futures::TryStreamExt;
 use moka::sync::Cache;
-use plexus_index::graph::{Chosen, Graph};
+use plexus_index::graph::{Graph, NodeFilter};
 use plexus_index::text::{Analyzer, TextIndex, build_text};
-use plexus_model::{Error, ErrorKind, NodeId, Result, Rows, Segment, SegmentId, Table, Version};
-use plexus_storage::{Pick, SegmentReads, SegmentRef, project};
+use plexus_model::{
+    Error, ErrorKind, NodeId, Result, RowSelection, RowSet, Segment, SegmentId, Table, Version,
+};
+use plexus_storage::{SegmentReads, SegmentRef, project};
 use tokio::sync::OnceCell;
 
 use super::vectors::Vectors;
@@ -70,13 +72,13 @@ pub struct SearchCaches {
     /// By their files, with the bytes of those that are in memory.
     pub(super) graphs: Kept<(SegmentId, u64), (Arc<Graph>, usize)>,
     /// By the file of the graph and the set of rows, as long as that is there.
-    pub(super) chosen: Cache<(SegmentId, usize), (Weak<Rows>, Arc<Chosen>)>,
-    pub(super) filtered: Cache<super::filter::FilterKey, Arc<Rows>>,
+    pub(super) chosen: Cache<(SegmentId, usize), (Weak<RowSet>, Arc<NodeFilter>)>,
+    pub(super) filtered: Cache<super::filter::FilterKey, Arc<RowSet>>,
     pub(super) counts: super::statistics::Counts,
 }
 
-fn chosen() -> Cache<(SegmentId, usize), (Weak<Rows>, Arc<Chosen>)> {
-    let weight = |_: &(SegmentId, usize), (_, chosen): &(Weak<Rows>, Arc<Chosen>)| {
+fn chosen() -> Cache<(SegmentId, usize), (Weak<RowSet>, Arc<NodeFilter>)> {
+    let weight = |_: &(SegmentId, usize), (_, chosen): &(Weak<RowSet>, Arc<NodeFilter>)| {
         u32::try_from(chosen.bytes() + 128).unwrap_or(u32::MAX)
     };
     Cache::builder().max_capacity(CHOSEN_BYTES_MAX).weigher(weight).time_to_idle(IDLE_MAX).build()
@@ -93,7 +95,7 @@ impl SearchCaches {
     }
 
     /// The nodes of a graph that are some rows.
-    pub(super) fn chosen(&self, file: SegmentId, graph: &Graph, rows: &Arc<Rows>) -> Arc<Chosen> {
+    pub(super) fn chosen(&self, file: SegmentId, graph: &Graph, rows: &Arc<RowSet>) -> Arc<NodeFilter> {
         // As long as somebody knows the set, no other is at its place.
         let key = (file, Arc::as_ptr(rows) as usize);
         if let Some((of, chosen)) = self.chosen.get(&key)
@@ -101,7 +103,7 @@ impl SearchCaches {
         {
             return chosen;
         }
-        let chosen = Arc::new(Chosen::new(graph, rows));
+        let chosen = Arc::new(NodeFilter::new(graph, rows));
         self.chosen.insert(key, (Arc::downgrade(rows), chosen.clone()));
         chosen
     }
@@ -137,7 +139,7 @@ pub struct TextFields {
 #[derive(Clone, Debug)]
 pub struct Part {
     pub segment: Arc<Segment>,
-    pub hidden: Arc<Rows>,
+    pub hidden: Arc<RowSet>,
 }
 
 impl Part {
@@ -211,7 +213,7 @@ impl Source {
             part.segment.id,
             fields.analyzer.name().to_owned(),
             fields.columns.clone(),
-            self.reads().losses(),
+            self.reads().lost_files(),
         );
         let make = async {
             let file = fields.index.and_then(|id| SegmentRef::of_index(&self.table, &part.segment, id));
@@ -244,7 +246,7 @@ impl Source {
     pub async fn texts(&self, part: &Part, fields: &TextFields) -> Result<Vec<Vec<ArrayRef>>> {
         let places = fields.columns.iter().map(|id| self.column_place(*id)).collect::<Result<Vec<_>>>()?;
         let schema = project(&self.table.schema, &places);
-        let all = Pick::Except(Arc::default());
+        let all = RowSelection::all();
         let mut rows = self.reads().scan(&self.table, &part.segment, &schema, all).await?;
         let (mut texts, mut read) = (Vec::new(), 0);
         while let Some(found) = rows.try_next().await? {

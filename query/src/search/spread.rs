@@ -15,11 +15,11 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::Expr;
 use datafusion_proto::bytes::Serializeable;
 use futures::future::{try_join, try_join_all};
-use plexus_index::Query;
+use plexus_index::VectorQuery;
 use plexus_index::text::{Analyzer, GlobalStatistics, ScoredTerm, TextQuery};
 use plexus_model::{
-    Error, ErrorKind, Manifest, Metric, NodeId, Result, Rows, Segment, SegmentData, Shard, Table, TableId,
-    TableName, TableSchema, Version, decode, decode_rows, encode, encode_rows,
+    Error, ErrorKind, Manifest, Metric, NodeId, Result, RowSet, Segment, SegmentData, Shard, Table, TableId,
+    TableName, TableSchema, Version, decode, decode_row_set, encode, encode_row_set,
 };
 use plexus_storage::{SegmentRef, inline, types};
 use rkyv::{Archive, Deserialize, Serialize};
@@ -137,7 +137,9 @@ impl Look {
     pub fn new(k: usize, looks: Looks, wanted: &Wanted, parts: &[u32]) -> Self {
         let wanted = match wanted {
             Wanted::All => None,
-            Wanted::Some(rows) => Some(parts.iter().map(|part| encode_rows(&rows[*part as usize])).collect()),
+            Wanted::Some(rows) => {
+                Some(parts.iter().map(|part| encode_row_set(&rows[*part as usize])).collect())
+            }
         };
         Self { k: k as u64, exact: looks.exact, ef: looks.ef as u64, wanted }
     }
@@ -161,8 +163,8 @@ impl Question {
     }
 }
 
-fn decode_sets(sets: Vec<Vec<u8>>) -> Result<Vec<Arc<Rows>>> {
-    sets.iter().map(|set| decode_rows(set).map(Arc::new)).collect()
+fn decode_sets(sets: Vec<Vec<u8>>) -> Result<Vec<Arc<RowSet>>> {
+    sets.iter().map(|set| decode_row_set(set).map(Arc::new)).collect()
 }
 
 /// Whether a part has a row.
@@ -176,12 +178,12 @@ fn unexpected() -> Error {
 
 impl Answer {
     /// A set of rows of each of some parts.
-    pub fn into_sets(self, source: &Source, parts: &[u32]) -> Result<Vec<(u32, Arc<Rows>)>> {
+    pub fn into_sets(self, source: &Source, parts: &[u32]) -> Result<Vec<(u32, Arc<RowSet>)>> {
         let Self::Sets(sets) = self else {
             return Err(unexpected());
         };
         let sets = decode_sets(sets)?;
-        let fits = |(part, set): (&u32, &Arc<Rows>)| set.max().is_none_or(|row| has(source, *part, row));
+        let fits = |(part, set): (&u32, &Arc<RowSet>)| set.max().is_none_or(|row| has(source, *part, row));
         match sets.len() == parts.len() && parts.iter().zip(&sets).all(fits) {
             true => Ok(parts.iter().copied().zip(sets).collect()),
             false => Err(unexpected()),
@@ -373,10 +375,10 @@ pub(crate) async fn answer(
         dropped_time_us: 0,
         segments: segments.iter().map(|segment| (segment.id, segment.clone())).collect(),
         inline_bytes: 0,
-        former: vec![],
+        history: vec![],
         oldest: Version(0),
         changed: task.version,
-        moved: Default::default(),
+        relocations: Default::default(),
     });
     let mut parts = Vec::with_capacity(segments.len());
     for segment in segments {
@@ -423,7 +425,7 @@ fn of_engine(error: DataFusionError) -> Error {
 async fn respond(source: &Source, question: Question, state: &SessionState) -> Result<Answer> {
     let threads = state.config().target_partitions();
     let all: Vec<u32> = (0..source.parts.len() as u32).collect();
-    let sets = |sets: Vec<Arc<Rows>>| Answer::Sets(sets.iter().map(|set| encode_rows(set)).collect());
+    let sets = |sets: Vec<Arc<RowSet>>| Answer::Sets(sets.iter().map(|set| encode_row_set(set)).collect());
     Ok(match question {
         Question::Filter(predicates) => {
             let context = state.task_ctx();
@@ -449,7 +451,7 @@ async fn respond(source: &Source, question: Question, state: &SessionState) -> R
             hits(source, all, Asked::words(fields, query, statistics), look, threads).await?
         }
         Question::Nearest { column, metric, vectors, look } => {
-            let queries = vectors.into_iter().map(|vector| Query::new(metric, vector));
+            let queries = vectors.into_iter().map(|vector| VectorQuery::new(metric, vector));
             let queries = queries.collect::<Result<Vec<_>>>()?;
             hits(source, all, Asked::nearest(column, queries), look, threads).await?
         }

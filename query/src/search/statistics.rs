@@ -37,8 +37,9 @@ impl Default for Counts {
 
 impl Counts {
     fn of(&self, source: &Source, fields: &TextFields) -> Arc<CountsOf> {
-        let (place, losses) = (Arc::as_ptr(&source.table) as usize, source.reads().losses());
-        let key = (place, source.version, losses, fields.columns.clone(), fields.analyzer.name().to_owned());
+        let (place, lost_files) = (Arc::as_ptr(&source.table) as usize, source.reads().lost_files());
+        let key =
+            (place, source.version, lost_files, fields.columns.clone(), fields.analyzer.name().to_owned());
         self.0.get_with(key, || {
             Arc::new(CountsOf { _table: Arc::downgrade(&source.table), known: Mutex::default() })
         })

@@ -9,8 +9,10 @@ use arrow::datatypes::Float32Type;
 use arrow_schema::{DataType, Field};
 use futures::TryStreamExt;
 use plexus_index::graph::{BuildOptions, Graph, build_graph};
-use plexus_model::{ColumnType, Error, ErrorKind, IndexKind, Metric, Result, Rows, Segment, SegmentId};
-use plexus_storage::{Pick, SegmentRef, project};
+use plexus_model::{
+    ColumnType, Error, ErrorKind, IndexKind, Metric, Result, RowSelection, RowSet, Segment, SegmentId,
+};
+use plexus_storage::{SegmentRef, project};
 
 use super::source::{Part, Source, blocking, check_positions};
 
@@ -20,7 +22,7 @@ pub struct Vectors {
     chunks: Vec<Chunk>,
     rows: u32,
     /// Rows whose vector, or a component of it, is null.
-    nulls: Rows,
+    nulls: RowSet,
     extent: OnceLock<Arc<Extent>>,
     /// What of it is in memory, and not in a file.
     bytes: usize,
@@ -34,7 +36,7 @@ struct Chunk {
 /// Where vectors are.
 pub struct Extent {
     /// Rows without a vector, or with one that is nowhere since a component is no finite number.
-    pub nowhere: Rows,
+    pub nowhere: RowSet,
     /// The largest square of a length.
     pub largest_square: f32,
 }
@@ -118,16 +120,16 @@ impl Source {
     /// The vectors of a segment in a column.
     pub async fn vectors(&self, part: &Part, column: u32) -> Result<Arc<Vectors>> {
         let make = self.read_vectors(part, column);
-        self.context.caches.vectors.get((part.segment.id, column, self.reads().losses()), make).await
+        self.context.caches.vectors.get((part.segment.id, column, self.reads().lost_files()), make).await
     }
 
     async fn read_vectors(&self, part: &Part, column: u32) -> Result<Arc<Vectors>> {
         let schema = project(&self.table.schema, &[self.column_place(column)?]);
-        let length = schema.columns.first().and_then(|c| c.data_type.vector_length());
+        let length = schema.columns.first().and_then(|c| c.data_type.vector_dimensions());
         let length = length.ok_or_else(|| Error::internal("a column of vectors that holds none"))?;
         let item = Arc::new(Field::new("item", DataType::Float32, true));
         let wanted = DataType::FixedSizeList(item, length as i32);
-        let all = Pick::Except(Arc::default());
+        let all = RowSelection::all();
         // Others are converted, and may as well be read.
         let is_plain = matches!(schema.columns[0].data_type, ColumnType::FixedSizeList(ref item, _) if item.data_type == ColumnType::Float32);
         let reads = if is_plain { self.reads().mapped() } else { self.reads().clone() };
@@ -138,7 +140,7 @@ impl Source {
             length,
             chunks: vec![],
             rows: 0,
-            nulls: Rows::new(),
+            nulls: RowSet::new(),
             extent: OnceLock::new(),
             bytes: 0,
         };
@@ -173,7 +175,7 @@ impl Source {
             let heap = if reads.is_mapped(&file, &bytes) { 0 } else { bytes.len() };
             // What a graph takes beside its file is decoded, which takes a while.
             let graph = blocking(move || Graph::open(bytes)).await?;
-            let length = self.table.schema.columns[self.column_place(column)?].data_type.vector_length();
+            let length = self.table.schema.columns[self.column_place(column)?].data_type.vector_dimensions();
             let suits = u64::from(graph.rows()) == part.segment.rows
                 && graph.metric() == metric
                 && length.is_some_and(|length| length as usize == graph.length());
@@ -182,7 +184,7 @@ impl Source {
             }
             Ok((Arc::new(graph), heap))
         };
-        match self.context.caches.graphs.get((file.id, self.reads().losses()), make).await {
+        match self.context.caches.graphs.get((file.id, self.reads().lost_files()), make).await {
             Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Unavailable) => {
                 tracing::warn!(segment = %part.segment.id, error = %e, "a graph cannot be read; searching without");
                 Ok(None)

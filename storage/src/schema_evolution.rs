@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt64Array, new_null_array};
 use arrow::compute;
 use arrow_schema::SchemaRef;
-use plexus_model::{Column, Error, Result, Rows, TableSchema};
+use plexus_model::{Column, Error, Result, RowSet, TableSchema};
 
 use crate::{inline, types};
 
@@ -53,7 +53,7 @@ pub fn initial_value(schema: &TableSchema, column: &Column) -> Result<ArrayRef> 
 
 /// The rows of an inline segment in a reader's schema, without those that it does not see: they need not
 /// fit it.
-pub fn decode_inline(bytes: &[u8], schema: &TableSchema, hidden: &Rows) -> Result<Vec<RecordBatch>> {
+pub fn decode_inline(bytes: &[u8], schema: &TableSchema, hidden: &RowSet) -> Result<Vec<RecordBatch>> {
     let arrow = types::to_arrow(schema);
     let mut first = 0;
     let mut rows = Vec::new();

@@ -1,7 +1,7 @@
 //! Vectors in four bits a component, and how near they are to a query as far as that tells.
 //!
 //! A vector is turned by a random rotation, after which its components are alike, and stored as its difference from a
-//! centre near it: whole numbers from 0 to 15 around 7.5, times a scale of its own. The inner product with a query, whose
+//! centroid near it: whole numbers from 0 to 15 around 7.5, times a scale of its own. The inner product with a query, whose
 //! components are whole numbers of eight bits, is a sum of integers, the same on every processor (after Gao et al.:
 //! "Practical and asymptotically optimal quantization of high-dimensional vectors", 2024, whose codes these are but for the
 //! search for the best scale).
@@ -96,7 +96,7 @@ pub struct Factors {
     pub square: f32,
 }
 
-/// Encodes the difference of a rotated vector from its centre.
+/// Encodes the difference of a rotated vector from its centroid.
 pub fn encode(difference: &[f32], code: &mut [u8]) -> Factors {
     let largest = difference.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
     let square = crate::dot(difference, difference);
@@ -137,7 +137,7 @@ fn put(code: &mut [u8], place: usize, level: u8) {
 
 /// A query, ready to be compared with codes.
 #[derive(Clone, Debug)]
-pub struct CodeQuery {
+pub struct QuantizedQuery {
     /// Components as whole numbers, in the order of the codes.
     levels: Vec<i8>,
     /// What one of them stands for.
@@ -146,12 +146,12 @@ pub struct CodeQuery {
     middle: f32,
 }
 
-impl CodeQuery {
+impl QuantizedQuery {
     /// Of the difference of two vectors.
     pub fn new(rotated: &[f32], middle: &[f32]) -> Self {
         let mut levels = vec![0i8; rotated.len().div_ceil(STEP) * STEP];
         let to = levels.as_mut_slice();
-        let (unit, sum) = widest!(quantise(rotated: &[f32], middle: &[f32], to: &mut [i8]) -> (f32, i32));
+        let (unit, sum) = widest!(quantize(rotated: &[f32], middle: &[f32], to: &mut [i8]) -> (f32, i32));
         Self { levels, unit, middle: sum as f32 * MIDDLE }
     }
 
@@ -164,7 +164,7 @@ impl CodeQuery {
 
 /// The difference of two vectors as whole numbers: what one of them stands for, and their sum.
 #[inline(always)]
-fn quantise(vector: &[f32], middle: &[f32], levels: &mut [i8]) -> (f32, i32) {
+fn quantize(vector: &[f32], middle: &[f32], levels: &mut [i8]) -> (f32, i32) {
     // In lanes, since a maximum of all in a row waits for each.
     let mut largest = [f32::MIN_POSITIVE; LANES];
     for (x, c) in vector.chunks(LANES).zip(middle.chunks(LANES)) {
@@ -200,12 +200,12 @@ macro_rules! with_sum {
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
         fn wide($($name: $type),*) {
-            $function($($name,)* |code: &[u8], levels: &[i8]| $crate::graph::codes::sum_512(code, levels))
+            $function($($name,)* |code: &[u8], levels: &[i8]| $crate::graph::quantization::sum_512(code, levels))
         }
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2")]
         fn narrow($($name: $type),*) {
-            $function($($name,)* $crate::graph::codes::sum_any)
+            $function($($name,)* $crate::graph::quantization::sum_any)
         }
         #[cfg(target_arch = "x86_64")]
         let has_512 = is_x86_feature_detected!("avx512f")
@@ -221,10 +221,10 @@ macro_rules! with_sum {
             #[allow(unsafe_code)]
             unsafe { narrow($($name),*) }
         } else {
-            $function($($name,)* $crate::graph::codes::sum_any)
+            $function($($name,)* $crate::graph::quantization::sum_any)
         }
         #[cfg(not(target_arch = "x86_64"))]
-        $function($($name,)* $crate::graph::codes::sum_any);
+        $function($($name,)* $crate::graph::quantization::sum_any);
     }};
 }
 
@@ -309,7 +309,7 @@ mod tests {
         fn products_of_codes_are_near(a in vector(384), b in vector(384)) {
             let mut code = vec![0; code_bytes(384)];
             let factors = encode(&a, &mut code);
-            let query = CodeQuery::new(&b, &[0.0; 384]);
+            let query = QuantizedQuery::new(&b, &[0.0; 384]);
             let exact = crate::dot(&a, &b);
             let error = (query.product(&code, factors.scale, sum_any) - exact).abs();
             // A sixteenth of the range a component, which adds up as chance does.

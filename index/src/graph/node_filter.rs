@@ -1,22 +1,22 @@
 //! Nodes that may be found, when not all may.
 
-use plexus_model::Rows;
+use plexus_model::RowSet;
 
-use super::file::Graph;
+use super::format::Graph;
 
-/// Nodes of a graph, for walks that check them and for looks at all of some centre.
+/// Nodes of a graph, for walks that check them and for looks at all of some centroid.
 #[derive(Debug)]
-pub struct Chosen {
-    /// Ascending, which is by their centres.
+pub struct NodeFilter {
+    /// Ascending, which is by their centroids.
     nodes: Vec<u32>,
-    /// Where those of each centre begin, and the end.
+    /// Where those of each centroid begin, and the end.
     starts: Vec<u32>,
     bits: Vec<u64>,
 }
 
-impl Chosen {
+impl NodeFilter {
     /// The nodes of a graph that are some rows.
-    pub fn new(graph: &Graph, rows: &Rows) -> Self {
+    pub fn new(graph: &Graph, rows: &RowSet) -> Self {
         let set = |bits: &mut [u64], at: u32| bits[at as usize / 64] |= 1 << (at % 64);
         // Rows are looked up in any order, which a set of bits takes in a step.
         let mut wanted = vec![0u64; (graph.rows() as usize).div_ceil(64)];
@@ -53,8 +53,8 @@ impl Chosen {
         self.bits[node as usize / 64] >> (node % 64) & 1 == 1
     }
 
-    /// Those of a centre.
-    pub(super) fn of_centre(&self, centre: u32) -> &[u32] {
-        &self.nodes[self.starts[centre as usize] as usize..self.starts[centre as usize + 1] as usize]
+    /// Those of a centroid.
+    pub(super) fn of_centroid(&self, centroid: u32) -> &[u32] {
+        &self.nodes[self.starts[centroid as usize] as usize..self.starts[centroid as usize + 1] as usize]
     }
 }

@@ -1,11 +1,11 @@
 //! Changes that name rows where they were: segments are merged and leave the log while statements run, and
 //! what a statement deletes is found where it went.
 
-use plexus_model::{Deletion, Error, Result, Rows, SegmentId, Table, TableChange, decode_rows};
+use plexus_model::{DeletionVector, Error, Result, RowSet, SegmentId, Table, TableChange, decode_row_set};
 
 /// What of a segment goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Wanted {
+enum Removal {
     /// Rows that the statement deletes: whoever deleted one of them before it, wins.
     Rows,
     /// A segment as a whole: rows that are gone already need not go again.
@@ -13,26 +13,26 @@ enum Wanted {
 }
 
 /// Rewrites a change of rows for the segments that there are now.
-pub fn relocate(table: &Table, change: &mut TableChange) -> Result<()> {
-    let moved = |id: &SegmentId| table.moved.contains_key(id);
+pub fn rebase(table: &Table, change: &mut TableChange) -> Result<()> {
+    let moved = |id: &SegmentId| table.relocations.contains_key(id);
     let (gone, kept): (Vec<_>, Vec<_>) =
         std::mem::take(&mut change.delete).into_iter().partition(|(id, _)| moved(id));
     change.delete = kept;
     for (id, deletion) in gone {
         let rows = deletion.inline_rows()?.ok_or_else(|| moved_meanwhile(table, id))?;
-        follow(table, id, rows, Wanted::Rows, change)?;
+        follow(table, id, rows, Removal::Rows, change)?;
     }
     let (gone, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut change.remove).into_iter().partition(moved);
     change.remove = kept;
     for id in gone {
-        let mut all = Rows::new();
-        for place in table.moved.get(&id).into_iter().flat_map(|m| &m.places) {
-            all |= decode_rows(&place.rows)?;
+        let mut all = RowSet::new();
+        for place in table.relocations.get(&id).into_iter().flat_map(|m| &m.places) {
+            all |= decode_row_set(&place.rows)?;
         }
         if let Some(segment) = table.segments.get(&id) {
             all.insert_range(0..segment.rows as u32);
         }
-        follow(table, id, all, Wanted::Whole, change)?;
+        follow(table, id, all, Removal::Whole, change)?;
     }
     Ok(())
 }
@@ -40,11 +40,11 @@ pub fn relocate(table: &Table, change: &mut TableChange) -> Result<()> {
 fn follow(
     table: &Table,
     from: SegmentId,
-    mut rows: Rows,
-    wanted: Wanted,
+    mut rows: RowSet,
+    wanted: Removal,
     change: &mut TableChange,
 ) -> Result<()> {
-    if wanted == Wanted::Whole {
+    if wanted == Removal::Whole {
         // Rows that were gone when the statement looked need not go; it may not take what went since.
         for deletion in table.segments.get(&from).into_iter().flat_map(|s| &s.deletions) {
             let gone = deletion.inline_rows()?.ok_or_else(|| moved_meanwhile(table, from))?;
@@ -54,13 +54,13 @@ fn follow(
             rows -= gone;
         }
     }
-    let Some(moved) = table.moved.get(&from) else {
+    let Some(moved) = table.relocations.get(&from) else {
         return delete(table, from, rows, change);
     };
     let mut left = rows;
     for place in &moved.places {
-        let here = decode_rows(&place.rows)?;
-        let there: Rows =
+        let here = decode_row_set(&place.rows)?;
+        let there: RowSet =
             (&left & &here).iter().map(|row| place.offset + here.rank(row) as u32 - 1).collect();
         left -= here;
         if !there.is_empty() {
@@ -71,14 +71,14 @@ fn follow(
     if left.is_empty() { Ok(()) } else { Err(moved_meanwhile(table, from)) }
 }
 
-fn delete(table: &Table, id: SegmentId, rows: Rows, change: &mut TableChange) -> Result<()> {
+fn delete(table: &Table, id: SegmentId, rows: RowSet, change: &mut TableChange) -> Result<()> {
     match change.delete.iter_mut().find(|(other, _)| *other == id) {
         _ if rows.is_empty() => {}
         Some((_, deletion)) => {
             let both = deletion.inline_rows()?.ok_or_else(|| moved_meanwhile(table, id))? | rows;
-            *deletion = Deletion::inline(&both);
+            *deletion = DeletionVector::inline(&both);
         }
-        None => change.delete.push((id, Deletion::inline(&rows))),
+        None => change.delete.push((id, DeletionVector::inline(&rows))),
     }
     Ok(())
 }

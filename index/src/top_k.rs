@@ -6,7 +6,7 @@ const EQUALS_MAX: usize = 100_000;
 /// Keeps hits that may be among the best `k` of all, by a score of which more is better. Where several have the
 /// lowest score that counts, all of them are kept: who comes first among equals is decided by whoever knows the rows.
 #[derive(Clone, Debug)]
-pub struct Top<T> {
+pub struct TopK<T> {
     k: usize,
     hits: Vec<(f32, T)>,
     /// When so many are there, those that cannot count go.
@@ -14,7 +14,7 @@ pub struct Top<T> {
     threshold: f32,
 }
 
-impl<T> Top<T> {
+impl<T> TopK<T> {
     pub fn new(k: usize) -> Self {
         // The first time soon, so that there is a threshold.
         let full = k.saturating_add((k / 2).max(6));
@@ -80,7 +80,7 @@ mod tests {
             scores in proptest::collection::vec((0u8..30).prop_map(f32::from), 0..500),
             k in 0usize..40,
         ) {
-            let mut top = Top::new(k);
+            let mut top = TopK::new(k);
             for (hit, score) in scores.iter().enumerate() {
                 top.push(*score, hit);
             }

@@ -12,7 +12,7 @@ use arrow::compute;
 use arrow_schema::{DataType, Field, Schema};
 use futures::TryStreamExt;
 use moka::sync::Cache;
-use plexus_model::{Error, ErrorKind, Result, Rows, Segment, SegmentId, Table, TableSchema};
+use plexus_model::{Error, ErrorKind, Result, RowSelection, RowSet, Segment, SegmentId, Table, TableSchema};
 use vortex::array::arrays::PrimitiveArray;
 use vortex::array::expr::{get_item, root};
 use vortex::array::{IntoArray, VortexSessionExecute};
@@ -20,9 +20,9 @@ use vortex::arrow::ArrowSessionExt;
 use vortex::error::{VortexError, VortexResult};
 use vortex::session::VortexSession;
 
-use crate::evolve::evolve;
 use crate::read::{SegmentReads, SegmentRef};
-use crate::scan::{Pick, reading};
+use crate::scan::reading;
+use crate::schema_evolution::evolve;
 use crate::types;
 
 /// Bytes of open columns: of mapped ones what describes them.
@@ -77,7 +77,7 @@ impl SegmentReads {
         table: &Table,
         segment: &Segment,
         schema: &TableSchema,
-        rows: Rows,
+        rows: RowSet,
     ) -> Result<RecordBatch> {
         let arrow = types::to_arrow(schema);
         let wanted = rows.len();
@@ -112,7 +112,7 @@ impl SegmentReads {
         &self,
         file: &SegmentRef,
         schema: &TableSchema,
-        rows: &Rows,
+        rows: &RowSet,
     ) -> Result<Option<RecordBatch>> {
         let Some(columns) = self.open_columns(file, schema).await? else {
             return Ok(None);
@@ -129,9 +129,13 @@ impl SegmentReads {
         table: &Table,
         segment: &Segment,
         schema: &TableSchema,
-        rows: Rows,
+        rows: RowSet,
     ) -> Result<RecordBatch> {
-        let found: Vec<_> = self.scan(table, segment, schema, Pick::Only(rows)).await?.try_collect().await?;
+        let found: Vec<_> = self
+            .scan(table, segment, schema, RowSelection::Only(Arc::new(rows)))
+            .await?
+            .try_collect()
+            .await?;
         let arrow = types::to_arrow(schema);
         compute::concat_batches(&arrow, found.iter().map(|found| &found.rows))
             .map_err(|e| Error::internal(format!("rows of segment {}: {e}", segment.id)).with_source(e))
@@ -143,11 +147,11 @@ impl SegmentReads {
         file: &SegmentRef,
         schema: &TableSchema,
     ) -> Result<Option<Vec<Arc<OpenColumn>>>> {
-        let losses = self.losses();
+        let lost_files = self.lost_files();
         let stored = types::to_stored(schema);
         let mut columns = Vec::with_capacity(stored.fields().len());
         for field in stored.fields() {
-            let key = (file.id, field.name().clone(), field.data_type().clone(), losses);
+            let key = (file.id, field.name().clone(), field.data_type().clone(), lost_files);
             let column = match self.open.0.get(&key) {
                 Some(column) => column,
                 None => {
@@ -195,7 +199,7 @@ impl SegmentReads {
 
 impl OpenColumn {
     /// Values of some rows, in ascending order.
-    fn take(&self, session: &VortexSession, field: &Field, rows: &Rows) -> VortexResult<ArrayRef> {
+    fn take(&self, session: &VortexSession, field: &Field, rows: &RowSet) -> VortexResult<ArrayRef> {
         let mut parts = Vec::new();
         let mut rows = rows.iter().peekable();
         let mut ctx = session.create_execution_ctx();
@@ -222,7 +226,7 @@ impl OpenColumn {
 }
 
 /// Stored columns of some rows, as far as the file has them.
-fn take(session: &VortexSession, columns: &[Arc<OpenColumn>], rows: &Rows) -> VortexResult<RecordBatch> {
+fn take(session: &VortexSession, columns: &[Arc<OpenColumn>], rows: &RowSet) -> VortexResult<RecordBatch> {
     let (mut fields, mut arrays) = (Vec::new(), Vec::new());
     for column in columns {
         if let Some(field) = &column.field {

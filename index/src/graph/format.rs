@@ -1,33 +1,33 @@
 //! The graph of a segment as bytes, which are read where they are: mapped, they take memory as far as there is some.
 //!
-//! Layout, little-endian. Magic; metric, length of a vector, degree, rows of the segment, nodes, centres (4 bytes each);
-//! the seed of the rotation (8); the largest square of a vector (4). Then of each centre its components, and the nodes by
-//! which walks enter there; where the nodes of each centre begin; the row of each node; zeros up to the next line of
-//! memory; and the nodes, in the order of their centres. What a walk needs of one is in one place: its scale, its square,
-//! its centre (2 bytes, the highest bit set for a copy), its code, its edges (3 bytes each, the node itself where there are fewer), and zeros up to a
+//! Layout, little-endian. Magic; metric, length of a vector, degree, rows of the segment, nodes, centroids (4 bytes each);
+//! the seed of the rotation (8); the largest square of a vector (4). Then of each centroid its components, and the nodes by
+//! which walks enter there; where the nodes of each centroid begin; the row of each node; zeros up to the next line of
+//! memory; and the nodes, in the order of their centroids. What a walk needs of one is in one place: its scale, its square,
+//! its centroid (2 bytes, the highest bit set for a copy), its code, its edges (3 bytes each, the node itself where there are fewer), and zeros up to a
 //! multiple of [`ALIGNMENT`]. Copies of a vector follow on the first of it, and no edge leads to them or from them.
 
 use bytes::Bytes;
-use plexus_model::{Error, Metric, Result, Rows};
+use plexus_model::{Error, Metric, Result, RowSet};
 
-use super::centres::Centres;
-use super::coarse::Coarse;
-use super::codes::{Rotation, code_bytes};
+use super::centroid_codes::CentroidCodes;
+use super::centroids::Centroids;
+use super::quantization::{Rotation, code_bytes};
 
 const MAGIC: &[u8; 8] = b"PLXGRPH1";
 const HEADER_BYTES: usize = 44;
 const LINE: usize = 64;
 const ALIGNMENT: usize = 32;
-/// Scale, square and centre in front of a code.
+/// Scale, square and centroid in front of a code.
 pub(super) const FACTOR_BYTES: usize = 10;
 const EDGE_BYTES: usize = 3;
-/// Set beside its centre when the same vector is in front of a node.
-pub(super) const COPY: u16 = 1 << 15;
+/// Set beside its centroid when the same vector is in front of a node.
+pub(super) const DUPLICATE: u16 = 1 << 15;
 /// Bounds of what a file may say of itself: beyond them it is none.
 const LENGTH_MAX: usize = 1 << 16;
-const CENTRES_MAX: usize = 1 << 15;
+const CENTROIDS_MAX: usize = 1 << 15;
 const DEGREE_MAX: usize = 1 << 10;
-/// Nodes by which walks enter at a centre.
+/// Nodes by which walks enter at a centroid.
 pub(super) const ENTRIES: usize = 3;
 /// Nodes are named by three bytes.
 pub const NODES_MAX: usize = 1 << 24;
@@ -41,11 +41,11 @@ pub struct Graph {
     rows: u32,
     largest_square: f32,
     pub(super) rotation: Rotation,
-    pub(super) centres: Centres,
-    pub(super) coarse: Coarse,
-    /// Of each centre some nodes, where walks begin.
+    pub(super) centroids: Centroids,
+    pub(super) centroid_codes: CentroidCodes,
+    /// Of each centroid some nodes, where walks begin.
     pub(super) entries: Vec<u32>,
-    /// Where the nodes of each centre begin, and the end.
+    /// Where the nodes of each centroid begin, and the end.
     pub(super) starts: Vec<u32>,
     row_of: Bytes,
     pub(super) nodes: Nodes,
@@ -63,19 +63,19 @@ pub(super) struct Nodes {
 pub(super) struct Node<'a> {
     pub scale: f32,
     pub square: f32,
-    pub centre: u16,
+    pub centroid: u16,
     pub code: &'a [u8],
 }
 
 /// What a graph is made of, before it is bytes.
-pub(super) struct Parts<'a> {
+pub(super) struct GraphParts<'a> {
     pub metric: Metric,
     pub length: usize,
     pub degree: usize,
     pub rows: u32,
     pub seed: u64,
     pub largest_square: f32,
-    pub centres: &'a Centres,
+    pub centroids: &'a Centroids,
     pub entries: &'a [u32],
     pub starts: &'a [u32],
     pub row_of: &'a [u32],
@@ -125,16 +125,16 @@ impl Nodes {
         Node {
             scale: f32::from_le_bytes([a, b, c, d]),
             square: f32::from_le_bytes([e, f, g, h]),
-            centre: u16::from_le_bytes([i, j]) & !COPY,
+            centroid: u16::from_le_bytes([i, j]) & !DUPLICATE,
             code,
         }
     }
 
     /// Whether the node in front has the same vector.
     #[inline(always)]
-    pub fn is_copy(&self, node: u32) -> bool {
+    pub fn is_duplicate(&self, node: u32) -> bool {
         let head = self.head(node);
-        u16::from_le_bytes([head[8], head[9]]) & COPY != 0
+        u16::from_le_bytes([head[8], head[9]]) & DUPLICATE != 0
     }
 }
 
@@ -143,11 +143,11 @@ fn stride(length: usize, degree: usize) -> usize {
     (FACTOR_BYTES + code_bytes(length) + degree * EDGE_BYTES).next_multiple_of(ALIGNMENT)
 }
 
-impl Parts<'_> {
+impl GraphParts<'_> {
     pub fn to_bytes(&self) -> Vec<u8> {
         let (count, stride) = (self.nodes.len(), stride(self.length, self.degree));
         let mut bytes =
-            Vec::with_capacity(count * (stride + 4) + self.centres.len() * (self.length * 4 + 8) + 256);
+            Vec::with_capacity(count * (stride + 4) + self.centroids.len() * (self.length * 4 + 8) + 256);
         bytes.extend_from_slice(MAGIC);
         let metric = match self.metric {
             Metric::Cosine => 0,
@@ -160,12 +160,12 @@ impl Parts<'_> {
             self.degree as u32,
             self.rows,
             count as u32,
-            self.centres.len() as u32,
+            self.centroids.len() as u32,
         ];
         sizes.iter().for_each(|size| bytes.extend_from_slice(&size.to_le_bytes()));
         bytes.extend_from_slice(&self.seed.to_le_bytes());
         bytes.extend_from_slice(&self.largest_square.to_le_bytes());
-        self.centres.all().flatten().for_each(|x| bytes.extend_from_slice(&x.to_le_bytes()));
+        self.centroids.all().flatten().for_each(|x| bytes.extend_from_slice(&x.to_le_bytes()));
         for numbers in [self.entries, self.starts, self.row_of] {
             numbers.iter().for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
         }
@@ -199,14 +199,17 @@ impl Graph {
             2 => Metric::Dot,
             _ => return Err(wrong("its metric is unknown")),
         };
-        let (length, degree, rows, count, centres) = (size(1), size(2), size(3), size(4), size(5));
-        if length > LENGTH_MAX || degree > DEGREE_MAX || centres > CENTRES_MAX || count > rows.min(NODES_MAX)
+        let (length, degree, rows, count, centroids) = (size(1), size(2), size(3), size(4), size(5));
+        if length > LENGTH_MAX
+            || degree > DEGREE_MAX
+            || centroids > CENTROIDS_MAX
+            || count > rows.min(NODES_MAX)
         {
             return Err(wrong("it is larger than any"));
         }
         let seed = u64::from(u32_at(&bytes, 32)) | u64::from(u32_at(&bytes, 36)) << 32;
         let largest_square = f32::from_bits(u32_at(&bytes, 40));
-        let lengths = [length * centres * 4, centres * ENTRIES * 4, (centres + 1) * 4, count * 4];
+        let lengths = [length * centroids * 4, centroids * ENTRIES * 4, (centroids + 1) * 4, count * 4];
         let mut at = HEADER_BYTES;
         let mut places = [0; 4];
         for (place, length) in places.iter_mut().zip(lengths) {
@@ -226,10 +229,10 @@ impl Graph {
         let ordered =
             starts.is_sorted() && starts.first() == Some(&0) && starts.last() == Some(&(count as u32));
         if !ordered || entries.iter().any(|node| count > 0 && *node as usize >= count) {
-            return Err(wrong("its centres are not in order"));
+            return Err(wrong("its centroids are not in order"));
         }
         let nodes = Nodes { bytes: bytes.slice(first..), stride, code_bytes: code_bytes(length) };
-        let centres = Centres::new(length, points);
+        let centroids = Centroids::new(length, points);
         Ok(Self {
             metric,
             length,
@@ -237,8 +240,8 @@ impl Graph {
             rows: rows as u32,
             largest_square,
             rotation: Rotation::new(length, seed),
-            coarse: Coarse::new(&centres, length),
-            centres,
+            centroid_codes: CentroidCodes::new(&centroids, length),
+            centroids,
             entries,
             starts,
             row_of: bytes.slice(places[3]..places[3] + lengths[3]),
@@ -247,7 +250,7 @@ impl Graph {
     }
 
     /// A graph in the making, of which only the codes are there.
-    pub(super) fn without_edges(parts: &Parts<'_>) -> Self {
+    pub(super) fn without_edges(parts: &GraphParts<'_>) -> Self {
         Self {
             metric: parts.metric,
             length: parts.length,
@@ -255,8 +258,8 @@ impl Graph {
             rows: parts.rows,
             largest_square: parts.largest_square,
             rotation: Rotation::new(parts.length, parts.seed),
-            centres: parts.centres.clone(),
-            coarse: Coarse::new(parts.centres, parts.length),
+            centroids: parts.centroids.clone(),
+            centroid_codes: CentroidCodes::new(parts.centroids, parts.length),
             entries: parts.entries.to_vec(),
             starts: parts.starts.to_vec(),
             row_of: Bytes::new(),
@@ -294,7 +297,7 @@ impl Graph {
 
     /// Bytes that it takes beside those of its file, which may be mapped.
     pub fn bytes(&self) -> usize {
-        self.centres.len() * (self.length * 4 + 8) + self.coarse.bytes() + 1024
+        self.centroids.len() * (self.length * 4 + 8) + self.centroid_codes.bytes() + 1024
     }
 
     /// The row of the segment that a node is.
@@ -304,8 +307,8 @@ impl Graph {
     }
 
     /// Rows that have no vector in it.
-    pub fn absent(&self) -> Rows {
-        let mut absent = Rows::new();
+    pub fn absent(&self) -> RowSet {
+        let mut absent = RowSet::new();
         if self.len() < self.rows as usize {
             absent.insert_range(0..self.rows);
             (0..self.len() as u32).for_each(|node| {
@@ -315,18 +318,18 @@ impl Graph {
         absent
     }
 
-    /// The nodes of a centre.
-    pub(super) fn of_centre(&self, centre: u32) -> std::ops::Range<u32> {
-        self.starts[centre as usize]..self.starts[centre as usize + 1]
+    /// The nodes of a centroid.
+    pub(super) fn of_centroid(&self, centroid: u32) -> std::ops::Range<u32> {
+        self.starts[centroid as usize]..self.starts[centroid as usize + 1]
     }
 
     /// Nodes with the same vector as one to which edges lead.
-    pub(super) fn copies(&self, node: u32) -> impl Iterator<Item = u32> + '_ {
-        (node + 1..self.len() as u32).take_while(|next| self.nodes.is_copy(*next))
+    pub(super) fn duplicates(&self, node: u32) -> impl Iterator<Item = u32> + '_ {
+        (node + 1..self.len() as u32).take_while(|next| self.nodes.is_duplicate(*next))
     }
 
     #[inline(always)]
-    pub(super) fn neighbours(&self, node: u32) -> impl Iterator<Item = u32> + '_ {
+    pub(super) fn neighbors(&self, node: u32) -> impl Iterator<Item = u32> + '_ {
         let start = node as usize * self.nodes.stride + FACTOR_BYTES + self.nodes.code_bytes;
         let edges = &self.nodes.bytes[start..start + self.degree * EDGE_BYTES];
         let edges = edges.chunks_exact(EDGE_BYTES).map(|e| u32::from_le_bytes([e[0], e[1], e[2], 0]));

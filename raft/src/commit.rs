@@ -8,16 +8,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use plexus_model::limits::{INLINE_TABLE_BYTES_MAX, INLINE_TOTAL_BYTES_MAX, MOVED_BYTES_MAX, MOVED_TTL_US};
+use plexus_model::limits::{
+    INLINE_TABLE_BYTES_MAX, INLINE_TOTAL_BYTES_MAX, RELOCATION_BYTES_MAX, RELOCATION_TTL_US,
+};
 use plexus_model::placement::majority;
 use plexus_model::{
-    ChangeKind, Commit, CommitRecord, DeletedRows, Deletion, Error, Exchange, Manifest, Moved, MovedRows,
-    NodeId, Result, Rows, Segment, SegmentId, SegmentIndex, Shard, Table, TableChange, TableId, Version,
-    decode_rows, encode_rows,
+    ChangeKind, Commit, CommitRecord, DeletionVector, DeletionVectorData, Error, Flush, Manifest, NodeId,
+    Result, RowRelocation, RowSet, Segment, SegmentId, SegmentIndex, SegmentRelocation, Shard, Table,
+    TableChange, TableId, Version, decode_row_set, encode_row_set,
 };
 
 use crate::apply::alter_table;
-use crate::relocate::relocate;
+use crate::rebase::rebase;
 
 pub fn apply_commit(manifest: &mut Manifest, index: Version, mut commit: Commit) -> Result<()> {
     for (id, base) in &commit.unchanged {
@@ -39,7 +41,7 @@ pub fn apply_commit(manifest: &mut Manifest, index: Version, mut commit: Commit)
 fn apply_changes(manifest: &mut Manifest, index: Version, mut commit: Commit) -> Result<()> {
     for change in commit.changes.iter_mut().filter(|c| c.kind == ChangeKind::Write) {
         if let Some(table) = manifest.tables.get(&change.table) {
-            relocate(table, change)?;
+            rebase(table, change)?;
         }
     }
     for change in &commit.changes {
@@ -58,14 +60,14 @@ fn apply_changes(manifest: &mut Manifest, index: Version, mut commit: Commit) ->
             .map(|s| s.0.rows)
             .sum(),
         rows_deleted: changes().map(|c| rows_deleted(manifest, c)).sum(),
-        segments_added: changes().map(|c| (c.add.len() + c.exchange.len()) as u32).sum(),
+        segments_added: changes().map(|c| (c.add.len() + c.flush.len()) as u32).sum(),
         segments_removed: changes()
-            .map(|c| (c.remove.len() + c.exchange.iter().map(|e| e.from.len()).sum::<usize>()) as u32)
+            .map(|c| (c.remove.len() + c.flush.iter().map(|e| e.from.len()).sum::<usize>()) as u32)
             .sum(),
         duration_us: commit.duration_us,
     };
     for change in commit.changes {
-        make_change(manifest, index, change);
+        apply_change_rows(manifest, index, change);
     }
     let record = match manifest.commits.get(&index) {
         Some(earlier) => merge_records(earlier, record),
@@ -151,11 +153,11 @@ fn check_change(manifest: &Manifest, change: &TableChange) -> Result<()> {
     let same_rows = change.add.is_empty() && change.remove.is_empty() && change.delete.is_empty();
     if same_rows && let Some(table) = manifest.tables.get(&change.table) {
         // Rows leave the log of dropped tables as well, and whatever their schema has become.
-        check_exchanges(table, change)?;
+        check_flushes(table, change)?;
         return check_indexes(table, change);
     }
     let table = live_table(manifest, change.table, change.schema_version)?;
-    check_exchanges(table, change)?;
+    check_flushes(table, change)?;
     check_indexes(table, change)?;
     let mut ids = BTreeSet::new();
     let mut inline_bytes = table.inline_bytes;
@@ -202,16 +204,16 @@ fn check_change(manifest: &Manifest, change: &TableChange) -> Result<()> {
 fn can_follow(change: &TableChange, segment: &Segment) -> bool {
     let mut newer = segment.deletions.iter().filter(|d| d.added > change.base);
     change.kind == ChangeKind::Move
-        && change.moved.iter().any(|m| m.from == segment.id)
+        && change.relocations.iter().any(|m| m.from == segment.id)
         && newer.all(|d| matches!(d.inline_rows(), Ok(Some(_))))
-        && change.moved.iter().all(|m| decode_rows(&m.rows).is_ok())
+        && change.relocations.iter().all(|m| decode_row_set(&m.rows).is_ok())
 }
 
 /// Rows of added segments that were deleted, after `base`, from the segments that they were in.
-fn followed(table: &Table, change: &TableChange) -> BTreeMap<SegmentId, Rows> {
-    let mut deleted: BTreeMap<SegmentId, Rows> = BTreeMap::new();
-    for moved in &change.moved {
-        let (Some(source), Ok(rows)) = (table.segments.get(&moved.from), decode_rows(&moved.rows)) else {
+fn followed(table: &Table, change: &TableChange) -> BTreeMap<SegmentId, RowSet> {
+    let mut deleted: BTreeMap<SegmentId, RowSet> = BTreeMap::new();
+    for moved in &change.relocations {
+        let (Some(source), Ok(rows)) = (table.segments.get(&moved.from), decode_row_set(&moved.rows)) else {
             continue;
         };
         for deletion in source.deletions.iter().filter(|d| d.added > change.base) {
@@ -274,7 +276,7 @@ fn check_quorum(
 }
 
 /// That a set of rows is one, of this segment, and there.
-fn check_deletion(table: &Table, segment: &Segment, deletion: &Deletion) -> Result<()> {
+fn check_deletion(table: &Table, segment: &Segment, deletion: &DeletionVector) -> Result<()> {
     let wrong = |what: String| {
         Error::internal(format!("table {}, deletion from segment {}: {what}", table.name, segment.id))
     };
@@ -287,18 +289,18 @@ fn check_deletion(table: &Table, segment: &Segment, deletion: &Deletion) -> Resu
         }
     }
     match (&deletion.rows, table.shards.get(segment.shard as usize)) {
-        (DeletedRows::File { .. }, _) if segment.is_inline() => {
+        (DeletionVectorData::File { .. }, _) if segment.is_inline() => {
             Err(wrong("a file, of a segment in the log".to_owned()))
         }
-        (DeletedRows::File { id, acknowledged, .. }, Some(shard)) => {
+        (DeletionVectorData::File { id, acknowledged, .. }, Some(shard)) => {
             check_quorum(table, segment.shard, shard, *id, acknowledged)
         }
         _ => Ok(()),
     }
 }
 
-fn check_disjoint(table: &Table, segment: &Segment, deletion: &Deletion, base: Version) -> Result<()> {
-    let newer: Vec<&Deletion> = segment.deletions.iter().filter(|d| d.added > base).collect();
+fn check_disjoint(table: &Table, segment: &Segment, deletion: &DeletionVector, base: Version) -> Result<()> {
+    let newer: Vec<&DeletionVector> = segment.deletions.iter().filter(|d| d.added > base).collect();
     if newer.is_empty() {
         return Ok(());
     }
@@ -314,7 +316,7 @@ fn check_disjoint(table: &Table, segment: &Segment, deletion: &Deletion, base: V
     Ok(())
 }
 
-fn deleted_meanwhile(table: &Table, segment: &Segment, other: &Deletion) -> Error {
+fn deleted_meanwhile(table: &Table, segment: &Segment, other: &DeletionVector) -> Error {
     Error::conflict(format!(
         "table {}: rows of segment {} were changed meanwhile, by version {}",
         table.name, segment.id, other.added
@@ -378,8 +380,8 @@ fn check_indexes(table: &Table, change: &TableChange) -> Result<()> {
     Ok(())
 }
 
-fn check_exchanges(table: &Table, change: &TableChange) -> Result<()> {
-    for Exchange { from, segment } in &change.exchange {
+fn check_flushes(table: &Table, change: &TableChange) -> Result<()> {
+    for Flush { from, segment } in &change.flush {
         check_new(table, &segment.0)?;
         let mut rows = 0;
         for id in from {
@@ -407,7 +409,7 @@ fn check_exchanges(table: &Table, change: &TableChange) -> Result<()> {
     Ok(())
 }
 
-fn make_change(manifest: &mut Manifest, index: Version, change: TableChange) {
+fn apply_change_rows(manifest: &mut Manifest, index: Version, change: TableChange) {
     let time_us = manifest.time_us;
     let Some(table) = manifest.tables.get_mut(&change.table) else {
         return;
@@ -424,18 +426,18 @@ fn make_change(manifest: &mut Manifest, index: Version, change: TableChange) {
         segment.newest = newest;
         segment.removed = None;
         segment.acknowledged = vec![];
-        segment.deletions.extend(followed.get(&segment.id).map(Deletion::inline));
+        segment.deletions.extend(followed.get(&segment.id).map(DeletionVector::inline));
         segment.deletions.iter_mut().for_each(|d| commit_deletion(d, index));
         if segment.is_inline() {
             table.inline_bytes += segment.bytes();
         }
         table.segments.insert(segment.id, Arc::new(segment));
     }
-    forget_moved(table, time_us);
+    forget_relocations(table, time_us);
     if change.kind == ChangeKind::Move {
         for id in &change.remove {
-            let places = change.moved.iter().filter(|m| m.from == *id).cloned().collect();
-            remember_moved(table, Moved { from: *id, time_us, places });
+            let places = change.relocations.iter().filter(|m| m.from == *id).cloned().collect();
+            remember_relocation(table, SegmentRelocation { from: *id, time_us, places });
         }
     }
     for id in &change.remove {
@@ -451,8 +453,8 @@ fn make_change(manifest: &mut Manifest, index: Version, change: TableChange) {
             Arc::make_mut(segment).deletions.push(deletion);
         }
     }
-    for exchange in change.exchange {
-        make_exchange(table, exchange, time_us);
+    for flush in change.flush {
+        apply_flush(table, flush, time_us);
     }
     for (id, index) in change.index {
         if let Some(segment) = table.segments.get_mut(&id) {
@@ -465,50 +467,53 @@ fn make_change(manifest: &mut Manifest, index: Version, change: TableChange) {
     }
 }
 
-fn commit_deletion(deletion: &mut Deletion, index: Version) {
+fn commit_deletion(deletion: &mut DeletionVector, index: Version) {
     deletion.added = index;
-    if let DeletedRows::File { acknowledged, .. } = &mut deletion.rows {
+    if let DeletionVectorData::File { acknowledged, .. } = &mut deletion.rows {
         acknowledged.clear();
     }
 }
 
 /// Notes where rows went, for statements that began before; a note that is too large is none.
-fn remember_moved(table: &mut Table, moved: Moved) {
-    if moved.places.iter().map(|p| p.rows.len()).sum::<usize>() <= MOVED_BYTES_MAX {
-        table.moved.insert(moved.from, Arc::new(moved));
+fn remember_relocation(table: &mut Table, relocation: SegmentRelocation) {
+    if relocation.places.iter().map(|p| p.rows.len()).sum::<usize>() <= RELOCATION_BYTES_MAX {
+        table.relocations.insert(relocation.from, Arc::new(relocation));
     }
 }
 
-pub fn forget_moved(table: &mut Table, time_us: u64) {
-    let until = time_us.saturating_sub(MOVED_TTL_US);
+pub fn forget_relocations(table: &mut Table, time_us: u64) {
+    let until = time_us.saturating_sub(RELOCATION_TTL_US);
     // Ids begin with their time, so what is old comes first, more or less.
-    while let Some((id, moved)) = table.moved.get_min()
+    while let Some((id, moved)) = table.relocations.get_min()
         && moved.time_us <= until
     {
         let id = *id;
-        table.moved.remove(&id);
+        table.relocations.remove(&id);
     }
 }
 
 /// Puts a file in the place of inline segments, at every version: what was deleted from them goes along, and
 /// those that were removed as a whole are deleted in it.
-fn make_exchange(table: &mut Table, exchange: Exchange, time_us: u64) {
-    let mut segment = exchange.segment.0;
-    let sources: Vec<Arc<Segment>> =
-        exchange.from.iter().filter_map(|id| table.segments.remove(id)).collect();
-    let mut deleted: BTreeMap<Version, Rows> = BTreeMap::new();
+fn apply_flush(table: &mut Table, flush: Flush, time_us: u64) {
+    let mut segment = flush.segment.0;
+    let sources: Vec<Arc<Segment>> = flush.from.iter().filter_map(|id| table.segments.remove(id)).collect();
+    let mut deleted: BTreeMap<Version, RowSet> = BTreeMap::new();
     let mut offset = 0;
     for source in &sources {
         table.inline_bytes -= source.bytes();
         let end = offset + source.rows as u32;
-        let mut left = Rows::new();
+        let mut left = RowSet::new();
         left.insert_range(offset..end);
-        let place =
-            MovedRows { from: source.id, to: segment.id, offset, rows: encode_rows(&all_rows(source)) };
-        remember_moved(table, Moved { from: source.id, time_us, places: vec![place] });
+        let place = RowRelocation {
+            from: source.id,
+            to: segment.id,
+            offset,
+            rows: encode_row_set(&all_rows(source)),
+        };
+        remember_relocation(table, SegmentRelocation { from: source.id, time_us, places: vec![place] });
         for deletion in &source.deletions {
             if let Ok(Some(rows)) = deletion.inline_rows() {
-                let rows: Rows = rows.iter().map(|row| row + offset).collect();
+                let rows: RowSet = rows.iter().map(|row| row + offset).collect();
                 left -= &rows;
                 *deleted.entry(deletion.added).or_default() |= rows;
             }
@@ -530,13 +535,15 @@ fn make_exchange(table: &mut Table, exchange: Exchange, time_us: u64) {
         deleted.retain(|version, _| Some(*version) < last.removed);
     }
     deleted.retain(|_, rows| !rows.is_empty());
-    segment.deletions =
-        deleted.into_iter().map(|(added, rows)| Deletion { added, ..Deletion::inline(&rows) }).collect();
+    segment.deletions = deleted
+        .into_iter()
+        .map(|(added, rows)| DeletionVector { added, ..DeletionVector::inline(&rows) })
+        .collect();
     table.segments.insert(segment.id, Arc::new(segment));
 }
 
-fn all_rows(segment: &Segment) -> Rows {
-    let mut rows = Rows::new();
+fn all_rows(segment: &Segment) -> RowSet {
+    let mut rows = RowSet::new();
     rows.insert_range(0..segment.rows as u32);
     rows.optimize();
     rows

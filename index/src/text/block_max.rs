@@ -8,8 +8,8 @@ use std::cmp::Reverse;
 use tantivy::directory::OwnedBytes;
 use tantivy::postings::BlockSegmentPostings;
 
-use super::dense::{Dense, Frequency};
-use super::score::Norms;
+use super::bm25::Norms;
+use super::term_frequency_bitmap::{Frequency, TermFrequencyBitmap};
 
 /// Rows of a block, as the library packs them together: the last has fewer.
 pub const BLOCK_ROWS: usize = 128;
@@ -18,9 +18,9 @@ pub const BLOCK_ROWS: usize = 128;
 /// packed postings.
 const DENSE: usize = 8;
 
-/// Blocks of the rows of a term.
+/// BlockMaxIndex of the rows of a term.
 #[derive(Debug, Default)]
-pub struct Blocks {
+pub struct BlockMaxIndex {
     /// The last row of each.
     ends: Vec<u32>,
     /// The largest frequency, [`u8::MAX`] for any that is not below it.
@@ -30,15 +30,15 @@ pub struct Blocks {
     /// Frequencies and lengths of blocks of which no other has both a higher frequency and a shorter length.
     best: Vec<(u8, u8)>,
     /// Of a term that is in many rows.
-    dense: Option<Dense>,
+    dense: Option<TermFrequencyBitmap>,
 }
 
-impl Blocks {
+impl BlockMaxIndex {
     /// Reads all postings, from where they are.
     pub fn new(mut postings: BlockSegmentPostings, lengths: &OwnedBytes) -> Self {
         let mut blocks = Self::default();
         if postings.doc_freq() as usize * DENSE >= lengths.len() {
-            blocks.dense = Some(Dense::new(lengths.len()));
+            blocks.dense = Some(TermFrequencyBitmap::new(lengths.len()));
         }
         while let Some(end) = postings.docs().last() {
             blocks.ends.push(*end);
@@ -83,7 +83,7 @@ impl Blocks {
 
     /// Bytes that they take.
     pub fn bytes(&self) -> usize {
-        self.len() * 6 + self.dense.as_ref().map_or(0, Dense::bytes)
+        self.len() * 6 + self.dense.as_ref().map_or(0, TermFrequencyBitmap::bytes)
     }
 
     /// How often the term is in a row.

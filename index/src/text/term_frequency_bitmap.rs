@@ -7,7 +7,7 @@ const MANY: u32 = 3;
 
 /// Two bits a row: zero, once, twice, or more often than that.
 #[derive(Debug)]
-pub struct Dense {
+pub struct TermFrequencyBitmap {
     words: Vec<u64>,
 }
 
@@ -19,7 +19,7 @@ pub enum Frequency {
     Unknown,
 }
 
-impl Dense {
+impl TermFrequencyBitmap {
     pub fn new(rows: usize) -> Self {
         Self { words: vec![0; rows.div_ceil(ROWS)] }
     }
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn each_row_has_its_own_frequency() {
-        let mut dense = Dense::new(70);
+        let mut dense = TermFrequencyBitmap::new(70);
         let of = |row: u32| row * 7 % 5;
         (0..70).for_each(|row| dense.set(row, of(row)));
         for row in 0..70 {

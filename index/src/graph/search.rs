@@ -1,52 +1,49 @@
 //! Walking a graph towards a query.
 //!
 //! When only some nodes may be found, one of three ways leads to them. Few are looked at one by one. Of many, those are
-//! looked at that belong to the centres nearest to the query: nothing leads astray there, wherever they are. And if a third
+//! looked at that belong to the centroids nearest to the query: nothing leads astray there, wherever they are. And if a third
 //! and more may be found, and some of what is near the query, a walk goes by any node, and checks those that it found.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-use plexus_model::{Metric, Rows};
+use plexus_model::{Metric, RowSelection, RowSet};
 
-use super::asked::Asked;
 use super::beam::{BEGINNINGS, Visited};
-use super::build::normalise;
-use super::chosen::Chosen;
-use super::file::Graph;
-use crate::Top;
+use super::build::normalize;
+use super::format::Graph;
+use super::node_filter::NodeFilter;
+use super::query_distances::QueryDistances;
+use crate::TopK;
 
-/// How a walk goes.
+/// Beam width of a search that does not choose one: recall 0.96 and more at 500,000 clustered vectors.
+pub const BEAM_DEFAULT: usize = 96;
+
+/// What one search of a graph asks for.
 #[derive(Clone, Copy, Debug)]
-pub struct WalkOptions {
-    /// Candidates that are kept: more find more of the nearest, and take longer.
+pub struct GraphSearchOptions {
+    /// Number of nearest rows.
+    pub k: usize,
+    /// Candidates that the beam search keeps: more raise recall and cost time.
     pub beam: usize,
 }
 
-impl Default for WalkOptions {
-    fn default() -> Self {
-        Self { beam: 96 }
+impl GraphSearchOptions {
+    /// The `k` nearest with the default beam.
+    pub fn new(k: usize) -> Self {
+        Self { k, beam: BEAM_DEFAULT }
     }
-}
-
-/// Rows that may be found.
-#[derive(Clone, Copy)]
-pub enum Among<'a> {
-    /// All but these.
-    Except(&'a Rows),
-    /// These.
-    Only(&'a Chosen),
 }
 
 /// How the nearest of those nodes are found that may be found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Strategy {
     /// By looking at the vectors of all of them.
-    Exact,
+    BruteForce,
     /// By looking at the codes of those near the query.
-    Centres,
+    IvfScan,
     /// By a walk along the edges.
-    Walk,
+    GraphSearch,
 }
 
 impl Strategy {
@@ -54,7 +51,7 @@ impl Strategy {
     pub fn for_nearest(k: usize, beam: usize, left: u64, all: u64) -> Self {
         // A walk that keeps a good part of them takes longer than looking at all.
         match (beam.max(enough(k)) as u64).saturating_mul(SHARE_MIN) > left {
-            true => Self::Exact,
+            true => Self::BruteForce,
             false => Self::of(left, all),
         }
     }
@@ -62,18 +59,18 @@ impl Strategy {
     /// `left` of `all` nodes may be found.
     fn of(left: u64, all: u64) -> Self {
         match left {
-            left if left <= EXACT_MAX => Self::Exact,
-            left if left * WALK_SHARE < all => Self::Centres,
-            _ => Self::Walk,
+            left if left <= EXACT_MAX => Self::BruteForce,
+            left if left * WALK_SHARE < all => Self::IvfScan,
+            _ => Self::GraphSearch,
         }
     }
 
     /// What people are told.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Exact => "exactly",
-            Self::Centres => "by the nearest centres",
-            Self::Walk => "by a walk",
+            Self::BruteForce => "brute_force",
+            Self::IvfScan => "ivf_scan",
+            Self::GraphSearch => "graph_search",
         }
     }
 }
@@ -84,9 +81,9 @@ const SHARE_MIN: u64 = 8;
 const EXACT_MAX: u64 = 256;
 /// A walk goes if one of so many nodes may be found.
 const WALK_SHARE: u64 = 3;
-/// A walk goes if one of so many nodes of the nearest centres may be found.
+/// A walk goes if one of so many nodes of the nearest centroids may be found.
 const NEAR_SHARE: usize = 10;
-/// Codes that are looked at, at least, for each candidate that is kept, when they are looked at centre by centre.
+/// Codes that are looked at, at least, for each candidate that is kept, when they are looked at centroid by centroid.
 const LOOKED: usize = 16;
 /// As often as many codes are looked at as until the last that was among the best.
 const PATIENCE: usize = 3;
@@ -94,7 +91,7 @@ const PATIENCE: usize = 3;
 const COMPARED_MORE: usize = 10;
 /// So many times the mean error of codes may one be off.
 const ERRORS: f32 = 2.0;
-/// Candidates that are compared by their vectors, at most, of those that were looked at centre by centre.
+/// Candidates that are compared by their vectors, at most, of those that were looked at centroid by centroid.
 const COMPARED_MAX: usize = 1024;
 
 /// Candidates of which the nearest `k` are all there: codes tell only about where they are.
@@ -104,101 +101,109 @@ fn enough(k: usize) -> usize {
 
 /// What walks of one thread use again and again.
 #[derive(Default)]
-pub struct Walk {
+pub struct GraphSearcher {
     visited: Visited,
-    asked: Asked,
+    query: QueryDistances,
 }
 
-impl Walk {
-    /// The `k` rows nearest to a query that are found, the nearest first, by `distance` from it, which is asked for the
-    /// best candidates alone; and those that are equal to the last of them. Fewer when not so many may be found, or were.
-    pub fn nearest(
+impl GraphSearcher {
+    /// The `k` rows of `rows` nearest to `query`, nearest first, and those tied with the last of them. Fewer when the
+    /// selection holds fewer, or when the search reaches fewer.
+    ///
+    /// `nodes` is the selection as nodes of this graph, for callers that keep it between searches; it is derived from
+    /// `rows` when absent. `distance` gives the exact distance of a row and is called for re-ranking only.
+    pub fn search(
         &mut self,
         graph: &Graph,
         query: &[f32],
-        k: usize,
-        options: WalkOptions,
-        among: Among<'_>,
+        options: GraphSearchOptions,
+        rows: &RowSelection,
+        nodes: Option<&NodeFilter>,
         distance: impl FnMut(u32) -> f32,
     ) -> Vec<(f32, u32)> {
+        let k = options.k;
         let mut rotated = query.to_vec();
-        normalise(graph.metric, &mut rotated);
+        normalize(graph.metric, &mut rotated);
         graph.rotation.apply(&mut rotated);
-        self.asked.begin(graph, rotated);
+        self.query.begin(graph, rotated);
         let beam = options.beam.max(enough(k));
-        let candidates = match among {
-            Among::Except(hidden) => self.walk_except(graph, beam, k, hidden),
-            Among::Only(chosen) => self.walk_only(graph, beam, k, chosen),
+        let candidates = match (rows, nodes) {
+            (RowSelection::AllExcept(excluded), _) => self.search_except(graph, beam, k, excluded),
+            (RowSelection::Only(_), Some(nodes)) => self.search_only(graph, beam, k, nodes),
+            (RowSelection::Only(rows), None) => {
+                self.search_only(graph, beam, k, &NodeFilter::new(graph, rows))
+            }
         };
-        compare(graph, &candidates, k, distance)
+        rerank(graph, &candidates, k, distance)
     }
 
-    fn walk_except(&mut self, graph: &Graph, beam: usize, k: usize, hidden: &Rows) -> Candidates {
-        if hidden.is_empty() {
-            return self.walk(graph, beam, |_| true);
+    fn search_except(&mut self, graph: &Graph, beam: usize, k: usize, excluded: &RowSet) -> Candidates {
+        if excluded.is_empty() {
+            return self.graph_search(graph, beam, |_| true);
         }
-        let left = (graph.len() as u64).saturating_sub(hidden.len());
-        if Strategy::of(left, graph.len() as u64) == Strategy::Walk {
-            let may = |node| !hidden.contains(graph.row_of(node));
-            let found = self.walk(graph, wider(beam, left, graph), may);
+        let selected = (graph.len() as u64).saturating_sub(excluded.len());
+        if Strategy::of(selected, graph.len() as u64) == Strategy::GraphSearch {
+            let accept = |node| !excluded.contains(graph.row_of(node));
+            let found = self.graph_search(graph, wider(beam, selected, graph), accept);
             if found.len() >= enough(k) {
                 return found;
             }
         }
-        let mut seen = Rows::new();
-        seen.insert_range(0..graph.rows());
-        seen -= hidden;
-        self.look_by_centres(graph, beam, k, &Chosen::new(graph, &seen))
+        let mut rows = RowSet::new();
+        rows.insert_range(0..graph.rows());
+        rows -= excluded;
+        self.ivf_scan(graph, beam, k, &NodeFilter::new(graph, &rows))
     }
 
-    fn walk_only(&mut self, graph: &Graph, beam: usize, k: usize, chosen: &Chosen) -> Candidates {
-        let left = chosen.len() as u64;
-        if Strategy::of(left, graph.len() as u64) == Strategy::Walk && self.are_near(graph, chosen) {
-            let found = self.walk(graph, wider(beam, left, graph), |node| chosen.contains(node));
-            // As many of the nearest may be found as are wanted: none is nearer. Otherwise they are elsewhere.
+    fn search_only(&mut self, graph: &Graph, beam: usize, k: usize, nodes: &NodeFilter) -> Candidates {
+        let selected = nodes.len() as u64;
+        if Strategy::of(selected, graph.len() as u64) == Strategy::GraphSearch && self.are_near(graph, nodes)
+        {
+            let found = self.graph_search(graph, wider(beam, selected, graph), |node| nodes.contains(node));
+            // Fewer means that the graph search ended among nodes outside the selection.
             if found.len() >= enough(k) {
                 return found;
             }
         }
-        self.look_by_centres(graph, beam, k, chosen)
+        self.ivf_scan(graph, beam, k, nodes)
     }
 
-    /// Whether a fair part of what is at the nearest centres may be found: otherwise a walk would end among others.
-    fn are_near(&self, graph: &Graph, chosen: &Chosen) -> bool {
-        let nearest = self.asked.nearest_centres(BEGINNINGS);
+    /// Whether a fair part of what is at the nearest centroids may be found: otherwise a walk would end among others.
+    fn are_near(&self, graph: &Graph, chosen: &NodeFilter) -> bool {
+        let nearest = self.query.nearest_centroids(BEGINNINGS);
         let (mut left, mut all) = (0, 0);
-        for centre in nearest {
-            left += chosen.of_centre(centre).len();
-            all += graph.of_centre(centre).len();
+        for centroid in nearest {
+            left += chosen.of_centroid(centroid).len();
+            all += graph.of_centroid(centroid).len();
         }
         left * NEAR_SHARE >= all
     }
 
     /// The nearest nodes by their codes that a walk finds, as far as they may be found.
-    fn walk(&mut self, graph: &Graph, beam: usize, may: impl Fn(u32) -> bool) -> Candidates {
-        let edges = |node: u32, found: &mut Vec<u32>| found.extend(graph.neighbours(node));
-        let found = graph.look(&mut self.asked, beam, &mut self.visited, edges);
+    fn graph_search(&mut self, graph: &Graph, beam: usize, accept: impl Fn(u32) -> bool) -> Candidates {
+        let edges = |node: u32, found: &mut Vec<u32>| found.extend(graph.neighbors(node));
+        let found = graph.beam_search(&mut self.query, beam, &mut self.visited, edges);
         let mut all = Vec::with_capacity(found.len());
         for (distance, node) in found {
-            let same = std::iter::once(node).chain(graph.copies(node));
-            all.extend(same.filter(|node| may(*node)).map(|node| (distance, node)));
+            let same = std::iter::once(node).chain(graph.duplicates(node));
+            all.extend(same.filter(|node| accept(*node)).map(|node| (distance, node)));
         }
         all
     }
 
-    /// The nearest nodes by their codes of those that belong to the nearest centres.
-    fn look_by_centres(&mut self, graph: &Graph, beam: usize, k: usize, chosen: &Chosen) -> Candidates {
+    /// The nearest nodes by their codes of those that belong to the nearest centroids.
+    fn ivf_scan(&mut self, graph: &Graph, beam: usize, k: usize, chosen: &NodeFilter) -> Candidates {
         let kept = COMPARED_MAX.max(4 * k);
-        let mut top = Top::new(kept);
+        let mut top = TopK::new(kept);
         // Those that are as good as found, and after how many codes one was found last. When that is long ago, others are
         // not expected any more; where the query is far from all that may be found, there are more and more of them
         // (after Teofili and Lin: "Patience in proximity", 2025).
         let mut best: BinaryHeap<Distance> = BinaryHeap::new();
         let (mut looked, mut last) = (0, 0);
         let mut distances = Vec::new();
-        for centre in self.asked.nearest_centres(usize::MAX) {
-            let nodes = chosen.of_centre(centre);
-            self.asked.distances(graph, nodes, &mut distances);
+        for centroid in self.query.nearest_centroids(usize::MAX) {
+            let nodes = chosen.of_centroid(centroid);
+            self.query.distances(graph, nodes, &mut distances);
             for (at, (distance, node)) in distances.iter().zip(nodes).enumerate() {
                 top.push(-distance, *node);
                 if keep(&mut best, k, *distance) {
@@ -221,7 +226,7 @@ type Candidates = Vec<(f32, u32)>;
 ///
 /// Codes tell only about how far something is: candidates are compared in their order, until the next is farther by its
 /// code than the last that counts by more than codes have been wrong by so far.
-fn compare(
+fn rerank(
     graph: &Graph,
     candidates: &[(f32, u32)],
     k: usize,

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use moka::sync::Cache;
-use plexus_model::{DeletedRows, Deletion, Rows, SegmentId};
+use plexus_model::{DeletionVector, DeletionVectorData, RowSet, SegmentId};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Bytes of such sets that a node keeps.
@@ -17,15 +17,15 @@ const BYTES_MAX: u64 = 128 * 1024 * 1024;
 pub type Fingerprint = u64;
 
 #[derive(Clone, Debug)]
-pub struct HiddenRowsCache {
-    sets: Cache<(SegmentId, Fingerprint), Arc<Rows>>,
+pub struct DeletionVectorCache {
+    sets: Cache<(SegmentId, Fingerprint), Arc<RowSet>>,
     /// The longest prefix that was put together for a segment, and its length.
     latest: Cache<SegmentId, (usize, Fingerprint)>,
 }
 
-impl Default for HiddenRowsCache {
+impl Default for DeletionVectorCache {
     fn default() -> Self {
-        let weight = |_: &(SegmentId, Fingerprint), rows: &Arc<Rows>| {
+        let weight = |_: &(SegmentId, Fingerprint), rows: &Arc<RowSet>| {
             // What it takes in memory is about what it takes encoded.
             u32::try_from(rows.serialized_size() + 64).unwrap_or(u32::MAX)
         };
@@ -36,14 +36,14 @@ impl Default for HiddenRowsCache {
     }
 }
 
-impl HiddenRowsCache {
-    pub fn get(&self, segment: SegmentId, fingerprint: Fingerprint) -> Option<Arc<Rows>> {
+impl DeletionVectorCache {
+    pub fn get(&self, segment: SegmentId, fingerprint: Fingerprint) -> Option<Arc<RowSet>> {
         self.sets.get(&(segment, fingerprint))
     }
 
     /// The longest prefix of deletions that is known: its length, and its rows. `prefixes` are those of the
     /// deletions, from the first on.
-    pub fn longest(&self, segment: SegmentId, prefixes: &[Fingerprint]) -> Option<(usize, Arc<Rows>)> {
+    pub fn longest(&self, segment: SegmentId, prefixes: &[Fingerprint]) -> Option<(usize, Arc<RowSet>)> {
         let (length, fingerprint) = self.latest.get(&segment)?;
         if prefixes.get(length.checked_sub(1)?) != Some(&fingerprint) {
             return None;
@@ -51,7 +51,7 @@ impl HiddenRowsCache {
         Some((length, self.get(segment, fingerprint)?))
     }
 
-    pub fn insert(&self, segment: SegmentId, prefixes: &[Fingerprint], rows: Arc<Rows>) {
+    pub fn insert(&self, segment: SegmentId, prefixes: &[Fingerprint], rows: Arc<RowSet>) {
         let Some(last) = prefixes.last() else {
             return;
         };
@@ -67,13 +67,13 @@ impl HiddenRowsCache {
 }
 
 /// The fingerprint of every prefix of deletions, from that of the first alone on.
-pub fn prefixes<'a>(deletions: impl Iterator<Item = &'a Deletion>) -> Vec<Fingerprint> {
+pub fn prefixes<'a>(deletions: impl Iterator<Item = &'a DeletionVector>) -> Vec<Fingerprint> {
     deletions
         .scan(0, |fingerprint, deletion| {
             let seed = *fingerprint ^ deletion.added.0.rotate_left(32) ^ deletion.count;
             *fingerprint = match &deletion.rows {
-                DeletedRows::Inline(bytes) => xxh3_64_with_seed(bytes, seed),
-                DeletedRows::File { id, .. } => xxh3_64_with_seed(&id.0.to_le_bytes(), seed),
+                DeletionVectorData::Inline(bytes) => xxh3_64_with_seed(bytes, seed),
+                DeletionVectorData::File { id, .. } => xxh3_64_with_seed(&id.0.to_le_bytes(), seed),
             };
             Some(*fingerprint)
         })
@@ -86,17 +86,17 @@ mod tests {
 
     use super::*;
 
-    fn deletion(version: u64, row: u32) -> Deletion {
-        Deletion { added: Version(version), ..Deletion::inline(&Rows::from_iter([row])) }
+    fn deletion(version: u64, row: u32) -> DeletionVector {
+        DeletionVector { added: Version(version), ..DeletionVector::inline(&RowSet::from_iter([row])) }
     }
 
     #[test]
     fn a_longer_prefix_goes_on_from_a_shorter_one_and_another_does_not() {
-        let cache = HiddenRowsCache::default();
+        let cache = DeletionVectorCache::default();
         let segment = SegmentId(1);
         let all = [deletion(1, 1), deletion(2, 2), deletion(3, 3)];
         let known = prefixes(all.iter());
-        cache.insert(segment, &known[..2], Arc::new(Rows::from_iter([1, 2])));
+        cache.insert(segment, &known[..2], Arc::new(RowSet::from_iter([1, 2])));
         assert_eq!(cache.longest(segment, &known).map(|(n, rows)| (n, rows.len())), Some((2, 2)));
         assert!(cache.get(segment, known[1]).is_some());
         assert!(cache.longest(segment, &known[..1]).is_none());

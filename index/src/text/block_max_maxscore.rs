@@ -16,11 +16,13 @@
 
 use std::sync::Arc;
 
-use super::blocks::{BLOCK_ROWS, Blocks};
+use plexus_model::RowSelection;
+
+use super::block_max::{BLOCK_ROWS, BlockMaxIndex};
+use super::bm25::{least, reaches};
 use super::cursor::{Cursor, END, TermCursor};
-use super::dense::Frequency;
-use super::score::{least, reaches};
-use super::search::{Accept, TextHit};
+use super::search::TextHit;
+use super::term_frequency_bitmap::Frequency;
 
 /// Blocks of a term in one window whose bounds are looked at one by one; with more, that of the whole term is taken.
 const BLOCKS_MAX: usize = 16;
@@ -41,7 +43,7 @@ pub struct Term {
     place: usize,
     /// Not in place: terms change their order.
     cursor: Box<TermCursor>,
-    blocks: Arc<Blocks>,
+    blocks: Arc<BlockMaxIndex>,
     /// Of all blocks.
     bound: f32,
     /// The block at the beginning of the window.
@@ -51,7 +53,7 @@ pub struct Term {
 }
 
 impl Term {
-    pub fn new(place: usize, cursor: TermCursor, blocks: Arc<Blocks>) -> Self {
+    pub fn new(place: usize, cursor: TermCursor, blocks: Arc<BlockMaxIndex>) -> Self {
         let bound = cursor.bound_of_all(&blocks);
         Self { place, cursor: Box::new(cursor), blocks, bound, block: 0, here: 0.0 }
     }
@@ -92,7 +94,7 @@ impl Term {
 /// Finds rows that have all of the terms, as [`any_of`] does.
 pub fn all_of(
     choice: Choice,
-    accept: &Accept<'_>,
+    selection: &RowSelection,
     mut threshold: f32,
     found: &mut dyn FnMut(TextHit) -> f32,
 ) {
@@ -127,7 +129,7 @@ pub fn all_of(
             lead.cursor.take_until(last, least(threshold, rest[0]), &mut taken);
         }
         'rows: for (row, score) in taken.drain(..) {
-            if !accept.takes(row) {
+            if !selection.contains(row) {
                 continue;
             }
             let mut sum = score;
@@ -148,23 +150,23 @@ pub fn all_of(
     }
 }
 
-/// Finds rows: those that `accept` takes and that score at least `threshold`, which each call of `found` may raise. Rows
+/// Finds rows: those that `selection` covers and that score at least `threshold`, which each call of `found` may raise. Rows
 /// come in ascending order. Rows that `k` others score above may be left out.
 pub fn any_of(
     choice: Choice,
-    accept: &Accept<'_>,
+    selection: &RowSelection,
     k: usize,
     mut threshold: f32,
     found: &mut dyn FnMut(TextHit) -> f32,
 ) {
     let Choice { mut terms, groups } = choice;
     let mut parts: Vec<Option<f32>> = vec![None; groups.len()];
-    if let Accept::Only(rows) = accept
+    if let RowSelection::Only(rows) = selection
         && rows.len() * LOOKED_UP < terms.iter().map(|term| u64::from(term.cursor.rows())).sum()
     {
         return look_up(&mut terms, &groups, &mut parts, rows, threshold, found);
     }
-    threshold = threshold.max(begin_with(&terms, accept, k, threshold));
+    threshold = threshold.max(begin_with(&terms, selection, k, threshold));
     let mut taken = Vec::with_capacity(BLOCK_ROWS);
     // What terms reach together, the least first.
     let mut sums = vec![0.0; terms.len() + 1];
@@ -194,7 +196,7 @@ pub fn any_of(
             if let [one] = needed {
                 // Its rows are scored together, and those that count looked up in the others.
                 one.cursor.take_until(last, least(threshold, sums[optional]), &mut taken);
-                for (row, score) in taken.drain(..).filter(|(row, _)| accept.takes(*row)) {
+                for (row, score) in taken.drain(..).filter(|(row, _)| selection.contains(*row)) {
                     parts.fill(None);
                     parts[one.place] = Some(score);
                     if look_for_few(few, &sums, &mut parts, row, score, threshold) {
@@ -207,18 +209,18 @@ pub fn any_of(
             if row > last {
                 break;
             }
-            let accepted = accept.takes(row);
+            let selected = selection.contains(row);
             parts.fill(None);
             let mut sum = 0.0;
             for term in needed.iter_mut().filter(|term| term.cursor.row() == row) {
-                if accepted {
+                if selected {
                     let score = term.cursor.score();
                     parts[term.place] = Some(score);
                     sum += score;
                 }
                 term.cursor.advance();
             }
-            if !accepted || !look_for_few(few, &sums, &mut parts, row, sum, threshold) {
+            if !selected || !look_for_few(few, &sums, &mut parts, row, sum, threshold) {
                 continue;
             }
             offer(row, &parts, &groups, &mut threshold, found);
@@ -228,14 +230,14 @@ pub fn any_of(
 }
 
 /// A score that at least `k` rows have: by the term that counts most of those in so many, and by its first rows alone.
-fn begin_with(terms: &[Term], accept: &Accept<'_>, k: usize, threshold: f32) -> f32 {
+fn begin_with(terms: &[Term], selection: &RowSelection, k: usize, threshold: f32) -> f32 {
     let enough = terms.iter().filter(|term| k > 0 && term.cursor.rows() as usize >= k);
     match enough.max_by(|a, b| a.bound.total_cmp(&b.bound)) {
         Some(term) if reaches(term.bound, threshold) => {
             let mut taken = Vec::new();
             let last = term.blocks.end(term.blocks.len().min(FIRST_BLOCKS) - 1);
             term.cursor.clone().take_until(last, f32::NEG_INFINITY, &mut taken);
-            taken.retain(|(row, _)| accept.takes(*row));
+            taken.retain(|(row, _)| selection.contains(*row));
             if taken.len() < k {
                 return f32::NEG_INFINITY;
             }
@@ -292,7 +294,7 @@ fn look_up(
     terms: &mut [Term],
     groups: &[usize],
     parts: &mut [Option<f32>],
-    rows: &plexus_model::Rows,
+    rows: &plexus_model::RowSet,
     mut threshold: f32,
     found: &mut dyn FnMut(TextHit) -> f32,
 ) {

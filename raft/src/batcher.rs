@@ -26,13 +26,13 @@ const ROUND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a round gave no answer.
 #[derive(Clone, Debug)]
-pub enum Refusal {
+pub enum ProposeError {
     /// This member is not the leader; that one may be.
     NotLeader(Option<u64>),
     Failed(plexus_model::ErrorKind, String),
 }
 
-impl Refusal {
+impl ProposeError {
     pub fn into_error(self) -> Error {
         match self {
             Self::NotLeader(leader) => {
@@ -43,31 +43,31 @@ impl Refusal {
     }
 }
 
-pub type Answer<T> = Result<T, Refusal>;
+pub type BatchResult<T> = Result<T, ProposeError>;
 
 struct Waiting<Q, A> {
     question: Q,
-    reply: oneshot::Sender<Answer<A>>,
+    reply: oneshot::Sender<BatchResult<A>>,
 }
 
 /// A queue of callers in front of a task that serves them in rounds.
 #[derive(Clone)]
-pub struct Rounds<Q, A> {
+pub struct Batcher<Q, A> {
     queue: mpsc::Sender<Waiting<Q, A>>,
 }
 
-impl<Q: Send + 'static, A: Send + 'static> Rounds<Q, A> {
+impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
     /// Waits for the round that the question is in.
-    pub async fn ask(&self, question: Q) -> Answer<A> {
+    pub async fn submit(&self, question: Q) -> BatchResult<A> {
         let stopping =
-            || Refusal::Failed(plexus_model::ErrorKind::Unavailable, "the node is stopping".into());
+            || ProposeError::Failed(plexus_model::ErrorKind::Unavailable, "the node is stopping".into());
         let (reply, answer) = oneshot::channel();
         self.queue.send(Waiting { question, reply }).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?
     }
 
     /// Starts the task; it ends when `stop` is cancelled.
-    pub fn start(stop: CancellationToken, mut server: impl Serve<Q, A>) -> Self {
+    pub fn start(stop: CancellationToken, mut server: impl ServeBatch<Q, A>) -> Self {
         let (queue, mut callers) = mpsc::channel::<Waiting<Q, A>>(WAITING_MAX);
         tokio::spawn(async move {
             loop {
@@ -100,22 +100,22 @@ impl<Q: Send + 'static, A: Send + 'static> Rounds<Q, A> {
 }
 
 /// Answers all questions of a round at once, in their order.
-pub trait Serve<Q, A>: Send + 'static {
+pub trait ServeBatch<Q, A>: Send + 'static {
     /// How much of a round the question takes up, in bytes.
     fn weight(&self, question: &Q) -> usize;
 
-    fn serve(&mut self, round: Vec<Q>) -> impl Future<Output = Vec<Answer<A>>> + Send;
+    fn serve(&mut self, round: Vec<Q>) -> impl Future<Output = Vec<BatchResult<A>>> + Send;
 }
 
 /// Writes all proposals of a round as one entry.
 pub struct WriteEntry(pub Raft<TypeConfig>);
 
-impl Serve<Proposal, Outcome> for WriteEntry {
+impl ServeBatch<Proposal, Outcome> for WriteEntry {
     fn weight(&self, proposal: &Proposal) -> usize {
         proposal.weight()
     }
 
-    async fn serve(&mut self, round: Vec<Proposal>) -> Vec<Answer<Outcome>> {
+    async fn serve(&mut self, round: Vec<Proposal>) -> Vec<BatchResult<Outcome>> {
         let proposals = round.len();
         let batch = Batch::new(&Round { time_us: now_us(), proposals: round });
         match timeout(ROUND_TIMEOUT, self.0.client_write(batch)).await {
@@ -124,10 +124,10 @@ impl Serve<Proposal, Outcome> for WriteEntry {
             }
             Ok(Ok(written)) => {
                 let message = format!("{} answers to {proposals} proposals", written.data.0.len());
-                all(proposals, Refusal::Failed(plexus_model::ErrorKind::Internal, message))
+                all(proposals, ProposeError::Failed(plexus_model::ErrorKind::Internal, message))
             }
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to)))) => {
-                all(proposals, Refusal::NotLeader(to.leader_id))
+                all(proposals, ProposeError::NotLeader(to.leader_id))
             }
             Ok(Err(error)) => all(proposals, unknown(error.to_string())),
             Err(_) => all(proposals, unknown(format!("no answer from the quorum in {ROUND_TIMEOUT:?}"))),
@@ -138,22 +138,24 @@ impl Serve<Proposal, Outcome> for WriteEntry {
 /// Asks a quorum once for all reads of a round.
 pub struct ConfirmRead(pub Raft<TypeConfig>);
 
-impl Serve<(), u64> for ConfirmRead {
+impl ServeBatch<(), u64> for ConfirmRead {
     fn weight(&self, (): &()) -> usize {
         0
     }
 
-    async fn serve(&mut self, round: Vec<()>) -> Vec<Answer<u64>> {
+    async fn serve(&mut self, round: Vec<()>) -> Vec<BatchResult<u64>> {
         let asked = Instant::now();
         let answer = match timeout(ROUND_TIMEOUT, self.0.get_read_log_id()).await {
             Ok(Ok((read, _applied))) => Ok(read.map_or(0, |id| id.index)),
             Ok(Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(to)))) => {
-                Err(Refusal::NotLeader(to.leader_id))
+                Err(ProposeError::NotLeader(to.leader_id))
             }
-            Ok(Err(error)) => Err(Refusal::Failed(plexus_model::ErrorKind::Unavailable, error.to_string())),
+            Ok(Err(error)) => {
+                Err(ProposeError::Failed(plexus_model::ErrorKind::Unavailable, error.to_string()))
+            }
             Err(_) => {
                 let message = format!("no quorum confirmed the read in {:?}", asked.elapsed());
-                Err(Refusal::Failed(plexus_model::ErrorKind::Unavailable, message))
+                Err(ProposeError::Failed(plexus_model::ErrorKind::Unavailable, message))
             }
         };
         vec![answer; round.len()]
@@ -164,10 +166,10 @@ fn now_us() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64)
 }
 
-fn all<A: Clone>(count: usize, refusal: Refusal) -> Vec<Answer<A>> {
+fn all<A: Clone>(count: usize, refusal: ProposeError) -> Vec<BatchResult<A>> {
     vec![Err(refusal); count]
 }
 
-fn unknown(message: String) -> Refusal {
-    Refusal::Failed(plexus_model::ErrorKind::Unknown, message)
+fn unknown(message: String) -> ProposeError {
+    ProposeError::Failed(plexus_model::ErrorKind::Unknown, message)
 }

@@ -202,11 +202,11 @@ unsafe impl StableDeref for Fixed {}
 
 /// The parts of packed bytes, for reading.
 #[derive(Clone)]
-pub struct Packed {
+pub struct Archive {
     parts: Arc<BTreeMap<String, OwnedBytes>>,
 }
 
-impl Packed {
+impl Archive {
     /// # Errors
     /// `Corrupt` when the bytes are not a text index, or not all of one.
     pub fn open(bytes: Bytes) -> Result<Self> {
@@ -262,7 +262,7 @@ fn empty_store() -> Result<OwnedBytes> {
     Ok(STORED.get_or_init(|| stored).clone())
 }
 
-impl fmt::Debug for Packed {
+impl fmt::Debug for Archive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.parts.keys()).finish()
     }
@@ -272,7 +272,7 @@ fn read_only() -> io::Error {
     io::Error::new(io::ErrorKind::PermissionDenied, "packed indexes are read-only")
 }
 
-impl Directory for Packed {
+impl Directory for Archive {
     fn get_file_handle(&self, path: &Path) -> Result<Arc<dyn FileHandle>, OpenReadError> {
         let bytes = self.parts.get(name_of(path)).cloned().ok_or_else(|| missing(path))?;
         Ok(Arc::new(bytes))

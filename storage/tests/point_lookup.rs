@@ -11,8 +11,8 @@ use arrow_schema::{DataType, Field};
 use async_trait::async_trait;
 use bytes::Bytes;
 use plexus_model::{
-    Column, ColumnType, Error, NodeId, Result, Rows, Segment, SegmentData, SegmentId, Shard, Table, TableId,
-    TableName, TableSchema, Version,
+    Column, ColumnType, Error, NodeId, Result, RowSet, Segment, SegmentData, SegmentId, Shard, Table,
+    TableId, TableName, TableSchema, Version,
 };
 use plexus_storage::{RemoteSegments, SegmentEncoder, SegmentReads, SegmentRef, SegmentStore, types};
 
@@ -75,10 +75,10 @@ fn table(schema: &TableSchema) -> Table {
         dropped_time_us: 0,
         segments: Default::default(),
         inline_bytes: 0,
-        former: vec![],
+        history: vec![],
         oldest: Version(0),
         changed: Version(1),
-        moved: Default::default(),
+        relocations: Default::default(),
     }
 }
 
@@ -111,8 +111,8 @@ async fn rows_come_as_they_were_written() {
     let reads = SegmentReads::new(Some(store), Arc::new(Nobody));
     let table = table(&schema);
     let last = ROWS as u32 - 1;
-    let sets: Vec<Rows> = vec![
-        Rows::new(),
+    let sets: Vec<RowSet> = vec![
+        RowSet::new(),
         [0].into(),
         [last].into(),
         [0, 1, 8_191, 8_192, 8_193, 16_384, last].into(),
