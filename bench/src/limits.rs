@@ -1,4 +1,5 @@
-//! What the machine can do: memory, loopback, synced writes, random reads.
+//! The limits of the machine: memory, loopback, synced writes and random reads. They put the other figures in
+//! proportion.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -10,24 +11,27 @@ use std::time::{Duration, Instant};
 use plexus_model::{Error, Result};
 
 use crate::Figure;
+use crate::random::Random;
 
 const GIB: f64 = (1u64 << 30) as f64;
 
-pub fn measure(dir: &Path) -> Result<Vec<Figure>> {
+/// Measures each limit for a few seconds. Files are written to `dir`.
+pub(crate) fn measure(dir: &Path) -> Result<Vec<Figure>> {
     let fail = |e: std::io::Error| Error::io("measuring the machine", e);
     Ok(vec![
-        Figure::new("limit: memory read, one thread", format!("{:.1} GiB/s", memory()), ""),
-        Figure::new("limit: loopback TCP", format!("{:.1} GiB/s", loopback().map_err(fail)?), ""),
-        Figure::new("limit: fdatasync of 4 KiB", format!("{:.0}/s", syncs(dir).map_err(fail)?), ""),
+        Figure::new("limit: memory read, one thread", format!("{:.1} GiB/s", memory_gib_per_s()), ""),
+        Figure::new("limit: loopback TCP", format!("{:.1} GiB/s", loopback_gib_per_s().map_err(fail)?), ""),
+        Figure::new("limit: fdatasync of 4 KiB", format!("{:.0}/s", syncs_per_s(dir).map_err(fail)?), ""),
         Figure::new(
             "limit: random 4 KiB reads (page cache)",
-            format!("{:.0}/s", reads(dir).map_err(fail)?),
+            format!("{:.0}/s", reads_per_s(dir).map_err(fail)?),
             "",
         ),
     ])
 }
 
-fn memory() -> f64 {
+/// Sequential reads of 256 MiB, which no cache holds.
+fn memory_gib_per_s() -> f64 {
     let data: Vec<u64> = (0..(256 << 20) / 8).collect();
     let started = Instant::now();
     let mut sum = 0u64;
@@ -38,7 +42,8 @@ fn memory() -> f64 {
     4.0 * 0.25 / started.elapsed().as_secs_f64()
 }
 
-fn loopback() -> std::io::Result<f64> {
+/// One TCP connection to this machine.
+fn loopback_gib_per_s() -> std::io::Result<f64> {
     const BYTES: usize = 2 << 30;
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     let address = listener.local_addr()?;
@@ -65,7 +70,8 @@ fn loopback() -> std::io::Result<f64> {
     Ok(received as f64 / GIB / seconds)
 }
 
-fn syncs(dir: &Path) -> std::io::Result<f64> {
+/// Appends of 4 KiB, each made durable before the next.
+fn syncs_per_s(dir: &Path) -> std::io::Result<f64> {
     let path = dir.join("sync.probe");
     let file = OpenOptions::new().create(true).truncate(true).write(true).open(&path)?;
     let started = Instant::now();
@@ -79,19 +85,18 @@ fn syncs(dir: &Path) -> std::io::Result<f64> {
     Ok(count as f64 / started.elapsed().as_secs_f64())
 }
 
-fn reads(dir: &Path) -> std::io::Result<f64> {
+/// Reads of random blocks from a file in the page cache.
+fn reads_per_s(dir: &Path) -> std::io::Result<f64> {
     const BLOCKS: u64 = 65_536;
     let path = dir.join("read.probe");
     std::fs::write(&path, vec![7; BLOCKS as usize * 4096])?;
     let file = File::open(&path)?;
     let mut buffer = [0; 4096];
-    let mut position = 1u64;
+    let mut random = Random::new(1);
     let started = Instant::now();
     let mut count = 0u64;
     while started.elapsed() < Duration::from_secs(1) {
-        // A linear congruential generator visits the blocks out of order.
-        position = position.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        file.read_exact_at(&mut buffer, (position >> 33) % BLOCKS * 4096)?;
+        file.read_exact_at(&mut buffer, random.below(BLOCKS) * 4096)?;
         count += 1;
     }
     std::fs::remove_file(path)?;

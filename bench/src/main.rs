@@ -1,74 +1,101 @@
-//! Measures a local cluster of real processes and prints a table.
+//! Measures a local cluster of real processes, and parts of the engine in process, and prints a table.
 //!
-//! The limits of the machine are measured first, so that a figure can be read against them. Latencies are
-//! percentiles of a histogram; times of queries are the best of a few runs, as the comparison's are.
+//! The limits of the machine are measured first, so that other figures can be read against them. Latencies
+//! are percentiles of a histogram. A query's time is the fastest of a few runs, for Plexus and for what it is
+//! compared with. Other libraries and databases are measured in the same run where they are installed.
 
-mod changes;
+mod cluster;
+mod corpus;
+mod dml;
+mod embeddings;
+mod latency;
 mod limits;
+mod manifest;
+mod peers;
+mod random;
 mod search;
+mod text;
 mod tpch;
 mod vectors;
-mod words;
 mod workload;
 
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
+use clap::builder::PossibleValuesParser;
 use plexus_model::{Error, Result};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Everything that can be measured, in the order in which it runs.
+const PARTS: [&str; 11] =
+    ["limits", "idle", "load", "insert", "lookup", "aggregate", "dml", "vectors", "text", "search", "tpch"];
 
 /// Measure a local cluster of real processes
 #[derive(Parser, Debug)]
 #[command(name = "plexus-bench", version)]
 struct Bench {
     /// Parts to run
-    #[arg(long, env = "PLEXUS_BENCH_ONLY", value_delimiter = ',', default_values = ["limits", "idle", "load", "insert", "lookup", "aggregate", "changes", "vectors", "words", "search", "tpch"])]
+    #[arg(
+        long,
+        env = "PLEXUS_BENCH_ONLY",
+        value_delimiter = ',',
+        default_values = PARTS,
+        value_parser = PossibleValuesParser::new(PARTS)
+    )]
     only: Vec<String>,
 
     /// Scale factor of the TPC-H comparison
     #[arg(long, env = "PLEXUS_BENCH_SCALE", default_value_t = 1.0)]
     scale: f64,
 
-    /// Runs of each TPC-H query, of which the best counts
+    /// Runs of each TPC-H query, of which the fastest counts
     #[arg(long, env = "PLEXUS_BENCH_RUNS", default_value_t = 3)]
     runs: usize,
 
-    /// Rows of the table that is changed
-    #[arg(long, env = "PLEXUS_BENCH_CHANGE_ROWS", default_value_t = changes::ROWS, value_parser = clap::value_parser!(i64).range(1_000..))]
-    change_rows: i64,
+    /// Rows of the table of the DML part
+    #[arg(
+        long,
+        env = "PLEXUS_BENCH_DML_ROWS",
+        default_value_t = dml::ROWS,
+        value_parser = clap::value_parser!(i64).range(1_000..)
+    )]
+    dml_rows: i64,
 
-    /// Vectors among which the nearest are searched
+    /// Base vectors of the in-process vector search
     #[arg(long, env = "PLEXUS_BENCH_VECTORS", default_value_t = vectors::VECTORS)]
     vectors: usize,
 
-    /// Rows that are searched by their words and vectors
+    /// Rows of the table of the search part, and texts of the in-process full-text search
     #[arg(long, env = "PLEXUS_BENCH_SEARCH_ROWS", default_value_t = search::ROWS)]
     search_rows: usize,
 
-    /// Load the TPC-H tables without primary keys: their rows keep the order in which they are made
+    /// Load the TPC-H tables without primary keys: their rows keep the order in which they are generated
     #[arg(long, env = "PLEXUS_BENCH_NO_KEYS")]
     no_keys: bool,
 
-    /// Where data is kept while measuring [default: a temporary directory]
+    /// Directory for data while measuring [default: a temporary directory]
     #[arg(long, env = "PLEXUS_BENCH_DIR", value_name = "DIR")]
     dir: Option<PathBuf>,
 
-    /// Print each TPC-H query's times
+    /// Print the times of each TPC-H query
     #[arg(long, env = "PLEXUS_BENCH_DETAIL")]
     detail: bool,
 }
 
 /// One line of the result.
-pub struct Figure {
-    pub name: String,
-    pub value: String,
-    pub target: String,
+struct Figure {
+    name: String,
+    /// The measurement, with its unit.
+    value: String,
+    /// The value that the project aims at, or nothing.
+    target: String,
 }
 
 impl Figure {
-    pub fn new(name: impl Into<String>, value: impl Into<String>, target: impl Into<String>) -> Self {
+    /// Makes a line, and prints it at once to show the progress.
+    fn new(name: impl Into<String>, value: impl Into<String>, target: impl Into<String>) -> Self {
         let figure = Self { name: name.into(), value: value.into(), target: target.into() };
         eprintln!("{:<52} {:<42} {}", figure.name, figure.value, figure.target);
         figure
@@ -92,7 +119,7 @@ fn main() -> std::process::ExitCode {
 }
 
 impl Bench {
-    fn wants(&self, part: &str) -> bool {
+    fn selects(&self, part: &str) -> bool {
         self.only.iter().any(|p| p == part)
     }
 
@@ -117,32 +144,32 @@ impl Bench {
 
     async fn measure(&self, program: &Path, dir: &Path) -> Result<Vec<Figure>> {
         let mut figures = Vec::new();
-        if self.wants("limits") {
+        if self.selects("limits") {
             figures.extend(limits::measure(dir)?);
         }
-        figures.extend(workload::measure(program, dir, |part| self.wants(part)).await?);
-        if self.wants("changes") {
-            figures.extend(changes::measure(program, dir, self.change_rows).await?);
+        figures.extend(workload::measure(program, dir, |part| self.selects(part)).await?);
+        if self.selects("dml") {
+            figures.extend(dml::measure(program, dir, self.dml_rows).await?);
         }
-        if self.wants("vectors") {
+        if self.selects("vectors") {
             figures.extend(vectors::measure(dir, self.vectors)?);
         }
-        if self.wants("words") {
-            figures.extend(words::measure(self.search_rows)?);
+        if self.selects("text") {
+            figures.extend(text::measure(self.search_rows)?);
         }
-        if self.wants("search") {
+        if self.selects("search") {
             figures.extend(search::measure(program, dir, self.search_rows).await?);
         }
-        if self.wants("tpch") {
-            figures.extend(
-                tpch::measure(program, dir, self.scale, self.runs, self.detail, !self.no_keys).await?,
-            );
+        if self.selects("tpch") {
+            let Self { scale, runs, detail, no_keys, .. } = *self;
+            let options = tpch::Options { scale, runs, detail, keys: !no_keys };
+            figures.extend(tpch::measure(program, dir, &options).await?);
         }
         Ok(figures)
     }
 }
 
-/// The binary that is built beside this one.
+/// The `plexus` binary that was built together with this one.
 fn plexus_binary() -> Result<PathBuf> {
     let own = std::env::current_exe().map_err(|e| Error::io("this program", e))?;
     let beside = own.with_file_name("plexus");

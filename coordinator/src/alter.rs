@@ -196,7 +196,7 @@ fn add_column(
         if value.is_null(0) && !column.nullable {
             return Err(Error::invalid(format!("column {:?} is NOT NULL and its default is", column.name)));
         }
-        schema.initials.push((column.id, inline::encode_value(value)?));
+        schema.initial_defaults.push((column.id, inline::encode_value(value)?));
         schema.defaults.push((column.id, sql));
     }
     schema.columns.push(column);
@@ -220,7 +220,7 @@ fn drop_column(table: &Table, schema: &mut TableSchema, name: &str) -> Result<()
     }
     schema.columns.remove(index);
     schema.defaults.retain(|(of, _)| *of != id);
-    schema.initials.retain(|(of, _)| *of != id);
+    schema.initial_defaults.retain(|(of, _)| *of != id);
     schema.primary_key.iter_mut().filter(|k| **k > index as u32).for_each(|k| *k -= 1);
     Ok(())
 }

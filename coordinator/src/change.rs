@@ -195,7 +195,7 @@ impl Coordinator {
         let mut bytes: usize = batches.iter().map(rows_bytes).sum();
         for segment in changes.added.iter().map(|s| &s.0) {
             let pick = RowSelection::AllExcept(inline_union(&segment.deletions)?.into());
-            let mut rows = self.writer().reads.scan(table, segment, &table.schema, pick).await?;
+            let mut rows = self.writer().reader.scan(table, segment, &table.schema, pick).await?;
             while let Some(found) = rows.try_next().await? {
                 bytes += rows_bytes(&found.rows);
                 check_returned(bytes)?;

@@ -309,7 +309,7 @@ fn take_vectors(create: &mut SqlCreateTable) -> Result<Vec<(usize, ColumnType)>>
                 column.name, column.data_type
             ))
         })?;
-        vectors.push((index, types::vector(component, length)));
+        vectors.push((index, types::vector_type(component, length)));
         column.data_type =
             ast::DataType::Array(ArrayElemTypeDef::SquareBracket(Box::new(ast::DataType::Real), None));
     }

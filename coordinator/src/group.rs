@@ -14,12 +14,12 @@ use std::time::Instant;
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
-use plexus_index::{KeyIndex, build_keys};
+use plexus_index::{KeyIndex, build_key_index};
 use plexus_model::{
     Applied, ChangeKind, Commit, Error, ErrorKind, NewSegment, Result, RowSet, SegmentId, Table, TableChange,
     TableId,
 };
-use plexus_storage::{Keys, keys_of, take_rows, types};
+use plexus_storage::{CanonicalKeys, primary_keys, take_rows, types};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -283,8 +283,8 @@ impl ShardRows {
     ) -> Result<()> {
         let rows = concat_batches(&types::to_arrow(&table.schema), &self.batches)
             .map_err(|e| Error::internal(format!("gathering rows: {e}")).with_source(e))?;
-        let keys: Keys = keys_of(&table.schema, &rows)?;
-        let index = Arc::new(KeyIndex::open(build_keys(&keys.hashes()).into())?);
+        let keys: CanonicalKeys = primary_keys(&table.schema, &rows)?;
+        let index = Arc::new(KeyIndex::open(build_key_index(&keys.hashes()).into())?);
         self.stored = writer.keys.find(table, manifest.version, shard, &keys, index).await?;
         self.keys = (0..keys.len()).map(|row| keys.bytes(row)).collect();
         self.rows = Some(rows);

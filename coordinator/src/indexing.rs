@@ -1,6 +1,6 @@
 //! Indexes: their definitions, and making them for the segments that are there.
 //!
-//! A definition is a part of the schema, visible at once. The index of a segment is made in the background, from the
+//! A definition is a view of the schema, visible at once. The index of a segment is made in the background, from the
 //! segment alone, copied to its replicas, and committed as a record beside it. Until then the segment is searched without.
 
 use std::sync::Arc;
@@ -79,7 +79,7 @@ fn with_index<'a>(manifest: &'a Manifest, schema: &str, name: &str) -> Option<&'
     let tables = manifest.names.iter().filter(|(table, _)| table.schema == schema);
     tables
         .filter_map(|(_, id)| manifest.tables.get(id))
-        .find(|table| table.schema.index_named(name).is_some())
+        .find(|table| table.schema.index_by_name(name).is_some())
 }
 
 fn index_kind(create: &CreateIndex, table: &Table) -> Result<IndexKind> {
@@ -101,7 +101,7 @@ fn index_kind(create: &CreateIndex, table: &Table) -> Result<IndexKind> {
             let [column] = columns.as_slice() else {
                 return Err(Error::invalid("a vector index is of one column"));
             };
-            let metric = take("metric").map_or(Ok(Metric::Cosine), |name| Metric::named(&name))?;
+            let metric = take("metric").map_or(Ok(Metric::Cosine), |name| Metric::from_name(&name))?;
             IndexKind::Vector { column: *column, metric }
         }
         other => {
@@ -165,7 +165,7 @@ pub fn unindexed(table: &Table, shard: u32) -> Vec<(Arc<Segment>, IndexDefinitio
     segments
         .flat_map(|segment| {
             let lacking =
-                definitions.iter().filter(|d| d.kind.is_worth(segment.rows) && lacks(segment, d.id));
+                definitions.iter().filter(|d| d.kind.applies_to(segment.rows) && lacks(segment, d.id));
             lacking.map(|d| (segment.clone(), (*d).clone())).collect::<Vec<_>>()
         })
         .collect()
@@ -185,7 +185,7 @@ pub async fn index_segment(
     let data = FileData { bytes: bytes.len() as u64, checksum, column_bytes: 0 };
     let (file, acknowledged) = writer.replicate(table, segment.shard, bytes, checksum).await?;
     let index = SegmentIndex { index: definition.id, file, data, acknowledged };
-    let change = TableChange::new(table.id, table.schema_version, manifest.version, ChangeKind::Move);
+    let change = TableChange::new(table.id, table.schema_version, manifest.version, ChangeKind::Relocate);
     let change = TableChange { index: vec![(segment.id, index)], ..change };
     match writer.commit(vec![change], "index", started).await {
         Ok(_) => {
@@ -237,17 +237,18 @@ async fn build(
     segment: &Arc<Segment>,
     definition: &IndexDefinition,
 ) -> Result<(Bytes, [u8; 32])> {
-    let source = writer.engine.search_source(table.clone(), manifest.version, segment.clone());
-    let part = source.parts.first().ok_or_else(|| Error::internal("a source of one segment without it"))?;
+    let snapshot = writer.engine.search_snapshot(table.clone(), manifest.version, segment.clone());
+    let view =
+        snapshot.views.first().ok_or_else(|| Error::internal("a snapshot of one segment without it"))?;
     let bytes = match &definition.kind {
         IndexKind::Text { columns, tokenizer } => {
             let (columns, analyzer) = (columns.clone(), Analyzer::named(tokenizer)?);
             let fields = TextFields { columns, analyzer, index: Some(definition.id) };
-            let texts = source.texts(part, &fields).await?;
+            let texts = snapshot.texts(view, &fields).await?;
             blocking(move || build_texts(&texts, &fields.analyzer)).await?
         }
         IndexKind::Vector { column, metric } => {
-            let vectors = source.vectors(part, *column).await?;
+            let vectors = snapshot.vectors(view, *column).await?;
             let metric = *metric;
             blocking(move || vectors.build_graph(metric)).await?
         }

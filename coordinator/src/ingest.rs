@@ -21,7 +21,7 @@ use plexus_model::{
 use plexus_query::{Engine, RowChecks};
 use plexus_raft::Meta;
 use plexus_storage::{
-    EncodedSegment, Router, SegmentEncoder, SegmentReads, Unencoded, inline, rows_bytes, types,
+    EncodedSegment, Router, SegmentEncoder, SegmentReader, SegmentRows, inline, rows_bytes, types,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -46,7 +46,7 @@ pub struct Writer {
     pub replicator: Replicator,
     pub encoder: SegmentEncoder,
     pub group: GroupCommitter,
-    pub reads: SegmentReads,
+    pub reader: SegmentReader,
     pub keys: Arc<KeyIndexes>,
     pub engine: Arc<Engine>,
     /// One permit a write that is too large for the log.
@@ -104,9 +104,9 @@ impl Writer {
 
     /// Commits, under a token that is repeated until the outcome is known.
     pub async fn propose(&self, commit: Commit) -> Result<Applied> {
-        failpoint::pass("commit.propose");
+        failpoint::crash_if_armed("commit.propose");
         let applied = self.meta.propose(Command::Commit(commit), COMMIT_TIMEOUT).await;
-        failpoint::pass("commit.answered");
+        failpoint::crash_if_armed("commit.answered");
         applied
     }
 
@@ -118,7 +118,7 @@ impl Writer {
         shard: u32,
         level: u8,
         schema: Arc<TableSchema>,
-        rows: Unencoded,
+        rows: SegmentRows,
     ) -> Result<NewSegment> {
         let encoder = self.encoder;
         let encoded = tokio::task::spawn_blocking(move || encoder.encode(&schema, rows))
@@ -126,7 +126,7 @@ impl Writer {
             .map_err(|e| Error::internal(format!("encoding a segment: {e}")))??;
         let EncodedSegment { bytes, data, rows, statistics } = encoded;
         let (id, acknowledged) = self.replicate(table, shard, bytes, data.checksum).await?;
-        failpoint::pass("segment.durable");
+        failpoint::crash_if_armed("segment.durable");
         tracing::debug!(segment = %id, rows, bytes = data.bytes, replicas = acknowledged.len(), "segment is durable");
         let segment = Segment { level, statistics, acknowledged, ..new_segment(table, id, shard, rows) };
         Ok(NewSegment(Segment { data: SegmentData::File(data), ..segment }))

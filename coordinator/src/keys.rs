@@ -8,11 +8,11 @@ use std::sync::Arc;
 use arrow::util::display::array_value_to_string;
 use futures::TryStreamExt;
 use moka::sync::Cache;
-use plexus_index::{KeyIndex, build_keys};
+use plexus_index::{KeyIndex, build_key_index};
 use plexus_model::{
     Error, NewSegment, Result, RowSelection, RowSet, Segment, SegmentId, Table, TableSchema, Version,
 };
-use plexus_storage::{Keys, SegmentReads, SegmentRef, project};
+use plexus_storage::{CanonicalKeys, SegmentReader, SegmentRef, project};
 
 use crate::limits::KEY_INDEX_BYTES_MAX;
 
@@ -41,15 +41,15 @@ pub struct Resolved {
 
 /// Looks keys up. Holds the indexes of segments in memory, up to a bound.
 pub struct KeyIndexes {
-    reads: SegmentReads,
+    reader: SegmentReader,
     cache: Cache<SegmentId, Arc<KeyIndex>>,
 }
 
 impl KeyIndexes {
-    pub fn new(reads: SegmentReads) -> Self {
+    pub fn new(reader: SegmentReader) -> Self {
         let weight =
             |_: &SegmentId, index: &Arc<KeyIndex>| u32::try_from(index.bytes() + 64).unwrap_or(u32::MAX);
-        Self { reads, cache: Cache::builder().max_capacity(KEY_INDEX_BYTES_MAX).weigher(weight).build() }
+        Self { reader, cache: Cache::builder().max_capacity(KEY_INDEX_BYTES_MAX).weigher(weight).build() }
     }
 
     /// Compares the keys of segments that are to be written with each other and with those that `version`
@@ -80,7 +80,7 @@ impl KeyIndexes {
                 }
             }
             for other in table.visible(version).filter(|s| s.shard == mine.shard) {
-                let mut hidden = self.reads.hidden_rows(table, other, version).await?;
+                let mut hidden = self.reader.invisible_rows(table, other, version).await?;
                 if let Some(rows) = gone.get(&other.id) {
                     hidden = Arc::new(&*hidden | rows);
                 }
@@ -128,7 +128,7 @@ impl KeyIndexes {
         table: &Table,
         version: Version,
         shard: u32,
-        keys: &Keys,
+        keys: &CanonicalKeys,
         mine: Arc<KeyIndex>,
     ) -> Result<HashMap<u32, (SegmentId, u32)>> {
         let mut found = HashMap::new();
@@ -138,7 +138,7 @@ impl KeyIndexes {
             if pairs.is_empty() {
                 continue;
             }
-            let hidden = self.reads.hidden_rows(table, segment, version).await?;
+            let hidden = self.reader.invisible_rows(table, segment, version).await?;
             let pairs: Vec<(u32, u32)> = pairs.into_iter().filter(|(_, b)| !hidden.contains(*b)).collect();
             if pairs.is_empty() {
                 continue;
@@ -154,13 +154,13 @@ impl KeyIndexes {
     }
 
     async fn index(&self, table: &Table, segment: &Segment) -> Result<Arc<KeyIndex>> {
-        let Some(file) = SegmentRef::of(table, segment) else {
-            return KeyIndex::open(build_keys(&segment.keys).into()).map(Arc::new);
+        let Some(file) = SegmentRef::data_file(table, segment) else {
+            return KeyIndex::open(build_key_index(&segment.keys).into()).map(Arc::new);
         };
         if let Some(index) = self.cache.get(&segment.id) {
             return Ok(index);
         }
-        let index = Arc::new(self.reads.key_index(&file).await?);
+        let index = Arc::new(self.reader.key_index(&file).await?);
         self.cache.insert(segment.id, index.clone());
         Ok(index)
     }
@@ -169,9 +169,9 @@ impl KeyIndexes {
     async fn keys_at(&self, table: &Table, segment: &Segment, rows: RowSet) -> Result<HashMap<u32, Vec<u8>>> {
         let mut keys = HashMap::with_capacity(rows.len() as usize);
         let mut batches =
-            self.reads.scan(table, segment, &key_schema(table), RowSelection::Only(Arc::new(rows))).await?;
+            self.reader.scan(table, segment, &key_schema(table), RowSelection::Only(Arc::new(rows))).await?;
         while let Some(found) = batches.try_next().await? {
-            let of_batch = Keys::new(found.rows.columns())?;
+            let of_batch = CanonicalKeys::new(found.rows.columns())?;
             keys.extend(found.positions.iter().zip(0..).map(|(at, row)| (*at as u32, of_batch.bytes(row))));
         }
         Ok(keys)
@@ -194,21 +194,21 @@ impl KeyIndexes {
     /// The key of a row, for people.
     async fn describe(&self, table: &Table, segment: &Segment, row: u32) -> Result<String> {
         let only = RowSelection::Only(Arc::new(RowSet::from_iter([row])));
-        let batches = self.reads.scan(table, segment, &key_schema(table), only).await?;
+        let batches = self.reader.scan(table, segment, &key_schema(table), only).await?;
         let found: Vec<_> = batches.try_collect().await?;
         let rows = found.iter().map(|f| &f.rows).find(|rows| rows.num_rows() > 0);
         Ok(rows.map(|rows| describe_key(rows.columns(), 0)).unwrap_or_default())
     }
 }
 
-/// Keys up to which they are compared on the async thread: some tens of microseconds.
+/// CanonicalKeys up to which they are compared on the async thread: some tens of microseconds.
 const COMMON_INLINE_MAX: usize = 16 * 1024;
 
 async fn common(a: Arc<KeyIndex>, b: Arc<KeyIndex>) -> Result<Vec<(u32, u32)>> {
     if a.len() + b.len() <= COMMON_INLINE_MAX {
-        return Ok(a.common(&b));
+        return Ok(a.join_hashes(&b));
     }
-    tokio::task::spawn_blocking(move || a.common(&b))
+    tokio::task::spawn_blocking(move || a.join_hashes(&b))
         .await
         .map_err(|e| Error::internal(format!("comparing keys: {e}")))
 }

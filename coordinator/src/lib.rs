@@ -51,7 +51,7 @@ pub use keys::{KeyIndexes, OnDuplicate};
 pub use load::{IngestMode, IngestTarget};
 pub use maintenance::Maintenance;
 pub use peers::{Checked, Missing, NodeReport, Peers, SegmentUpload};
-pub use pull::Puller;
+pub use pull::Repairer;
 pub use replicate::Replicator;
 pub use run::{RowStream, Suspects, worker_url};
 pub use session::Session;

@@ -32,7 +32,7 @@ use crate::limits::{
 use crate::merge_policy::{self, Sizes};
 use crate::merging::{self, now_ms};
 use crate::peers::Missing;
-use crate::pull::Puller;
+use crate::pull::Repairer;
 use crate::scrub;
 use crate::upkeep::vacuum;
 use crate::write_out::{is_due, write_out};
@@ -58,7 +58,7 @@ pub struct Maintenance {
     pub meta: Arc<Meta>,
     pub writer: Writer,
     pub store: Option<Arc<SegmentStore>>,
-    pub puller: Puller,
+    pub repairer: Repairer,
     pub missing: Arc<Missing>,
 }
 
@@ -93,7 +93,7 @@ impl Maintenance {
                     continue;
                 }
                 let since = *leading_since.get_or_insert_with(|| {
-                    self.meta.forget_heartbeats();
+                    self.meta.clear_heartbeats();
                     Instant::now()
                 });
                 if since.elapsed() > LEADER_GRACE {
@@ -208,8 +208,8 @@ impl Maintenance {
             self.missing.set(manifest.version, std::iter::empty());
             return Ok(());
         };
-        if whole.lost_files != store.lost_files() {
-            *whole = Whole { lost_files: store.lost_files(), tables: HashMap::new() };
+        if whole.lost_file_count != store.lost_file_count() {
+            *whole = Whole { lost_file_count: store.lost_file_count(), tables: HashMap::new() };
         }
         let mut missing: Vec<SegmentRef> = Vec::new();
         let mut tables = HashMap::new();
@@ -230,7 +230,7 @@ impl Maintenance {
         }
         tracing::info!(segments = missing.len(), "pulling segments that this node lacks");
         let pulls = missing.into_iter().map(|segment| async move {
-            let pulled = self.puller.pull(store, &segment).await;
+            let pulled = self.repairer.pull(store, &segment).await;
             if pulled.is_ok() {
                 self.missing.found(segment.id);
             }
@@ -306,7 +306,7 @@ impl Maintenance {
             while let Some(Due { manifest, table, segment, what }) = self.next_lost(id, store, tried) {
                 let (file, index) = what;
                 tried.insert((segment.id, index), Instant::now());
-                if self.puller.pull(store, &file).await.is_ok() {
+                if self.repairer.pull(store, &file).await.is_ok() {
                     continue;
                 }
                 let remade = remake(&self.writer, &manifest, &table, &segment, &file, store).await;
@@ -354,7 +354,7 @@ impl Maintenance {
                 !store.contains(index.file) && !tried.contains_key(&(segment.id, index.index))
             };
             let index = segment.indexes.iter().find(is_lost)?.index;
-            let file = SegmentRef::of_index(&table, segment, index)?;
+            let file = SegmentRef::index_file(&table, segment, index)?;
             file.replicas.contains(&self.node).then(|| (segment.clone(), file, index))
         });
         let (segment, file, index) = found?;
@@ -422,8 +422,8 @@ impl GarbageTracker {
 #[derive(Default)]
 struct Whole {
     tables: HashMap<TableId, Arc<Table>>,
-    /// [`SegmentStore::lost_files`] at that time.
-    lost_files: u64,
+    /// [`SegmentStore::lost_file_count`] at that time.
+    lost_file_count: u64,
 }
 
 /// Files of the shards of a table that `node` keeps, also of segments that only older versions see.
@@ -433,7 +433,7 @@ pub fn kept_by(table: &Table, node: NodeId) -> impl Iterator<Item = SegmentRef> 
 
 /// All files of a table.
 fn files_of(table: &Table) -> impl Iterator<Item = SegmentRef> {
-    table.segments.values().flat_map(move |segment| SegmentRef::all_of(table, segment))
+    table.segments.values().flat_map(move |segment| SegmentRef::all_files(table, segment))
 }
 
 fn ticker(period: Duration) -> tokio::time::Interval {

@@ -90,8 +90,8 @@ pub fn stored_schema(table: &Table) -> TableSchema {
                 Some(now) => now.nullable |= column.nullable,
                 None => {
                     schema.columns.push(Column { nullable: true, ..column.clone() });
-                    let initial = history.schema.initials.iter().find(|(id, _)| *id == column.id);
-                    schema.initials.extend(initial.cloned());
+                    let initial = history.schema.initial_defaults.iter().find(|(id, _)| *id == column.id);
+                    schema.initial_defaults.extend(initial.cloned());
                 }
             }
         }
@@ -129,7 +129,7 @@ pub async fn merge(
         add: segments,
         remove: chosen.to_vec(),
         relocations,
-        ..TableChange::new(table.id, table.schema_version, version, ChangeKind::Move)
+        ..TableChange::new(table.id, table.schema_version, version, ChangeKind::Relocate)
     };
     let committed = commit(writer, change, table.id, operation, started).await?;
     tracing::debug!(?merged, committed, "merged segments");
@@ -205,8 +205,8 @@ impl<'a> Output<'a> {
 
     /// Appends the rows of a segment that a version sees.
     async fn copy(&mut self, source: &Segment, version: Version) -> Result<()> {
-        let reads = &self.writer.reads;
-        let hidden = reads.hidden_rows(self.table, source, version).await?;
+        let reads = &self.writer.reader;
+        let hidden = reads.invisible_rows(self.table, source, version).await?;
         let mut rows = reads.scan(self.table, source, &self.schema, RowSelection::AllExcept(hidden)).await?;
         let mut part = RowSet::new();
         let mut offset = self.rows;

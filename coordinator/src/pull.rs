@@ -10,13 +10,13 @@ use crate::limits::{PULL_CHUNK_BYTES, PULL_PARTS_MAX};
 
 /// Fetches segments chunk by chunk. What has come stays when a pull breaks off: the next replica, or the
 /// next attempt, goes on from there.
-pub struct Puller {
+pub struct Repairer {
     node: NodeId,
     remote: Arc<dyn RemoteSegments>,
     parts: Mutex<HashMap<SegmentId, Vec<u8>>>,
 }
 
-impl Puller {
+impl Repairer {
     pub fn new(node: NodeId, remote: Arc<dyn RemoteSegments>) -> Self {
         Self { node, remote, parts: Mutex::default() }
     }
@@ -120,11 +120,11 @@ mod tests {
         let left = HashMap::from([(NodeId(1), 9), (NodeId(2), 2), (NodeId(3), 1)]);
         let remote = Arc::new(Flaky { bytes, left: Mutex::new(left), offsets: Mutex::default() });
         // Node 1 is this one; 2 and 3 give half of it, then nothing.
-        let puller = Puller::new(NodeId(1), remote.clone());
-        assert!(puller.pull(&store, &segment).await.unwrap_err().message().contains("node 3 is gone"));
+        let repairer = Repairer::new(NodeId(1), remote.clone());
+        assert!(repairer.pull(&store, &segment).await.unwrap_err().message().contains("node 3 is gone"));
         assert!(!store.contains(segment.id));
         remote.left.lock().unwrap().insert(NodeId(2), 3);
-        puller.pull(&store, &segment).await.unwrap();
+        repairer.pull(&store, &segment).await.unwrap();
         assert!(store.contains(segment.id));
         let chunks: Vec<u64> =
             remote.offsets.lock().unwrap().iter().map(|o| o / PULL_CHUNK_BYTES as u64).collect();
@@ -139,9 +139,9 @@ mod tests {
             SegmentRef { id: SegmentId::generate(), data: file(10, [0; 32]), replicas: vec![NodeId(2)] };
         let left = Mutex::new(HashMap::from([(NodeId(2), 9)]));
         let remote = Arc::new(Flaky { bytes: vec![1; 10], left, offsets: Mutex::default() });
-        let puller = Puller::new(NodeId(1), remote.clone());
+        let repairer = Repairer::new(NodeId(1), remote.clone());
         for attempts in 1..3 {
-            let error = puller.pull(&store, &segment).await.unwrap_err();
+            let error = repairer.pull(&store, &segment).await.unwrap_err();
             assert_eq!(error.kind(), plexus_model::ErrorKind::Corrupt);
             assert_eq!(remote.offsets.lock().unwrap().len(), attempts);
         }

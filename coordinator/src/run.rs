@@ -16,7 +16,7 @@ use datafusion::physical_plan::{SendableRecordBatchStream, execute_stream};
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use plexus_model::{Error, Manifest, NodeId, Result};
-use plexus_query::search::run_alone;
+use plexus_query::search::run_fast_path;
 use plexus_query::{PlacedWorker, Placement};
 use plexus_storage::rows_bytes;
 use url::Url;
@@ -101,7 +101,7 @@ pub async fn run(
 }
 
 async fn start(plan: &LogicalPlan, state: &SessionState) -> Result<RowStream, DataFusionError> {
-    if let Some(found) = run_alone(plan, state).await? {
+    if let Some(found) = run_fast_path(plan, state).await? {
         return Ok(RowStream::from_batches(found.schema(), vec![found]));
     }
     // A physical plan runs once, so every attempt makes its own.

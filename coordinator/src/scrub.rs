@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use plexus_model::NodeId;
 use plexus_raft::Meta;
-use plexus_storage::{Condition, SegmentRef, SegmentStore};
+use plexus_storage::{SegmentCondition, SegmentRef, SegmentStore};
 use tokio::time::sleep;
 
 use crate::limits::{MAINTENANCE_INTERVAL, SCRUB_BYTES_PER_SECOND, SCRUB_INTERVAL};
@@ -37,7 +37,7 @@ async fn check(store: &Arc<SegmentStore>, file: &SegmentRef) {
     let (id, data, store) = (file.id, file.data, store.clone());
     let read = move || store.check(id, data.bytes, &data.checksum);
     match tokio::task::spawn_blocking(read).await {
-        Ok(Ok(Condition::Intact)) => {}
+        Ok(Ok(SegmentCondition::Intact)) => {}
         Ok(Ok(condition)) => tracing::warn!(segment = %id, ?condition, "scrubbing found a bad copy"),
         Ok(Err(error)) => tracing::warn!(segment = %id, %error, "a copy could not be checked"),
         Err(error) => tracing::warn!(segment = %id, %error, "scrubbing broke off"),

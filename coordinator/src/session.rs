@@ -26,11 +26,14 @@ pub const SETTINGS: [(&str, &str); 7] = [
     ("plexus.read_version", "version that queries read, instead of the newest"),
     ("plexus.string_view", "whether text columns reach the client as string views"),
     (
-        "search.ef",
+        "plexus.ef_search",
         "candidates that are kept while an index leads to the nearest vectors: more find more, and take longer",
     ),
-    ("search.exact", "whether searches look at every vector, and not only where an index leads"),
+    ("plexus.exact_search", "whether searches look at every vector, and not only where an index leads"),
 ];
+
+/// Settings of searches, which the query engine reads.
+const SEARCH_SETTINGS: [&str; 2] = ["plexus.ef_search", "plexus.exact_search"];
 
 /// Length of a setting's value.
 const VALUE_BYTES_MAX: usize = 1024;
@@ -96,7 +99,7 @@ impl Session {
             "plexus.task_bytes" => drop(parse::<u64>(&name, value)?),
             "plexus.read_version" => drop(parse::<u64>(&name, value)?),
             "plexus.string_view" => drop(parse::<bool>(&name, value)?),
-            "search.ef" => {
+            "plexus.ef_search" => {
                 let ef = parse::<usize>(&name, value)?;
                 if !(1..=EF_MAX).contains(&ef) {
                     return Err(Error::invalid(format!(
@@ -104,7 +107,7 @@ impl Session {
                     )));
                 }
             }
-            "search.exact" => drop(parse::<bool>(&name, value)?),
+            "plexus.exact_search" => drop(parse::<bool>(&name, value)?),
             _ if name.starts_with("datafusion.") => {
                 let mut config = datafusion::prelude::SessionConfig::new();
                 config.options_mut().set(&name, value).map_err(|e| Error::invalid(e.strip_backtrace()))?;
@@ -134,8 +137,8 @@ impl Session {
         all.entry("plexus.task_bytes".into()).or_insert_with(|| TASK_BYTES_DEFAULT.to_string());
         all.entry("plexus.string_view".into()).or_insert_with(|| "false".into());
         let search = SearchOptions::default();
-        all.entry("search.ef".into()).or_insert_with(|| search.ef.to_string());
-        all.entry("search.exact".into()).or_insert_with(|| search.exact.to_string());
+        all.entry("plexus.ef_search".into()).or_insert_with(|| search.ef_search.to_string());
+        all.entry("plexus.exact_search".into()).or_insert_with(|| search.exact_search.to_string());
         all
     }
 
@@ -171,7 +174,7 @@ impl Session {
     pub fn engine_settings(&self) -> Vec<(String, String)> {
         let lock = self.lock();
         lock.iter()
-            .filter(|(name, _)| name.starts_with("datafusion.") || name.starts_with("search."))
+            .filter(|(name, _)| name.starts_with("datafusion.") || SEARCH_SETTINGS.contains(&name.as_str()))
             .map(|(k, v)| (k.clone(), v.clone()))
             .collect()
     }

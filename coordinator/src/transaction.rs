@@ -219,7 +219,7 @@ async fn to_files(writer: &Writer, table: &Table, inline: &[Arc<Segment>]) -> Re
     for segment in inline {
         let hidden = inline_union(&segment.deletions)?;
         let mut rows =
-            writer.reads.scan(table, segment, &table.schema, RowSelection::AllExcept(hidden.into())).await?;
+            writer.reader.scan(table, segment, &table.schema, RowSelection::AllExcept(hidden.into())).await?;
         while let Some(found) = rows.try_next().await? {
             shards.entry(segment.shard).or_default().push(found.rows);
         }

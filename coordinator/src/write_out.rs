@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use plexus_model::{ChangeKind, Flush, Result, RowSet, Segment, SegmentData, SegmentId, Table, TableChange};
-use plexus_storage::{Unencoded, decode_inline};
+use plexus_storage::{SegmentRows, decode_inline};
 
 use crate::ingest::Writer;
 use crate::limits::{WRITE_OUT_AGE, WRITE_OUT_BYTES, WRITE_OUT_SEGMENTS};
@@ -35,7 +35,7 @@ pub async fn write_out(
     // In the order of their versions, which is how a reader of an older one knows what it sees.
     segments.sort_by_key(|s| (s.added, s.id));
     let schema = Arc::new(merging::stored_schema(table));
-    let mut rows = Unencoded::default();
+    let mut rows = SegmentRows::default();
     for segment in &segments {
         if let SegmentData::Inline(bytes) = &segment.data {
             rows.batches.extend(decode_inline(bytes, &schema, &RowSet::new())?);
@@ -44,7 +44,7 @@ pub async fn write_out(
     }
     let segment = writer.upload(table, shard, 0, schema, rows).await?;
     let base = writer.meta.manifest().version;
-    let change = TableChange::new(table.id, table.schema_version, base, ChangeKind::Move);
+    let change = TableChange::new(table.id, table.schema_version, base, ChangeKind::Relocate);
     let from: Vec<SegmentId> = segments.iter().map(|s| s.id).collect();
     let count = from.len();
     let change = TableChange { flush: vec![Flush { from, segment }], ..change };

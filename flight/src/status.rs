@@ -1,9 +1,12 @@
-//! Between error kinds and gRPC codes.
+//! Maps error kinds to gRPC status codes and back.
 
 use plexus_model::{Error, ErrorKind, cut};
 use tonic::{Code, Status};
 
-/// The status that a client sees. A mistake in SQL is never `Internal`.
+/// The gRPC status that a client receives for an error. Long messages are truncated.
+///
+/// Codes name what the client can do: errors in a statement are `INVALID_ARGUMENT`, conflicts of transactions
+/// are `ABORTED`. Internal errors and data loss are also logged here, since they need an operator.
 pub fn to_status(error: &Error) -> Status {
     let code = match error.kind() {
         ErrorKind::InvalidArgument => Code::InvalidArgument,
@@ -24,10 +27,10 @@ pub fn to_status(error: &Error) -> Status {
     Status::new(code, cut(error.message(), MESSAGE_BYTES_MAX))
 }
 
-/// Messages travel in a header, and clients refuse headers of more than 8 KiB or so.
+/// Status messages travel in an HTTP/2 header, and many clients refuse headers above 8 KiB.
 const MESSAGE_BYTES_MAX: usize = 4 * 1024;
 
-/// The other way, for our own clients.
+/// The error for a gRPC status: the inverse of [`to_status`], for the clients in this workspace.
 pub fn from_status(status: &Status) -> Error {
     let kind = match status.code() {
         Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition => ErrorKind::InvalidArgument,
@@ -35,7 +38,8 @@ pub fn from_status(status: &Status) -> Error {
         Code::AlreadyExists => ErrorKind::AlreadyExists,
         Code::Aborted => ErrorKind::Conflict,
         Code::Unavailable => ErrorKind::Unavailable,
-        // A connection that breaks under a request is of an unknown kind to the library as well.
+        // tonic reports a connection that breaks during a request as `Unknown`. The outcome is unknown then,
+        // too.
         Code::DeadlineExceeded | Code::Unknown => ErrorKind::Unknown,
         Code::ResourceExhausted => ErrorKind::ResourceExhausted,
         Code::Cancelled => ErrorKind::Cancelled,
@@ -51,14 +55,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_messages_are_cut_between_characters() {
+    fn long_messages_are_truncated_at_character_boundaries() {
         let status = to_status(&Error::invalid("ü".repeat(10_000)));
         assert!(status.message().len() < 5_000);
         assert!(status.message().ends_with("ü [... 20000 bytes in all]"));
     }
 
     #[test]
-    fn kinds_survive_the_way_to_a_client() {
+    fn error_kinds_round_trip() {
         use ErrorKind::*;
         for kind in [
             InvalidArgument,

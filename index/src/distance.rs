@@ -1,96 +1,113 @@
-//! Distances of vectors, the same bits on every processor.
+//! Distances between vectors, bitwise identical on every processor.
 //!
-//! Sums are kept in 64 lanes, lane *i* taking every 64th component from *i* on, each by one fused multiplication and
-//! addition, and are added up in pairs in the end. Instructions differ in how many lanes they take at once, and not in
-//! what comes out.
+//! A sum is kept in 64 lanes. Lane *i* accumulates every 64th component from *i* on, one fused multiply-add
+//! per component; in the end the lanes are added in pairs. Instruction sets differ in how many lanes they
+//! process at once, but not in the result.
 
 use plexus_model::{Error, Metric, Result};
 
-use crate::simd::widest;
+use crate::simd::with_widest_simd;
 
 const LANES: usize = 64;
 
-/// Between two vectors of the same length. With a vector of zeros the cosine is not defined, and the distance taken to
-/// be 1, as of vectors at a right angle.
+/// The distance between two vectors with the same number of dimensions; smaller is nearer.
+///
+/// - `Cosine`: `1 - a·b / (|a| |b|)`, from 0 to 2; 1 if a vector is zero, which makes the cosine undefined.
+/// - `L2`: the Euclidean distance.
+/// - `Dot`: the negated inner product.
+///
+/// # Panics
+/// When the vectors have different numbers of dimensions.
 pub fn distance(metric: Metric, a: &[f32], b: &[f32]) -> f32 {
     match metric {
-        Metric::Cosine => cosine(dot(a, b), dot(a, a), dot(b, b)),
+        Metric::Cosine => cosine_distance(dot(a, b), dot(a, a), dot(b, b)),
         Metric::L2 => squared_l2(a, b).sqrt(),
         Metric::Dot => -dot(a, b),
     }
 }
 
-/// The distance by the cosine, from inner products.
-fn cosine(product: f32, a: f32, b: f32) -> f32 {
-    let lengths = (f64::from(a) * f64::from(b)).sqrt();
-    if lengths == 0.0 {
+/// The cosine distance from the inner product of two vectors and their squared norms.
+fn cosine_distance(product: f32, a_norm_squared: f32, b_norm_squared: f32) -> f32 {
+    let norms = (f64::from(a_norm_squared) * f64::from(b_norm_squared)).sqrt();
+    if norms == 0.0 {
         return 1.0;
     }
-    (1.0 - f64::from(product) / lengths).clamp(0.0, 2.0) as f32
+    (1.0 - f64::from(product) / norms).clamp(0.0, 2.0) as f32
 }
 
-/// Distances of many vectors from one.
+/// A validated query vector with its metric, for the distances of many vectors from it.
 #[derive(Clone, Debug)]
 pub struct VectorQuery {
     metric: Metric,
     vector: Vec<f32>,
-    /// Inner product with itself.
-    square: f32,
+    norm_squared: f32,
 }
 
 impl VectorQuery {
+    /// Validates a query vector.
+    ///
     /// # Errors
-    /// `InvalidArgument` when a component is no finite number, or all are zero and the metric needs a direction.
+    /// `InvalidArgument` when a component or the squared norm is not finite, or when the vector is zero and
+    /// the metric is `Cosine`.
     pub fn new(metric: Metric, vector: Vec<f32>) -> Result<Self> {
-        if let Some(place) = vector.iter().position(|x| !x.is_finite()) {
+        if let Some(component) = vector.iter().position(|x| !x.is_finite()) {
             return Err(Error::invalid(format!(
-                "component {} of the query vector is {}: finite numbers are needed",
-                place + 1,
-                vector[place]
+                "component {} of the query vector is {}; components must be finite numbers",
+                component + 1,
+                vector[component]
             )));
         }
-        let square = dot(&vector, &vector);
-        if !square.is_finite() {
-            return Err(Error::invalid("the query vector is too long: its square is no finite number"));
+        let norm_squared = dot(&vector, &vector);
+        if !norm_squared.is_finite() {
+            return Err(Error::invalid("the norm of the query vector is too large"));
         }
-        if metric == Metric::Cosine && square == 0.0 {
-            return Err(Error::invalid("the query vector is zero, which has no direction for the cosine"));
+        if metric == Metric::Cosine && norm_squared == 0.0 {
+            return Err(Error::invalid("the query vector is zero and has no direction for the cosine"));
         }
-        Ok(Self { metric, vector, square })
+        Ok(Self { metric, vector, norm_squared })
     }
 
+    /// The metric of the distances.
     pub fn metric(&self) -> Metric {
         self.metric
     }
 
+    /// The components of the query vector.
     pub fn vector(&self) -> &[f32] {
         &self.vector
     }
 
-    /// The square of its length.
-    pub fn square(&self) -> f32 {
-        self.square
+    /// The squared Euclidean norm of the query vector.
+    pub fn norm_squared(&self) -> f32 {
+        self.norm_squared
     }
 
-    /// The same as [`distance`].
+    /// The [`distance`] between the query and another vector with the same number of dimensions.
     pub fn distance(&self, other: &[f32]) -> f32 {
         match self.metric {
-            Metric::Cosine => cosine(dot(&self.vector, other), self.square, dot(other, other)),
+            Metric::Cosine => cosine_distance(dot(&self.vector, other), self.norm_squared, dot(other, other)),
             metric => distance(metric, &self.vector, other),
         }
     }
 }
 
-/// The inner product of two vectors of the same length.
+/// The inner product of two vectors.
+///
+/// # Panics
+/// When the vectors have different numbers of dimensions.
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     dispatch(a, b, Sum::Product)
 }
 
-/// The square of the Euclidean distance.
+/// The squared Euclidean distance between two vectors.
+///
+/// # Panics
+/// When the vectors have different numbers of dimensions.
 pub fn squared_l2(a: &[f32], b: &[f32]) -> f32 {
     dispatch(a, b, Sum::SquaredDifference)
 }
 
+/// What is summed over the components of two vectors.
 #[derive(Clone, Copy)]
 enum Sum {
     Product,
@@ -98,20 +115,20 @@ enum Sum {
 }
 
 fn dispatch(a: &[f32], b: &[f32], sum: Sum) -> f32 {
-    widest!(lanes(a: &[f32], b: &[f32], sum: Sum) -> f32)
+    with_widest_simd!(sum_components(a: &[f32], b: &[f32], sum: Sum) -> f32)
 }
 
 #[inline(always)]
-fn lanes(a: &[f32], b: &[f32], sum: Sum) -> f32 {
-    assert_eq!(a.len(), b.len(), "vectors of different lengths");
+fn sum_components(a: &[f32], b: &[f32], sum: Sum) -> f32 {
+    assert_eq!(a.len(), b.len(), "vectors of different dimensions");
     match sum {
-        Sum::Product => sum_lanes(a, b, |x, y, sum| x.mul_add(y, sum)),
-        Sum::SquaredDifference => sum_lanes(a, b, |x, y, sum| (x - y).mul_add(x - y, sum)),
+        Sum::Product => sum_in_lanes(a, b, |x, y, sum| x.mul_add(y, sum)),
+        Sum::SquaredDifference => sum_in_lanes(a, b, |x, y, sum| (x - y).mul_add(x - y, sum)),
     }
 }
 
 #[inline(always)]
-fn sum_lanes(a: &[f32], b: &[f32], add: impl Fn(f32, f32, f32) -> f32) -> f32 {
+fn sum_in_lanes(a: &[f32], b: &[f32], add: impl Fn(f32, f32, f32) -> f32) -> f32 {
     let mut sums = [0.0f32; LANES];
     let (blocks_a, rest_a) = a.as_chunks::<LANES>();
     let (blocks_b, rest_b) = b.as_chunks::<LANES>();
@@ -139,24 +156,24 @@ mod tests {
 
     use super::*;
 
-    /// Two vectors of the same length.
-    fn pair() -> impl Strategy<Value = (Vec<f32>, Vec<f32>)> {
-        (0usize..400).prop_flat_map(|length| {
-            let vector = || proptest::collection::vec(-10.0f32..10.0, length);
+    /// Two vectors with the same number of dimensions.
+    fn vector_pair() -> impl Strategy<Value = (Vec<f32>, Vec<f32>)> {
+        (0usize..400).prop_flat_map(|dimensions| {
+            let vector = || proptest::collection::vec(-10.0f32..10.0, dimensions);
             (vector(), vector())
         })
     }
 
     proptest! {
         #[test]
-        fn instructions_do_not_change_a_bit((a, b) in pair()) {
+        fn sums_do_not_depend_on_the_instruction_set((a, b) in vector_pair()) {
             for sum in [Sum::Product, Sum::SquaredDifference] {
-                prop_assert_eq!(dispatch(&a, &b, sum).to_bits(), lanes(&a, &b, sum).to_bits());
+                prop_assert_eq!(dispatch(&a, &b, sum).to_bits(), sum_components(&a, &b, sum).to_bits());
             }
         }
 
         #[test]
-        fn sums_are_near_those_in_double_precision((a, b) in pair()) {
+        fn sums_are_near_those_in_double_precision((a, b) in vector_pair()) {
             let exact = |f: fn(f64, f64) -> f64| -> f64 {
                 a.iter().zip(&b).map(|(x, y)| f(f64::from(*x), f64::from(*y))).sum()
             };
@@ -166,7 +183,7 @@ mod tests {
         }
 
         #[test]
-        fn a_query_measures_as_its_metric_does((a, b) in pair()) {
+        fn a_query_gives_the_distance_of_its_metric((a, b) in vector_pair()) {
             for metric in [Metric::Cosine, Metric::L2, Metric::Dot] {
                 if let Ok(query) = VectorQuery::new(metric, a.clone()) {
                     prop_assert_eq!(query.distance(&b).to_bits(), distance(metric, &a, &b).to_bits());
@@ -176,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn distances_are_what_they_are_called() {
+    fn distances_of_simple_vectors() {
         let (a, b) = ([3.0, 0.0], [0.0, 4.0]);
         assert_eq!(distance(Metric::L2, &a, &b), 5.0);
         assert_eq!(distance(Metric::Cosine, &a, &b), 1.0);
@@ -186,14 +203,14 @@ mod tests {
     }
 
     #[test]
-    fn queries_that_have_no_distance_are_refused() {
-        for (metric, vector, words) in [
+    fn invalid_query_vectors_are_rejected() {
+        for (metric, vector, expected) in [
             (Metric::L2, vec![1.0, f32::NAN], "component 2 of the query vector is NaN"),
             (Metric::L2, vec![f32::INFINITY], "component 1 of the query vector is inf"),
             (Metric::Cosine, vec![0.0, 0.0], "no direction"),
         ] {
             let error = VectorQuery::new(metric, vector).unwrap_err();
-            assert!(error.message().contains(words), "{error}");
+            assert!(error.message().contains(expected), "{error}");
         }
     }
 }

@@ -1,40 +1,45 @@
-//! Work with the widest instructions that the processor has.
+//! Runtime dispatch to the widest vector instructions of the processor.
 
-/// Calls a function that is `#[inline(always)]`, compiled for the widest instructions that are there. It must be of a
-/// kind that gives the same with any of them: sums in a fixed order, each operation rounded by itself or fused by name.
-macro_rules! widest {
+/// Calls a function that is `#[inline(always)]`, compiled for the widest vector instructions of the
+/// processor.
+///
+/// The function must give the same bits for every instruction set: sums in a fixed order, and each operation
+/// either rounded by itself or explicitly fused with `mul_add`.
+macro_rules! with_widest_simd {
     ($function:ident($($name:ident: $type:ty),*) -> $out:ty) => {{
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-        fn wide($($name: $type),*) -> $out {
+        fn avx512($($name: $type),*) -> $out {
             $function($($name),*)
         }
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma")]
-        fn narrow($($name: $type),*) -> $out {
+        fn avx2($($name: $type),*) -> $out {
             $function($($name),*)
         }
         #[cfg(target_arch = "x86_64")]
-        let has_512 = is_x86_feature_detected!("avx512f")
+        let has_avx512 = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl");
         #[cfg(target_arch = "x86_64")]
-        let found = if has_512 {
-            // SAFETY: the processor has what the function is compiled for.
-            #[allow(unsafe_code)]
-            unsafe { wide($($name),*) }
+        let result = if has_avx512 {
+            // SAFETY: the processor has the features that the function is compiled for; they were just
+            // detected.
+            #[allow(unsafe_code, reason = "calling a function with target features")]
+            unsafe { avx512($($name),*) }
         } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: the processor has what the function is compiled for.
-            #[allow(unsafe_code)]
-            unsafe { narrow($($name),*) }
+            // SAFETY: the processor has the features that the function is compiled for; they were just
+            // detected.
+            #[allow(unsafe_code, reason = "calling a function with target features")]
+            unsafe { avx2($($name),*) }
         } else {
             $function($($name),*)
         };
-        // Other processors have what they need in what everything is compiled for.
+        // On other architectures the baseline features already include the vector instructions.
         #[cfg(not(target_arch = "x86_64"))]
-        let found = $function($($name),*);
-        found
+        let result = $function($($name),*);
+        result
     }};
 }
 
-pub(crate) use widest;
+pub(crate) use with_widest_simd;

@@ -1,4 +1,4 @@
-//! What can be proposed to the log, and what `apply` answers.
+//! Proposals to the metadata log, and the outcomes that `apply` returns for them.
 
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -7,171 +7,217 @@ use crate::{
     SegmentId, SegmentIndex, TableId, TableName, TableSchema, Token, Version, cut,
 };
 
-/// A command with the token that makes it safe to repeat.
+/// A command with the idempotency token that makes it safe to retry.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub struct Proposal {
+    /// Identifies the attempt. A repeated token returns the recorded outcome.
     pub token: Token,
+    /// What to change.
     pub command: Command,
 }
 
-/// About what a record takes beside what its parts say of themselves; names are bounded.
-const RECORD_BYTES: usize = 256;
+/// Estimated size of a record without its variable parts, in bytes. Names are bounded in length.
+const RECORD_OVERHEAD_BYTES: usize = 256;
 
 impl Proposal {
-    /// About how many bytes it takes in the log: what the size of an entry is bounded by.
+    /// Estimated size in the log, in bytes. The size of a log entry is bounded by it.
     pub fn weight(&self) -> usize {
-        RECORD_BYTES
+        RECORD_OVERHEAD_BYTES
             + match &self.command {
                 Command::Commit(commit) => {
                     let changes: usize = commit.changes.iter().map(TableChange::weight).sum();
                     changes + commit.alter.iter().map(AlterTable::weight).sum::<usize>()
                 }
-                Command::CreateTable(create) => create.schema.columns.len() * RECORD_BYTES,
+                Command::CreateTable(create) => create.schema.columns.len() * RECORD_OVERHEAD_BYTES,
                 Command::AlterTable(alter) => alter.weight(),
                 _ => 0,
             }
     }
 }
 
+/// A change of the manifest.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub enum Command {
-    /// Names the cluster; the first entry of its log.
+    /// Sets the id of the cluster. The first entry of its log.
     Bootstrap {
+        /// The id.
         cluster: ClusterId,
     },
-    /// Adds a node or updates its addresses and roles.
+    /// Adds a node, or updates its addresses and roles.
     RegisterNode(NodeRecord),
-    /// Gives every shard that a node keeps one replica more, on another node. The node goes on serving
-    /// until the others have what it has.
+    /// Adds a replica on another node to every shard that the node holds. The node keeps serving reads until
+    /// the new replicas are complete.
     DrainNode(NodeId),
-    /// Forgets a node that was drained.
+    /// Removes a drained node from the manifest.
     RemoveNode(NodeId),
-    /// What the leader has seen of a node.
+    /// Records whether the leader considers a node alive.
     SetLiveness {
+        /// The node.
         node: NodeId,
+        /// Whether it answers.
         live: bool,
     },
+    /// Creates a schema, the namespace of tables.
     CreateSchema {
+        /// Name of the schema.
         name: String,
+        /// Succeed without effect when the schema exists.
         if_not_exists: bool,
     },
+    /// Drops an empty schema.
     DropSchema {
+        /// Name of the schema.
         name: String,
+        /// Succeed without effect when the schema does not exist.
         if_exists: bool,
     },
+    /// Creates a table.
     CreateTable(CreateTable),
+    /// Drops a table. Older versions of it stay readable until they are vacuumed.
     DropTable {
+        /// Name of the table.
         name: TableName,
+        /// Succeed without effect when the table does not exist.
         if_exists: bool,
     },
+    /// Changes the schema of a table.
     AlterTable(AlterTable),
-    /// Gives a table another name; one that has it already is dropped in the same entry if `replace`.
+    /// Renames a table.
     RenameTable {
+        /// The current name.
         from: TableName,
+        /// The new name.
         to: TableName,
+        /// Drop the table that has the new name already, in the same entry.
         replace: bool,
     },
-    /// Makes segments visible and others invisible, in all named tables at once.
+    /// Adds and removes segments of all named tables at once.
     Commit(Commit),
-    /// Forgets what no version from this one on sees of a table, be it dropped or not.
+    /// Purges the segments of a table that no version from `until` on can see. The table may be dropped.
     Vacuum {
+        /// The table.
         table: TableId,
+        /// The oldest version that stays readable.
         until: Version,
     },
 }
 
+/// The definition of a new table.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub struct CreateTable {
+    /// Name of the table.
     pub name: TableName,
+    /// Columns, keys, checks and indexes.
     pub schema: TableSchema,
+    /// Number of shards. Fixed for the lifetime of the table.
     pub shards: u32,
+    /// Number of replicas of each shard.
     pub replicas: u32,
+    /// Succeed without effect when the table exists.
     pub if_not_exists: bool,
-    /// Replaces a table of that name in the same entry.
+    /// Drop an existing table of that name in the same entry.
     pub or_replace: bool,
 }
 
-/// Gives a table another schema. Segments stay as they are.
+/// Replaces the schema of a table. Existing segments are not rewritten; readers adapt their rows.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub struct AlterTable {
+    /// The table.
     pub table: TableId,
-    /// The schema that the new one was made from.
+    /// Version of the schema that the new one was derived from. Another one at `apply` is a conflict.
     pub schema_version: u32,
+    /// The new schema.
     pub schema: TableSchema,
-    /// Version whose rows were found to fit the new schema, when it asks for more than the old one.
+    /// Version of the manifest at which all rows were checked against a new constraint. `None` when the new
+    /// schema adds no constraint.
     pub base: Option<Version>,
 }
 
 impl AlterTable {
+    /// Estimated size in the log, in bytes.
     fn weight(&self) -> usize {
-        (self.schema.columns.len() + self.schema.indexes.len()) * RECORD_BYTES
+        (self.schema.columns.len() + self.schema.indexes.len()) * RECORD_OVERHEAD_BYTES
     }
 }
 
+/// An atomic change of the rows and schemas of any number of tables.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
 pub struct Commit {
-    /// Schemas that change before the rows do.
+    /// Schema changes. They apply before the changes of rows.
     pub alter: Vec<AlterTable>,
+    /// Changes of rows, by table.
     pub changes: Vec<TableChange>,
-    /// Tables whose rows must be those of the change's base still, though it does not change them: what a
-    /// serializable transaction read.
+    /// Tables that a serializable transaction read but does not change, each with the version that it read.
+    /// A later change of their rows is a conflict.
     pub unchanged: Vec<(TableId, Version)>,
-    /// What the statement was, for the history: `insert`, `ingest`, `write out`.
+    /// The kind of statement for the commit history, such as `insert` or `ingest`.
     pub operation: String,
-    /// From the beginning of the statement to the proposal.
+    /// Microseconds from the beginning of the statement to the proposal.
     pub duration_us: u64,
 }
 
 /// What a change does to the rows of its table.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ChangeKind {
-    /// Rows are new, or gone.
+    /// Adds or deletes rows.
     Write,
-    /// The added segments hold the rows that the removed ones held.
-    Move,
+    /// Only relocates rows: the added segments hold the live rows of the removed ones, as after compaction.
+    Relocate,
 }
 
+/// The change of one table in a [`Commit`].
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub struct TableChange {
+    /// The table.
     pub table: TableId,
-    /// The schema that the segments were checked against.
+    /// Version of the schema that the segments were checked against.
     pub schema_version: u32,
     /// Version of the manifest that the change was computed from.
     pub base: Version,
+    /// Whether the change affects the content of the table.
     pub kind: ChangeKind,
+    /// New segments.
     pub add: Vec<NewSegment>,
-    /// Segments that nothing was deleted from after `base`.
+    /// Segments that become invisible. A deletion from one of them after `base` is a conflict, unless
+    /// `relocations` allows to carry it over.
     pub remove: Vec<SegmentId>,
-    /// Rows of segments that nobody else deleted after `base`.
+    /// Deleted rows, by segment. A row that another commit deleted after `base` is a conflict.
     pub delete: Vec<(SegmentId, DeletionVector)>,
-    /// Rows that leave the log for files.
+    /// Inline segments that move from the log to files.
     pub flush: Vec<Flush>,
-    /// Where the rows of removed segments went: lets `apply` take along what was deleted after `base`.
+    /// Where the rows of removed segments went. `apply` uses it to carry deletions that were committed after
+    /// `base` over to the new segments.
     pub relocations: Vec<RowRelocation>,
-    /// Indexes of segments that have none yet of that definition. They change no rows.
+    /// Index files of segments that have none of that definition yet. They change no rows.
     pub index: Vec<(SegmentId, SegmentIndex)>,
 }
 
-/// Rows of a removed segment that an added one holds, in the same order and one after the other.
+/// A run of rows that moved from a removed segment to an added one. The rows keep their order and are
+/// contiguous in the added segment.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub struct RowRelocation {
+    /// The removed segment.
     pub from: SegmentId,
+    /// The added segment.
     pub to: SegmentId,
-    /// Position of the first of them.
+    /// Position of the first of these rows in the added segment.
     pub offset: u32,
-    /// Which rows, as [`crate::encode_row_set`] writes them.
+    /// Positions of the rows in the removed segment, encoded by [`encode_row_set`](crate::encode_row_set).
     pub rows: Vec<u8>,
 }
 
-/// All rows of inline segments, in this order, as one file. It takes their place at all versions.
+/// A flush: one file that holds all rows of inline segments, in the order of `from`. It replaces them at all
+/// versions.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub struct Flush {
+    /// The inline segments.
     pub from: Vec<SegmentId>,
+    /// The file segment.
     pub segment: NewSegment,
 }
 
 impl TableChange {
-    /// A change that does nothing yet.
+    /// A change without any effect yet.
     pub fn new(table: TableId, schema_version: u32, base: Version, kind: ChangeKind) -> Self {
         Self {
             table,
@@ -187,61 +233,80 @@ impl TableChange {
         }
     }
 
+    /// Estimated size in the log, in bytes.
     fn weight(&self) -> usize {
-        let ids = self.remove.len() + self.flush.iter().map(|e| e.from.len()).sum::<usize>();
-        let added = self.add.iter().chain(self.flush.iter().map(|e| &e.segment));
-        let deleted = self.delete.iter().map(|(_, d)| deletion_vector_weight(d));
-        let moved = self.relocations.iter().map(|m| m.rows.len() + RECORD_BYTES / 4);
-        added.map(NewSegment::weight).sum::<usize>()
-            + self.index.len() * RECORD_BYTES / 2
-            + moved.sum::<usize>()
-            + deleted.sum::<usize>()
+        let ids = self.remove.len() + self.flush.iter().map(|f| f.from.len()).sum::<usize>();
+        let segments = self.add.iter().chain(self.flush.iter().map(|f| &f.segment));
+        let deletions = self.delete.iter().map(|(_, d)| deletion_vector_weight(d));
+        let relocations = self.relocations.iter().map(|r| r.rows.len() + RECORD_OVERHEAD_BYTES / 4);
+        segments.map(NewSegment::weight).sum::<usize>()
+            + self.index.len() * RECORD_OVERHEAD_BYTES / 2
+            + relocations.sum::<usize>()
+            + deletions.sum::<usize>()
             + ids * size_of::<SegmentId>()
     }
 }
 
-/// About how many bytes a deletion takes in the log.
+/// Estimated size of a deletion vector in the log, in bytes.
 fn deletion_vector_weight(deletion: &DeletionVector) -> usize {
-    RECORD_BYTES / 4
+    RECORD_OVERHEAD_BYTES / 4
         + match &deletion.rows {
             DeletionVectorData::Inline(bytes) => bytes.len(),
             DeletionVectorData::File { acknowledged, .. } => acknowledged.len() * size_of::<NodeId>(),
         }
 }
 
-/// A segment to be made visible; `acknowledged` inside names who has it durably.
+/// A segment that a commit adds. [`Segment::acknowledged`] lists the nodes that have made it durable.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
-pub struct NewSegment(pub Segment);
+pub struct NewSegment(
+    /// The record that enters the manifest.
+    pub Segment,
+);
 
 impl NewSegment {
-    /// About how many bytes it takes in the log.
+    /// Estimated size in the log, in bytes.
     pub fn weight(&self) -> usize {
         let inline = if self.0.is_inline() { self.0.bytes() as usize } else { 0 };
         let keys = self.0.keys.len() * size_of::<u64>();
         let deletions: usize = self.0.deletions.iter().map(deletion_vector_weight).sum();
-        inline + RECORD_BYTES + keys + deletions + self.0.statistics.weight()
+        inline + RECORD_OVERHEAD_BYTES + keys + deletions + self.0.statistics.encoded_len()
     }
 }
 
-/// What `apply` answers to one proposal.
+/// The result of applying one proposal.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub enum Outcome {
-    /// Done; visible from this version on.
-    Applied { version: Version, time_us: u64, table: Option<TableId> },
-    /// Nothing was changed.
-    Rejected { kind: ErrorKind, message: String },
+    /// The command took effect.
+    Applied {
+        /// The version from which on the effect is visible.
+        version: Version,
+        /// Commit time in microseconds since 1970.
+        time_us: u64,
+        /// The table that the command created, altered, renamed or dropped.
+        table: Option<TableId>,
+    },
+    /// The command was refused and changed nothing.
+    Rejected {
+        /// Kind of the error.
+        kind: ErrorKind,
+        /// Message of the error.
+        message: String,
+    },
 }
 
-/// Length of the words of a rejection.
+/// Bytes of the message of a rejection. Every node remembers it together with its token.
 const REJECTION_BYTES_MAX: usize = 2 * 1024;
 
 impl Outcome {
+    /// A rejection with the kind and the message of `error`. A long message is truncated.
     pub fn rejected(error: &Error) -> Self {
-        // It is kept with its token, on every node.
         Self::Rejected { kind: error.kind(), message: cut(error.message(), REJECTION_BYTES_MAX) }
     }
 
-    /// The version that a success produced, or the rejection as an error.
+    /// Converts to a `Result`.
+    ///
+    /// # Errors
+    /// The error of a rejection.
     pub fn into_result(self) -> Result<Applied> {
         match self {
             Self::Applied { version, time_us, table } => Ok(Applied { version, time_us, table }),
@@ -250,10 +315,13 @@ impl Outcome {
     }
 }
 
-/// A success, as a value.
+/// The content of [`Outcome::Applied`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Applied {
+    /// The version from which on the effect is visible.
     pub version: Version,
+    /// Commit time in microseconds since 1970.
     pub time_us: u64,
+    /// The table that the command created, altered, renamed or dropped.
     pub table: Option<TableId>,
 }

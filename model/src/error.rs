@@ -1,40 +1,41 @@
-//! Errors, by what the caller can do about them.
+//! Errors, classified by what the caller can do about them.
 
 use std::error::Error as StdError;
 use std::fmt;
 
 use rkyv::{Archive, Deserialize, Serialize};
 
+/// A result whose error is [`Error`] unless stated otherwise.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What the caller can do.
+/// What the caller can do about an error.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum ErrorKind {
-    /// Fix the request: it can never succeed as it is.
+    /// The request can never succeed. Fix it.
     InvalidArgument,
-    /// The named thing does not exist.
+    /// The named object does not exist.
     NotFound,
-    /// The named thing exists already.
+    /// An object of that name exists already.
     AlreadyExists,
-    /// Something changed underneath; run the statement again.
+    /// A concurrent change interferes with the statement. Run it again.
     Conflict,
-    /// A needed node or quorum cannot be reached now; the same request may succeed later.
+    /// A required node or a quorum cannot be reached now. The same request may succeed later.
     Unavailable,
-    /// The outcome is unknown: it may or may not have happened. Ask again with the same token.
+    /// The outcome is unknown: the change may or may not have been applied. Retry with the same token.
     Unknown,
-    /// A limit was reached (memory, disk, queue); free or raise it.
+    /// A limit on memory, disk space or a queue was reached. Free the resource or raise the limit.
     ResourceExhausted,
-    /// The caller gave up.
+    /// The caller canceled the request.
     Cancelled,
-    /// Not supported yet; the message says what is.
+    /// The feature is not supported. The message names what is supported.
     Unsupported,
-    /// Stored or received bytes are not what they should be.
+    /// Stored or received bytes fail validation.
     Corrupt,
-    /// A defect of ours.
+    /// A bug in Plexus.
     Internal,
 }
 
-/// An error with a [kind](ErrorKind), a message that names the thing and the value, and its source.
+/// An error with a [kind](ErrorKind), a message that names the object and the value, and its source.
 pub struct Error {
     kind: ErrorKind,
     message: String,
@@ -43,13 +44,17 @@ pub struct Error {
 
 macro_rules! constructors {
     ($($name:ident => $kind:ident),* $(,)?) => {
-        $(pub fn $name(message: impl Into<String>) -> Self {
-            Self::new(ErrorKind::$kind, message)
-        })*
+        $(
+            #[doc = concat!("An error of kind [`ErrorKind::", stringify!($kind), "`].")]
+            pub fn $name(message: impl Into<String>) -> Self {
+                Self::new(ErrorKind::$kind, message)
+            }
+        )*
     };
 }
 
 impl Error {
+    /// An error without a source.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), source: None }
     }
@@ -68,18 +73,23 @@ impl Error {
         internal => Internal,
     }
 
+    /// The same error with `source` as its cause.
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
     }
 
-    /// The same error with `context: ` before its message.
+    /// The same error with `context: ` in front of its message.
     pub fn context(mut self, context: impl fmt::Display) -> Self {
         self.message = format!("{context}: {}", self.message);
         self
     }
 
-    /// An I/O error on the named thing; a full disk is [`ErrorKind::ResourceExhausted`].
+    /// Converts an I/O error on the object `what`.
+    ///
+    /// A full disk or quota is [`ErrorKind::ResourceExhausted`], a missing file is [`ErrorKind::NotFound`],
+    /// and invalid or truncated data is [`ErrorKind::Corrupt`]. Everything else is
+    /// [`ErrorKind::Unavailable`].
     pub fn io(what: impl fmt::Display, error: std::io::Error) -> Self {
         let kind = match error.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
@@ -92,10 +102,12 @@ impl Error {
         Self::new(kind, format!("{what}: {error}")).with_source(error)
     }
 
+    /// What the caller can do about the error.
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
+    /// The message, without that of the source.
     pub fn message(&self) -> &str {
         &self.message
     }
@@ -106,7 +118,8 @@ impl Error {
     }
 }
 
-/// The beginning of a text that is too long, and how long it was.
+/// Truncates `text` to at most `max` bytes, at a character boundary. Truncated text ends with a note of its
+/// original length, which is not counted against `max`.
 pub fn cut(text: &str, max: usize) -> String {
     if text.len() <= max {
         return text.to_owned();

@@ -1,31 +1,33 @@
-//! Places at which a test ends a process, or lets a disk be full, to see what is left at every step. Nothing is armed
-//! unless the operator allows it.
+//! Failpoints: named places in the code at which a test crashes the process or simulates a full disk, to
+//! check what every intermediate state leaves behind. At most one failpoint is armed at a time. None is
+//! armed unless the operator allows it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
+/// Whether any failpoint is armed. Keeps the lock out of the path of production code.
 static ARMED: AtomicBool = AtomicBool::new(false);
-static PLACE: Mutex<String> = Mutex::new(String::new());
+static ARMED_NAME: Mutex<String> = Mutex::new(String::new());
 
-/// Arms one place, instead of the one before; an empty name arms none.
-pub fn arm(place: &str) {
-    place.clone_into(&mut name());
-    ARMED.store(!place.is_empty(), Ordering::Release);
+/// Arms the failpoint `name` and disarms the previous one. An empty name only disarms.
+pub fn arm(name: &str) {
+    name.clone_into(&mut lock_armed_name());
+    ARMED.store(!name.is_empty(), Ordering::Release);
 }
 
-/// Whether this place is the one.
-pub fn is_armed(place: &str) -> bool {
-    ARMED.load(Ordering::Acquire) && *name() == place
+/// Whether the failpoint `name` is armed.
+pub fn is_armed(name: &str) -> bool {
+    ARMED.load(Ordering::Acquire) && *lock_armed_name() == name
 }
 
-/// Ends the process here, as a crash would, if this place is the one.
-pub fn pass(place: &str) {
-    if is_armed(place) {
-        eprintln!("ended at {place}");
+/// Aborts the process, as a crash would, if the failpoint `name` is armed.
+pub fn crash_if_armed(name: &str) {
+    if is_armed(name) {
+        eprintln!("failpoint {name} is armed: aborting");
         std::process::abort();
     }
 }
 
-fn name() -> MutexGuard<'static, String> {
-    PLACE.lock().expect("no code panics while it holds this lock")
+fn lock_armed_name() -> MutexGuard<'static, String> {
+    ARMED_NAME.lock().expect("no code panics while it holds this lock")
 }

@@ -1,4 +1,5 @@
-//! Identifiers. Each is its own type, so that one cannot be passed for another, and none is ever reused.
+//! Identifiers. Each kind has a type of its own, so that ids of different kinds cannot be confused. No id is
+//! ever reused.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,8 +11,14 @@ use crate::{Error, Result};
 macro_rules! id_u64 {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
-        pub struct $name(pub u64);
+        #[derive(
+            Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default,
+            Debug,
+        )]
+        pub struct $name(
+            /// The bare number.
+            pub u64,
+        );
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -25,7 +32,10 @@ macro_rules! id_u128 {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-        pub struct $name(pub u128);
+        pub struct $name(
+            /// The bare number; written as a UUID.
+            pub u128,
+        );
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -45,12 +55,12 @@ macro_rules! id_u128 {
             fn from_str(text: &str) -> Result<Self> {
                 uuid::Uuid::parse_str(text)
                     .map(|id| Self(id.as_u128()))
-                    .map_err(|e| Error::invalid(format!("{:?} is not a {}: {e}", text, stringify!($name))))
+                    .map_err(|e| Error::invalid(format!("{text:?} is not a {}: {e}", stringify!($name))))
             }
         }
 
         impl $name {
-            /// A new id, ordered by creation time to the millisecond (UUID version 7).
+            /// A new id: a UUID of version 7 (RFC 9562), so that ids sort by creation time in milliseconds.
             pub fn generate() -> Self {
                 Self(uuid::Uuid::now_v7().as_u128())
             }
@@ -59,11 +69,11 @@ macro_rules! id_u128 {
 }
 
 id_u64! {
-    /// A node. Generated once, kept in its data directory, never reused.
+    /// A node. Generated once and stored in its data directory.
     NodeId
 }
 id_u64! {
-    /// A table: the log index of the entry that created it.
+    /// A table: the index of the log entry that created it.
     TableId
 }
 id_u64! {
@@ -71,30 +81,31 @@ id_u64! {
     Version
 }
 id_u128! {
-    /// A segment. Its bytes never change once it is sealed.
+    /// A segment, or another immutable file: a deletion vector or an index of a segment.
     SegmentId
 }
-impl SegmentId {
-    /// When it was made, in milliseconds since 1970 (UUID version 7 begins with them).
-    pub fn created_ms(self) -> u64 {
-        (self.0 >> 80) as u64
-    }
-}
-
 id_u128! {
-    /// A cluster, so that a data directory cannot join another one by mistake.
+    /// A cluster. Stored in every data directory, so that a node cannot join another cluster by mistake.
     ClusterId
 }
 id_u128! {
-    /// Names one attempt to change something; a repeated token answers what it answered before.
+    /// Idempotency token of a proposal. Proposing a token again returns the recorded outcome of its first
+    /// proposal.
     Token
 }
 
 impl NodeId {
-    /// A new random id. Never zero, which stands for "no node".
+    /// A new random id. Never zero, which means "no node".
     pub fn generate() -> Self {
-        // The low bits of a UUID v4 are random; 53 bits keep the id exact in JSON readers.
+        // The low bits of a UUID v4 are random. 53 bits are exact in JSON readers that parse numbers as f64.
         let bits = uuid::Uuid::new_v4().as_u128() as u64 & ((1 << 53) - 1);
         Self(bits.max(1))
+    }
+}
+
+impl SegmentId {
+    /// Creation time in milliseconds since 1970: the first 48 bits of a UUID of version 7 (RFC 9562).
+    pub fn created_ms(self) -> u64 {
+        (self.0 >> 80) as u64
     }
 }

@@ -1,81 +1,86 @@
-//! Limits and tunables of the vocabulary, each with its reason.
+//! Limits and tunables of the data model, each with its unit and its reason.
 
-/// Hash slots of a table. A shard owns a contiguous range of them, so that it can be split or merged.
-pub const SLOTS: u32 = 65_536;
+/// Number of hash slots of a table. A shard owns a contiguous range of slots, so that shards can later be
+/// split and joined.
+pub(crate) const SLOTS: u32 = 65_536;
 
-/// Seed of the slot hash. Frozen: changing it would move every row of every table.
-pub const SLOT_SEED: u64 = 0x706c_6578_7573;
+/// Seed of the slot hash. Frozen: another seed would move every row of every table to another shard.
+pub(crate) const SLOT_SEED: u64 = 0x706c_6578_7573;
 
-/// More shards than this make more files and connections than they spread load.
+/// Shards of a table. More than this add files and connections without spreading the load any further.
 pub const SHARDS_MAX: u32 = 1_024;
 
-/// A majority of seven survives three failures; more replicas only cost writes.
+/// Replicas of a shard. A majority of seven survives three failures; more replicas only slow writes down.
 pub const REPLICAS_MAX: u32 = 7;
 
-/// Columns of a table. Every segment carries a record per column.
-pub const COLUMNS_MAX: usize = 2_000;
+/// Columns of a table. Every segment carries statistics of each.
+pub(crate) const COLUMNS_MAX: usize = 2_000;
 
 /// Indexes of a table. Every segment may carry a record of each.
-pub const INDEXES_MAX: usize = 64;
+pub(crate) const INDEXES_MAX: usize = 64;
 
-/// Levels of lists and structs inside a column's type.
+/// Nesting depth of the type of a column.
 pub const NESTING_MAX: usize = 32;
 
-/// Length of a table, column or schema name in bytes.
-pub const NAME_BYTES_MAX: usize = 255;
+/// Bytes of the name of a schema, table, column or index.
+pub(crate) const NAME_BYTES_MAX: usize = 255;
 
-/// Length of a default, a check or an initial value: every node holds them with the table.
-pub const EXPRESSION_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a default, a check or an initial value. Every node holds them in memory with the table.
+pub(crate) const EXPRESSION_BYTES_MAX: usize = 64 * 1024;
 
 /// Components of a `VECTOR(n)` or `HALFVEC(n)`.
 pub const VECTOR_DIMENSIONS_MAX: u32 = 65_536;
 
-/// Rows of a write that is smaller than this travel inside the commit entry.
+/// Bytes of rows of one write up to which they travel inside the commit entry, as inline segments.
 pub const INLINE_BYTES_MAX: usize = 16 * 1024;
 
-/// Inline bytes of one table above which its writes take the file path until they are written out.
-/// Inline bytes are held in memory and in snapshots by every node.
+/// Inline bytes of one table above which its writes create files until a flush has made room. Every node
+/// holds inline segments in memory and in its snapshots.
 pub const INLINE_TABLE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Inline bytes of all tables together above which no write travels inside the commit entry.
 pub const INLINE_TOTAL_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Weight of one proposal (see `Proposal::weight`). Entries go to followers whole, within a heartbeat.
+/// Weight of one proposal, see [`Proposal::weight`](crate::Proposal::weight). An entry is sent to followers
+/// as a whole and must arrive within a heartbeat.
 pub const PROPOSAL_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// How long an answer is remembered for its token. Well above the time for which a coordinator asks
-/// again (see `coordinator`); about 40,000 commits a minute fit in a few megabytes.
+/// Microseconds for which the outcome of a token is remembered. Must be well above the time for which a
+/// coordinator retries. At 40,000 commits a minute the outcomes take a few megabytes.
 pub const TOKEN_TTL_US: u64 = 120 * 1_000_000;
 
-/// Answers that are remembered however old they are: a clock that jumps ahead must not make the log
-/// forget what was asked a moment ago.
+/// Outcomes that are remembered regardless of their age. A clock that jumps ahead must not make the log
+/// forget the outcomes of proposals that are still being retried.
 pub const TOKENS_MIN: usize = 10_000;
 
-/// Answers that are remembered at most, however young: after such a jump time hardly moves.
+/// Outcomes that are remembered at most, regardless of their age. Bounds memory after the clock of a leader
+/// jumped ahead: from then on commit times hardly advance, so no outcome expires by age.
 pub const TOKENS_MAX: usize = 200_000;
 
-/// Commits kept as history for `plexus.commits`.
+/// Commits that are kept for `plexus.commits`.
 pub const COMMIT_HISTORY_MAX: usize = 10_000;
 
-/// How long a table remembers where rows went: longer than a transaction may be idle.
+/// Microseconds for which a table remembers row relocations. Longer than a transaction may be idle.
 pub const RELOCATION_TTL_US: u64 = 120 * 1_000_000;
 
-/// Bytes of one such note; a statement that began before a larger one runs into a conflict.
+/// Bytes of the relocation of one segment. A larger one is not recorded, and concurrent statements that
+/// change its rows fail with a conflict.
 pub const RELOCATION_BYTES_MAX: usize = 256 * 1024;
 
-/// Seconds of which the last version is remembered, for `TIMESTAMP AS OF`: a week of
-/// writes in every second.
+/// Seconds whose last version is remembered, for `TIMESTAMP AS OF`. Enough for a week with a write in every
+/// second.
 pub const CLOCK_SECONDS_MAX: usize = 600_000;
 
-/// Bytes of a set of deleted rows up to which it travels in the log. Larger ones are files, and conflict
-/// with every other deletion from their segment, since `apply` cannot compare them.
+/// Bytes of a deletion vector up to which it travels in the log. A larger one is a file and conflicts with
+/// every concurrent deletion from the same segment, because `apply` cannot read files to compare rows.
 pub const INLINE_DELETION_BYTES_MAX: usize = 64 * 1024;
 
-/// How long removed segments stay readable in tables that do not say: a day.
-pub const RETENTION_DEFAULT_US: u64 = 24 * 60 * 60 * 1_000_000;
+/// Microseconds for which removed segments stay readable in tables that do not set a retention: one day.
+pub(crate) const RETENTION_DEFAULT_US: u64 = 24 * 60 * 60 * 1_000_000;
 
-/// How long the record of a removed segment stays at least, so that running queries on other nodes find it.
+/// Microseconds for which the record of a removed segment is kept at least, so that queries that run on
+/// other nodes still find it.
 pub const RETENTION_MIN_US: u64 = 10 * 60 * 1_000_000;
 
-/// Age at which the staging table of a load is taken to be abandoned.
+/// Microseconds after which the staging table of a load counts as abandoned.
 pub const STAGING_RETENTION_US: u64 = 24 * 60 * 60 * 1_000_000;

@@ -1,4 +1,4 @@
-//! Sets of rows of one segment, by their position in it.
+//! Sets of rows of one segment. A row is identified by its position in the segment.
 
 use std::sync::Arc;
 
@@ -6,15 +6,15 @@ use roaring::RoaringBitmap;
 
 use crate::{Error, Result};
 
-/// Positions of rows in a segment, which holds fewer than 2^32.
+/// Positions of rows in a segment. A segment holds fewer than 2^32 rows.
 pub type RowSet = RoaringBitmap;
 
 /// Which rows of one segment an operation covers.
 #[derive(Clone, PartialEq, Debug)]
 pub enum RowSelection {
-    /// Every row of the segment but these.
+    /// All rows except these.
     AllExcept(Arc<RowSet>),
-    /// These rows.
+    /// Only these rows.
     Only(Arc<RowSet>),
 }
 
@@ -46,16 +46,19 @@ impl RowSelection {
     }
 }
 
-/// The portable form of the Roaring specification: the same set always gives the same bytes.
+/// Encodes a set in the portable format of the Roaring specification
+/// (<https://github.com/RoaringBitmap/RoaringFormatSpec>).
 pub fn encode_row_set(rows: &RowSet) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(rows.serialized_size());
     rows.serialize_into(&mut bytes).expect("writing to memory does not fail");
     bytes
 }
 
+/// Decodes a set that [`encode_row_set`] wrote.
+///
 /// # Errors
-/// `Corrupt` when the bytes are not such a set.
+/// `Corrupt` when the bytes are not a valid set.
 pub fn decode_row_set(bytes: &[u8]) -> Result<RowSet> {
     RowSet::deserialize_from(bytes)
-        .map_err(|e| Error::corrupt(format!("a set of rows of {} bytes: {e}", bytes.len())).with_source(e))
+        .map_err(|e| Error::corrupt(format!("row set of {} bytes: {e}", bytes.len())).with_source(e))
 }

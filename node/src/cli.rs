@@ -1,4 +1,4 @@
-//! The command line.
+//! The command line: commands, their options, and dispatch.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,9 @@ use plexus_model::Error;
 use crate::command;
 use crate::config::Settings;
 
-/// Plexus: a distributed query cluster. Columns, SQL and bulk data over Arrow Flight, on one node or many.
+/// Plexus, a distributed SQL database with full-text and vector search
+///
+/// Every option can also be set with the environment variable shown in brackets.
 #[derive(Parser, Debug)]
 #[command(name = "plexus", version, propagate_version = true)]
 pub struct Cli {
@@ -18,25 +20,29 @@ pub struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Run one node. With no options: a complete system in ./plexus-data
+    /// Start a node. Without options, it is a complete cluster with its data in ./plexus-data
     Start {
-        /// TOML file with the same keys as the options, with underscores
+        /// TOML configuration file. Its keys are the option names with underscores, for example data_dir
         #[arg(long, env = "PLEXUS_CONFIG", value_name = "FILE")]
         config: Option<PathBuf>,
         #[command(flatten)]
         settings: Box<Settings>,
     },
-    /// Boot a cluster on this machine, load data into it, and open a SQL shell
+    /// Start a cluster on this machine, load data and open a SQL shell
     Demo(command::demo::Demo),
-    /// Run SQL: a shell at a terminal, a filter in a pipe
+    /// Run SQL statements, or open a SQL shell
     Sql(command::sql::Sql),
-    /// Load files into a table, in one commit
+    /// Load files into a table in one commit
     Load(command::load::Load),
-    /// Show nodes, the metadata group, tables and shards
+    /// Show the status of a cluster: nodes, tables and shards
     Status(command::status::Status),
 }
 
 impl Cli {
+    /// Runs the command until it completes. Logs and results go to standard error and standard output.
+    ///
+    /// # Errors
+    /// Those of the command, worded for the user.
     pub fn run(self) -> Result<(), Error> {
         match self.command {
             Command::Start { config, settings } => command::start::run(config.as_deref(), *settings),
@@ -55,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_definition_is_consistent_and_every_option_is_also_an_environment_variable() {
+    fn the_definition_is_valid_and_every_option_has_an_environment_variable() {
         let cli = Cli::command();
         cli.clone().debug_assert();
         for command in cli.get_subcommands().filter(|c| c.get_name() != "help") {

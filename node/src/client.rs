@@ -1,4 +1,4 @@
-//! A Flight SQL client for the command line: any server, ours first.
+//! A Flight SQL client for the command line, the tests and the benchmarks. Works with any Flight SQL server.
 
 use arrow::array::RecordBatch;
 use arrow_flight::encode::FlightDataEncoderBuilder;
@@ -14,41 +14,50 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use plexus_flight::status::from_status;
 use plexus_model::{Error, Result};
+use prost::Message;
 use tokio::sync::oneshot;
 use tonic::IntoStreamingRequest;
 use tonic::transport::{Channel, Endpoint};
 
-/// Above anything that a server sends in one message.
+/// Larger than any message that a server sends.
 const MESSAGE_BYTES_MAX: usize = 1024 * 1024 * 1024;
 
-/// A connection with a session.
+/// A connection to a server, with a session.
 pub struct Client {
     inner: FlightSqlServiceClient<Channel>,
 }
 
-/// What a statement gave.
+/// The result of a statement.
 pub struct Answer {
-    /// Without fields for statements that return no rows.
+    /// Schema of the rows. Has no fields if the statement returns no rows.
     pub schema: SchemaRef,
+    /// The rows, as they arrive.
     pub rows: BoxStream<'static, Result<RecordBatch>>,
-    /// Rows that a statement without rows has written.
+    /// Number of rows that the statement has changed. `None` for a query.
     pub affected: Option<u64>,
 }
 
-/// How an ingest treats its table.
+/// The target of an ingest, and how to treat existing tables and rows.
 pub struct IngestOptions {
+    /// Schema of the table; the session's current schema if `None`.
     pub schema: Option<String>,
+    /// Name of the table.
     pub table: String,
+    /// Create the table. Fails if it exists.
     pub create: bool,
+    /// Replace the table, or create it if it does not exist.
     pub replace: bool,
-    /// Replace rows whose primary key is there already.
+    /// Replace existing rows with the same primary key, instead of failing.
     pub upsert: bool,
+    /// Number of shards of a new table.
     pub shards: Option<u32>,
+    /// Replicas of each shard of a new table.
     pub replicas: Option<u32>,
+    /// Primary key columns of a new table; empty for none.
     pub primary_key: Vec<String>,
 }
 
-fn flight(error: FlightError) -> Error {
+fn from_flight(error: FlightError) -> Error {
     match error {
         FlightError::Tonic(status) => from_status(&status),
         other => Error::unavailable(other.to_string()),
@@ -56,7 +65,10 @@ fn flight(error: FlightError) -> Error {
 }
 
 impl Client {
-    /// Connects and begins a session.
+    /// Connects and opens a session.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when the URL is malformed, `Unavailable` when the server cannot be reached.
     pub async fn connect(url: &str) -> Result<Self> {
         let http = url.replacen("grpc://", "http://", 1).replacen("grpc+tcp://", "http://", 1);
         let endpoint = Endpoint::from_shared(http)
@@ -73,18 +85,21 @@ impl Client {
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let mut inner = FlightSqlServiceClient::new_from_inner(service);
-        inner.handshake("plexus", "").await.map_err(flight)?;
+        inner.handshake("plexus", "").await.map_err(from_flight)?;
         Ok(Self { inner })
     }
 
-    /// Runs one statement.
+    /// Runs one statement and streams its rows.
+    ///
+    /// # Errors
+    /// Those of the statement.
     pub async fn execute(&mut self, sql: &str) -> Result<Answer> {
-        let info: FlightInfo = self.inner.execute(sql.to_owned(), None).await.map_err(flight)?;
+        let info: FlightInfo = self.inner.execute(sql.to_owned(), None).await.map_err(from_flight)?;
         let affected = (info.total_records >= 0).then_some(info.total_records as u64);
         let schema: Schema = info
             .clone()
             .try_decode_schema()
-            .map_err(|e| Error::corrupt(format!("schema of the answer: {e}")))?;
+            .map_err(|e| Error::corrupt(format!("schema of the result: {e}")))?;
         let schema: SchemaRef = schema.into();
         if schema.fields().is_empty() {
             return Ok(Answer { schema, rows: futures::stream::empty().boxed(), affected });
@@ -94,24 +109,33 @@ impl Client {
             .into_iter()
             .next()
             .and_then(|e| e.ticket)
-            .ok_or_else(|| Error::corrupt("the answer has no endpoint"))?;
-        let rows = self.inner.do_get(ticket).await.map_err(flight)?;
-        Ok(Answer { schema, rows: rows.map_err(flight).boxed(), affected: None })
+            .ok_or_else(|| Error::corrupt("the FlightInfo has no endpoint"))?;
+        let rows = self.inner.do_get(ticket).await.map_err(from_flight)?;
+        Ok(Answer { schema, rows: rows.map_err(from_flight).boxed(), affected: None })
     }
 
-    /// Runs one statement and takes all of its rows.
+    /// Runs one statement and collects its rows.
+    ///
+    /// # Errors
+    /// Those of the statement.
     pub async fn query(&mut self, sql: &str) -> Result<(SchemaRef, Vec<RecordBatch>)> {
         let answer = self.execute(sql).await?;
         Ok((answer.schema, answer.rows.try_collect().await?))
     }
 
-    /// Prepares a statement, to run it with values for its parameters.
+    /// Prepares a statement with parameters.
+    ///
+    /// # Errors
+    /// Those of planning the statement.
     pub async fn prepare(&mut self, sql: &str) -> Result<Prepared> {
-        let statement = self.inner.prepare(sql.to_owned(), None).await.map_err(flight)?;
+        let statement = self.inner.prepare(sql.to_owned(), None).await.map_err(from_flight)?;
         Ok(Prepared { inner: self.inner.clone(), statement })
     }
 
-    /// The schema of a table, if there is one.
+    /// The schema of a table. `None` if the table does not exist.
+    ///
+    /// # Errors
+    /// Errors of the connection.
     pub async fn table_schema(&mut self, schema: Option<&str>, table: &str) -> Result<Option<SchemaRef>> {
         let path = schema.into_iter().chain([table]).map(str::to_owned).collect();
         let request = tonic::Request::new(FlightDescriptor::new_path(path));
@@ -128,8 +152,13 @@ impl Client {
         }
     }
 
-    /// Sends rows to a table, in one commit. When `rows` fails, the call is broken off, so that the server
-    /// cannot take what came so far for all there is.
+    /// Writes rows to a table in one commit and returns their number.
+    ///
+    /// If `rows` yields an error, the request is cancelled rather than ended: the server must not take the
+    /// rows sent so far for the complete input.
+    ///
+    /// # Errors
+    /// The error of `rows`, or that of the server.
     pub async fn ingest(
         &mut self,
         options: IngestOptions,
@@ -152,17 +181,18 @@ impl Client {
                 }
             }
         });
-        let descriptor = FlightDescriptor::new_cmd(prost_bytes(&command(options)));
+        let descriptor = FlightDescriptor::new_cmd(ingest_command(options).as_any().encode_to_vec());
         let data = FlightDataEncoderBuilder::new()
             .with_schema(schema)
             .with_flight_descriptor(Some(descriptor))
             .build(rows)
-            // The stream above never yields an error: it stays pending instead.
+            // The stream above never yields an error; it stays pending instead.
             .filter_map(|message| async move { message.ok() });
         let mut request = data.into_streaming_request();
         if let Some(token) = self.inner.token() {
-            let header =
-                format!("Bearer {token}").parse().map_err(|_| Error::internal("token is no header value"))?;
+            let header = format!("Bearer {token}")
+                .parse()
+                .map_err(|_| Error::internal("the session token is not a valid header value"))?;
             request.metadata_mut().insert("authorization", header);
         }
         let put = async {
@@ -170,7 +200,8 @@ impl Client {
                 self.inner.inner_mut().do_put(request).await.map_err(|s| from_status(&s))?.into_inner();
             let result = results.message().await.map_err(|s| from_status(&s))?;
             let result = result.ok_or_else(|| Error::unknown("the server did not confirm the ingest"))?;
-            let result: DoPutUpdateResult = prost_decode(&result.app_metadata)?;
+            let result = DoPutUpdateResult::decode(result.app_metadata.as_ref())
+                .map_err(|e| Error::corrupt(format!("result of an ingest: {e}")))?;
             Ok(result.record_count.max(0) as u64)
         };
         tokio::select! {
@@ -180,38 +211,41 @@ impl Client {
     }
 }
 
-/// A statement that is prepared.
+/// A prepared statement.
 pub struct Prepared {
     inner: FlightSqlServiceClient<Channel>,
     statement: PreparedStatement<Channel>,
 }
 
 impl Prepared {
-    /// Runs it with a row of parameters, and takes all rows that it gives.
+    /// Runs the statement with one row of parameters and collects its rows.
+    ///
+    /// # Errors
+    /// Those of the statement.
     pub async fn query(&mut self, parameters: RecordBatch) -> Result<Vec<RecordBatch>> {
-        self.statement.set_parameters(parameters).map_err(flight)?;
-        let info = self.statement.execute().await.map_err(flight)?;
+        self.statement.set_parameters(parameters).map_err(from_flight)?;
+        let info = self.statement.execute().await.map_err(from_flight)?;
         let ticket = info.endpoint.into_iter().next().and_then(|endpoint| endpoint.ticket);
-        let ticket = ticket.ok_or_else(|| Error::corrupt("the answer has no endpoint"))?;
-        let rows = self.inner.do_get(ticket).await.map_err(flight)?;
-        rows.map_err(flight).try_collect().await
+        let ticket = ticket.ok_or_else(|| Error::corrupt("the FlightInfo has no endpoint"))?;
+        let rows = self.inner.do_get(ticket).await.map_err(from_flight)?;
+        rows.map_err(from_flight).try_collect().await
     }
 }
 
-fn command(options: IngestOptions) -> CommandStatementIngest {
+fn ingest_command(options: IngestOptions) -> CommandStatementIngest {
     let (if_not_exist, if_exists) = match (options.create, options.replace) {
         (_, true) => (TableNotExistOption::Create, TableExistsOption::Replace),
         (true, false) => (TableNotExistOption::Create, TableExistsOption::Fail),
         (false, false) => (TableNotExistOption::Fail, TableExistsOption::Append),
     };
     let numbers = [("shards", options.shards), ("replicas", options.replicas)];
-    let mut extra: std::collections::HashMap<String, String> =
+    let mut other: std::collections::HashMap<String, String> =
         numbers.into_iter().filter_map(|(name, n)| Some((name.to_owned(), n?.to_string()))).collect();
     if !options.primary_key.is_empty() {
-        extra.insert("primary_key".into(), options.primary_key.join(","));
+        other.insert("primary_key".into(), options.primary_key.join(","));
     }
     if options.upsert {
-        extra.insert("on_conflict".into(), "replace".into());
+        other.insert("on_conflict".into(), "replace".into());
     }
     CommandStatementIngest {
         table_definition_options: Some(TableDefinitionOptions {
@@ -223,16 +257,6 @@ fn command(options: IngestOptions) -> CommandStatementIngest {
         catalog: None,
         temporary: false,
         transaction_id: None,
-        options: extra,
+        options: other,
     }
-}
-
-fn prost_bytes(command: &CommandStatementIngest) -> Vec<u8> {
-    use prost::Message;
-    command.as_any().encode_to_vec()
-}
-
-fn prost_decode(bytes: &[u8]) -> Result<DoPutUpdateResult> {
-    use prost::Message;
-    DoPutUpdateResult::decode(bytes).map_err(|e| Error::corrupt(format!("answer to an ingest: {e}")))
 }

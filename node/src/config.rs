@@ -1,4 +1,5 @@
-//! The configuration of a node: flags over environment over file over defaults.
+//! The configuration of a node. Command line options override environment variables, which override the
+//! configuration file, which overrides the defaults.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -9,126 +10,165 @@ use plexus_model::{Error, NodeId, Result, Roles};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use crate::node::default_query_memory;
+use crate::memory::default_query_memory;
 
-/// One setting a flag; every flag is also an environment variable and a key of the TOML file.
+/// The settings as given, before defaults. Each field is a command line option, an environment variable and a
+/// key of the TOML file. The field comments are the help texts of the options.
 #[derive(Args, Deserialize, Clone, Debug, Default)]
 #[serde(deny_unknown_fields, default)]
-pub struct Settings {
-    /// Identity of this node. Generated once and kept in the data directory when absent
+pub(crate) struct Settings {
+    /// Id of this node [default: generated at the first start and stored in the data directory]
     #[arg(long, env = "PLEXUS_NODE_ID", value_name = "ID")]
-    pub node_id: Option<u64>,
+    pub(crate) node_id: Option<u64>,
 
-    /// Where this node keeps its log and its segments [default: ./plexus-data]
+    /// Directory for the log and the segments of this node [default: ./plexus-data]
     #[arg(long, env = "PLEXUS_DATA_DIR", value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
+    pub(crate) data_dir: Option<PathBuf>,
 
-    /// Address for clients: Arrow Flight and Flight SQL [default: 127.0.0.1:7070]
+    /// Address to listen on for clients (Arrow Flight and Flight SQL) [default: 127.0.0.1:7070]
     #[arg(long, env = "PLEXUS_FLIGHT", value_name = "HOST:PORT", value_parser = address)]
     #[serde(deserialize_with = "address_key")]
-    pub flight: Option<SocketAddr>,
+    pub(crate) flight: Option<SocketAddr>,
 
-    /// Address for other nodes: QUIC on UDP, distributed execution on TCP [default: 127.0.0.1:7071]
+    /// Address to listen on for other nodes (QUIC over UDP, gRPC over TCP) [default: 127.0.0.1:7071]
     #[arg(long, env = "PLEXUS_PEER", value_name = "HOST:PORT", value_parser = address)]
     #[serde(deserialize_with = "address_key")]
-    pub peer: Option<SocketAddr>,
+    pub(crate) peer: Option<SocketAddr>,
 
-    /// Address for health, metrics and status over HTTP [default: 127.0.0.1:7072]
+    /// Address to listen on for health, metrics and status (HTTP) [default: 127.0.0.1:7072]
     #[arg(long, env = "PLEXUS_HTTP", value_name = "HOST:PORT", value_parser = address)]
     #[serde(deserialize_with = "address_key")]
-    pub http: Option<SocketAddr>,
+    pub(crate) http: Option<SocketAddr>,
 
-    /// Host under which clients and other nodes reach this node [default: the host listened on]
+    /// Host name or IP address at which clients and other nodes reach this node [default: the listening
+    /// address]
     #[arg(long, env = "PLEXUS_ADVERTISE", value_name = "HOST")]
-    pub advertise: Option<String>,
+    pub(crate) advertise: Option<String>,
 
-    /// Roles this node takes [default: meta,data,query]
+    /// Roles of this node, separated by commas [default: meta,data,query]
     #[arg(long, env = "PLEXUS_ROLES", value_name = "ROLES", value_delimiter = ',')]
-    pub roles: Option<Vec<Role>>,
+    pub(crate) roles: Option<Vec<Role>>,
 
-    /// Found a new cluster: create its authority, kept as join.token in the data directory
-    #[arg(long, env = "PLEXUS_BOOTSTRAP", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(), conflicts_with = "join")]
-    pub bootstrap: Option<bool>,
+    /// Found a new cluster and write its join token to join.token in the data directory
+    #[arg(
+        long,
+        env = "PLEXUS_BOOTSTRAP",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new(),
+        conflicts_with = "join"
+    )]
+    pub(crate) bootstrap: Option<bool>,
 
-    /// Join the cluster of the node at this peer address
+    /// Join an existing cluster through the node at this peer address
     #[arg(long, env = "PLEXUS_JOIN", value_name = "HOST:PORT")]
-    pub join: Option<String>,
+    pub(crate) join: Option<String>,
 
-    /// The join token of the cluster, or @FILE that holds it
+    /// Join token of the cluster, or @FILE to read it from a file
     #[arg(long, env = "PLEXUS_JOIN_TOKEN", value_name = "TOKEN", hide_env_values = true)]
-    pub join_token: Option<String>,
+    pub(crate) join_token: Option<String>,
 
-    /// Memory in MiB that queries may use before they spill or fail [default: 60 % of what there is]
-    #[arg(long, env = "PLEXUS_QUERY_MEMORY", value_name = "MIB", value_parser = clap::value_parser!(u64).range(64..))]
-    pub query_memory: Option<u64>,
+    /// Memory limit of queries in MiB, beyond which they spill to disk or fail [default: 60 % of all memory]
+    #[arg(
+        long,
+        env = "PLEXUS_QUERY_MEMORY",
+        value_name = "MIB",
+        value_parser = clap::value_parser!(u64).range(64..)
+    )]
+    pub(crate) query_memory: Option<u64>,
 
-    /// Where COPY ... TO may write files, which it may not elsewhere [default: nowhere]
+    /// Only directory to which COPY ... TO may write files [default: none, COPY ... TO is disabled]
     #[arg(long, env = "PLEXUS_EXPORT_DIR", value_name = "DIR")]
-    pub export_dir: Option<PathBuf>,
+    pub(crate) export_dir: Option<PathBuf>,
 
-    /// Let clients make this node fail, for tests
-    #[arg(long, env = "PLEXUS_FAILPOINTS", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(), hide = true)]
-    pub failpoints: Option<bool>,
+    /// Let clients trigger failures of this node, for tests
+    #[arg(
+        long,
+        env = "PLEXUS_FAILPOINTS",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new(),
+        hide = true
+    )]
+    pub(crate) failpoints: Option<bool>,
 
-    /// Stop when standard input ends: whoever started the node is gone
-    #[arg(long, env = "PLEXUS_STOP_WITH_STDIN", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(), hide = true)]
-    pub stop_with_stdin: Option<bool>,
+    /// Stop when standard input is closed, which means that the parent process has ended
+    #[arg(
+        long,
+        env = "PLEXUS_STOP_WITH_STDIN",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new(),
+        hide = true
+    )]
+    pub(crate) stop_with_stdin: Option<bool>,
 
-    /// Log format [default: text]
+    /// Format of log messages [default: text]
     #[arg(long, env = "PLEXUS_LOG_FORMAT", value_name = "FORMAT")]
-    pub log_format: Option<LogFormat>,
+    pub(crate) log_format: Option<LogFormat>,
 
-    /// What to log, such as `info` or `plexus=debug` [default: info]
+    /// Log filter, for example `info` or `plexus=debug` [default: info]
     #[arg(long, env = "PLEXUS_LOG", value_name = "FILTER")]
-    pub log: Option<String>,
+    pub(crate) log: Option<String>,
 }
 
+/// A role on the command line and in the file.
 #[derive(ValueEnum, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "lowercase")]
-pub enum Role {
+pub(crate) enum Role {
+    /// Vote in the Raft group of the metadata
     Meta,
+    /// Store segments
     Data,
+    /// Accept clients and run queries
     Query,
 }
 
+/// Format of log messages.
 #[derive(ValueEnum, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[serde(rename_all = "lowercase")]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
+    /// Lines of text, for people
     #[default]
     Text,
+    /// One JSON object per line, for programs
     Json,
 }
 
-/// How a node gets into a cluster.
+/// How a node enters a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Membership {
-    /// Continue what the data directory says; in an empty one, be a complete cluster alone.
+pub(crate) enum Membership {
+    /// Return to the cluster of the data directory. With an empty directory, found a cluster of one node.
     Resume,
+    /// Found a cluster that other nodes will join.
     Bootstrap,
+    /// Join a cluster.
     Join {
+        /// Peer address of any member.
         address: String,
+        /// The join token itself, not the name of its file.
         token: String,
     },
 }
 
-/// The settings with every default filled in.
+/// The complete configuration: settings with defaults applied.
 #[derive(Clone, Debug)]
-pub struct Config {
-    pub node_id: Option<NodeId>,
-    pub data_dir: PathBuf,
-    pub flight: SocketAddr,
-    pub peer: SocketAddr,
-    pub http: SocketAddr,
-    pub advertise: Option<String>,
-    pub roles: Roles,
-    pub membership: Membership,
-    /// Bytes that queries may use.
-    pub query_memory: u64,
-    pub export_dir: Option<PathBuf>,
-    pub failpoints: bool,
-    pub stop_with_stdin: bool,
-    pub log_format: LogFormat,
-    pub log: String,
+pub(crate) struct Config {
+    pub(crate) node_id: Option<NodeId>,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) flight: SocketAddr,
+    pub(crate) peer: SocketAddr,
+    pub(crate) http: SocketAddr,
+    pub(crate) advertise: Option<String>,
+    pub(crate) roles: Roles,
+    pub(crate) membership: Membership,
+    /// Memory limit of queries, in bytes.
+    pub(crate) query_memory: u64,
+    pub(crate) export_dir: Option<PathBuf>,
+    pub(crate) failpoints: bool,
+    pub(crate) stop_with_stdin: bool,
+    pub(crate) log_format: LogFormat,
+    pub(crate) log: String,
 }
 
 impl Settings {
@@ -136,7 +176,7 @@ impl Settings {
     ///
     /// # Errors
     /// `InvalidArgument` names the file, the line and the unknown key or unfit value.
-    pub fn from_file(path: &Path) -> Result<Self> {
+    pub(crate) fn from_file(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path)
             .map_err(|e| Error::invalid(format!("configuration file {}: {e}", path.display())))?;
         toml::from_str(&text).map_err(|e| {
@@ -144,8 +184,8 @@ impl Settings {
         })
     }
 
-    /// These settings, and those of `file` where these say nothing.
-    pub fn or(self, file: Self) -> Self {
+    /// These settings, completed by those of `file`.
+    pub(crate) fn or(self, file: Self) -> Self {
         Self {
             node_id: self.node_id.or(file.node_id),
             data_dir: self.data_dir.or(file.data_dir),
@@ -166,13 +206,16 @@ impl Settings {
         }
     }
 
-    /// Fills in the defaults and checks what depends on several settings.
-    pub fn resolve(self) -> Result<Config> {
+    /// Applies the defaults and checks the settings against each other.
+    ///
+    /// # Errors
+    /// `InvalidArgument` names the setting and its value.
+    pub(crate) fn resolve(self) -> Result<Config> {
         let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let roles = match self.roles {
             None => Roles::ALL,
             Some(roles) if roles.is_empty() => {
-                return Err(Error::invalid("roles: name at least one"));
+                return Err(Error::invalid("roles: must name at least one role"));
             }
             Some(roles) => Roles {
                 meta: roles.contains(&Role::Meta),
@@ -185,7 +228,7 @@ impl Settings {
         }
         let membership = match (self.bootstrap.unwrap_or(false), self.join, self.join_token) {
             (true, Some(_), _) => {
-                return Err(Error::invalid("bootstrap and join exclude each other"));
+                return Err(Error::invalid("bootstrap and join are mutually exclusive"));
             }
             (true, None, _) => Membership::Bootstrap,
             (false, Some(address), Some(token)) => Membership::Join { address, token: read_token(token)? },
@@ -213,7 +256,8 @@ impl Settings {
         for (name, address) in [("flight", config.flight), ("peer", config.peer), ("http", config.http)] {
             if config.advertise.is_none() && address.ip().is_unspecified() {
                 return Err(Error::invalid(format!(
-                    "{name} = {address} listens on all interfaces: set advertise to the host that others reach"
+                    "{name} = {address} listens on all interfaces: \
+                     set advertise to a host that others can reach"
                 )));
             }
         }
@@ -222,8 +266,8 @@ impl Settings {
 }
 
 impl Config {
-    /// The address that others are told for one listened on.
-    pub fn advertised(&self, address: SocketAddr) -> String {
+    /// The address under which others reach a listening address.
+    pub(crate) fn advertised(&self, address: SocketAddr) -> String {
         match &self.advertise {
             Some(host) if host.contains(':') && !host.starts_with('[') => {
                 format!("[{host}]:{}", address.port())
@@ -234,10 +278,10 @@ impl Config {
     }
 }
 
-/// An address to listen on. A host name stands for the first address that it resolves to.
+/// Parses an address to listen on. A host name stands for the first address that it resolves to.
 fn address(text: &str) -> Result<SocketAddr, String> {
     let mut found = text.to_socket_addrs().map_err(|e| format!("{text:?} is not HOST:PORT: {e}"))?;
-    found.next().ok_or_else(|| format!("{text:?} has no address"))
+    found.next().ok_or_else(|| format!("{text:?} does not resolve to any address"))
 }
 
 fn address_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
@@ -245,16 +289,17 @@ fn address_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Sock
     text.map(|text| address(&text).map_err(D::Error::custom)).transpose()
 }
 
-/// From the setting in MiB.
+/// Converts the setting from MiB to bytes, or returns the default.
 fn query_memory(setting: Option<u64>) -> Result<u64> {
     const MIB: u64 = 1024 * 1024;
     match setting {
         None => Ok(default_query_memory().max(64 * MIB)),
         Some(mib) if (64..=u64::MAX / MIB).contains(&mib) => Ok(mib * MIB),
-        Some(mib) => Err(Error::invalid(format!("query_memory = {mib}: at least 64 MiB"))),
+        Some(mib) => Err(Error::invalid(format!("query_memory = {mib}: must be at least 64 MiB"))),
     }
 }
 
+/// The token itself, or the content of the file that it names with a leading @.
 fn read_token(token: String) -> Result<String> {
     match token.strip_prefix('@') {
         None => Ok(token),
@@ -269,10 +314,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flags_win_over_the_file_and_defaults_fill_the_rest() {
+    fn options_override_the_file_and_defaults_complete_them() {
         let file: Settings = toml::from_str("data_dir = \"/a\"\nlog = \"debug\"").unwrap();
-        let flags = Settings { data_dir: Some("/b".into()), ..Settings::default() };
-        let config = flags.or(file).resolve().unwrap();
+        let options = Settings { data_dir: Some("/b".into()), ..Settings::default() };
+        let config = options.or(file).resolve().unwrap();
         assert_eq!(config.data_dir, Path::new("/b"));
         assert_eq!(config.log, "debug");
         assert_eq!(config.flight.port(), 7070);
@@ -298,10 +343,10 @@ mod tests {
     }
 
     #[test]
-    fn joining_without_a_token_and_listening_on_all_without_advertise_are_refused() {
+    fn join_without_a_token_and_a_wildcard_address_without_advertise_are_refused() {
         let join = Settings { join: Some("h:1".into()), ..Settings::default() };
         assert!(join.resolve().unwrap_err().message().contains("join token"));
-        let all = Settings { flight: Some(([0, 0, 0, 0], 1).into()), ..Settings::default() };
-        assert!(all.resolve().unwrap_err().message().contains("advertise"));
+        let wildcard = Settings { flight: Some(([0, 0, 0, 0], 1).into()), ..Settings::default() };
+        assert!(wildcard.resolve().unwrap_err().message().contains("advertise"));
     }
 }

@@ -1,4 +1,4 @@
-//! A node's data directory: who holds it, and whom it belongs to.
+//! The data directory of a node: its lock, the identity of the node, and the authority of the cluster.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::os::unix::fs::DirBuilderExt;
@@ -8,71 +8,57 @@ use plexus_flight::tls::Authority;
 use plexus_model::{ClusterId, Error, NodeId, Result};
 use serde::{Deserialize, Serialize};
 
-/// An open data directory. The lock lasts as long as this.
-pub struct DataDir {
+/// An open data directory, locked until this is dropped.
+pub(crate) struct DataDir {
     path: PathBuf,
     _lock: File,
-    pub identity: Identity,
-    pub authority: Authority,
+    identity: Identity,
+    /// The authority of the cluster that the node belongs to.
+    pub(crate) authority: Authority,
 }
 
-/// Written once, when the directory is first used.
+/// The identity file. Written when the directory is first used, and never changed.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
-pub struct Identity {
+struct Identity {
     node: u64,
     cluster: String,
-    /// Hex; lets a restarted node reset the connections of its earlier process.
+    /// QUIC stateless reset key, 32 bytes in hex. Lets a restarted node reset connections of its earlier
+    /// process.
     reset_key: String,
 }
 
 const LOCK_FILE: &str = "LOCK";
 const IDENTITY_FILE: &str = "node.json";
+/// Exists once the node has been a member of its cluster.
 const MEMBER_FILE: &str = "member";
 const AUTHORITY_FILE: &str = "join.token";
 
 impl DataDir {
-    /// Opens or creates the directory. A new one belongs to the cluster of `token`, or founds one.
+    /// Opens or creates the directory. A new directory belongs to the cluster of `token` or, without one, to
+    /// a new cluster.
     ///
     /// # Errors
-    /// `Conflict` when another process holds it; `InvalidArgument` when it belongs to another node or
-    /// another cluster than the configuration says.
-    pub fn open(path: &Path, node: Option<NodeId>, token: Option<&str>) -> Result<Self> {
-        // Parsed before anything is created: a wrong token leaves nothing behind.
+    /// `Conflict` when another process holds the lock, `InvalidArgument` when the token is invalid or the
+    /// directory belongs to another node or another cluster than the configuration says.
+    pub(crate) fn open(path: &Path, node: Option<NodeId>, token: Option<&str>) -> Result<Self> {
+        // Parsed before anything is created, so that an invalid token leaves no files behind.
         let joining = token.map(Authority::from_join_token).transpose()?;
-        // Holds the cluster's key, and everybody's rows.
+        // Only the owner may read it: it holds the private key of the cluster and all rows.
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(path)
             .map_err(|e| Error::io(format!("data directory {}", path.display()), e))?;
         let lock = lock(path)?;
-        let known = read_identity(path)?;
-        let authority_path = path.join(AUTHORITY_FILE);
-        let (identity, authority) = match known {
+        let (identity, authority) = match read_identity(path)? {
             Some(identity) => {
+                let authority_path = path.join(AUTHORITY_FILE);
                 let authority = Authority::load(&authority_path)?
                     .ok_or_else(|| Error::corrupt(format!("{} is missing", authority_path.display())))?;
                 (identity, authority)
             }
-            None => {
-                let authority = match &joining {
-                    Some(authority) => authority.clone(),
-                    None => Authority::create(ClusterId::generate())?,
-                };
-                authority.save(&authority_path)?;
-                let identity = Identity {
-                    node: node.unwrap_or_else(NodeId::generate).0,
-                    cluster: authority.cluster.to_string(),
-                    reset_key: format!(
-                        "{:032x}{:032x}",
-                        uuid::Uuid::new_v4().as_u128(),
-                        uuid::Uuid::new_v4().as_u128()
-                    ),
-                };
-                write_identity(path, &identity)?;
-                (identity, authority)
-            }
+            None => initialize(path, node, joining.as_ref())?,
         };
         if let Some(node) = node.filter(|n| n.0 != identity.node) {
             return Err(Error::invalid(format!(
@@ -83,7 +69,7 @@ impl DataDir {
         }
         if let Some(other) = joining.filter(|a| a.cluster.to_string() != identity.cluster) {
             return Err(Error::invalid(format!(
-                "data directory {} belongs to cluster {}, the join token is of cluster {}",
+                "data directory {} belongs to cluster {}, the join token belongs to cluster {}",
                 path.display(),
                 identity.cluster,
                 other.cluster
@@ -92,15 +78,18 @@ impl DataDir {
         Ok(Self { path: path.to_owned(), _lock: lock, identity, authority })
     }
 
-    pub fn path(&self) -> &Path {
+    /// Path of the directory.
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub fn node(&self) -> NodeId {
+    /// Id of the node that the directory belongs to.
+    pub(crate) fn node(&self) -> NodeId {
         NodeId(self.identity.node)
     }
 
-    pub fn reset_key(&self) -> [u8; 32] {
+    /// The QUIC stateless reset key of the node.
+    pub(crate) fn reset_key(&self) -> [u8; 32] {
         let mut key = [0; 32];
         for (byte, hex) in key.iter_mut().zip(self.identity.reset_key.as_bytes().chunks(2)) {
             let text = std::str::from_utf8(hex).unwrap_or_default();
@@ -109,20 +98,41 @@ impl DataDir {
         key
     }
 
-    /// Whether this node was a member of its cluster at some time.
-    pub fn was_member(&self) -> bool {
+    /// Whether the cluster has ever accepted this node as a member.
+    pub(crate) fn was_member(&self) -> bool {
         self.path.join(MEMBER_FILE).exists()
     }
 
-    /// Where the token is kept that lets other nodes join.
-    pub fn token_path(&self) -> PathBuf {
+    /// Path of the file with the join token of the cluster.
+    pub(crate) fn token_path(&self) -> PathBuf {
         self.path.join(AUTHORITY_FILE)
     }
 }
 
-/// Notes in a data directory that the cluster has let this node in.
-pub fn mark_member(directory: &Path) -> Result<()> {
+/// Records in the data directory that the cluster has accepted this node as a member.
+pub(crate) fn mark_member(directory: &Path) -> Result<()> {
     plexus_raft::durable::replace_file(directory, MEMBER_FILE, b"")
+}
+
+/// Writes the identity of a new directory. The identity file is written last: if the process dies before, the
+/// next start begins anew.
+fn initialize(
+    path: &Path,
+    node: Option<NodeId>,
+    joining: Option<&Authority>,
+) -> Result<(Identity, Authority)> {
+    let authority = match joining {
+        Some(authority) => authority.clone(),
+        None => Authority::create(ClusterId::generate())?,
+    };
+    authority.save(&path.join(AUTHORITY_FILE))?;
+    let identity = Identity {
+        node: node.unwrap_or_else(NodeId::generate).0,
+        cluster: authority.cluster.to_string(),
+        reset_key: format!("{:032x}{:032x}", uuid::Uuid::new_v4().as_u128(), uuid::Uuid::new_v4().as_u128()),
+    };
+    write_identity(path, &identity)?;
+    Ok((identity, authority))
 }
 
 fn lock(path: &Path) -> Result<File> {
@@ -159,10 +169,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_is_held_once_and_keeps_its_identity() {
+    fn a_directory_is_locked_and_keeps_its_identity() {
         let dir = tempfile::tempdir().unwrap();
         let first = DataDir::open(dir.path(), None, None).unwrap();
-        let error = DataDir::open(dir.path(), None, None).err().expect("held");
+        let error = DataDir::open(dir.path(), None, None).err().expect("the directory is locked");
         assert!(error.message().contains("held by another process"), "{error}");
         let (node, cluster) = (first.node(), first.authority.cluster);
         drop(first);

@@ -1,4 +1,4 @@
-//! HTTP: health for supervisors, metrics for Prometheus, status for people and programs.
+//! HTTP endpoints: health for supervisors, metrics for Prometheus, status for people and programs.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -15,11 +15,28 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
+use crate::memory::resident_bytes;
 use crate::status::StatusSource;
 
-pub async fn serve(listener: TcpListener, source: Arc<StatusSource>, stop: CancellationToken) -> Result<()> {
+/// Content type of the OpenMetrics text format, version 1.0.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+const INDEX: &str = "Plexus
+
+/health   200 while the process is running
+/ready    200 when this node can run statements
+/metrics  metrics for Prometheus
+/status   state of the cluster as JSON
+";
+
+/// Serves until `stop` is cancelled.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    source: Arc<StatusSource>,
+    stop: CancellationToken,
+) -> Result<()> {
     let app = Router::new()
-        .route("/", get(index))
+        .route("/", get(|| async { INDEX }))
         .route("/health", get(|| async { "ok\n" }))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
@@ -30,10 +47,6 @@ pub async fn serve(listener: TcpListener, source: Arc<StatusSource>, stop: Cance
         .with_graceful_shutdown(stop.cancelled_owned())
         .await
         .map_err(|e| Error::internal(format!("HTTP server: {e}")).with_source(e))
-}
-
-async fn index() -> &'static str {
-    "Plexus\n\n/health   the process lives\n/ready    it can run statements\n/metrics  for Prometheus\n/status   the cluster as JSON\n"
 }
 
 async fn ready(State(source): State<Arc<StatusSource>>) -> Response {
@@ -49,61 +62,56 @@ async fn status(State(source): State<Arc<StatusSource>>) -> Response {
 }
 
 async fn metrics(State(source): State<Arc<StatusSource>>) -> Response {
-    match render(&source) {
-        Ok(text) => {
-            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(header::CONTENT_TYPE, kind)], text).into_response()
-        }
+    match encode_metrics(&source) {
+        Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
 
-/// The gauges are read when they are asked for; nothing is counted in between.
-fn render(source: &StatusSource) -> Result<String> {
+/// Reads all metrics at the time of the request. Nothing is accumulated between requests.
+fn encode_metrics(source: &StatusSource) -> Result<String> {
     let manifest = source.meta.manifest();
     let group = source.meta.status();
-    let report = source.handler.report().unwrap_or_default();
+    let report = source.state.report().unwrap_or_default();
+    let is_leader = u64::from(source.meta.is_leader());
+    let live = manifest.nodes.values().filter(|n| n.live).count() as u64;
+    let inline_bytes = manifest.tables.values().map(|t| t.inline_bytes).sum();
     let mut registry = Registry::with_prefix("plexus");
     let mut gauge = |name: &str, help: &str, value: u64| {
         let gauge = Gauge::<i64, AtomicI64>::default();
         gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         registry.register(name, help, gauge);
     };
-    gauge("meta_leader", "Whether this node leads the metadata group", u64::from(source.meta.is_leader()));
-    gauge("meta_term", "Term of the metadata group", group.term);
-    gauge("meta_log_index", "Last entry of the metadata log on this node", group.last_log);
-    gauge("meta_applied_index", "Last entry that this node has applied", group.applied);
+    gauge("raft_leader", "1 if this node is the Raft leader of the metadata group, otherwise 0", is_leader);
+    gauge("raft_term", "Current Raft term of the metadata group", group.term);
+    gauge("raft_log_index", "Index of the last Raft log entry on this node", group.last_log);
+    gauge("raft_applied_index", "Index of the last Raft log entry applied on this node", group.applied);
     gauge("manifest_version", "Version of the manifest on this node", manifest.version.0);
-    gauge("tables", "Tables", manifest.names.len() as u64);
-    gauge("nodes", "Nodes in the cluster", manifest.nodes.len() as u64);
-    gauge("nodes_live", "Nodes that answer", manifest.nodes.values().filter(|n| n.live).count() as u64);
-    gauge("segments", "Segments on this node's disk", report.segments);
-    gauge("segments_missing", "Segments that this node should keep and lacks", report.segments_missing);
+    gauge("tables", "Number of tables", manifest.names.len() as u64);
+    gauge("nodes", "Number of nodes in the cluster", manifest.nodes.len() as u64);
+    gauge("nodes_live", "Number of live nodes in the cluster", live);
+    gauge("segments", "Number of segment files on this node", report.segments);
+    gauge(
+        "segments_missing",
+        "Number of segments that this node should hold and does not",
+        report.segments_missing,
+    );
     gauge(
         "inline_bytes",
-        "Bytes of rows that are still in the log",
-        manifest.tables.values().map(|t| t.inline_bytes).sum(),
+        "Bytes of rows held inline in the manifest, not yet in segment files",
+        inline_bytes,
     );
     let searches = Counter::<u64, AtomicU64>::default();
-    searches.inc_by(source.handler.engine.get().map_or(0, |engine| engine.searches_answered()));
+    searches.inc_by(source.state.engine.get().map_or(0, |engine| engine.remote_search_requests()));
     registry.register(
-        "peer_searches",
-        "Questions of other nodes' searches that this node answered",
+        "remote_search_requests",
+        "Number of search requests from other nodes that this node has answered",
         searches,
     );
     let memory = Gauge::<u64, AtomicU64>::default();
     memory.set(resident_bytes());
-    registry.register("resident_memory_bytes", "Resident memory of the process", memory);
+    registry.register("resident_memory_bytes", "Resident memory of the process in bytes", memory);
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|e| Error::internal(format!("metrics: {e}")))?;
     Ok(text)
-}
-
-fn resident_bytes() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kib = text
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .and_then(|rest| rest.trim().split(' ').next()?.parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
 }

@@ -1,4 +1,4 @@
-//! A cluster of real processes on this machine, for the demo and the benches.
+//! A cluster of node processes on this machine, for the demo and for benchmarks.
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -10,39 +10,56 @@ use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
 use crate::command::status;
-use crate::node::default_query_memory;
+use crate::memory::default_query_memory;
 use crate::status::ClusterStatus;
 
-/// Ports of the first node; the others follow at a distance of ten, unless one is taken.
+/// First port of the first node, which uses three. Ports of further nodes follow in steps of [`PORT_STEP`]. A
+/// node whose ports are in use gets free ones instead.
 const FIRST_PORT: u16 = 7070;
+const PORT_STEP: u16 = 10;
+/// Least memory limit of queries that a node accepts, in MiB.
+const QUERY_MEMORY_MIB_MIN: u64 = 64;
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Nodes that were started here and end with this.
+/// A cluster of local node processes. They end when this is dropped.
 pub struct LocalCluster {
+    /// The nodes, in the order of their ids.
     pub nodes: Vec<LocalNode>,
 }
 
+/// A node process.
 pub struct LocalNode {
+    /// The process.
     pub child: Child,
+    /// Id of the node, from 1.
     pub id: u64,
+    /// Address for clients.
     pub flight: SocketAddr,
+    /// Address for other nodes.
     pub peer: SocketAddr,
+    /// Address for HTTP.
     pub http: SocketAddr,
     log: PathBuf,
 }
 
 impl LocalCluster {
-    /// Starts `count` nodes of `program` below `dir` and waits until each knows all. When it fails or is
-    /// dropped on the way, the nodes end.
+    /// Starts `count` nodes with `program`, the `plexus` binary, and waits until all are ready and in the
+    /// cluster. Their data is below `dir`; a directory of an earlier cluster is used again. If this fails or
+    /// is dropped before it completes, the nodes end.
+    ///
+    /// # Errors
+    /// `Unavailable` when a node ends or is not ready in time; the message has the last lines of its log.
     pub async fn start(program: &Path, dir: &Path, count: u16) -> Result<Self> {
         let mut this = Self { nodes: vec![] };
-        // Nodes that were a cluster before need each other to be ready.
-        let known = dir.join("node1").join("join.token").exists();
+        // Nodes of an existing cluster need a majority of each other to become ready, so all are started
+        // first.
+        let existing = dir.join("node1").join("join.token").exists();
         for index in 0..count {
             let node = start_node(program, dir, index, count, this.nodes.first())?;
             this.nodes.push(node);
-            if index == 0 && !known {
+            if index == 0 && !existing {
                 this.wait_ready().await?;
             }
         }
@@ -51,7 +68,7 @@ impl LocalCluster {
         Ok(this)
     }
 
-    /// Flight URL of the first node.
+    /// Flight SQL URL of the first node.
     pub fn url(&self) -> String {
         format!("grpc://{}", self.nodes[0].flight)
     }
@@ -63,9 +80,9 @@ impl LocalCluster {
             while status::get(&url, "/ready").await.is_err() {
                 if let Ok(Some(exit)) = node.child.try_wait() {
                     return Err(Error::unavailable(format!(
-                        "node {} ended ({exit}):\n{}",
+                        "node {} ended ({exit}); its log ends with:\n{}",
                         node.id,
-                        node.last_words()
+                        node.log_tail()
                     )));
                 }
                 if Instant::now() > deadline {
@@ -74,7 +91,7 @@ impl LocalCluster {
                         node.id
                     )));
                 }
-                sleep(Duration::from_millis(100)).await;
+                sleep(POLL_INTERVAL).await;
             }
         }
         Ok(())
@@ -91,15 +108,15 @@ impl LocalCluster {
             if Instant::now() > deadline {
                 return Err(Error::unavailable(format!("{live} of {} nodes joined", self.nodes.len())));
             }
-            sleep(Duration::from_millis(100)).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Asks all nodes to drain, and ends those that do not.
+    /// Stops all nodes gracefully, and kills those that do not end in time.
     pub async fn stop(&mut self) {
         for node in &self.nodes {
             if let Some(pid) = node.child.id() {
-                // Our child by its id, which cannot have been reused: nobody has waited for it.
+                // The id cannot have been reused, because the child has not been waited for.
                 let _ = std::process::Command::new("kill").arg(pid.to_string()).status();
             }
         }
@@ -112,13 +129,18 @@ impl LocalCluster {
 }
 
 impl LocalNode {
+    /// The status of the cluster as this node reports it.
+    ///
+    /// # Errors
+    /// `Unavailable` when the node does not answer, `Corrupt` when its answer does not parse.
     pub async fn status(&self) -> Result<ClusterStatus> {
         let url = format!("http://{}", self.http);
         let body = status::get(&url, "/status").await?;
         serde_json::from_str(&body).map_err(|e| Error::corrupt(format!("{url}: {e}")))
     }
 
-    fn last_words(&self) -> String {
+    /// The last lines of the log.
+    fn log_tail(&self) -> String {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(5)..].join("\n")
@@ -134,7 +156,7 @@ fn start_node(
 ) -> Result<LocalNode> {
     let id = u64::from(index) + 1;
     let [flight, peer, http] = addresses(&dir.join(format!("node{id}.ports")), index)?;
-    // They share this machine.
+    // The nodes share the memory of this machine.
     let query_memory = default_query_memory() / u64::from(count) / (1024 * 1024);
     let data = dir.join(format!("node{id}"));
     let log = dir.join(format!("node{id}.log"));
@@ -144,7 +166,7 @@ fn start_node(
         .open(&log)
         .map_err(|e| Error::io(log.display(), e))?;
     let mut command = Command::new(program);
-    // What is set for other commands here must not reach the nodes, except how they log.
+    // Environment variables meant for the client command must not configure the nodes, except for logging.
     let inherited = ["PLEXUS_LOG", "PLEXUS_LOG_FORMAT"];
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PLEXUS_")) {
         if !inherited.contains(&name.as_str()) {
@@ -159,13 +181,14 @@ fn start_node(
         .args(["--flight", &flight.to_string()])
         .args(["--peer", &peer.to_string()])
         .args(["--http", &http.to_string()])
-        .args(["--query-memory", &query_memory.max(64).to_string()])
-        // However this process ends, the pipe closes and the node stops with it.
+        .args(["--query-memory", &query_memory.max(QUERY_MEMORY_MIB_MIN).to_string()])
+        // However this process ends, the pipe closes and the nodes stop.
         .arg("--stop-with-stdin")
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(log_file)
-        // Ctrl-C at the terminal is for the shell and for us; we stop the nodes in order.
+        // A process group of its own: Ctrl-C at the terminal must reach this process only, which stops the
+        // nodes.
         .process_group(0)
         .kill_on_drop(true);
     match first {
@@ -179,35 +202,37 @@ fn start_node(
     Ok(LocalNode { child, id, flight, peer, http, log })
 }
 
-/// The addresses of a node: those that it had the last time, since a cluster whose nodes all move at once
-/// does not find together again.
-fn addresses(kept: &Path, index: u16) -> Result<[SocketAddr; 3]> {
-    if let Ok(text) = std::fs::read_to_string(kept) {
+/// The flight, peer and HTTP addresses of a node. They are stored in `ports_file` and used again after a
+/// restart: nodes find each other at their last known addresses, so they must not all change at once.
+fn addresses(ports_file: &Path, index: u16) -> Result<[SocketAddr; 3]> {
+    if let Ok(text) = std::fs::read_to_string(ports_file) {
         let addresses: Vec<SocketAddr> = text.split_whitespace().filter_map(|a| a.parse().ok()).collect();
-        return addresses
-            .try_into()
-            .map_err(|_| Error::corrupt(format!("{}: not three addresses: {text:?}", kept.display())));
+        return addresses.try_into().map_err(|_| {
+            Error::corrupt(format!("{}: expected three addresses, found {text:?}", ports_file.display()))
+        });
     }
-    let found = ports(index)?;
+    let found = free_addresses(index)?;
     let text = found.map(|address| address.to_string()).join("\n");
-    std::fs::write(kept, text).map_err(|e| Error::io(kept.display(), e))?;
+    std::fs::write(ports_file, text).map_err(|e| Error::io(ports_file.display(), e))?;
     Ok(found)
 }
 
-/// Three ports for a node: the usual ones, or any that are free.
-fn ports(index: u16) -> Result<[SocketAddr; 3]> {
-    let usual = |offset: u16| SocketAddr::from(([127, 0, 0, 1], FIRST_PORT + index * 10 + offset));
-    let free = |address: SocketAddr| TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok();
-    let wanted = [usual(0), usual(1), usual(2)];
-    if wanted.iter().all(|a| free(*a)) {
-        return Ok(wanted);
+/// Three free addresses for a node: the default ones if possible.
+fn free_addresses(index: u16) -> Result<[SocketAddr; 3]> {
+    let default = |offset: u16| SocketAddr::from(([127, 0, 0, 1], FIRST_PORT + index * PORT_STEP + offset));
+    let is_free =
+        |address: SocketAddr| TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok();
+    let defaults = [default(0), default(1), default(2)];
+    if defaults.iter().all(|a| is_free(*a)) {
+        return Ok(defaults);
     }
-    let mut found = wanted;
-    let mut held = Vec::new();
+    let mut found = defaults;
+    // Keeps the listeners open until all ports are chosen, so that each is different.
+    let mut listeners = Vec::new();
     for address in &mut found {
         let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(|e| Error::io("a free port", e))?;
         *address = listener.local_addr().map_err(|e| Error::io("a free port", e))?;
-        held.push(listener);
+        listeners.push(listener);
     }
     Ok(found)
 }

@@ -1,15 +1,20 @@
-//! Logs, as text for people or JSON for programs, to standard error.
+//! Logs on standard error, as text for people or as JSON for programs.
 
 use plexus_model::{Error, Result};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
 
-pub fn init(format: LogFormat, filter: &str) -> Result<()> {
+/// Libraries whose info level is as detailed as our debug level.
+const QUIET: [&str; 4] = ["openraft=warn", "raft_log=warn", "chunked_wal=warn", "quinn=warn"];
+
+/// Starts logging. `filter` has the syntax of `tracing_subscriber::EnvFilter`.
+///
+/// # Errors
+/// `InvalidArgument` when the filter does not parse.
+pub(crate) fn init(format: LogFormat, filter: &str) -> Result<()> {
     let filter = EnvFilter::try_new(filter).map_err(|e| Error::invalid(format!("log = {filter:?}: {e}")))?;
-    // The consensus library reports at info what is of interest at debug.
-    let quiet = ["openraft=warn", "raft_log=warn", "chunked_wal=warn", "quinn=warn"];
-    let filter = quiet.iter().fold(filter, |filter, rule| {
+    let filter = QUIET.iter().fold(filter, |filter, rule| {
         filter.add_directive(rule.parse().expect("the rules above are valid directives"))
     });
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

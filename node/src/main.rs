@@ -1,4 +1,4 @@
-//! Entry point of the `plexus` binary.
+//! The `plexus` binary: parses the command line and runs it.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! Rows on standard output, for people and for programs.
+//! Writes rows to standard output in the formats that the client commands offer.
 
 use std::io::{self, ErrorKind, Write};
 use std::sync::Arc;
@@ -14,46 +14,51 @@ use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 use plexus_model::{Error, Result};
 
+/// Output format of rows. The variant comments are help texts.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum RowFormat {
-    /// A table drawn with lines
+pub(crate) enum RowFormat {
+    /// Aligned table, for people
     #[default]
     Table,
-    /// Comma-separated values with a header
+    /// Comma-separated values with a header line
     Csv,
-    /// One JSON object a line
+    /// One JSON object per row and line
     Json,
-    /// A Parquet file
+    /// Parquet file
     Parquet,
 }
 
-/// Standard output. When its reader is gone the process ends without a word, as filters do: `head` has
-/// seen enough.
-pub struct Stdout;
+/// Standard output that ends the process silently when its reader has closed the pipe, as in `plexus sql ...
+/// | head`.
+pub(crate) struct Stdout;
 
 impl Write for Stdout {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        or_end(io::stdout().write(bytes))
+        exit_on_broken_pipe(io::stdout().write(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        or_end(io::stdout().flush())
+        exit_on_broken_pipe(io::stdout().flush())
     }
 }
 
-fn or_end<T>(result: io::Result<T>) -> io::Result<T> {
+fn exit_on_broken_pipe<T>(result: io::Result<T>) -> io::Result<T> {
     match result {
         Err(e) if e.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
         result => result,
     }
 }
 
-fn fail(error: impl std::fmt::Display) -> Error {
+fn write_error(error: impl std::fmt::Display) -> Error {
     Error::unavailable(format!("writing the result: {error}"))
 }
 
-/// Writes rows as they come, except the table, which needs all of them for its widths. Returns how many.
-pub async fn write_rows(
+/// Writes rows and returns their number. All formats stream, except the table, which needs all rows to find
+/// the widths of its columns.
+///
+/// # Errors
+/// Errors of `rows`, and `Unavailable` when writing fails.
+pub(crate) async fn write_rows(
     format: RowFormat,
     schema: SchemaRef,
     mut rows: impl Stream<Item = Result<RecordBatch>> + Unpin,
@@ -67,20 +72,20 @@ pub async fn write_rows(
                 count += batch.num_rows() as u64;
                 batches.push(batch);
             }
-            if let Some(plans) = plan_texts(&batches) {
-                // A drawn table would pad every line to the width of the longest.
-                return write!(out, "{plans}").map(|()| count).map_err(fail);
+            if let Some(plans) = explain_text(&batches) {
+                // A table would pad every line of the plan to the width of the longest.
+                return write!(out, "{plans}").map(|()| count).map_err(write_error);
             }
             let options = FormatOptions::default().with_null("NULL").with_types_info(false);
-            let text = pretty_format_batches_with_options(&batches, &options).map_err(fail)?;
-            writeln!(out, "{text}").map_err(fail)?;
+            let text = pretty_format_batches_with_options(&batches, &options).map_err(write_error)?;
+            writeln!(out, "{text}").map_err(write_error)?;
         }
         RowFormat::Csv => {
             let mut writer = arrow::csv::WriterBuilder::new().with_header(true).build(&mut out);
-            writer.write(&RecordBatch::new_empty(schema)).map_err(fail)?;
+            writer.write(&RecordBatch::new_empty(schema)).map_err(write_error)?;
             while let Some(batch) = rows.try_next().await? {
                 count += batch.num_rows() as u64;
-                writer.write(&batch).map_err(fail)?;
+                writer.write(&batch).map_err(write_error)?;
             }
         }
         RowFormat::Json => {
@@ -89,27 +94,27 @@ pub async fn write_rows(
                 .build::<_, arrow::json::writer::LineDelimited>(&mut out);
             while let Some(batch) = rows.try_next().await? {
                 count += batch.num_rows() as u64;
-                writer.write(&batch).map_err(fail)?;
+                writer.write(&batch).map_err(write_error)?;
             }
-            writer.finish().map_err(fail)?;
+            writer.finish().map_err(write_error)?;
         }
         RowFormat::Parquet => {
             let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
             let mut writer =
-                ArrowWriter::try_new(&mut out, Arc::clone(&schema), Some(properties)).map_err(fail)?;
+                ArrowWriter::try_new(&mut out, Arc::clone(&schema), Some(properties)).map_err(write_error)?;
             while let Some(batch) = rows.try_next().await? {
                 count += batch.num_rows() as u64;
-                writer.write(&batch).map_err(fail)?;
+                writer.write(&batch).map_err(write_error)?;
             }
-            writer.close().map_err(fail)?;
+            writer.close().map_err(write_error)?;
         }
     }
-    out.flush().map_err(fail)?;
+    out.flush().map_err(write_error)?;
     Ok(count)
 }
 
-/// The texts of an EXPLAIN, if this is one.
-fn plan_texts(batches: &[RecordBatch]) -> Option<String> {
+/// The plans of an `EXPLAIN` as text. `None` for other results.
+fn explain_text(batches: &[RecordBatch]) -> Option<String> {
     let names: Vec<String> = batches.first()?.schema().fields().iter().map(|f| f.name().clone()).collect();
     if names != ["plan_type", "plan"] {
         return None;

@@ -1,4 +1,5 @@
-//! What `plexus status` shows: assembled by one node from the manifest and its peers' reports.
+//! The status of the cluster, which `plexus status` shows. One node assembles it from its manifest and the
+//! reports of all nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -6,72 +7,111 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::future::join_all;
 use plexus_coordinator::{NodeReport, Peers};
-use plexus_flight::peer::PeerHandler;
-use plexus_model::{Manifest, NodeId, SegmentId};
+use plexus_flight::peer::NodeState;
+use plexus_model::{Manifest, NodeId, SegmentId, Table};
 use plexus_raft::Meta;
 use serde::{Deserialize, Serialize};
 
-/// Where the answer comes from.
-pub struct StatusSource {
-    pub node: NodeId,
-    pub meta: Arc<Meta>,
-    pub peers: Arc<dyn Peers>,
-    pub handler: Arc<PeerHandler>,
-    /// Set once clients are served.
-    pub serving: Arc<AtomicBool>,
+/// The parts of a node that its status and metrics are read from.
+pub(crate) struct StatusSource {
+    /// Id of this node.
+    pub(crate) node: NodeId,
+    pub(crate) meta: Arc<Meta>,
+    /// Access to the reports of other nodes.
+    pub(crate) peers: Arc<dyn Peers>,
+    pub(crate) state: Arc<NodeState>,
+    /// Set once the client port is served.
+    pub(crate) serving: Arc<AtomicBool>,
 }
 
+/// The status of a cluster. Field names are the keys of the JSON at `/status`.
 #[derive(Serialize, Deserialize, Clone, Debug)]
 pub struct ClusterStatus {
+    /// Id of the cluster.
     pub cluster: String,
+    /// Manifest version of the node that made this status.
     pub version: u64,
+    /// Id of the Raft leader of the metadata group, if one is known.
     pub leader: Option<u64>,
+    /// Raft term.
     pub term: u64,
+    /// Index of the last Raft log entry on the node that made this status.
     pub log_index: u64,
+    /// Index of the last Raft log entry that this node has applied.
     pub applied: u64,
+    /// All nodes of the cluster, by id.
     pub nodes: Vec<NodeStatus>,
+    /// All tables, by name.
     pub tables: Vec<TableStatus>,
-    /// Visible segments of which a replica is missing: on a node that is dead, or not there yet.
+    /// Visible segments that lack a replica, because its node does not answer or has not received it yet.
     pub segments_under_replicated: u64,
 }
 
+/// The status of a node.
 #[derive(Serialize, Deserialize, Clone, Debug)]
 pub struct NodeStatus {
+    /// Id of the node.
     pub id: u64,
+    /// Roles of the node, separated by commas.
     pub roles: String,
+    /// Whether the leader receives its heartbeats.
     pub live: bool,
+    /// Whether it leads the metadata group.
     pub leader: bool,
+    /// Whether it votes in the metadata group.
     pub voter: bool,
+    /// Advertised address for clients.
     pub flight: String,
+    /// Advertised address for other nodes.
     pub peer: String,
+    /// Advertised address for HTTP.
     pub http: String,
-    /// Absent when the node did not answer; what is missing also until it has looked.
+    /// Index of the last Raft log entry that it has applied. Absent if the node did not answer.
     pub applied: Option<u64>,
+    /// Segment files on its disk. Absent if the node did not answer.
     pub segments: Option<u64>,
+    /// Segments that it should hold and does not. Absent if the node did not answer or has not checked yet.
     pub segments_missing: Option<u64>,
 }
 
+/// The status of a table.
 #[derive(Serialize, Deserialize, Clone, Debug)]
 pub struct TableStatus {
+    /// Schema of the table.
     pub schema: String,
+    /// Name of the table.
     pub name: String,
+    /// Visible rows.
     pub rows: u64,
+    /// Bytes of the visible segments.
     pub bytes: u64,
+    /// Visible segments.
     pub segments: u64,
+    /// Configured replicas of each shard.
     pub replicas: u32,
+    /// The shards, by number.
     pub shards: Vec<ShardStatus>,
 }
 
+/// The status of a shard.
 #[derive(Serialize, Deserialize, Clone, Debug)]
 pub struct ShardStatus {
+    /// Number of the shard within its table, from 0.
     pub shard: u32,
+    /// Visible rows.
     pub rows: u64,
+    /// Visible segments.
     pub segments: u64,
+    /// Ids of the nodes that hold the shard.
     pub replicas: Vec<u64>,
+    /// How many of these nodes are live.
     pub live_replicas: u32,
 }
 
-/// Exact as long as every node names all that it lacks; beyond, the unnamed are counted as different ones.
+/// Number of visible segments that lack a replica.
+///
+/// A node names only some of its missing segments if there are many. The number is exact as long as all are
+/// named; beyond that it is an upper bound, since segments that are not named are counted once per node.
 fn under_replicated(manifest: &Manifest, reports: &BTreeMap<NodeId, Option<NodeReport>>) -> u64 {
     let mut lacking: BTreeSet<SegmentId> = BTreeSet::new();
     let mut unnamed = 0;
@@ -79,95 +119,90 @@ fn under_replicated(manifest: &Manifest, reports: &BTreeMap<NodeId, Option<NodeR
         unnamed += report.segments_missing.saturating_sub(report.missing.len() as u64);
         lacking.extend(&report.missing);
     }
-    // Who gives no report cannot serve what it keeps.
+    // A node that does not report cannot serve its segments either.
     let answers = |node: &NodeId| reports.get(node).is_some_and(Option::is_some);
     for table in manifest.tables.values().filter(|t| t.dropped.is_none()) {
         let degraded: Vec<bool> = table.shards.iter().map(|s| !s.replicas.iter().all(answers)).collect();
-        let of_degraded = table
+        let of_degraded_shards = table
             .visible(manifest.version)
             .filter(|s| !s.is_inline() && degraded.get(s.shard as usize).copied().unwrap_or(false));
-        lacking.extend(of_degraded.map(|s| s.id));
+        lacking.extend(of_degraded_shards.map(|s| s.id));
     }
     lacking.len() as u64 + unnamed
 }
 
 impl StatusSource {
-    /// Whether statements can run here: clients are served, there is a leader, and this node is in the
-    /// cluster.
-    pub fn is_ready(&self) -> bool {
+    /// Whether this node can run statements: the client port is served, there is a leader, and the node is in
+    /// the cluster.
+    pub(crate) fn is_ready(&self) -> bool {
         self.serving.load(Ordering::Acquire)
             && self.meta.leader().is_some()
             && self.meta.manifest().nodes.contains_key(&self.node)
     }
 
-    pub async fn collect(&self) -> ClusterStatus {
+    /// Collects the status. Asks all nodes for their reports at the same time.
+    pub(crate) async fn collect(&self) -> ClusterStatus {
         let manifest = self.meta.manifest();
         let group = self.meta.status();
         let reports = join_all(manifest.nodes.keys().map(|&node| async move {
-            let report =
-                if node == self.node { self.handler.report() } else { self.peers.report(node).await };
+            let report = if node == self.node { self.state.report() } else { self.peers.report(node).await };
             (node, report.ok())
         }));
         let reports: BTreeMap<NodeId, Option<NodeReport>> = reports.await.into_iter().collect();
-        let nodes: Vec<NodeStatus> = manifest
-            .nodes
-            .values()
-            .map(|n| {
-                let report = reports.get(&n.id).and_then(Option::as_ref);
-                NodeStatus {
-                    id: n.id.0,
-                    roles: n.roles.to_string(),
-                    live: n.live,
-                    leader: group.leader == Some(n.id),
-                    voter: group.voters.contains(&n.id),
-                    flight: n.flight.clone(),
-                    peer: n.peer.clone(),
-                    http: n.http.clone(),
-                    applied: report.map(|r| r.applied),
-                    segments: report.map(|r| r.segments),
-                    segments_missing: report.filter(|r| r.checked.0 > 0).map(|r| r.segments_missing),
-                }
-            })
-            .collect();
-        let version = manifest.version;
-        let live = |node: &NodeId| manifest.nodes.get(node).is_some_and(|n| n.live);
-        let named = manifest.names.iter().filter(|(name, _)| !name.is_staging());
-        let tables = named
+        let nodes = manifest.nodes.values().map(|n| {
+            let report = reports.get(&n.id).and_then(Option::as_ref);
+            NodeStatus {
+                id: n.id.0,
+                roles: n.roles.to_string(),
+                live: n.live,
+                leader: group.leader == Some(n.id),
+                voter: group.voters.contains(&n.id),
+                flight: n.flight.clone(),
+                peer: n.peer.clone(),
+                http: n.http.clone(),
+                applied: report.map(|r| r.applied),
+                segments: report.map(|r| r.segments),
+                segments_missing: report.filter(|r| r.checked.0 > 0).map(|r| r.segments_missing),
+            }
+        });
+        let visible_names = manifest.names.iter().filter(|(name, _)| !name.is_staging());
+        let tables = visible_names
             .filter_map(|(_, id)| manifest.tables.get(id))
-            .map(|t| TableStatus {
-                schema: t.name.schema.clone(),
-                name: t.name.table.clone(),
-                rows: t.rows(version),
-                bytes: t.visible(version).map(|s| s.bytes()).sum(),
-                segments: t.visible(version).count() as u64,
-                replicas: t.replicas,
-                shards: t
-                    .shards
-                    .iter()
-                    .enumerate()
-                    .map(|(shard, s)| {
-                        let of_shard = || t.visible(version).filter(|s| s.shard == shard as u32);
-                        ShardStatus {
-                            shard: shard as u32,
-                            rows: of_shard().map(|s| s.rows).sum(),
-                            segments: of_shard().count() as u64,
-                            replicas: s.replicas.iter().map(|n| n.0).collect(),
-                            live_replicas: s.replicas.iter().filter(|n| live(n)).count() as u32,
-                        }
-                    })
-                    .collect(),
-            })
-            .collect();
+            .map(|table| table_status(table, &manifest));
         ClusterStatus {
             cluster: manifest.cluster.to_string(),
-            version: version.0,
+            version: manifest.version.0,
             leader: group.leader.map(|n| n.0),
             term: group.term,
             log_index: group.last_log,
             applied: group.applied,
+            nodes: nodes.collect(),
+            tables: tables.collect(),
             segments_under_replicated: under_replicated(&manifest, &reports),
-            nodes,
-            tables,
         }
+    }
+}
+
+fn table_status(table: &Table, manifest: &Manifest) -> TableStatus {
+    let version = manifest.version;
+    let is_live = |node: &NodeId| manifest.nodes.get(node).is_some_and(|n| n.live);
+    let shards = table.shards.iter().zip(0u32..).map(|(shard, number)| {
+        let of_shard = || table.visible(version).filter(|s| s.shard == number);
+        ShardStatus {
+            shard: number,
+            rows: of_shard().map(|s| s.rows).sum(),
+            segments: of_shard().count() as u64,
+            replicas: shard.replicas.iter().map(|n| n.0).collect(),
+            live_replicas: shard.replicas.iter().filter(|n| is_live(n)).count() as u32,
+        }
+    });
+    TableStatus {
+        schema: table.name.schema.clone(),
+        name: table.name.table.clone(),
+        rows: table.rows(version),
+        bytes: table.visible(version).map(|s| s.bytes()).sum(),
+        segments: table.visible(version).count() as u64,
+        replicas: table.replicas,
+        shards: shards.collect(),
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use datafusion::catalog::memory::DataSourceExec;
 use datafusion::common::{DataFusionError, Result, internal_err, not_impl_err};
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::{FileScanConfig, FileSource};
+use datafusion::datasource::physical_plan::FileSource;
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::ScalarUDF;
 use datafusion::physical_plan::ExecutionPlan;
@@ -25,11 +25,10 @@ use datafusion_proto::protobuf;
 use plexus_model::{FileData, NodeId, RowSet, SegmentId, decode_row_set, encode_row_set};
 use plexus_storage::SegmentRef;
 use prost::Message;
-use vortex_datafusion::VortexSource;
 
-use crate::evolve::{Initials, StoredAdapterFactory};
-use crate::files::{HiddenRows, hide, segment_of};
-use crate::scan::ScanContext;
+use crate::scan::files::{HiddenRows, hide, segment_of};
+use crate::scan::leaf::{ScanContext, segment_scan};
+use crate::scan::schema_adapter::{Initials, StoredAdapterFactory};
 use crate::search::{decode_function, encode_function};
 
 #[derive(Debug)]
@@ -99,13 +98,6 @@ impl WireSegment {
         };
         Ok((self.path, (segment, hidden)))
     }
-}
-
-/// The configuration of a segment scan, if this is one.
-pub fn segment_scan(plan: &Arc<dyn ExecutionPlan>) -> Option<(&FileScanConfig, &VortexSource)> {
-    let config = plan.downcast_ref::<DataSourceExec>()?.data_source().downcast_ref::<FileScanConfig>()?;
-    let source = config.file_source().downcast_ref::<VortexSource>()?;
-    Some((config, source))
 }
 
 impl PhysicalExtensionCodec for ScanCodec {

@@ -4,23 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow_schema::DataType;
-use datafusion::catalog::Session;
-use datafusion::common::{DFSchema, Result, extensions_options, plan_err};
-use datafusion::config::ConfigExtension;
+use datafusion::common::{DFSchema, Result, plan_err};
 use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{FunctionRegistry, SessionState, SessionStateBuilder};
-use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::logical_expr::{Expr, ExprSchemable};
-use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+use datafusion::logical_expr::ExprSchemable;
 use datafusion::prelude::SessionConfig;
 use datafusion_distributed::{
     ChannelResolver, DistributedExt, SessionStateBuilderExt, Worker, WorkerQueryContext,
 };
 use object_store::memory::InMemory;
 use plexus_model::{Manifest, Segment, SegmentId, Table, Version};
-use plexus_storage::SegmentReads;
+use plexus_storage::SegmentReader;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -29,34 +25,25 @@ use vortex::VortexSessionDefault;
 use vortex::io::session::RuntimeSessionExt;
 use vortex::session::VortexSession;
 
-use crate::catalog::{PinnedCatalog, Relations};
 use crate::codec::ScanCodec;
-use crate::distribute::{Placement, desired_tasks, route, scale_up};
-use crate::files::STORE_URL;
-use crate::scan::ScanContext;
-use crate::search::{self, BindRule, RemoteSearches, SearchCaches, SearchOptions, SearchReport, SearchRule};
-use crate::system::ClusterView;
-use crate::table::PinnedTable;
+use crate::context::{QueryContext, simplify};
+use crate::scan::distribution::{Placement, desired_tasks, route, scale_up};
+use crate::scan::files::STORE_URL;
+use crate::scan::leaf::ScanContext;
+use crate::search::{
+    self, BindRule, SearchCaches, SearchContext, SearchOptions, SearchReport, SearchRule, SearchTransport,
+};
+use crate::tables::catalog::{PinnedCatalog, Relations};
+use crate::tables::context::TableContext;
+use crate::tables::pinned::PinnedTable;
+use crate::tables::system::ClusterView;
 use crate::{CATALOG, DEFAULT_SCHEMA};
 
-extensions_options! {
-    /// What travels with a query to its workers.
-    pub struct QueryContext {
-        /// Identity of the query in logs and spans.
-        pub query_id: String, default = String::new()
-        /// Manifest version that it pins.
-        pub version: u64, default = 0
-    }
-}
-
-impl ConfigExtension for QueryContext {
-    const PREFIX: &'static str = "plexus";
-}
-
 pub struct EngineOptions<C> {
-    pub reads: SegmentReads,
-    /// Other nodes, which search what they keep.
-    pub peers: Arc<dyn RemoteSearches>,
+    /// Reads segments.
+    pub reader: SegmentReader,
+    /// Reaches the searches of other nodes.
+    pub transport: Arc<dyn SearchTransport>,
     /// How workers are reached.
     pub channels: C,
     /// URL of this node's own worker service.
@@ -84,11 +71,11 @@ pub struct Engine {
     /// Without optimizer: for rows that are written out in the statement there is nothing to optimize.
     literal: SessionState,
     worker: Worker,
-    scans: ScanContext,
+    tables: TableContext,
     /// Where queries run.
     runtime: Handle,
     searching: Semaphore,
-    searches_answered: AtomicU64,
+    remote_search_requests: AtomicU64,
 }
 
 /// Searches of other nodes that are answered at once; more wait, so that what they hold stays bounded.
@@ -100,15 +87,16 @@ impl Engine {
     where
         C: ChannelResolver + Clone + Send + Sync + 'static,
     {
-        let EngineOptions { reads, peers, channels, self_url, memory_bytes, partitions } = options;
+        let EngineOptions { reader, transport, channels, self_url, memory_bytes, partitions } = options;
         let runtime = runtime(memory_bytes)?;
         let scans = ScanContext {
             vortex: VortexSession::default().with_tokio(),
-            reads,
+            reader: reader.clone(),
             footers: runtime.cache_manager.get_file_metadata_cache(),
-            caches: SearchCaches::default(),
-            peers,
         };
+        let search =
+            SearchContext { reader: scans.reader.clone(), caches: SearchCaches::default(), transport };
+
         let worker = worker(runtime.clone(), scans.clone(), channels.clone());
         let mut base = SessionStateBuilder::new()
             .with_default_features()
@@ -142,8 +130,9 @@ impl Engine {
             .with_physical_optimizer_rules(vec![])
             .build();
         let (runtime, searching) = (Handle::current(), Semaphore::new(SEARCHING_MAX));
-        let searches_answered = AtomicU64::new(0);
-        Ok(Self { base, literal, worker, scans, runtime, searching, searches_answered })
+        let remote_search_requests = AtomicU64::new(0);
+        let tables = TableContext { scans, search };
+        Ok(Self { base, literal, worker, tables, runtime, searching, remote_search_requests })
     }
 
     /// The service that runs tasks of other nodes' queries.
@@ -172,7 +161,7 @@ impl Engine {
         version: Version,
         predicate: &str,
     ) -> Result<Vec<SegmentId>> {
-        let pinned = PinnedTable::new(table.clone(), version, self.scans.clone());
+        let pinned = PinnedTable::new(table.clone(), version, self.tables.clone());
         let schema = DFSchema::try_from(pinned.arrow_schema().clone())?;
         let expr = state.create_logical_expr(predicate, &schema)?;
         if expr.get_type(&schema)? != DataType::Boolean {
@@ -183,14 +172,14 @@ impl Engine {
     }
 
     /// One segment of a table, as searches see it.
-    pub fn search_source(
+    pub fn search_snapshot(
         &self,
         table: Arc<Table>,
         version: Version,
         segment: Arc<Segment>,
-    ) -> search::Source {
-        let part = search::Part { segment, hidden: Arc::default() };
-        search::Source::of(table, version, self.scans.clone(), vec![part])
+    ) -> search::SearchSnapshot {
+        let view = search::SegmentView { segment, invisible: Arc::default() };
+        search::SearchSnapshot::of(table, version, self.tables.search.clone(), vec![view])
     }
 
     /// Answers the search of another node, on the runtime of queries wherever it is asked. `manifest` is what this node knows
@@ -198,7 +187,7 @@ impl Engine {
     ///
     /// # Errors
     /// What went wrong; whoever asked then asks another node, or does it.
-    pub async fn answer_search(
+    pub async fn handle_search(
         self: &Arc<Self>,
         task: Vec<u8>,
         manifest: Arc<Manifest>,
@@ -208,11 +197,13 @@ impl Engine {
         let this = self.clone();
         // Ends when this is dropped.
         let mut tasks = JoinSet::new();
-        let answer = async move { search::answer(&task, &manifest, &this.scans, &this.base).await };
+        let answer = async move {
+            search::remote::server::answer(&task, &manifest, &this.tables.search, &this.base).await
+        };
         tasks.spawn_on(answer, &self.runtime);
         match tasks.join_next().await {
             Some(Ok(answer)) => {
-                self.searches_answered.fetch_add(u64::from(answer.is_ok()), Ordering::Relaxed);
+                self.remote_search_requests.fetch_add(u64::from(answer.is_ok()), Ordering::Relaxed);
                 answer
             }
             Some(Err(e)) => Err(plexus_model::Error::internal(format!("a search was interrupted: {e}"))),
@@ -221,14 +212,14 @@ impl Engine {
     }
 
     /// How many questions of other nodes' searches were answered.
-    pub fn searches_answered(&self) -> u64 {
-        self.searches_answered.load(Ordering::Relaxed)
+    pub fn remote_search_requests(&self) -> u64 {
+        self.remote_search_requests.load(Ordering::Relaxed)
     }
 
     /// Forgets what searches did not ask for in a while.
     pub fn forget_idle(&self) {
-        self.scans.caches.forget_idle();
-        self.scans.reads.close_idle();
+        self.tables.search.caches.forget_idle();
+        self.tables.scans.reader.close_idle();
     }
 
     /// A session that sees no table.
@@ -246,29 +237,11 @@ impl Engine {
         state.set_distributed_option_extension(context);
         state.config_mut().set_extension(Arc::new(placement));
         state.config_mut().set_extension(SearchReport::extension());
-        let context = self.scans.clone();
+        let context = self.tables.clone();
         let catalog = PinnedCatalog { manifest, view: Arc::new(view), context, relations };
         state.register_catalog_list(Arc::new(catalog));
         state
     }
-}
-
-/// The identity of the query that a session is for.
-pub(crate) fn query_id(state: &dyn Session) -> String {
-    let context = state.config_options().extensions.get::<QueryContext>();
-    context.map(|context| context.query_id.clone()).unwrap_or_default()
-}
-
-/// A predicate with its values in the types of the columns that they are compared with, as pruning needs it.
-pub(crate) fn simplify(expr: Expr, schema: DFSchema, state: &SessionState) -> Result<Expr> {
-    let schema = Arc::new(schema);
-    let context = SimplifyContext::builder()
-        .with_schema(schema.clone())
-        .with_config_options(state.config_options().clone())
-        .with_query_execution_start_time(state.execution_props().query_execution_start_time)
-        .build();
-    let simplifier = ExprSimplifier::new(context);
-    simplifier.simplify(simplifier.coerce(expr, &schema)?)
 }
 
 /// The functions that every node knows besides the engine's own, and instead of those of the same name.

@@ -8,7 +8,7 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion_distributed::{NetworkBoundaryExt, display_plan_ascii};
 
-use crate::distribute::Placement;
+use crate::scan::distribution::Placement;
 use crate::search::SearchReport;
 
 /// Plans `plan` as it would run and describes it.

@@ -7,30 +7,23 @@
 //!
 //! This crate knows no sockets. Workers are reached through the `ChannelResolver` that is handed in.
 
-mod bounds;
-mod catalog;
 mod checks;
 mod codec;
-mod distinct;
-mod distribute;
+mod context;
 mod engine;
-mod evolve;
 mod explain;
-mod files;
-mod pruning;
 mod scan;
 pub mod search;
-mod system;
-mod table;
-mod target;
+mod tables;
 
-pub use catalog::{PinnedCatalog, Relations, STATEMENT_SCHEMA, as_of_schema};
 pub use checks::RowChecks;
-pub use distribute::{Placement, Worker as PlacedWorker};
-pub use engine::{Engine, EngineOptions, Pin, QueryContext};
+pub use context::QueryContext;
+pub use engine::{Engine, EngineOptions, Pin};
 pub use explain::explain;
-pub use system::{ClusterView, SYSTEM_SCHEMA, system_tables};
-pub use target::{ROW_COLUMN, SEGMENT_COLUMN, target_schema};
+pub use scan::distribution::{Placement, Worker as PlacedWorker};
+pub use tables::catalog::{PinnedCatalog, Relations, STATEMENT_SCHEMA, as_of_schema};
+pub use tables::dml_target::{ROW_COLUMN, SEGMENT_COLUMN, target_schema};
+pub use tables::system::{ClusterView, SYSTEM_SCHEMA, system_tables};
 
 /// The one database of a cluster.
 pub const CATALOG: &str = "plexus";

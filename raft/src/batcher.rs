@@ -1,97 +1,91 @@
-//! Grouping: callers that wait at the same time share one entry of the log, or one read index.
+//! Batching: requests that wait at the same time share one log entry, or one read index.
 //!
-//! While one round is in flight the next gathers. A round of proposals is one entry, one consensus round
-//! and one sync, however many proposals are in it.
+//! While one batch is in flight, the next one fills. A batch of proposals costs one consensus round and one
+//! sync, however many proposals it holds (group commit).
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use openraft::Raft;
 use openraft::error::{CheckIsLeaderError, ClientWriteError, RaftError};
-use plexus_model::{Error, Outcome, Proposal, Result};
+use plexus_model::{Error, ErrorKind, Outcome, Proposal, Result};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::types::{Batch, Round, TypeConfig};
+use crate::limits::{BATCH_BYTES_MAX, BATCH_REQUESTS_MAX, QUEUE_REQUESTS_MAX, QUORUM_TIMEOUT};
+use crate::types::{Batch, EncodedBatch, TypeConfig};
 
-/// Callers that may wait; more are held back.
-const WAITING_MAX: usize = 8_192;
-/// Proposals that share an entry.
-const ENTRY_PROPOSALS_MAX: usize = 1_024;
-/// Weight of the proposals that share an entry; one that is heavier goes alone. An entry must reach a
-/// follower within a heartbeat.
-const ENTRY_BYTES_MAX: usize = 1024 * 1024;
-/// `client_write` may never answer when the leader is deposed. After this the outcome is unknown.
-const ROUND_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Why a round gave no answer.
+/// Why the leader's part of a request failed.
 #[derive(Clone, Debug)]
-pub enum ProposeError {
-    /// This member is not the leader; that one may be.
+pub(crate) enum ProposeError {
+    /// This member is not the leader. Holds the leader that it knows of, if any.
     NotLeader(Option<u64>),
-    Failed(plexus_model::ErrorKind, String),
+    /// No quorum answered, or Raft failed.
+    Failed(ErrorKind, String),
 }
 
 impl ProposeError {
-    pub fn into_error(self) -> Error {
+    pub(crate) fn into_error(self) -> Error {
         match self {
-            Self::NotLeader(leader) => {
-                Error::unavailable(format!("not the metadata leader, which is {leader:?}"))
+            Self::NotLeader(Some(leader)) => {
+                Error::unavailable(format!("this node is not the metadata leader, node {leader} may be"))
+            }
+            Self::NotLeader(None) => {
+                Error::unavailable("this node is not the metadata leader, and knows of none")
             }
             Self::Failed(kind, message) => Error::new(kind, message),
         }
     }
 }
 
-pub type BatchResult<T> = Result<T, ProposeError>;
+pub(crate) type BatchResult<T> = Result<T, ProposeError>;
 
-struct Waiting<Q, A> {
-    question: Q,
-    reply: oneshot::Sender<BatchResult<A>>,
+/// A request in the queue, and where its response goes.
+struct Pending<Req, Resp> {
+    request: Req,
+    reply: oneshot::Sender<BatchResult<Resp>>,
 }
 
-/// A queue of callers in front of a task that serves them in rounds.
-#[derive(Clone)]
-pub struct Batcher<Q, A> {
-    queue: mpsc::Sender<Waiting<Q, A>>,
+/// A queue in front of a task that handles requests in batches. The task handles one batch at a time.
+pub(crate) struct Batcher<Req, Resp> {
+    queue: mpsc::Sender<Pending<Req, Resp>>,
 }
 
-impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
-    /// Waits for the round that the question is in.
-    pub async fn submit(&self, question: Q) -> BatchResult<A> {
-        let stopping =
-            || ProposeError::Failed(plexus_model::ErrorKind::Unavailable, "the node is stopping".into());
-        let (reply, answer) = oneshot::channel();
-        self.queue.send(Waiting { question, reply }).await.map_err(|_| stopping())?;
-        answer.await.map_err(|_| stopping())?
+impl<Req: Send + 'static, Resp: Send + 'static> Batcher<Req, Resp> {
+    /// Queues a request and waits until its batch was handled.
+    pub(crate) async fn submit(&self, request: Req) -> BatchResult<Resp> {
+        let stopping = || ProposeError::Failed(ErrorKind::Unavailable, "the node is stopping".into());
+        let (reply, response) = oneshot::channel();
+        self.queue.send(Pending { request, reply }).await.map_err(|_| stopping())?;
+        response.await.map_err(|_| stopping())?
     }
 
-    /// Starts the task; it ends when `stop` is cancelled.
-    pub fn start(stop: CancellationToken, mut server: impl ServeBatch<Q, A>) -> Self {
-        let (queue, mut callers) = mpsc::channel::<Waiting<Q, A>>(WAITING_MAX);
+    /// Starts the task. It ends when `stop` is cancelled or the batcher is dropped.
+    pub(crate) fn start(stop: CancellationToken, mut handler: impl BatchHandler<Req, Resp>) -> Self {
+        let (queue, mut pending) = mpsc::channel::<Pending<Req, Resp>>(QUEUE_REQUESTS_MAX);
         tokio::spawn(async move {
             loop {
                 let first = tokio::select! {
-                    first = callers.recv() => first,
+                    first = pending.recv() => first,
                     () = stop.cancelled() => return,
                 };
                 let Some(first) = first else {
                     return;
                 };
-                let mut weight = server.weight(&first.question);
-                let mut round = vec![first];
-                while weight < ENTRY_BYTES_MAX
-                    && round.len() < ENTRY_PROPOSALS_MAX
-                    && let Ok(next) = callers.try_recv()
+                let mut weight = handler.weight(&first.request);
+                let mut batch = vec![first];
+                while weight < BATCH_BYTES_MAX
+                    && batch.len() < BATCH_REQUESTS_MAX
+                    && let Ok(next) = pending.try_recv()
                 {
-                    weight += server.weight(&next.question);
-                    round.push(next);
+                    weight += handler.weight(&next.request);
+                    batch.push(next);
                 }
-                let (questions, replies): (Vec<_>, Vec<_>) =
-                    round.into_iter().map(|w| (w.question, w.reply)).unzip();
-                for (reply, answer) in replies.into_iter().zip(server.serve(questions).await) {
-                    // A caller that gave up does not need its answer.
-                    let _ = reply.send(answer);
+                let (requests, replies): (Vec<_>, Vec<_>) =
+                    batch.into_iter().map(|p| (p.request, p.reply)).unzip();
+                for (reply, response) in replies.into_iter().zip(handler.handle(requests).await) {
+                    // The receiver is gone when the caller gave up.
+                    let _ = reply.send(response);
                 }
             }
         });
@@ -99,66 +93,66 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
     }
 }
 
-/// Answers all questions of a round at once, in their order.
-pub trait ServeBatch<Q, A>: Send + 'static {
-    /// How much of a round the question takes up, in bytes.
-    fn weight(&self, question: &Q) -> usize;
+/// Handles the requests of a batch at once.
+pub(crate) trait BatchHandler<Req, Resp>: Send + 'static {
+    /// How much of a batch the request takes up, in bytes.
+    fn weight(&self, request: &Req) -> usize;
 
-    fn serve(&mut self, round: Vec<Q>) -> impl Future<Output = Vec<BatchResult<A>>> + Send;
+    /// Returns one response for each request, in their order.
+    fn handle(&mut self, batch: Vec<Req>) -> impl Future<Output = Vec<BatchResult<Resp>>> + Send;
 }
 
-/// Writes all proposals of a round as one entry.
-pub struct WriteEntry(pub Raft<TypeConfig>);
+/// Writes all proposals of a batch as one log entry.
+pub(crate) struct ProposalHandler(pub(crate) Raft<TypeConfig>);
 
-impl ServeBatch<Proposal, Outcome> for WriteEntry {
+impl BatchHandler<Proposal, Outcome> for ProposalHandler {
     fn weight(&self, proposal: &Proposal) -> usize {
         proposal.weight()
     }
 
-    async fn serve(&mut self, round: Vec<Proposal>) -> Vec<BatchResult<Outcome>> {
-        let proposals = round.len();
-        let batch = Batch::new(&Round { time_us: now_us(), proposals: round });
-        match timeout(ROUND_TIMEOUT, self.0.client_write(batch)).await {
-            Ok(Ok(written)) if written.data.0.len() == proposals => {
-                written.data.0.into_iter().map(Ok).collect()
-            }
+    async fn handle(&mut self, proposals: Vec<Proposal>) -> Vec<BatchResult<Outcome>> {
+        let count = proposals.len();
+        let batch = EncodedBatch::new(&Batch { time_us: now_us(), proposals });
+        match timeout(QUORUM_TIMEOUT, self.0.client_write(batch)).await {
+            Ok(Ok(written)) if written.data.0.len() == count => written.data.0.into_iter().map(Ok).collect(),
             Ok(Ok(written)) => {
-                let message = format!("{} answers to {proposals} proposals", written.data.0.len());
-                all(proposals, ProposeError::Failed(plexus_model::ErrorKind::Internal, message))
+                let message = format!("{} outcomes for {count} proposals", written.data.0.len());
+                fail_all(count, ProposeError::Failed(ErrorKind::Internal, message))
             }
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to)))) => {
-                all(proposals, ProposeError::NotLeader(to.leader_id))
+                fail_all(count, ProposeError::NotLeader(to.leader_id))
             }
-            Ok(Err(error)) => all(proposals, unknown(error.to_string())),
-            Err(_) => all(proposals, unknown(format!("no answer from the quorum in {ROUND_TIMEOUT:?}"))),
+            Ok(Err(error)) => fail_all(count, unknown_outcome(error.to_string())),
+            Err(_) => {
+                fail_all(count, unknown_outcome(format!("no answer from the quorum in {QUORUM_TIMEOUT:?}")))
+            }
         }
     }
 }
 
-/// Asks a quorum once for all reads of a round.
-pub struct ConfirmRead(pub Raft<TypeConfig>);
+/// Determines one read index for all reads of a batch, which costs one round of heartbeats to a quorum
+/// (Ongaro, "Consensus: Bridging Theory and Practice", section 6.4).
+pub(crate) struct ReadIndexHandler(pub(crate) Raft<TypeConfig>);
 
-impl ServeBatch<(), u64> for ConfirmRead {
+impl BatchHandler<(), u64> for ReadIndexHandler {
     fn weight(&self, (): &()) -> usize {
         0
     }
 
-    async fn serve(&mut self, round: Vec<()>) -> Vec<BatchResult<u64>> {
-        let asked = Instant::now();
-        let answer = match timeout(ROUND_TIMEOUT, self.0.get_read_log_id()).await {
+    async fn handle(&mut self, reads: Vec<()>) -> Vec<BatchResult<u64>> {
+        let start = Instant::now();
+        let response = match timeout(QUORUM_TIMEOUT, self.0.get_read_log_id()).await {
             Ok(Ok((read, _applied))) => Ok(read.map_or(0, |id| id.index)),
             Ok(Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(to)))) => {
                 Err(ProposeError::NotLeader(to.leader_id))
             }
-            Ok(Err(error)) => {
-                Err(ProposeError::Failed(plexus_model::ErrorKind::Unavailable, error.to_string()))
-            }
+            Ok(Err(error)) => Err(ProposeError::Failed(ErrorKind::Unavailable, error.to_string())),
             Err(_) => {
-                let message = format!("no quorum confirmed the read in {:?}", asked.elapsed());
-                Err(ProposeError::Failed(plexus_model::ErrorKind::Unavailable, message))
+                let message = format!("no quorum confirmed the read in {:?}", start.elapsed());
+                Err(ProposeError::Failed(ErrorKind::Unavailable, message))
             }
         };
-        vec![answer; round.len()]
+        vec![response; reads.len()]
     }
 }
 
@@ -166,10 +160,10 @@ fn now_us() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64)
 }
 
-fn all<A: Clone>(count: usize, refusal: ProposeError) -> Vec<BatchResult<A>> {
-    vec![Err(refusal); count]
+fn fail_all<Resp: Clone>(count: usize, error: ProposeError) -> Vec<BatchResult<Resp>> {
+    vec![Err(error); count]
 }
 
-fn unknown(message: String) -> ProposeError {
-    ProposeError::Failed(plexus_model::ErrorKind::Unknown, message)
+fn unknown_outcome(message: String) -> ProposeError {
+    ProposeError::Failed(ErrorKind::Unknown, message)
 }

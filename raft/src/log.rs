@@ -1,7 +1,10 @@
-//! Log and vote on disk, with `raft-log`.
+//! The Raft log and the vote on disk, on top of `raft-log`.
 //!
-//! `raft-log` appends to a write-ahead log, syncs it in a thread of its own and calls back. A sync that
-//! fails ends the process: the kernel may have dropped the pages, and a retry could report success.
+//! `raft-log` appends to a write-ahead log, syncs it in its own thread and calls back. A failed sync ends the
+//! process: the kernel may have dropped the dirty pages, and a second sync could then report success for lost
+//! entries.
+
+mod records;
 
 use std::fmt::Debug;
 use std::io;
@@ -10,165 +13,69 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use bytes::Bytes;
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader, StorageIOError};
 use plexus_model::{Error, Result, failpoint};
 use raft_log::api::raft_log_writer::RaftLogWriter;
-use raft_log::codeq::{Decode, Encode};
 use raft_log::{Config, RaftLog};
 use tokio::sync::{oneshot, watch};
 
+use self::records::{FlushCallback, LogTypes, Payload};
+use crate::limits::{
+    APPEND_BYTES_MAX, LOG_CACHE_BYTES, LOG_CACHE_ENTRIES, LOG_CHUNK_BYTES, LOG_REPLAY_BUFFER_BYTES,
+};
 use crate::types::{Entry, LogId, StorageError, TypeConfig, Vote};
-use crate::wire::{WireLogId, WirePayload, WireVote};
-
-/// Entries kept in memory for followers that are a little behind.
-const CACHE_BYTES: usize = 32 * 1024 * 1024;
-/// A chunk is removed whole once all of it is in a snapshot.
-const CHUNK_BYTES: usize = 64 * 1024 * 1024;
-/// Replay reads a chunk through a buffer of this size at every start.
-const REPLAY_BUFFER_BYTES: usize = 1024 * 1024;
-/// One entry must not make a decoder allocate more than this before it has seen the bytes.
-const PAYLOAD_BYTES_MAX: u32 = 256 * 1024 * 1024;
+use crate::wire::{WireLogId, WirePayload};
 
 /// The durable log. Clones share it.
 #[derive(Clone)]
 pub struct LogStore {
     log: Arc<Mutex<RaftLog<LogTypes>>>,
-    /// Last entry that a durable snapshot covers. Absent in the conformance suite, which purges without.
-    snapshot: Option<watch::Receiver<Option<LogId>>>,
+    /// Last entry that a durable snapshot covers. `None` in the conformance suite, which purges without
+    /// snapshots.
+    durable_snapshot: Option<watch::Receiver<Option<LogId>>>,
 }
 
 impl LogStore {
-    /// Opens or creates the log in `directory`, which it locks. `snapshot` tells up to where a durable
-    /// snapshot covers the log.
-    pub fn open(directory: &Path, snapshot: Option<watch::Receiver<Option<LogId>>>) -> Result<Self> {
+    /// Opens or creates the log in `directory`, and locks the directory. `durable_snapshot` holds the last
+    /// entry that a durable snapshot covers; without it, entries are purged whether a snapshot covers them or
+    /// not.
+    ///
+    /// # Errors
+    /// The I/O error, among others when another process holds the lock.
+    pub fn open(directory: &Path, durable_snapshot: Option<watch::Receiver<Option<LogId>>>) -> Result<Self> {
         std::fs::create_dir_all(directory).map_err(|e| Error::io(directory.display(), e))?;
         let config = Config {
             wal: raft_log::chunked_wal::Config {
                 dir: directory.display().to_string(),
-                read_buffer_size: Some(REPLAY_BUFFER_BYTES),
-                chunk_max_size: Some(CHUNK_BYTES),
-                // Proposals are grouped before they get here; waiting for more only adds latency.
+                read_buffer_size: Some(LOG_REPLAY_BUFFER_BYTES),
+                chunk_max_size: Some(LOG_CHUNK_BYTES),
+                // Proposals are batched already. Waiting for more appends would only add latency.
                 flush_batch_wait: Some(Duration::ZERO),
                 ..Default::default()
             },
-            log_cache_max_items: Some(100_000),
-            log_cache_capacity: Some(CACHE_BYTES),
+            log_cache_max_items: Some(LOG_CACHE_ENTRIES),
+            log_cache_capacity: Some(LOG_CACHE_BYTES),
         };
         let log = RaftLog::open(Arc::new(config))
             .map_err(|e| Error::io(format!("metadata log in {}", directory.display()), e))?;
-        Ok(Self { log: Arc::new(Mutex::new(log)), snapshot })
+        Ok(Self { log: Arc::new(Mutex::new(log)), durable_snapshot })
     }
 
     fn lock(&self) -> MutexGuard<'_, RaftLog<LogTypes>> {
-        self.log.lock().expect("no code panics while it holds the log")
+        self.log.lock().expect("no code panics while it holds this lock")
     }
 
-    /// Whether this log has never been part of a group.
+    /// Whether this log is new: it holds neither entries nor a vote, and none were purged.
     pub fn is_pristine(&self) -> bool {
         let log = self.lock();
         let state = log.log_state();
         state.last().is_none() && state.vote().is_none() && state.purged().is_none()
     }
 
-    /// Last entry that was removed since a snapshot covers it.
+    /// Id of the last entry that was removed because a snapshot covers it.
     pub fn purged(&self) -> Option<LogId> {
         self.lock().log_state().purged().map(|id| (*id).into())
-    }
-}
-
-/// How `raft-log` stores our records.
-#[derive(Debug, Default, PartialEq, Eq, Clone)]
-pub struct LogTypes;
-
-impl raft_log::Types for LogTypes {
-    type LogId = WireLogId;
-    type LogPayload = Payload;
-    type Vote = WireVote;
-    type Callback = Flushed;
-    type UserData = String;
-
-    fn log_index(id: &WireLogId) -> u64 {
-        id.index
-    }
-
-    fn payload_size(payload: &Payload) -> u64 {
-        payload.0.len() as u64
-    }
-}
-
-/// An archived [`WirePayload`].
-#[derive(Clone, Debug)]
-pub struct Payload(Bytes);
-
-impl Encode for Payload {
-    fn encode<W: io::Write>(&self, mut w: W) -> io::Result<usize> {
-        let n = (self.0.len() as u32).encode(&mut w)?;
-        w.write_all(&self.0)?;
-        Ok(n + self.0.len())
-    }
-}
-
-impl Decode for Payload {
-    fn decode<R: io::Read>(mut r: R) -> io::Result<Self> {
-        let length = u32::decode(&mut r)?;
-        if length > PAYLOAD_BYTES_MAX {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("an entry of {length} bytes")));
-        }
-        let mut bytes = vec![0; length as usize];
-        r.read_exact(&mut bytes)?;
-        Ok(Self(bytes.into()))
-    }
-}
-
-impl Encode for WireLogId {
-    fn encode<W: io::Write>(&self, mut w: W) -> io::Result<usize> {
-        Ok(self.term.encode(&mut w)? + self.leader.encode(&mut w)? + self.index.encode(&mut w)?)
-    }
-}
-
-impl Decode for WireLogId {
-    fn decode<R: io::Read>(mut r: R) -> io::Result<Self> {
-        Ok(Self { term: u64::decode(&mut r)?, leader: u64::decode(&mut r)?, index: u64::decode(&mut r)? })
-    }
-}
-
-impl Encode for WireVote {
-    fn encode<W: io::Write>(&self, mut w: W) -> io::Result<usize> {
-        let committed = u64::from(self.committed);
-        Ok(self.term.encode(&mut w)? + self.node.encode(&mut w)? + committed.encode(&mut w)?)
-    }
-}
-
-impl Decode for WireVote {
-    fn decode<R: io::Read>(mut r: R) -> io::Result<Self> {
-        Ok(Self {
-            term: u64::decode(&mut r)?,
-            node: u64::decode(&mut r)?,
-            committed: u64::decode(&mut r)? == 1,
-        })
-    }
-}
-
-/// Who waits for a sync.
-pub enum Flushed {
-    Log(LogFlushed<TypeConfig>),
-    Caller(oneshot::Sender<()>),
-}
-
-impl raft_log::Callback for Flushed {
-    fn send(self, result: io::Result<()>) {
-        if let Err(error) = result {
-            tracing::error!(%error, "sync of the metadata log failed; stopping");
-            eprintln!("sync of the metadata log failed: {error}; stopping, since what is on disk is unknown");
-            std::process::abort();
-        }
-        match self {
-            Self::Log(callback) => callback.log_io_completed(Ok(())),
-            // A caller that gave up does not need to know.
-            Self::Caller(sender) => drop(sender.send(())),
-        }
     }
 }
 
@@ -185,10 +92,6 @@ fn to_entry(id: WireLogId, payload: &Payload) -> Result<Entry, StorageError> {
     Ok(Entry { log_id: id.into(), payload: payload.into() })
 }
 
-/// Bytes of the entries that go to a follower in one message, which must arrive within a heartbeat. The
-/// first entry goes whatever its size.
-const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
-
 impl RaftLogReader<TypeConfig> for LogStore {
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
         let mut bytes = 0;
@@ -198,7 +101,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
         for record in log.read(start, end.max(start)) {
             let (id, payload) = record.map_err(|e| read_error(&e))?;
             bytes += payload.0.len();
-            if bytes > MESSAGE_BYTES_MAX && !entries.is_empty() {
+            if bytes > APPEND_BYTES_MAX && !entries.is_empty() {
                 break;
             }
             entries.push(to_entry(id, &payload)?);
@@ -221,7 +124,8 @@ impl RaftLogReader<TypeConfig> for LogStore {
             Bound::Unbounded => u64::MAX,
         };
         let log = self.lock();
-        // A purge beyond a conflicting tail may leave records above the last one.
+        // A purge may reach beyond a tail that conflicts with the leader, and leave records above the last
+        // entry.
         let end = end.min(log.log_state().last().map_or(0, |id| id.index + 1));
         if start >= end {
             return Ok(vec![]);
@@ -255,7 +159,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         {
             let mut log = self.lock();
             log.save_vote((*vote).into()).map_err(|e| StorageIOError::write_vote(&e))?;
-            log.flush(true, Some(Flushed::Caller(done))).map_err(|e| StorageIOError::write_vote(&e))?;
+            log.flush(true, Some(FlushCallback::Caller(done))).map_err(|e| StorageIOError::write_vote(&e))?;
         }
         wait.await.map_err(|e| StorageIOError::write_vote(&e).into())
     }
@@ -265,7 +169,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
-        // Only shortens the replay after a restart, so it is not synced.
+        // This only shortens the replay after a restart, so it need not be synced.
         if let Some(id) = committed {
             let mut log = self.lock();
             log.commit(id.into()).map_err(|e| write_error(&e))?;
@@ -287,13 +191,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             let payload = plexus_model::encode(&WirePayload::from(&entry.payload));
             (WireLogId::from(entry.log_id), Payload(payload.into()))
         });
-        failpoint::pass("log.append");
+        failpoint::crash_if_armed("log.append");
         let mut log = self.lock();
-        // After a snapshot was installed the leader may send again what it covers.
+        // After a snapshot was installed, the leader may send entries again that the snapshot covers.
         let first = log.log_state().purged().map_or(0, |id| id.index + 1);
         log.append(records.filter(|(id, _)| id.index >= first)).map_err(|e| write_error(&e))?;
-        log.flush(true, Some(Flushed::Log(callback))).map_err(|e| write_error(&e))?;
-        failpoint::pass("log.appended");
+        log.flush(true, Some(FlushCallback::Append(callback))).map_err(|e| write_error(&e))?;
+        failpoint::crash_if_armed("log.appended");
         Ok(())
     }
 
@@ -307,9 +211,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), StorageError> {
-        // openraft does not wait for an installed snapshot to be durable before it purges what the
-        // snapshot covers. A crash in between would lose both, so the log waits here.
-        if let Some(mut durable) = self.snapshot.clone()
+        // openraft may purge entries before the snapshot that covers them is durable. A crash in between
+        // would lose both, so the log waits for the snapshot here.
+        if let Some(mut durable) = self.durable_snapshot.clone()
             && durable.wait_for(|snapshot| *snapshot >= Some(upto)).await.is_err()
         {
             return Err(write_error(&io::Error::other(

@@ -1,4 +1,4 @@
-//! How `openraft` reaches other members: through the transport that the node provides.
+//! How `openraft` reaches other members: through the [`Transport`] that the node provides.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +13,18 @@ use openraft::raft::{
 use openraft::{AnyError, RaftNetwork, RaftNetworkFactory};
 use plexus_model::Result;
 
+use crate::limits::UNREACHABLE_BACKOFF;
 use crate::types::{Address, TypeConfig};
 use crate::wire::{RaftRequest, Request, Response, snapshot_request, vote_request};
 
-/// Moves one request to the node at `address` and brings back its response. Both are opaque bytes.
+/// Carries requests to other nodes. Requests and responses are opaque bytes.
 #[async_trait]
 pub trait Transport: Send + Sync + 'static {
+    /// Sends one request to the node at peer address `address` (`host:port`), whose
+    /// [`Meta::handle`](crate::Meta::handle) produces the response.
+    ///
+    /// # Errors
+    /// When no response arrives within `timeout`. The other node may have handled the request nevertheless.
     async fn call(&self, address: &str, request: Vec<u8>, timeout: Duration) -> Result<Vec<u8>>;
 }
 
@@ -33,9 +39,10 @@ pub(crate) async fn call(
     plexus_model::decode("metadata response", &bytes)
 }
 
+/// Creates a client for each other member.
 #[derive(Clone)]
-pub struct Network {
-    pub transport: Arc<dyn Transport>,
+pub(crate) struct Network {
+    pub(crate) transport: Arc<dyn Transport>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -46,8 +53,8 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     }
 }
 
-/// One other member.
-pub struct Member {
+/// A client of one other member.
+pub(crate) struct Member {
     transport: Arc<dyn Transport>,
     id: u64,
     address: String,
@@ -66,7 +73,7 @@ impl Member {
             .await
             .map_err(|e| RPCError::Unreachable(Unreachable::new(&e)))?;
         match response {
-            // A member whose Raft has stopped is as good as unreachable.
+            // For Raft, a member that has stopped is the same as one that cannot be reached.
             Response::Failed { message, .. } => {
                 Err(RPCError::Unreachable(Unreachable::from(AnyError::error(message))))
             }
@@ -75,7 +82,7 @@ impl Member {
     }
 
     fn unexpected<E: std::error::Error>(&self, response: &Response) -> RpcError<E> {
-        let message = format!("{} answered something else: {response:?}", self.address);
+        let message = format!("{} sent a response of another kind: {response:?}", self.address);
         RPCError::Network(NetworkError::from(AnyError::error(message)))
     }
 }
@@ -119,6 +126,6 @@ impl RaftNetwork<TypeConfig> for Member {
     }
 
     fn backoff(&self) -> Backoff {
-        Backoff::new(std::iter::repeat(Duration::from_millis(200)))
+        Backoff::new(std::iter::repeat(UNREACHABLE_BACKOFF))
     }
 }

@@ -1,45 +1,50 @@
-//! The manifest in memory, and its snapshots on disk.
+//! The state machine of `openraft`: the manifest in memory.
 //!
-//! Entries are applied by the pure [`apply`](crate::apply::apply); every result is published to the
-//! readers of this node. A snapshot is one file: written under a temporary name, synced, renamed, the
-//! directory synced. A restart loads it and `openraft` applies the committed entries that follow.
+//! Entries are applied by the pure [`apply`](crate::apply::apply), and every new manifest is published to the
+//! readers of this node. After a restart the state machine starts from its snapshot, and `openraft` applies
+//! the committed entries that follow it.
 
 use std::io::Cursor;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::path::Path;
+use std::sync::Arc;
 
 use openraft::storage::RaftStateMachine;
 use openraft::{AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError};
-use plexus_model::{Error, Manifest, Result, Version, failpoint};
-use rkyv::{Archive, Deserialize, Serialize};
+use plexus_model::{Error, Manifest, Result, Token, Version, failpoint};
 use tokio::sync::watch;
 
 use crate::apply::apply;
+use crate::snapshots::SnapshotStore;
 use crate::types::{
-    Answers, Entry, LogId, Round, Snapshot, SnapshotMeta, StorageError, StoredMembership, TypeConfig,
+    Batch, Entry, LogId, Outcomes, Snapshot, SnapshotMeta, StorageError, StoredMembership, TypeConfig,
 };
-use crate::wire::WireSnapshotMeta;
 
-/// What readers of this node see: the manifest, and how far the log was applied to get there. The index
-/// runs ahead of the manifest's version by entries of Raft itself.
+/// What readers of this node see.
 #[derive(Clone, Debug, Default)]
 pub struct Published {
+    /// Index of the last applied entry. It may be above the manifest's version, since blank and membership
+    /// entries leave the manifest as it is.
     pub applied: u64,
+    /// The manifest after that entry.
     pub manifest: Arc<Manifest>,
 }
 
+/// The manifest of this node, and its snapshots.
 pub struct StateMachine {
     manifest: Manifest,
     applied: Option<LogId>,
     membership: StoredMembership,
-    snapshots: Arc<Snapshots>,
+    snapshots: Arc<SnapshotStore>,
     published: watch::Sender<Published>,
 }
 
 impl StateMachine {
-    /// Loads the snapshot in `directory`, if there is one.
+    /// Loads the snapshot in `directory`, if there is one, and creates the directory if there is none.
+    ///
+    /// # Errors
+    /// `Corrupt` when the snapshot is damaged, or the I/O error.
     pub fn open(directory: &Path) -> Result<Self> {
-        let snapshots = Snapshots::open(directory)?;
+        let snapshots = SnapshotStore::open(directory)?;
         let mut this = Self {
             manifest: Manifest::default(),
             applied: None,
@@ -53,13 +58,14 @@ impl StateMachine {
         Ok(this)
     }
 
+    /// A channel that always holds the latest manifest.
     pub fn subscribe(&self) -> watch::Receiver<Published> {
         self.published.subscribe()
     }
 
-    /// Last entry that a durable snapshot covers.
+    /// A channel with the id of the last entry that a durable snapshot covers.
     pub fn durable(&self) -> watch::Receiver<Option<LogId>> {
-        self.snapshots.durable.subscribe()
+        self.snapshots.durable()
     }
 
     fn restore(&mut self, meta: &SnapshotMeta, bytes: &[u8]) -> Result<()> {
@@ -77,43 +83,43 @@ impl StateMachine {
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
-    type SnapshotBuilder = Builder;
+    type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), StorageError> {
         Ok((self.applied, self.membership.clone()))
     }
 
-    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Answers>, StorageError>
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Outcomes>, StorageError>
     where
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let mut answers = Vec::new();
+        let mut outcomes = Vec::new();
         for entry in entries {
             self.applied = Some(entry.log_id);
-            answers.push(match entry.payload {
-                EntryPayload::Blank => Answers::default(),
+            outcomes.push(match entry.payload {
+                EntryPayload::Blank => Outcomes::default(),
                 EntryPayload::Normal(batch) => {
-                    failpoint::pass("apply.begin");
-                    // An entry that does not decode is the same on every node: going on without it would
-                    // make the manifest differ from what was acknowledged.
-                    let Round { time_us, proposals } =
-                        batch.round().map_err(|e| StorageIOError::apply(entry.log_id, AnyError::new(&e)))?;
-                    Answers(apply(&mut self.manifest, Version(entry.log_id.index), time_us, proposals))
+                    failpoint::crash_if_armed("apply.begin");
+                    // Skipping an entry that does not decode would lose acknowledged commits, so the member
+                    // fails.
+                    let Batch { time_us, proposals } =
+                        batch.decode().map_err(|e| StorageIOError::apply(entry.log_id, AnyError::new(&e)))?;
+                    Outcomes(apply(&mut self.manifest, Version(entry.log_id.index), time_us, proposals))
                 }
                 EntryPayload::Membership(membership) => {
                     self.membership = StoredMembership::new(Some(entry.log_id), membership);
-                    Answers::default()
+                    Outcomes::default()
                 }
             });
         }
         self.publish();
-        failpoint::pass("apply.published");
-        Ok(answers)
+        failpoint::crash_if_armed("apply.published");
+        Ok(outcomes)
     }
 
-    async fn get_snapshot_builder(&mut self) -> Builder {
-        Builder {
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        SnapshotBuilder {
             manifest: self.manifest.clone(),
             applied: self.applied,
             membership: self.membership.clone(),
@@ -132,11 +138,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     ) -> Result<(), StorageError> {
         let bytes = snapshot.into_inner();
         let fail = |e: Error| StorageIOError::write_snapshot(Some(meta.signature()), AnyError::new(&e));
-        // Decoded first: what cannot be read must not replace what can.
+        // Decode before saving: a damaged snapshot must not replace a good one.
         Manifest::from_bytes(&bytes).map_err(fail)?;
         let snapshots = self.snapshots.clone();
-        let (to_save, saved) = (meta.clone(), bytes.clone());
-        blocking(move || snapshots.save(&to_save, saved)).await.map_err(fail)?;
+        let (saved_meta, saved_bytes) = (meta.clone(), bytes.clone());
+        blocking(move || snapshots.save(&saved_meta, saved_bytes)).await.map_err(fail)?;
         self.restore(meta, &bytes).map_err(fail)?;
         Ok(())
     }
@@ -149,15 +155,16 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 }
 
-/// A frozen view from which a snapshot is built while entries go on being applied.
-pub struct Builder {
+/// A copy of the state from which a snapshot is built while further entries are applied. The copy is cheap,
+/// since the maps of a manifest are persistent.
+pub struct SnapshotBuilder {
     manifest: Manifest,
     applied: Option<LogId>,
     membership: StoredMembership,
-    snapshots: Arc<Snapshots>,
+    snapshots: Arc<SnapshotStore>,
 }
 
-impl RaftSnapshotBuilder<TypeConfig> for Builder {
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     async fn build_snapshot(&mut self) -> Result<Snapshot, StorageError> {
         let id = self.applied.map_or_else(
             || "0-0-0".to_owned(),
@@ -166,12 +173,13 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         let meta = SnapshotMeta {
             last_log_id: self.applied,
             last_membership: self.membership.clone(),
-            snapshot_id: format!("{id}-{:x}", plexus_model::Token::generate().0),
+            // The random part tells two snapshots of the same state apart while they are sent in chunks.
+            snapshot_id: format!("{id}-{:x}", Token::generate().0),
         };
-        let (manifest, snapshots, to_save) = (self.manifest.clone(), self.snapshots.clone(), meta.clone());
+        let (manifest, snapshots, saved_meta) = (self.manifest.clone(), self.snapshots.clone(), meta.clone());
         let bytes = blocking(move || {
             let bytes = manifest.to_bytes();
-            snapshots.save(&to_save, bytes.clone())?;
+            snapshots.save(&saved_meta, bytes.clone())?;
             Ok(bytes)
         })
         .await
@@ -182,67 +190,4 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 
 async fn blocking<T: Send + 'static>(f: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(f).await.map_err(|e| Error::internal(format!("snapshot: {e}")))?
-}
-
-/// The newest snapshot, on disk and in memory.
-struct Snapshots {
-    directory: PathBuf,
-    current: Mutex<Option<(SnapshotMeta, Arc<[u8]>)>>,
-    durable: watch::Sender<Option<LogId>>,
-}
-
-#[derive(Archive, Serialize, Deserialize)]
-struct SnapshotFile {
-    meta: WireSnapshotMeta,
-    manifest: Vec<u8>,
-}
-
-const SNAPSHOT_FILE: &str = "manifest.snapshot";
-const CHECKSUM_BYTES: usize = blake3::OUT_LEN;
-
-impl Snapshots {
-    fn open(directory: &Path) -> Result<Self> {
-        std::fs::create_dir_all(directory).map_err(|e| Error::io(directory.display(), e))?;
-        let path = directory.join(SNAPSHOT_FILE);
-        let current = match std::fs::read(&path) {
-            Ok(bytes) => Some(parse(&path, &bytes)?),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-            Err(e) => return Err(Error::io(path.display(), e)),
-        };
-        let durable = watch::Sender::new(current.as_ref().and_then(|(meta, _)| meta.last_log_id));
-        Ok(Self { directory: directory.to_owned(), current: Mutex::new(current), durable })
-    }
-
-    fn current(&self) -> Option<(SnapshotMeta, Arc<[u8]>)> {
-        self.current.lock().expect("no code panics while it holds this lock").clone()
-    }
-
-    /// Saves a snapshot unless a newer one is there already: one may have been installed while this one
-    /// was being built.
-    fn save(&self, meta: &SnapshotMeta, manifest: Vec<u8>) -> Result<()> {
-        let mut current = self.current.lock().expect("no code panics while it holds this lock");
-        if current.as_ref().is_some_and(|(newer, _)| newer.last_log_id > meta.last_log_id) {
-            return Ok(());
-        }
-        let kept: Arc<[u8]> = manifest.as_slice().into();
-        let mut bytes = plexus_model::encode(&SnapshotFile { meta: meta.into(), manifest });
-        let checksum = blake3::hash(&bytes);
-        bytes.extend_from_slice(checksum.as_bytes());
-        crate::durable::replace_file(&self.directory, SNAPSHOT_FILE, &bytes)?;
-        *current = Some((meta.clone(), kept));
-        drop(current);
-        self.durable.send_replace(meta.last_log_id);
-        Ok(())
-    }
-}
-
-fn parse(path: &Path, bytes: &[u8]) -> Result<(SnapshotMeta, Arc<[u8]>)> {
-    let damaged = || Error::corrupt(format!("{}: the snapshot does not match its checksum", path.display()));
-    let (body, checksum) =
-        bytes.split_at_checked(bytes.len().saturating_sub(CHECKSUM_BYTES)).ok_or_else(damaged)?;
-    if blake3::hash(body).as_bytes() != checksum {
-        return Err(damaged());
-    }
-    let file: SnapshotFile = plexus_model::decode("snapshot file", body)?;
-    Ok((file.meta.into(), file.manifest.into()))
 }

@@ -8,10 +8,11 @@ use plexus_model::{Outcome, Proposal, Result};
 use rkyv::{Archive, Deserialize, Serialize};
 
 openraft::declare_raft_types!(
-    /// The metadata group.
+    /// The metadata group as `openraft` sees it: entries carry encoded batches of proposals, members are
+    /// identified by a node id and a peer address.
     pub TypeConfig:
-        D = Batch,
-        R = Answers,
+        D = EncodedBatch,
+        R = Outcomes,
         NodeId = u64,
         Node = Address,
         Entry = openraft::Entry<TypeConfig>,
@@ -19,14 +20,14 @@ openraft::declare_raft_types!(
         AsyncRuntime = openraft::TokioRuntime,
 );
 
-pub type LogId = openraft::LogId<u64>;
-pub type Vote = openraft::Vote<u64>;
-pub type Entry = openraft::Entry<TypeConfig>;
-pub type Membership = openraft::Membership<u64, Address>;
-pub type StoredMembership = openraft::StoredMembership<u64, Address>;
-pub type SnapshotMeta = openraft::SnapshotMeta<u64, Address>;
-pub type Snapshot = openraft::Snapshot<TypeConfig>;
-pub type StorageError = openraft::StorageError<u64>;
+pub(crate) type LogId = openraft::LogId<u64>;
+pub(crate) type Vote = openraft::Vote<u64>;
+pub(crate) type Entry = openraft::Entry<TypeConfig>;
+pub(crate) type Membership = openraft::Membership<u64, Address>;
+pub(crate) type StoredMembership = openraft::StoredMembership<u64, Address>;
+pub(crate) type SnapshotMeta = openraft::SnapshotMeta<u64, Address>;
+pub(crate) type Snapshot = openraft::Snapshot<TypeConfig>;
+pub(crate) type StorageError = openraft::StorageError<u64>;
 
 /// Where a member listens for its peers, as `host:port`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -38,35 +39,37 @@ impl fmt::Display for Address {
     }
 }
 
-/// What one entry carries.
+/// The proposals that share one log entry.
 #[derive(Archive, Serialize, Deserialize)]
-pub struct Round {
-    /// The leader's clock when it made the entry, in microseconds since the epoch. It informs the commit
-    /// time, never order or visibility.
-    pub time_us: u64,
-    pub proposals: Vec<Proposal>,
+pub(crate) struct Batch {
+    /// The leader's clock when it made the entry, in microseconds since the Unix epoch. The commit time is
+    /// derived from it; order and visibility are not.
+    pub(crate) time_us: u64,
+    /// In the order in which `apply` executes them.
+    pub(crate) proposals: Vec<Proposal>,
 }
 
-/// A [`Round`], encoded once: the same bytes go to the log and to every follower.
+/// An encoded [`Batch`]. It is encoded once; the same bytes go to the log and to every follower.
 #[derive(Clone)]
-pub struct Batch(pub Bytes);
+pub struct EncodedBatch(pub(crate) Bytes);
 
-impl Batch {
-    pub fn new(round: &Round) -> Self {
-        Self(plexus_model::encode(round).into())
+impl EncodedBatch {
+    pub(crate) fn new(batch: &Batch) -> Self {
+        Self(plexus_model::encode(batch).into())
     }
 
-    pub fn round(&self) -> Result<Round> {
+    pub(crate) fn decode(&self) -> Result<Batch> {
         plexus_model::decode("log entry", &self.0)
     }
 }
 
-impl fmt::Debug for Batch {
+impl fmt::Debug for EncodedBatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Batch({} bytes)", self.0.len())
+        write!(f, "EncodedBatch({} bytes)", self.0.len())
     }
 }
 
-/// What `apply` answered, one outcome a proposal; empty for entries of Raft itself.
+/// The result of applying one log entry: one outcome for each proposal, in their order. Empty for blank and
+/// membership entries.
 #[derive(Clone, Debug, Default)]
-pub struct Answers(pub Vec<Outcome>);
+pub struct Outcomes(pub Vec<Outcome>);

@@ -1,56 +1,66 @@
-//! The metadata protocol between nodes, and its conversions from and to `openraft`'s types.
+//! The metadata protocol between nodes.
 //!
-//! One request and one response an flush, as archives. The transport only moves bytes.
+//! Each exchange is one [`Request`] and one [`Response`], encoded as `rkyv` archives. The transport only
+//! moves bytes. The types mirror those of `openraft`, which have no archive format; `convert` translates
+//! between them. The log and the snapshot file store some of them too.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod convert;
 
-use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
-    VoteRequest, VoteResponse,
-};
-use openraft::{CommittedLeaderId, EntryPayload};
 use plexus_model::{ErrorKind, NodeRecord, Outcome, Proposal};
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::types::{
-    Address, Batch, Entry, LogId, Membership, SnapshotMeta, StoredMembership, TypeConfig, Vote,
-};
+pub(crate) use self::convert::{snapshot_request, snapshot_response, vote_request, vote_response};
 
-/// Raft's own requests.
+/// A request to another member.
 #[derive(Archive, Serialize, Deserialize, Debug)]
-pub enum RaftRequest {
-    Append(Append),
-    Vote { vote: WireVote, last: Option<WireLogId> },
-    Snapshot { vote: WireVote, meta: WireSnapshotMeta, offset: u64, data: Vec<u8>, done: bool },
-}
-
-#[derive(Archive, Serialize, Deserialize, Debug)]
-pub enum Request {
-    /// For one member and nobody else: another node may have its address by now, and an answer of that one
-    /// must not count as the member's.
+pub(crate) enum Request {
+    /// A Raft message for member `to`. Another node may have taken over the address by now; it must reject
+    /// the message, since its vote or acknowledgement would count as that of `to`.
     Raft { to: u64, request: RaftRequest },
-    /// To the leader: commit this.
+    /// To the leader: commit this proposal.
     Propose(Proposal),
-    /// To the leader: up to which index must a read that starts now have applied?
+    /// To the leader: which log index must a linearizable read that starts now have applied?
     ReadIndex,
-    /// To the leader: change who is a member. Who is not the leader passes it on, but only once.
+    /// A membership change. A member that does not lead forwards it to the leader, unless it was `forwarded`
+    /// already.
     Change { change: MemberChange, forwarded: bool },
     /// To the leader: this node is alive.
     Heartbeat { node: u64 },
 }
 
+/// A message of the Raft protocol.
+#[derive(Archive, Serialize, Deserialize, Debug)]
+pub(crate) enum RaftRequest {
+    Append(Append),
+    /// A candidate asks for a vote; `last` is the last entry of its log.
+    Vote {
+        vote: WireVote,
+        last: Option<WireLogId>,
+    },
+    /// One chunk of a snapshot, which begins at byte `offset`; `done` marks the last chunk.
+    Snapshot {
+        vote: WireVote,
+        meta: WireSnapshotMeta,
+        offset: u64,
+        data: Vec<u8>,
+        done: bool,
+    },
+}
+
+/// A change of the group's members.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug)]
-pub enum MemberChange {
-    /// Lets a new node in.
+pub(crate) enum MemberChange {
+    /// A new node joins.
     Join(NodeRecord),
-    /// A member is back, perhaps under other addresses.
-    Return(NodeRecord),
-    /// Takes a node out for good.
+    /// A member has restarted, perhaps under other addresses.
+    Rejoin(NodeRecord),
+    /// A node leaves for good.
     Remove(u64),
 }
 
+/// The response to a [`Request`].
 #[derive(Archive, Serialize, Deserialize, Debug)]
-pub enum Response {
+pub(crate) enum Response {
     Append(AppendReply),
     Vote {
         vote: WireVote,
@@ -60,10 +70,13 @@ pub enum Response {
     Snapshot {
         vote: WireVote,
     },
+    /// The proposal was applied or rejected.
     Outcome(Outcome),
+    /// The log index that the read must have applied.
     ReadIndex(u64),
+    /// The request succeeded and has no result.
     Done,
-    /// Ask this one, if any is known.
+    /// This member does not lead. `leader` leads as far as it knows.
     NotLeader {
         leader: Option<u64>,
     },
@@ -73,223 +86,74 @@ pub enum Response {
     },
 }
 
+/// `AppendEntries`: the entries that follow `previous`, and the leader's commit index.
 #[derive(Archive, Serialize, Deserialize, Debug)]
-pub struct Append {
-    pub vote: WireVote,
-    pub previous: Option<WireLogId>,
-    pub entries: Vec<WireEntry>,
-    pub committed: Option<WireLogId>,
+pub(crate) struct Append {
+    pub(crate) vote: WireVote,
+    pub(crate) previous: Option<WireLogId>,
+    pub(crate) entries: Vec<WireEntry>,
+    pub(crate) committed: Option<WireLogId>,
 }
 
+/// The response to [`Append`].
 #[derive(Archive, Serialize, Deserialize, Debug)]
-pub enum AppendReply {
+pub(crate) enum AppendReply {
     Success,
+    /// Only the entries up to this one were appended.
     Partial(Option<WireLogId>),
+    /// The follower's log does not have the previous entry.
     Conflict,
+    /// The follower has seen a newer term.
     HigherVote(WireVote),
 }
 
+/// The position of a log entry, and the leader that created it.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct WireLogId {
-    pub term: u64,
-    pub leader: u64,
-    pub index: u64,
+pub(crate) struct WireLogId {
+    pub(crate) term: u64,
+    pub(crate) leader: u64,
+    pub(crate) index: u64,
 }
 
+/// A vote for `node` in `term`; `committed` once a quorum has granted it.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Debug)]
-pub struct WireVote {
-    pub term: u64,
-    pub node: u64,
-    pub committed: bool,
+pub(crate) struct WireVote {
+    pub(crate) term: u64,
+    pub(crate) node: u64,
+    pub(crate) committed: bool,
 }
 
+/// A log entry.
 #[derive(Archive, Serialize, Deserialize, Debug)]
-pub struct WireEntry {
-    pub id: WireLogId,
-    pub payload: WirePayload,
+pub(crate) struct WireEntry {
+    pub(crate) id: WireLogId,
+    pub(crate) payload: WirePayload,
 }
 
+/// What a log entry carries.
 #[derive(Archive, Serialize, Deserialize, Debug)]
-pub enum WirePayload {
+pub(crate) enum WirePayload {
+    /// Nothing. A new leader appends one to commit the entries of earlier terms.
     Blank,
+    /// An encoded [`Batch`](crate::types::Batch).
     Batch(Vec<u8>),
     Membership(WireMembership),
 }
 
+/// The membership of the group: one set of voters, or two during joint consensus, and the peer addresses of
+/// all members.
 #[derive(Archive, Serialize, Deserialize, Debug)]
-pub struct WireMembership {
-    pub configs: Vec<Vec<u64>>,
-    pub nodes: Vec<(u64, String)>,
+pub(crate) struct WireMembership {
+    pub(crate) configs: Vec<Vec<u64>>,
+    pub(crate) nodes: Vec<(u64, String)>,
 }
 
+/// What a snapshot covers: the last entry, and the membership at that entry.
 #[derive(Archive, Serialize, Deserialize, Debug)]
-pub struct WireSnapshotMeta {
-    pub last: Option<WireLogId>,
-    pub membership_id: Option<WireLogId>,
-    pub membership: WireMembership,
-    pub id: String,
-}
-
-impl From<LogId> for WireLogId {
-    fn from(id: LogId) -> Self {
-        Self { term: id.leader_id.term, leader: id.leader_id.node_id, index: id.index }
-    }
-}
-
-impl From<WireLogId> for LogId {
-    fn from(id: WireLogId) -> Self {
-        Self::new(CommittedLeaderId::new(id.term, id.leader), id.index)
-    }
-}
-
-impl From<Vote> for WireVote {
-    fn from(vote: Vote) -> Self {
-        Self { term: vote.leader_id.term, node: vote.leader_id.node_id, committed: vote.committed }
-    }
-}
-
-impl From<WireVote> for Vote {
-    fn from(vote: WireVote) -> Self {
-        if vote.committed {
-            Self::new_committed(vote.term, vote.node)
-        } else {
-            Self::new(vote.term, vote.node)
-        }
-    }
-}
-
-impl From<&EntryPayload<TypeConfig>> for WirePayload {
-    fn from(payload: &EntryPayload<TypeConfig>) -> Self {
-        match payload {
-            EntryPayload::Blank => Self::Blank,
-            EntryPayload::Normal(batch) => Self::Batch(batch.0.to_vec()),
-            EntryPayload::Membership(membership) => Self::Membership(membership.into()),
-        }
-    }
-}
-
-impl From<WirePayload> for EntryPayload<TypeConfig> {
-    fn from(payload: WirePayload) -> Self {
-        match payload {
-            WirePayload::Blank => Self::Blank,
-            WirePayload::Batch(bytes) => Self::Normal(Batch(bytes.into())),
-            WirePayload::Membership(membership) => Self::Membership(membership.into()),
-        }
-    }
-}
-
-impl From<&Membership> for WireMembership {
-    fn from(m: &Membership) -> Self {
-        Self {
-            configs: m.get_joint_config().iter().map(|c| c.iter().copied().collect()).collect(),
-            nodes: m.nodes().map(|(id, address)| (*id, address.0.clone())).collect(),
-        }
-    }
-}
-
-impl From<WireMembership> for Membership {
-    fn from(m: WireMembership) -> Self {
-        let configs: Vec<BTreeSet<u64>> = m.configs.into_iter().map(|c| c.into_iter().collect()).collect();
-        let nodes: BTreeMap<u64, Address> =
-            m.nodes.into_iter().map(|(id, address)| (id, Address(address))).collect();
-        Self::new(configs, nodes)
-    }
-}
-
-impl From<&SnapshotMeta> for WireSnapshotMeta {
-    fn from(meta: &SnapshotMeta) -> Self {
-        Self {
-            last: meta.last_log_id.map(Into::into),
-            membership_id: meta.last_membership.log_id().map(Into::into),
-            membership: meta.last_membership.membership().into(),
-            id: meta.snapshot_id.clone(),
-        }
-    }
-}
-
-impl From<WireSnapshotMeta> for SnapshotMeta {
-    fn from(meta: WireSnapshotMeta) -> Self {
-        Self {
-            last_log_id: meta.last.map(Into::into),
-            last_membership: StoredMembership::new(
-                meta.membership_id.map(Into::into),
-                meta.membership.into(),
-            ),
-            snapshot_id: meta.id,
-        }
-    }
-}
-
-impl From<AppendEntriesRequest<TypeConfig>> for RaftRequest {
-    fn from(r: AppendEntriesRequest<TypeConfig>) -> Self {
-        Self::Append(Append {
-            vote: r.vote.into(),
-            previous: r.prev_log_id.map(Into::into),
-            entries: r
-                .entries
-                .iter()
-                .map(|e| WireEntry { id: e.log_id.into(), payload: (&e.payload).into() })
-                .collect(),
-            committed: r.leader_commit.map(Into::into),
-        })
-    }
-}
-
-impl From<Append> for AppendEntriesRequest<TypeConfig> {
-    fn from(a: Append) -> Self {
-        Self {
-            vote: a.vote.into(),
-            prev_log_id: a.previous.map(Into::into),
-            entries: a
-                .entries
-                .into_iter()
-                .map(|e| Entry { log_id: e.id.into(), payload: e.payload.into() })
-                .collect(),
-            leader_commit: a.committed.map(Into::into),
-        }
-    }
-}
-
-impl From<AppendEntriesResponse<u64>> for AppendReply {
-    fn from(r: AppendEntriesResponse<u64>) -> Self {
-        match r {
-            AppendEntriesResponse::Success => Self::Success,
-            AppendEntriesResponse::PartialSuccess(id) => Self::Partial(id.map(Into::into)),
-            AppendEntriesResponse::Conflict => Self::Conflict,
-            AppendEntriesResponse::HigherVote(vote) => Self::HigherVote(vote.into()),
-        }
-    }
-}
-
-impl From<AppendReply> for AppendEntriesResponse<u64> {
-    fn from(r: AppendReply) -> Self {
-        match r {
-            AppendReply::Success => Self::Success,
-            AppendReply::Partial(id) => Self::PartialSuccess(id.map(Into::into)),
-            AppendReply::Conflict => Self::Conflict,
-            AppendReply::HigherVote(vote) => Self::HigherVote(vote.into()),
-        }
-    }
-}
-
-pub fn vote_request(r: VoteRequest<u64>) -> RaftRequest {
-    RaftRequest::Vote { vote: r.vote.into(), last: r.last_log_id.map(Into::into) }
-}
-
-pub fn vote_response(r: VoteResponse<u64>) -> Response {
-    Response::Vote { vote: r.vote.into(), granted: r.vote_granted, last: r.last_log_id.map(Into::into) }
-}
-
-pub fn snapshot_request(r: InstallSnapshotRequest<TypeConfig>) -> RaftRequest {
-    RaftRequest::Snapshot {
-        vote: r.vote.into(),
-        meta: (&r.meta).into(),
-        offset: r.offset,
-        data: r.data,
-        done: r.done,
-    }
-}
-
-pub fn snapshot_response(r: InstallSnapshotResponse<u64>) -> Response {
-    Response::Snapshot { vote: r.vote.into() }
+pub(crate) struct WireSnapshotMeta {
+    pub(crate) last: Option<WireLogId>,
+    /// The log entry that set the membership.
+    pub(crate) membership_id: Option<WireLogId>,
+    pub(crate) membership: WireMembership,
+    pub(crate) id: String,
 }

@@ -1,4 +1,4 @@
-//! A group of three members in one process, over a network that loses answers.
+//! A group of three members in one process, over a network that loses responses.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -9,16 +9,18 @@ use async_trait::async_trait;
 use plexus_model::{ClusterId, Command, Error, ErrorKind, NodeId, NodeRecord, Result, Roles};
 use plexus_raft::{Meta, MetaOptions, Transport};
 
-/// So few that a test makes several snapshots.
+/// Few, so that a test takes several snapshots.
 const SNAPSHOT_ENTRIES: u64 = 50;
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Time for each step of a test.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Delivers every request, but not every answer.
+/// A network that delivers every request, but loses every third response while it is `lossy`.
 #[derive(Default)]
 struct Network {
-    /// The largest request so far, in bytes.
-    largest: AtomicUsize,
+    /// Members that can be reached, by peer address.
     members: RwLock<HashMap<String, Arc<Meta>>>,
+    /// The largest request so far.
+    request_bytes_max: AtomicUsize,
     lossy: AtomicBool,
     calls: AtomicU64,
 }
@@ -28,14 +30,14 @@ impl Transport for Network {
     async fn call(&self, address: &str, request: Vec<u8>, _timeout: Duration) -> Result<Vec<u8>> {
         let member =
             self.members.read().expect("no code panics while it holds this lock").get(address).cloned();
-        let member = member.ok_or_else(|| Error::unavailable(format!("nobody at {address}")))?;
-        self.largest.fetch_max(request.len(), Ordering::Relaxed);
-        let answer = member.handle(&request).await;
+        let member = member.ok_or_else(|| Error::unavailable(format!("no member at {address}")))?;
+        self.request_bytes_max.fetch_max(request.len(), Ordering::Relaxed);
+        let response = member.handle(&request).await;
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
         if self.lossy.load(Ordering::Relaxed) && call.is_multiple_of(3) {
-            return Err(Error::unavailable("the answer was lost"));
+            return Err(Error::unavailable("the response was lost"));
         }
-        Ok(answer)
+        Ok(response)
     }
 }
 
@@ -64,7 +66,7 @@ async fn start(network: &Arc<Network>, id: u64, dir: &std::path::Path) -> Arc<Me
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_join_whose_answer_is_lost_is_tried_again() {
+async fn join_is_retried_when_its_response_is_lost() {
     let dir = tempfile::tempdir().unwrap();
     let network = Arc::new(Network::default());
     network.lossy.store(true, Ordering::Relaxed);
@@ -72,17 +74,18 @@ async fn a_join_whose_answer_is_lost_is_tried_again() {
     assert_eq!(members[0].manifest().nodes.len(), 3);
 }
 
+/// A group of nodes 1, 2 and 3, all of which vote. Node 1 leads.
 async fn group(network: &Arc<Network>, dir: &std::path::Path) -> Vec<Arc<Meta>> {
     let first = start(network, 1, dir).await;
     first.bootstrap(ClusterId(7), record(1)).await.unwrap();
     let mut members = vec![first];
     for id in [2, 3] {
         let member = start(network, id, dir).await;
-        member.join(&record(1).peer, record(id), PATIENCE).await.unwrap();
+        member.join(&record(1).peer, record(id), TIMEOUT).await.unwrap();
         members.push(member);
     }
     for _ in 0..200 {
-        // As the leader's background work does.
+        // On a node, background work calls this periodically.
         let _ = members[0].reconcile_voters().await;
         if members[0].status().voters.len() == 3 {
             return members;
@@ -92,84 +95,87 @@ async fn group(network: &Arc<Network>, dir: &std::path::Path) -> Vec<Arc<Meta>> 
     panic!("the members did not become voters: {:?}", members[0].status());
 }
 
-fn create(name: String) -> Command {
+fn create_schema(name: String) -> Command {
     Command::CreateSchema { name, if_not_exists: false }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_command_whose_answer_is_lost_is_applied_once() {
+async fn command_is_applied_once_when_its_response_is_lost() {
     let dir = tempfile::tempdir().unwrap();
     let network = Arc::new(Network::default());
     let members = group(&network, dir.path()).await;
     network.lossy.store(true, Ordering::Relaxed);
     for n in 0..30 {
-        // A second application would find the schema there and be an error.
+        // A second application would fail, since the schema exists.
         let proposer = &members[n % 3];
-        proposer.propose(create(format!("s{n}")), PATIENCE).await.unwrap_or_else(|e| panic!("s{n}: {e}"));
+        proposer
+            .propose(create_schema(format!("s{n}")), TIMEOUT)
+            .await
+            .unwrap_or_else(|e| panic!("s{n}: {e}"));
     }
     network.lossy.store(false, Ordering::Relaxed);
     for member in &members {
-        let manifest = member.read(PATIENCE).await.unwrap();
+        let manifest = member.read(TIMEOUT).await.unwrap();
         assert_eq!(manifest.schemas.len(), 31, "node {}", member.node());
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_follower_far_behind_in_large_entries_catches_up() {
+async fn follower_that_lags_by_many_large_entries_catches_up() {
     let dir = tempfile::tempdir().unwrap();
     let network = Arc::new(Network::default());
     let members = group(&network, dir.path()).await;
-    let away = network.members.write().unwrap().remove(&record(3).peer).unwrap();
-    // Each entry is near the bound of a message, all together far above.
+    let lagging = network.members.write().unwrap().remove(&record(3).peer).unwrap();
+    // Each entry is about as large as a message may be, so all of them need many messages.
     for n in 0..40 {
         let name = format!("s{n}{}", "x".repeat(200));
-        let batch = (0..2_000).map(|i| members[0].propose(create(format!("{name}{i}")), PATIENCE));
+        let batch = (0..2_000).map(|i| members[0].propose(create_schema(format!("{name}{i}")), TIMEOUT));
         for created in futures::future::join_all(batch).await {
             created.unwrap();
         }
     }
     let version = members[0].manifest().version;
-    assert!(away.manifest().version < version);
-    network.members.write().unwrap().insert(record(3).peer, away.clone());
-    let manifest = away.wait_version(version, PATIENCE).await.unwrap();
+    assert!(lagging.manifest().version < version);
+    network.members.write().unwrap().insert(record(3).peer, lagging.clone());
+    let manifest = lagging.wait_version(version, TIMEOUT).await.unwrap();
     assert_eq!(manifest.schemas.len(), 80_001);
-    // No message carries more than about a megabyte, so that each arrives within a heartbeat.
-    let largest = network.largest.load(Ordering::Relaxed);
+    // A message carries about a megabyte at most, so that it arrives within a heartbeat interval.
+    let largest = network.request_bytes_max.load(Ordering::Relaxed);
     assert!((300_000..2_500_000).contains(&largest), "the largest message has {largest} bytes");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_follower_behind_the_log_gets_a_snapshot_and_keeps_it() {
+async fn follower_behind_the_purged_log_gets_a_snapshot_and_keeps_it() {
     let dir = tempfile::tempdir().unwrap();
     let network = Arc::new(Network::default());
     let members = group(&network, dir.path()).await;
-    let away = network.members.write().unwrap().remove(&record(3).peer).unwrap();
-    let applied = away.manifest().version.0;
+    let lagging = network.members.write().unwrap().remove(&record(3).peer).unwrap();
+    let applied = lagging.manifest().version.0;
     for n in 0..SNAPSHOT_ENTRIES * 5 {
-        members[0].propose(create(format!("s{n}")), PATIENCE).await.unwrap();
+        members[0].propose(create_schema(format!("s{n}")), TIMEOUT).await.unwrap();
     }
     let version = members[0].manifest().version;
-    assert!(version.0 > applied + SNAPSHOT_ENTRIES * 4, "the entries were grouped");
-    network.members.write().unwrap().insert(record(3).peer, away.clone());
-    let manifest = away.wait_version(version, PATIENCE).await.unwrap();
+    assert!(version.0 > applied + SNAPSHOT_ENTRIES * 4, "the proposals share entries");
+    network.members.write().unwrap().insert(record(3).peer, lagging.clone());
+    let manifest = lagging.wait_version(version, TIMEOUT).await.unwrap();
     assert_eq!(manifest.to_bytes(), members[0].manifest().to_bytes());
-    // It came as a snapshot: the leader has the entries no longer.
+    // It received a snapshot, since the leader has purged the entries.
     assert!(members[0].status().purged > applied, "the log was not purged");
-    // And it is on disk: alone, the member starts from it.
+    // The snapshot is on disk: the member starts from it without the others.
     network.members.write().unwrap().remove(&record(3).peer);
-    away.shutdown().await;
-    drop(away);
+    lagging.shutdown().await;
+    drop(lagging);
     let alone = start(&Arc::default(), 3, dir.path()).await;
     assert!(alone.manifest().version.0 > applied + SNAPSHOT_ENTRIES * 3, "{}", alone.manifest().version);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn proposals_that_wait_share_entries() {
+async fn waiting_proposals_share_entries() {
     let dir = tempfile::tempdir().unwrap();
     let network = Arc::new(Network::default());
     let members = group(&network, dir.path()).await;
     let before = members[0].manifest().version.0;
-    let proposals = (0..1_000).map(|n| members[n % 3].propose(create(format!("s{n}")), PATIENCE));
+    let proposals = (0..1_000).map(|n| members[n % 3].propose(create_schema(format!("s{n}")), TIMEOUT));
     for proposed in futures::future::join_all(proposals).await {
         proposed.unwrap();
     }
@@ -178,7 +184,7 @@ async fn proposals_that_wait_share_entries() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_entry_that_is_too_large_is_refused_before_it_is_written() {
+async fn command_that_is_too_large_is_rejected_before_it_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let network = Arc::new(Network::default());
     let member = start(&network, 1, dir.path()).await;
@@ -189,7 +195,7 @@ async fn an_entry_that_is_too_large_is_refused_before_it_is_written() {
         ..plexus_model::TableChange::new(plexus_model::TableId(1), 1, before, plexus_model::ChangeKind::Write)
     };
     let commit = plexus_model::Commit { changes: vec![change], ..Default::default() };
-    let error = member.propose(Command::Commit(commit), PATIENCE).await.unwrap_err();
+    let error = member.propose(Command::Commit(commit), TIMEOUT).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
-    assert_eq!(member.read(PATIENCE).await.unwrap().version, before);
+    assert_eq!(member.read(TIMEOUT).await.unwrap().version, before);
 }

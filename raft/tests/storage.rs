@@ -1,4 +1,4 @@
-//! The durable log and the state machine, by openraft's own conformance suite and across restarts.
+//! The durable log and the state machine: `openraft`'s conformance suite, and restarts.
 
 use std::path::Path;
 
@@ -9,15 +9,17 @@ use openraft::{CommittedLeaderId, LogId, RaftSnapshotBuilder, Vote};
 use plexus_raft::{LogStore, StateMachine, TypeConfig};
 use tempfile::TempDir;
 
-struct Builder;
+/// Opens fresh storage for each test of the suite.
+struct FreshStorage;
 
 fn open(dir: &Path) -> (LogStore, StateMachine) {
     let machine = StateMachine::open(&dir.join("snapshot")).unwrap();
     // The suite purges without snapshots, so the log must not wait for them.
-    (LogStore::open(&dir.join("log"), None).unwrap(), machine)
+    let log = LogStore::open(&dir.join("log"), None).unwrap();
+    (log, machine)
 }
 
-impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
+impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for FreshStorage {
     async fn build(&self) -> Result<(TempDir, LogStore, StateMachine), StorageError<u64>> {
         let dir = tempfile::tempdir().unwrap();
         let (log, machine) = open(dir.path());
@@ -26,16 +28,16 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
 }
 
 #[test]
-fn openrafts_conformance_suite() {
-    Suite::test_all(Builder).unwrap();
+fn conformance_suite_of_openraft() {
+    Suite::test_all(FreshStorage).unwrap();
 }
 
-fn id(term: u64, index: u64) -> LogId<u64> {
+fn log_id(term: u64, index: u64) -> LogId<u64> {
     LogId::new(CommittedLeaderId::new(term, 1), index)
 }
 
 #[tokio::test]
-async fn the_vote_survives_a_restart() {
+async fn vote_survives_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     {
         let (mut log, _machine) = open(dir.path());
@@ -47,30 +49,30 @@ async fn the_vote_survives_a_restart() {
 }
 
 #[tokio::test]
-async fn a_snapshot_survives_a_restart_and_a_damaged_one_is_refused() {
+async fn snapshot_survives_a_restart_and_a_damaged_one_is_rejected() {
     let dir = tempfile::tempdir().unwrap();
     {
         let (_log, mut machine) = open(dir.path());
-        let entry = openraft::Entry { log_id: id(1, 1), payload: openraft::EntryPayload::Blank };
+        let entry = openraft::Entry { log_id: log_id(1, 1), payload: openraft::EntryPayload::Blank };
         machine.apply([entry]).await.unwrap();
         machine.get_snapshot_builder().await.build_snapshot().await.unwrap();
     }
     {
         let (_log, mut machine) = open(dir.path());
-        assert_eq!(machine.applied_state().await.unwrap().0, Some(id(1, 1)));
-        assert_eq!(*machine.durable().borrow(), Some(id(1, 1)));
+        assert_eq!(machine.applied_state().await.unwrap().0, Some(log_id(1, 1)));
+        assert_eq!(*machine.durable().borrow(), Some(log_id(1, 1)));
     }
     let path = dir.path().join("snapshot/manifest.snapshot");
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[10] ^= 1;
     std::fs::write(&path, bytes).unwrap();
-    let error = StateMachine::open(&dir.path().join("snapshot")).err().expect("damage is noticed");
+    let error = StateMachine::open(&dir.path().join("snapshot")).err().expect("the damage is detected");
     assert_eq!(error.kind(), plexus_model::ErrorKind::Corrupt);
 }
 
 #[test]
-fn a_log_is_held_by_one_process() {
+fn log_is_locked() {
     let dir = tempfile::tempdir().unwrap();
-    let _held = open(dir.path());
+    let _lock = open(dir.path());
     assert!(LogStore::open(&dir.path().join("log"), None).is_err());
 }

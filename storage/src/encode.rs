@@ -1,4 +1,4 @@
-//! From batches to the bytes of a file segment.
+//! Encoding of batches as the bytes of a file segment.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use arrow::array::{
 };
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
-use plexus_index::build_keys;
+use plexus_index::build_key_index;
 use plexus_model::{Error, FileData, Result, Statistics, TableSchema, VERSION_COLUMN, Version};
 use vortex::VortexSessionDefault;
 use vortex::array::IntoArray;
@@ -25,79 +25,92 @@ use vortex::layout::layouts::flat::writer::FlatLayoutStrategy;
 use vortex::layout::layouts::repartition::{RepartitionStrategy, RepartitionWriterOptions};
 use vortex::session::VortexSession;
 
-use crate::routing::Keys;
+use crate::routing::CanonicalKeys;
 use crate::statistics::StatisticsBuilder;
 use crate::types;
 
-/// A segment that is ready to be sent to its replicas.
+/// An encoded segment, ready to be sent to its replicas.
 pub struct EncodedSegment {
+    /// The content of the file.
     pub bytes: Bytes,
+    /// Size and checksum of the file.
     pub data: FileData,
+    /// Number of rows.
     pub rows: u64,
+    /// Statistics of the columns.
     pub statistics: Statistics,
 }
 
-/// Rows on their way into a segment.
+/// The rows to encode as one segment.
 #[derive(Default)]
-pub struct Unencoded {
+pub struct SegmentRows {
+    /// The rows, with the columns of the table schema in order.
     pub batches: Vec<RecordBatch>,
-    /// For rows of several commits: how many of each version, in the order of the rows. Otherwise empty.
+    /// For rows of several commits, as in a flush: runs of rows with the version that wrote them, in row
+    /// order. Empty when the segment needs no version column.
     pub versions: Vec<(Version, usize)>,
 }
 
-impl From<Vec<RecordBatch>> for Unencoded {
+impl From<Vec<RecordBatch>> for SegmentRows {
     fn from(batches: Vec<RecordBatch>) -> Self {
         Self { batches, versions: vec![] }
     }
 }
 
-/// Writes segments: a Vortex file, and after it the index of its primary keys if it has any.
+/// Encodes segments: a Vortex file, followed by the index of the primary keys if the table has a key.
 #[derive(Clone, Copy, Default)]
 pub struct SegmentEncoder;
 
 impl SegmentEncoder {
-    /// Encodes batches that have the columns of `schema` in order. Uses the calling thread alone and
-    /// takes a while: call it off the async threads.
-    pub fn encode(&self, schema: &TableSchema, rows: impl Into<Unencoded>) -> Result<EncodedSegment> {
-        let Unencoded { batches, versions } = rows.into();
+    /// Encodes rows that have the columns of `schema` in order. Uses only the calling thread and takes up to
+    /// seconds: do not call it on an async thread.
+    ///
+    /// # Errors
+    /// `Internal` when Vortex cannot encode the rows. `Unsupported` when a key column has no canonical form.
+    ///
+    /// # Panics
+    /// When a batch does not have the columns of `schema`.
+    pub fn encode(&self, schema: &TableSchema, rows: impl Into<SegmentRows>) -> Result<EncodedSegment> {
+        let SegmentRows { batches, versions } = rows.into();
         let arrow_schema = types::to_arrow(schema);
-        let key_index = if schema.has_key() { build_keys(&key_hashes(schema, &batches)?) } else { vec![] };
-        let mut statistics = StatisticsBuilder::new(schema).counting();
+        let key_index =
+            if schema.has_key() { build_key_index(&key_hashes(schema, &batches)?) } else { vec![] };
+        let mut statistics = StatisticsBuilder::new(schema).with_distinct();
         let mut rows = 0;
         for batch in &batches {
             assert_eq!(
                 batch.schema().fields(),
                 arrow_schema.fields(),
-                "rows do not have the schema of their table"
+                "a batch does not have the schema of its table"
             );
             statistics.add(batch);
             rows += batch.num_rows() as u64;
         }
         let runtime = CurrentThreadRuntime::new();
         let session = VortexSession::default().with_handle(runtime.handle());
-        let fail = |e: VortexError| {
+        let encode_error = |e: VortexError| {
             Error::internal(format!("encoding a segment of {rows} rows: {e}")).with_source(e)
         };
         let stored = stored_schema(schema, !versions.is_empty());
-        let dtype = session.arrow().from_arrow_schema(&stored).map_err(fail)?;
+        let dtype = session.arrow().from_arrow_schema(&stored).map_err(encode_error)?;
         let mut versions = version_values(&versions);
         let chunks = batches
             .into_iter()
             .map(|batch| {
-                let batch = store(batch, &stored, &mut versions)?;
-                session.arrow().from_arrow_record_batch(batch, &stored).map_err(fail)
+                let batch = to_stored(batch, &stored, &mut versions)?;
+                session.arrow().from_arrow_record_batch(batch, &stored).map_err(encode_error)
             })
             .collect::<Result<Vec<_>>>()?;
-        let array = ChunkedArray::try_new(chunks, dtype).map_err(fail)?.into_array();
+        let array = ChunkedArray::try_new(chunks, dtype).map_err(encode_error)?.into_array();
         let mut bytes = Vec::new();
         session
             .write_options()
-            // Bounds that prune whole segments are in the manifest; zones inside keep their own.
+            // The manifest has the bounds that prune whole segments. The zones in the file have their own.
             .with_file_statistics(vec![])
-            .with_strategy(strategy(&session, &stored))
+            .with_strategy(write_strategy(&session, &stored))
             .blocking(&runtime)
             .write(&mut bytes, array.to_array_iterator())
-            .map_err(fail)?;
+            .map_err(encode_error)?;
         let column_bytes = bytes.len() as u64;
         bytes.extend_from_slice(&key_index);
         let checksum = *blake3::hash(&bytes).as_bytes();
@@ -106,8 +119,9 @@ impl SegmentEncoder {
     }
 }
 
-/// How columns are written. Vectors are left as they are: they hardly get smaller, and are compared where they lie.
-fn strategy(session: &VortexSession, stored: &Schema) -> Arc<dyn LayoutStrategy> {
+/// How columns are written. Vector columns are not compressed: compression saves little, and plain vectors
+/// can be compared in a memory-mapped file without decoding.
+fn write_strategy(session: &VortexSession, stored: &Schema) -> Arc<dyn LayoutStrategy> {
     let blocks = RepartitionWriterOptions {
         block_size_minimum: VECTOR_BLOCK_BYTES,
         block_len_multiple: VECTOR_BLOCK_ROWS,
@@ -126,29 +140,34 @@ fn strategy(session: &VortexSession, stored: &Schema) -> Arc<dyn LayoutStrategy>
     builder.build()
 }
 
-/// What is read at least to read one vector.
+/// Size of a block of a vector column in bytes. Reading one vector that is not memory-mapped reads its block.
 const VECTOR_BLOCK_BYTES: u64 = 1024 * 1024;
+/// The number of rows of a block is a multiple of this.
 const VECTOR_BLOCK_ROWS: usize = 64;
 
-/// Hashes of the primary keys of all rows, in their order.
-pub fn key_hashes(schema: &TableSchema, batches: &[RecordBatch]) -> Result<Vec<u64>> {
+/// Hashes of the primary keys of all rows, in row order.
+fn key_hashes(schema: &TableSchema, batches: &[RecordBatch]) -> Result<Vec<u64>> {
     let mut hashes = Vec::new();
     for batch in batches {
-        hashes.extend(keys_of(schema, batch)?.hashes());
+        hashes.extend(primary_keys(schema, batch)?.hashes());
     }
     Ok(hashes)
 }
 
-/// The primary keys of rows that have all columns of the schema.
-pub fn keys_of(schema: &TableSchema, batch: &RecordBatch) -> Result<Keys> {
+/// The primary keys of the rows of a batch that has all columns of the schema.
+///
+/// # Errors
+/// `Unsupported` when a key column has no canonical form.
+pub fn primary_keys(schema: &TableSchema, batch: &RecordBatch) -> Result<CanonicalKeys> {
     let key: Vec<ArrayRef> =
         schema.primary_key.iter().map(|&index| batch.column(index as usize).clone()).collect();
-    Keys::new(&key)
+    CanonicalKeys::new(&key)
 }
 
-fn stored_schema(schema: &TableSchema, versions: bool) -> SchemaRef {
+/// The Arrow schema of the file. `with_versions` adds the column with the version of each row.
+fn stored_schema(schema: &TableSchema, with_versions: bool) -> SchemaRef {
     let stored = types::to_stored(schema);
-    if !versions {
+    if !with_versions {
         return stored;
     }
     let mut fields: Vec<_> = stored.fields().iter().cloned().collect();
@@ -156,13 +175,14 @@ fn stored_schema(schema: &TableSchema, versions: bool) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// The version of each row.
+/// Expands runs of versions to the version of each row.
 fn version_values(runs: &[(Version, usize)]) -> impl Iterator<Item = u64> {
     runs.iter().flat_map(|(version, rows)| std::iter::repeat_n(version.0, *rows))
 }
 
-/// A batch under the names of the stored columns, with its versions if those have them.
-fn store(
+/// Converts a batch to the schema of the file, and adds the versions of its rows if the schema has a version
+/// column.
+fn to_stored(
     batch: RecordBatch,
     stored: &SchemaRef,
     versions: &mut impl Iterator<Item = u64>,
@@ -174,36 +194,37 @@ fn store(
     }
     let columns =
         columns.iter().zip(stored.fields()).map(|(array, field)| without_masked_nulls(array, field));
-    RecordBatch::try_new(stored.clone(), columns.collect())
-        .map_err(|e| Error::internal(format!("storing {rows} rows: {e}")).with_source(e))
+    RecordBatch::try_new(stored.clone(), columns.collect()).map_err(|e| {
+        Error::internal(format!("converting {rows} rows to the schema of the file: {e}")).with_source(e)
+    })
 }
 
-/// The same values, as the format wants them: what is inside a null list or struct is nothing that anybody sees, and
-/// may not be null where its own field is not.
+/// Removes nulls that Vortex rejects: children of a null list or struct may be null in Arrow even though
+/// their field is not nullable. The null parent masks them, so their values do not matter.
 fn without_masked_nulls(array: &ArrayRef, field: &Field) -> ArrayRef {
-    let inside: ArrayRef = match field.data_type() {
+    match field.data_type() {
         DataType::FixedSizeList(item, size) if *size > 0 => {
             let list = array.as_fixed_size_list();
-            let values = masked(list.values(), item);
+            let values = non_null_child(list.values(), item);
             Arc::new(FixedSizeListArray::new(item.clone(), *size, values, list.nulls().cloned()))
         }
         DataType::Struct(fields) if !fields.is_empty() => {
             let (_, columns, nulls) = array.as_struct().clone().into_parts();
-            let columns = columns.iter().zip(fields).map(|(column, field)| masked(column, field)).collect();
+            let columns =
+                columns.iter().zip(fields).map(|(column, field)| non_null_child(column, field)).collect();
             Arc::new(StructArray::new(fields.clone(), columns, nulls))
         }
-        _ => return array.clone(),
-    };
-    inside
+        _ => array.clone(),
+    }
 }
 
-/// An array inside of another, without nulls if its field has none.
-fn masked(array: &ArrayRef, field: &Field) -> ArrayRef {
+/// A child array, without nulls if its field is not nullable.
+fn non_null_child(array: &ArrayRef, field: &Field) -> ArrayRef {
     let array = without_masked_nulls(array, field);
     if field.is_nullable() || array.null_count() == 0 {
         return array;
     }
     let data = array.to_data().into_builder().nulls(None).null_count(0);
-    // Only the mark goes; what was marked is a value like any other.
+    // Dropping the validity mask keeps the placeholder values, which are valid values of the type.
     data.build().map_or(array, make_array)
 }

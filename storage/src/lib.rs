@@ -1,9 +1,38 @@
-//! Segments: how rows become immutable files, and how those are kept and read on a node's disk.
+//! Segments on disk: how rows become immutable files, how a node stores them, and how they are read.
 //!
-//! [`SegmentEncoder`] makes the bytes, [`SegmentStore`] makes them durable and checks them, and
-//! [`SegmentReads`] reads them from wherever they are. [`Router`] decides the shard of a row. Nothing
-//! here knows SQL, visibility or other nodes' addresses: what is visible is the manifest's to say, and
-//! remote bytes come through the [`RemoteSegments`] that is handed in.
+//! Three types are central. [`SegmentEncoder`] turns batches into the bytes of a segment. [`SegmentStore`]
+//! makes these bytes durable on the local disk and verifies them. [`SegmentReader`] reads segments from the
+//! local disk or from another replica. [`Router`] assigns rows to shards.
+//!
+//! This crate does not know SQL, and it does not decide which segments are visible: the manifest does. It
+//! does not know addresses of nodes either: remote bytes come through a [`RemoteSegments`].
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+//! use plexus_model::{Result, SegmentId};
+//! use plexus_storage::{ReferenceSource, SegmentEncoder, SegmentStore, types};
+//!
+//! # fn main() -> Result<()> {
+//! let ids: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
+//! let batch = RecordBatch::try_from_iter([("id", ids)]).expect("one column");
+//! let schema = types::from_arrow(&batch.schema())?;
+//! let segment = SegmentEncoder.encode(&schema, vec![batch])?;
+//! assert_eq!(segment.rows, 3);
+//!
+//! let id = SegmentId::generate();
+//! let directory = std::env::temp_dir().join(format!("plexus-{id}"));
+//! let store = SegmentStore::open(&directory)?;
+//! store.put(id, &segment.bytes, &segment.data.checksum)?;
+//! let file = store.segment(id, segment.data.bytes, &segment.data.checksum, ReferenceSource::Manifest)?;
+//! let mut magic = [0; 4];
+//! file.read_exact_at(&mut magic, 0)?;
+//! assert_eq!(&magic, b"VTXF");
+//! # std::fs::remove_dir_all(&directory).expect("the directory exists");
+//! # Ok(())
+//! # }
+//! ```
 
 mod deletion_vectors;
 mod distinct;
@@ -20,10 +49,10 @@ mod statistics;
 mod store;
 pub mod types;
 
-pub use encode::{EncodedSegment, SegmentEncoder, Unencoded, key_hashes, keys_of};
-pub use read::{RemoteSegments, SegmentReads, SegmentRef};
-pub use routing::{Keys, Router, shard_of_key};
-pub use scan::{PositionedRows, to_tree};
-pub use schema_evolution::{decode_inline, evolve, initial_value, project, take_rows};
+pub use encode::{EncodedSegment, SegmentEncoder, SegmentRows, primary_keys};
+pub use read::{RemoteSegments, SegmentReader, SegmentRef};
+pub use routing::{CanonicalKeys, Router, shard_of_key};
+pub use scan::{PositionedRows, to_roaring_treemap};
+pub use schema_evolution::{decode_inline, evolve, project, take_rows};
 pub use size::rows_bytes;
-pub use store::{Condition, Reference, SegmentFile, SegmentStore, sync_directory, verify};
+pub use store::{ReferenceSource, SegmentCondition, SegmentFile, SegmentStore, sync_directory};

@@ -1,7 +1,8 @@
-//! Reading the bytes of a segment, wherever they are.
+//! Reads of segment files, from the local disk or from another replica.
 //!
-//! From this node's disk when it has them; otherwise, range by range, from a replica. A copy that turns
-//! out to be damaged is set aside and the read goes on elsewhere: the bytes are the same everywhere.
+//! A read uses the local file when there is one. Otherwise it requests the byte range from the other
+//! replicas, one after the other. When the local file turns out to be damaged, it goes to quarantine and the
+//! read continues on another replica, which has the same bytes.
 
 use std::sync::Arc;
 
@@ -24,19 +25,22 @@ use vortex::session::VortexSession;
 
 use crate::deletion_vectors::DeletionVectorCache;
 use crate::point_lookup::OpenColumns;
-use crate::store::{Reference, SegmentStore};
+use crate::store::{ReferenceSource, SegmentStore};
 
-/// What identifies the bytes of a segment and says who keeps them.
+/// A reference to a file: its id, its checksum, and the nodes that hold it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentRef {
+    /// Id of the file.
     pub id: SegmentId,
+    /// Size and checksum of the file.
     pub data: FileData,
+    /// The replicas of the shard, by descending rendezvous score.
     pub replicas: Vec<NodeId>,
 }
 
 impl SegmentRef {
-    /// Where the rows of a segment are, if they are in a file.
-    pub fn of(table: &Table, segment: &Segment) -> Option<Self> {
+    /// The file with the rows of a segment; `None` for an inline segment.
+    pub fn data_file(table: &Table, segment: &Segment) -> Option<Self> {
         match segment.data {
             SegmentData::File(data) => {
                 Some(Self { id: segment.id, data, replicas: replicas(table, segment) })
@@ -45,27 +49,27 @@ impl SegmentRef {
         }
     }
 
-    /// The files of a segment: of its rows, its deletions and its indexes.
-    pub fn all_of(table: &Table, segment: &Segment) -> impl Iterator<Item = Self> {
+    /// All files of a segment: its rows, its deletion vectors and its indexes.
+    pub fn all_files(table: &Table, segment: &Segment) -> impl Iterator<Item = Self> {
         let replicas = replicas(table, segment);
         let deletions = segment.deletions.iter().filter_map(|deletion| match deletion.rows {
             DeletionVectorData::File { id, data, .. } => Some((id, data)),
             DeletionVectorData::Inline(_) => None,
         });
         let indexes = segment.indexes.iter().map(|index| (index.file, index.data));
-        let beside: Vec<_> = deletions.chain(indexes).collect();
-        let rows = Self::of(table, segment);
-        rows.into_iter().chain(beside.into_iter().map(move |(id, data)| Self {
+        let auxiliary: Vec<_> = deletions.chain(indexes).collect();
+        let rows = Self::data_file(table, segment);
+        rows.into_iter().chain(auxiliary.into_iter().map(move |(id, data)| Self {
             id,
             data,
             replicas: replicas.clone(),
         }))
     }
 
-    /// The file of an index of a segment, by the id of its definition.
-    pub fn of_index(table: &Table, segment: &Segment, index: u32) -> Option<Self> {
-        let found = segment.indexes.iter().find(|i| i.index == index)?;
-        Some(Self { id: found.file, data: found.data, replicas: replicas(table, segment) })
+    /// The index file of a segment for the definition with the id `index`; `None` when it has none.
+    pub fn index_file(table: &Table, segment: &Segment, index: u32) -> Option<Self> {
+        let index = segment.indexes.iter().find(|i| i.index == index)?;
+        Some(Self { id: index.file, data: index.data, replicas: replicas(table, segment) })
     }
 }
 
@@ -73,58 +77,73 @@ fn replicas(table: &Table, segment: &Segment) -> Vec<NodeId> {
     table.shards.get(segment.shard as usize).map(|s| s.replicas.clone()).unwrap_or_default()
 }
 
-/// Reads ranges of segments that other nodes keep.
+/// Access to files on other nodes.
 #[async_trait]
 pub trait RemoteSegments: Send + Sync + 'static {
+    /// Reads `length` bytes from `offset` of a file on `node`.
+    ///
+    /// # Errors
+    /// `Unavailable` when the node cannot be reached. `NotFound` or `Corrupt` when its copy is missing or
+    /// damaged.
     async fn read(&self, node: NodeId, segment: &SegmentRef, offset: u64, length: usize) -> Result<Bytes>;
 
-    /// The replicas of a file to ask, those most likely to answer first; without this node.
+    /// The other nodes that hold a file, in the order in which to try them: the most likely to answer first.
     fn order(&self, segment: &SegmentRef) -> Vec<NodeId>;
 }
 
-/// Opens segments for scans on this node.
+/// Reads segments on this node: scans, point lookups and byte ranges. A clone is cheap and shares all caches.
 #[derive(Clone)]
-pub struct SegmentReads {
+pub struct SegmentReader {
     store: Option<Arc<SegmentStore>>,
     remote: Arc<dyn RemoteSegments>,
-    pub(crate) hidden: DeletionVectorCache,
+    pub(crate) deletion_vectors: DeletionVectorCache,
+    /// Whether reads of local files return memory-mapped bytes.
     mapped: bool,
-    /// What reads the format. Making it takes longer than a small read.
+    /// Shared by all reads, because creating a session takes longer than a small read.
     pub(crate) session: VortexSession,
-    /// Where columns lie in files.
+    /// Vortex footers, which locate the columns in a file.
     pub(crate) footers: Cache<SegmentId, Footer>,
-    /// Columns of which rows are taken one by one.
-    pub(crate) open: OpenColumns,
+    /// Columns that point lookups have opened.
+    pub(crate) open_columns: OpenColumns,
 }
 
-/// Footers that are kept.
+/// Cached footers.
 const FOOTERS_MAX: u64 = 4_096;
 
-impl std::fmt::Debug for SegmentReads {
+impl std::fmt::Debug for SegmentReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SegmentReads").field("local", &self.store.is_some()).finish_non_exhaustive()
+        f.debug_struct("SegmentReader").field("local", &self.store.is_some()).finish_non_exhaustive()
     }
 }
 
-impl SegmentReads {
-    /// `store` is absent on a node without the data role.
+impl SegmentReader {
+    /// Reads from `store` and `remote`. `store` is `None` on a node without the data role.
     pub fn new(store: Option<Arc<SegmentStore>>, remote: Arc<dyn RemoteSegments>) -> Self {
         let session = VortexSession::default().with_tokio();
-        let (hidden, footers) = (DeletionVectorCache::default(), Cache::new(FOOTERS_MAX));
-        Self { store, remote, hidden, mapped: false, session, footers, open: OpenColumns::default() }
+        Self {
+            store,
+            remote,
+            deletion_vectors: DeletionVectorCache::default(),
+            mapped: false,
+            session,
+            footers: Cache::new(FOOTERS_MAX),
+            open_columns: OpenColumns::default(),
+        }
     }
 
-    /// Reads that do not copy what is in files of this node: what they give stays in the files, and is fetched from there
-    /// when it is looked at. For what is kept long and looked at here and there.
-    pub fn mapped(&self) -> Self {
+    /// Reads that memory-map local files instead of copying from them. The bytes that they return stay in the
+    /// page cache and are loaded on access. Suits data that is kept for long and accessed sparsely.
+    pub fn memory_mapped(&self) -> Self {
         Self { mapped: true, ..self.clone() }
     }
 
+    /// Opens a file for Vortex. Its size there is that of the columns, without the key index.
     pub fn open(&self, segment: SegmentRef) -> Arc<dyn VortexReadAt> {
         Arc::new(SegmentReadAt { reads: self.clone(), segment: Arc::new(segment) })
     }
 
-    async fn read_range(
+    /// Reads a byte range from the local file, or else from another replica.
+    async fn read_aligned(
         &self,
         segment: &SegmentRef,
         offset: u64,
@@ -132,18 +151,19 @@ impl SegmentReads {
         alignment: Alignment,
     ) -> Result<BufferHandle> {
         if let Some(store) = self.store.clone().filter(|store| store.contains(segment.id)) {
-            let (wanted, mapped) = (segment.clone(), self.mapped);
+            let (segment, mapped) = (segment.clone(), self.mapped);
+            let id = segment.id;
             let read = tokio::task::spawn_blocking(move || {
                 let file = store.segment(
-                    wanted.id,
-                    wanted.data.bytes,
-                    &wanted.data.checksum,
-                    Reference::Manifest,
+                    segment.id,
+                    segment.data.bytes,
+                    &segment.data.checksum,
+                    ReferenceSource::Manifest,
                 )?;
-                // What cannot be mapped can be read still.
+                // Copy when the system cannot map the file, or the range is not aligned.
                 if mapped
                     && let Ok(map) = file.map()
-                    && let Some(bytes) = slice_of(&map, offset, length, alignment)
+                    && let Some(bytes) = aligned_slice(&map, offset, length, alignment)
                 {
                     return Ok(BufferHandle::new_host(ByteBuffer::from_bytes_aligned(bytes, alignment)));
                 }
@@ -152,10 +172,10 @@ impl SegmentReads {
                 Ok(BufferHandle::new_host(buffer.freeze()))
             })
             .await
-            .map_err(|e| Error::internal(format!("reading segment {}: {e}", segment.id)))?;
+            .map_err(|e| Error::internal(format!("reading segment {id}: {e}")))?;
             match read {
                 Err(error) => {
-                    tracing::warn!(segment = %segment.id, %error, "local copy cannot be read; trying the other replicas");
+                    tracing::warn!(segment = %id, %error, "local file is unreadable; trying replicas");
                 }
                 read => return read,
             }
@@ -166,27 +186,28 @@ impl SegmentReads {
         Ok(BufferHandle::new_host(buffer.freeze()))
     }
 
-    /// How many files of this node were found to be damaged: what was mapped before that may be of one of them.
-    pub fn lost_files(&self) -> u64 {
-        self.store.as_ref().map_or(0, |store| store.lost_files())
+    /// Number of local files that were found damaged or missing since the start. When it grows, memory-mapped
+    /// bytes from before may belong to a damaged file.
+    pub fn lost_file_count(&self) -> u64 {
+        self.store.as_ref().map_or(0, |store| store.lost_file_count())
     }
 
-    /// Other nodes that keep a file, those most likely to answer first.
+    /// The other nodes that hold a file, the most likely to answer first.
     pub fn order(&self, segment: &SegmentRef) -> Vec<NodeId> {
         self.remote.order(segment)
     }
 
-    /// Whether a file is on this node.
+    /// Whether a file is on the local disk.
     pub fn has(&self, segment: &SegmentRef) -> bool {
         self.store.as_ref().is_some_and(|store| store.contains(segment.id))
     }
 
-    /// Closes columns of which nobody has taken rows in a while.
+    /// Closes columns that no point lookup has used for ten minutes. Call it periodically.
     pub fn close_idle(&self) {
-        self.open.close_idle();
+        self.open_columns.close_idle();
     }
 
-    /// Whether bytes are those of a file of this node, where they lie in it.
+    /// Whether `bytes` are part of the memory-mapped local file, rather than a copy.
     pub fn is_mapped(&self, segment: &SegmentRef, bytes: &[u8]) -> bool {
         let store = self.store.as_ref().filter(|_| self.mapped);
         let map = store.and_then(|store| store.mapped(segment.id));
@@ -196,17 +217,25 @@ impl SegmentReads {
         })
     }
 
-    /// Reads a part of a file.
-    pub async fn range(&self, segment: &SegmentRef, offset: u64, length: u64) -> Result<Bytes> {
-        let length = usize::try_from(length)
-            .map_err(|_| Error::internal(format!("segment {}: {length} bytes at once", segment.id)))?;
-        let buffer = self.read_range(segment, offset, length, Alignment::none()).await?;
+    /// Reads `length` bytes from `offset` of a file.
+    ///
+    /// # Errors
+    /// `Unavailable` when no replica can be read.
+    pub async fn read_range(&self, segment: &SegmentRef, offset: u64, length: u64) -> Result<Bytes> {
+        let length = usize::try_from(length).map_err(|_| {
+            Error::internal(format!(
+                "segment {}: a range of {length} bytes does not fit in memory",
+                segment.id
+            ))
+        })?;
+        let buffer = self.read_aligned(segment, offset, length, Alignment::none()).await?;
         buffer
             .try_to_host_sync()
             .map(|host| host.into_bytes())
             .map_err(|e| Error::internal(format!("segment {}: {e}", segment.id)).with_source(e))
     }
 
+    /// Reads a byte range from the other replicas, one after the other.
     async fn read_remote(&self, segment: &SegmentRef, offset: u64, length: usize) -> Result<Bytes> {
         let mut failures = Vec::new();
         for node in self.remote.order(segment) {
@@ -223,21 +252,22 @@ impl SegmentReads {
     }
 }
 
-/// A part of a file, if it is there and begins where it must.
-fn slice_of(file: &Bytes, offset: u64, length: usize, alignment: Alignment) -> Option<Bytes> {
+/// A range of a memory-mapped file; `None` when it is out of bounds or not aligned.
+fn aligned_slice(file: &Bytes, offset: u64, length: usize, alignment: Alignment) -> Option<Bytes> {
     let start = usize::try_from(offset).ok()?;
     let end = start.checked_add(length).filter(|end| *end <= file.len())?;
     let bytes = file.slice(start..end);
     alignment.is_ptr_aligned(bytes.as_ptr()).then_some(bytes)
 }
 
+/// A file as Vortex reads it.
 #[derive(Clone)]
 struct SegmentReadAt {
-    reads: SegmentReads,
+    reads: SegmentReader,
     segment: Arc<SegmentRef>,
 }
 
-/// Reads of one segment in flight at once.
+/// Concurrent reads of one segment.
 const READ_CONCURRENCY: usize = 16;
 
 impl VortexReadAt for SegmentReadAt {
@@ -250,7 +280,7 @@ impl VortexReadAt for SegmentReadAt {
     }
 
     fn size(&self) -> BoxFuture<'static, VortexResult<u64>> {
-        // Vortex finds its footer at the end, and knows nothing of what follows.
+        // Vortex expects its footer at the end of the file, so the key index after it must not count.
         let length = self.segment.data.column_bytes;
         async move { Ok(length) }.boxed()
     }
@@ -264,7 +294,7 @@ impl VortexReadAt for SegmentReadAt {
         let this = self.clone();
         async move {
             this.reads
-                .read_range(&this.segment, offset, length, alignment)
+                .read_aligned(&this.segment, offset, length, alignment)
                 .await
                 .map_err(|e| VortexError::from(std::io::Error::other(e)))
         }

@@ -1,5 +1,5 @@
-//! Per-column statistics of a segment: nulls, how many values differ, how large they are, and the bounds of
-//! small ordered types.
+//! Computes the column statistics of a segment: nulls, distinct values, sizes, and the bounds of small
+//! ordered types.
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute;
@@ -7,25 +7,27 @@ use arrow::datatypes::*;
 use plexus_model::{Bound, ColumnStatistics, Statistics, TableSchema};
 
 use crate::distinct::DistinctCounter;
-use crate::routing::Keys;
+use crate::routing::CanonicalKeys;
 use crate::size::array_bytes;
 
 /// Accumulates the statistics of the batches that make up one segment.
-pub struct StatisticsBuilder {
-    columns: Vec<Accumulator>,
+pub(crate) struct StatisticsBuilder {
+    columns: Vec<ColumnBuilder>,
 }
 
-struct Accumulator {
+/// Accumulates the statistics of one column.
+struct ColumnBuilder {
     statistics: ColumnStatistics,
-    /// A NaN was seen, or a value that a bound cannot hold: no bounds at all.
+    /// The column has no bounds: its type has none, or a batch contained NaN.
     unbounded: bool,
-    /// Absent when they are not counted, and for types whose values have no canonical form.
+    /// `None` when distinct values are not counted, and for types whose values have no canonical form.
     distinct: Option<DistinctCounter>,
 }
 
 impl StatisticsBuilder {
-    pub fn new(schema: &TableSchema) -> Self {
-        let columns = schema.columns.iter().map(|c| Accumulator {
+    /// A builder for the columns of `schema`.
+    pub(crate) fn new(schema: &TableSchema) -> Self {
+        let columns = schema.columns.iter().map(|c| ColumnBuilder {
             statistics: ColumnStatistics::new(c.id),
             unbounded: false,
             distinct: None,
@@ -33,21 +35,25 @@ impl StatisticsBuilder {
         Self { columns: columns.collect() }
     }
 
-    /// Counts different values as well, which takes two kilobytes a column.
-    pub fn counting(mut self) -> Self {
+    /// Counts distinct values as well. This takes 2 KiB of memory per column.
+    pub(crate) fn with_distinct(mut self) -> Self {
         self.columns.iter_mut().for_each(|c| c.distinct = Some(DistinctCounter::new()));
         self
     }
 
-    /// Adds a batch whose columns are those of the schema, in order.
-    pub fn add(&mut self, batch: &RecordBatch) {
+    /// Adds a batch that has the columns of the schema in order.
+    ///
+    /// # Panics
+    /// When the batch has another number of columns.
+    pub(crate) fn add(&mut self, batch: &RecordBatch) {
         assert_eq!(batch.num_columns(), self.columns.len(), "batch does not have the columns of its table");
-        for (accumulator, array) in self.columns.iter_mut().zip(batch.columns()) {
-            accumulator.add(array);
+        for (column, array) in self.columns.iter_mut().zip(batch.columns()) {
+            column.add(array);
         }
     }
 
-    pub fn finish(self) -> Statistics {
+    /// The statistics of all batches.
+    pub(crate) fn finish(self) -> Statistics {
         let columns: Vec<ColumnStatistics> = self
             .columns
             .into_iter()
@@ -57,14 +63,14 @@ impl StatisticsBuilder {
     }
 }
 
-impl Accumulator {
+impl ColumnBuilder {
     fn add(&mut self, array: &ArrayRef) {
         self.statistics.nulls += array.null_count() as u64;
         if let Some(bytes) = variable_bytes(array) {
             *self.statistics.bytes.get_or_insert(0) += bytes;
         }
         if let Some(counter) = &mut self.distinct {
-            match Keys::new(std::slice::from_ref(array)) {
+            match CanonicalKeys::new(std::slice::from_ref(array)) {
                 Ok(values) => values.for_each_hash(|row, hash| {
                     if array.is_valid(row) {
                         counter.add_hash(hash);
@@ -77,7 +83,7 @@ impl Accumulator {
             return;
         }
         match bounds(array.as_ref()) {
-            Some(new) => self.statistics.bounds = Some(widen(self.statistics.bounds, new)),
+            Some(new) => self.statistics.bounds = Some(merge_bounds(self.statistics.bounds, new)),
             None => {
                 self.unbounded = true;
                 self.statistics.bounds = None;
@@ -86,12 +92,13 @@ impl Accumulator {
     }
 }
 
-/// Bytes of values that differ in size or are nested: `None` for types whose width tells.
+/// Size of the values of a type of variable width or a nested type; `None` for fixed-width types.
 fn variable_bytes(array: &ArrayRef) -> Option<u64> {
     array.data_type().primitive_width().is_none().then(|| array_bytes(array) as u64)
 }
 
-fn widen(old: Option<(Bound, Bound)>, new: (Bound, Bound)) -> (Bound, Bound) {
+/// The bounds of the union of two sets of values.
+fn merge_bounds(old: Option<(Bound, Bound)>, new: (Bound, Bound)) -> (Bound, Bound) {
     let Some(old) = old else { return new };
     let smaller = |a: Bound, b: Bound| if less(&b, &a) { b } else { a };
     let larger = |a: Bound, b: Bound| if less(&a, &b) { b } else { a };
@@ -120,7 +127,8 @@ fn bounds(array: &dyn Array) -> Option<(Bound, Bound)> {
     macro_rules! floats {
         ($type:ty) => {{
             let array = array.as_primitive::<$type>();
-            // Arrow orders NaN above all; a column with NaN could be pruned wrongly.
+            // Arrow sorts NaN above all other values. Comparisons with NaN do not follow that order, so
+            // pruning by such bounds would lose rows.
             let max = compute::max(array)?;
             let min = compute::min(array)?;
             (!max.is_nan() && !min.is_nan()).then(|| (Bound::Float(min.into()), Bound::Float(max.into())))

@@ -1,17 +1,18 @@
-//! Segments on a node's disk.
+//! The segment store: segment files on the local disk.
 //!
 //! The order of writes, and why:
 //!
-//! 1. the bytes are checked against the checksum that their sender named: a damaged transfer never
-//!    reaches the disk;
-//! 2. they are written to a name under `tmp/`, so that a crash leaves no half segment where one is
-//!    looked for, and the file is synced: the rename must not become durable before the bytes;
-//! 3. the file is renamed to its final name and the directory synced: from here on it survives power
-//!    loss, and only now may it be acknowledged;
-//! 4. the inventory is told. It is a cache: after a crash it is rebuilt from the directory.
+//! 1. The bytes are checked against the checksum from their sender, so that a damaged transfer never reaches
+//!    the disk.
+//! 2. The bytes are written to a file under `tmp/`, so that a crash leaves no incomplete file under a final
+//!    name. The file is synced, because the rename must not become durable before the bytes.
+//! 3. The file is renamed to its final name and the directory is synced. From here on the segment survives
+//!    power loss. Only now may the node acknowledge it.
+//! 4. The inventory is updated. It is a cache; after a crash it is rebuilt from the directory.
 //!
-//! A sync that fails ends the process. The kernel may have dropped the pages, so a retry could succeed
-//! without the bytes being on disk.
+//! A failed sync aborts the process. The kernel may have dropped the dirty pages, so that a second sync could
+//! succeed without the bytes being on disk (Rebello et al.: "Can applications recover from fsync failures?",
+//! 2020).
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
@@ -27,109 +28,111 @@ use plexus_model::{Error, ErrorKind, Result, SegmentId, failpoint};
 
 use crate::inventory::Inventory;
 
-/// Segments on disk, by id. All methods block on the disk: call them off the async threads.
+/// The segment files on the local disk, by id. The methods block on disk I/O unless stated otherwise: do not
+/// call them on an async thread.
 pub struct SegmentStore {
     directory: PathBuf,
     temporary: PathBuf,
     quarantine: PathBuf,
     inventory: Inventory,
-    opened: Mutex<Opened>,
-    lost_files: AtomicU64,
+    open_files: Mutex<OpenFiles>,
+    lost_file_count: AtomicU64,
 }
 
-/// Segments that were opened. The bytes of a file never change, so a handle stays good.
+/// A cache of open files with approximate LRU eviction. The bytes of a file never change, so a handle stays
+/// valid.
 #[derive(Default)]
-struct Opened {
+struct OpenFiles {
+    /// Files with the time of their last use, in ticks of `clock`.
     files: HashMap<SegmentId, (Arc<SegmentFile>, u64)>,
-    /// Those whose bytes were checked since the start, also after their file was closed.
+    /// Segments whose checksum was verified since the start. Contains segments whose file was evicted.
     verified: HashSet<SegmentId>,
-    /// Counts uses, to tell which file was not used for longest.
+    /// Logical clock: the number of uses.
     clock: u64,
 }
 
-/// Files that are kept open. Each is a descriptor, of which a process has some tens of thousands at best.
+/// Open files. Each takes a file descriptor, of which a process typically may have some tens of thousands.
 const OPEN_FILES_MAX: usize = 4_096;
 
-impl Opened {
+impl OpenFiles {
     fn get(&mut self, id: SegmentId) -> Option<Arc<SegmentFile>> {
         self.clock += 1;
-        let (file, used) = self.files.get_mut(&id)?;
-        *used = self.clock;
+        let (file, last_use) = self.files.get_mut(&id)?;
+        *last_use = self.clock;
         Some(file.clone())
     }
 
     fn insert(&mut self, id: SegmentId, file: Arc<SegmentFile>) {
         if self.files.len() >= OPEN_FILES_MAX {
-            // A quarter at once, so that the search for the oldest is rare.
-            let mut uses: Vec<u64> = self.files.values().map(|(_, used)| *used).collect();
-            let (_, oldest, _) = uses.select_nth_unstable(OPEN_FILES_MAX / 4);
-            let oldest = *oldest;
-            self.files.retain(|_, (_, used)| *used > oldest);
+            // Evicts a quarter at once, so that the linear search is rare.
+            let mut uses: Vec<u64> = self.files.values().map(|(_, last_use)| *last_use).collect();
+            let (_, threshold, _) = uses.select_nth_unstable(OPEN_FILES_MAX / 4);
+            let threshold = *threshold;
+            self.files.retain(|_, (_, last_use)| *last_use > threshold);
         }
         self.clock += 1;
         self.verified.insert(id);
         self.files.insert(id, (file, self.clock));
     }
 
-    fn forget(&mut self, id: SegmentId) {
+    fn remove(&mut self, id: SegmentId) {
         self.files.remove(&id);
         self.verified.remove(&id);
     }
 }
 
-/// Who says what a segment's length and checksum are.
+/// Where an expected length and checksum come from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Reference {
-    /// This node's manifest: a file that differs is damaged, and set aside.
+pub enum ReferenceSource {
+    /// The manifest of this node. A file that differs is damaged and goes to quarantine.
     Manifest,
-    /// Someone else: a file that differs is left where it is.
+    /// A request from another node, which may be wrong. A file that differs stays in place.
     Untrusted,
 }
 
-/// How a segment was found to be.
+/// The result of checking a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Condition {
+pub enum SegmentCondition {
+    /// The file matches its checksum.
     Intact,
-    /// Its bytes are not those that were written; they were set aside.
+    /// The file did not match its checksum and was moved to quarantine.
     Damaged,
+    /// There is no such file.
     Missing,
 }
 
-/// An open segment whose checksum was verified when it was opened.
+/// An open segment file whose checksum was verified when it was first opened.
 pub struct SegmentFile {
     file: File,
     path: PathBuf,
-    length: u64,
+    /// The content, once it is memory-mapped.
     mapped: OnceLock<Bytes>,
 }
 
 impl SegmentFile {
-    pub fn len(&self) -> u64 {
-        self.length
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.length == 0
-    }
-
-    /// All its bytes, which are read from the disk where they are looked at, and leave memory when it is short.
+    /// The memory-mapped content of the file. The kernel loads pages on access, and evicts them when memory
+    /// is short.
     ///
     /// # Errors
-    /// `Io` when the system maps no more files.
-    pub fn map(&self) -> Result<Bytes> {
+    /// `Unavailable` when the operating system cannot map the file.
+    pub(crate) fn map(&self) -> Result<Bytes> {
         if let Some(bytes) = self.mapped.get() {
             return Ok(bytes.clone());
         }
-        // SAFETY: a file under its final name never changes: it is written under another, and at most moved or removed,
-        // which leaves what is mapped as it is. A sector that cannot be read ends the process when it is looked at; what
-        // is mapped was read whole when it was opened.
-        #[allow(unsafe_code)]
+        // SAFETY: nothing modifies or truncates a file under its final name. It is written under another
+        // name, and afterwards only renamed or removed, which does not affect existing mappings. An
+        // unreadable sector raises SIGBUS on access and ends the process. This is not undefined behavior, and
+        // it is unlikely: the whole file was read for its checksum before it was mapped.
+        #[allow(unsafe_code, reason = "memory-mapping a file is unsafe, because others could truncate it")]
         let map = unsafe { memmap2::Mmap::map(&self.file) };
-        let map = map.map_err(|e| Error::io(format!("{}: mapping it", self.path.display()), e))?;
+        let map = map.map_err(|e| Error::io(format!("memory-mapping {}", self.path.display()), e))?;
         Ok(self.mapped.get_or_init(|| Bytes::from_owner(map)).clone())
     }
 
-    /// Reads `buffer.len()` bytes from `offset` on.
+    /// Fills `buffer` with the bytes from `offset` on.
+    ///
+    /// # Errors
+    /// `Corrupt` when the file ends before. `Unavailable` when the disk cannot be read.
     pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
         self.file.read_exact_at(buffer, offset).map_err(|e| {
             Error::io(format!("{}: reading {} bytes at {offset}", self.path.display(), buffer.len()), e)
@@ -138,7 +141,11 @@ impl SegmentFile {
 }
 
 impl SegmentStore {
-    /// Opens or creates the store, removes what interrupted writes left, and rebuilds the inventory.
+    /// Opens or creates a store in the directory `root`. Removes temporary files of interrupted writes and
+    /// reconciles the inventory.
+    ///
+    /// # Errors
+    /// Those of [`Error::io`] when a directory cannot be read or written.
     pub fn open(root: &Path) -> Result<Self> {
         let directory = root.join("segments");
         let temporary = directory.join("tmp");
@@ -155,7 +162,7 @@ impl SegmentStore {
         let mut present = HashMap::new();
         for entry in read_directory(&directory)? {
             let name = entry.file_name();
-            let Some(id) = name.to_str().and_then(segment_of_file_name) else {
+            let Some(id) = name.to_str().and_then(segment_id_of_file_name) else {
                 continue;
             };
             let length = entry.metadata().map_err(|e| Error::io(entry.path().display(), e))?.len();
@@ -167,8 +174,8 @@ impl SegmentStore {
             temporary,
             quarantine,
             inventory,
-            opened: Mutex::default(),
-            lost_files: AtomicU64::new(0),
+            open_files: Mutex::default(),
+            lost_file_count: AtomicU64::new(0),
         })
     }
 
@@ -176,26 +183,28 @@ impl SegmentStore {
         self.directory.join(format!("{id}.{FILE_EXTENSION}"))
     }
 
-    /// Whether the segment is here. Does not read it.
+    /// Whether the segment is on the local disk. Answers from memory without blocking.
     pub fn contains(&self, id: SegmentId) -> bool {
         self.inventory.contains(id)
     }
 
+    /// The ids of all segments, in ascending order. Answers from memory without blocking.
     pub fn ids(&self) -> Vec<SegmentId> {
         self.inventory.ids()
     }
 
-    /// How many segments were found to be damaged or gone since the start: when it has grown, there is
-    /// something to pull.
-    pub fn lost_files(&self) -> u64 {
-        self.lost_files.load(Ordering::Relaxed)
+    /// Number of segments that were found damaged or missing since the start. When it grows, there is
+    /// something to repair.
+    pub fn lost_file_count(&self) -> u64 {
+        self.lost_file_count.load(Ordering::Relaxed)
     }
 
-    /// Makes a segment durable. When this returns, it survives power loss.
+    /// Makes a segment durable: when this returns, the segment survives power loss. Has no effect when the
+    /// segment is on the local disk already.
     ///
     /// # Errors
-    /// `Corrupt` when the bytes do not have the checksum; `ResourceExhausted` when the disk is full.
-    /// Either way nothing is left behind.
+    /// `Corrupt` when the bytes do not match the checksum. `ResourceExhausted` when the disk is full. In both
+    /// cases the disk is left as it was.
     pub fn put(&self, id: SegmentId, bytes: &[u8], checksum: &[u8; 32]) -> Result<()> {
         if self.contains(id) {
             return Ok(());
@@ -204,88 +213,86 @@ impl SegmentStore {
         let temporary = self.temporary.join(format!("{id}.{}", uuid::Uuid::new_v4().simple()));
         let written = write_file(&temporary, bytes);
         if let Err(e) = written {
-            // Best effort: what stays is removed at the next start.
+            // Best effort: the next start removes remaining temporary files.
             let _ = fs::remove_file(&temporary);
             return Err(Error::io(format!("writing segment {id}"), e));
         }
-        failpoint::pass("segment.written");
+        failpoint::crash_if_armed("segment.written");
         let path = self.path(id);
         fs::rename(&temporary, &path).map_err(|e| Error::io(path.display(), e))?;
         sync_directory(&self.directory);
-        failpoint::pass("segment.named");
+        failpoint::crash_if_armed("segment.named");
         self.inventory.insert(id, bytes.len() as u64)
     }
 
-    /// Opens a segment, checking its bytes the first time.
+    /// Opens a segment. Verifies its length and checksum the first time.
     ///
     /// # Errors
-    /// `NotFound` when it is not here; `Corrupt` when its bytes are not those that `checksum` names. By
-    /// [`Reference::Manifest`] the file is then moved to quarantine, and can be pulled again.
+    /// `NotFound` when the segment is not on the local disk. `Corrupt` when the file does not match its
+    /// checksum; with [`ReferenceSource::Manifest`] it is then moved to quarantine, so that repair fetches it
+    /// again.
     pub fn segment(
         &self,
         id: SegmentId,
         length: u64,
         checksum: &[u8; 32],
-        reference: Reference,
+        reference: ReferenceSource,
     ) -> Result<Arc<SegmentFile>> {
-        if let Some(file) = self.lock_opened().get(id) {
+        if let Some(file) = self.lock_open_files().get(id) {
             return Ok(file);
         }
         let path = self.path(id);
         let file = match File::open(&path) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                // Someone removed it. Known to be missing, it is pulled again.
+                // Somebody deleted the file. Without its entry in the inventory, repair fetches it again.
                 if self.contains(id) {
                     self.inventory.remove(id)?;
-                    self.lost_files.fetch_add(1, Ordering::Relaxed);
+                    self.lost_file_count.fetch_add(1, Ordering::Relaxed);
                 }
                 return Err(Error::not_found(format!("segment {id} is not on this node")));
             }
             Err(e) => return Err(Error::io(path.display(), e)),
         };
-        let verified = self.lock_opened().verified.contains(&id);
-        if !verified {
-            let mut hasher = blake3::Hasher::new();
-            // A sector that cannot be read is as lost as one that reads wrong.
-            let read = hasher.update_reader(&file).map(|hasher| hasher.count());
-            let whole =
-                matches!(read, Ok(read) if read == length) && hasher.finalize().as_bytes() == checksum;
-            if !whole {
-                if let Err(error) = &read {
-                    tracing::error!(segment = %id, %error, "a segment cannot be read");
-                }
-                if reference == Reference::Manifest {
-                    self.quarantine_segment(id)?;
-                }
-                return Err(Error::corrupt(format!("segment {id}: the file does not match its checksum")));
+        let is_verified = self.lock_open_files().verified.contains(&id);
+        if !is_verified && !matches_checksum(id, &file, length, checksum) {
+            if reference == ReferenceSource::Manifest {
+                self.quarantine_segment(id)?;
             }
+            return Err(Error::corrupt(format!("segment {id}: the file does not match its checksum")));
         }
-        let file = Arc::new(SegmentFile { file, path, length, mapped: OnceLock::new() });
-        self.lock_opened().insert(id, file.clone());
+        let file = Arc::new(SegmentFile { file, path, mapped: OnceLock::new() });
+        self.lock_open_files().insert(id, file.clone());
         Ok(file)
     }
 
-    /// The bytes of a segment that is open and mapped.
-    pub fn mapped(&self, id: SegmentId) -> Option<Bytes> {
-        self.lock_opened().get(id)?.mapped.get().cloned()
+    /// The memory-mapped content of a segment; `None` when it is not open or not mapped. Does not block on
+    /// the disk.
+    pub(crate) fn mapped(&self, id: SegmentId) -> Option<Bytes> {
+        self.lock_open_files().get(id)?.mapped.get().cloned()
     }
 
-    /// Reads a segment again and compares it with its checksum, whatever was found before. One that differs is
-    /// moved to quarantine, and can be pulled again.
-    pub fn check(&self, id: SegmentId, length: u64, checksum: &[u8; 32]) -> Result<Condition> {
-        self.lock_opened().forget(id);
-        match self.segment(id, length, checksum, Reference::Manifest) {
-            Ok(_) => Ok(Condition::Intact),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Condition::Missing),
-            Err(e) if e.kind() == ErrorKind::Corrupt => Ok(Condition::Damaged),
+    /// Reads a segment again and verifies its length and checksum, even when it was verified before. A
+    /// damaged file is moved to quarantine.
+    ///
+    /// # Errors
+    /// Those of [`Error::io`] when the disk cannot be used. A damaged or missing file is not an error.
+    pub fn check(&self, id: SegmentId, length: u64, checksum: &[u8; 32]) -> Result<SegmentCondition> {
+        self.lock_open_files().remove(id);
+        match self.segment(id, length, checksum, ReferenceSource::Manifest) {
+            Ok(_) => Ok(SegmentCondition::Intact),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(SegmentCondition::Missing),
+            Err(e) if e.kind() == ErrorKind::Corrupt => Ok(SegmentCondition::Damaged),
             Err(e) => Err(e),
         }
     }
 
-    /// Removes a segment that nothing refers to any more.
+    /// Deletes a segment that nothing refers to any more. Has no effect when it is missing.
+    ///
+    /// # Errors
+    /// Those of [`Error::io`] when the file cannot be deleted.
     pub fn remove(&self, id: SegmentId) -> Result<()> {
-        self.lock_opened().forget(id);
+        self.lock_open_files().remove(id);
         self.inventory.remove(id)?;
         let path = self.path(id);
         match fs::remove_file(&path) {
@@ -294,8 +301,11 @@ impl SegmentStore {
         }
     }
 
-    /// Removes segments that `is_needed` does not name and that are older than `age_min`: an upload whose
-    /// commit is still on its way is younger. Returns how many went.
+    /// Deletes the segments that are at least `age_min` old and for which `is_needed` is false, and returns
+    /// their number. The age protects uploads whose commit is still in progress.
+    ///
+    /// # Errors
+    /// Those of [`Error::io`] when a file cannot be deleted.
     pub fn collect_garbage(&self, age_min: Duration, is_needed: impl Fn(SegmentId) -> bool) -> Result<usize> {
         let now = SystemTime::now();
         let mut removed = 0;
@@ -312,32 +322,46 @@ impl SegmentStore {
         Ok(removed)
     }
 
+    /// Moves a damaged segment to quarantine, where an operator can examine it.
     fn quarantine_segment(&self, id: SegmentId) -> Result<()> {
         self.inventory.remove(id)?;
-        self.lost_files.fetch_add(1, Ordering::Relaxed);
+        self.lost_file_count.fetch_add(1, Ordering::Relaxed);
         let path = self.path(id);
         match fs::rename(&path, self.quarantine.join(format!("{id}.{FILE_EXTENSION}"))) {
-            // Somebody else has found it at the same time.
+            // Another thread moved it at the same time.
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            moved => moved.map_err(|e| Error::io(path.display(), e))?,
+            renamed => renamed.map_err(|e| Error::io(path.display(), e))?,
         }
-        tracing::error!(segment = %id, "segment does not match its checksum; moved to quarantine");
+        tracing::error!(segment = %id, "the segment does not match its checksum; moved to quarantine");
         Ok(())
     }
 
-    fn lock_opened(&self) -> MutexGuard<'_, Opened> {
-        self.opened.lock().expect("no code panics while it holds this lock")
+    fn lock_open_files(&self) -> MutexGuard<'_, OpenFiles> {
+        self.open_files.lock().expect("no code panics while it holds this lock")
     }
 }
 
+/// Extension of segment files.
 const FILE_EXTENSION: &str = "vortex";
 
-fn segment_of_file_name(name: &str) -> Option<SegmentId> {
+fn segment_id_of_file_name(name: &str) -> Option<SegmentId> {
     name.strip_suffix(FILE_EXTENSION)?.strip_suffix('.')?.parse().ok()
 }
 
-/// Checks bytes against the checksum that names them.
-pub fn verify(id: SegmentId, bytes: &[u8], checksum: &[u8; 32]) -> Result<()> {
+/// Whether an open file has this length and checksum. An unreadable file does not match.
+fn matches_checksum(id: SegmentId, file: &File, length: u64, checksum: &[u8; 32]) -> bool {
+    let mut hasher = blake3::Hasher::new();
+    match hasher.update_reader(file).map(|hasher| hasher.count()) {
+        Ok(read) => read == length && hasher.finalize().as_bytes() == checksum,
+        Err(error) => {
+            tracing::error!(segment = %id, %error, "the segment cannot be read");
+            false
+        }
+    }
+}
+
+/// Checks received bytes against their checksum.
+fn verify(id: SegmentId, bytes: &[u8], checksum: &[u8; 32]) -> Result<()> {
     if blake3::hash(bytes).as_bytes() != checksum {
         return Err(Error::corrupt(format!(
             "segment {id}: {} bytes do not match their checksum",
@@ -347,12 +371,15 @@ pub fn verify(id: SegmentId, bytes: &[u8], checksum: &[u8; 32]) -> Result<()> {
     Ok(())
 }
 
+/// The entries of a directory that are not directories.
 fn read_directory(path: &Path) -> Result<Vec<fs::DirEntry>> {
     fs::read_dir(path)
         .and_then(|entries| entries.filter(|e| !e.as_ref().is_ok_and(|e| e.path().is_dir())).collect())
         .map_err(|e| Error::io(path.display(), e))
 }
 
+/// Writes a new file and syncs it. Aborts the process when the sync fails for another reason than lack of
+/// space.
 fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     if failpoint::is_armed("disk.full") {
         return Err(std::io::ErrorKind::StorageFull.into());
@@ -360,24 +387,28 @@ fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut file = File::create_new(path)?;
     file.write_all(bytes)?;
     if let Err(e) = file.sync_all() {
-        // A full disk may show only here, where it is an answer and not a lost page.
+        // With delayed allocation, a full disk may be reported only here. It is an ordinary failure: the file
+        // is discarded, so it does not matter which of its pages are lost.
         if matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) {
             return Err(e);
         }
-        stop_after_failed_sync(path, &e);
+        abort_after_failed_sync(path, &e);
     }
     Ok(())
 }
 
-/// Makes the names in a directory durable.
+/// Syncs a directory, which makes the creation, renaming and removal of its files durable. Aborts the process
+/// when the sync fails.
 pub fn sync_directory(path: &Path) {
     if let Err(e) = File::open(path).and_then(|d| d.sync_all()) {
-        stop_after_failed_sync(path, &e);
+        abort_after_failed_sync(path, &e);
     }
 }
 
-fn stop_after_failed_sync(path: &Path, error: &std::io::Error) -> ! {
-    tracing::error!(path = %path.display(), %error, "sync failed; stopping, since what is on disk is unknown");
-    eprintln!("sync of {} failed: {error}; stopping, since what is on disk is unknown", path.display());
+/// Aborts the process, see the module documentation.
+fn abort_after_failed_sync(path: &Path, error: &std::io::Error) -> ! {
+    const CONSEQUENCE: &str = "aborting, because the state of the disk is unknown";
+    tracing::error!(path = %path.display(), %error, "sync failed; {CONSEQUENCE}");
+    eprintln!("sync of {} failed: {error}; {CONSEQUENCE}", path.display());
     std::process::abort()
 }

@@ -1,4 +1,4 @@
-//! Between the schema of the log and Arrow's. Both ways, and tested both ways.
+//! Conversions between the schemas of the manifest and Arrow's, in both directions.
 
 use std::sync::Arc;
 
@@ -11,17 +11,17 @@ pub fn to_arrow(schema: &TableSchema) -> SchemaRef {
     Arc::new(Schema::new(schema.columns.iter().map(to_field).collect::<Fields>()))
 }
 
-/// The Arrow schema of a table's rows as segments hold them: columns are called by their ids, which stay
-/// when names change.
+/// The Arrow schema of stored rows. Columns are named by their ids, which do not change when a column is
+/// renamed.
 pub fn to_stored(schema: &TableSchema) -> SchemaRef {
     let stored = |column: &Column| to_field(column).with_name(column.id.to_string());
     Arc::new(Schema::new(schema.columns.iter().map(stored).collect::<Fields>()))
 }
 
-/// A table schema from an Arrow schema, without a primary key. Columns get ids from 1 on.
+/// Converts an Arrow schema to a table schema without a primary key. Columns get the ids 1, 2, and so on.
 ///
 /// # Errors
-/// `Unsupported` names the column whose type segments cannot store.
+/// `Unsupported` or `InvalidArgument` names the column whose type segments cannot store.
 pub fn from_arrow(schema: &Schema) -> Result<TableSchema> {
     let columns = schema
         .fields()
@@ -43,6 +43,7 @@ fn from_field(field: &Field, id: u32) -> Result<Column> {
     Ok(Column { id, name: field.name().clone(), data_type, nullable: field.is_nullable() })
 }
 
+/// The Arrow type of a column type.
 pub fn to_data_type(t: &ColumnType) -> DataType {
     let item = |column: &Column| Arc::new(to_field(column));
     match t {
@@ -86,6 +87,11 @@ pub fn to_data_type(t: &ColumnType) -> DataType {
     }
 }
 
+/// The column type of an Arrow type. Dictionary and run-end encoded types become the type of their values.
+///
+/// # Errors
+/// `Unsupported` when segments cannot store the type. `InvalidArgument` for a fixed-size list whose length is
+/// zero or above the limit.
 pub fn from_data_type(t: &DataType) -> Result<ColumnType> {
     let item = |field: &Field| from_field(field, 0).map(Box::new);
     Ok(match t {
@@ -148,7 +154,7 @@ pub fn from_data_type(t: &DataType) -> Result<ColumnType> {
         DataType::Map(entries, keys_sorted) => {
             ColumnType::Map { entries: item(entries)?, keys_sorted: *keys_sorted }
         }
-        // Dictionaries and runs are encodings; segments choose their own.
+        // These types are encodings, not logical types. Segments choose their own encodings.
         DataType::Dictionary(_, values) => from_data_type(values)?,
         DataType::RunEndEncoded(_, values) => from_data_type(values.data_type())?,
         other => {
@@ -157,8 +163,9 @@ pub fn from_data_type(t: &DataType) -> Result<ColumnType> {
     })
 }
 
-/// The type of `VECTOR(n)`, whose components are floats, and of `HALFVEC(n)`, where they are half as wide.
-pub fn vector(component: ColumnType, length: u32) -> ColumnType {
+/// The type of vectors with `length` components: `VECTOR(n)` has `Float32` components, `HALFVEC(n)` has
+/// `Float16` components.
+pub fn vector_type(component: ColumnType, length: u32) -> ColumnType {
     let item = Column { id: 0, name: "item".into(), data_type: component, nullable: false };
     ColumnType::FixedSizeList(Box::new(item), length)
 }

@@ -1,4 +1,4 @@
-//! Rows by their places: the same as taken from what was written, whatever the column and however far the rows lie apart.
+//! Point lookups return the rows that were written, for every column type and any distance between the rows.
 
 use std::sync::Arc;
 
@@ -14,16 +14,17 @@ use plexus_model::{
     Column, ColumnType, Error, NodeId, Result, RowSet, Segment, SegmentData, SegmentId, Shard, Table,
     TableId, TableName, TableSchema, Version,
 };
-use plexus_storage::{RemoteSegments, SegmentEncoder, SegmentReads, SegmentRef, SegmentStore, types};
+use plexus_storage::{RemoteSegments, SegmentEncoder, SegmentReader, SegmentRef, SegmentStore, types};
 
 const ROWS: i64 = 30_000;
 
-struct Nobody;
+/// A cluster in which no other node holds any file.
+struct NoPeers;
 
 #[async_trait]
-impl RemoteSegments for Nobody {
+impl RemoteSegments for NoPeers {
     async fn read(&self, _: NodeId, segment: &SegmentRef, _: u64, _: usize) -> Result<Bytes> {
-        Err(Error::unavailable(format!("nobody else has {}", segment.id)))
+        Err(Error::unavailable(format!("no other node holds {}", segment.id)))
     }
 
     fn order(&self, _: &SegmentRef) -> Vec<NodeId> {
@@ -31,13 +32,14 @@ impl RemoteSegments for Nobody {
     }
 }
 
-fn written() -> RecordBatch {
+/// The rows of the segment: columns of several types, with nulls, repetitions and runs.
+fn rows() -> RecordBatch {
     let ids = || 0..ROWS;
     let item = Arc::new(Field::new("item", DataType::Float32, false));
     let numbers: ArrayRef = Arc::new(Float32Array::from_iter_values((0..ROWS * 4).map(|i| (i as f32).sin())));
     let columns: Vec<(&str, ArrayRef, bool)> = vec![
         ("id", Arc::new(Int64Array::from_iter_values(ids())), false),
-        // In no order, and often the same.
+        // Unordered, with repetitions.
         (
             "small",
             Arc::new(Int32Array::from_iter(ids().map(|i| (i % 5 > 0).then_some((i * 7_919 % 1_000) as i32)))),
@@ -83,10 +85,10 @@ fn table(schema: &TableSchema) -> Table {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_come_as_they_were_written() {
+async fn lookups_return_the_written_rows() {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(SegmentStore::open(dir.path()).unwrap());
-    let batch = written();
+    let batch = rows();
     let schema = types::from_arrow(batch.schema().as_ref()).unwrap();
     let encoded = SegmentEncoder.encode(&schema, vec![batch.clone()]).unwrap();
     let id = SegmentId::generate();
@@ -108,7 +110,7 @@ async fn rows_come_as_they_were_written() {
         indexes: vec![],
         acknowledged: vec![],
     };
-    let reads = SegmentReads::new(Some(store), Arc::new(Nobody));
+    let reads = SegmentReader::new(Some(store), Arc::new(NoPeers));
     let table = table(&schema);
     let last = ROWS as u32 - 1;
     let sets: Vec<RowSet> = vec![
@@ -119,26 +121,26 @@ async fn rows_come_as_they_were_written() {
         (0..ROWS as u32).filter(|row| row.wrapping_mul(2_654_435_761) % 97 == 0).collect(),
         (0..ROWS as u32).collect(),
     ];
-    // Twice: when its columns are opened, and when they are open.
+    // The first round opens the columns, the second one finds them open.
     for _ in 0..2 {
         for rows in &sets {
-            let found = reads.rows_at(&table, &segment, &schema, rows.clone()).await.unwrap();
-            let places = UInt64Array::from_iter_values(rows.iter().map(u64::from));
-            let expected = compute::take_record_batch(&batch, &places).unwrap();
+            let found = reads.lookup_rows(&table, &segment, &schema, rows.clone()).await.unwrap();
+            let positions = UInt64Array::from_iter_values(rows.iter().map(u64::from));
+            let expected = compute::take_record_batch(&batch, &positions).unwrap();
             assert_eq!(found, expected, "{} rows", rows.len());
         }
     }
-    // Through a later schema: a column that was widened, one that was not there yet, and another order.
-    let mut later = schema.clone();
-    later.columns = vec![schema.columns[1].clone(), schema.columns[0].clone()];
-    later.columns[0].data_type = ColumnType::Int64;
-    later.columns.push(Column { id: 99, name: "fresh".into(), data_type: ColumnType::Utf8, nullable: true });
-    let found = reads.rows_at(&table, &segment, &later, [3, 20_000].into()).await.unwrap();
+    // A newer schema with a widened column, an added column and another order.
+    let mut newer = schema.clone();
+    newer.columns = vec![schema.columns[1].clone(), schema.columns[0].clone()];
+    newer.columns[0].data_type = ColumnType::Int64;
+    newer.columns.push(Column { id: 99, name: "added".into(), data_type: ColumnType::Utf8, nullable: true });
+    let found = reads.lookup_rows(&table, &segment, &newer, [3, 20_000].into()).await.unwrap();
     let small = Int64Array::from(vec![Some(3 * 7_919 % 1_000), None]);
     assert_eq!(found.column(0).as_ref(), &small as &dyn arrow::array::Array);
     assert_eq!(found.column(1).as_ref(), &Int64Array::from(vec![3, 20_000]) as &dyn arrow::array::Array);
     assert_eq!(found.column(2).null_count(), 2);
-    // And back, as a reader of an older version has it.
-    let found = reads.rows_at(&table, &segment, &schema, [3].into()).await.unwrap();
+    // The older schema again, as in time travel.
+    let found = reads.lookup_rows(&table, &segment, &schema, [3].into()).await.unwrap();
     assert_eq!(found.column(1).data_type(), &DataType::Int32);
 }

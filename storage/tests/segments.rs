@@ -1,11 +1,11 @@
-//! Rows into segments and back, routing, and the store on disk.
+//! Encoding and decoding of segments, routing, and the segment store.
 
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use plexus_model::{Bound, ErrorKind, SegmentId};
-use plexus_storage::{Reference, Router, SegmentEncoder, SegmentStore, inline, shard_of_key, types};
+use plexus_storage::{ReferenceSource, Router, SegmentEncoder, SegmentStore, inline, shard_of_key, types};
 use proptest::prelude::*;
 
 fn batch(ids: Vec<i64>, names: Vec<Option<String>>) -> RecordBatch {
@@ -19,7 +19,7 @@ fn rows(n: i64) -> RecordBatch {
 }
 
 #[test]
-fn every_supported_type_converts_both_ways_and_others_are_named() {
+fn supported_types_convert_both_ways_and_others_are_refused_by_name() {
     let item = Arc::new(Field::new("item", DataType::Float32, false));
     let supported = [
         DataType::Boolean,
@@ -68,7 +68,7 @@ fn every_supported_type_converts_both_ways_and_others_are_named() {
 }
 
 #[test]
-fn an_encoded_segment_has_its_rows_bounds_and_checksum() {
+fn an_encoded_segment_reports_rows_bounds_and_checksum() {
     let schema = types::from_arrow(rows(1).schema().as_ref()).unwrap();
     let encoded = SegmentEncoder.encode(&schema, vec![rows(1000), rows(10)]).unwrap();
     assert_eq!(encoded.rows, 1010);
@@ -80,18 +80,21 @@ fn an_encoded_segment_has_its_rows_bounds_and_checksum() {
 }
 
 #[test]
-fn inline_rows_come_back_and_damage_is_an_error() {
+fn inline_rows_round_trip_and_truncation_is_an_error() {
     let schema = types::from_arrow(rows(1).schema().as_ref()).unwrap();
     let (a, b) = (rows(3), rows(2));
     let encoded = inline::encode(&schema, &[&a, &b]).unwrap();
-    let back = inline::decode(&encoded.bytes).unwrap();
-    assert_eq!(arrow::compute::concat_batches(&a.schema(), &back).unwrap().num_rows(), 5);
+    let decoded = inline::decode(&encoded.bytes).unwrap();
+    assert_eq!(arrow::compute::concat_batches(&a.schema(), &decoded).unwrap().num_rows(), 5);
     assert_eq!(inline::decode(&encoded.bytes[..40]).unwrap_err().kind(), ErrorKind::Corrupt);
 }
 
 proptest! {
     #[test]
-    fn routing_keeps_every_row_once_and_equal_keys_together(ids in proptest::collection::vec(-50i64..50, 1..300), shards in 1u32..9) {
+    fn routing_assigns_every_row_once_and_equal_keys_to_one_shard(
+        ids in proptest::collection::vec(-50i64..50, 1..300),
+        shards in 1u32..9,
+    ) {
         let names = ids.iter().map(|i| Some(i.to_string())).collect();
         let parts = Router::new(&[0], shards, 0).route(batch(ids.clone(), names)).unwrap();
         let mut found = Vec::new();
@@ -111,7 +114,7 @@ proptest! {
 }
 
 #[test]
-fn text_keys_hash_alike_in_every_representation() {
+fn text_keys_have_the_same_hash_in_every_representation() {
     let plain: ArrayRef = Arc::new(StringArray::from(vec!["a rather long key that is not stored inline"]));
     let view = arrow::compute::cast(&plain, &DataType::Utf8View).unwrap();
     let large = arrow::compute::cast(&plain, &DataType::LargeUtf8).unwrap();
@@ -121,35 +124,35 @@ fn text_keys_hash_alike_in_every_representation() {
 }
 
 #[test]
-fn the_store_keeps_only_whole_segments_and_rebuilds_its_inventory() {
+fn the_store_accepts_only_complete_segments_and_rebuilds_its_inventory() {
     let dir = tempfile::tempdir().unwrap();
     let id = SegmentId::generate();
     let bytes = vec![42u8; 100_000];
     let checksum = *blake3::hash(&bytes).as_bytes();
     {
         let store = SegmentStore::open(dir.path()).unwrap();
-        let wrong = store.put(id, &bytes[..99_999], &checksum).unwrap_err();
-        assert_eq!(wrong.kind(), ErrorKind::Corrupt);
+        let error = store.put(id, &bytes[..99_999], &checksum).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(!store.contains(id));
         store.put(id, &bytes, &checksum).unwrap();
-        // Again, as a retry would.
+        // A retry has no effect.
         store.put(id, &bytes, &checksum).unwrap();
     }
-    // The inventory is a cache: without it the directory tells all. A half-written file is not a segment.
+    // The inventory is rebuilt from the directory. An incomplete file is not a segment.
     std::fs::remove_dir_all(dir.path().join("inventory")).unwrap();
-    std::fs::write(dir.path().join("segments/tmp/half"), b"half").unwrap();
+    std::fs::write(dir.path().join("segments/tmp/incomplete"), b"incomplete").unwrap();
     let store = SegmentStore::open(dir.path()).unwrap();
     assert_eq!(store.ids(), [id]);
-    assert!(!dir.path().join("segments/tmp/half").exists());
-    let file = store.segment(id, 100_000, &checksum, Reference::Manifest).unwrap();
-    let mut part = [0; 10];
-    file.read_exact_at(&mut part, 99_990).unwrap();
-    assert_eq!(part, [42; 10]);
-    assert!(file.read_exact_at(&mut part, 99_995).is_err());
+    assert!(!dir.path().join("segments/tmp/incomplete").exists());
+    let file = store.segment(id, 100_000, &checksum, ReferenceSource::Manifest).unwrap();
+    let mut tail = [0; 10];
+    file.read_exact_at(&mut tail, 99_990).unwrap();
+    assert_eq!(tail, [42; 10]);
+    assert!(file.read_exact_at(&mut tail, 99_995).is_err());
 }
 
 #[test]
-fn a_changed_file_is_noticed_when_it_is_opened_and_set_aside() {
+fn a_damaged_file_is_detected_on_open_and_goes_to_quarantine() {
     let dir = tempfile::tempdir().unwrap();
     let id = SegmentId::generate();
     let bytes = vec![42u8; 1000];
@@ -158,31 +161,38 @@ fn a_changed_file_is_noticed_when_it_is_opened_and_set_aside() {
     std::fs::write(dir.path().join(format!("segments/{id}.vortex")), &bytes[..999]).unwrap();
     let store = SegmentStore::open(dir.path()).unwrap();
     let open = |reference| store.segment(id, 1000, &checksum, reference);
-    // Who asks may be wrong about the checksum, so only the manifest's word has a file set aside.
-    assert_eq!(open(Reference::Untrusted).err().expect("noticed").kind(), ErrorKind::Corrupt);
+    // A request from another node may have a wrong checksum, so only the manifest sends a file to quarantine.
+    assert_eq!(
+        open(ReferenceSource::Untrusted).err().expect("the damage is detected").kind(),
+        ErrorKind::Corrupt
+    );
     assert!(store.contains(id));
-    assert_eq!(open(Reference::Manifest).err().expect("noticed").kind(), ErrorKind::Corrupt);
+    assert_eq!(
+        open(ReferenceSource::Manifest).err().expect("the damage is detected").kind(),
+        ErrorKind::Corrupt
+    );
     assert!(!store.contains(id));
     assert_eq!(std::fs::read_dir(dir.path().join("quarantine")).unwrap().count(), 1);
     store.put(id, &bytes, &checksum).unwrap();
-    assert!(open(Reference::Manifest).is_ok());
+    assert!(open(ReferenceSource::Manifest).is_ok());
 }
 
 #[test]
-fn a_file_that_vanished_counts_as_missing() {
+fn a_deleted_file_is_reported_as_missing() {
     let dir = tempfile::tempdir().unwrap();
     let store = SegmentStore::open(dir.path()).unwrap();
     let (id, bytes) = (SegmentId::generate(), vec![1u8; 10]);
     let checksum = *blake3::hash(&bytes).as_bytes();
     store.put(id, &bytes, &checksum).unwrap();
     std::fs::remove_file(dir.path().join(format!("segments/{id}.vortex"))).unwrap();
-    let error = store.segment(id, 10, &checksum, Reference::Manifest).err().expect("noticed");
+    let error =
+        store.segment(id, 10, &checksum, ReferenceSource::Manifest).err().expect("the file is missing");
     assert_eq!(error.kind(), ErrorKind::NotFound);
-    assert!(!store.contains(id), "it would never be pulled again");
+    assert!(!store.contains(id), "repair would not fetch it again");
 }
 
 #[test]
-fn garbage_is_what_is_old_and_not_needed() {
+fn garbage_collection_deletes_old_segments_that_are_not_needed() {
     let dir = tempfile::tempdir().unwrap();
     let store = SegmentStore::open(dir.path()).unwrap();
     let ids: Vec<SegmentId> = (0..3)
@@ -200,7 +210,7 @@ fn garbage_is_what_is_old_and_not_needed() {
 }
 
 #[test]
-fn vectors_that_are_null_are_encoded() {
+fn null_vectors_and_structs_are_encoded() {
     use arrow::array::{FixedSizeListArray, Float32Array, StructArray};
     use arrow::buffer::NullBuffer;
     let item = Arc::new(Field::new("item", DataType::Float32, false));

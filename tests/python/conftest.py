@@ -1,4 +1,4 @@
-"""A cluster of three real nodes, started by `plexus demo`, for all client tests."""
+"""A cluster of three nodes, started with `plexus demo`, which all client tests share."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What `adbc_driver_flightsql` does."""
+"""The server through the ADBC driver `adbc_driver_flightsql`."""
 
 import datetime
 import decimal
@@ -33,9 +33,9 @@ def test_without_a_user(uri):
         assert cursor.fetchall() == [(2,)]
 
 
-def test_without_autocommit_nothing_is_there_before_the_commit(uri):
+def test_without_autocommit_rows_are_visible_after_the_commit_only(uri):
     with dbapi.connect(uri) as connection, connection.cursor() as cursor:
-        # Definitions are let through between transactions.
+        # DDL is allowed while the transaction has no changes.
         cursor.execute("CREATE TABLE adbc_transactions (id BIGINT PRIMARY KEY, name VARCHAR)")
         cursor.execute("INSERT INTO adbc_transactions VALUES (1, 'one')")
         cursor.executemany("INSERT INTO adbc_transactions VALUES (?, ?)", [(2, "two"), (3, "three")])
@@ -66,31 +66,31 @@ def test_returning(cursor):
     cursor.execute("DROP TABLE adbc_returning")
 
 
-def test_statements_that_tend_tables_say_what_they_did(cursor):
-    cursor.execute("CREATE TABLE adbc_tended (id BIGINT, v BIGINT)")
-    cursor.execute("INSERT INTO adbc_tended SELECT value, value * 2 FROM generate_series(1, 20000)")
-    cursor.execute("DELETE FROM adbc_tended WHERE id % 4 = 0")
+def test_maintenance_statements_report_their_effect(cursor):
+    cursor.execute("CREATE TABLE adbc_maintained (id BIGINT, v BIGINT)")
+    cursor.execute("INSERT INTO adbc_maintained SELECT value, value * 2 FROM generate_series(1, 20000)")
+    cursor.execute("DELETE FROM adbc_maintained WHERE id % 4 = 0")
     cursor.execute("SELECT max(version) FROM plexus.commits")
     [(version,)] = cursor.fetchall()
-    cursor.execute("OPTIMIZE adbc_tended ZORDER BY (v, id)")
+    cursor.execute("OPTIMIZE adbc_maintained ZORDER BY (v, id)")
     assert [column[0] for column in cursor.description] == [
         "rows", "files_before", "files_after", "bytes_before", "bytes_after",
     ]
     [(rows, _, _, before, after)] = cursor.fetchall()
     assert rows == 15000 and before > 0 and after > 0
-    cursor.execute("CHECK TABLE adbc_tended")
+    cursor.execute("CHECK TABLE adbc_maintained")
     assert all(damaged == 0 and error is None for _, _, _, damaged, _, error in cursor.fetchall())
-    cursor.execute("DELETE FROM adbc_tended")
-    cursor.execute(f"RESTORE TABLE adbc_tended TO VERSION {version}")
+    cursor.execute("DELETE FROM adbc_maintained")
+    cursor.execute(f"RESTORE TABLE adbc_maintained TO VERSION {version}")
     assert cursor.rowcount == 15000
-    cursor.execute("VACUUM adbc_tended RETAIN 0 seconds")
+    cursor.execute("VACUUM adbc_maintained RETAIN 0 seconds")
     [(name, oldest, segments, size)] = cursor.fetchall()
-    assert name == "public.adbc_tended" and oldest > version and segments > 0 and size > 0
+    assert name == "public.adbc_maintained" and oldest > version and segments > 0 and size > 0
     with pytest.raises(dbapi.Error, match="was vacuumed"):
-        cursor.execute(f"SELECT * FROM adbc_tended VERSION AS OF {version}")
-    cursor.execute("SELECT sum(v) FROM adbc_tended")
+        cursor.execute(f"SELECT * FROM adbc_maintained VERSION AS OF {version}")
+    cursor.execute("SELECT sum(v) FROM adbc_maintained")
     assert cursor.fetchall() == [(sum(2 * i for i in range(1, 20001) if i % 4),)]
-    cursor.execute("DROP TABLE adbc_tended")
+    cursor.execute("DROP TABLE adbc_maintained")
 
 
 def test_searches_take_parameters(cursor):
@@ -101,7 +101,7 @@ def test_searches_take_parameters(cursor):
     ids = lambda: [row[0] for row in cursor.fetchall()]
     cursor.execute("SELECT id FROM vector_search(papers, v, ?, 2)", ([1.0, 0.0, 0.0],))
     assert ids() == [1, 3]
-    # As Arrow has vectors.
+    # A vector as a fixed-size list.
     vector = pa.array([[0.0, 1.0, 0.0]], type=pa.list_(pa.float32(), 3))
     cursor.execute("SELECT id FROM papers ORDER BY v <=> ? LIMIT 1", pa.record_batch([vector], names=["1"]))
     assert ids() == [2]
@@ -113,7 +113,7 @@ def test_searches_take_parameters(cursor):
     assert cursor.fetchall() == [(1, 2), (2, 1)]
     pages, cursor_text = [], ""
     for _ in range(3):
-        cursor.execute("SELECT id, _cursor FROM vector_search(papers, v, ?, 1, after => ?)", ([1.0, 0.0, 0.0], cursor_text))
+        cursor.execute("SELECT id, _cursor FROM vector_search(papers, v, ?, 1, search_after => ?)", ([1.0, 0.0, 0.0], cursor_text))
         (id, cursor_text), = cursor.fetchall()
         pages.append(id)
     assert pages == [1, 3, 2]
@@ -198,7 +198,7 @@ def test_ingest_that_fails_leaves_nothing(cursor):
     cursor.execute("DROP TABLE adbc_strict")
 
 
-def test_vector_of_another_length_is_refused(cursor):
+def test_vector_of_other_dimensions_is_refused(cursor):
     cursor.execute("CREATE TABLE adbc_vectors (id BIGINT, e VECTOR(3))")
     for values in ([1.0, 2.0], [1.0, 2.0, 3.0, 4.0]):
         data = pa.table({"id": [1], "e": pa.array([values], pa.list_(pa.float32()))})
@@ -251,7 +251,7 @@ def test_objects_are_filtered(connection):
     assert "lineitem" not in tables(table_types_filter=["SYSTEM TABLE"])
 
 
-def test_prepared_statements_say_what_they_take(cursor):
+def test_prepared_statements_report_their_parameters(cursor):
     schema = cursor.adbc_prepare("SELECT o_comment FROM orders WHERE o_orderkey = ? AND o_totalprice > ?")
     assert schema.types == [pa.int64(), pa.decimal128(15, 2)]
     cursor.execute("CREATE TABLE adbc_prepared (id BIGINT, name VARCHAR)")
@@ -294,7 +294,7 @@ def test_cancel(uri, cluster):
             cursor.fetchall()
         assert time.monotonic() - started < 30
         timer.join()
-    # The server works on it no longer.
+    # The server must have stopped working on it.
     pids = [node["pid"] for node in cluster["nodes"]]
     time.sleep(1)
     before = sum(cpu_seconds(pid) for pid in pids)
@@ -388,9 +388,9 @@ TYPES = {
 }
 
 
-@pytest.mark.parametrize("rows,task_bytes", [(3, 2**40), (30_000, 2**40), (30_000, 1)], ids=["inline", "files", "spread"])
-def test_every_type_comes_back_as_it_went_in(cursor, rows, task_bytes):
-    """Few rows travel in the log, many become files; these are read here or by all nodes."""
+@pytest.mark.parametrize("rows,task_bytes", [(3, 2**40), (30_000, 2**40), (30_000, 1)], ids=["inline", "files", "distributed"])
+def test_values_of_every_type_are_returned_unchanged(cursor, rows, task_bytes):
+    """Few rows become an inline segment and many become files, which one node or all nodes read."""
     cursor.execute(f"SET plexus.task_bytes = {task_bytes}")
     data = pa.table({name: pa.concat_arrays([array] * (rows // 3)) for name, array in TYPES.items()})
     data = data.append_column("n", pa.array(range(data.num_rows), pa.int64()))
@@ -398,7 +398,7 @@ def test_every_type_comes_back_as_it_went_in(cursor, rows, task_bytes):
     cursor.execute("SELECT * FROM adbc_types ORDER BY n")
     back = cursor.fetch_arrow_table()
     for name, array in TYPES.items():
-        # The client library's transport has no large lists: their values come back as lists.
+        # Flight SQL results have no large lists and list views: their values come back as lists.
         wanted = data.column(name).combine_chunks()
         found = back.column(name).combine_chunks()
         plain_list = pa.types.is_large_list(wanted.type) or pa.types.is_list_view(wanted.type)
@@ -410,7 +410,7 @@ def test_every_type_comes_back_as_it_went_in(cursor, rows, task_bytes):
 
 
 def test_times_of_another_unit_are_converted(cursor):
-    """Python's datetime has microseconds, a TIMESTAMP of SQL nanoseconds."""
+    """A datetime of Python has microseconds, a TIMESTAMP of SQL has nanoseconds."""
     cursor.execute("CREATE TABLE adbc_times (at TIMESTAMP, day DATE, amount DECIMAL(10, 2))")
     moment = datetime.datetime(2024, 2, 29, 12, 30, 0, 123456)
     row = (moment, moment.date(), decimal.Decimal("1.25"))
@@ -442,7 +442,7 @@ def test_executescript(cursor):
 
 
 def test_long_statements(cursor):
-    """A statement may be as long as a message to a client, or half of it when it returns rows."""
+    """A statement may be as long as a message to a client, or half as long when it returns rows."""
     cursor.execute("CREATE TABLE adbc_long (t VARCHAR)")
     cursor.execute("INSERT INTO adbc_long VALUES ('" + "x" * 2_500_000 + "')")
     cursor.execute("SELECT length(t) FROM adbc_long")

@@ -64,7 +64,7 @@ def command(name, payload=b""):
 def rows_of(client, packed):
     info = client.get_flight_info(flight.FlightDescriptor.for_command(packed))
     table = client.do_get(info.endpoints[0].ticket).read_all()
-    assert info.schema.equals(table.schema), "the promised schema is not what comes"
+    assert info.schema.equals(table.schema), "the schema of the info is not that of the rows"
     return table
 
 
@@ -86,7 +86,7 @@ def test_schema_of_a_command(client):
 
 
 def test_a_prepared_handle_works_on_every_node(cluster):
-    """Handles say all there is to know: whoever gets one can run it."""
+    """A handle contains the whole statement, so that every node can execute it."""
     first, second = ("grpc://" + cluster["nodes"][n]["flight"] for n in (0, 1))
     with flight.FlightClient(first) as client:
         request = command("ActionCreatePreparedStatementRequest", field(1, b"SELECT count(*) AS n FROM nation"))
@@ -126,7 +126,7 @@ def read_field(message, wanted):
 def test_actions_on_a_flight_info(client):
     info = client.get_flight_info(flight.FlightDescriptor.for_path("nation"))
     (cancelled,) = client.do_action(flight.Action("CancelFlightInfo", field(1, info.serialize())))
-    # Status 3: not cancellable. Dropping the stream is what cancels.
+    # Status 3: not cancellable. A client cancels by dropping the stream.
     assert cancelled.body.to_pybytes() == b"\x08\x03"
     endpoint = info.endpoints[0].serialize()
     (renewed,) = client.do_action(flight.Action("RenewFlightEndpoint", field(1, endpoint)))
@@ -138,6 +138,6 @@ def test_put_to_another_catalog_is_refused(client):
         put(client, ["elsewhere", "public", "t"], pa.table({"a": [1]}))
 
 
-def test_actions_are_what_works(client):
+def test_listed_actions(client):
     names = {a.type for a in client.list_actions()}
     assert {"CreatePreparedStatement", "BeginTransaction", "EndTransaction"} <= names

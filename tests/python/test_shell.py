@@ -1,4 +1,4 @@
-"""The interactive shell, at a terminal of its own."""
+"""The interactive shell, in a pseudoterminal."""
 
 import os
 import pty
@@ -20,10 +20,10 @@ class Shell:
         self.seen = ""
 
     def wait_for(self, text):
-        """Reads until `text` has come, and returns all up to there."""
+        """Reads until `text` appears. Returns everything before it."""
         deadline = time.monotonic() + PATIENCE
         while text not in self.seen:
-            assert time.monotonic() < deadline, f"{text!r} did not come: {self.seen!r}"
+            assert time.monotonic() < deadline, f"{text!r} did not appear: {self.seen!r}"
             if select.select([self.terminal], [], [], 0.1)[0]:
                 try:
                     self.seen += os.read(self.terminal, 65536).decode(errors="replace")
@@ -38,7 +38,7 @@ class Shell:
     def wait_end(self):
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
-            # The terminal must be read, or the shell waits for room.
+            # Output must be read, or the shell blocks on a full buffer.
             if select.select([self.terminal], [], [], 0.05)[0]:
                 try:
                     os.read(self.terminal, 65536)
@@ -47,7 +47,7 @@ class Shell:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 return os.waitstatus_to_exitcode(status)
-        raise AssertionError("the shell does not end")
+        raise AssertionError("the shell did not end")
 
 
 def test_a_session_at_a_terminal(uri):
@@ -60,7 +60,7 @@ def test_a_session_at_a_terminal(uri):
     shell.type("SELECT wrong;\r")
     shell.wait_for("error: ")
     shell.wait_for("plexus>")
-    # Ctrl-C cancels the statement and not the shell.
+    # Ctrl-C cancels the statement and does not end the shell.
     shell.type("SELECT count(*) FROM generate_series(1, 100000000) a, generate_series(1, 1000) b WHERE a.value % 7 = b.value;\r")
     time.sleep(1.5)
     shell.type("\x03")
@@ -74,14 +74,14 @@ def test_a_session_at_a_terminal(uri):
 
 
 def node_pids(text):
-    """Process ids out of the demo's table of nodes."""
+    """The process ids in the table of nodes that the demo prints."""
     return [int(line.split()[1]) for line in text.splitlines() if "127.0.0.1:" in line and line.split()[0].isdigit()]
 
 
 def wait_gone(pids):
     deadline = time.monotonic() + PATIENCE
     while any(os.path.exists(f"/proc/{pid}") for pid in pids):
-        assert time.monotonic() < deadline, f"some of {pids} are left behind"
+        assert time.monotonic() < deadline, f"some of {pids} still run"
         time.sleep(0.1)
 
 

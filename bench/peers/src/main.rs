@@ -1,8 +1,8 @@
-//! Nearest vectors in Rust libraries. Arguments: files of vectors, queries and the nearest of each, length,
-//! k, recall.
+//! Nearest-neighbor search in Rust libraries.
 //!
-//! Prints lines of a name, what was measured, and queries a second of one thread at the recall, separated
-//! by tabs.
+//! Arguments: files of base vectors, query vectors and the true nearest rows of each query, dimensions, k,
+//! the recall to reach. Prints lines of a name, a measurement and, where the recall is reached, the queries
+//! per second of one thread, separated by tabs.
 
 mod hnsw;
 mod vamana;
@@ -23,64 +23,66 @@ fn main() -> Result<()> {
     vamana::measure(&data)
 }
 
-/// The vectors, what is asked of them, and what would be right.
+/// The base vectors, the queries and their true nearest neighbors.
 struct Data {
     vectors: Vec<f32>,
     queries: Vec<f32>,
+    /// The `k` nearest rows of each query.
     truth: Vec<u32>,
-    length: usize,
+    dimensions: usize,
     k: usize,
-    wanted: f64,
+    recall_target: f64,
 }
 
 impl Data {
     fn read(arguments: &[String]) -> Result<Self> {
-        let [vectors, queries, truth, length, k, wanted] = arguments else {
-            return Err("wanted: files of vectors, queries and the nearest of each, length, k, recall".into());
+        let [vectors, queries, truth, dimensions, k, recall_target] = arguments else {
+            let usage = "arguments: files of vectors, queries and nearest rows, dimensions, k, recall";
+            return Err(usage.into());
         };
-        let (length, k) = (parsed(length, "length")?, parsed(k, "k")?);
+        let (dimensions, k) = (parse(dimensions, "dimensions")?, parse(k, "k")?);
         let data = Self {
-            vectors: rows(vectors, length, f32::from_le_bytes)?,
-            queries: rows(queries, length, f32::from_le_bytes)?,
-            truth: rows(truth, k, u32::from_le_bytes)?,
-            length,
+            vectors: read_rows(vectors, dimensions, f32::from_le_bytes)?,
+            queries: read_rows(queries, dimensions, f32::from_le_bytes)?,
+            truth: read_rows(truth, k, u32::from_le_bytes)?,
+            dimensions,
             k,
-            wanted: parsed(wanted, "recall")?,
+            recall_target: parse(recall_target, "recall")?,
         };
-        let (asked, known) = (data.queries.len() / length, data.truth.len() / k);
-        if asked != known {
-            return Err(format!("{truth}: the nearest of {known} queries, but {queries} has {asked}").into());
+        let (count, judged) = (data.queries.len() / dimensions, data.truth.len() / k);
+        if count != judged {
+            return Err(format!("{truth} is for {judged} queries, but {queries} has {count}").into());
         }
         Ok(data)
     }
 
     fn count(&self) -> usize {
-        self.vectors.len() / self.length
+        self.vectors.len() / self.dimensions
     }
 
     fn vector(&self, id: u32) -> &[f32] {
-        let start = id as usize * self.length;
-        &self.vectors[start..start + self.length]
+        let start = id as usize * self.dimensions;
+        &self.vectors[start..start + self.dimensions]
     }
 
-    /// Wider and wider searches, until one finds as many of the nearest as are wanted.
+    /// Searches with wider and wider beams until the recall is reached. `build` is in seconds.
     fn measure(
         &self,
         name: &str,
         build: f64,
-        widths: &[usize],
+        beams: &[usize],
         search: impl Fn(&[f32], usize) -> Result<Vec<u32>>,
     ) -> Result<()> {
-        say(&format!("{name}: build\t{build:.1} s"))?;
-        for &width in widths {
+        report(&format!("{name}: build\t{build:.1} s"))?;
+        for &beam in beams {
             let started = Instant::now();
-            let queries = self.queries.chunks_exact(self.length);
-            let found = queries.map(|query| search(query, width)).collect::<Result<Vec<_>>>()?;
+            let queries = self.queries.chunks_exact(self.dimensions);
+            let found = queries.map(|query| search(query, beam)).collect::<Result<Vec<_>>>()?;
             let rate = found.len() as f64 / started.elapsed().as_secs_f64();
             let recall = self.recall(&found);
-            let reached = recall >= self.wanted;
+            let reached = recall >= self.recall_target;
             let last = if reached { format!("\t{rate}") } else { String::new() };
-            say(&format!("{name}: ef {width}\trecall {recall:.4}, {rate:.0} queries/s a thread{last}"))?;
+            report(&format!("{name}: ef {beam}\trecall {recall:.4}, {rate:.0} queries/s per thread{last}"))?;
             if reached {
                 break;
             }
@@ -91,32 +93,32 @@ impl Data {
     fn recall(&self, found: &[Vec<u32>]) -> f64 {
         let mut hits = 0;
         for (found, truth) in found.iter().zip(self.truth.chunks_exact(self.k)) {
-            // Counted by what is true: a row that a library gave twice is one hit.
+            // Counts true neighbors, so that a row that a library returns twice is one hit.
             hits += truth.iter().filter(|row| found.contains(row)).count();
         }
         hits as f64 / self.truth.len() as f64
     }
 }
 
-fn parsed<T>(text: &str, name: &str) -> Result<T>
+fn parse<T>(text: &str, name: &str) -> Result<T>
 where
     T: FromStr<Err: Display>,
 {
     text.parse::<T>().map_err(|error| format!("{name}: {text}: {error}").into())
 }
 
-/// The numbers of a file whose rows all have the same length.
-fn rows<T>(path: &str, length: usize, number: impl Fn([u8; 4]) -> T) -> Result<Vec<T>> {
+/// The numbers of a file of rows of `length` numbers each, of four bytes in little-endian order.
+fn read_rows<T>(path: &str, length: usize, number: impl Fn([u8; 4]) -> T) -> Result<Vec<T>> {
     let bytes = fs::read(path).map_err(|error| format!("{path}: {error}"))?;
     let (numbers, rest) = bytes.as_chunks::<4>();
     if numbers.is_empty() || !rest.is_empty() || !numbers.len().is_multiple_of(length) {
-        return Err(format!("{path}: not rows of {length} numbers").into());
+        return Err(format!("{path} does not consist of rows of {length} numbers").into());
     }
     Ok(numbers.iter().map(|&bytes| number(bytes)).collect())
 }
 
-/// Flushed: a build takes minutes, and what was measured stays when a later one fails.
-fn say(line: &str) -> io::Result<()> {
+/// Prints a line and flushes it: builds take minutes, and a later failure must not lose earlier lines.
+fn report(line: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()

@@ -1,7 +1,9 @@
-//! The flat graph of the `diskann` crate, walked by the vectors and by codes of a bit a dimension.
+//! The Vamana graph of the `diskann` crate, searched with full-precision vectors and with codes of one bit
+//! per dimension.
 //!
-//! Both walks are of one graph, built by the vectors, so that nothing differs but what a step looks at. Each vector is
-//! encoded as it is inserted, so that the build of the first row has that in it, but not the training.
+//! Both searches use one graph, which is built from the vectors, so that they differ only in the distances
+//! that they compute. Vectors are encoded on insertion: the first build time includes that, but not the
+//! training.
 
 use std::iter;
 use std::time::Instant;
@@ -32,38 +34,39 @@ use rayon::prelude::*;
 use crate::{Data, Result};
 
 const DEGREE: usize = 32;
-const BUILD_WIDTH: usize = 100;
+const BUILD_BEAM: usize = 100;
 const ALPHA: f32 = 1.2;
 const SEED: u64 = 1;
-const WIDTHS: [usize; 10] = [16, 24, 32, 48, 64, 96, 128, 192, 256, 384];
+const BEAMS: [usize; 10] = [16, 24, 32, 48, 64, 96, 128, 192, 256, 384];
 
-/// The vectors with a code beside each, and the graph.
+/// The vectors, the code of each, and the graph.
 type Provider = FullPrecisionProvider<f32, SphericalStore>;
 type Index = DiskANNIndex<Provider>;
 
-pub fn measure(data: &Data) -> Result<()> {
+pub(crate) fn measure(data: &Data) -> Result<()> {
     let started = Instant::now();
-    // The error holds on to the vectors, which are not here for as long as an error may be.
-    let vectors = Ref::try_from_data(&data.vectors, data.count(), data.length).map_err(|e| e.as_static())?;
+    // The error borrows the vectors, which do not live as long as the boxed error must.
+    let vectors =
+        Ref::try_from_data(&data.vectors, data.count(), data.dimensions).map_err(|e| e.as_static())?;
     let codes = train(vectors)?;
     let training = started.elapsed().as_secs_f64();
     let index = build(data, vectors, codes)?;
     let build = started.elapsed().as_secs_f64();
 
-    data.measure("diskann, degree 32", build - training, &WIDTHS, |query, width| {
-        nearest(&index, &FullPrecision, query, width, data.k)
+    data.measure("diskann, degree 32", build - training, &BEAMS, |query, beam| {
+        nearest(&index, &FullPrecision, query, beam, data.k)
     })?;
-    // Four bits a dimension of the query are nearer to it than one, and are still compared by counting bits.
+    // Four bits per dimension of the query are more precise than one, and distances are still bit counts.
     let codes = Quantized::search(QueryLayout::FourBitTransposed);
-    data.measure("diskann, degree 32, spherical 1 bit", build, &WIDTHS, |query, width| {
-        nearest(&index, &codes, query, width, data.k)
+    data.measure("diskann, degree 32, spherical 1 bit", build, &BEAMS, |query, beam| {
+        nearest(&index, &codes, query, beam, data.k)
     })
 }
 
 fn train(vectors: Ref<'_, f32>) -> Result<Impl<1>> {
     let quantizer = SphericalQuantizer::train(
         vectors,
-        // Pads to no power of two, so that a code has as many bits as the vector has dimensions.
+        // Does not pad to a power of two: a code has as many bits as the vector has dimensions.
         TransformKind::DoubleHadamard { target_dim: TargetDim::Same },
         SupportedMetric::SquaredL2,
         PreScale::ReciprocalMeanNorm,
@@ -75,18 +78,18 @@ fn train(vectors: Ref<'_, f32>) -> Result<Impl<1>> {
 
 fn build(data: &Data, vectors: Ref<'_, f32>, codes: Impl<1>) -> Result<Index> {
     let slack = MaxDegree::default_slack();
-    let config = Builder::new_with(DEGREE, slack, BUILD_WIDTH, Metric::L2.into(), |builder| {
+    let config = Builder::new_with(DEGREE, slack, BUILD_BEAM, Metric::L2.into(), |builder| {
         builder.alpha(ALPHA);
     })
     .build()?;
-    let most = config.max_degree_u32().get();
-    let parameters = DefaultProviderParameters::simple(data.count(), data.length, Metric::L2, most);
-    let whole = CreateFullPrecision::<f32>::new(data.length, None);
-    let provider = Provider::new_empty(parameters, whole, codes, NoDeletes)?;
-    let middle = f32::compute_medoid(vectors);
-    provider.set_start_points(iter::once(middle.as_slice()))?;
+    let degree_max = config.max_degree_u32().get();
+    let parameters = DefaultProviderParameters::simple(data.count(), data.dimensions, Metric::L2, degree_max);
+    let full_precision = CreateFullPrecision::<f32>::new(data.dimensions, None);
+    let provider = Provider::new_empty(parameters, full_precision, codes, NoDeletes)?;
+    let medoid = f32::compute_medoid(vectors);
+    provider.set_start_points(iter::once(medoid.as_slice()))?;
 
-    // Nothing in memory is ever waited for: a runtime without threads of its own does for all who insert.
+    // In-memory providers never wait, so a runtime without threads of its own serves all inserting threads.
     let index = Index::new_with_current_thread_runtime(config, provider);
     (0..data.count() as u32)
         .into_par_iter()
@@ -94,12 +97,12 @@ fn build(data: &Data, vectors: Ref<'_, f32>, codes: Impl<1>) -> Result<Index> {
     Ok(index)
 }
 
-/// By either walk; what one by codes has kept, the crate puts in order by the vectors.
+/// The nearest rows by either strategy. The crate re-ranks the results of a search by codes.
 fn nearest<'a, S>(
     index: &'a Index,
     strategy: &'a S,
     query: &'a [f32],
-    width: usize,
+    beam: usize,
     k: usize,
 ) -> Result<Vec<u32>>
 where
@@ -107,7 +110,7 @@ where
 {
     let (mut ids, mut distances) = (vec![0_u32; k], vec![0.0_f32; k]);
     let mut output = IdDistance::new(&mut ids, &mut distances);
-    let found = index.search(Knn::new_default(width)?, strategy, &DefaultContext, query, &mut output)?;
+    let found = index.search(Knn::new_default(beam)?, strategy, &DefaultContext, query, &mut output)?;
     ids.truncate(found.result_count as usize);
     Ok(ids)
 }

@@ -26,7 +26,7 @@ impl Coordinator {
     /// another replica like missing ones.
     pub(super) async fn check(&self, table: &Arc<Table>) -> Result<Executed> {
         let mut copies: BTreeMap<NodeId, Vec<SegmentRef>> = BTreeMap::new();
-        for file in table.segments.values().flat_map(|s| SegmentRef::all_of(table, s)) {
+        for file in table.segments.values().flat_map(|s| SegmentRef::all_files(table, s)) {
             for node in &file.replicas {
                 copies.entry(*node).or_default().push(file.clone());
             }

@@ -193,7 +193,7 @@ impl Coordinator {
         let change = TableChange {
             add: added,
             remove: sources.iter().map(|s| s.id).collect(),
-            ..TableChange::new(table.id, table.schema_version, version, ChangeKind::Move)
+            ..TableChange::new(table.id, table.schema_version, version, ChangeKind::Relocate)
         };
         self.writer().commit(vec![change], "optimize", started).await?;
         Ok(merged)

@@ -53,7 +53,7 @@ impl Coordinator {
             let missing = was - is;
             if !missing.is_empty() {
                 let pick = RowSelection::Only(Arc::new(missing));
-                let mut rows = self.writer().reads.scan(table, segment, &target.schema, pick).await?;
+                let mut rows = self.writer().reader.scan(table, segment, &target.schema, pick).await?;
                 while let Some(found) = rows.try_next().await? {
                     ingest.write(found.rows).await?;
                 }
@@ -88,7 +88,7 @@ impl Coordinator {
         let mut rows = RowSet::new();
         if segment.is_visible_at(version) {
             rows.insert_range(0..segment.rows as u32);
-            rows -= &*self.writer().reads.hidden_rows(table, segment, version).await?;
+            rows -= &*self.writer().reader.invisible_rows(table, segment, version).await?;
         }
         Ok(rows)
     }

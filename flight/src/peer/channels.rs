@@ -1,4 +1,7 @@
-//! Channels to the workers of distributed queries: gRPC over TCP under the cluster's mutual TLS.
+//! Channels to the workers of distributed queries: gRPC over TCP with the cluster's mutual TLS.
+//!
+//! Errors of the connection, unlike errors of the task, are wrapped with the worker's URL, so that the
+//! coordinator can run the query again without that worker.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -25,13 +28,13 @@ use url::Url;
 use crate::tls::{Identity, SERVER_NAME};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A peer that answers no ping in between is dead.
+/// HTTP/2 pings. A worker that does not answer within the timeout is considered dead.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
-/// Errors travel in headers, with plans inside.
+/// Errors of tasks travel in headers and can contain whole plans.
 const HEADER_BYTES_MAX: u32 = 1024 * 1024;
 
-/// Channels by worker URL. They reconnect by themselves.
+/// Channels by worker URL. A channel reconnects by itself.
 #[derive(Clone)]
 pub struct WorkerChannels {
     tls: ClientTlsConfig,
@@ -39,6 +42,7 @@ pub struct WorkerChannels {
 }
 
 impl WorkerChannels {
+    /// Channels that authenticate with this node's certificate. Connects nothing yet.
     pub fn new(identity: &Identity) -> Self {
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(&identity.authority))
@@ -52,11 +56,11 @@ impl WorkerChannels {
         if let Some(channel) = channels.get(url) {
             return Ok(channel.clone());
         }
-        let fail = |e: tonic::transport::Error| DataFusionError::External(Box::new(e));
+        let external = |e: tonic::transport::Error| DataFusionError::External(Box::new(e));
         let channel = Endpoint::from_shared(url.to_string())
-            .map_err(fail)?
+            .map_err(external)?
             .tls_config(self.tls.clone())
-            .map_err(fail)?
+            .map_err(external)?
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(PING_INTERVAL)
@@ -74,18 +78,18 @@ impl WorkerChannels {
 impl ChannelResolver for WorkerChannels {
     async fn get_worker_client_for_url(&self, url: &Url) -> Result<Box<dyn WorkerChannel>> {
         let inner = create_worker_client(BoxCloneSyncChannel::new(self.channel(url)?));
-        Ok(Box::new(Named { url: url.clone(), inner }))
+        Ok(Box::new(NamedChannel { url: url.clone(), inner }))
     }
 }
 
-/// Names the worker in the errors of its channel, so that the query can be run again without it.
-struct Named {
+/// A channel whose connection errors name the worker.
+struct NamedChannel {
     url: Url,
     inner: Box<dyn WorkerChannel>,
 }
 
 #[async_trait]
-impl WorkerChannel for Named {
+impl WorkerChannel for NamedChannel {
     async fn coordinator_channel(
         &mut self,
         headers: HeaderMap,
@@ -95,9 +99,9 @@ impl WorkerChannel for Named {
         context: &Arc<TaskContext>,
     ) -> Result<BoxStream<'static, Result<WorkerToCoordinatorMsg>>> {
         let url = self.url.clone();
-        let answers = self.inner.coordinator_channel(headers, request, messages, metrics, context).await;
-        let answers = answers.map_err(|e| named(&self.url, e))?;
-        Ok(answers.map(move |answer| answer.map_err(|e| named(&url, e))).boxed())
+        let responses = self.inner.coordinator_channel(headers, request, messages, metrics, context).await;
+        let responses = responses.map_err(|e| name_worker(&self.url, e))?;
+        Ok(responses.map(move |response| response.map_err(|e| name_worker(&url, e))).boxed())
     }
 
     async fn execute_task(
@@ -108,31 +112,32 @@ impl WorkerChannel for Named {
         context: &Arc<TaskContext>,
     ) -> Result<Vec<BoxStream<'static, Result<RecordBatch>>>> {
         let streams = self.inner.execute_task(headers, request, metrics, context).await;
-        let streams = streams.map_err(|e| named(&self.url, e))?;
+        let streams = streams.map_err(|e| name_worker(&self.url, e))?;
         Ok(streams
             .into_iter()
             .map(|stream| {
                 let url = self.url.clone();
-                stream.map(move |batch| batch.map_err(|e| named(&url, e))).boxed()
+                stream.map(move |batch| batch.map_err(|e| name_worker(&url, e))).boxed()
             })
             .collect())
     }
 
     async fn get_worker_info(&mut self, request: GetWorkerInfoRequest) -> Result<GetWorkerInfoResponse> {
-        self.inner.get_worker_info(request).await.map_err(|e| named(&self.url, e))
+        self.inner.get_worker_info(request).await.map_err(|e| name_worker(&self.url, e))
     }
 }
 
-fn named(url: &Url, error: DataFusionError) -> DataFusionError {
-    if !is_transport(&error) {
+/// Wraps a connection error in the context that the coordinator looks for.
+fn name_worker(url: &Url, error: DataFusionError) -> DataFusionError {
+    if !is_connection_error(&error) {
         return error;
     }
     let context = format!("{WORKER_UNAVAILABLE}{url} ");
     DataFusionError::Context(context, Box::new(DataFusionError::Execution(error.to_string())))
 }
 
-/// Whether the connection failed, and not the task on it: errors of tasks come as errors of the engine.
-fn is_transport(error: &DataFusionError) -> bool {
+/// Whether the connection failed rather than the task. Errors of tasks arrive as errors of the engine.
+fn is_connection_error(error: &DataFusionError) -> bool {
     let DataFusionError::External(inner) = error else {
         return false;
     };

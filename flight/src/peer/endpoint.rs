@@ -1,7 +1,7 @@
-//! The QUIC endpoint of a node: one UDP socket that both asks and answers.
+//! The QUIC endpoint of a node: one UDP socket for both incoming and outgoing connections.
 //!
-//! Metadata and segments use separate connections, so that neither starves the other. A dead peer is
-//! noticed after two seconds.
+//! Metadata and segments use separate connections, so that bulk transfers do not delay heartbeats. A dead
+//! peer is detected after two seconds.
 
 use std::collections::HashMap;
 use std::net::UdpSocket;
@@ -23,26 +23,34 @@ use tokio::time::timeout;
 use crate::peer::wire::{self, Request, Response};
 use crate::tls::{Identity, SERVER_NAME};
 
+/// A connection that receives nothing for this long is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Interval of keep-alive packets; several fit into [`IDLE_TIMEOUT`].
 const KEEP_ALIVE: Duration = Duration::from_millis(500);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Requests of one peer in flight at once.
+/// Requests that one peer may have in flight on one connection.
 const STREAMS_MAX: u32 = 1_024;
-/// Loopback and data-centre links carry more than Ethernet's default.
+/// Upper bound of MTU discovery, in bytes of UDP payload. Loopback and data center links carry jumbo frames.
 const MTU_MAX: u16 = 8_952;
 
-/// The bound endpoint.
+/// The QUIC endpoint of a node.
 #[derive(Clone)]
 pub struct PeerEndpoint {
     endpoint: Endpoint,
 }
 
 impl PeerEndpoint {
-    /// Serves a bound socket. Must be called on the runtime that will drive it.
+    /// Creates the endpoint on a bound socket. Must be called in the context of the runtime that drives it.
+    ///
+    /// `reset_key` must be the same after a restart: it lets the node reset connections of its earlier
+    /// process.
+    ///
+    /// # Errors
+    /// `Internal` when QUIC or TLS reject the configuration.
     pub fn new(socket: UdpSocket, identity: &Identity, reset_key: &[u8; 32]) -> Result<Self> {
         let internal = |e: &dyn std::fmt::Display| Error::internal(format!("peer endpoint: {e}"));
         let mut endpoint_config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, reset_key)));
-        endpoint_config.cid_generator(|| Box::new(RandomIds));
+        endpoint_config.cid_generator(|| Box::new(RandomConnectionIds));
         endpoint_config.max_udp_payload_size(MTU_MAX).map_err(|e| internal(&e))?;
         let crypto = QuicServerConfig::try_from(identity.server_config()?).map_err(|e| internal(&e))?;
         let mut server = ServerConfig::with_crypto(Arc::new(crypto));
@@ -60,11 +68,12 @@ impl PeerEndpoint {
         &self.endpoint
     }
 
+    /// A client with no connections yet.
     pub fn client(&self) -> PeerClient {
         PeerClient { endpoint: self.endpoint.clone(), connections: Arc::default() }
     }
 
-    /// Closes all connections, after answers on their way have left.
+    /// Closes all connections and waits up to a second for the closing packets to be sent.
     pub async fn close(&self) {
         self.endpoint.close(VarInt::from_u32(0), b"shutdown");
         let _ = timeout(Duration::from_secs(1), self.endpoint.wait_idle()).await;
@@ -79,7 +88,7 @@ fn transport() -> Arc<TransportConfig> {
     config
         .max_idle_timeout(Some(idle))
         .keep_alive_interval(Some(KEEP_ALIVE))
-        // The default guess of a third of a second would stretch the idle timeout.
+        // The default of 333 ms is far above the latency between nodes and would lengthen the idle timeout.
         .initial_rtt(Duration::from_millis(20))
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
@@ -91,11 +100,11 @@ fn transport() -> Arc<TransportConfig> {
     Arc::new(config)
 }
 
-/// Connection ids that any of our endpoints accepts: a restarted node can then reset connections that its
-/// earlier process left behind.
-struct RandomIds;
+/// Random connection ids without a per-process signature. The endpoint accepts ids of its node's earlier
+/// process, so it can answer them with a stateless reset.
+struct RandomConnectionIds;
 
-impl ConnectionIdGenerator for RandomIds {
+impl ConnectionIdGenerator for RandomConnectionIds {
     fn generate_cid(&mut self) -> ConnectionId {
         let mut bytes = [0; 8];
         SystemRandom::new().fill(&mut bytes).expect("the system has randomness");
@@ -111,76 +120,81 @@ impl ConnectionIdGenerator for RandomIds {
     }
 }
 
-/// What a connection carries.
+/// The traffic of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Class {
+pub(crate) enum TrafficClass {
+    /// Messages of the metadata group: small, and urgent since they include heartbeats.
     Meta,
+    /// Everything else: segments, reports, search requests.
     Bulk,
 }
 
 type Slot = Arc<Mutex<Option<Connection>>>;
 
-/// Sends requests to peers over connections that it keeps.
+/// Sends requests to peers. Keeps one connection per peer address and traffic class.
 #[derive(Clone)]
 pub struct PeerClient {
     endpoint: Endpoint,
-    connections: Arc<std::sync::Mutex<HashMap<(String, Class), Slot>>>,
+    connections: Arc<std::sync::Mutex<HashMap<(String, TrafficClass), Slot>>>,
 }
 
 impl PeerClient {
-    /// One exchange. A body is sent after the request, and one that the response announces is read.
-    pub async fn call(
+    /// Sends a request and its body, if any, and reads the response and the body that it announces.
+    pub(crate) async fn call(
         &self,
         address: &str,
-        class: Class,
+        class: TrafficClass,
         request: &Request,
         body: Option<Bytes>,
         limit: Duration,
     ) -> Result<(Response, Bytes)> {
-        timeout(limit, self.exchange(address, class, request, body))
+        timeout(limit, self.round_trip(address, class, request, body))
             .await
             .unwrap_or_else(|_| Err(Error::unavailable(format!("no answer from {address} within {limit:?}"))))
     }
 
-    async fn exchange(
+    async fn round_trip(
         &self,
         address: &str,
-        class: Class,
+        class: TrafficClass,
         request: &Request,
         body: Option<Bytes>,
     ) -> Result<(Response, Bytes)> {
         let connection = self.connection(address, class).await?;
-        let first = exchange_on(&connection, address, request, body.clone()).await;
+        let first = round_trip_on(&connection, address, request, body.clone()).await;
         if first.is_ok() || connection.close_reason().is_none() {
             return first;
         }
-        // The peer was started anew since the connection was last used, and takes new ones. Whatever is asked of
-        // it may be asked twice.
+        // The peer has restarted since the connection was last used, and accepts new ones. Every request is
+        // idempotent, so it does no harm if the peer receives this one twice.
         let connection = self.connection(address, class).await?;
-        exchange_on(&connection, address, request, body).await
+        round_trip_on(&connection, address, request, body).await
     }
 
-    async fn connection(&self, address: &str, class: Class) -> Result<Connection> {
+    async fn connection(&self, address: &str, class: TrafficClass) -> Result<Connection> {
         let slot = {
             let mut connections = self.connections.lock().expect("no code panics while it holds this lock");
             connections.entry((address.to_owned(), class)).or_default().clone()
         };
-        // Held while connecting, so that callers share one attempt; it is bounded in time.
+        // The lock is held while connecting, so that concurrent callers share one attempt. CONNECT_TIMEOUT
+        // bounds it.
         let mut slot = slot.lock().await;
         if let Some(connection) = slot.as_ref().filter(|c| c.close_reason().is_none()) {
             return Ok(connection.clone());
         }
-        let connection = self.dial(address).await?;
+        let connection = self.connect(address).await?;
         *slot = Some(connection.clone());
         Ok(connection)
     }
 
-    async fn dial(&self, address: &str) -> Result<Connection> {
+    async fn connect(&self, address: &str) -> Result<Connection> {
         let target = tokio::net::lookup_host(address)
             .await
             .map_err(|e| Error::invalid(format!("peer address {address:?}: {e}")))?
             .next()
-            .ok_or_else(|| Error::invalid(format!("peer address {address:?} has no host")))?;
+            .ok_or_else(|| {
+                Error::invalid(format!("peer address {address:?} does not resolve to any address"))
+            })?;
         let connecting = self
             .endpoint
             .connect(target, SERVER_NAME)
@@ -188,7 +202,7 @@ impl PeerClient {
         match timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(quinn::ConnectionError::TransportError(e))) => Err(Error::invalid(format!(
-                "{address} does not belong to this cluster, or the join token is of another one: {e}"
+                "{address} does not belong to this cluster, or the join token belongs to another cluster: {e}"
             ))),
             Ok(Err(e)) => Err(Error::unavailable(format!("connecting to {address}: {e}"))),
             Err(_) => {
@@ -198,18 +212,18 @@ impl PeerClient {
     }
 }
 
-async fn exchange_on(
+async fn round_trip_on(
     connection: &Connection,
     address: &str,
     request: &Request,
     body: Option<Bytes>,
 ) -> Result<(Response, Bytes)> {
-    let (mut send, mut receive) = connection.open_bi().await.map_err(wire::lost)?;
+    let (mut send, mut receive) = connection.open_bi().await.map_err(wire::connection_lost)?;
     wire::write_frame(&mut send, plexus_model::encode(request)).await?;
     if let Some(body) = body {
         wire::write_body(&mut send, body).await?;
     }
-    send.finish().map_err(wire::lost)?;
+    send.finish().map_err(wire::connection_lost)?;
     let frame = wire::read_frame(&mut receive).await.map_err(|e| e.context(address))?;
     let response: Response = plexus_model::decode("peer response", &frame)?;
     let body = match response {

@@ -1,9 +1,9 @@
-//! Result rows as Flight messages that every client can receive.
+//! Encodes result rows as Flight messages that every client can receive.
 //!
-//! Most gRPC clients refuse messages above 4 MiB, and around 2 MiB is fastest anyway. The library's
-//! encoder takes a size as a hint; here real sizes are checked. Dictionaries are sent as their values,
-//! and views of strings and lists as plain ones unless the session asks for views: older clients know
-//! none of them.
+//! Most gRPC clients refuse messages above 4 MiB, and throughput is best around 2 MiB. The encoder of
+//! `arrow-flight` treats its size limit as a hint, so this one measures each encoded message and splits those
+//! that are too large. Dictionaries are sent as their values. Views of strings and lists are sent as plain
+//! arrays unless the session asks for views, because older clients support neither.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,17 +23,18 @@ use tonic::Status;
 
 use crate::status::to_status;
 
-/// What a message aims at.
+/// Size at which batches are cut into messages.
 const MESSAGE_BYTES_TARGET: usize = 2 * 1024 * 1024;
-/// What a message may be; a single larger row is sent all the same, since rows cannot be split.
+/// Largest message that holds more than one row. A single larger row is sent anyway, since rows cannot be
+/// split.
 const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024 - 64 * 1024;
-/// Rows of a first guess, however wide they look: sizes of slices are overestimated for nested types.
+/// Least number of rows to try per message, however wide they seem: the size estimate is too large for slices
+/// of nested types.
 const ROWS_MIN: usize = 256;
 
-/// The types that are sent for a schema.
-pub fn wire_schema(schema: &Schema, string_views: bool) -> SchemaRef {
-    let fields: Vec<Field> =
-        schema.fields().iter().map(|f| wire_field(f, string_views).as_ref().clone()).collect();
+/// The schema of rows on the wire: without dictionaries and, unless `views` is set, without views.
+pub(crate) fn wire_schema(schema: &Schema, views: bool) -> SchemaRef {
+    let fields: Vec<Field> = schema.fields().iter().map(|f| wire_field(f, views).as_ref().clone()).collect();
     Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
 }
 
@@ -58,8 +59,8 @@ fn wire_type(t: &DataType, views: bool) -> DataType {
 }
 
 /// The messages of a result: its schema, then its rows.
-pub fn encode_row_set(rows: RowStream, string_views: bool) -> BoxStream<'static, Result<FlightData, Status>> {
-    let schema = wire_schema(&rows.schema, string_views);
+pub(crate) fn encode_rows(rows: RowStream, views: bool) -> BoxStream<'static, Result<FlightData, Status>> {
+    let schema = wire_schema(&rows.schema, views);
     let mut encoder = Encoder::new(schema);
     let first = encoder.schema_message();
     let data = rows
@@ -111,15 +112,15 @@ impl Encoder {
             (rows as u128 * MESSAGE_BYTES_TARGET as u128 / bytes as u128) as usize
         };
         let step = step.clamp(ROWS_MIN.min(rows), rows);
-        // Pieces still to be sent, the next one last; one that turns out too large is halved.
-        let mut pieces: Vec<(usize, usize)> =
+        // A stack of slices still to encode, the next one on top. A slice that encodes too large is halved.
+        let mut slices: Vec<(usize, usize)> =
             (0..rows).step_by(step).map(|start| (start, step.min(rows - start))).rev().collect();
-        while let Some((start, length)) = pieces.pop() {
+        while let Some((start, length)) = slices.pop() {
             let message = self.message(&batch.slice(start, length))?;
             if message.encoded_len() > MESSAGE_BYTES_MAX && length > 1 {
                 let half = length / 2;
-                pieces.push((start + half, length - half));
-                pieces.push((start, half));
+                slices.push((start + half, length - half));
+                slices.push((start, half));
             } else {
                 out.push_back(message);
             }
@@ -150,7 +151,7 @@ impl Encoder {
     }
 }
 
-/// A slice of views drags all the bytes of its batch along; this keeps what it uses.
+/// Copies views into buffers of their own. A slice of views would otherwise send all the data of its batch.
 fn compact(array: &ArrayRef) -> ArrayRef {
     match array.data_type() {
         DataType::Utf8View => Arc::new(array.as_string_view().gc()),
@@ -168,7 +169,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_message_is_below_the_limit_and_all_rows_arrive() {
-        // One wide row among narrow ones defeats any estimate by averages.
+        // A few wide rows among narrow ones defeat any estimate from the average row size.
         let wide = "x".repeat(3 * 1024 * 1024);
         let values: Vec<&str> =
             (0..2_000).map(|i| if i % 700 == 350 { wide.as_str() } else { "narrow" }).collect();
@@ -177,7 +178,7 @@ mod tests {
         let batch = RecordBatch::try_new(schema.clone(), vec![array]).unwrap();
         for views in [false, true] {
             let rows = RowStream::from_batches(schema.clone(), vec![batch.clone()]);
-            let messages: Vec<FlightData> = encode_row_set(rows, views).try_collect().await.unwrap();
+            let messages: Vec<FlightData> = encode_rows(rows, views).try_collect().await.unwrap();
             assert!(messages.iter().all(|m| m.encoded_len() < 4 * 1024 * 1024));
             let decoded = arrow_flight::utils::flight_data_to_batches(&messages).unwrap();
             assert_eq!(decoded.iter().map(|b| b.num_rows()).sum::<usize>(), values.len());
@@ -187,7 +188,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
-        fn rows_arrive_as_they_were_in_small_messages(
+        fn rows_round_trip_in_small_messages(
             lengths in proptest::collection::vec(proptest::option::of(0usize..400_000), 0..40),
             batches in 1usize..4,
         ) {
@@ -197,7 +198,7 @@ mod tests {
             let batch = RecordBatch::try_new(schema.clone(), vec![array]).unwrap();
             let rows = RowStream::from_batches(schema, vec![batch; batches]);
             let messages: Vec<FlightData> =
-                futures::executor::block_on(encode_row_set(rows, false).try_collect()).unwrap();
+                futures::executor::block_on(encode_rows(rows, false).try_collect()).unwrap();
             prop_assert!(messages.iter().all(|m| m.encoded_len() < 4 * 1024 * 1024));
             let mut found = Vec::new();
             for batch in arrow_flight::utils::flight_data_to_batches(&messages).unwrap() {

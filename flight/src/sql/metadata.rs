@@ -1,4 +1,4 @@
-//! What clients ask about the server and its tables.
+//! Answers to the metadata commands of Flight SQL: server capabilities, SQL types, schemas, tables and keys.
 
 use std::sync::Arc;
 
@@ -18,12 +18,12 @@ use plexus_storage::types;
 
 use crate::sql::encode::wire_schema;
 
-fn fail(error: impl std::fmt::Display) -> Error {
+fn internal(error: impl std::fmt::Display) -> Error {
     Error::internal(format!("metadata: {error}"))
 }
 
-/// What the server claims: only what works.
-pub fn sql_info() -> Result<SqlInfoData> {
+/// Capabilities of the server. Lists only what works.
+pub(crate) fn sql_info() -> Result<SqlInfoData> {
     let mut info = SqlInfoDataBuilder::new();
     info.append(SqlInfo::FlightSqlServerName, "Plexus");
     info.append(SqlInfo::FlightSqlServerVersion, env!("CARGO_PKG_VERSION"));
@@ -40,7 +40,8 @@ pub fn sql_info() -> Result<SqlInfoData> {
     info.append(SqlInfo::SqlDdlCatalog, false);
     info.append(SqlInfo::SqlDdlSchema, true);
     info.append(SqlInfo::SqlDdlTable, true);
-    // Unquoted names are folded; quoted ones keep their case, for which there is no value but "unknown".
+    // Unquoted names are folded to lower case. Quoted names keep their case, for which the protocol has no
+    // value but "unknown".
     info.append(SqlInfo::SqlIdentifierCase, SqlSupportedCaseSensitivity::SqlCaseSensitivityLowercase as i64);
     info.append(
         SqlInfo::SqlQuotedIdentifierCase,
@@ -54,13 +55,13 @@ pub fn sql_info() -> Result<SqlInfoData> {
     info.append(SqlInfo::SqlTransactionsSupported, true);
     info.append(SqlInfo::SqlSavepointsSupported, false);
     info.append(SqlInfo::SqlNamedParametersSupported, false);
-    info.build().map_err(fail)
+    info.build().map_err(internal)
 }
 
-/// The types of SQL, as ODBC and JDBC want to record_heartbeat of them.
-pub fn type_info() -> Result<XdbcTypeInfoData> {
+/// The SQL types, in the form that ODBC and JDBC drivers expect.
+pub(crate) fn type_info() -> Result<XdbcTypeInfoData> {
     use XdbcDataType as X;
-    // Name, type, digits or characters, whether unsigned, base of the digits.
+    // Name, type, column size in digits or characters, whether unsigned, radix of the digits.
     type Row = (&'static str, X, Option<i32>, Option<bool>, Option<i32>);
     let types: [Row; 15] = [
         ("BOOLEAN", X::XdbcBit, Some(1), None, None),
@@ -98,15 +99,15 @@ pub fn type_info() -> Result<XdbcTypeInfoData> {
             ..Default::default()
         });
     }
-    builder.build().map_err(fail)
+    builder.build().map_err(internal)
 }
 
 fn text(name: &str, nullable: bool) -> Field {
     Field::new(name, DataType::Utf8, nullable)
 }
 
-/// The primary key of tables, a row a column.
-pub fn primary_keys_schema() -> SchemaRef {
+/// Schema of [`primary_keys`].
+pub(crate) fn primary_keys_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         text("catalog_name", true),
         text("db_schema_name", true),
@@ -117,13 +118,14 @@ pub fn primary_keys_schema() -> SchemaRef {
     ]))
 }
 
-pub fn primary_keys(query: &CommandGetPrimaryKeys, manifest: &Manifest) -> Result<RecordBatch> {
-    let of_query = |t: &&Arc<Table>| {
+/// The primary key of a table: one row per key column.
+pub(crate) fn primary_keys(query: &CommandGetPrimaryKeys, manifest: &Manifest) -> Result<RecordBatch> {
+    let matches = |t: &&Arc<Table>| {
         t.name.table == query.table && query.db_schema.as_ref().is_none_or(|schema| *schema == t.name.schema)
     };
-    // Schema, table, column and its place in the key.
+    // Schema, table, column, and the 1-based position of the column in the key.
     let rows: Vec<(&str, &str, &str, i32)> = named_tables(manifest)
-        .filter(of_query)
+        .filter(matches)
         .flat_map(|t| {
             t.schema.primary_key.iter().zip(1..).map(|(&key, sequence)| {
                 let column = &t.schema.columns[key as usize];
@@ -142,42 +144,45 @@ pub fn primary_keys(query: &CommandGetPrimaryKeys, manifest: &Manifest) -> Resul
         Arc::new(Int32Array::from_iter_values(rows.iter().map(|r| r.3))),
         new_null_array(&DataType::Utf8, rows.len()),
     ];
-    RecordBatch::try_new(primary_keys_schema(), columns).map_err(fail)
+    RecordBatch::try_new(primary_keys_schema(), columns).map_err(internal)
 }
 
-/// Tables that have a name that users see.
+/// Tables that users can name. Tables of unfinished loads are left out.
 fn named_tables(manifest: &Manifest) -> impl Iterator<Item = &Arc<Table>> {
     let named = manifest.names.iter().filter(|(name, _)| !name.is_staging());
     named.filter_map(|(_, id)| manifest.tables.get(id))
 }
 
-pub const TABLE_TYPES: [&str; 2] = ["TABLE", "SYSTEM TABLE"];
+/// Values of the `table_type` column: tables of users, and system tables.
+pub(crate) const TABLE_TYPES: [&str; 2] = ["TABLE", "SYSTEM TABLE"];
 
-pub fn tables(query: CommandGetTables, manifest: &Manifest, string_view: bool) -> Result<RecordBatch> {
+/// Tables with their columns as they are on the wire.
+pub(crate) fn tables(query: CommandGetTables, manifest: &Manifest, string_view: bool) -> Result<RecordBatch> {
     let mut builder = query.into_builder();
     for table in named_tables(manifest) {
         let TableName { schema, table: name } = &table.name;
         let columns = wire_schema(&types::to_arrow(&table.schema), string_view);
-        builder.append(CATALOG, schema, name, TABLE_TYPES[0], &columns).map_err(fail)?;
+        builder.append(CATALOG, schema, name, TABLE_TYPES[0], &columns).map_err(internal)?;
     }
-    for (name, columns) in plexus_query::system_tables(manifest).map_err(fail)? {
+    for (name, columns) in plexus_query::system_tables(manifest).map_err(internal)? {
         let columns = wire_schema(&columns, string_view);
-        builder.append(CATALOG, SYSTEM_SCHEMA, name, TABLE_TYPES[1], &columns).map_err(fail)?;
+        builder.append(CATALOG, SYSTEM_SCHEMA, name, TABLE_TYPES[1], &columns).map_err(internal)?;
     }
-    builder.build().map_err(fail)
+    builder.build().map_err(internal)
 }
 
-pub fn schemas(query: CommandGetDbSchemas, manifest: &Manifest) -> Result<RecordBatch> {
+/// Schemas, including those of the system.
+pub(crate) fn schemas(query: CommandGetDbSchemas, manifest: &Manifest) -> Result<RecordBatch> {
     let mut builder = query.into_builder();
     let system = [SYSTEM_SCHEMA, "information_schema"];
     for schema in manifest.schemas.keys().map(String::as_str).chain(system) {
         builder.append(CATALOG, schema);
     }
-    builder.build().map_err(fail)
+    builder.build().map_err(internal)
 }
 
-/// Foreign keys: there are none, but clients ask.
-pub fn foreign_keys_schema() -> SchemaRef {
+/// Schema of the foreign key commands. There are no foreign keys, so their results are always empty.
+pub(crate) fn foreign_keys_schema() -> SchemaRef {
     let side = |side: &str| {
         vec![
             text(&format!("{side}_catalog_name"), true),

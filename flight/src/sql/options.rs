@@ -1,16 +1,19 @@
-//! Session options on the wire. The library does not generate these messages; the field numbers are those
-//! of the Flight protocol.
+//! Session options on the wire.
+//!
+//! `arrow-flight` does not generate these messages. Field numbers and enum values are those of `Flight.proto`
+//! in the Arrow Flight RPC specification.
 
 use std::collections::HashMap;
 
+/// `SessionOptionValue` of the protocol. Without a value it resets the option.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct SessionOptionValue {
+pub(crate) struct SessionOptionValue {
     #[prost(oneof = "OptionValue", tags = "1, 2, 3, 4, 5")]
-    pub option_value: Option<OptionValue>,
+    pub(crate) option_value: Option<OptionValue>,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
-pub enum OptionValue {
+pub(crate) enum OptionValue {
     #[prost(string, tag = "1")]
     String(String),
     #[prost(bool, tag = "2")]
@@ -24,55 +27,59 @@ pub enum OptionValue {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct StringList {
+pub(crate) struct StringList {
     #[prost(string, repeated, tag = "1")]
-    pub values: Vec<String>,
+    pub(crate) values: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct SetSessionOptionsRequest {
+pub(crate) struct SetSessionOptionsRequest {
     #[prost(map = "string, message", tag = "1")]
-    pub session_options: HashMap<String, SessionOptionValue>,
+    pub(crate) session_options: HashMap<String, SessionOptionValue>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct SessionOptionError {
-    /// 1: no such name. 2: value does not fit.
+pub(crate) struct SessionOptionError {
+    /// [`INVALID_NAME`] or [`INVALID_VALUE`].
     #[prost(int32, tag = "1")]
-    pub value: i32,
+    pub(crate) value: i32,
 }
 
-pub const INVALID_NAME: i32 = 1;
-pub const INVALID_VALUE: i32 = 2;
+/// The option does not exist.
+pub(crate) const INVALID_NAME: i32 = 1;
+/// The option does not accept the value.
+pub(crate) const INVALID_VALUE: i32 = 2;
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct SetSessionOptionsResult {
+pub(crate) struct SetSessionOptionsResult {
     #[prost(map = "string, message", tag = "1")]
-    pub errors: HashMap<String, SessionOptionError>,
+    pub(crate) errors: HashMap<String, SessionOptionError>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct GetSessionOptionsResult {
+pub(crate) struct GetSessionOptionsResult {
     #[prost(map = "string, message", tag = "1")]
-    pub session_options: HashMap<String, SessionOptionValue>,
+    pub(crate) session_options: HashMap<String, SessionOptionValue>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct CloseSessionResult {
-    /// 1: closed.
+pub(crate) struct CloseSessionResult {
+    /// [`CLOSED`].
     #[prost(int32, tag = "1")]
-    pub status: i32,
+    pub(crate) status: i32,
 }
 
-pub const CLOSED: i32 = 1;
+/// The session is closed.
+pub(crate) const CLOSED: i32 = 1;
 
 impl SessionOptionValue {
-    pub fn string(value: impl Into<String>) -> Self {
+    /// A string value.
+    pub(crate) fn string(value: impl Into<String>) -> Self {
         Self { option_value: Some(OptionValue::String(value.into())) }
     }
 
-    /// The value as a setting's text; `None` erases the setting.
-    pub fn to_text(&self) -> Option<String> {
+    /// The value as the text of a setting. `None` resets the setting to its default.
+    pub(crate) fn to_text(&self) -> Option<String> {
         Some(match self.option_value.as_ref()? {
             OptionValue::String(v) => v.clone(),
             OptionValue::Bool(v) => v.to_string(),

@@ -1,29 +1,58 @@
-//! Which session a request belongs to: the bearer token that the handshake gave.
+//! Sessions of clients, found by the bearer token that the handshake returned.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use plexus_coordinator::Session;
+use tonic::Status;
 use tonic::metadata::MetadataMap;
 
-/// Sessions kept; the one unused for longest goes first.
+/// Most sessions held at once. Beyond it the least recently used one is evicted.
 const SESSIONS_MAX: usize = 10_000;
-/// Unused for this long, a session is forgotten.
+/// A session unused for this long may be evicted.
 const IDLE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// Longest bearer token that identifies a session.
+const TOKEN_BYTES_MAX: usize = 256;
+
+/// Base64 of Basic credentials. Some drivers omit the padding.
+const BASIC_CREDENTIALS: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// Sessions by token.
 #[derive(Default)]
-pub struct Sessions(Mutex<HashMap<String, Entry>>);
+pub(crate) struct Sessions(Mutex<HashMap<String, Entry>>);
 
 struct Entry {
     session: Arc<Session>,
-    used: Instant,
+    last_used: Instant,
 }
 
 impl Sessions {
-    /// A new token for a client that said who it is.
-    pub fn open(&self) -> String {
+    /// Authenticates a handshake and returns the token of its session.
+    ///
+    /// There are no users yet: any well-formed Basic credentials open a new session. A client that already
+    /// has a bearer token keeps it.
+    pub(crate) fn handshake(&self, metadata: &MetadataMap) -> Result<String, Status> {
+        match (credentials(metadata, "basic"), bearer_token(metadata)) {
+            (Some(basic), _) => {
+                let decoded =
+                    BASIC_CREDENTIALS.decode(basic).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+                if !decoded.is_some_and(|text| text.contains(':')) {
+                    return Err(Status::unauthenticated("malformed Basic authorization"));
+                }
+                Ok(self.open())
+            }
+            (None, Some(token)) => Ok(token),
+            (None, None) => Err(Status::unauthenticated("the handshake needs Basic or Bearer authorization")),
+        }
+    }
+
+    fn open(&self) -> String {
         let token = uuid::Uuid::new_v4().simple().to_string();
         self.insert(token.clone());
         token
@@ -33,32 +62,35 @@ impl Sessions {
         let session = Arc::new(Session::default());
         let mut sessions = self.lock();
         if sessions.len() >= SESSIONS_MAX {
-            sessions.retain(|_, entry| entry.used.elapsed() < IDLE_MAX);
-            let oldest = sessions.iter().min_by_key(|(_, entry)| entry.used).map(|(token, _)| token.clone());
+            sessions.retain(|_, entry| entry.last_used.elapsed() < IDLE_MAX);
+            let oldest =
+                sessions.iter().min_by_key(|(_, entry)| entry.last_used).map(|(token, _)| token.clone());
             if let Some(token) = oldest.filter(|_| sessions.len() >= SESSIONS_MAX) {
                 sessions.remove(&token);
             }
         }
-        sessions.insert(token, Entry { session: session.clone(), used: Instant::now() });
+        sessions.insert(token, Entry { session: session.clone(), last_used: Instant::now() });
         session
     }
 
-    /// The session of a request. A token of another node is taken over: it names the client all the same.
-    /// A request without one gets a session of its own, which ends with it.
-    pub fn of(&self, metadata: &MetadataMap) -> Arc<Session> {
-        let Some(token) = bearer(metadata) else {
+    /// The session of a request.
+    ///
+    /// An unknown token gets a new session under that token: the client may have obtained it from another
+    /// node. A request without a token gets a session of its own, which ends with the request.
+    pub(crate) fn for_request(&self, metadata: &MetadataMap) -> Arc<Session> {
+        let Some(token) = bearer_token(metadata) else {
             return Arc::new(Session::ephemeral());
         };
         if let Some(entry) = self.lock().get_mut(&token) {
-            entry.used = Instant::now();
+            entry.last_used = Instant::now();
             return entry.session.clone();
         }
         self.insert(token)
     }
 
     /// Ends the session of a request.
-    pub fn close(&self, metadata: &MetadataMap) {
-        if let Some(token) = bearer(metadata) {
+    pub(crate) fn close(&self, metadata: &MetadataMap) {
+        if let Some(token) = bearer_token(metadata) {
             self.lock().remove(&token);
         }
     }
@@ -68,13 +100,14 @@ impl Sessions {
     }
 }
 
-/// What follows an authentication scheme, whose name has no case (RFC 9110, 11.1).
-pub fn credentials<'a>(metadata: &'a MetadataMap, scheme: &str) -> Option<&'a str> {
+/// The credentials after `scheme` in the authorization header. Scheme names are case-insensitive
+/// (RFC 9110, section 11.1).
+fn credentials<'a>(metadata: &'a MetadataMap, scheme: &str) -> Option<&'a str> {
     let (found, rest) = metadata.get("authorization")?.to_str().ok()?.split_once(' ')?;
     found.eq_ignore_ascii_case(scheme).then(|| rest.trim())
 }
 
-pub fn bearer(metadata: &MetadataMap) -> Option<String> {
+fn bearer_token(metadata: &MetadataMap) -> Option<String> {
     let token = credentials(metadata, "bearer")?;
-    (!token.is_empty() && token.len() <= 256).then(|| token.to_owned())
+    (!token.is_empty() && token.len() <= TOKEN_BYTES_MAX).then(|| token.to_owned())
 }

@@ -1,15 +1,17 @@
-//! The search for the nodes nearest to a query by their codes: from the nearest that is known to what it leads to.
+//! Beam search in a graph: repeatedly expands the nearest node that was not expanded yet, and keeps the
+//! nearest nodes that were seen (greedy search in the DiskANN paper, Jayaram Subramanya et al., 2019).
 
-use super::format::{ENTRIES, Graph};
+use super::format::{ENTRY_POINTS_PER_CENTROID, Graph};
 use super::query_distances::QueryDistances;
 
-/// Centroids by which a walk begins.
-pub(super) const BEGINNINGS: usize = 3;
+/// Nearest centroids whose entry points a beam search starts from.
+pub(super) const ENTRY_CENTROIDS: usize = 3;
 
-/// Nodes that a walk has come by, cleared for the next one.
+/// The set of visited nodes. Clearing it costs only as much as the last search touched.
 #[derive(Default)]
-pub struct Visited {
+pub(crate) struct Visited {
     bits: Vec<u64>,
+    /// Words of `bits` that are not zero.
     touched: Vec<u32>,
 }
 
@@ -21,54 +23,61 @@ impl Visited {
         self.bits.resize(nodes.div_ceil(64), 0);
     }
 
-    /// Whether it was not there before.
+    /// Adds a node. Returns whether it is new.
     #[inline(always)]
-    fn visit(&mut self, node: u32) -> bool {
+    fn insert(&mut self, node: u32) -> bool {
         let (word, bit) = (node / 64, 1u64 << (node % 64));
         let bits = &mut self.bits[word as usize];
         if *bits == 0 {
             self.touched.push(word);
         }
-        let fresh = *bits & bit == 0;
+        let is_new = *bits & bit == 0;
         *bits |= bit;
-        fresh
+        is_new
     }
 }
 
-/// Candidates by their distance, the nearest first, with whether they were looked from.
+/// A node in the beam.
+struct Candidate {
+    distance: f32,
+    node: u32,
+    is_expanded: bool,
+}
+
+/// The nearest nodes so far, nearest first.
 struct Beam {
-    size: usize,
-    nodes: Vec<(f32, u32, bool)>,
-    /// Before it all were looked from.
+    width: usize,
+    candidates: Vec<Candidate>,
+    /// All candidates before this one are expanded.
     next: usize,
 }
 
 impl Beam {
-    fn new(size: usize) -> Self {
-        Self { size, nodes: Vec::with_capacity(size + 1), next: 0 }
+    fn new(width: usize) -> Self {
+        Self { width, candidates: Vec::with_capacity(width + 1), next: 0 }
     }
 
     #[inline(always)]
     fn insert(&mut self, distance: f32, node: u32) {
-        if self.nodes.len() == self.size && self.nodes[self.size - 1].0 <= distance {
+        if self.candidates.len() == self.width && self.candidates[self.width - 1].distance <= distance {
             return;
         }
-        let place = self.nodes.partition_point(|other| (other.0, other.1) < (distance, node));
-        if self.nodes.len() == self.size {
-            self.nodes.pop();
+        let rank = self.candidates.partition_point(|other| (other.distance, other.node) < (distance, node));
+        if self.candidates.len() == self.width {
+            self.candidates.pop();
         }
-        self.nodes.insert(place, (distance, node, false));
-        self.next = self.next.min(place);
+        self.candidates.insert(rank, Candidate { distance, node, is_expanded: false });
+        self.next = self.next.min(rank);
     }
 
-    /// The nearest that was not looked from.
-    fn take(&mut self) -> Option<u32> {
-        while self.next < self.nodes.len() {
-            let node = &mut self.nodes[self.next];
+    /// Marks the nearest candidate that is not expanded, and returns it.
+    fn expand_next(&mut self) -> Option<u32> {
+        while self.next < self.candidates.len() {
+            let candidate = &mut self.candidates[self.next];
             self.next += 1;
-            if !node.2 {
-                node.2 = true;
-                return Some(node.1);
+            if !candidate.is_expanded {
+                candidate.is_expanded = true;
+                return Some(candidate.node);
             }
         }
         None
@@ -76,11 +85,14 @@ impl Beam {
 }
 
 impl Graph {
-    /// The nodes nearest to a query by their codes, at most `beam`, the nearest first. `edges` gives those of a node.
+    /// The nodes nearest to a query by their codes, nearest first; at most `beam_width`. Duplicates are not
+    /// included.
+    ///
+    /// `edges` appends the out-edges of a node, which during a build are not in the graph yet.
     pub(super) fn beam_search(
         &self,
         query: &mut QueryDistances,
-        beam: usize,
+        beam_width: usize,
         visited: &mut Visited,
         edges: impl Fn(u32, &mut Vec<u32>),
     ) -> Vec<(f32, u32)> {
@@ -88,22 +100,22 @@ impl Graph {
             return vec![];
         }
         visited.begin(self.len());
-        let mut found = Beam::new(beam);
-        let (mut all, mut fresh, mut distances) = (Vec::new(), Vec::new(), Vec::new());
-        for centroid in query.nearest_centroids(BEGINNINGS) {
-            let first = centroid as usize * ENTRIES;
-            all.extend_from_slice(&self.entries[first..first + ENTRIES]);
+        let mut beam = Beam::new(beam_width);
+        let (mut reached, mut unvisited, mut distances) = (Vec::new(), Vec::new(), Vec::new());
+        for centroid in query.nearest_centroids(ENTRY_CENTROIDS) {
+            let first = centroid as usize * ENTRY_POINTS_PER_CENTROID;
+            reached.extend_from_slice(&self.entry_points[first..first + ENTRY_POINTS_PER_CENTROID]);
         }
         loop {
-            fresh.clear();
-            fresh.extend(all.drain(..).filter(|node| visited.visit(*node)));
-            query.distances(self, &fresh, &mut distances);
-            distances.iter().zip(&fresh).for_each(|(distance, node)| found.insert(*distance, *node));
-            match found.take() {
-                Some(node) => edges(node, &mut all),
+            unvisited.clear();
+            unvisited.extend(reached.drain(..).filter(|node| visited.insert(*node)));
+            query.distances(self, &unvisited, &mut distances);
+            distances.iter().zip(&unvisited).for_each(|(distance, node)| beam.insert(*distance, *node));
+            match beam.expand_next() {
+                Some(node) => edges(node, &mut reached),
                 None => break,
             }
         }
-        found.nodes.into_iter().map(|(distance, node, _)| (distance, node)).collect()
+        beam.candidates.into_iter().map(|candidate| (candidate.distance, candidate.node)).collect()
     }
 }

@@ -1,10 +1,5 @@
-//! Building a graph.
-//!
-//! Vectors join in batches, each as large as a share of those that are in: a batch looks for its neighbors in what is
-//! there, all at once, and then those learn of it. So the graph depends on the seed and not on how many threads there
-//! are (Manohar et al.: "ParlayANN: scalable and deterministic parallel graph-based approximate nearest neighbor search
-//! algorithms", 2024). Of the candidates of a vector, those stay that lead somewhere where the others do not (Jayaram
-//! Subramanya et al.: "DiskANN: fast accurate billion-point nearest neighbor search on a single node", 2019).
+//! Building the graph of a segment: normalization, rotation, clustering, encoding, and the order of the
+//! nodes. The edges come from [`super::vamana`].
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hasher};
@@ -12,280 +7,171 @@ use std::hash::{DefaultHasher, Hasher};
 use plexus_model::{Error, Metric, Result};
 use rayon::prelude::*;
 
-use super::beam::Visited;
 use super::centroids::Centroids;
-use super::format::{DUPLICATE, ENTRIES, FACTOR_BYTES, Graph, GraphParts, NODES_MAX, Nodes};
-use super::quantization::{Random, Rotation, encode};
-use super::query_distances::QueryDistances;
+use super::format::{ENTRY_POINTS_PER_CENTROID, Graph, GraphParts};
+use super::nodes::{DUPLICATE, FACTOR_BYTES, NODES_MAX, Nodes};
+use super::quantization::encode;
+use super::rotation::Rotation;
+use super::vamana::VamanaBuilder;
 
-/// How a graph is built.
+/// Parameters of a build. The names in parentheses are those of the DiskANN paper.
 #[derive(Clone, Copy, Debug)]
 pub struct BuildOptions {
-    /// Edges of a vector, at most.
-    pub degree: usize,
-    /// Candidates that are kept while neighbors are looked for.
-    pub beam: usize,
-    /// How much farther a neighbour may be than the way round by another, for it to be left out.
+    /// Maximum number of out-edges of a node (`R`).
+    pub degree_max: usize,
+    /// Beam width of the searches for neighbor candidates (`L`). More candidates give better edges and a
+    /// slower build.
+    pub beam_width: usize,
+    /// Slack of the robust prune, at least 1 (`α`). Larger values keep more long edges, so that searches need
+    /// fewer steps.
     pub alpha: f32,
+    /// Seed of the rotation, of the clustering, and of the order of insertion.
     pub seed: u64,
 }
 
 impl Default for BuildOptions {
     fn default() -> Self {
-        Self { degree: 28, beam: 80, alpha: 1.2, seed: 0x706c_6578_7573 }
+        Self { degree_max: 28, beam_width: 80, alpha: 1.2, seed: 0x706c_6578_7573 }
     }
 }
 
-/// A batch is at most such a share of the vectors that are in.
-const BATCH_SHARE: usize = 50;
-const BATCH_MIN: usize = 64;
-/// Edges that a vector may have beyond its degree while the graph is built.
-const SLACK: usize = 16;
-
-/// Builds the graph of the vectors of a segment: of those of `rows`, one after the other, each finite. Gives the bytes
-/// that [`Graph::open`] reads. Takes all threads of the pool that it is called in.
+/// Builds the graph of a segment and returns the bytes that [`Graph::open`] reads.
+///
+/// `vectors` holds the components of one vector after the other, `dimensions` each, all finite. `rows` holds
+/// the row of each vector. `segment_rows` is the number of rows of the segment, including those without a
+/// vector.
+///
+/// The bytes depend only on the arguments. The build uses all threads of the Rayon pool that it is called in.
 ///
 /// # Errors
-/// `InvalidArgument` when there are more vectors than a graph can name.
+/// `InvalidArgument` when there are more vectors than a graph can number, which is 2^24.
+///
+/// # Panics
+/// When `vectors` does not hold `rows.len() * dimensions` components.
 pub fn build_graph(
     metric: Metric,
-    length: usize,
+    dimensions: usize,
     mut vectors: Vec<f32>,
     rows: &[u32],
     segment_rows: u32,
     options: BuildOptions,
 ) -> Result<Vec<u8>> {
-    assert_eq!(vectors.len(), rows.len() * length, "not as many vectors as rows");
+    assert_eq!(vectors.len(), rows.len() * dimensions, "the number of components does not match the rows");
     if rows.len() > NODES_MAX {
         return Err(Error::invalid(format!("{} vectors are too many for one graph", rows.len())));
     }
-    let squares = vectors.par_chunks(length.max(1)).map(|vector| crate::dot(vector, vector));
-    let largest_square = squares.reduce(|| 0.0, f32::max);
-    let rotation = Rotation::new(length, options.seed);
-    vectors.par_chunks_mut(length.max(1)).for_each(|vector| {
+    let norms_squared = vectors.par_chunks(dimensions.max(1)).map(|vector| crate::dot(vector, vector));
+    let norm_squared_max = norms_squared.reduce(|| 0.0, f32::max);
+    let rotation = Rotation::new(dimensions, options.seed);
+    vectors.par_chunks_mut(dimensions.max(1)).for_each(|vector| {
         normalize(metric, vector);
         rotation.apply(vector);
     });
-    let (centroids, of) = Centroids::find(&vectors, length, options.seed);
-    // What is near each other is near each other in memory, and what is the same follows on the first of it.
-    let first = first_equals(&vectors, length);
+    let (centroids, assignment) = Centroids::cluster(&vectors, dimensions, options.seed);
+    // Nodes of a centroid are adjacent, which makes them a posting list and improves the locality of a
+    // search. Duplicates follow their original.
+    let originals = find_originals(&vectors, dimensions);
     let mut order: Vec<u32> = (0..rows.len() as u32).collect();
-    order.sort_by_key(|place| (of[*place as usize], first[*place as usize], *place));
+    order.sort_by_key(|i| (assignment[*i as usize], originals[*i as usize], *i));
     let mut rotated = vec![0.0; vectors.len()];
-    rotated.par_chunks_mut(length.max(1)).zip(&order).for_each(|(to, from)| {
-        let start = *from as usize * length;
-        to.copy_from_slice(&vectors[start..start + length]);
+    rotated.par_chunks_mut(dimensions.max(1)).zip(&order).for_each(|(to, from)| {
+        let start = *from as usize * dimensions;
+        to.copy_from_slice(&vectors[start..start + dimensions]);
     });
     drop(vectors);
-    let of: Vec<u32> = order.iter().map(|place| of[*place as usize]).collect();
-    let starts: Vec<u32> =
-        (0..=centroids.len() as u32).map(|centroid| of.partition_point(|c| *c < centroid) as u32).collect();
-    let nodes = Nodes::encoded(rows.len(), length, |node, head| {
-        let (vector, middle) = (&rotated[node * length..(node + 1) * length], centroids.get(of[node]));
-        let difference: Vec<f32> = vector.iter().zip(middle).map(|(x, c)| x - c).collect();
-        let factors = encode(&difference, &mut head[FACTOR_BYTES..]);
+    let node_centroids: Vec<u32> = order.iter().map(|i| assignment[*i as usize]).collect();
+    let first_node = |centroid: u32| node_centroids.partition_point(|c| *c < centroid) as u32;
+    let posting_starts: Vec<u32> = (0..=centroids.len() as u32).map(first_node).collect();
+    let nodes = Nodes::encoded(rows.len(), dimensions, |node, head| {
+        let vector = &rotated[node * dimensions..(node + 1) * dimensions];
+        let centroid = centroids.get(node_centroids[node]);
+        let residual: Vec<f32> = vector.iter().zip(centroid).map(|(x, c)| x - c).collect();
+        let factors = encode(&residual, &mut head[FACTOR_BYTES..]);
         head[..4].copy_from_slice(&factors.scale.to_le_bytes());
-        head[4..8].copy_from_slice(&factors.square.to_le_bytes());
-        let copy = if first[order[node] as usize] == order[node] { 0 } else { DUPLICATE };
-        head[8..10].copy_from_slice(&(of[node] as u16 | copy).to_le_bytes());
+        head[4..8].copy_from_slice(&factors.norm_squared.to_le_bytes());
+        let is_original = originals[order[node] as usize] == order[node];
+        let duplicate_flag = if is_original { 0 } else { DUPLICATE };
+        head[8..10].copy_from_slice(&(node_centroids[node] as u16 | duplicate_flag).to_le_bytes());
     });
-    let entries = entries(&nodes, &starts, &rotated, length);
-    let row_of: Vec<u32> = order.iter().map(|place| rows[*place as usize]).collect();
+    let entry_points = entry_points(&nodes, &posting_starts, &rotated, dimensions);
+    let node_rows: Vec<u32> = order.iter().map(|i| rows[*i as usize]).collect();
     let parts = GraphParts {
         metric,
-        length,
-        degree: options.degree,
+        dimensions,
+        degree: options.degree_max,
         rows: segment_rows,
         seed: options.seed,
-        largest_square,
+        norm_squared_max,
         centroids: &centroids,
-        entries: &entries,
-        starts: &starts,
-        row_of: &row_of,
+        entry_points: &entry_points,
+        posting_starts: &posting_starts,
+        node_rows: &node_rows,
         nodes: &nodes,
         edges: &[],
     };
-    let edges = Building::new(Graph::without_edges(&parts), &rotated, options).run();
+    let edges = VamanaBuilder::new(Graph::without_edges(&parts), &rotated, options).build();
     Ok(GraphParts { edges: &edges, ..parts }.to_bytes())
 }
 
-/// Of each vector the first that is equal to it: edges would lead from equals to one of them alone.
-fn first_equals(vectors: &[f32], length: usize) -> Vec<u32> {
-    let of = |place: u32| &vectors[place as usize * length..(place as usize + 1) * length];
+/// For each vector the first vector that equals it, which may be itself.
+///
+/// The robust prune keeps an edge to at most one of several equal vectors, so that a search would miss the
+/// others. Duplicates therefore have no edges at all; a search adds them to its result beside their original.
+fn find_originals(vectors: &[f32], dimensions: usize) -> Vec<u32> {
+    let vector = |i: u32| &vectors[i as usize * dimensions..(i as usize + 1) * dimensions];
     let hash = |vector: &[f32]| {
         let mut hasher = DefaultHasher::new();
         vector.iter().for_each(|x| hasher.write_u32(x.to_bits()));
         hasher.finish()
     };
-    let hashes: Vec<u64> = vectors.par_chunks(length.max(1)).map(hash).collect();
-    let mut known: HashMap<u64, Vec<u32>> = HashMap::with_capacity(hashes.len());
-    let first = (0..).zip(hashes).map(|(place, hash)| {
-        let same = known.entry(hash).or_default();
-        match same.iter().find(|other| of(**other) == of(place)) {
-            Some(first) => *first,
+    let hashes: Vec<u64> = vectors.par_chunks(dimensions.max(1)).map(hash).collect();
+    let mut by_hash: HashMap<u64, Vec<u32>> = HashMap::with_capacity(hashes.len());
+    let originals = (0..).zip(hashes).map(|(i, hash)| {
+        let candidates = by_hash.entry(hash).or_default();
+        match candidates.iter().find(|other| vector(**other) == vector(i)) {
+            Some(original) => *original,
             None => {
-                same.push(place);
-                place
+                candidates.push(i);
+                i
             }
         }
     });
-    first.collect()
+    originals.collect()
 }
 
-/// Of each centroid the vector that is nearest to it, and others that are far from that and from each other: a centroid may
-/// stand for several groups, between which no edge leads. A centroid without vectors is entered where any other is.
-fn entries(nodes: &Nodes, starts: &[u32], rotated: &[f32], length: usize) -> Vec<u32> {
-    let of = |node: u32| &rotated[node as usize * length..(node as usize + 1) * length];
-    let of_centroid = |range: &[u32]| {
-        let squares = (range[0]..range[1]).map(|node| (nodes.get(node).square, node));
-        let mut found = vec![squares.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(0, |(_, node)| node)];
-        let mut far = vec![f32::MAX; (range[1] - range[0]) as usize];
-        while found.len() < ENTRIES {
-            let last = found[found.len() - 1];
-            for (far, node) in far.iter_mut().zip(range[0]..) {
-                *far = far.min(crate::squared_l2(of(last), of(node)));
+/// Chooses the entry points of each centroid: the node nearest to it, then the nodes farthest from those
+/// before.
+///
+/// A cluster may consist of several groups without edges between them, and one entry point would miss the
+/// others. A centroid without nodes gets node 0.
+fn entry_points(nodes: &Nodes, posting_starts: &[u32], rotated: &[f32], dimensions: usize) -> Vec<u32> {
+    let vector = |node: u32| &rotated[node as usize * dimensions..(node as usize + 1) * dimensions];
+    let of_centroid = |bounds: &[u32]| {
+        let postings = bounds[0]..bounds[1];
+        let distances = postings.clone().map(|node| (nodes.get(node).norm_squared, node));
+        let nearest = distances.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(0, |(_, node)| node);
+        let mut chosen = vec![nearest];
+        // The distance of each node from the nearest chosen one.
+        let mut distances = vec![f32::MAX; postings.len()];
+        while chosen.len() < ENTRY_POINTS_PER_CENTROID {
+            let last = chosen[chosen.len() - 1];
+            for (distance, node) in distances.iter_mut().zip(postings.clone()) {
+                *distance = distance.min(crate::squared_l2(vector(last), vector(node)));
             }
-            let farthest = far.iter().zip(range[0]..).max_by(|a, b| a.0.total_cmp(b.0).then(b.1.cmp(&a.1)));
-            found.push(farthest.map_or(last, |(_, node)| node));
+            let farthest =
+                distances.iter().zip(postings.clone()).max_by(|a, b| a.0.total_cmp(b.0).then(b.1.cmp(&a.1)));
+            chosen.push(farthest.map_or(last, |(_, node)| node));
         }
-        found
+        chosen
     };
-    starts.par_windows(2).flat_map_iter(of_centroid).collect()
+    posting_starts.par_windows(2).flat_map_iter(of_centroid).collect()
 }
 
-/// A graph in the making: with edges beyond what is stored, and the vectors themselves.
-struct Building<'a> {
-    graph: Graph,
-    rotated: &'a [f32],
-    edges: Vec<Vec<u32>>,
-    options: BuildOptions,
-}
-
-impl<'a> Building<'a> {
-    fn new(graph: Graph, rotated: &'a [f32], options: BuildOptions) -> Self {
-        let edges = vec![Vec::new(); graph.len()];
-        Self { graph, rotated, edges, options }
-    }
-
-    /// The edges of all nodes.
-    fn run(mut self) -> Vec<Vec<u32>> {
-        let mut first: Vec<u32> = self.graph.entries.clone();
-        first.sort_unstable();
-        first.dedup();
-        let mut order: Vec<u32> =
-            (0..self.graph.len() as u32).filter(|node| first.binary_search(node).is_err()).collect();
-        order.retain(|node| !self.graph.nodes.is_duplicate(*node));
-        let mut random = Random::new(self.options.seed ^ 1);
-        for last in (1..order.len()).rev() {
-            order.swap(last, (random.next() % (last as u64 + 1)) as usize);
-        }
-        // Where walks begin is in from the start: each near the others.
-        self.join_first(&first);
-        let (mut joined, mut start) = (first.len(), 0);
-        while start < order.len() {
-            let size = (joined / BATCH_SHARE).max(BATCH_MIN).min(order.len() - start);
-            self.join(&order[start..start + size]);
-            start += size;
-            joined += size;
-        }
-        let all: Vec<u32> = (0..self.graph.len() as u32).collect();
-        all.par_iter().map(|node| self.fitting(*node)).collect()
-    }
-
-    fn of(&self, node: u32) -> &[f32] {
-        let length = self.graph.length;
-        &self.rotated[node as usize * length..(node as usize + 1) * length]
-    }
-
-    fn distance(&self, a: u32, b: u32) -> f32 {
-        crate::squared_l2(self.of(a), self.of(b))
-    }
-
-    /// Edges of a node, as many as are stored.
-    fn fitting(&self, node: u32) -> Vec<u32> {
-        let edges = &self.edges[node as usize];
-        if edges.len() <= self.options.degree { edges.clone() } else { self.prune(node, edges) }
-    }
-
-    fn join_first(&mut self, first: &[u32]) {
-        let chosen: Vec<Vec<u32>> = first
-            .par_iter()
-            .map(|node| {
-                let others: Vec<u32> = first.iter().copied().filter(|other| other != node).collect();
-                self.prune(*node, &others)
-            })
-            .collect();
-        self.connect(first, chosen);
-    }
-
-    fn join(&mut self, batch: &[u32]) {
-        let chosen: Vec<Vec<u32>> = batch
-            .par_iter()
-            .map_init(
-                || (Visited::default(), QueryDistances::default()),
-                |(visited, query), node| {
-                    query.begin(&self.graph, self.of(*node).to_vec());
-                    let edges = |other: u32, found: &mut Vec<u32>| found.extend(&self.edges[other as usize]);
-                    let found = self.graph.beam_search(query, self.options.beam, visited, edges);
-                    let candidates: Vec<u32> =
-                        found.into_iter().map(|(_, other)| other).filter(|other| other != node).collect();
-                    self.prune(*node, &candidates)
-                },
-            )
-            .collect();
-        self.connect(batch, chosen);
-    }
-
-    /// Gives nodes their edges, and those at the other ends theirs.
-    fn connect(&mut self, nodes: &[u32], chosen: Vec<Vec<u32>>) {
-        let mut back: Vec<(u32, u32)> = Vec::new();
-        for (node, chosen) in nodes.iter().zip(chosen) {
-            back.extend(chosen.iter().map(|other| (*other, *node)));
-            self.edges[*node as usize] = chosen;
-        }
-        back.par_sort_unstable();
-        let groups: Vec<&[(u32, u32)]> = back.chunk_by(|a, b| a.0 == b.0).collect();
-        let updated: Vec<(u32, Vec<u32>)> = groups
-            .par_iter()
-            .map(|group| {
-                let node = group[0].0;
-                let mut all = self.edges[node as usize].clone();
-                let fresh: Vec<u32> =
-                    group.iter().map(|(_, other)| *other).filter(|other| !all.contains(other)).collect();
-                all.extend(fresh);
-                let full = all.len() > self.options.degree + SLACK;
-                (node, if full { self.prune(node, &all) } else { all })
-            })
-            .collect();
-        for (node, edges) in updated {
-            self.edges[node as usize] = edges;
-        }
-    }
-
-    /// Of candidates those that are not nearer to one that is kept than to where they are from, the nearest first.
-    fn prune(&self, node: u32, candidates: &[u32]) -> Vec<u32> {
-        let alpha = self.options.alpha * self.options.alpha;
-        let mut candidates: Vec<(f32, u32)> =
-            candidates.iter().map(|other| (self.distance(node, *other), *other)).collect();
-        candidates.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        let mut kept: Vec<u32> = Vec::with_capacity(self.options.degree);
-        for (distance, candidate) in candidates {
-            if kept.len() == self.options.degree {
-                break;
-            }
-            let hidden = kept.iter().any(|other| alpha * self.distance(*other, candidate) <= distance);
-            if !hidden {
-                kept.push(candidate);
-            }
-        }
-        kept
-    }
-}
-
-/// For the cosine, vectors are compared by their directions.
+/// Scales a vector to norm 1 if the metric is `Cosine`: the squared distance of such vectors is twice their
+/// cosine distance. A zero vector stays as it is.
 pub(super) fn normalize(metric: Metric, vector: &mut [f32]) {
-    let length = crate::dot(vector, vector).sqrt();
-    if metric == Metric::Cosine && length > 0.0 {
-        vector.iter_mut().for_each(|x| *x /= length);
+    let norm = crate::dot(vector, vector).sqrt();
+    if metric == Metric::Cosine && norm > 0.0 {
+        vector.iter_mut().for_each(|x| *x /= norm);
     }
 }

@@ -1,108 +1,107 @@
-//! A query, and about how far nodes are from it.
+//! Approximate distances between a query and the nodes of a graph, from their codes.
 
 use plexus_model::Metric;
 
+use super::code_dot::with_code_dot;
 use super::format::Graph;
-use super::quantization::{QuantizedQuery, with_sum};
+use super::quantization::QuantizedQuery;
 
-/// A query with what it has to do with each centroid.
-pub struct QueryDistances {
+/// Marks a centroid in [`QueryDistances::slots`] that was not prepared.
+const UNPREPARED: u32 = u32::MAX;
+/// Nodes between the one that is prefetched and the one that is compared.
+const PREFETCH_NODES: usize = 8;
+
+/// A rotated query, prepared for the codes of each centroid when the first node of that centroid is compared.
+/// The buffers are reused for the next query.
+///
+/// For a node with vector `v` and centroid `c`, the code gives `q'.(v - c)`, where `q'` is `q - c` for L2 and
+/// cosine and `q` for the inner product. The distance is one of
+///
+/// - L2 and cosine: `|q - v|^2 = |q - c|^2 + |v - c|^2 - 2 (q - c).(v - c)`
+/// - inner product: `-q.v = -q.c - q.(v - c)`
+#[derive(Default)]
+pub(crate) struct QueryDistances {
     rotated: Vec<f32>,
-    /// About how far each centroid is.
-    about: Vec<f32>,
-    /// To each centroid that has a place: the square of the distance, or the inner product with its sign changed.
-    distances: Vec<f32>,
-    /// By the centroid, where its query is; the difference from it, ready for codes.
-    places: Vec<u32>,
+    /// The approximate distance of each centroid.
+    centroids_approximate: Vec<f32>,
+    /// The exact distance of each prepared centroid: the first term of the formulas.
+    centroids_exact: Vec<f32>,
+    /// For each centroid the place of its query in `queries`, or [`UNPREPARED`].
+    slots: Vec<u32>,
     queries: Vec<QuantizedQuery>,
-    touched: Vec<u32>,
-    weight: f32,
-    squares: f32,
-    shared: bool,
+    prepared: Vec<u32>,
+    /// Factor of the inner product with a residual.
+    product_weight: f32,
+    /// Factor of the squared norm of a residual.
+    norm_weight: f32,
+    /// Whether all centroids share one quantized query, as for the inner product.
+    is_shared: bool,
 }
-
-impl Default for QueryDistances {
-    fn default() -> Self {
-        Self {
-            rotated: vec![],
-            about: vec![],
-            distances: vec![],
-            places: vec![],
-            queries: vec![],
-            touched: vec![],
-            weight: 0.0,
-            squares: 0.0,
-            shared: false,
-        }
-    }
-}
-
-const NONE: u32 = u32::MAX;
-/// Nodes that are fetched before they are looked at.
-const AHEAD: usize = 8;
 
 impl QueryDistances {
-    /// Takes a rotated vector.
-    pub fn begin(&mut self, graph: &Graph, rotated: Vec<f32>) {
-        for centroid in self.touched.drain(..) {
-            self.places[centroid as usize] = NONE;
+    /// Starts a new query. The vector is normalized as the metric requires, and rotated.
+    pub(crate) fn begin(&mut self, graph: &Graph, rotated: Vec<f32>) {
+        for centroid in self.prepared.drain(..) {
+            self.slots[centroid as usize] = UNPREPARED;
         }
-        self.places.resize(graph.centroids.len(), NONE);
+        self.slots.resize(graph.centroids.len(), UNPREPARED);
         self.queries.clear();
         self.rotated = rotated;
-        let dot = graph.metric == Metric::Dot;
-        (self.weight, self.squares, self.shared) = if dot { (-1.0, 0.0, true) } else { (-2.0, 1.0, false) };
-        self.distances.resize(graph.centroids.len(), 0.0);
-        self.about.clear();
-        match dot {
-            true => graph.centroid_codes.products(&self.rotated, &mut self.about),
-            false => graph.centroid_codes.squares(&self.rotated, &mut self.about),
+        let is_dot = graph.metric == Metric::Dot;
+        (self.product_weight, self.norm_weight, self.is_shared) =
+            if is_dot { (-1.0, 0.0, true) } else { (-2.0, 1.0, false) };
+        self.centroids_exact.resize(graph.centroids.len(), 0.0);
+        self.centroids_approximate.clear();
+        match is_dot {
+            true => {
+                graph.centroid_codes.negated_inner_products(&self.rotated, &mut self.centroids_approximate)
+            }
+            false => graph.centroid_codes.squared_distances(&self.rotated, &mut self.centroids_approximate),
         }
     }
 
-    /// About how far nodes are, in their order. Many at a time, since their codes are fetched while others are compared.
-    pub(super) fn distances(&mut self, graph: &Graph, nodes: &[u32], found: &mut Vec<f32>) {
+    /// Replaces `result` with the approximate distances of `nodes`. Taking many nodes at once hides the
+    /// latency of memory: the codes of later nodes are prefetched while earlier ones are compared.
+    pub(super) fn distances(&mut self, graph: &Graph, nodes: &[u32], result: &mut Vec<f32>) {
         let query = self;
-        with_sum!(compare(query: &mut QueryDistances, graph: &Graph, nodes: &[u32], found: &mut Vec<f32>));
+        with_code_dot!(
+            compute_distances(query: &mut QueryDistances, graph: &Graph, nodes: &[u32], result: &mut Vec<f32>)
+        );
     }
 
     #[inline(always)]
-    fn distance(&mut self, graph: &Graph, node: u32, sum: impl Fn(&[u8], &[i8]) -> i32) -> f32 {
+    fn distance(&mut self, graph: &Graph, node: u32, code_dot: impl Fn(&[u8], &[i8]) -> i32) -> f32 {
         let node = graph.nodes.get(node);
-        let place = self.places[node.centroid as usize];
-        let place = if place == NONE { self.prepare(graph, u32::from(node.centroid)) } else { place };
-        let product = self.queries[place as usize].product(node.code, node.scale, sum);
-        self.distances[node.centroid as usize] + self.squares * node.square + self.weight * product
+        let centroid = node.centroid as usize;
+        let slot = self.slots[centroid];
+        let slot = if slot == UNPREPARED { self.prepare(graph, u32::from(node.centroid)) } else { slot };
+        let product = self.queries[slot as usize].inner_product(node.code, node.scale, code_dot);
+        self.centroids_exact[centroid] + self.norm_weight * node.norm_squared + self.product_weight * product
     }
 
+    /// Quantizes the query for the codes of a centroid. Returns its slot.
     #[cold]
     fn prepare(&mut self, graph: &Graph, centroid: u32) -> u32 {
-        if !self.shared || self.queries.is_empty() {
-            let zero;
-            let middle = match self.shared {
-                true => {
-                    zero = vec![0.0; self.rotated.len()];
-                    &zero
-                }
-                false => graph.centroids.get(centroid),
-            };
-            let query = QuantizedQuery::new(&self.rotated, middle);
-            self.queries.push(query);
-        }
         let point = graph.centroids.get(centroid);
-        self.distances[centroid as usize] = match self.shared {
+        if !self.is_shared {
+            self.queries.push(QuantizedQuery::new(&self.rotated, point));
+        } else if self.queries.is_empty() {
+            let zero = vec![0.0; self.rotated.len()];
+            self.queries.push(QuantizedQuery::new(&self.rotated, &zero));
+        }
+        self.centroids_exact[centroid as usize] = match self.is_shared {
             true => -crate::dot(point, &self.rotated),
             false => crate::squared_l2(point, &self.rotated),
         };
-        let place = self.queries.len() as u32 - 1;
-        self.places[centroid as usize] = place;
-        self.touched.push(centroid);
-        place
+        let slot = self.queries.len() as u32 - 1;
+        self.slots[centroid as usize] = slot;
+        self.prepared.push(centroid);
+        slot
     }
 
-    /// About the centroids nearest to the query, the nearest first.
+    /// The `count` centroids nearest to the query by their codes, nearest first.
     pub(super) fn nearest_centroids(&self, count: usize) -> Vec<u32> {
-        let mut nearest: Vec<(f32, u32)> = self.about.iter().copied().zip(0..).collect();
+        let mut nearest: Vec<(f32, u32)> = self.centroids_approximate.iter().copied().zip(0..).collect();
         let order = |a: &(f32, u32), b: &(f32, u32)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
         if count < nearest.len() {
             nearest.select_nth_unstable_by(count, order);
@@ -114,31 +113,32 @@ impl QueryDistances {
 }
 
 #[inline(always)]
-fn compare(
+fn compute_distances(
     query: &mut QueryDistances,
     graph: &Graph,
     nodes: &[u32],
-    found: &mut Vec<f32>,
-    sum: impl Fn(&[u8], &[i8]) -> i32,
+    result: &mut Vec<f32>,
+    code_dot: impl Fn(&[u8], &[i8]) -> i32,
 ) {
-    found.clear();
-    nodes.iter().take(AHEAD).for_each(|soon| prefetch(graph.nodes.head(*soon)));
-    for (at, node) in nodes.iter().enumerate() {
-        if let Some(soon) = nodes.get(at + AHEAD) {
-            prefetch(graph.nodes.head(*soon));
+    result.clear();
+    nodes.iter().take(PREFETCH_NODES).for_each(|later| prefetch(graph.nodes.head(*later)));
+    for (i, node) in nodes.iter().enumerate() {
+        if let Some(later) = nodes.get(i + PREFETCH_NODES) {
+            prefetch(graph.nodes.head(*later));
         }
-        found.push(query.distance(graph, *node, &sum));
+        result.push(query.distance(graph, *node, &code_dot));
     }
 }
 
-/// Has bytes fetched that are soon read.
+/// Prefetches the cache lines of some bytes.
 #[inline(always)]
 fn prefetch(bytes: &[u8]) {
     #[cfg(target_arch = "x86_64")]
     for line in bytes.chunks(64) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch reads nothing, and the address is that of a byte that is there.
-        #[allow(unsafe_code)]
+        // SAFETY: a prefetch has no effect that a program can observe, and the address is that of a valid
+        // byte.
+        #[allow(unsafe_code, reason = "the prefetch intrinsic takes a raw pointer")]
         unsafe {
             _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
         }

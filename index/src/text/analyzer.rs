@@ -1,22 +1,31 @@
-//! How text becomes terms.
+//! Analyzers: how text becomes terms.
 
 use plexus_model::{Error, Result};
 use tantivy::tokenizer::{
     AsciiFoldingFilter, Language, LowerCaser, NgramTokenizer, RawTokenizer, RemoveLongFilter,
-    SimpleTokenizer, Stemmer, StopWordFilter, TextAnalyzer, WhitespaceTokenizer,
+    SimpleTokenizer, Stemmer, StopWordFilter, TextAnalyzer, TextAnalyzerBuilder, Tokenizer,
+    WhitespaceTokenizer,
 };
 
-/// Terms that are longer, in bytes, are left out.
+/// Longer terms are not indexed, in bytes.
 const TERM_BYTES_MAX: usize = 255;
-/// Of n-grams, in characters: each length makes a term of every letter.
-const NGRAM_MAX: usize = 8;
+/// The longest n-gram, in characters. Each length adds one term for every character of the text.
+const NGRAM_CHARS_MAX: usize = 8;
 
-/// A way to make terms of text, by its name.
+/// A named analyzer, which splits text into terms.
 ///
-/// `standard`: words in lower case. `whitespace`: what stands between spaces, as it is. `raw`: the text as one term.
-/// `ngram(2,3)`: all sequences of so many characters, in lower case. `en_stem` and the like, for the languages in
-/// [`LANGUAGES`]: words in lower case without their endings; `en_stop` leaves out frequent words besides. `folded`:
-/// words in lower case without accents.
+/// | name | terms |
+/// |---|---|
+/// | `standard` | words in lower case |
+/// | `whitespace` | the text between white space, unchanged |
+/// | `keyword` | the whole text as one term |
+/// | `ngram(2,3)` | all sequences of 2 to 3 characters, in lower case |
+/// | `ascii_folding` | words in lower case, without accents |
+/// | `en_stem` | words in lower case, stemmed |
+/// | `en_stop` | the same without stop words |
+///
+/// `en` stands for any of the languages `ar`, `da`, `nl`, `en`, `fi`, `fr`, `de`, `el`, `hu`, `it`, `no`,
+/// `pt`, `ro`, `ru`, `es`, `sv`, `ta` and `tr`; not all of them have a list of stop words.
 #[derive(Clone)]
 pub struct Analyzer {
     name: String,
@@ -35,14 +44,14 @@ impl PartialEq for Analyzer {
     }
 }
 
-/// A token with where it stands.
+/// An occurrence of a term in a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Token {
-    pub term: String,
-    /// Counted in tokens.
-    pub position: u32,
-    /// Bytes of the text.
-    pub range: std::ops::Range<usize>,
+pub(crate) struct Token {
+    pub(crate) term: String,
+    /// Position in the text, counted in tokens.
+    pub(crate) position: u32,
+    /// Range in the text, in bytes.
+    pub(crate) range: std::ops::Range<usize>,
 }
 
 const LANGUAGES: [(&str, Language); 18] = [
@@ -67,37 +76,41 @@ const LANGUAGES: [(&str, Language); 18] = [
 ];
 
 impl Analyzer {
-    /// What texts are searched by where nothing is said.
+    /// The name of the analyzer that is used when none is given.
     pub const DEFAULT: &str = "standard";
 
+    /// The analyzer of a name. Case and surrounding white space do not matter.
+    ///
     /// # Errors
-    /// `InvalidArgument` names what there is.
+    /// `InvalidArgument` when there is none. The message lists the analyzers that exist.
     pub fn named(name: &str) -> Result<Self> {
         let name = name.trim().to_ascii_lowercase();
-        let words = || TextAnalyzer::builder(SimpleTokenizer::default()).filter(long()).filter(LowerCaser);
         let analyzer = match name.as_str() {
-            "standard" => words().build(),
-            "folded" => words().filter(AsciiFoldingFilter).build(),
-            "whitespace" => TextAnalyzer::builder(WhitespaceTokenizer::default()).filter(long()).build(),
-            "raw" => TextAnalyzer::builder(RawTokenizer::default()).filter(long()).build(),
+            "standard" => lower_case_words().build(),
+            "ascii_folding" => lower_case_words().filter(AsciiFoldingFilter).build(),
+            "whitespace" => {
+                TextAnalyzer::builder(WhitespaceTokenizer::default()).filter(term_length_filter()).build()
+            }
+            "keyword" => TextAnalyzer::builder(RawTokenizer::default()).filter(term_length_filter()).build(),
             other => match other.strip_prefix("ngram(").and_then(|rest| rest.strip_suffix(')')) {
-                Some(lengths) => ngram(lengths)?,
-                None => of_language(other)?,
+                Some(lengths) => ngram_analyzer(lengths)?,
+                None => language_analyzer(other)?,
             },
         };
         Ok(Self { name, analyzer })
     }
 
+    /// The name in lower case.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    pub(super) fn tantivy(&self) -> TextAnalyzer {
+    pub(super) fn to_tantivy(&self) -> TextAnalyzer {
         self.analyzer.clone()
     }
 
-    /// The tokens of a text in their order.
-    pub fn tokens(&self, text: &str) -> Vec<Token> {
+    /// The tokens of a text in order.
+    pub(crate) fn tokens(&self, text: &str) -> Vec<Token> {
         let mut analyzer = self.analyzer.clone();
         let mut stream = analyzer.token_stream(text);
         let mut tokens = Vec::new();
@@ -112,46 +125,55 @@ impl Analyzer {
     }
 }
 
-fn long() -> RemoveLongFilter {
+fn term_length_filter() -> RemoveLongFilter {
     RemoveLongFilter::limit(TERM_BYTES_MAX)
 }
 
-fn unknown(name: &str) -> Error {
+fn lower_case_words() -> TextAnalyzerBuilder<impl Tokenizer> {
+    TextAnalyzer::builder(SimpleTokenizer::default()).filter(term_length_filter()).filter(LowerCaser)
+}
+
+fn unknown_tokenizer(name: &str) -> Error {
     let languages: Vec<&str> = LANGUAGES.iter().map(|(code, _)| *code).collect();
     Error::invalid(format!(
-        "tokenizer {name:?} does not exist; there are standard, folded, whitespace, raw, ngram(2,3), and, for each of \
-         the languages {}, one like en_stem",
+        "tokenizer {name:?} does not exist; there are standard, ascii_folding, whitespace, keyword, \
+         ngram(2,3), and tokenizers such as en_stem and en_stop for the languages {}",
         languages.join(", ")
     ))
 }
 
-fn of_language(name: &str) -> Result<TextAnalyzer> {
-    let (code, kind) = name.split_once('_').ok_or_else(|| unknown(name))?;
-    let (_, language) = LANGUAGES.iter().find(|(c, _)| *c == code).ok_or_else(|| unknown(name))?;
-    let words = TextAnalyzer::builder(SimpleTokenizer::default()).filter(long()).filter(LowerCaser);
+/// The analyzer of a name like `en_stem`.
+fn language_analyzer(name: &str) -> Result<TextAnalyzer> {
+    let (code, kind) = name.split_once('_').ok_or_else(|| unknown_tokenizer(name))?;
+    let (_, language) = LANGUAGES.iter().find(|(c, _)| *c == code).ok_or_else(|| unknown_tokenizer(name))?;
+    let words = lower_case_words();
     match kind {
         "stem" => Ok(words.filter(Stemmer::new(*language)).build()),
         "stop" => match StopWordFilter::new(*language) {
             Some(stop) => Ok(words.filter(stop).filter(Stemmer::new(*language)).build()),
-            None => Err(Error::invalid(format!("there is no list of stop words for tokenizer {name:?}"))),
+            None => {
+                Err(Error::invalid(format!("tokenizer {name:?}: the language has no list of stop words")))
+            }
         },
-        _ => Err(unknown(name)),
+        _ => Err(unknown_tokenizer(name)),
     }
 }
 
-fn ngram(lengths: &str) -> Result<TextAnalyzer> {
-    let wrong = || {
+/// The analyzer `ngram(lengths)`, where `lengths` are two numbers of characters.
+fn ngram_analyzer(lengths: &str) -> Result<TextAnalyzer> {
+    let invalid = || {
         Error::invalid(format!(
-            "tokenizer ngram({lengths}): write ngram(2,3), with lengths from 1 to {NGRAM_MAX} in ascending order"
+            "tokenizer ngram({lengths}): the lengths must be two ascending numbers from 1 to \
+             {NGRAM_CHARS_MAX}, as in ngram(2,3)"
         ))
     };
-    let (min, max) = lengths.split_once(',').ok_or_else(wrong)?;
-    let min = min.trim().parse::<usize>().map_err(|_| wrong())?;
-    let max = max.trim().parse::<usize>().map_err(|_| wrong())?;
-    if max > NGRAM_MAX {
-        return Err(wrong());
+    let (min, max) = lengths.split_once(',').ok_or_else(invalid)?;
+    let min = min.trim().parse::<usize>().map_err(|_| invalid())?;
+    let max = max.trim().parse::<usize>().map_err(|_| invalid())?;
+    if max > NGRAM_CHARS_MAX {
+        return Err(invalid());
     }
-    let tokenizer = NgramTokenizer::all_ngrams(min, max).map_err(|_| wrong())?;
+    let tokenizer = NgramTokenizer::all_ngrams(min, max).map_err(|_| invalid())?;
     Ok(TextAnalyzer::builder(tokenizer).filter(LowerCaser).build())
 }
 
@@ -164,17 +186,18 @@ mod tests {
     }
 
     #[test]
-    fn names_give_analyzers_and_others_say_what_there_is() {
+    fn names_select_analyzers_and_unknown_names_are_rejected() {
         assert_eq!(terms("standard", "The Wings, fluttering!"), ["the", "wings", "fluttering"]);
         assert_eq!(terms("en_stem", "The Wings, fluttering!"), ["the", "wing", "flutter"]);
         assert_eq!(terms("en_stop", "The Wings, fluttering!"), ["wing", "flutter"]);
         assert_eq!(terms("de_stem", "Häuser"), ["haus"]);
-        assert_eq!(terms("folded", "Häuser"), ["hauser"]);
-        assert_eq!(terms("raw", "A b"), ["A b"]);
+        assert_eq!(terms("ascii_folding", "Häuser"), ["hauser"]);
+        assert_eq!(terms("keyword", "A b"), ["A b"]);
         assert_eq!(terms("whitespace", "A-1 b"), ["A-1", "b"]);
         assert_eq!(terms("ngram(2,3)", "ABC"), ["ab", "abc", "bc"]);
-        for wrong in ["", "xx_stem", "en_lemma", "ngram(3,2)", "ngram(0,2)", "ngram(2,99)", "ngram(2)"] {
-            let error = Analyzer::named(wrong).unwrap_err();
+        for name in ["", "xx_stem", "en_lemma", "ngram(3,2)", "ngram(0,2)", "ngram(2,99)", "ngram(2)", "raw"]
+        {
+            let error = Analyzer::named(name).unwrap_err();
             assert!(error.message().contains("tokenizer"), "{error}");
         }
     }

@@ -1,342 +1,202 @@
-//! Rows that have any of some terms, or all of them: the best without looking at all.
+//! Top-k evaluation of a disjunction of terms: Block-Max MaxScore.
 //!
-//! Rows are looked at in windows that end with a block of one of the terms. In a window each term has a bound, that of its
-//! blocks there. Terms whose bounds together do not reach the threshold are not worth looking for: rows are taken from
-//! the others, and the terms with the least bounds are looked up only as long as a row can still count (Turtle and Flood:
-//! "Query evaluation: strategies and optimizations", 1995; Ding and Suel: "Faster top-k document retrieval using
-//! block-max indexes", 2011).
+//! Rows are evaluated in windows, each of which ends with a block of one of the terms. In a window each term
+//! has an upper bound, from the block-max index (Ding and Suel: "Faster top-k document retrieval using
+//! block-max indexes", SIGIR 2011). Terms whose bounds together do not reach the threshold are
+//! non-essential: a row that has only them is no hit. Rows are taken from the postings of the essential
+//! terms, and looked up in the non-essential ones only as long as they can still reach the threshold
+//! (MaxScore; Turtle and Flood: "Query evaluation: strategies and optimizations", 1995).
 //!
-//! The threshold begins with what the first rows of a term have by it alone: of that which counts most of those in enough
-//! rows.
-//!
-//! Of rows that have all terms the least frequent term leads: its rows are scored block by block, and those that can count
-//! with the bounds of the others are looked up in them.
-//!
-//! Bounds decide what is skipped, never how scores add up.
+//! The bounds decide what is skipped, never how scores add up.
 
-use std::sync::Arc;
+use plexus_model::{RowSelection, RowSet};
 
-use plexus_model::RowSelection;
-
-use super::block_max::{BLOCK_ROWS, BlockMaxIndex};
-use super::bm25::{least, reaches};
-use super::cursor::{Cursor, END, TermCursor};
+use super::block_max::BLOCK_ROWS;
+use super::bm25::{can_reach, score_needed};
+use super::cursor::{Cursor, END};
 use super::search::TextHit;
-use super::term_frequency_bitmap::Frequency;
+use super::term_scorer::{Collector, FlatQuery, TermScorer};
 
-/// Blocks of a term in one window whose bounds are looked at one by one; with more, that of the whole term is taken.
-const BLOCKS_MAX: usize = 16;
-/// Blocks of a term that a threshold begins with: reading them takes a few microseconds.
-const FIRST_BLOCKS: usize = 16;
-/// Rows of a filter are looked up one by one when the terms are in so many times as many.
-const LOOKED_UP: u64 = 8;
+/// Blocks of a term that the initial threshold is estimated from. Scoring them takes a few microseconds.
+const SEED_BLOCKS: usize = 16;
+/// Selected rows are looked up one by one if the terms have more than this many times as many postings.
+const POSTINGS_PER_LOOKUP: u64 = 8;
 
-/// Terms of a segment, and the group of each place in the query: those of one child of it are added up first.
-pub struct Choice {
-    pub terms: Vec<Term>,
-    pub groups: Vec<usize>,
-}
-
-/// A term that may be there.
-pub struct Term {
-    /// In the query.
-    place: usize,
-    /// Not in place: terms change their order.
-    cursor: Box<TermCursor>,
-    blocks: Arc<BlockMaxIndex>,
-    /// Of all blocks.
-    bound: f32,
-    /// The block at the beginning of the window.
-    block: usize,
-    /// Of the blocks in the window.
-    here: f32,
-}
-
-impl Term {
-    pub fn new(place: usize, cursor: TermCursor, blocks: Arc<BlockMaxIndex>) -> Self {
-        let bound = cursor.bound_of_all(&blocks);
-        Self { place, cursor: Box::new(cursor), blocks, bound, block: 0, here: 0.0 }
-    }
-
-    /// The score of a row that has the term. Rows are looked up in ascending order.
-    fn look_up(&mut self, row: u32) -> Option<f32> {
-        match self.blocks.frequency(row) {
-            Frequency::Known(0) => None,
-            Frequency::Known(frequency) => Some(self.cursor.score_of(row, frequency)),
-            Frequency::Unknown => (self.cursor.seek(row) == row).then(|| self.cursor.score()),
-        }
-    }
-
-    /// Goes to the block of the beginning of a window. Its last row; [`END`] when there is none.
-    fn enter(&mut self, row: u32) -> u32 {
-        self.block = self.blocks.seek(self.block, row);
-        if self.block < self.blocks.len() { self.blocks.end(self.block) } else { END }
-    }
-
-    /// Bounds what is between the beginning of the window, where it is, and its last row.
-    fn bound_until(&mut self, last: u32) {
-        let (mut block, count) = (self.block, self.blocks.len());
-        self.here = 0.0;
-        while block < count {
-            if block - self.block == BLOCKS_MAX {
-                self.here = self.bound;
-                return;
-            }
-            self.here = self.here.max(self.cursor.bound(&self.blocks, block));
-            if self.blocks.end(block) >= last {
-                return;
-            }
-            block += 1;
-        }
-    }
-}
-
-/// Finds rows that have all of the terms, as [`any_of`] does.
-pub fn all_of(
-    choice: Choice,
-    selection: &RowSelection,
-    mut threshold: f32,
-    found: &mut dyn FnMut(TextHit) -> f32,
-) {
-    let Choice { mut terms, groups } = choice;
-    let mut parts: Vec<Option<f32>> = vec![None; groups.len()];
-    let mut taken = Vec::with_capacity(BLOCK_ROWS);
-    // What the others than the first reach together, from each on.
-    let mut rest = vec![0.0; terms.len()];
-    terms.sort_by_key(|term| term.cursor.rows());
-    let Some((lead, others)) = terms.split_first_mut() else {
-        return;
-    };
-    let mut start = 0;
-    loop {
-        // Before the row where each is nothing can be. A window is a block of the first.
-        let rows = others.iter().map(|term| term.cursor.row());
-        start = rows.fold(start.max(lead.cursor.row()), u32::max);
-        let last = lead.enter(start);
-        if last == END {
-            return;
-        }
-        lead.bound_until(last);
-        for (i, term) in others.iter_mut().enumerate().rev() {
-            if term.enter(start) == END {
-                return;
-            }
-            term.bound_until(last);
-            rest[i] = rest[i + 1] + term.here;
-        }
-        if reaches(lead.here + rest[0], threshold) {
-            lead.cursor.seek(start);
-            lead.cursor.take_until(last, least(threshold, rest[0]), &mut taken);
-        }
-        'rows: for (row, score) in taken.drain(..) {
-            if !selection.contains(row) {
-                continue;
-            }
-            let mut sum = score;
-            parts[lead.place] = Some(score);
-            for (term, rest) in others.iter_mut().zip(&rest) {
-                if !reaches(sum + rest, threshold) {
-                    continue 'rows;
-                }
-                let Some(score) = term.look_up(row) else {
-                    continue 'rows;
-                };
-                parts[term.place] = Some(score);
-                sum += score;
-            }
-            offer(row, &parts, &groups, &mut threshold, found);
-        }
-        start = last.saturating_add(1);
-    }
-}
-
-/// Finds rows: those that `selection` covers and that score at least `threshold`, which each call of `found` may raise. Rows
-/// come in ascending order. Rows that `k` others score above may be left out.
-pub fn any_of(
-    choice: Choice,
+/// Finds rows that have any of the terms: those in `selection` that score at least `threshold`, in ascending
+/// order.
+///
+/// `found` receives each hit and returns the new threshold. Rows that at least `k` other rows score above
+/// may be left out.
+pub(crate) fn block_max_maxscore(
+    query: FlatQuery,
     selection: &RowSelection,
     k: usize,
-    mut threshold: f32,
+    threshold: f32,
     found: &mut dyn FnMut(TextHit) -> f32,
 ) {
-    let Choice { mut terms, groups } = choice;
-    let mut parts: Vec<Option<f32>> = vec![None; groups.len()];
+    let FlatQuery { mut terms, groups } = query;
+    let mut collector = Collector::new(&groups, threshold, found);
     if let RowSelection::Only(rows) = selection
-        && rows.len() * LOOKED_UP < terms.iter().map(|term| u64::from(term.cursor.rows())).sum()
+        && rows.len() * POSTINGS_PER_LOOKUP < terms.iter().map(|t| u64::from(t.cursor.row_count())).sum()
     {
-        return look_up(&mut terms, &groups, &mut parts, rows, threshold, found);
+        return look_up_rows(&mut terms, rows, &mut collector);
     }
-    threshold = threshold.max(begin_with(&terms, selection, k, threshold));
-    let mut taken = Vec::with_capacity(BLOCK_ROWS);
-    // What terms reach together, the least first.
-    let mut sums = vec![0.0; terms.len() + 1];
+    collector.threshold = threshold.max(initial_threshold(&terms, selection, k, threshold));
+    let mut scored = Vec::with_capacity(BLOCK_ROWS);
+    let mut bound_sums = vec![0.0; terms.len() + 1];
     let mut start = 0;
     while start < END {
-        let last = begin_window(&mut terms, start, threshold);
-        let Some(last) = last else {
+        let Some(last) = enter_window(&mut terms, start, collector.threshold) else {
             return;
         };
-        terms.sort_unstable_by(|a, b| a.here.total_cmp(&b.here));
+        terms.sort_unstable_by(|a, b| a.window_bound.total_cmp(&b.window_bound));
         for (i, term) in terms.iter().enumerate() {
-            sums[i + 1] = sums[i] + term.here;
+            bound_sums[i + 1] = bound_sums[i] + term.window_bound;
         }
-        let mut optional = 0;
-        let mut fresh = true;
-        loop {
-            while optional < terms.len() && !reaches(sums[optional + 1], threshold) {
-                optional += 1;
-            }
-            let (few, needed) = terms.split_at_mut(optional);
-            if fresh {
-                for term in needed.iter_mut() {
-                    term.cursor.seek(start);
-                }
-                fresh = false;
-            }
-            if let [one] = needed {
-                // Its rows are scored together, and those that count looked up in the others.
-                one.cursor.take_until(last, least(threshold, sums[optional]), &mut taken);
-                for (row, score) in taken.drain(..).filter(|(row, _)| selection.contains(*row)) {
-                    parts.fill(None);
-                    parts[one.place] = Some(score);
-                    if look_for_few(few, &sums, &mut parts, row, score, threshold) {
-                        offer(row, &parts, &groups, &mut threshold, found);
-                    }
-                }
-                break;
-            }
-            let row = needed.iter().map(|term| term.cursor.row()).min().unwrap_or(END);
-            if row > last {
-                break;
-            }
-            let selected = selection.contains(row);
-            parts.fill(None);
-            let mut sum = 0.0;
-            for term in needed.iter_mut().filter(|term| term.cursor.row() == row) {
-                if selected {
-                    let score = term.cursor.score();
-                    parts[term.place] = Some(score);
-                    sum += score;
-                }
-                term.cursor.advance();
-            }
-            if !selected || !look_for_few(few, &sums, &mut parts, row, sum, threshold) {
-                continue;
-            }
-            offer(row, &parts, &groups, &mut threshold, found);
-        }
+        evaluate_window(&mut terms, &bound_sums, (start, last), selection, &mut collector, &mut scored);
         start = last.saturating_add(1);
     }
 }
 
-/// A score that at least `k` rows have: by the term that counts most of those in so many, and by its first rows alone.
-fn begin_with(terms: &[Term], selection: &RowSelection, k: usize, threshold: f32) -> f32 {
-    let enough = terms.iter().filter(|term| k > 0 && term.cursor.rows() as usize >= k);
-    match enough.max_by(|a, b| a.bound.total_cmp(&b.bound)) {
-        Some(term) if reaches(term.bound, threshold) => {
-            let mut taken = Vec::new();
-            let last = term.blocks.end(term.blocks.len().min(FIRST_BLOCKS) - 1);
-            term.cursor.clone().take_until(last, f32::NEG_INFINITY, &mut taken);
-            taken.retain(|(row, _)| selection.contains(*row));
-            if taken.len() < k {
+/// Evaluates the window from the row `start` to the row `last`. The terms are sorted by their bounds in it,
+/// least first; `bound_sums[i]` is the sum of the bounds of the first `i` terms.
+#[inline]
+fn evaluate_window(
+    terms: &mut [TermScorer],
+    bound_sums: &[f32],
+    (start, last): (u32, u32),
+    selection: &RowSelection,
+    collector: &mut Collector<'_>,
+    scored: &mut Vec<(u32, f32)>,
+) {
+    // Number of non-essential terms. It grows with the threshold.
+    let mut non_essential_count = 0;
+    let mut is_first = true;
+    loop {
+        while non_essential_count < terms.len()
+            && !can_reach(bound_sums[non_essential_count + 1], collector.threshold)
+        {
+            non_essential_count += 1;
+        }
+        let (non_essential, essential) = terms.split_at_mut(non_essential_count);
+        if is_first {
+            for term in essential.iter_mut() {
+                term.cursor.seek(start);
+            }
+            is_first = false;
+        }
+        if let [single] = essential {
+            // Scoring the rows of one term block by block is faster than one by one.
+            let score_min = score_needed(collector.threshold, bound_sums[non_essential_count]);
+            single.cursor.score_until(last, score_min, scored);
+            for (row, score) in scored.drain(..).filter(|(row, _)| selection.contains(*row)) {
+                collector.scores.fill(None);
+                collector.scores[single.leaf] = Some(score);
+                if add_non_essential(non_essential, bound_sums, row, score, collector) {
+                    collector.offer(row);
+                }
+            }
+            return;
+        }
+        let row = essential.iter().map(|term| term.cursor.row()).min().unwrap_or(END);
+        if row > last {
+            return;
+        }
+        let is_selected = selection.contains(row);
+        collector.scores.fill(None);
+        let mut sum = 0.0;
+        for term in essential.iter_mut().filter(|term| term.cursor.row() == row) {
+            if is_selected {
+                let score = term.cursor.score();
+                collector.scores[term.leaf] = Some(score);
+                sum += score;
+            }
+            term.cursor.advance();
+        }
+        if is_selected && add_non_essential(non_essential, bound_sums, row, sum, collector) {
+            collector.offer(row);
+        }
+    }
+}
+
+/// A score that at least `k` selected rows reach, or negative infinity when none is known.
+///
+/// It is the `k`-th best score by a single term in its first blocks, for the term with the highest bound of
+/// those in at least `k` rows. Other terms only add to the scores.
+fn initial_threshold(terms: &[TermScorer], selection: &RowSelection, k: usize, threshold: f32) -> f32 {
+    let frequent = terms.iter().filter(|term| k > 0 && term.cursor.row_count() as usize >= k);
+    match frequent.max_by(|a, b| a.bound.total_cmp(&b.bound)) {
+        Some(term) if can_reach(term.bound, threshold) => {
+            let mut scored = Vec::new();
+            let last = term.blocks.last_row(term.blocks.len().min(SEED_BLOCKS) - 1);
+            term.cursor.clone().score_until(last, f32::NEG_INFINITY, &mut scored);
+            scored.retain(|(row, _)| selection.contains(*row));
+            if scored.len() < k {
                 return f32::NEG_INFINITY;
             }
-            let (_, kth, _) = taken.select_nth_unstable_by(k - 1, |a, b| b.1.total_cmp(&a.1));
+            let (_, kth, _) = scored.select_nth_unstable_by(k - 1, |a, b| b.1.total_cmp(&a.1));
             kth.1
         }
         _ => f32::NEG_INFINITY,
     }
 }
 
-/// Enters the window that begins at `start`, with its bounds. Its last row; `None` when no row from there on can count.
-fn begin_window(terms: &mut [Term], start: u32, threshold: f32) -> Option<u32> {
+/// Enters the window that starts at `start` and computes its bounds. Returns its last row; `None` when no
+/// row from there on can reach the threshold.
+fn enter_window(terms: &mut [TermScorer], start: u32, threshold: f32) -> Option<u32> {
     let mut last = END;
-    // The terms that do not count by themselves do not end windows: theirs may be many.
+    // Only blocks of essential terms end a window. Non-essential terms are often frequent, and windows that
+    // end with their blocks would be too short.
     terms.sort_unstable_by(|a, b| a.bound.total_cmp(&b.bound));
     let mut sum = 0.0;
     for term in terms.iter_mut() {
-        let end = term.enter(start);
+        let block_end = term.enter_window(start);
         sum += term.bound;
-        if reaches(sum, threshold) {
-            last = last.min(end);
+        if can_reach(sum, threshold) {
+            last = last.min(block_end);
         }
     }
     if last == END {
         return None;
     }
-    terms.iter_mut().for_each(|term| term.bound_until(last));
+    terms.iter_mut().for_each(|term| term.compute_window_bound(last));
     Some(last)
 }
 
-/// Adds the terms that no row was taken from, as long as the row can count. Whether it still can.
-fn look_for_few(
-    few: &mut [Term],
-    sums: &[f32],
-    parts: &mut [Option<f32>],
+/// Sets the scores of the non-essential terms of a row whose essential terms score `sum`. Returns `false` as
+/// soon as the row cannot reach the threshold.
+#[inline]
+fn add_non_essential(
+    non_essential: &mut [TermScorer],
+    bound_sums: &[f32],
     row: u32,
     mut sum: f32,
-    threshold: f32,
+    collector: &mut Collector<'_>,
 ) -> bool {
-    for (i, term) in few.iter_mut().enumerate().rev() {
-        if !reaches(sum + sums[i + 1], threshold) {
+    for (i, term) in non_essential.iter_mut().enumerate().rev() {
+        if !can_reach(sum + bound_sums[i + 1], collector.threshold) {
             return false;
         }
         if let Some(score) = term.look_up(row) {
-            parts[term.place] = Some(score);
+            collector.scores[term.leaf] = Some(score);
             sum += score;
         }
     }
     true
 }
 
-/// Looks at some rows one by one.
-fn look_up(
-    terms: &mut [Term],
-    groups: &[usize],
-    parts: &mut [Option<f32>],
-    rows: &plexus_model::RowSet,
-    mut threshold: f32,
-    found: &mut dyn FnMut(TextHit) -> f32,
-) {
+/// Looks up the selected rows one by one in all terms.
+fn look_up_rows(terms: &mut [TermScorer], rows: &RowSet, collector: &mut Collector<'_>) {
     for row in rows {
-        parts.fill(None);
-        let mut any = false;
+        collector.scores.fill(None);
+        let mut has_any = false;
         for term in terms.iter_mut() {
-            parts[term.place] = term.look_up(row);
-            any |= parts[term.place].is_some();
+            let score = term.look_up(row);
+            collector.scores[term.leaf] = score;
+            has_any |= score.is_some();
         }
-        if any {
-            offer(row, parts, groups, &mut threshold, found);
+        if has_any {
+            collector.offer(row);
         }
     }
-}
-
-/// Tells of a row whose parts are known, if it reaches the threshold.
-fn offer(
-    row: u32,
-    parts: &[Option<f32>],
-    groups: &[usize],
-    threshold: &mut f32,
-    found: &mut dyn FnMut(TextHit) -> f32,
-) {
-    let score = total(parts, groups);
-    if score >= *threshold {
-        *threshold = threshold.max(found(TextHit { row, score }));
-    }
-}
-
-/// Adds up in the order of the query, group by group, as [`super::cursor::BoolCursor`] does.
-fn total(parts: &[Option<f32>], groups: &[usize]) -> f32 {
-    let (mut total, mut sum, mut open) = (0.0, 0.0, None);
-    for (part, group) in parts.iter().zip(groups) {
-        let Some(part) = part else {
-            continue;
-        };
-        if open != Some(*group) {
-            total += sum;
-            (sum, open) = (0.0, Some(*group));
-        }
-        sum += part;
-    }
-    total + sum
 }

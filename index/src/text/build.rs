@@ -1,4 +1,4 @@
-//! Building the index of a segment.
+//! Building the text index of a segment.
 
 use plexus_model::{Error, Result};
 use tantivy::schema::{Field, IndexRecordOption, Schema, TextFieldIndexing, TextOptions};
@@ -6,27 +6,31 @@ use tantivy::tokenizer::TokenizerManager;
 use tantivy::{Index, SingleSegmentIndexWriter, TantivyDocument};
 
 use super::Analyzer;
-use super::archive::{Workspace, settings};
+use super::memory_directory::{MemoryDirectory, index_settings};
 
-/// Memory of the writer's first table of terms; it grows from there.
-const TABLE_BYTES: usize = 16 << 20;
-/// Memory of the writer above which the rows are too many for one index: some times what a segment takes.
-const MEMORY_BYTES_MAX: usize = 1 << 30;
-/// What the analyzer is called inside.
-pub const ANALYZER: &str = "analyzer";
+/// Memory budget of the writer, in bytes. It sizes the initial hash table of terms, which grows from there.
+const WRITER_BUDGET_BYTES: usize = 16 << 20;
+/// Memory of the writer at most, in bytes. It is several times the size of a regular segment.
+const WRITER_BYTES_MAX: usize = 1 << 30;
+/// The name of the analyzer in the schema of the index.
+const TOKENIZER_NAME: &str = "analyzer";
 
-pub fn tokenizers(analyzer: &Analyzer) -> TokenizerManager {
+/// The tokenizers of an index, which are its one analyzer.
+pub(crate) fn tokenizers(analyzer: &Analyzer) -> TokenizerManager {
     let manager = TokenizerManager::new();
-    manager.register(ANALYZER, analyzer.tantivy());
+    manager.register(TOKENIZER_NAME, analyzer.to_tantivy());
     manager
 }
 
-/// Indexes rows one after the other, from number 0 on. Each has as many texts, or none, as there are fields. Takes
-/// a while and one thread: call it off the async threads.
+/// Builds the index of a segment and returns the bytes that [`TextIndex::open`](super::TextIndex::open)
+/// reads.
+///
+/// Each row has one text, or `None`, for each of the `fields`. Rows are numbered from 0 in the order of the
+/// iterator. Equal rows give equal bytes. The build is CPU-bound and blocks the thread.
 ///
 /// # Errors
-/// `ResourceExhausted` when the rows are too many.
-pub fn build_text<'a>(
+/// `ResourceExhausted` when the build needs more than 1 GiB of memory.
+pub fn build_text_index<'a>(
     fields: usize,
     analyzer: &Analyzer,
     rows: impl Iterator<Item = Vec<Option<&'a str>>>,
@@ -35,18 +39,18 @@ pub fn build_text<'a>(
         |e: tantivy::TantivyError| Error::internal(format!("building a text index: {e}")).with_source(e);
     let mut schema = Schema::builder();
     let indexing = TextFieldIndexing::default()
-        .set_tokenizer(ANALYZER)
+        .set_tokenizer(TOKENIZER_NAME)
         .set_index_option(IndexRecordOption::WithFreqsAndPositions)
         .set_fieldnorms(true);
     let options = TextOptions::default().set_indexing_options(indexing);
     let fields: Vec<Field> =
         (0..fields).map(|field| schema.add_text_field(&field.to_string(), options.clone())).collect();
-    let workspace = Workspace::default();
+    let directory = MemoryDirectory::default();
     let mut writer: SingleSegmentIndexWriter<TantivyDocument> = Index::builder()
         .schema(schema.build())
-        .settings(settings())
+        .settings(index_settings())
         .tokenizers(tokenizers(analyzer))
-        .single_segment_index_writer(workspace.clone(), TABLE_BYTES)
+        .single_segment_index_writer(directory.clone(), WRITER_BUDGET_BYTES)
         .map_err(failed)?;
     for texts in rows {
         let mut document = TantivyDocument::default();
@@ -56,12 +60,12 @@ pub fn build_text<'a>(
             }
         }
         writer.add_document(document).map_err(failed)?;
-        if writer.mem_usage() > MEMORY_BYTES_MAX {
+        if writer.mem_usage() > WRITER_BYTES_MAX {
             return Err(Error::exhausted(format!(
-                "building a text index takes more than {MEMORY_BYTES_MAX} bytes of memory"
+                "building a text index takes more than {WRITER_BYTES_MAX} bytes of memory"
             )));
         }
     }
     writer.finalize().map_err(failed)?;
-    Ok(workspace.pack())
+    Ok(directory.to_archive())
 }

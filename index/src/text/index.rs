@@ -1,4 +1,4 @@
-//! Reading the index of a segment.
+//! The reader of the text index of a segment.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,50 +17,56 @@ use super::archive::Archive;
 use super::block_max::BlockMaxIndex;
 use super::build::tokenizers;
 
-/// The text index of one segment. Cheap to clone.
+/// The inverted index of one segment: for each field the postings of its terms and the length of each row.
+/// Cheap to clone.
 #[derive(Clone)]
 pub struct TextIndex {
     fields: Arc<Vec<FieldIndex>>,
     rows: u32,
+    /// Size of the file in bytes.
     bytes: usize,
-    /// Of terms that were searched for and are in many rows.
-    blocks: Arc<RwLock<BlockMaxIndexes>>,
+    block_max_cache: Arc<RwLock<BlockMaxCache>>,
 }
 
-/// By field and term, with the bytes that they take.
+/// Block-max indexes of terms that were searched and are in many rows.
 #[derive(Default)]
-struct BlockMaxIndexes {
-    of: HashMap<(usize, String), Arc<BlockMaxIndex>>,
+struct BlockMaxCache {
+    /// By field and term.
+    indexes: HashMap<(usize, String), Arc<BlockMaxIndex>>,
+    /// Size of all indexes in memory, in bytes.
     bytes: usize,
 }
 
-/// Terms in fewer rows have their blocks made each time.
-const KEPT_ROWS_MIN: u32 = 512;
+/// Block-max indexes of terms in fewer rows are cheap to compute and not cached.
+const CACHED_ROWS_MIN: u32 = 512;
 
-/// One field of it.
+/// One field of a text index.
 pub(super) struct FieldIndex {
-    pub inverted: Arc<InvertedIndexReader>,
-    /// How long the field is in each row, rounded (see [`length_of`]).
-    pub lengths: OwnedBytes,
-    /// The sum of all lengths.
-    pub tokens: u64,
+    pub(super) inverted: Arc<InvertedIndexReader>,
+    /// The length of the field in each row, as a code that [`decode_length`] decodes.
+    pub(super) lengths: OwnedBytes,
+    /// The sum of the decoded lengths.
+    tokens: u64,
 }
 
-/// What is known of some rows of a segment. Lengths are rounded, so that they can be taken away again when a row is
-/// deleted, and add up to the same however rows are spread over segments.
+/// Statistics of some rows of a segment.
+///
+/// Lengths are rounded as in the index. The sums over all segments are therefore the same for every
+/// distribution of the rows, and the tokens of deleted rows can be subtracted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TextStatistics {
+    /// Number of rows.
     pub rows: u64,
-    /// Tokens of each field.
+    /// Number of tokens of each field.
     pub tokens: Vec<u64>,
 }
 
-/// The length that a code in [`FieldIndex::lengths`] stands for, in tokens.
-pub fn length_of(code: u8) -> u32 {
+/// The number of tokens that a length code stands for. Up to 40 tokens it is exact, then it is rounded down.
+pub(crate) fn decode_length(code: u8) -> u32 {
     FieldNormReader::id_to_fieldnorm(code)
 }
 
-fn damaged(error: TantivyError) -> Error {
+fn corrupt(error: TantivyError) -> Error {
     Error::corrupt(format!("text index: {error}")).with_source(error)
 }
 
@@ -75,110 +81,124 @@ impl std::fmt::Debug for TextIndex {
 }
 
 impl TextIndex {
-    /// Opens what [`super::build_text`] made. The bytes must have been compared with a checksum: of those that were
-    /// changed since, not all are found out here.
+    /// Opens the bytes that [`build_text_index`](super::build_text_index) returned. `analyzer` is the one of the build.
+    ///
+    /// The caller must have verified a checksum of the bytes: not all damage is detected here.
     ///
     /// # Errors
-    /// `Corrupt` when they are no text index.
+    /// `Corrupt` when the bytes are not a text index.
     pub fn open(bytes: Bytes, analyzer: &Analyzer) -> Result<Self> {
         let size = bytes.len();
-        let mut index = Index::open(Archive::open(bytes)?).map_err(damaged)?;
+        let mut index = Index::open(Archive::open(bytes)?).map_err(corrupt)?;
         index.set_tokenizers(tokenizers(analyzer));
-        let segments = index.searchable_segments().map_err(damaged)?;
-        let segment = segments.first().ok_or_else(|| Error::corrupt("text index: without a segment"))?;
-        let reader = SegmentReader::open(segment).map_err(damaged)?;
+        let segments = index.searchable_segments().map_err(corrupt)?;
+        let segment = segments.first().ok_or_else(|| Error::corrupt("text index: no segment"))?;
+        let reader = SegmentReader::open(segment).map_err(corrupt)?;
         let lengths = reader.fieldnorms_readers().get_inner_file();
         let fields = reader.schema().fields().map(|(field, _)| {
-            let lengths =
-                lengths.open_read(field).ok_or_else(|| Error::corrupt("text index: without lengths"))?;
+            let lengths = lengths
+                .open_read(field)
+                .ok_or_else(|| Error::corrupt("text index: a field has no lengths"))?;
             let lengths = lengths.read_bytes().map_err(unreadable)?;
             if lengths.len() != reader.max_doc() as usize {
-                return Err(Error::corrupt("text index: not as many lengths as rows"));
+                return Err(Error::corrupt("text index: the number of lengths does not match the rows"));
             }
-            let tokens = lengths.iter().map(|code| u64::from(length_of(*code))).sum();
-            Ok(FieldIndex { inverted: reader.inverted_index(field).map_err(damaged)?, lengths, tokens })
+            let tokens = lengths.iter().map(|code| u64::from(decode_length(*code))).sum();
+            Ok(FieldIndex { inverted: reader.inverted_index(field).map_err(corrupt)?, lengths, tokens })
         });
         let fields = fields.collect::<Result<Vec<_>>>()?;
-        Ok(Self { fields: Arc::new(fields), rows: reader.max_doc(), bytes: size, blocks: Arc::default() })
+        Ok(Self {
+            fields: Arc::new(fields),
+            rows: reader.max_doc(),
+            bytes: size,
+            block_max_cache: Arc::default(),
+        })
     }
 
+    /// Number of rows of the segment.
     pub fn rows(&self) -> u32 {
         self.rows
     }
 
-    /// Bytes that it takes, with what is made of it when it is searched.
+    /// Size in bytes, including the full cache of block-max indexes.
     pub fn bytes(&self) -> usize {
-        self.bytes + self.kept_max()
+        self.bytes + self.cache_bytes_max()
     }
 
-    /// Bytes of blocks that are kept: an eighth of the index, and the frequencies of eight terms that are in many rows.
-    fn kept_max(&self) -> usize {
+    /// Size limit of the cache of block-max indexes: an eighth of the index, and the frequency bitmaps of
+    /// eight terms.
+    fn cache_bytes_max(&self) -> usize {
         self.bytes / 8 + self.rows as usize * 2
     }
 
-    /// The blocks of a term that is there.
-    pub(super) fn blocks(
+    /// The block-max index of a term whose postings are `postings`.
+    pub(super) fn block_max_index(
         &self,
         field: usize,
         term: &str,
         postings: &BlockSegmentPostings,
     ) -> Result<Arc<BlockMaxIndex>> {
-        let make = || Ok(Arc::new(BlockMaxIndex::new(postings.clone(), &self.field(field)?.lengths)));
-        if postings.doc_freq() < KEPT_ROWS_MIN {
-            return make();
+        let build = || Ok(Arc::new(BlockMaxIndex::new(postings.clone(), &self.field(field)?.lengths)));
+        if postings.doc_freq() < CACHED_ROWS_MIN {
+            return build();
         }
         let key = (field, term.to_owned());
-        let kept = self.blocks.read().expect("no code panics while it holds this lock").of.get(&key).cloned();
-        if let Some(blocks) = kept {
-            return Ok(blocks);
+        let cache = self.block_max_cache.read().expect("no code panics while it holds this lock");
+        let cached = cache.indexes.get(&key).cloned();
+        drop(cache);
+        if let Some(index) = cached {
+            return Ok(index);
         }
-        let blocks = make()?;
-        let mut all = self.blocks.write().expect("no code panics while it holds this lock");
-        if all.bytes + blocks.bytes() > self.kept_max() {
-            // Those that are still asked for are soon there again.
-            *all = BlockMaxIndexes::default();
+        let index = build()?;
+        let mut cache = self.block_max_cache.write().expect("no code panics while it holds this lock");
+        if cache.bytes + index.bytes() > self.cache_bytes_max() {
+            // Dropping all is simpler than an eviction order, and frequent terms are soon cached again.
+            *cache = BlockMaxCache::default();
         }
-        all.bytes += blocks.bytes();
-        if let Some(made_meanwhile) = all.of.insert(key, blocks.clone()) {
-            all.bytes -= made_meanwhile.bytes();
+        cache.bytes += index.bytes();
+        if let Some(built_concurrently) = cache.indexes.insert(key, index.clone()) {
+            cache.bytes -= built_concurrently.bytes();
         }
-        Ok(blocks)
+        Ok(index)
     }
 
     pub(super) fn field(&self, field: usize) -> Result<&FieldIndex> {
-        self.fields.get(field).ok_or_else(|| Error::internal(format!("text index without field {field}")))
+        self.fields.get(field).ok_or_else(|| Error::internal(format!("the text index has no field {field}")))
     }
 
-    /// Of the rows that are not `hidden`.
-    pub fn statistics(&self, hidden: &RowSet) -> TextStatistics {
+    /// Statistics of the rows that are not in `deleted`.
+    pub fn statistics(&self, deleted: &RowSet) -> TextStatistics {
         let tokens = self.fields.iter().map(|field| {
-            let length = |code: &u8| u64::from(length_of(*code));
-            let gone = hidden.iter().filter_map(|row| field.lengths.get(row as usize));
-            field.tokens - gone.map(length).sum::<u64>()
+            let length = |code: &u8| u64::from(decode_length(*code));
+            let of_deleted = deleted.iter().filter_map(|row| field.lengths.get(row as usize));
+            field.tokens - of_deleted.map(length).sum::<u64>()
         });
-        let gone = hidden.range_cardinality(..self.rows);
-        TextStatistics { rows: u64::from(self.rows) - gone, tokens: tokens.collect() }
+        let deleted_rows = deleted.range_cardinality(..self.rows);
+        TextStatistics { rows: u64::from(self.rows) - deleted_rows, tokens: tokens.collect() }
     }
 
-    /// How many rows that are not `hidden` have a term in a field.
-    pub fn frequency(&self, field: usize, term: &str, hidden: &RowSet) -> Result<u64> {
-        if hidden.is_empty() {
-            // The dictionary knows.
-            let found = self.field(field)?.inverted.terms().get(term.as_bytes()).map_err(unreadable)?;
-            return Ok(found.map_or(0, |info| u64::from(info.doc_freq)));
+    /// The document frequency of a term in a field, among the rows that are not in `deleted`.
+    ///
+    /// # Errors
+    /// `Corrupt` when the index is damaged; `Internal` when the field does not exist.
+    pub fn document_frequency(&self, field: usize, term: &str, deleted: &RowSet) -> Result<u64> {
+        if deleted.is_empty() {
+            // The dictionary has the number of all rows, so that no postings are read.
+            let info = self.field(field)?.inverted.terms().get(term.as_bytes()).map_err(unreadable)?;
+            return Ok(info.map_or(0, |info| u64::from(info.doc_freq)));
         }
         let Some(mut postings) = self.postings(field, term, IndexRecordOption::Basic)? else {
             return Ok(0);
         };
         let mut count = 0;
         while !postings.docs().is_empty() {
-            count += postings.docs().iter().filter(|row| !hidden.contains(**row)).count() as u64;
+            count += postings.docs().iter().filter(|row| !deleted.contains(**row)).count() as u64;
             postings.advance();
         }
         Ok(count)
     }
 
-    /// The rows of a term, block by block.
+    /// The postings of a term in blocks; `None` when no row has the term.
     pub(super) fn postings(
         &self,
         field: usize,
@@ -186,17 +206,17 @@ impl TextIndex {
         option: IndexRecordOption,
     ) -> Result<Option<BlockSegmentPostings>> {
         let inverted = &self.field(field)?.inverted;
-        let found = inverted.terms().get(term.as_bytes()).map_err(unreadable)?;
+        let info = inverted.terms().get(term.as_bytes()).map_err(unreadable)?;
         let read = |info| inverted.read_block_postings_from_terminfo(&info, option).map_err(unreadable);
-        found.map(read).transpose()
+        info.map(read).transpose()
     }
 
-    /// The rows of a term, with its places in them.
+    /// The postings of a term with its positions; `None` when no row has the term.
     pub(super) fn positions(&self, field: usize, term: &str) -> Result<Option<SegmentPostings>> {
         let inverted = &self.field(field)?.inverted;
-        let found = inverted.terms().get(term.as_bytes()).map_err(unreadable)?;
+        let info = inverted.terms().get(term.as_bytes()).map_err(unreadable)?;
         let option = IndexRecordOption::WithFreqsAndPositions;
         let read = |info| inverted.read_postings_from_terminfo(&info, option).map_err(unreadable);
-        found.map(read).transpose()
+        info.map(read).transpose()
     }
 }

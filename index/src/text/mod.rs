@@ -1,8 +1,9 @@
-//! Full text inside one segment: which rows match a query, and how well.
+//! Full-text search inside one segment: which rows match a query, and their BM25 scores.
 //!
-//! Analyzers, dictionaries and postings are those of tantivy; a document is a row, by its number. Scores are made
-//! here, from statistics of the whole table that the caller hands in, and added up in the order of the query, so that
-//! they are the same bits however the rows are spread over segments.
+//! Analyzers, term dictionaries and postings are those of tantivy; a tantivy document is a row. Scores are
+//! computed here, from statistics of the whole table that the caller passes in. Contributions of terms are
+//! added in the order of the query, so that a score has the same bits however the rows are distributed over
+//! segments.
 
 mod analyzer;
 mod archive;
@@ -10,17 +11,24 @@ mod block_max;
 mod block_max_maxscore;
 mod bm25;
 mod build;
+mod conjunction;
 mod cursor;
 mod index;
+mod memory_directory;
 mod parse;
+mod phrase;
 mod query;
 mod search;
 mod snippet;
+mod term_cursor;
+mod term_expansion;
 mod term_frequency_bitmap;
+mod term_scorer;
+mod weighted_query;
 
 pub use analyzer::Analyzer;
 pub use bm25::GlobalStatistics;
-pub use build::build_text;
+pub use build::build_text_index;
 pub use index::{TextIndex, TextStatistics};
 pub use parse::parse_query;
 pub use query::{ScoredTerm, TextQuery};

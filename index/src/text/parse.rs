@@ -1,8 +1,18 @@
-//! The language of queries.
+//! The query language of full-text search.
 //!
-//! `wing flutter`: either word. `+wing -flutter`, `AND`, `OR`, `NOT`, parentheses. `"wing flutter"`: beside each other;
-//! `"wing flutter"~2`: not far from each other. `flut*`: words that begin so. `flutter~1`: words that differ in a
-//! letter. `title:wing`: in one column. `wing^2`: counts twice. Words of several tokens are phrases.
+//! | query | matches |
+//! |---|---|
+//! | `wing flutter` | either word |
+//! | `+wing -flutter`, `AND`, `OR`, `NOT`, `( )` | Boolean combinations |
+//! | `"wing flutter"` | the words next to each other |
+//! | `"wing flutter"~2` | the words within a distance |
+//! | `flut*` | words with a prefix |
+//! | `flutter~1` | words within an edit distance |
+//! | `title:wing` | a word in one field |
+//! | `wing^2` | a word whose score counts twice |
+//!
+//! A word that the analyzer splits into several tokens is a phrase. The grammar is that of tantivy, except
+//! for prefixes and fuzzy words.
 
 use plexus_model::{Error, Result};
 use tantivy::query_grammar::{
@@ -13,22 +23,24 @@ use tantivy::query_grammar::{
 use super::Analyzer;
 use super::query::{ScoredTerm, TextQuery};
 
-/// Length of a query in bytes: people do not write longer ones, and tokens are counted after it.
+/// Size of a query in bytes at most. It limits the time of parsing, which precedes the count of the terms.
 const QUERY_BYTES_MAX: usize = 16 * 1024;
-/// Parentheses inside each other: the grammar calls itself for each.
+/// Levels of nesting at most. The parser of the grammar is recursive and would overflow the stack.
 const NESTING_MAX: usize = 32;
-/// Terms of a query: each has a cursor in every segment.
+/// Terms of a query at most: each needs a cursor in every segment.
 const TERMS_MAX: usize = 1_024;
-/// How much more than others a word may count.
+/// The largest product of nested boosts.
 const BOOST_MAX: f32 = 1e6;
-/// Letters in which a fuzzy word may differ.
-const DISTANCE_MAX: u8 = 2;
+/// The largest edit distance of a fuzzy word.
+const EDIT_DISTANCE_MAX: u8 = 2;
 
-/// Reads a query over fields with these names. What names no field is looked for in the `defaults`, each counted by
-/// its boost.
+/// Parses a query over the fields with the given names.
+///
+/// Words without a field are searched in `defaults`, which holds positions of fields with a boost for each.
 ///
 /// # Errors
-/// `InvalidArgument` says what is wrong with the query, and where.
+/// `InvalidArgument` when the query is malformed, too long or too deep, or names an unknown field.
+/// The message says where.
 pub fn parse_query(
     text: &str,
     analyzer: &Analyzer,
@@ -39,7 +51,7 @@ pub fn parse_query(
     if text.len() > QUERY_BYTES_MAX {
         return Err(fail(format!("{} bytes are more than {QUERY_BYTES_MAX}", text.len())));
     }
-    if let Some(position) = too_deep(text) {
+    if let Some(position) = nesting_exceeded_at(text) {
         return Err(fail(format!("it is nested more than {NESTING_MAX} times, at character {position}")));
     }
     let ast = parse_strict(text).map_err(|_| {
@@ -49,23 +61,23 @@ pub fn parse_query(
                 let before = text.get(..error.pos.min(text.len())).unwrap_or(text);
                 fail(format!("{} at character {}", error.message, before.chars().count() + 1))
             }
-            None => fail("it cannot be read".to_owned()),
+            None => fail("it cannot be parsed".to_owned()),
         }
     })?;
     let mut lowering = Lowering { analyzer, fields, defaults, terms: 0 };
     let query = lowering.lower(ast, 1.0).map_err(|e| fail(e.message().to_owned()))?;
-    Ok(query.unwrap_or_else(TextQuery::nothing))
+    Ok(query.unwrap_or_else(TextQuery::match_none))
 }
 
-/// The first place, counted from 1, where parentheses or exclusions are too many inside each other.
-fn too_deep(text: &str) -> Option<usize> {
+/// The position of the character, counted from 1, at which the nesting exceeds its limit.
+fn nesting_exceeded_at(text: &str) -> Option<usize> {
     let mut depth = 0usize;
     let mut last = ' ';
     for (position, letter) in text.chars().enumerate() {
         match letter {
             '(' => depth += 1,
             ')' => depth = depth.saturating_sub(1),
-            // Signs in a row are parsed inside each other.
+            // A sequence of signs parses as nested clauses.
             '-' | '+' if last == letter => depth += 1,
             _ => {}
         }
@@ -74,20 +86,22 @@ fn too_deep(text: &str) -> Option<usize> {
             return Some(position + 1);
         }
     }
-    // NOT NOT NOT is nested as well.
+    // So does a sequence of NOT.
     let negations = text.split_whitespace().filter(|word| *word == "NOT").count();
     (negations > NESTING_MAX).then_some(1)
 }
 
+/// Translates the syntax tree of the grammar to a [`TextQuery`].
 struct Lowering<'a> {
     analyzer: &'a Analyzer,
     fields: &'a [String],
     defaults: &'a [(usize, f32)],
+    /// Number of terms so far.
     terms: usize,
 }
 
 impl Lowering<'_> {
-    /// `None` for what is left out, as words that the analyzer leaves out are.
+    /// Translates a node. `None` if nothing of it remains, for example because all words are stop words.
     fn lower(&mut self, ast: UserInputAst, boost: f32) -> Result<Option<TextQuery>> {
         match ast {
             UserInputAst::Boost(inner, factor) => {
@@ -95,7 +109,7 @@ impl Lowering<'_> {
                 let boost = boost * factor;
                 if !(0.0..=BOOST_MAX).contains(&boost) {
                     return Err(Error::invalid(format!(
-                        "^{factor}: a number from 0 to {BOOST_MAX} is needed, in all"
+                        "^{factor}: the product of all boosts must be from 0 to {BOOST_MAX}"
                     )));
                 }
                 self.lower(*inner, boost)
@@ -104,7 +118,9 @@ impl Lowering<'_> {
             UserInputAst::Leaf(leaf) => match *leaf {
                 UserInputLeaf::All => Ok(Some(TextQuery::All { boost })),
                 UserInputLeaf::Literal(literal) => self.literal(literal, boost),
-                UserInputLeaf::Range { .. } => Err(Error::invalid("ranges belong into the SQL filter")),
+                UserInputLeaf::Range { .. } => {
+                    Err(Error::invalid("ranges are not supported; use the SQL filter"))
+                }
                 UserInputLeaf::Set { field, elements } => {
                     let literal = |phrase| UserInputLiteral {
                         field_name: field.clone(),
@@ -113,13 +129,13 @@ impl Lowering<'_> {
                         slop: 0,
                         prefix: false,
                     };
-                    let any = elements.into_iter().map(|element| self.literal(literal(element), boost));
-                    let any = any.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
-                    Ok(any_of(any))
+                    let queries = elements.into_iter().map(|element| self.literal(literal(element), boost));
+                    let queries = queries.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+                    Ok(disjunction(queries))
                 }
-                UserInputLeaf::Exists { field } => {
-                    Err(Error::invalid(format!("{field}:* belongs into the SQL filter, as IS NOT NULL")))
-                }
+                UserInputLeaf::Exists { field } => Err(Error::invalid(format!(
+                    "{field}:* is not supported; use IS NOT NULL in the SQL filter"
+                ))),
                 UserInputLeaf::Regex { .. } => Err(Error::invalid("regular expressions are not supported")),
             },
         }
@@ -130,7 +146,7 @@ impl Lowering<'_> {
         clauses: Vec<(Option<Occur>, UserInputAst)>,
         boost: f32,
     ) -> Result<Option<TextQuery>> {
-        let (mut must, mut should, mut not) = (vec![], vec![], vec![]);
+        let (mut must, mut should, mut must_not) = (vec![], vec![], vec![]);
         let empty = clauses.is_empty();
         for (occur, clause) in clauses {
             let Some(query) = self.lower(clause, boost)? else {
@@ -139,25 +155,27 @@ impl Lowering<'_> {
             match occur.unwrap_or(Occur::Should) {
                 Occur::Must => must.push(query),
                 Occur::Should => should.push(query),
-                Occur::MustNot => not.push(query),
+                Occur::MustNot => must_not.push(query),
             }
         }
         if must.is_empty() && should.is_empty() {
-            if !empty && !not.is_empty() {
-                return Err(Error::invalid("it only excludes: say what to look for, or * for all"));
+            if !empty && !must_not.is_empty() {
+                return Err(Error::invalid(
+                    "it only excludes rows; add a positive clause, or * for all rows",
+                ));
             }
             return Ok(None);
         }
-        if must.is_empty() && not.is_empty() {
-            return Ok(any_of(should));
+        if must.is_empty() && must_not.is_empty() {
+            return Ok(disjunction(should));
         }
-        Ok(Some(TextQuery::Bool { must, should, not }))
+        Ok(Some(TextQuery::Bool { must, should, must_not }))
     }
 
     fn literal(&mut self, literal: UserInputLiteral, boost: f32) -> Result<Option<TextQuery>> {
         let UserInputLiteral { field_name, phrase, delimiter, slop, prefix } = literal;
         if prefix {
-            return Err(Error::invalid("a phrase whose last word is cut is not supported"));
+            return Err(Error::invalid("a phrase with a prefix as its last word is not supported"));
         }
         let fields = match &field_name {
             Some(name) => {
@@ -173,15 +191,15 @@ impl Lowering<'_> {
         };
         let quoted = delimiter != Delimiter::None;
         let this = &*self;
-        let queries = fields.into_iter().map(|(field, of_field)| {
-            let boost = boost * of_field;
+        let queries = fields.into_iter().map(|(field, field_boost)| {
+            let boost = boost * field_boost;
             if !quoted && let Some(stem) = phrase.strip_suffix('*').filter(|s| !s.is_empty()) {
                 return Ok(Some(TextQuery::Prefix { field, prefix: stem.to_lowercase(), boost }));
             }
             if !quoted && let Some((word, distance)) = phrase.rsplit_once('~') {
                 return this.fuzzy(field, word, distance, boost);
             }
-            this.words(field, &phrase, slop, boost)
+            this.terms(field, &phrase, slop, boost)
         });
         let queries: Vec<TextQuery> = queries.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
         let tokens = |query: &TextQuery| match query {
@@ -193,7 +211,7 @@ impl Lowering<'_> {
         if self.terms > TERMS_MAX {
             return Err(Error::invalid(format!("it has more than {TERMS_MAX} terms")));
         }
-        Ok(any_of(queries))
+        Ok(disjunction(queries))
     }
 
     fn fuzzy(&self, field: usize, word: &str, distance: &str, boost: f32) -> Result<Option<TextQuery>> {
@@ -201,26 +219,32 @@ impl Lowering<'_> {
             "" => Some(1),
             text => text.parse::<u8>().ok(),
         };
-        let distance = parsed.filter(|d| (1..=DISTANCE_MAX).contains(d)).ok_or_else(|| {
-            Error::invalid(format!("{word}~{distance}: words may differ in 1 to {DISTANCE_MAX} letters"))
+        let distance = parsed.filter(|d| (1..=EDIT_DISTANCE_MAX).contains(d)).ok_or_else(|| {
+            Error::invalid(format!(
+                "{word}~{distance}: the edit distance must be from 1 to {EDIT_DISTANCE_MAX}"
+            ))
         })?;
         Ok(match self.analyzer.tokens(word).as_slice() {
             [] => None,
             [token] => Some(TextQuery::Fuzzy { field, term: token.term.clone(), distance, boost }),
-            _ => return Err(Error::invalid(format!("{word}~{distance}: one word is needed"))),
+            _ => {
+                return Err(Error::invalid(format!(
+                    "{word}~{distance}: a fuzzy query must be a single word"
+                )));
+            }
         })
     }
 
-    fn words(&self, field: usize, text: &str, slop: u32, boost: f32) -> Result<Option<TextQuery>> {
+    fn terms(&self, field: usize, text: &str, slop: u32, boost: f32) -> Result<Option<TextQuery>> {
         let tokens = self.analyzer.tokens(text);
-        let one_place = tokens.iter().all(|token| token.position == tokens[0].position);
+        let is_one_position = tokens.iter().all(|token| token.position == tokens[0].position);
         Ok(match tokens.as_slice() {
             [] => None,
-            [token] => Some(term(field, &token.term, boost)),
-            // Parts of one word, as n-grams are: all of them.
-            tokens if one_place => {
-                let must = tokens.iter().map(|token| term(field, &token.term, boost)).collect();
-                Some(TextQuery::Bool { must, should: vec![], not: vec![] })
+            [token] => Some(term_query(field, &token.term, boost)),
+            // All n-grams of a word have the same position. A row must have all of them.
+            tokens if is_one_position => {
+                let must = tokens.iter().map(|token| term_query(field, &token.term, boost)).collect();
+                Some(TextQuery::Bool { must, should: vec![], must_not: vec![] })
             }
             tokens => {
                 let terms = tokens.iter().map(|token| (token.position, token.term.clone())).collect();
@@ -230,15 +254,17 @@ impl Lowering<'_> {
     }
 }
 
-fn term(field: usize, term: &str, boost: f32) -> TextQuery {
+/// A query for one term.
+fn term_query(field: usize, term: &str, boost: f32) -> TextQuery {
     TextQuery::Term { term: ScoredTerm { field, term: term.to_owned() }, boost }
 }
 
-fn any_of(mut queries: Vec<TextQuery>) -> Option<TextQuery> {
+/// A disjunction of queries; `None` if there are none.
+fn disjunction(mut queries: Vec<TextQuery>) -> Option<TextQuery> {
     match queries.len() {
         0 => None,
         1 => queries.pop(),
-        _ => Some(TextQuery::Bool { must: vec![], should: queries, not: vec![] }),
+        _ => Some(TextQuery::Bool { must: vec![], should: queries, must_not: vec![] }),
     }
 }
 
@@ -254,15 +280,20 @@ mod tests {
     }
 
     #[test]
-    fn queries_are_read() {
-        let both = |word: &str| any_of(vec![term(0, word, 2.0), term(1, word, 1.0)]).unwrap();
+    fn each_form_of_query_is_parsed() {
+        let both =
+            |word: &str| disjunction(vec![term_query(0, word, 2.0), term_query(1, word, 1.0)]).unwrap();
         assert_eq!(parse("Wings").unwrap(), both("wing"));
-        assert_eq!(parse("body:wings").unwrap(), term(1, "wing", 1.0));
-        assert_eq!(parse("body:wings^3").unwrap(), term(1, "wing", 3.0));
-        let clauses = |must, should, not| TextQuery::Bool { must, should, not };
+        assert_eq!(parse("body:wings").unwrap(), term_query(1, "wing", 1.0));
+        assert_eq!(parse("body:wings^3").unwrap(), term_query(1, "wing", 3.0));
+        let clauses = |must, should, must_not| TextQuery::Bool { must, should, must_not };
         assert_eq!(
             parse("+body:wing body:high -body:low").unwrap(),
-            clauses(vec![term(1, "wing", 1.0)], vec![term(1, "high", 1.0)], vec![term(1, "low", 1.0)])
+            clauses(
+                vec![term_query(1, "wing", 1.0)],
+                vec![term_query(1, "high", 1.0)],
+                vec![term_query(1, "low", 1.0)]
+            )
         );
         let phrase = |slop| TextQuery::Phrase {
             field: 1,
@@ -276,20 +307,20 @@ mod tests {
         assert_eq!(parse("body:Flut*").unwrap(), prefix);
         let fuzzy = TextQuery::Fuzzy { field: 1, term: "wing".to_owned(), distance: 2, boost: 1.0 };
         assert_eq!(parse("body:wing~2").unwrap(), fuzzy);
-        assert_eq!(parse("").unwrap(), TextQuery::nothing());
+        assert_eq!(parse("").unwrap(), TextQuery::match_none());
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_its_place() {
-        for (text, words) in [
+    fn errors_name_the_problem_and_its_position() {
+        for (text, expected) in [
             ("wing AND (flutter", "at character"),
             ("nocolumn:wing", "column \"nocolumn\" is not searched; title, body are"),
             ("-wing", "only excludes"),
-            ("wing~9", "1 to 2 letters"),
+            ("wing~9", "from 1 to 2"),
             ("year:[1 TO 2]", "SQL filter"),
         ] {
             let error = parse(text).unwrap_err();
-            assert!(error.message().contains(words), "{text}: {error}");
+            assert!(error.message().contains(expected), "{text}: {error}");
         }
         assert!(parse(&"(".repeat(10_000)).unwrap_err().message().contains("nested"));
         assert!(parse(&"a ".repeat(10_000)).unwrap_err().message().contains("bytes"));
@@ -297,7 +328,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_is_too_strange(text in "[a-c \"~*^:()+\\-\\[\\]{}0-9ANDORT]{0,60}") {
+        fn no_text_makes_the_parser_panic(text in "[a-c \"~*^:()+\\-\\[\\]{}0-9ANDORT]{0,60}") {
             let _ = parse(&text);
         }
     }

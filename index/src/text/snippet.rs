@@ -1,4 +1,4 @@
-//! The part of a text that shows best why it was found.
+//! Snippets: the part of a text that shows best why a query matches it.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -6,35 +6,36 @@ use std::ops::Range;
 use super::analyzer::Token;
 use super::{Analyzer, TextQuery};
 
-/// Words of a text that are looked at: each is compared with those after it.
-const MARKS_MAX: usize = 1_000;
+/// Matching tokens of a text that are considered. The time is quadratic in their number.
+const MATCHES_MAX: usize = 1_000;
 
-/// A part of a text, and what in it was looked for.
+/// A part of a text with the matches in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snippet {
-    /// Where it is in the text, in bytes.
+    /// The range in the text, in bytes.
     pub range: Range<usize>,
-    /// Marked words, in bytes of the text.
-    pub marks: Vec<Range<usize>>,
+    /// The ranges of the matches in the text, in bytes. Ascending and without overlaps.
+    pub highlights: Vec<Range<usize>>,
 }
 
 impl Snippet {
-    /// As HTML, with the words that were looked for in `<b>`.
+    /// The snippet as HTML, with the matches in `<b>`. `text` is the text that the snippet is from.
     pub fn to_html(&self, text: &str) -> String {
         let mut html = String::new();
         let mut at = self.range.start;
-        for mark in &self.marks {
-            escape(&text[at..mark.start], &mut html);
+        for highlight in &self.highlights {
+            escape(&text[at..highlight.start], &mut html);
             html.push_str("<b>");
-            escape(&text[mark.clone()], &mut html);
+            escape(&text[highlight.clone()], &mut html);
             html.push_str("</b>");
-            at = mark.end;
+            at = highlight.end;
         }
         escape(&text[at..self.range.end], &mut html);
         html
     }
 }
 
+/// Appends a text with the special characters of HTML escaped.
 fn escape(text: &str, html: &mut String) {
     for letter in text.chars() {
         match letter {
@@ -48,60 +49,63 @@ fn escape(text: &str, html: &mut String) {
     }
 }
 
-/// The part of a text of at most `length` bytes, from a word on, with the most different words that a query looks for
-/// in a field, and of those the most of them, and of those the first. `None` when it has none.
+/// The best snippet of a text for a query in one field; `None` when nothing of the text matches.
+///
+/// It has at most `bytes_max` bytes, unless a single match is longer, and starts and ends with a token. The
+/// best snippet has the most different terms, then the most matches, then the earliest position.
 pub fn snippet(
     query: &TextQuery,
     field: usize,
     analyzer: &Analyzer,
     text: &str,
-    length: usize,
+    bytes_max: usize,
 ) -> Option<Snippet> {
     let (mut exact, mut prefixes) = (BTreeSet::new(), BTreeSet::new());
-    query.marked(field, &mut exact, &mut prefixes);
+    query.collect_highlights(field, &mut exact, &mut prefixes);
     let tokens = analyzer.tokens(text);
-    let wanted = |token: &&Token| {
+    let is_match = |token: &&Token| {
         exact.contains(&token.term) || prefixes.iter().any(|p| token.term.starts_with(p.as_str()))
     };
-    let marked: Vec<&Token> = tokens.iter().filter(wanted).take(MARKS_MAX).collect();
-    let fits = |from: &Token, to: &Token| to.range.end - from.range.start <= length;
+    let matches: Vec<&Token> = tokens.iter().filter(is_match).take(MATCHES_MAX).collect();
+    let fits = |from: &Token, to: &Token| to.range.end - from.range.start <= bytes_max;
     let mut best: Option<((usize, usize), usize)> = None;
-    for first in 0..marked.len() {
-        let inside = marked[first..].iter().take_while(|token| fits(marked[first], token));
+    for first in 0..matches.len() {
+        let inside = matches[first..].iter().take_while(|token| fits(matches[first], token));
         let (mut terms, mut count) = (BTreeSet::new(), 0);
         for token in inside {
             terms.insert(&token.term);
             count += 1;
         }
-        let worth = (terms.len(), count);
-        if best.is_none_or(|(most, _)| worth > most) {
-            best = Some((worth, first));
+        let rank = (terms.len(), count);
+        if best.is_none_or(|(best_rank, _)| rank > best_rank) {
+            best = Some((rank, first));
         }
     }
     let (_, first) = best?;
-    let last = marked[first..].iter().take_while(|token| fits(marked[first], token)).last()?;
-    // What room is left goes before and after it, in whole words.
-    let room = length.saturating_sub(last.range.end - marked[first].range.start);
+    let last = matches[first..].iter().take_while(|token| fits(matches[first], token)).last()?;
+    // The remaining space is filled with whole tokens, half of it before the matches and the rest behind
+    // them.
+    let space = bytes_max.saturating_sub(last.range.end - matches[first].range.start);
     let start = tokens
         .iter()
         .map(|token| token.range.start)
-        .find(|start| marked[first].range.start.saturating_sub(*start) <= room / 2)
-        .unwrap_or(marked[first].range.start);
+        .find(|start| matches[first].range.start.saturating_sub(*start) <= space / 2)
+        .unwrap_or(matches[first].range.start);
     let end = tokens
         .iter()
         .map(|token| token.range.end)
-        .take_while(|end| end.saturating_sub(start) <= length || *end <= last.range.end)
+        .take_while(|end| end.saturating_sub(start) <= bytes_max || *end <= last.range.end)
         .last()
         .unwrap_or(last.range.end);
-    let mut marks: Vec<Range<usize>> = Vec::new();
-    for token in marked.iter().filter(|t| t.range.start >= start && t.range.end <= end) {
-        match marks.last_mut() {
-            // Tokens may lie over each other, as n-grams do.
+    let mut highlights: Vec<Range<usize>> = Vec::new();
+    for token in matches.iter().filter(|t| t.range.start >= start && t.range.end <= end) {
+        match highlights.last_mut() {
+            // Tokens may overlap, as n-grams do.
             Some(last) if token.range.start < last.end => last.end = last.end.max(token.range.end),
-            _ => marks.push(token.range.clone()),
+            _ => highlights.push(token.range.clone()),
         }
     }
-    Some(Snippet { range: start..end, marks })
+    Some(Snippet { range: start..end, highlights })
 }
 
 #[cfg(test)]
@@ -110,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_part_with_the_most_words_is_shown() {
+    fn the_snippet_has_the_most_different_terms() {
         let analyzer = Analyzer::named("en_stem").unwrap();
         let query = parse_query("wing flutter", &analyzer, &["body".to_owned()], &[(0, 1.0)]).unwrap();
         let text = "The wing is long. Nothing here of it & more, but wings that flutter <often> are there.";

@@ -1,4 +1,4 @@
-//! `plexus load`: files into a table, in one commit.
+//! `plexus load`: loads files into a table in one commit.
 
 use std::fmt::Write;
 use std::io::IsTerminal;
@@ -17,35 +17,37 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::client::{Client, IngestOptions};
 use crate::input::Input;
 
-/// Load files into a table, in one commit: all of them become visible, or nothing
+/// Batches that [`read_ahead`] holds.
+const BATCHES_AHEAD_MAX: usize = 4;
+
+/// Load files into a table in one commit: either all rows become visible or none
 #[derive(Args, Debug)]
-pub struct Load {
-    /// CSV, Parquet, NDJSON or Arrow IPC files; the format is found out
+pub(crate) struct Load {
+    /// CSV, TSV, Parquet, NDJSON or Arrow IPC files. The format is detected from content and file name
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 
-    /// Table to load into, optionally with its schema: [SCHEMA.]TABLE
+    /// Table to load into, as TABLE or SCHEMA.TABLE
     #[arg(long, env = "PLEXUS_TABLE", value_name = "NAME")]
     table: String,
 
-    /// What happens to rows that are there: `append` keeps them and fails when a primary key is there already,
-    /// `upsert` replaces rows with the same primary key, `replace` puts the files in the place of the table
+    /// How to treat existing rows
     #[arg(long, env = "PLEXUS_LOAD_MODE", value_enum, default_value_t = Mode::Append)]
     mode: Mode,
 
-    /// Create the table, with the columns of the first file
+    /// Create the table with the columns of the first file; fails if it exists
     #[arg(long, env = "PLEXUS_CREATE", value_parser = BoolishValueParser::new())]
     create: bool,
 
-    /// Shards of a table that is created
+    /// Number of shards of the new table
     #[arg(long, env = "PLEXUS_SHARDS", value_name = "N", requires = "create")]
     shards: Option<u32>,
 
-    /// Replicas of a table that is created
+    /// Number of replicas of each shard of the new table
     #[arg(long, env = "PLEXUS_REPLICAS", value_name = "N", requires = "create")]
     replicas: Option<u32>,
 
-    /// Primary key of a table that is created: unique, never null; it decides the shard of a row
+    /// Primary key of the new table, separated by commas. Rows are assigned to shards by its hash
     #[arg(
         long,
         env = "PLEXUS_PRIMARY_KEY",
@@ -55,21 +57,25 @@ pub struct Load {
     )]
     primary_key: Vec<String>,
 
-    /// Flight SQL server
+    /// URL of the Flight SQL server
     #[arg(long, env = "PLEXUS_URL", default_value = "grpc://127.0.0.1:7070")]
     url: String,
 }
 
-/// What a load does about rows that are there.
+/// How a load treats existing rows. The variant comments are help texts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum Mode {
+    /// Keep all existing rows; fail if a primary key exists already
     Append,
+    /// Replace existing rows that have the same primary key
     Upsert,
+    /// Replace the whole table; create it if it does not exist
     Replace,
 }
 
 impl Load {
-    pub fn run(self) -> Result<()> {
+    /// Runs the command.
+    pub(crate) fn run(self) -> Result<()> {
         super::block_on(async {
             let (schema, table) = match self.table.split_once('.') {
                 Some((schema, table)) => (Some(schema.to_owned()), table.to_owned()),
@@ -99,25 +105,29 @@ impl Load {
     }
 }
 
-/// Loads files as one ingest, with a progress bar.
+/// Loads files with one ingest and a progress bar. Returns the number of rows.
+///
+/// # Errors
+/// `InvalidArgument` names the file and, for text formats, the line. Otherwise errors of the ingest.
 pub async fn load_files(client: &mut Client, files: &[PathBuf], options: IngestOptions) -> Result<u64> {
-    let wanted = match options.create || options.replace {
+    let table_schema = match options.create || options.replace {
         true => None,
         false => {
             let found = client.table_schema(options.schema.as_deref(), &options.table).await?;
             Some(found.ok_or_else(|| {
-                Error::not_found(format!("table {} does not exist; --create creates it", options.table))
+                Error::not_found(format!("table {} does not exist; use --create to create it", options.table))
             })?)
         }
     };
-    let inputs: Vec<Input> = files.iter().map(|f| Input::open(f, wanted.as_ref())).collect::<Result<_>>()?;
+    let inputs: Vec<Input> =
+        files.iter().map(|f| Input::open(f, table_schema.as_ref())).collect::<Result<_>>()?;
     let Some(first) = inputs.first() else {
         return Err(Error::invalid("no files to load"));
     };
     let schema = first.schema().clone();
     if let Some(other) = inputs.iter().find(|i| i.schema().fields() != schema.fields()) {
         return Err(Error::invalid(format!(
-            "{} has other columns than {}: load them apart",
+            "{} and {} have different columns: load them separately",
             other.path().display(),
             first.path().display()
         )));
@@ -133,7 +143,8 @@ pub async fn load_files(client: &mut Client, files: &[PathBuf], options: IngestO
     result
 }
 
-/// A bar with rows per second; silent where nobody would see it.
+/// A progress bar with rows per second. Hidden unless standard error is a terminal. `rows` is the total, if
+/// known.
 pub fn progress(what: &str, rows: Option<u64>) -> ProgressBar {
     let template = match rows {
         Some(_) => "{prefix:>12} [{bar:30}] {human_pos}/{human_len} rows, {rate}",
@@ -148,7 +159,7 @@ pub fn progress(what: &str, rows: Option<u64>) -> ProgressBar {
     }
     if let Ok(style) = ProgressStyle::with_template(template) {
         let rate = |state: &ProgressState, out: &mut dyn Write| {
-            // Nothing can be done about a bar that cannot be drawn.
+            // A progress bar that cannot be drawn must not fail the load.
             let _ = write!(out, "{:.0} rows/s", state.per_sec());
         };
         bar.set_style(style.progress_chars("=> ").with_key("rate", rate));
@@ -158,12 +169,12 @@ pub fn progress(what: &str, rows: Option<u64>) -> ProgressBar {
     bar
 }
 
-/// Runs an iterator on a thread of its own, a few batches ahead, up to its first error.
+/// Runs an iterator on a blocking thread, a few batches ahead of the consumer. Ends at the first error.
 pub fn read_ahead(
     batches: impl Iterator<Item = Result<RecordBatch>> + Send + 'static,
     bar: ProgressBar,
 ) -> BoxStream<'static, Result<RecordBatch>> {
-    let (sender, receiver) = tokio::sync::mpsc::channel(4);
+    let (sender, receiver) = tokio::sync::mpsc::channel(BATCHES_AHEAD_MAX);
     tokio::task::spawn_blocking(move || {
         for batch in batches {
             bar.inc(batch.as_ref().map_or(0, |b| b.num_rows() as u64));

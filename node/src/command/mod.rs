@@ -1,10 +1,11 @@
-//! The commands of the binary.
+//! The commands of the binary, one module each.
 
 pub mod demo;
 pub mod load;
-pub mod sql;
-pub mod start;
+pub(crate) mod sql;
+pub(crate) mod start;
 pub mod status;
+mod tpch;
 
 use plexus_model::{Error, Result};
 
@@ -16,7 +17,7 @@ fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
         .build()
         .map_err(|e| Error::io("starting the runtime", e))?;
     let result = runtime.block_on(work);
-    // A thread may be left at a prompt or in a file.
+    // Does not wait for threads that block in a prompt or a file read, which cannot be cancelled.
     runtime.shutdown_background();
     result
 }

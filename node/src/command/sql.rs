@@ -1,7 +1,8 @@
-//! `plexus sql`: a shell at a terminal, a filter in a pipe.
+//! `plexus sql`: runs SQL statements, or an interactive shell at a terminal.
 
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::time::Instant;
 
 use clap::Args;
@@ -17,10 +18,13 @@ use rustyline::{Editor, Helper};
 use crate::client::Client;
 use crate::render::{RowFormat, Stdout, write_rows};
 
-/// Run SQL: a shell at a terminal, a filter in a pipe
+/// The statement of `\d`.
+const LIST_TABLES: &str = "SELECT table_schema, table_name, rows, segments FROM plexus.tables ORDER BY 1, 2;";
+
+/// Run SQL statements from --command, --file or standard input, or open a SQL shell at a terminal
 #[derive(Args, Debug)]
-pub struct Sql {
-    /// Flight SQL server
+pub(crate) struct Sql {
+    /// URL of the Flight SQL server
     #[arg(long, env = "PLEXUS_URL", default_value = "grpc://127.0.0.1:7070")]
     url: String,
 
@@ -28,17 +32,18 @@ pub struct Sql {
     #[arg(short, long, env = "PLEXUS_COMMAND", value_name = "SQL", conflicts_with = "file")]
     command: Option<String>,
 
-    /// File with statements to run, separated by semicolons
+    /// File of statements to run, separated by semicolons
     #[arg(short, long, env = "PLEXUS_FILE", value_name = "FILE")]
     file: Option<PathBuf>,
 
-    /// How rows are written
+    /// Output format of rows
     #[arg(long, env = "PLEXUS_SQL_FORMAT", value_enum, default_value_t)]
     format: RowFormat,
 }
 
 impl Sql {
-    pub fn run(self) -> Result<()> {
+    /// Runs the command.
+    pub(crate) fn run(self) -> Result<()> {
         super::block_on(async {
             let text = match (&self.command, &self.file) {
                 (Some(sql), _) => Some(sql.clone()),
@@ -61,34 +66,35 @@ impl Sql {
     }
 }
 
-/// Runs statements after each other; the first that fails ends it.
+/// Runs statements one after another and stops at the first error. Prints nothing but their rows.
 async fn run_script(client: &mut Client, text: &str, format: RowFormat) -> Result<()> {
-    let mut written = false;
+    let mut wrote_rows = false;
     for statement in split(text) {
-        let answer = client.execute(&statement).await?;
-        if answer.schema.fields().is_empty() {
+        let result = client.execute(&statement).await?;
+        if result.schema.fields().is_empty() {
             continue;
         }
-        if written && format == RowFormat::Parquet {
+        if wrote_rows && format == RowFormat::Parquet {
             return Err(Error::invalid(
-                "several statements return rows, and a Parquet file holds one result: run them apart",
+                "several statements return rows, but a Parquet file holds one result: run them apart",
             ));
         }
-        write_rows(format, answer.schema, answer.rows, Stdout).await?;
-        written = true;
+        write_rows(format, result.schema, result.rows, Stdout).await?;
+        wrote_rows = true;
     }
     Ok(())
 }
 
-async fn run_one(client: &mut Client, sql: &str, format: RowFormat) -> Result<()> {
+/// Runs one statement in the shell and prints its rows and its duration.
+async fn run_statement(client: &mut Client, sql: &str, format: RowFormat) -> Result<()> {
     let started = Instant::now();
-    let answer = client.execute(sql).await?;
-    if answer.schema.fields().is_empty() {
-        let affected = answer.affected.unwrap_or(0);
+    let result = client.execute(sql).await?;
+    if result.schema.fields().is_empty() {
+        let affected = result.affected.unwrap_or(0);
         println!("OK, {affected} row{} written ({:.1?})", plural(affected), started.elapsed());
         return Ok(());
     }
-    let rows = write_rows(format, answer.schema, answer.rows, Stdout).await?;
+    let rows = write_rows(format, result.schema, result.rows, Stdout).await?;
     println!("{rows} row{} ({:.1?})", plural(rows), started.elapsed());
     Ok(())
 }
@@ -97,55 +103,66 @@ fn plural(n: u64) -> &'static str {
     if n == 1 { "" } else { "s" }
 }
 
-/// Statements end with a semicolon, which lets them span lines.
-struct Statement;
+/// Tells the line editor where a statement ends: at a semicolon, so that it can span lines.
+struct StatementHelper;
 
-impl Completer for Statement {
+impl Completer for StatementHelper {
     type Candidate = String;
 }
 
-impl Hinter for Statement {
+impl Hinter for StatementHelper {
     type Hint = String;
 }
 
-impl Highlighter for Statement {}
+impl Highlighter for StatementHelper {}
 
-impl Helper for Statement {}
+impl Helper for StatementHelper {}
 
-impl Validator for Statement {
+impl Validator for StatementHelper {
     fn validate(&self, context: &mut ValidationContext) -> rustyline::Result<ValidationResult> {
         let input = context.input().trim();
-        let whole = input.is_empty() || input.ends_with(';') || input.starts_with('\\');
-        Ok(if whole { ValidationResult::Valid(None) } else { ValidationResult::Incomplete })
+        let complete = input.is_empty() || input.ends_with(';') || input.starts_with('\\');
+        Ok(if complete { ValidationResult::Valid(None) } else { ValidationResult::Incomplete })
     }
 }
 
-/// The interactive shell, until Ctrl-D or until `stop` resolves. Ctrl-C cancels the statement in progress.
-pub async fn shell(
+type ShellEditor = Editor<StatementHelper, DefaultHistory>;
+
+fn shell_error(error: impl std::fmt::Display) -> Error {
+    Error::internal(format!("shell: {error}"))
+}
+
+/// What the shell does next.
+enum Next {
+    Continue,
+    Exit,
+}
+
+/// The interactive shell, until Ctrl-D or until `stop` resolves. Ctrl-C cancels the running statement.
+pub(crate) async fn shell(
     client: &mut Client,
     url: &str,
     format: RowFormat,
     stop: impl Future<Output = ()>,
 ) -> Result<()> {
-    let fail = |e: ReadlineError| Error::internal(format!("shell: {e}"));
     let mut stop = std::pin::pin!(stop);
-    let mut editor: Editor<Statement, DefaultHistory> = Editor::new().map_err(fail)?;
-    editor.set_helper(Some(Statement));
+    let mut editor: ShellEditor = Editor::new().map_err(shell_error)?;
+    editor.set_helper(Some(StatementHelper));
     let history = history_path();
     if let Some(path) = &history {
-        // None yet, the first time.
+        // The file does not exist at the first start.
         let _ = editor.load_history(path);
     }
-    println!("Connected to {url}. End statements with a semicolon; \\d lists tables, Ctrl-D leaves.");
+    println!("Connected to {url}. End statements with a semicolon; \\d lists tables, Ctrl-D exits.");
     loop {
-        // A thread of its own, since it cannot be interrupted.
+        // On a thread of its own, because reading a line cannot be cancelled.
         let prompt = tokio::task::spawn_blocking(move || {
             let line = editor.readline("plexus> ");
             (editor, line)
         });
         let line = tokio::select! {
             prompted = prompt => {
-                let (returned, line) = prompted.map_err(|e| Error::internal(format!("shell: {e}")))?;
+                let (returned, line) = prompted.map_err(shell_error)?;
                 editor = returned;
                 line
             }
@@ -158,7 +175,7 @@ pub async fn shell(
             Ok(line) => line,
             Err(ReadlineError::Interrupted) => continue,
             Err(ReadlineError::Eof) => break,
-            Err(e) => return Err(fail(e)),
+            Err(e) => return Err(shell_error(e)),
         };
         if line.trim().is_empty() {
             continue;
@@ -166,26 +183,12 @@ pub async fn shell(
         let _ = editor.add_history_entry(line.trim());
         let text = match line.trim() {
             "\\q" => break,
-            "\\d" => {
-                "SELECT table_schema, table_name, rows, segments FROM plexus.tables ORDER BY 1, 2;".to_owned()
-            }
-            other => other.to_owned(),
+            "\\d" => LIST_TABLES,
+            other => other,
         };
-        for statement in split(&text) {
-            tokio::select! {
-                result = run_one(client, &statement, format) => {
-                    if let Err(error) = result {
-                        eprintln!("error: {error}");
-                        break;
-                    }
-                }
-                // Dropping the statement cancels it on the server.
-                _ = tokio::signal::ctrl_c() => {
-                    eprintln!("cancelled");
-                    break;
-                }
-                () = &mut stop => return Ok(()),
-            }
+        match run_line(client, text, format, stop.as_mut()).await {
+            Next::Continue => {}
+            Next::Exit => return Ok(()),
         }
     }
     if let Some(path) = &history {
@@ -194,9 +197,35 @@ pub async fn shell(
     Ok(())
 }
 
-/// The prompt that is left behind has the terminal in its raw mode.
+/// Runs the statements of one input until one fails or is cancelled.
+async fn run_line(
+    client: &mut Client,
+    text: &str,
+    format: RowFormat,
+    mut stop: Pin<&mut impl Future<Output = ()>>,
+) -> Next {
+    for statement in split(text) {
+        tokio::select! {
+            result = run_statement(client, &statement, format) => {
+                if let Err(error) = result {
+                    eprintln!("error: {error}");
+                    break;
+                }
+            }
+            // Dropping the statement cancels it on the server.
+            _ = tokio::signal::ctrl_c() => {
+                eprintln!("cancelled");
+                break;
+            }
+            () = &mut stop => return Next::Exit,
+        }
+    }
+    Next::Continue
+}
+
+/// Ends the raw mode of the terminal, which the abandoned prompt has set.
 fn restore_terminal() {
-    // Nothing can be done about a terminal that does not obey.
+    // If this fails, there is no other way to restore the terminal.
     let _ = std::process::Command::new("stty").arg("sane").status();
     println!();
 }
@@ -206,7 +235,7 @@ fn history_path() -> Option<PathBuf> {
     Some(PathBuf::from(home).join(".plexus_history"))
 }
 
-/// Splits at semicolons that are not inside quotes or comments.
+/// Splits a script at semicolons outside of quotes and comments. Comments are replaced by spaces.
 fn split(text: &str) -> Vec<String> {
     let mut statements = Vec::new();
     let mut current = String::new();

@@ -1,4 +1,4 @@
-//! `plexus start`: one node, until it is told to stop.
+//! `plexus start`: runs a node until it receives SIGTERM or SIGINT.
 
 use std::path::Path;
 
@@ -11,21 +11,22 @@ use crate::config::{Config, Settings};
 use crate::logging;
 use crate::node::Node;
 
-/// Consensus and peer traffic: enough to keep a busy network link going.
+/// Threads for consensus and peer traffic. Two are enough to saturate a network link.
 const CONTROL_THREADS: usize = 2;
 
-/// Segments are kept open, and every client is a socket.
-const OPEN_FILES_WANTED: u64 = 65_536;
+/// Requested limit of open files. Segment files stay open, and every client connection is a socket.
+const OPEN_FILES_LIMIT: u64 = 65_536;
 
-pub fn run(config_file: Option<&Path>, settings: Settings) -> Result<()> {
+/// Runs a node with the given settings, completed by those of the configuration file.
+pub(crate) fn run(config_file: Option<&Path>, settings: Settings) -> Result<()> {
     let settings = match config_file {
         Some(path) => settings.or(Settings::from_file(path)?),
         None => settings,
     };
     let config = settings.resolve()?;
     logging::init(config.log_format, &config.log)?;
-    if let Err(error) = rlimit::increase_nofile_limit(OPEN_FILES_WANTED) {
-        tracing::warn!(%error, "the limit of open files could not be raised");
+    if let Err(error) = rlimit::increase_nofile_limit(OPEN_FILES_LIMIT) {
+        tracing::warn!(%error, "could not raise the limit of open files");
     }
     let control = runtime("plexus-control", Some(CONTROL_THREADS))?;
     let main = runtime("plexus", None)?;
@@ -44,19 +45,19 @@ fn runtime(name: &str, threads: Option<usize>) -> Result<Runtime> {
 }
 
 async fn serve(config: Config, control: &tokio::runtime::Handle) -> Result<()> {
-    let fail = |e| Error::io("signal handler", e);
-    let mut terminate = signal(SignalKind::terminate()).map_err(fail)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(fail)?;
-    let mut orphaned = stdin_end(config.stop_with_stdin);
+    let signal_error = |e| Error::io("signal handler", e);
+    let mut terminate = signal(SignalKind::terminate()).map_err(signal_error)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(signal_error)?;
+    let mut stdin_closed = wait_stdin_closed(config.stop_with_stdin);
     let mut node = tokio::select! {
         node = Node::start(config, control) => node?,
-        _ = &mut orphaned => return Ok(()),
+        _ = &mut stdin_closed => return Ok(()),
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
     tokio::select! {
         error = node.failed() => return Err(error),
-        _ = &mut orphaned => {}
+        _ = &mut stdin_closed => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
@@ -65,15 +66,15 @@ async fn serve(config: Config, control: &tokio::runtime::Handle) -> Result<()> {
     Ok(())
 }
 
-/// Resolves when standard input ends, if that is wanted.
-fn stdin_end(wanted: bool) -> oneshot::Receiver<()> {
+/// Resolves when standard input is closed; never, unless `enabled`.
+fn wait_stdin_closed(enabled: bool) -> oneshot::Receiver<()> {
     let (sender, receiver) = oneshot::channel();
-    if !wanted {
-        // Kept for ever, so that the receiver stays pending.
+    if !enabled {
+        // Leaked, because dropping the sender would resolve the receiver.
         std::mem::forget(sender);
         return receiver;
     }
-    // A thread of its own: a blocking read cannot be cancelled, and must not hold up the end.
+    // Not a thread of the runtime, whose shutdown would wait for the blocking read.
     std::thread::spawn(move || {
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         let _ = sender.send(());

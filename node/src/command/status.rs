@@ -1,4 +1,4 @@
-//! `plexus status`: the cluster at a glance.
+//! `plexus status`: shows the nodes, tables and shards of a cluster.
 
 use std::io::Write;
 use std::time::Duration;
@@ -12,33 +12,38 @@ use tokio::time::timeout;
 use crate::render::Stdout;
 use crate::status::{ClusterStatus, NodeStatus, ShardStatus, TableStatus};
 
-/// Show nodes, the metadata group, tables and shards
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Show the status of a cluster: nodes, tables and shards
 #[derive(Args, Debug)]
-pub struct Status {
-    /// HTTP address of any node
+pub(crate) struct Status {
+    /// HTTP URL of any node
     #[arg(long, env = "PLEXUS_HTTP_URL", default_value = "http://127.0.0.1:7072")]
     url: String,
 
-    /// How the status is written
+    /// Output format
     #[arg(long, env = "PLEXUS_STATUS_FORMAT", value_enum, default_value_t)]
     format: StatusFormat,
 }
 
+/// Output format of the status. The variant comments are help texts.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum StatusFormat {
-    /// Tables, for people
+pub(crate) enum StatusFormat {
+    /// Aligned tables, for people
     #[default]
     Table,
-    /// One JSON object, for programs
+    /// JSON object, for programs
     Json,
 }
 
 impl Status {
-    pub fn run(self) -> Result<()> {
+    /// Runs the command.
+    pub(crate) fn run(self) -> Result<()> {
         super::block_on(async {
             let body = get(&self.url, "/status").await?;
-            let status: ClusterStatus = serde_json::from_str(&body)
-                .map_err(|e| Error::corrupt(format!("{} does not answer like a node: {e}", self.url)))?;
+            let status: ClusterStatus = serde_json::from_str(&body).map_err(|e| {
+                Error::corrupt(format!("the response of {} is not a cluster status: {e}", self.url))
+            })?;
             let text = match self.format {
                 StatusFormat::Json => body,
                 StatusFormat::Table => overview(&status),
@@ -48,30 +53,36 @@ impl Status {
     }
 }
 
-/// A GET over plain HTTP/1.0, which needs no library: our own server, one request, then close.
+/// Sends a GET request to the HTTP port of a node and returns the body. HTTP/1.0 without TLS: one request per
+/// connection, which needs no HTTP client library.
+///
+/// # Errors
+/// `Unavailable` when the node cannot be reached or answers with another status than 200, `Corrupt` when the
+/// response is not HTTP.
 pub async fn get(url: &str, path: &str) -> Result<String> {
     let host = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
     let exchange = async {
         let mut stream = TcpStream::connect(host).await?;
         let request = format!("GET {path} HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        Ok::<_, std::io::Error>(answer)
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await?;
+        Ok::<_, std::io::Error>(response)
     };
-    let answer = timeout(Duration::from_secs(15), exchange)
+    let response = timeout(REQUEST_TIMEOUT, exchange)
         .await
-        .map_err(|_| Error::unavailable(format!("no answer from {url}")))?
+        .map_err(|_| Error::unavailable(format!("no response from {url} within {REQUEST_TIMEOUT:?}")))?
         .map_err(|e| Error::unavailable(format!("cannot reach {url}: {e}")).with_source(e))?;
-    let (head, body) =
-        answer.split_once("\r\n\r\n").ok_or_else(|| Error::corrupt(format!("{url} does not speak HTTP")))?;
+    let (head, body) = response
+        .split_once("\r\n\r\n")
+        .ok_or_else(|| Error::corrupt(format!("{url} does not speak HTTP")))?;
     if !head.lines().next().unwrap_or_default().contains(" 200 ") {
         return Err(Error::unavailable(format!("{url}{path}: {}", body.trim())));
     }
     Ok(body.to_owned())
 }
 
-/// What people want to see at a glance.
+/// The status as text.
 fn overview(status: &ClusterStatus) -> String {
     let leader = status.leader.map_or("none".to_owned(), |l| l.to_string());
     let head = format!(
@@ -125,8 +136,7 @@ fn tables(status: &ClusterStatus) -> String {
     table(&header, status.tables.iter().map(row).collect())
 }
 
-/// Where the shards are. Those that differ in their replicas only by table are still a line each: this is
-/// what one looks up when a node is gone.
+/// One line per shard with the nodes that hold it, to look up what is affected when a node is gone.
 fn shards(status: &ClusterStatus) -> String {
     let dead = |id: &u64| status.nodes.iter().any(|n| n.id == *id && !n.live);
     let row = |t: &TableStatus, s: &ShardStatus| {
@@ -147,7 +157,7 @@ fn shards(status: &ClusterStatus) -> String {
     table(&["table", "shard", "rows", "segments", "replicas on nodes"], rows)
 }
 
-/// Columns as wide as their widest cell.
+/// Aligns cells in columns.
 fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     let widths: Vec<usize> = (0..header.len())
         .map(|c| rows.iter().map(|r| r[c].chars().count()).chain([header[c].len()]).max().unwrap_or(0))

@@ -1,4 +1,4 @@
-//! NDJSON: one object a line, parsed with `simd-json`.
+//! NDJSON files: one JSON object per line, parsed with `simd-json`.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -14,15 +14,16 @@ use serde_json::Value;
 
 use super::{BATCH_ROWS, Batches, open_text};
 
-/// A line longer than this is no line.
+/// Longest accepted line. A longer one is most likely not NDJSON.
 const LINE_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Rows decoded at once.
+/// Rows passed to the decoder at once.
 const CHUNK_ROWS: usize = 1_024;
 
-/// The lines of a file as objects, with their numbers.
+/// The objects in a file. Ends after the first error. Empty lines are skipped.
 struct Lines {
     path: PathBuf,
     reader: BufReader<File>,
+    /// Number of the line read last, from 1.
     line: u64,
     buffer: Vec<u8>,
     failed: bool,
@@ -43,7 +44,7 @@ impl Lines {
         Error::invalid(format!("{}: line {}: {message}", self.path.display(), self.line))
     }
 
-    fn read(&mut self) -> Result<Option<Value>> {
+    fn read_object(&mut self) -> Result<Option<Value>> {
         loop {
             self.buffer.clear();
             let read = self
@@ -55,13 +56,13 @@ impl Lines {
                 return Ok(None);
             }
             if read > LINE_BYTES_MAX {
-                return Err(self.error(format!("longer than {LINE_BYTES_MAX} bytes")));
+                return Err(self.error(format!("the line is longer than {LINE_BYTES_MAX} bytes")));
             }
             if self.buffer.trim_ascii().is_empty() {
                 continue;
             }
             let value: Value = simd_json::serde::from_slice(&mut self.buffer).map_err(|e| self.error(e))?;
-            return if value.is_object() { Ok(Some(value)) } else { Err(self.error("not an object")) };
+            return if value.is_object() { Ok(Some(value)) } else { Err(self.error("not a JSON object")) };
         }
     }
 }
@@ -73,14 +74,15 @@ impl Iterator for Lines {
         if self.failed {
             return None;
         }
-        let next = self.read().transpose();
+        let next = self.read_object().transpose();
         self.failed = matches!(next, Some(Err(_)));
         next
     }
 }
 
-/// The table's schema where it exists, as far as the file has its columns; otherwise from all the rows.
-pub fn schema(path: &Path, wanted: Option<&SchemaRef>) -> Result<SchemaRef> {
+/// The schema of a file: columns from all its rows, types from the table for the columns that it has. Without
+/// a table, types are inferred.
+pub(crate) fn schema(path: &Path, table_schema: Option<&SchemaRef>) -> Result<SchemaRef> {
     let mut failure = None;
     let lines = Lines::new(path.to_owned(), open_text(path)?);
     let values = lines.map_while(|line| match line {
@@ -95,13 +97,13 @@ pub fn schema(path: &Path, wanted: Option<&SchemaRef>) -> Result<SchemaRef> {
         return Err(error);
     }
     let inferred = inferred.map_err(|e| Error::invalid(format!("{}: {e}", path.display())))?;
-    let Some(wanted) = wanted else {
+    let Some(table_schema) = table_schema else {
         return Ok(Arc::new(inferred));
     };
     let fields: Vec<_> = inferred
         .fields()
         .iter()
-        .map(|field| match wanted.field_with_name(field.name()) {
+        .map(|field| match table_schema.field_with_name(field.name()) {
             Ok(known) => Arc::new(known.clone().with_nullable(true)),
             Err(_) => field.clone(),
         })
@@ -109,61 +111,63 @@ pub fn schema(path: &Path, wanted: Option<&SchemaRef>) -> Result<SchemaRef> {
     Ok(Arc::new(arrow_schema::Schema::new(fields)))
 }
 
-pub fn batches(path: PathBuf, schema: SchemaRef) -> Result<Batches> {
+/// Reads the rows of a file.
+pub(crate) fn batches(path: PathBuf, schema: SchemaRef) -> Result<Batches> {
     let decoder = decoder(&schema).map_err(|e| Error::invalid(format!("{}: {e}", path.display())))?;
     let file = open_text(&path)?;
-    Ok(Box::new(Decoded { lines: Lines::new(path, file), schema, decoder, done: false }))
+    Ok(Box::new(DecodedBatches { lines: Lines::new(path, file), schema, decoder, done: false }))
 }
 
 fn decoder(schema: &SchemaRef) -> Result<Decoder, ArrowError> {
     ReaderBuilder::new(schema.clone()).with_batch_size(BATCH_ROWS).build_decoder()
 }
 
-struct Decoded {
+/// The rows of a file as batches.
+struct DecodedBatches {
     lines: Lines,
     schema: SchemaRef,
     decoder: Decoder,
     done: bool,
 }
 
-impl Decoded {
-    fn read(&mut self) -> Result<Option<RecordBatch>> {
-        // Values that the decoder holds, by line, to find the one that does not fit.
-        let mut held: Vec<(u64, Value)> = Vec::new();
-        while held.len() < BATCH_ROWS {
+impl DecodedBatches {
+    fn read_batch(&mut self) -> Result<Option<RecordBatch>> {
+        // Kept with their line numbers, to report the line of a value that does not fit the schema.
+        let mut objects: Vec<(u64, Value)> = Vec::new();
+        while objects.len() < BATCH_ROWS {
             let Some(value) = self.lines.next().transpose()? else {
                 self.done = true;
                 break;
             };
-            held.push((self.lines.line, value));
+            objects.push((self.lines.line, value));
         }
         let mut decode = || {
-            for chunk in held.chunks(CHUNK_ROWS) {
+            for chunk in objects.chunks(CHUNK_ROWS) {
                 self.decoder.serialize(&chunk.iter().map(|(_, value)| value).collect::<Vec<_>>())?;
             }
             self.decoder.flush()
         };
-        decode().map_err(|error| self.misfit(&held).unwrap_or_else(|| self.lines.error(error)))
+        decode().map_err(|error| self.first_invalid_line(&objects).unwrap_or_else(|| self.lines.error(error)))
     }
 
-    /// Names the first line whose value does not fit the schema.
-    fn misfit(&self, held: &[(u64, Value)]) -> Option<Error> {
-        held.iter().find_map(|(line, value)| {
-            let mut alone = decoder(&self.schema).ok()?;
-            let error = alone.serialize(&[value]).and_then(|()| alone.flush()).err()?;
+    /// The error of the first line that does not fit the schema. The decoder itself does not report lines.
+    fn first_invalid_line(&self, objects: &[(u64, Value)]) -> Option<Error> {
+        objects.iter().find_map(|(line, value)| {
+            let mut decoder = decoder(&self.schema).ok()?;
+            let error = decoder.serialize(&[value]).and_then(|()| decoder.flush()).err()?;
             Some(Error::invalid(format!("{}: line {line}: {error}", self.lines.path.display())))
         })
     }
 }
 
-impl Iterator for Decoded {
+impl Iterator for DecodedBatches {
     type Item = Result<RecordBatch>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.done {
             return None;
         }
-        let next = self.read();
+        let next = self.read_batch();
         self.done |= next.is_err();
         next.transpose()
     }

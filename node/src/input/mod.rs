@@ -1,4 +1,4 @@
-//! Files that can be loaded: CSV, Parquet, NDJSON and Arrow IPC, with their format and schema found out.
+//! Input files of a load: CSV, TSV, Parquet, NDJSON and Arrow IPC. Detects the format and the schema.
 
 mod csv;
 mod json;
@@ -13,43 +13,48 @@ use arrow_schema::SchemaRef;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use plexus_model::{Error, Result};
 
-/// Rows of a batch.
-pub const BATCH_ROWS: usize = 65_536;
+/// Rows per batch.
+pub(crate) const BATCH_ROWS: usize = 65_536;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum FileFormat {
+enum FileFormat {
     Csv,
     Parquet,
     Json,
+    /// The random access format of Arrow IPC.
     ArrowFile,
+    /// The streaming format of Arrow IPC.
     ArrowStream,
 }
 
-/// A file whose format and schema are known.
-pub struct Input {
+/// A file with its detected format and schema.
+pub(crate) struct Input {
     path: PathBuf,
     format: FileFormat,
     schema: SchemaRef,
-    /// Where the file itself says how many there are.
+    /// Number of rows, for formats that store it.
     rows: Option<u64>,
-    bytes: u64,
 }
 
-/// Batches in the order of the file.
-pub type Batches = Box<dyn Iterator<Item = Result<RecordBatch>> + Send>;
+/// The batches of a file, in its order.
+pub(crate) type Batches = Box<dyn Iterator<Item = Result<RecordBatch>> + Send>;
 
 impl Input {
-    /// Looks into the file. `wanted`: the schema of the table, if it exists; text formats are read with its
-    /// types, so that what they hold need not be guessed.
-    pub fn open(path: &Path, wanted: Option<&SchemaRef>) -> Result<Self> {
-        let named = |e: Error| e.context(path.display());
+    /// Detects the format and the schema of a file.
+    ///
+    /// Text formats take the types of `table_schema`, the schema of the existing table, for the columns that
+    /// it has. Other types are inferred from all rows.
+    ///
+    /// # Errors
+    /// `InvalidArgument` names the file and what is wrong with it.
+    pub(crate) fn open(path: &Path, table_schema: Option<&SchemaRef>) -> Result<Self> {
+        let at_path = |e: Error| e.context(path.display());
         let mut file = open(path)?;
-        let bytes = file.metadata().map_err(|e| Error::io(path.display(), e))?.len();
-        let format = detect(path, &mut file).map_err(named)?;
+        let format = detect(path, &mut file).map_err(at_path)?;
         let mut rows = None;
         let schema = match format {
-            FileFormat::Csv => csv::schema(path, wanted)?,
-            FileFormat::Json => json::schema(path, wanted)?,
+            FileFormat::Csv => csv::schema(path, table_schema)?,
+            FileFormat::Json => json::schema(path, table_schema)?,
             FileFormat::Parquet => {
                 let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(path, e))?;
                 rows = Some(builder.metadata().file_metadata().num_rows().max(0) as u64);
@@ -63,27 +68,29 @@ impl Input {
         if schema.fields().is_empty() {
             return Err(Error::invalid(format!("{}: the file has no columns", path.display())));
         }
-        Ok(Self { path: path.to_owned(), format, schema, rows, bytes })
+        Ok(Self { path: path.to_owned(), format, schema, rows })
     }
 
-    pub fn path(&self) -> &Path {
+    /// Path of the file.
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub fn schema(&self) -> &SchemaRef {
+    /// Schema of the rows.
+    pub(crate) fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
-    pub fn rows(&self) -> Option<u64> {
+    /// Number of rows, if the file stores it.
+    pub(crate) fn rows(&self) -> Option<u64> {
         self.rows
     }
 
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Reads the rows. Errors name the file, and the line where the format has lines.
-    pub fn batches(&self) -> Result<Batches> {
+    /// Reads the rows.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, here and in the iterator, names the file and, for text formats, the line.
+    pub(crate) fn batches(&self) -> Result<Batches> {
         let path = self.path.clone();
         let file = open(&path)?;
         Ok(match self.format {
@@ -111,12 +118,12 @@ fn open(path: &Path) -> Result<File> {
     File::open(path).map_err(|e| Error::io(path.display(), e))
 }
 
-/// Opens a text file, behind the byte order mark that some programs write.
+/// Opens a text file and skips the UTF-8 byte order mark, if there is one.
 fn open_text(path: &Path) -> Result<File> {
     let mut file = open(path)?;
     let mut head = [0; 3];
-    let marked = file.read_exact(&mut head).is_ok() && head == [0xef, 0xbb, 0xbf];
-    let start = if marked { 3 } else { 0 };
+    let has_mark = file.read_exact(&mut head).is_ok() && head == [0xef, 0xbb, 0xbf];
+    let start = if has_mark { 3 } else { 0 };
     file.seek(SeekFrom::Start(start)).map_err(|e| Error::io(path.display(), e))?;
     Ok(file)
 }
@@ -125,7 +132,7 @@ fn damaged(path: &Path, error: impl std::fmt::Display) -> Error {
     Error::invalid(format!("{}: the file is damaged or cut short: {error}", path.display()))
 }
 
-/// By the first bytes, and by the name where those say nothing.
+/// Detects the format by the first bytes, then by the file name, then by whether the content looks like text.
 fn detect(path: &Path, file: &mut File) -> Result<FileFormat> {
     let mut head = [0; 64];
     let mut length = 0;
@@ -156,6 +163,6 @@ fn detect(path: &Path, file: &mut File) -> Result<FileFormat> {
         _ if head.is_empty() => Err(Error::invalid("the file is empty")),
         _ if head.trim_ascii_start().starts_with(b"{") => Ok(FileFormat::Json),
         _ if head.iter().all(|b| *b != 0) => Ok(FileFormat::Csv),
-        _ => Err(Error::invalid("the format is not known; CSV, Parquet, NDJSON and Arrow IPC are")),
+        _ => Err(Error::invalid("unknown format; supported are CSV, TSV, Parquet, NDJSON and Arrow IPC")),
     }
 }

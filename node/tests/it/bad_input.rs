@@ -1,16 +1,17 @@
-//! Wrong input: a clear error that names the thing and the value, and nothing changed.
+//! Invalid input: the error names the object and the value, and nothing changes.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use arrow_flight::flight_service_client::FlightServiceClient;
 use plexus_flight::tls::{Authority, Identity};
 use plexus_model::{ClusterId, ErrorKind, NodeId};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
-use crate::harness::{Cluster, fails, free_ports, number, run};
+use crate::harness::{Cluster, fails, free_ports, run};
+use crate::queries::number;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn statements() {
+async fn invalid_statements_are_refused() {
     let cluster = Cluster::start(1).await;
     let mut client = cluster.nodes[0].client().await;
     client.execute("CREATE TABLE t (id BIGINT NOT NULL, v INT, e VECTOR(3))").await.unwrap();
@@ -46,14 +47,11 @@ async fn statements() {
         ("CREATE VIEW v AS SELECT 1", ErrorKind::Unsupported, &["VIEW"]),
         ("SET plexus.wrong = 1", ErrorKind::InvalidArgument, &["plexus.wrong"]),
     ];
-    for (sql, kind, words) in cases {
-        let error = match client.execute(sql).await {
-            Err(error) => error,
-            Ok(_) => panic!("{sql} should fail"),
-        };
+    for (sql, kind, parts) in cases {
+        let error = client.execute(sql).await.err().unwrap_or_else(|| panic!("{sql} should fail"));
         assert_eq!(error.kind(), kind, "{sql}: {error}");
-        for word in words {
-            assert!(error.message().contains(word), "{sql}: {word:?} is not in {error}");
+        for part in parts {
+            assert!(error.message().contains(part), "{sql}: {part:?} is not in {error}");
         }
     }
     let deep = format!("SELECT {}1{}", "(".repeat(50_000), ")".repeat(50_000));
@@ -61,28 +59,39 @@ async fn statements() {
     assert_eq!(number(&mut client, "SELECT count(*) FROM t").await.unwrap(), 1);
 }
 
+/// Writes a file. Returns its path.
 fn write(dir: &Path, name: &str, content: &[u8]) -> String {
-    let path: PathBuf = dir.join(name);
+    let path = dir.join(name);
     std::fs::write(&path, content).unwrap();
     path.display().to_string()
 }
 
+/// Loads a file that must fail. Returns the message.
+fn load_fails(cluster: &Cluster, file: &str, options: &[&str]) -> String {
+    let url = cluster.nodes[0].flight();
+    fails(&[&["load", file, "--url", &url], options].concat())
+}
+
+/// A query's rows as a Parquet file.
+fn export(cluster: &Cluster, sql: &str) -> Vec<u8> {
+    let url = cluster.nodes[0].flight();
+    run(&["sql", "--url", &url, "--format", "parquet", "-c", sql]).stdout
+}
+
+/// NDJSON with 200,000 rows and a last line.
+fn ndjson_ending_with(last: &str) -> String {
+    (0..200_000).map(|i| format!("{{\"a\": {i}}}\n")).collect::<String>() + last
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn files() {
+async fn invalid_files_are_refused_by_name_and_line() {
     let cluster = Cluster::start(1).await;
     let mut client = cluster.nodes[0].client().await;
-    let url = cluster.nodes[0].flight();
     let dir = cluster.dir.path();
     client.execute("CREATE TABLE t (a BIGINT, b BIGINT)").await.unwrap();
-
-    let good = write(dir, "good.csv", b"a,b\n1,2\n3,4\n");
-    assert!(run(&["load", &good, "--table", "t", "--url", &url]).status.success());
-    assert_eq!(number(&mut client, "SELECT count(*) FROM t").await.unwrap(), 2);
-
-    let parquet = dir.join("cut.parquet");
-    let exported = run(&["sql", "--url", &url, "--format", "parquet", "-c", "SELECT * FROM t"]);
-    std::fs::write(&parquet, &exported.stdout[..exported.stdout.len() - 9]).unwrap();
-    let parquet = parquet.display().to_string();
+    client.execute("INSERT INTO t VALUES (1, 2), (3, 4)").await.unwrap();
+    let mut truncated = export(&cluster, "SELECT * FROM t");
+    truncated.truncate(truncated.len() - 9);
 
     let cases = [
         (write(dir, "short.csv", b"a,b\n1,2\n3\n"), vec!["short.csv", "line 3"]),
@@ -98,66 +107,76 @@ async fn files() {
         ),
         (write(dir, "list.ndjson", b"{\"a\": 1}\n[1]\n"), vec!["line 2", "object"]),
         (write(dir, "empty.dat", b""), vec!["empty"]),
-        (parquet, vec!["cut.parquet", "damaged"]),
+        (write(dir, "cut.parquet", &truncated), vec!["cut.parquet", "damaged"]),
         (dir.join("absent.csv").display().to_string(), vec!["absent.csv"]),
     ];
-    for (file, words) in cases {
-        let said = fails(&["load", &file, "--table", "t", "--url", &url]);
-        for word in words {
-            assert!(said.contains(word), "{file}: {word:?} is not in {said}");
+    for (file, parts) in cases {
+        let message = load_fails(&cluster, &file, &["--table", "t"]);
+        for part in parts {
+            assert!(message.contains(part), "{file}: {part:?} is not in {message}");
         }
     }
     assert_eq!(number(&mut client, "SELECT count(*) FROM t").await.unwrap(), 2, "a failed load left rows");
-
-    // A load that fails in its middle, after rows have been sent, leaves neither rows nor a table behind.
-    let lines = |last: &str| (0..200_000).map(|i| format!("{{\"a\": {i}}}\n")).collect::<String>() + last;
-    let broken = write(dir, "many.ndjson", lines("{\"a\": \"x\"}\n").as_bytes());
-    let said = fails(&["load", &broken, "--table", "t", "--url", &url]);
-    assert!(said.contains("many.ndjson: line 200001"), "{said}");
-    let mut values = String::from("a,b\n");
-    (0..200_000).for_each(|i| values.push_str(&format!("{i},0\n")));
-    let broken = write(dir, "many.csv", (values + "1,2,3\n").as_bytes());
-    let said = fails(&["load", &broken, "--table", "t", "--url", &url]);
-    assert!(said.contains("many.csv") && said.contains("line 200002"), "{said}");
-    let exported = run(&[
-        "sql",
-        "--url",
-        &url,
-        "--format",
-        "parquet",
-        "-c",
-        "SELECT concat('row ', value) AS a FROM generate_series(1, 500000)",
-    ]);
-    let mut bytes = exported.stdout;
-    let late = bytes.len() * 3 / 4;
-    bytes[late..late + 100].fill(0xff);
-    let broken = write(dir, "damaged.parquet", &bytes);
-    let said = fails(&["load", &broken, "--table", "damaged", "--create", "--url", &url]);
-    assert!(said.contains("damaged.parquet"), "{said}");
-    assert_eq!(number(&mut client, "SELECT count(*) FROM t").await.unwrap(), 2, "a failed load left rows");
-
-    let many = write(dir, "good.ndjson", lines("").as_bytes());
-    assert!(run(&["load", &many, "--table", "many", "--create", "--url", &url]).status.success());
-    assert_eq!(number(&mut client, "SELECT count(*) FROM many").await.unwrap(), 200_000);
-    let said = fails(&["load", &good, "--table", "t", "--create", "--url", &url]);
-    assert!(said.contains("exists already"), "{said}");
-    let said = fails(&["load", &good, "--table", "nowhere", "--url", &url]);
-    assert!(said.contains("nowhere"), "{said}");
-    let said = fails(&["load", &good, "--table", "k", "--create", "--primary-key", "z", "--url", &url]);
-    assert!(said.contains("\"z\""), "{said}");
-    let left = number(&mut client, "SELECT count(*) FROM plexus.tables").await.unwrap();
-    assert_eq!(left, 2, "a failed load left a table");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nodes() {
+async fn a_load_that_fails_after_rows_were_sent_leaves_nothing() {
+    let cluster = Cluster::start(1).await;
+    let mut client = cluster.nodes[0].client().await;
+    let dir = cluster.dir.path();
+    client.execute("CREATE TABLE t (a BIGINT, b BIGINT)").await.unwrap();
+    let broken = write(dir, "many.ndjson", ndjson_ending_with("{\"a\": \"x\"}\n").as_bytes());
+    let message = load_fails(&cluster, &broken, &["--table", "t"]);
+    assert!(message.contains("many.ndjson: line 200001"), "{message}");
+    let mut values = String::from("a,b\n");
+    (0..200_000).for_each(|i| values.push_str(&format!("{i},0\n")));
+    let broken = write(dir, "many.csv", (values + "1,2,3\n").as_bytes());
+    let message = load_fails(&cluster, &broken, &["--table", "t"]);
+    assert!(message.contains("many.csv") && message.contains("line 200002"), "{message}");
+    let mut bytes = export(&cluster, "SELECT concat('row ', value) AS a FROM generate_series(1, 500000)");
+    let late = bytes.len() * 3 / 4;
+    bytes[late..late + 100].fill(0xff);
+    let broken = write(dir, "damaged.parquet", &bytes);
+    let message = load_fails(&cluster, &broken, &["--table", "damaged", "--create"]);
+    assert!(message.contains("damaged.parquet"), "{message}");
+    assert_eq!(number(&mut client, "SELECT count(*) FROM t").await.unwrap(), 0, "a failed load left rows");
+    let tables = number(&mut client, "SELECT count(*) FROM plexus.tables").await.unwrap();
+    assert_eq!(tables, 1, "a failed load left a table");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn invalid_targets_of_a_load_are_refused() {
+    let cluster = Cluster::start(1).await;
+    let mut client = cluster.nodes[0].client().await;
+    let url = cluster.nodes[0].flight();
+    let dir = cluster.dir.path();
+    client.execute("CREATE TABLE t (a BIGINT, b BIGINT)").await.unwrap();
+    let good = write(dir, "good.csv", b"a,b\n1,2\n3,4\n");
+    assert!(run(&["load", &good, "--table", "t", "--url", &url]).status.success());
+    assert_eq!(number(&mut client, "SELECT count(*) FROM t").await.unwrap(), 2);
+    let many = write(dir, "good.ndjson", ndjson_ending_with("").as_bytes());
+    assert!(run(&["load", &many, "--table", "many", "--create", "--url", &url]).status.success());
+    assert_eq!(number(&mut client, "SELECT count(*) FROM many").await.unwrap(), 200_000);
+
+    let message = load_fails(&cluster, &good, &["--table", "t", "--create"]);
+    assert!(message.contains("exists already"), "{message}");
+    let message = load_fails(&cluster, &good, &["--table", "nowhere"]);
+    assert!(message.contains("nowhere"), "{message}");
+    let message = load_fails(&cluster, &good, &["--table", "k", "--create", "--primary-key", "z"]);
+    assert!(message.contains("\"z\""), "{message}");
+    let tables = number(&mut client, "SELECT count(*) FROM plexus.tables").await.unwrap();
+    assert_eq!(tables, 2, "a failed load left a table");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_with_an_invalid_configuration_does_not_start() {
     let cluster = Cluster::start(1).await;
     let node = &cluster.nodes[0];
     let dir = cluster.dir.path().to_owned();
     let dir = dir.as_path();
     let fresh = |name: &str| dir.join(name).display().to_string();
     let [flight, peer, http] = free_ports().map(|p| format!("127.0.0.1:{p}"));
-    let with = |extra: &[&str]| -> String {
+    let start_fails = |extra: &[&str]| -> String {
         let mut args = vec!["start", "--flight", &flight, "--peer", &peer, "--http", &http];
         args.extend(extra);
         fails(&args)
@@ -165,39 +184,40 @@ async fn nodes() {
 
     assert!(fails(&["start", "--colour", "red"]).contains("--colour"));
     let config = write(dir, "wrong.toml", b"colour = \"red\"\n");
-    assert!(with(&["--config", &config]).contains("colour"));
+    assert!(start_fails(&["--config", &config]).contains("colour"));
 
     let held = node.dir.display().to_string();
-    assert!(with(&["--data-dir", &held]).contains("held by another process"));
+    assert!(start_fails(&["--data-dir", &held]).contains("held by another process"));
 
     for (index, name) in ["flight", "peer", "http"].into_iter().enumerate() {
         let taken = format!("127.0.0.1:{}", node.ports[index]);
         let mut addresses = [flight.as_str(), peer.as_str(), http.as_str()];
         addresses[index] = &taken;
         let [flight, peer, http] = addresses;
-        let said =
+        let message =
             fails(&["start", "--flight", flight, "--peer", peer, "--http", http, "--data-dir", &fresh("a")]);
-        assert!(said.contains(&format!("{name} address {taken}")), "{said}");
-        assert!(!std::path::Path::new(&fresh("a")).exists(), "a start that failed left a directory");
+        assert!(message.contains(&format!("{name} address {taken}")), "{message}");
+        assert!(!std::path::Path::new(&fresh("a")).exists(), "a failed start left a directory");
     }
 
-    let said = with(&["--data-dir", &fresh("b"), "--join", &node.peer(), "--join-token", "plexus-join-AAAA"]);
-    assert!(said.contains("join token"), "{said}");
+    let message =
+        start_fails(&["--data-dir", &fresh("b"), "--join", &node.peer(), "--join-token", "plexus-join-AAAA"]);
+    assert!(message.contains("join token"), "{message}");
 
-    // A token of another cluster: made by founding one.
+    // The join token of another cluster.
     let other = Cluster::start(1).await;
     let token = format!("@{}", other.nodes[0].dir.join("join.token").display());
-    let said = with(&["--data-dir", &fresh("c"), "--join", &node.peer(), "--join-token", &token]);
-    assert!(said.contains("does not belong to this cluster"), "{said}");
+    let message = start_fails(&["--data-dir", &fresh("c"), "--join", &node.peer(), "--join-token", &token]);
+    assert!(message.contains("does not belong to this cluster"), "{message}");
 
-    // A directory of another cluster.
+    // The data directory of a node of another cluster.
     drop(other.nodes);
     let foreign = other.dir.path().join("node1").display().to_string();
     let own = format!("@{}", node.dir.join("join.token").display());
-    let said = with(&["--data-dir", &foreign, "--join", &node.peer(), "--join-token", &own]);
-    assert!(said.contains("belongs to cluster"), "{said}");
+    let message = start_fails(&["--data-dir", &foreign, "--join", &node.peer(), "--join-token", &own]);
+    assert!(message.contains("belongs to cluster"), "{message}");
 
-    // Bytes that are not ours, on both halves of the peer port.
+    // Bytes of no known protocol, on the TCP and the UDP side of the peer port.
     use std::io::Write;
     let mut tcp = std::net::TcpStream::connect(node.peer()).unwrap();
     tcp.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
@@ -205,7 +225,7 @@ async fn nodes() {
     for size in [1, 20, 1200] {
         udp.send_to(&vec![0xc3; size], node.peer()).unwrap();
     }
-    // The peer port still serves: a node can join.
+    // The peer port still works: a node can join.
     let mut cluster = cluster;
     let second = cluster.add("data,query").await;
     let mut client = cluster.nodes[second].client().await;
@@ -213,13 +233,13 @@ async fn nodes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_peer_port_serves_only_certificates_of_the_cluster() {
+async fn the_peer_port_accepts_only_certificates_of_the_cluster() {
     let cluster = Cluster::start(1).await;
     let token = std::fs::read_to_string(cluster.nodes[0].dir.join("join.token")).unwrap();
     let authority = Authority::from_join_token(token.trim()).unwrap();
     let member = authority.issue(NodeId(77)).unwrap();
     let stranger = Authority::create(ClusterId::generate()).unwrap().issue(NodeId(77)).unwrap();
-    let answer = async |identity: Option<&Identity>| {
+    let response = async |identity: Option<&Identity>| {
         let mut tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(&member.authority))
             .domain_name(plexus_flight::tls::SERVER_NAME);
@@ -232,9 +252,9 @@ async fn the_peer_port_serves_only_certificates_of_the_cluster() {
         let mut client = FlightServiceClient::new(channel);
         client.list_actions(arrow_flight::Empty {}).await.map(drop).unwrap_err().code()
     };
-    // The worker service speaks no Flight, but says so only to those whom it knows.
-    assert_eq!(answer(Some(&member)).await, tonic::Code::Unimplemented);
+    // The worker service does not implement Flight, and only a member gets to know that.
+    assert_eq!(response(Some(&member)).await, tonic::Code::Unimplemented);
     for refused in [None, Some(&stranger)] {
-        assert_ne!(answer(refused).await, tonic::Code::Unimplemented);
+        assert_ne!(response(refused).await, tonic::Code::Unimplemented);
     }
 }

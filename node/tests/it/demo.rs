@@ -1,4 +1,4 @@
-//! `plexus demo`, as scripts use it.
+//! `plexus demo` as scripts use it.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -7,10 +7,13 @@ use std::time::{Duration, Instant};
 use plexus_node::client::Client;
 use serde_json::Value;
 
-use crate::harness::{BINARY, fails, number};
+use crate::harness::{BINARY, fails};
+use crate::queries::number;
 
+/// A running demo.
 struct Demo {
     child: Child,
+    /// The JSON object that the demo prints when it is ready.
     announcement: Value,
 }
 
@@ -19,7 +22,7 @@ fn start(args: &[&str]) -> Demo {
         .args(["demo", "--format", "json"])
         .env("PLEXUS_DEMO_NO_SHELL", "1")
         .args(args)
-        // Meant for other commands: neither may reach the nodes.
+        // Variables of other commands, which must not reach the nodes.
         .env("PLEXUS_SQL_FORMAT", "csv")
         .env("PLEXUS_ROLES", "meta")
         .stdin(Stdio::null())
@@ -29,7 +32,7 @@ fn start(args: &[&str]) -> Demo {
         .unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let announcement = serde_json::from_str(&line).expect("one JSON object on the last line");
+    let announcement = serde_json::from_str(&line).expect("one JSON object on the first line");
     Demo { child, announcement }
 }
 
@@ -39,7 +42,7 @@ impl Demo {
         Client::connect(&format!("grpc://{flight}")).await.unwrap()
     }
 
-    /// As Ctrl-C or a supervisor would; the nodes must end, too.
+    /// Stops the demo as a supervisor would. Its nodes must end, too.
     fn stop(mut self) {
         assert!(Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success());
         let started = Instant::now();
@@ -49,13 +52,16 @@ impl Demo {
         }
         for node in self.announcement["nodes"].as_array().unwrap() {
             let pid = node["pid"].as_u64().unwrap();
-            assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "node {pid} is left behind");
+            assert!(
+                !std::path::Path::new(&format!("/proc/{pid}")).exists(),
+                "the node with process id {pid} still runs"
+            );
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_loads_files_announces_itself_and_can_be_used_again() {
+async fn the_demo_loads_files_and_keeps_its_data_for_the_next_run() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
         let path = dir.path().join(name);
@@ -70,20 +76,20 @@ async fn it_loads_files_announces_itself_and_can_be_used_again() {
     assert_eq!(demo.announcement["nodes"].as_array().unwrap().len(), 2);
     assert_eq!(demo.announcement["tables"], serde_json::json!(["my_rows", "lines"]));
     let mut client = demo.client().await;
-    // The byte order mark is no part of the first column's name.
+    // The byte order mark is not part of the first column's name.
     assert_eq!(number(&mut client, "SELECT sum(a) FROM my_rows").await.unwrap(), 3);
     client.execute("INSERT INTO lines VALUES (100)").await.unwrap();
     demo.stop();
 
-    // The same directory again: what was loaded or written is kept.
+    // A second run in the same directory keeps the loaded and the inserted rows.
     let demo = start(&args);
     let mut client = demo.client().await;
     assert_eq!(number(&mut client, "SELECT sum(n) FROM lines").await.unwrap(), 142);
     demo.stop();
 
     let twice = file("lines.csv", "a\n1\n");
-    let said = fails(&["demo", "--scale", "0", "--no-shell", &lines, &twice]);
-    assert!(said.contains("lines.csv") && said.contains("lines.ndjson"), "{said}");
+    let message = fails(&["demo", "--scale", "0", "--no-shell", &lines, &twice]);
+    assert!(message.contains("lines.csv") && message.contains("lines.ndjson"), "{message}");
     let clash = file("region.csv", "a\n1\n");
     assert!(fails(&["demo", "--no-shell", &clash]).contains("TPC-H"));
     assert!(fails(&["demo", "--no-shell", "absent.csv"]).contains("absent.csv"));

@@ -1,12 +1,13 @@
-//! A node that ends at every step of a change, a merge, a vacuum; and a disk that is full.
+//! A node that exits at every step of a write, a compaction or a vacuum; and a full disk.
 
 use plexus_model::ErrorKind;
 use plexus_node::client::Client;
 
-use crate::harness::{Cluster, number};
+use crate::harness::Cluster;
+use crate::queries::{execute_all, latest_version, number};
 
-/// Where a process ends: see [`plexus_model::failpoint`].
-const PLACES: [&str; 9] = [
+/// The steps at which a process can exit: see [`plexus_model::failpoint`].
+const FAILPOINTS: [&str; 9] = [
     "segment.written",
     "segment.named",
     "segment.durable",
@@ -18,12 +19,12 @@ const PLACES: [&str; 9] = [
     "commit.answered",
 ];
 
-/// Those that a statement passes that writes files and commits them.
-const OF_A_WRITE: &[&str] = &PLACES;
-/// Those of a statement that is an entry of the log and nothing else.
-const OF_AN_ENTRY: &[&str] = &["log.append", "log.appended", "apply.begin", "apply.published"];
+/// The steps of a statement that writes segment files and commits them.
+const OF_A_WRITE: &[&str] = &FAILPOINTS;
+/// The steps of a statement that only appends an entry to the Raft log.
+const OF_A_LOG_ENTRY: &[&str] = &["log.append", "log.appended", "apply.begin", "apply.published"];
 
-/// What the table holds: the sum of `v`, which each statement changes.
+/// Represents the content of the table: each statement changes this sum.
 const SUM: &str = "SELECT sum(v) FROM t";
 
 async fn sum(client: &mut Client) -> i64 {
@@ -43,15 +44,16 @@ async fn start_with_failpoints(nodes: u64) -> Cluster {
     cluster
 }
 
-/// What is run while a node ends.
+/// Statements that run while a node exits.
 struct Case {
     nodes: u64,
-    /// In one session; `{version}` is the version before the latest change.
+    /// In one session. `{version}` stands for the version before the last update.
     statements: &'static [&'static str],
-    /// What they add to the sum.
-    changes_by: i64,
-    /// Whether they do so every time.
-    again: bool,
+    /// What the statements add to the sum.
+    adds: i64,
+    /// Whether they add it each time that they run. Otherwise a second run has no further effect.
+    repeatable: bool,
+    /// The failpoints that the statements have to reach.
     passes: &'static [&'static str],
 }
 
@@ -64,113 +66,120 @@ impl Case {
     }
 }
 
-/// Runs statements while the node that takes them ends at a place. Then, and after it is back, the table is as
-/// before or as after, everywhere the same, and the statements can be run again.
-async fn end_at_every_place(case: Case) {
-    let Case { nodes, statements, changes_by, again, passes } = case;
-    let statement = statements[0];
-    let mut cluster = start_with_failpoints(nodes).await;
+/// Four segment files with 20,000 rows in two shards.
+const LOADS: [&str; 5] = [
+    "CREATE TABLE t (id BIGINT PRIMARY KEY, v BIGINT) WITH (shards = 2)",
+    "INSERT INTO t SELECT value, value * 0 FROM generate_series(0, 4999)",
+    "INSERT INTO t SELECT value, value * 0 FROM generate_series(5000, 9999)",
+    "INSERT INTO t SELECT value, value * 0 FROM generate_series(10000, 14999)",
+    "INSERT INTO t SELECT value, value * 0 FROM generate_series(15000, 19999)",
+];
+
+/// Runs the statements once for each failpoint, at which the node that executes them exits. Afterwards, and
+/// after a restart, all nodes have to agree that the statements took effect entirely or not at all, and the
+/// statements have to succeed when they run again.
+async fn exit_at_every_failpoint(case: Case) {
+    let mut cluster = start_with_failpoints(case.nodes).await;
+    execute_all(&mut cluster.nodes[0].client().await, &LOADS).await;
+    for failpoint in FAILPOINTS {
+        exit_at(&mut cluster, &case, failpoint).await;
+    }
+}
+
+async fn exit_at(cluster: &mut Cluster, case: &Case, failpoint: &str) {
+    let statement = case.statements[0];
     let mut client = cluster.nodes[0].client().await;
-    client.execute("CREATE TABLE t (id BIGINT PRIMARY KEY, v BIGINT) WITH (shards = 2)").await.unwrap();
-    for part in 0..4 {
-        let first = part * 5_000;
-        let load =
-            format!("INSERT INTO t SELECT value, value * 0 FROM generate_series({first}, {})", first + 4_999);
-        client.execute(&load).await.unwrap();
+    let version = latest_version(&mut client).await.unwrap();
+    // Gives compaction, vacuum and restore something to do each time.
+    client.execute("UPDATE t SET v = v + 1 WHERE id % 10 = 3").await.unwrap();
+    let before = sum(&mut client).await;
+    client.execute(&format!("CALL plexus.fail_at('{failpoint}')")).await.unwrap();
+    let result = case.run(&mut client, version).await;
+    // Background work may reach a failpoint that the statements do not reach.
+    let exited = result.is_err() || client.execute("CALL plexus.fail_at('')").await.is_err();
+    assert!(exited || !case.passes.contains(&failpoint), "{statement} did not reach {failpoint}");
+    if exited {
+        let status = cluster.nodes[0].wait_exit();
+        assert!(!status.success(), "at {failpoint}");
+        cluster.nodes[0].start();
+        cluster.nodes[0].wait_ready().await;
     }
-    for place in PLACES {
-        let mut client = cluster.nodes[0].client().await;
-        let newest = "SELECT CAST(max(version) AS BIGINT) FROM plexus.commits";
-        let version = number(&mut client, newest).await.unwrap();
-        // Something to merge, to vacuum, and to undo, each time.
-        client.execute("UPDATE t SET v = v + 1 WHERE id % 10 = 3").await.unwrap();
-        let before = sum(&mut client).await;
-        client.execute(&format!("CALL plexus.fail_at('{place}')")).await.unwrap();
-        let answer = case.run(&mut client, version).await;
-        // Where the statement does not come by, what runs in the background may.
-        let ended = answer.is_err() || client.execute("CALL plexus.fail_at('')").await.is_err();
-        assert!(ended || !passes.contains(&place), "{statement} did not pass {place}");
-        if ended {
-            let status = cluster.nodes[0].wait_exit();
-            assert!(!status.success(), "at {place}");
-            cluster.nodes[0].start();
-            cluster.nodes[0].wait_ready().await;
-        }
-        let died = answer.is_err();
-        let mut client = cluster.nodes[0].client().await;
-        let now = sum(&mut client).await;
-        let whole = if died { vec![before, before + changes_by] } else { vec![before + changes_by] };
-        assert!(whole.contains(&now), "{statement} at {place}: {now}, and {before} before");
-        for node in &cluster.nodes {
-            let mut client = node.client().await;
-            assert_eq!(sum(&mut client).await, now, "{statement} at {place}, on node {}", node.id);
-            assert_eq!(number(&mut client, "SELECT count(DISTINCT id) FROM t").await.unwrap(), 20_000);
-        }
-        case.run(&mut client, version).await.unwrap_or_else(|e| panic!("{statement} after {place}: {e}"));
-        let base = if again { now } else { before };
-        assert_eq!(sum(&mut client).await, base + changes_by, "{statement} after {place}");
+    let mut client = cluster.nodes[0].client().await;
+    let after = sum(&mut client).await;
+    let done = before + case.adds;
+    let allowed = if result.is_err() { vec![before, done] } else { vec![done] };
+    assert!(allowed.contains(&after), "{statement} at {failpoint}: {after}, and {before} before");
+    for node in &cluster.nodes {
+        let mut client = node.client().await;
+        assert_eq!(sum(&mut client).await, after, "{statement} at {failpoint}, on node {}", node.id);
+        assert_eq!(number(&mut client, "SELECT count(DISTINCT id) FROM t").await.unwrap(), 20_000);
     }
+    let again = case.run(&mut client, version).await;
+    again.unwrap_or_else(|e| panic!("{statement} after {failpoint}: {e}"));
+    let base = if case.repeatable { after } else { before };
+    assert_eq!(sum(&mut client).await, base + case.adds, "{statement} after {failpoint}");
 }
 
 const UPDATE_HALF: Case = Case {
     nodes: 1,
     statements: &["UPDATE t SET v = v + 1 WHERE id % 2 = 0"],
-    changes_by: 10_000,
-    again: true,
+    adds: 10_000,
+    repeatable: true,
     passes: OF_A_WRITE,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_ends_in_a_commit_leaves_all_of_it_or_nothing() {
-    end_at_every_place(UPDATE_HALF).await;
+async fn a_node_that_exits_in_a_commit_leaves_all_of_it_or_nothing() {
+    exit_at_every_failpoint(UPDATE_HALF).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_of_three_that_ends_in_a_commit_leaves_all_of_it_or_nothing() {
-    end_at_every_place(Case { nodes: 3, ..UPDATE_HALF }).await;
+async fn a_node_of_three_that_exits_in_a_commit_leaves_all_of_it_or_nothing() {
+    exit_at_every_failpoint(Case { nodes: 3, ..UPDATE_HALF }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_ends_in_a_transaction_leaves_all_of_it_or_nothing() {
+async fn a_node_that_exits_in_a_transaction_leaves_all_of_it_or_nothing() {
     let statements = &[
         "BEGIN",
         "UPDATE t SET v = v + 1 WHERE id % 2 = 0",
         "UPDATE t SET v = v + 2 WHERE id = 7",
         "COMMIT",
     ];
-    end_at_every_place(Case { statements, changes_by: 10_002, ..UPDATE_HALF }).await;
+    exit_at_every_failpoint(Case { statements, adds: 10_002, ..UPDATE_HALF }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_ends_while_it_restores_leaves_all_of_it_or_nothing() {
+async fn a_node_that_exits_in_a_restore_leaves_all_of_it_or_nothing() {
     let statements = &["RESTORE TABLE t TO VERSION {version}"];
-    end_at_every_place(Case { statements, changes_by: -2_000, again: false, ..UPDATE_HALF }).await;
+    exit_at_every_failpoint(Case { statements, adds: -2_000, repeatable: false, ..UPDATE_HALF }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_ends_in_a_merge_loses_no_row() {
-    end_at_every_place(Case { statements: &["OPTIMIZE t"], changes_by: 0, ..UPDATE_HALF }).await;
+async fn a_node_that_exits_in_a_compaction_loses_no_row() {
+    exit_at_every_failpoint(Case { statements: &["OPTIMIZE t"], adds: 0, ..UPDATE_HALF }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_ends_in_a_vacuum_loses_nothing_that_is_seen() {
+async fn a_node_that_exits_in_a_vacuum_loses_no_visible_row() {
     let statements = &["VACUUM t RETAIN 0 seconds"];
-    end_at_every_place(Case { statements, changes_by: 0, passes: OF_AN_ENTRY, ..UPDATE_HALF }).await;
+    exit_at_every_failpoint(Case { statements, adds: 0, passes: OF_A_LOG_ENTRY, ..UPDATE_HALF }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_in_a_merge_is_an_error_and_changes_nothing() {
+async fn a_full_disk_fails_statements_and_changes_nothing() {
     let cluster = start_with_failpoints(1).await;
     let mut client = cluster.nodes[0].client().await;
     client.execute("CREATE TABLE t (id BIGINT, v BIGINT) WITH (shards = 1)").await.unwrap();
-    for part in 0..4 {
-        let first = part * 5_000;
+    for load in 0..4 {
+        let first = load * 5_000;
         let load =
             format!("INSERT INTO t SELECT value, value * 1 FROM generate_series({first}, {})", first + 4_999);
         client.execute(&load).await.unwrap();
     }
     client.execute("DELETE FROM t WHERE id % 10 = 3").await.unwrap();
-    let (before, segments) = (sum(&mut client).await, "SELECT count(*) FROM plexus.segments");
+    let before = sum(&mut client).await;
+    let segments = "SELECT count(*) FROM plexus.segments";
     let count = number(&mut client, segments).await.unwrap();
     client.execute("CALL plexus.fail_at('disk.full')").await.unwrap();
     let files = || std::fs::read_dir(cluster.nodes[0].dir.join("segments")).unwrap().count();
@@ -197,7 +206,7 @@ async fn a_full_disk_in_a_merge_is_an_error_and_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_makes_a_node_fail_that_was_not_started_for_it() {
+async fn failpoints_are_off_unless_the_node_was_started_with_them() {
     let cluster = Cluster::start(1).await;
     let mut client = cluster.nodes[0].client().await;
     let error = client.execute("CALL plexus.fail_at('apply.begin')").await.err().unwrap();

@@ -1,4 +1,4 @@
-//! Nodes that die at the wrong moment.
+//! Crashes of nodes, damaged files and lost majorities.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,10 +7,11 @@ use std::time::Duration;
 use plexus_model::ErrorKind;
 use plexus_node::client::Client;
 
-use crate::harness::{Cluster, damage, files, number, numbers};
+use crate::harness::{Cluster, damage, quarantined};
+use crate::queries::{FLUSH, column, commits_of, number, segment_files};
 
-/// Inserts numbers one by one until told to stop and returns those that were acknowledged. A statement
-/// whose outcome is unknown is not repeated: its number may or may not be there.
+/// Inserts consecutive ids until `stop` is set and returns those that were acknowledged. A statement whose
+/// outcome is unknown is not repeated: its row may or may not exist.
 async fn insert_until(mut client: Client, first: i64, stop: Arc<AtomicBool>) -> Vec<i64> {
     let mut acknowledged = Vec::new();
     let mut next = first;
@@ -28,7 +29,7 @@ async fn insert_until(mut client: Client, first: i64, stop: Arc<AtomicBool>) -> 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_acknowledged_row_is_lost_when_the_leader_is_killed_and_it_catches_up() {
+async fn no_acknowledged_row_is_lost_when_the_leader_is_killed() {
     let mut cluster = Cluster::start(3).await;
     let mut client = cluster.nodes[0].client().await;
     client.execute("CREATE TABLE t (id BIGINT, v VARCHAR) WITH (shards = 3, replicas = 3)").await.unwrap();
@@ -52,22 +53,21 @@ async fn no_acknowledged_row_is_lost_when_the_leader_is_killed_and_it_catches_up
     assert!(acknowledged.len() > 20, "only {} inserts were acknowledged", acknowledged.len());
 
     let mut client = cluster.nodes[survivors[0]].client().await;
-    check_all_there(&mut client, &acknowledged).await;
+    check_all_exist(&mut client, &acknowledged).await;
 
-    // The killed node comes back and has everything.
+    // The killed node restarts and catches up.
     cluster.nodes[leader].start();
     cluster.nodes[leader].wait_ready().await;
     let mut client = cluster.nodes[leader].client().await;
-    check_all_there(&mut client, &acknowledged).await;
-    let written_out = files(&mut client).await;
-    assert!(written_out > 0, "no inline rows were written out as a file");
-    cluster.wait_whole(written_out).await;
+    check_all_exist(&mut client, &acknowledged).await;
+    let flushed = segment_files(&mut client).await;
+    assert!(flushed > 0, "no inline segment was flushed");
+    cluster.wait_replicated(flushed).await;
 }
 
-async fn check_all_there(client: &mut Client, acknowledged: &[i64]) {
-    let (_, batches) = client.query("SELECT id FROM t ORDER BY id").await.unwrap();
-    let found = numbers(&batches);
-    assert!(found.windows(2).all(|w| w[0] < w[1]), "a row is there twice");
+async fn check_all_exist(client: &mut Client, acknowledged: &[i64]) {
+    let found = column(client, "SELECT id FROM t ORDER BY id").await;
+    assert!(found.windows(2).all(|w| w[0] < w[1]), "a row exists twice");
     let lost: Vec<&i64> = acknowledged.iter().filter(|id| found.binary_search(id).is_err()).collect();
     assert!(lost.is_empty(), "{} acknowledged rows are lost, such as {:?}", lost.len(), lost.first());
 }
@@ -82,7 +82,7 @@ async fn no_read_fails_when_a_data_node_is_killed_and_everything_survives_a_rest
     client.execute(insert).await.unwrap();
     let expected = number(&mut client, "SELECT sum(id) FROM t").await.unwrap();
 
-    // Every scan is worth a task on every node, so that queries run on the node that dies.
+    // Every scan becomes a task on every node, so that queries run on the node that dies.
     let leader = cluster.leader().await;
     let reader_node = leader;
     let victim = (0..3).find(|&n| n != leader).unwrap();
@@ -110,17 +110,17 @@ async fn no_read_fails_when_a_data_node_is_killed_and_everything_survives_a_rest
     tokio::time::sleep(Duration::from_secs(10)).await;
     stop.store(true, Ordering::Relaxed);
     for reader in readers {
-        assert!(reader.await.unwrap() > 5, "hardly any read came through");
+        assert!(reader.await.unwrap() > 5, "hardly any read succeeded");
     }
 
-    // Writes go on with two of three replicas, and the third catches up.
+    // Writes continue with two of three replicas, and the third one catches up.
     let mut client = cluster.nodes[reader_node].client().await;
     client.execute(insert).await.unwrap();
     cluster.nodes[victim].start();
     cluster.nodes[victim].wait_ready().await;
-    cluster.wait_whole(files(&mut client).await).await;
+    cluster.wait_replicated(segment_files(&mut client).await).await;
 
-    // All three restarted: everything is still there.
+    // After a restart of all nodes, all rows still exist.
     for node in &mut cluster.nodes {
         node.kill();
     }
@@ -135,7 +135,7 @@ async fn no_read_fails_when_a_data_node_is_killed_and_everything_survives_a_rest
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_damaged_copy_is_set_aside_read_elsewhere_and_pulled_again() {
+async fn a_damaged_replica_is_quarantined_and_repaired_and_reads_use_another() {
     let mut cluster = Cluster::start(3).await;
     let mut client = cluster.nodes[0].client().await;
     client.execute("CREATE TABLE t (id BIGINT) WITH (shards = 1, replicas = 3)").await.unwrap();
@@ -145,32 +145,31 @@ async fn a_damaged_copy_is_set_aside_read_elsewhere_and_pulled_again() {
     cluster.nodes[1].start();
     cluster.nodes[1].wait_ready().await;
     let mut client = cluster.nodes[1].client().await;
-    // Planned for this node alone, whose copy is the damaged one.
+    // The query runs on this node alone, whose replica is the damaged one.
     client.execute("SET plexus.task_bytes = 1000000000").await.unwrap();
     assert_eq!(number(&mut client, "SELECT sum(id) FROM t").await.unwrap(), 5_000_050_000);
-    assert_eq!(std::fs::read_dir(cluster.nodes[1].dir.join("quarantine")).unwrap().count(), 1);
+    assert_eq!(quarantined(&cluster.nodes[1].dir), 1);
     cluster
-        .wait("the copy was pulled again", |s| s.nodes.iter().all(|n| n.live && n.segments == Some(1)))
+        .wait("the replica is repaired", |s| s.nodes.iter().all(|n| n.live && n.segments == Some(1)))
         .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_inline_segments_become_a_file() {
+async fn many_inline_segments_are_flushed_to_a_file() {
     let cluster = Cluster::start(1).await;
     let mut client = cluster.nodes[0].client().await;
     client.execute("CREATE TABLE t (id BIGINT) WITH (shards = 1)").await.unwrap();
     for id in 0..300 {
         client.execute(&format!("INSERT INTO t VALUES ({id})")).await.unwrap();
     }
-    cluster.wait("a file was written", |s| s.nodes[0].segments == Some(1)).await;
-    let sql = "SELECT count(*) FROM plexus.commits WHERE operation LIKE '%write out%'";
-    assert!(number(&mut client, sql).await.unwrap() > 0);
-    assert_eq!(files(&mut client).await, 1);
+    cluster.wait("a file exists", |s| s.nodes[0].segments == Some(1)).await;
+    assert!(commits_of(&mut client, FLUSH).await > 0);
+    assert_eq!(segment_files(&mut client).await, 1);
     assert_eq!(number(&mut client, "SELECT count(DISTINCT id) FROM t").await.unwrap(), 300);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn inserts_that_wait_share_commits() {
+async fn concurrent_inserts_share_commits() {
     let cluster = Cluster::start(1).await;
     let mut client = cluster.nodes[0].client().await;
     client.execute("CREATE TABLE t (id BIGINT) WITH (shards = 2)").await.unwrap();
@@ -190,8 +189,7 @@ async fn inserts_that_wait_share_commits() {
     }
     let rows = "SELECT (SELECT count(DISTINCT id) FROM t) + (SELECT count(DISTINCT id) FROM u)";
     assert_eq!(number(&mut client, rows).await.unwrap(), 32 * 50);
-    let commits = "SELECT count(*) FROM plexus.commits WHERE operation LIKE '%insert%'";
-    let commits = number(&mut client, commits).await.unwrap();
+    let commits = commits_of(&mut client, "insert").await;
     assert!(commits < 800, "1600 inserts took {commits} commits");
 }
 

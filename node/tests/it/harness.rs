@@ -1,4 +1,4 @@
-//! Clusters of real processes on loopback, and clients for them.
+//! Clusters of real processes on loopback, and runs of the binary's commands.
 
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -6,28 +6,30 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::Int64Type;
 use plexus_model::Result;
 use plexus_node::client::Client;
 use plexus_node::command::status;
 use plexus_node::status::ClusterStatus;
 use tempfile::TempDir;
 
-pub const BINARY: &str = env!("CARGO_BIN_EXE_plexus");
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_plexus");
+/// How long tests wait for something that happens in the background: longer than inline segments stay in the
+/// log, and short of the limit that the test runner sets.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Nodes of one cluster. They end with it.
-pub struct Cluster {
-    pub nodes: Vec<Node>,
-    pub dir: TempDir,
+/// The nodes of one cluster. Dropping it kills them and removes their data.
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) dir: TempDir,
 }
 
-pub struct Node {
-    pub id: u64,
-    pub ports: [u16; 3],
-    pub dir: PathBuf,
-    pub args: Vec<String>,
+/// One node: a process, or the directory and the arguments of one that is not running.
+pub(crate) struct Node {
+    pub(crate) id: u64,
+    /// Of Flight SQL, of the peer protocol and of HTTP.
+    pub(crate) ports: [u16; 3],
+    pub(crate) dir: PathBuf,
+    pub(crate) args: Vec<String>,
     child: Option<Child>,
 }
 
@@ -37,9 +39,9 @@ impl Drop for Node {
     }
 }
 
-/// Ports that are free for TCP and UDP just now. Not from the range of which the system takes ports for
-/// outgoing connections: one of those could be gone a moment later.
-pub fn free_ports() -> [u16; 3] {
+/// Ports that are free for TCP and UDP at this moment. They are not from the range of ephemeral ports: the
+/// system could give such a port to an outgoing connection a moment later.
+pub(crate) fn free_ports() -> [u16; 3] {
     const FIRST: u32 = 15_000;
     const COUNT: u32 = 15_000;
     static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -55,24 +57,35 @@ pub fn free_ports() -> [u16; 3] {
     [next(), next(), next()]
 }
 
+/// A process that is killed when it goes out of scope, also when a test fails.
+pub(crate) struct KilledOnDrop(pub(crate) Child);
+
+impl Drop for KilledOnDrop {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 impl Node {
     fn new(id: u64, dir: &Path, args: Vec<String>) -> Self {
         Self { id, ports: free_ports(), dir: dir.join(format!("node{id}")), args, child: None }
     }
 
-    pub fn flight(&self) -> String {
+    pub(crate) fn flight(&self) -> String {
         format!("grpc://127.0.0.1:{}", self.ports[0])
     }
 
-    pub fn peer(&self) -> String {
+    pub(crate) fn peer(&self) -> String {
         format!("127.0.0.1:{}", self.ports[1])
     }
 
-    pub fn http(&self) -> String {
+    pub(crate) fn http(&self) -> String {
         format!("http://127.0.0.1:{}", self.ports[2])
     }
 
-    pub fn start(&mut self) {
+    /// Starts the process.
+    pub(crate) fn start(&mut self) {
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -87,20 +100,20 @@ impl Node {
         self.child = Some(command.spawn().expect("the binary starts"));
     }
 
-    /// Other ports, as if the node had moved to another machine with its directory.
-    pub fn move_ports(&mut self) {
+    /// Assigns other ports, as if the node had moved to another machine with its directory.
+    pub(crate) fn move_ports(&mut self) {
         self.ports = free_ports();
     }
 
-    /// SIGTERM, as a supervisor would; returns at once.
-    pub fn terminate(&self) {
+    /// Sends SIGTERM, as a supervisor would. Returns at once.
+    pub(crate) fn terminate(&self) {
         let pid = self.child.as_ref().expect("a running node").id();
-        // Our own child, for which nobody has waited.
+        // The id cannot belong to another process: nobody has waited for this child.
         assert!(Command::new("kill").arg(pid.to_string()).status().expect("kill runs").success());
     }
 
-    /// Waits for the process to end by itself.
-    pub fn wait_exit(&mut self) -> ExitStatus {
+    /// Waits until the process ends by itself.
+    pub(crate) fn wait_exit(&mut self) -> ExitStatus {
         let started = Instant::now();
         let mut child = self.child.take().expect("a running node");
         loop {
@@ -115,15 +128,16 @@ impl Node {
         }
     }
 
-    /// SIGKILL, as a crash.
-    pub fn kill(&mut self) {
+    /// Sends SIGKILL, which has the effect of a crash. Returns when the process has ended.
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
         }
     }
 
-    pub async fn client(&self) -> Client {
+    /// Connects to the node, as soon as it accepts connections.
+    pub(crate) async fn client(&self) -> Client {
         let started = Instant::now();
         loop {
             match Client::connect(&self.flight()).await {
@@ -136,11 +150,13 @@ impl Node {
         }
     }
 
-    pub fn log(&self) -> String {
+    /// What the node has logged since its directory was created.
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.with_extension("log")).unwrap_or_default()
     }
 
-    pub async fn wait_ready(&self) {
+    /// Waits until the node serves clients.
+    pub(crate) async fn wait_ready(&self) {
         let started = Instant::now();
         while status::get(&self.http(), "/ready").await.is_err() {
             assert!(started.elapsed() < PATIENCE, "node {} is not ready:\n{}", self.id, self.log());
@@ -148,20 +164,21 @@ impl Node {
         }
     }
 
-    pub async fn status(&self) -> Result<ClusterStatus> {
+    /// The node's view of the cluster.
+    pub(crate) async fn status(&self) -> Result<ClusterStatus> {
         let body = status::get(&self.http(), "/status").await?;
-        Ok(serde_json::from_str(&body).expect("status is JSON of our shape"))
+        Ok(serde_json::from_str(&body).expect("the status is JSON of a known shape"))
     }
 }
 
 impl Cluster {
-    /// Starts `count` nodes with all roles and waits until each knows all.
-    pub async fn start(count: u64) -> Self {
+    /// Starts `count` nodes with all roles and waits until all of them are live.
+    pub(crate) async fn start(count: u64) -> Self {
         Self::start_with_roles(&vec!["meta,data,query"; count as usize]).await
     }
 
-    /// Starts a node for each set of roles; the first needs the meta role.
-    pub async fn start_with_roles(roles: &[&str]) -> Self {
+    /// Starts a node for each set of roles. The first must have the meta role, since it founds the cluster.
+    pub(crate) async fn start_with_roles(roles: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut first =
             Node::new(1, dir.path(), vec!["--bootstrap".into(), "--roles".into(), roles[0].into()]);
@@ -183,8 +200,9 @@ impl Cluster {
         cluster
     }
 
-    /// Waits until the first running node sees so many live nodes, and as many voters as that allows.
-    pub async fn wait_live(&self, count: usize, meta_nodes: usize) {
+    /// Waits until a running node sees `count` live nodes, and as many voters as `meta_nodes` allow: an odd
+    /// number.
+    pub(crate) async fn wait_live(&self, count: usize, meta_nodes: usize) {
         let voters = if meta_nodes.is_multiple_of(2) { meta_nodes - 1 } else { meta_nodes };
         self.wait("live nodes", |status| {
             let live = status.nodes.iter().filter(|n| n.live).count();
@@ -193,14 +211,14 @@ impl Cluster {
         .await;
     }
 
-    /// Waits until a running node's view of the cluster is as wanted.
-    pub async fn wait(&self, what: &str, wanted: impl Fn(&ClusterStatus) -> bool) {
+    /// Waits until some running node's view of the cluster meets a condition.
+    pub(crate) async fn wait(&self, what: &str, condition: impl Fn(&ClusterStatus) -> bool) {
         let started = Instant::now();
         let mut last = None;
         while started.elapsed() < PATIENCE {
             for node in self.nodes.iter().filter(|n| n.child.is_some()) {
                 if let Ok(status) = node.status().await {
-                    if wanted(&status) {
+                    if condition(&status) {
                         return;
                     }
                     last = Some(status);
@@ -208,16 +226,16 @@ impl Cluster {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        panic!("waited {PATIENCE:?} for {what}; last seen: {last:#?}");
+        panic!("waited {PATIENCE:?} for {what}; last status: {last:#?}");
     }
 
-    /// Lets another node join.
-    pub async fn add(&mut self, roles: &str) -> usize {
+    /// Adds a node to the cluster. Returns its index.
+    pub(crate) async fn add(&mut self, roles: &str) -> usize {
         self.add_at(roles, free_ports()).await
     }
 
-    /// Lets another node join, which listens on these ports.
-    pub async fn add_at(&mut self, roles: &str, ports: [u16; 3]) -> usize {
+    /// Adds a node that listens on the given ports. Returns its index.
+    pub(crate) async fn add_at(&mut self, roles: &str, ports: [u16; 3]) -> usize {
         let id = self.nodes.iter().map(|n| n.id).max().unwrap_or(0) + 1;
         let token = format!("@{}", self.nodes[0].dir.join("join.token").display());
         let running = self.nodes.iter().find(|n| n.child.is_some()).expect("a running node");
@@ -230,9 +248,10 @@ impl Cluster {
         self.nodes.len() - 1
     }
 
-    /// Waits until every node is live and has on its disk what it should keep, which is `files` segments.
-    pub async fn wait_whole(&self, files: i64) {
-        self.wait("every node has its segments", |s| {
+    /// Waits until every node is live and none lacks a replica. Each must have at least `files` segment
+    /// files.
+    pub(crate) async fn wait_replicated(&self, files: i64) {
+        self.wait("every node has its segment files", |s| {
             s.segments_under_replicated == 0
                 && s.nodes.iter().all(|n| {
                     n.live
@@ -243,7 +262,8 @@ impl Cluster {
         .await;
     }
 
-    pub async fn leader(&self) -> usize {
+    /// The index of the Raft leader, as soon as a running node knows it.
+    pub(crate) async fn leader(&self) -> usize {
         let started = Instant::now();
         while started.elapsed() < PATIENCE {
             for node in self.nodes.iter().filter(|n| n.child.is_some()) {
@@ -260,38 +280,13 @@ impl Cluster {
     }
 }
 
-/// The one number that a query gives.
-pub async fn number(client: &mut Client, sql: &str) -> Result<i64> {
-    let (_, batches) = client.query(sql).await?;
-    let batch = batches.iter().find(|b| b.num_rows() > 0).expect("a row");
-    let column = arrow::compute::cast(batch.column(0), &arrow::datatypes::DataType::Int64).expect("a number");
-    Ok(column.as_primitive::<Int64Type>().value(0))
-}
-
-/// Visible segments that are files.
-pub async fn files(client: &mut Client) -> i64 {
-    number(client, "SELECT count(*) FROM plexus.segments WHERE NOT inline").await.expect("a number")
-}
-
-/// All numbers of the first column.
-pub fn numbers(batches: &[RecordBatch]) -> Vec<i64> {
-    batches
-        .iter()
-        .flat_map(|b| {
-            let column =
-                arrow::compute::cast(b.column(0), &arrow::datatypes::DataType::Int64).expect("numbers");
-            column.as_primitive::<Int64Type>().values().to_vec()
-        })
-        .collect()
-}
-
-/// Runs the binary to its end.
-pub fn run(args: &[&str]) -> Output {
+/// Runs the binary to its end, without input.
+pub(crate) fn run(args: &[&str]) -> Output {
     Command::new(BINARY).args(args).stdin(Stdio::null()).output().expect("the binary runs")
 }
 
-/// Runs the binary, which must fail, and returns what it said.
-pub fn fails(args: &[&str]) -> String {
+/// Runs the binary, which must fail. Returns its standard error.
+pub(crate) fn fails(args: &[&str]) -> String {
     let output = run(args);
     assert!(
         !output.status.success(),
@@ -301,18 +296,18 @@ pub fn fails(args: &[&str]) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Changes one byte of one segment in a node's directory.
-pub fn damage(node_dir: &Path) {
+/// Inverts one byte in the middle of one segment file of a node.
+pub(crate) fn damage(node_dir: &Path) {
     let entries = std::fs::read_dir(node_dir.join("segments")).expect("a directory of segments");
     let mut files = entries.filter_map(|e| e.ok()).map(|e| e.path());
     let file = files.find(|p| p.extension().is_some_and(|e| e == "vortex")).expect("a segment");
     let mut bytes = std::fs::read(&file).expect("its bytes");
     let middle = bytes.len() / 2;
     bytes[middle] ^= 0xff;
-    std::fs::write(&file, bytes).expect("a place to write");
+    std::fs::write(&file, bytes).expect("the file is writable");
 }
 
-/// Files that a node has set aside.
-pub fn quarantined(node_dir: &Path) -> usize {
+/// How many damaged files a node has moved to its quarantine.
+pub(crate) fn quarantined(node_dir: &Path) -> usize {
     std::fs::read_dir(node_dir.join("quarantine")).map_or(0, |entries| entries.count())
 }

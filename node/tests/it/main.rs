@@ -1,17 +1,22 @@
 //! Tests with real processes: the built binary, started, killed and restarted.
 
 mod bad_input;
-mod changes;
 mod demo;
 mod failpoints;
 mod faults;
 mod harness;
-mod members;
+mod maintenance;
+mod membership;
 mod model;
-mod operate;
+mod operations;
+mod queries;
+mod random;
+mod relevance;
 mod roles;
 mod search;
+mod snapshots;
 mod sql;
+mod test_data;
 mod tpch;
-mod upkeep;
-mod vectors;
+mod transactions;
+mod vector_search;

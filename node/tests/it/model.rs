@@ -1,8 +1,8 @@
-//! A model: random statements on real nodes, and the same in memory. After each the table has to be what the
-//! model says, on whichever node is asked, also when nodes are killed meanwhile; in the end every version that
-//! is kept has to be what it was.
+//! A model-based test: random statements run on real nodes and on a model in memory. After each of them the
+//! table has to equal the model, on whichever node the query runs and also when nodes are killed meanwhile.
+//! At the end every retained version has to equal the model of that version.
 //!
-//! `PLEXUS_MODEL_SEED` and `PLEXUS_MODEL_STEPS` repeat and extend a run.
+//! `PLEXUS_MODEL_SEED` repeats a run, which prints its seed, and `PLEXUS_MODEL_STEPS` extends it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,50 +12,40 @@ use arrow::datatypes::Int64Type;
 use plexus_model::{Error, ErrorKind, Result};
 use plexus_node::client::Client;
 
-use crate::harness::{Cluster, number};
+use crate::harness::{Cluster, PATIENCE};
+use crate::queries::{latest_version, number};
+use crate::random::{Random, number_from_env};
 
 const STEPS: u64 = 150;
-/// Keys of small statements: few, so that they meet.
+/// CanonicalKeys of small statements: few, so that statements often meet the same rows.
 const KEYS: i64 = 60;
-/// How long an answer may fail to come while nodes are down.
-const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Numbers that a seed decides (Marsaglia: "Xorshift RNGs", 2003).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    fn key(&mut self) -> i64 {
-        self.below(KEYS as u64) as i64
-    }
-
-    fn value(&mut self) -> i64 {
-        self.below(1_000) as i64 - 500
-    }
-
-    fn keys(&mut self) -> Vec<i64> {
-        let count = 1 + self.below(5);
-        let mut keys: Vec<i64> = (0..count).map(|_| self.key()).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        keys
-    }
+fn random_key(random: &mut Random) -> i64 {
+    random.below(KEYS as u64) as i64
 }
 
-/// A table whose columns are `id BIGINT PRIMARY KEY`, `v`, and others that come and go.
+fn random_value(random: &mut Random) -> i64 {
+    random.below(1_000) as i64 - 500
+}
+
+/// One to five distinct keys.
+fn random_keys(random: &mut Random) -> Vec<i64> {
+    let count = 1 + random.below(5);
+    let mut keys: Vec<i64> = (0..count).map(|_| random_key(random)).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+}
+
+/// Distinct keys, each with a value.
+fn random_rows(random: &mut Random) -> Vec<(i64, i64)> {
+    random_keys(random).into_iter().map(|key| (key, random_value(random))).collect()
+}
+
+/// A table with the columns `id BIGINT PRIMARY KEY`, `v`, and others that are added and dropped.
 #[derive(Clone, Debug, PartialEq, Default)]
 struct Model {
-    /// Those beside the key.
+    /// All columns except the key.
     columns: Vec<Column>,
     rows: BTreeMap<i64, Vec<Option<i64>>>,
 }
@@ -64,7 +54,7 @@ struct Model {
 struct Column {
     name: String,
     default: Option<i64>,
-    /// Whether it is an `INT` that can be made a `BIGINT`.
+    /// Whether the column is an `INT`, which can be widened to a `BIGINT`.
     narrow: bool,
     not_null: bool,
 }
@@ -85,15 +75,16 @@ impl Model {
     }
 }
 
-/// A statement, and what it makes of the model: an error says what the statement must fail with.
+/// The expected outcome of a statement: success, or an error whose message contains a text.
 type Effect = std::result::Result<(), &'static str>;
 
-/// One statement that changes rows.
-fn change(random: &mut Random, model: &mut Model, fresh: &mut i64) -> (String, Effect) {
+/// A statement that changes rows, and its effect on the model. `fresh` is the first key that no statement has
+/// used; inserts of many rows start there.
+fn dml(random: &mut Random, model: &mut Model, fresh: &mut i64) -> (String, Effect) {
     let v = model.v();
     match random.below(9) {
         0 => {
-            let rows: Vec<(i64, i64)> = random.keys().into_iter().map(|k| (k, random.value())).collect();
+            let rows = random_rows(random);
             let sql = format!("INSERT INTO m (id, v) VALUES {}", values(&rows));
             if rows.iter().any(|(key, _)| model.rows.contains_key(key)) {
                 return (sql, Err("exists already"));
@@ -116,7 +107,7 @@ fn change(random: &mut Random, model: &mut Model, fresh: &mut i64) -> (String, E
             (sql, Ok(()))
         }
         2 | 3 => {
-            let rows: Vec<(i64, i64)> = random.keys().into_iter().map(|k| (k, random.value())).collect();
+            let rows = random_rows(random);
             for (key, value) in &rows {
                 let new = model.new_row(*value);
                 model.rows.entry(*key).and_modify(|row| row[v] = Some(*value)).or_insert(new);
@@ -125,7 +116,7 @@ fn change(random: &mut Random, model: &mut Model, fresh: &mut i64) -> (String, E
             (format!("INSERT INTO m (id, v) VALUES {} {update}", values(&rows)), Ok(()))
         }
         4 => {
-            let rows: Vec<(i64, i64)> = random.keys().into_iter().map(|k| (k, random.value())).collect();
+            let rows = random_rows(random);
             for (key, value) in &rows {
                 let new = model.new_row(*value);
                 model.rows.entry(*key).or_insert(new);
@@ -134,7 +125,7 @@ fn change(random: &mut Random, model: &mut Model, fresh: &mut i64) -> (String, E
         }
         5 | 6 => {
             let (condition, holds) = condition(random);
-            let add = random.value();
+            let add = random_value(random);
             for (_, row) in model.rows.iter_mut().filter(|(key, _)| holds(**key)) {
                 row[v] = row[v].map(|value| value + add);
             }
@@ -146,7 +137,7 @@ fn change(random: &mut Random, model: &mut Model, fresh: &mut i64) -> (String, E
             (format!("DELETE FROM m WHERE {condition}"), Ok(()))
         }
         _ => {
-            let rows: Vec<(i64, i64)> = random.keys().into_iter().map(|k| (k, random.value())).collect();
+            let rows = random_rows(random);
             for (key, value) in &rows {
                 match (model.rows.contains_key(key), *value < 0) {
                     (true, true) => drop(model.rows.remove(key)),
@@ -177,18 +168,19 @@ fn condition(random: &mut Random) -> (String, Box<dyn Fn(i64) -> bool>) {
         let (modulus, rest) = (5 + random.below(40) as i64, random.below(5) as i64);
         return (format!("id % {modulus} = {rest}"), Box::new(move |key| key % modulus == rest));
     }
-    let first = random.key();
+    let first = random_key(random);
     let last = first + random.below(8) as i64;
     (format!("id BETWEEN {first} AND {last}"), Box::new(move |key| (first..=last).contains(&key)))
 }
 
-/// A change of the schema. Columns are named by a number that is never used again.
+/// A change of the schema, and its effect on the model. New names of columns end in `number`, so that no
+/// name is used twice.
 fn alter(random: &mut Random, model: &mut Model, number: u64) -> (String, Effect) {
     let others: Vec<usize> = (0..model.columns.len()).filter(|c| *c != model.v()).collect();
     let some = |random: &mut Random| others[random.below(others.len() as u64) as usize];
     let kind = random.below(6);
     if kind < 2 || others.is_empty() {
-        let default = (random.below(2) == 0).then(|| random.value());
+        let default = (random.below(2) == 0).then(|| random_value(random));
         let narrow = random.below(2) == 0;
         model.columns.push(Column { name: format!("c{number}"), default, narrow, not_null: false });
         model.rows.values_mut().for_each(|row| row.push(default));
@@ -225,7 +217,7 @@ fn alter(random: &mut Random, model: &mut Model, number: u64) -> (String, Effect
             if model.rows.values().any(|row| row[at].is_none()) {
                 return (sql, Err("null"));
             }
-            // Rows to come leave it out.
+            // Later inserts leave the column out, so it needs a default.
             let (default, clause) = match column.default {
                 Some(default) => (default, String::new()),
                 None => (7, format!(" ALTER COLUMN {name} SET DEFAULT 7,")),
@@ -237,6 +229,7 @@ fn alter(random: &mut Random, model: &mut Model, number: u64) -> (String, Effect
     }
 }
 
+/// The table's rows in the columns of a model. `at` is a clause for time travel, or empty.
 async fn read(client: &mut Client, model: &Model, at: &str) -> Result<BTreeMap<i64, Vec<Option<i64>>>> {
     let (_, batches) = client.query(&model.select(at)).await?;
     let mut rows = BTreeMap::new();
@@ -245,28 +238,32 @@ async fn read(client: &mut Client, model: &Model, at: &str) -> Result<BTreeMap<i
         for row in 0..batch.num_rows() {
             let value = |c: &arrow::array::Int64Array| c.is_valid(row).then(|| c.value(row));
             let before = rows.insert(columns[0].value(row), columns[1..].iter().map(|c| value(c)).collect());
-            assert!(before.is_none(), "key {} is there twice", columns[0].value(row));
+            assert!(before.is_none(), "key {} exists twice", columns[0].value(row));
         }
     }
     Ok(rows)
 }
 
-/// The run: a cluster, what it should hold, and what it held.
+/// A run: the cluster, the model of its table, and the models of earlier versions.
 struct Run {
     cluster: Cluster,
     random: Random,
-    /// Which node is asked, which depends on how long answers take: apart, so that it does not decide what is asked.
+    /// Chooses nodes. It is a generator of its own, because the number of choices depends on how long
+    /// results take and must not influence the statements.
     chooser: Random,
     model: Model,
-    /// What each version held.
+    /// The model at each version.
     versions: BTreeMap<i64, Model>,
+    /// The first key that no statement has used.
     fresh: i64,
-    /// The node that is down.
+    /// The index of the node that is down.
     down: Option<usize>,
+    /// The statements so far.
     trace: Vec<String>,
 }
 
 impl Run {
+    /// A session on a random node that is not down.
     async fn client(&mut self) -> Client {
         loop {
             let node = self.chooser.below(self.cluster.nodes.len() as u64) as usize;
@@ -276,7 +273,7 @@ impl Run {
         }
     }
 
-    /// Runs statements in one session. Fails with the first that does.
+    /// Executes statements in one session, up to the first that fails.
     async fn execute(&mut self, statements: &[String]) -> Result<()> {
         let mut client = self.client().await;
         for sql in statements {
@@ -286,7 +283,7 @@ impl Run {
         Ok(())
     }
 
-    /// The table as it is now, asked until an answer comes.
+    /// The table's current rows. Repeats the query while nodes are unavailable.
     async fn now(&mut self, model: &Model) -> Result<BTreeMap<i64, Vec<Option<i64>>>> {
         let started = Instant::now();
         loop {
@@ -300,13 +297,14 @@ impl Run {
         }
     }
 
-    /// Whether a statement may fail so because a node is down: it cannot be reached, or the transaction was there.
+    /// Whether an error can be the consequence of a node that is down: it cannot be reached, or its sessions
+    /// and their transactions are lost.
     fn is_cut_off(&self, error: &Error) -> bool {
         use ErrorKind::{NotFound, Unavailable, Unknown};
         self.down.is_some() && matches!(error.kind(), Unavailable | Unknown | NotFound)
     }
 
-    /// How many columns the table has beside its key.
+    /// How many columns the table has, without its key.
     async fn columns(&mut self) -> usize {
         let sql = "SELECT count(*) - 1 FROM information_schema.columns WHERE table_name = 'm'";
         let started = Instant::now();
@@ -319,28 +317,20 @@ impl Run {
         }
     }
 
-    /// Checks a step: `done` is what the statements answered, `expected` what they should, and `after` what
-    /// the table is if they took effect.
-    async fn check(&mut self, done: Result<()>, expected: Effect, after: Model) {
-        match (done, expected) {
+    /// Checks a step. `outcome` is the result of its statements, `expected` the result that they should
+    /// have, and `after` the table's content if they took effect.
+    async fn check(&mut self, outcome: Result<()>, expected: Effect, after: Model) {
+        match (outcome, expected) {
             (Ok(()), Ok(())) => self.model = after,
-            (Err(error), Err(words)) => {
-                assert!(error.message().contains(words) || self.is_cut_off(&error), "{error}");
+            (Err(error), Err(message)) => {
+                assert!(error.message().contains(message) || self.is_cut_off(&error), "{error}");
             }
-            (Ok(()), Err(words)) => panic!("a statement should fail with {words:?}: {:?}", self.trace.last()),
+            (Ok(()), Err(message)) => {
+                panic!("a statement should fail with {message:?}: {:?}", self.trace.last())
+            }
             (Err(error), Ok(())) => {
                 assert!(self.is_cut_off(&error), "{error}");
-                // Cut off: it took effect or it did not. What is under way is given time to arrive.
-                tokio::time::sleep(Duration::from_secs(2)).await;
-                let took_effect = self.columns().await == after.columns.len()
-                    && self.now(&after).await.is_ok_and(|rows| rows == after.rows);
-                if took_effect {
-                    self.model = after;
-                }
-                // A commit that is surely later than what was cut off.
-                while self.execute(&["INSERT INTO ticks VALUES (-1)".to_owned()]).await.is_err() {
-                    tokio::time::sleep(Duration::from_millis(200)).await;
-                }
+                self.settle(after).await;
             }
         }
         let model = self.model.clone();
@@ -349,78 +339,112 @@ impl Run {
         self.note_version().await;
     }
 
+    /// Finds out whether statements with an unknown outcome took effect, and waits until that is final.
+    async fn settle(&mut self, after: Model) {
+        // Time for requests that are still under way.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let took_effect = self.columns().await == after.columns.len()
+            && self.now(&after).await.is_ok_and(|rows| rows == after.rows);
+        if took_effect {
+            self.model = after;
+        }
+        // A commit that is certainly later than the interrupted statements.
+        while self.execute(&["INSERT INTO ticks VALUES (-1)".to_owned()]).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Remembers the model of the latest version.
     async fn note_version(&mut self) {
         let mut client = self.client().await;
-        let newest = "SELECT CAST(max(version) AS BIGINT) FROM plexus.commits";
-        if let Ok(version) = number(&mut client, newest).await {
+        if let Ok(version) = latest_version(&mut client).await {
             self.versions.insert(version, self.model.clone());
         }
     }
 
+    /// Runs random statements and checks their effect. In some steps a node is killed while they run.
     async fn step(&mut self, number: u64) {
         let mut after = self.model.clone();
         let kind = self.random.below(20);
-        // A node dies while the statements run.
-        let killed = self.random.below(12) == 0 && self.down.is_none();
-        let (statements, expected) = match kind {
+        let kills = self.random.below(12) == 0 && self.down.is_none();
+        if matches!(kind, 2 | 3) && !kills {
+            return self.change_during_compaction(after).await;
+        }
+        let Some((statements, expected)) = self.statements(kind, number, &mut after).await else {
+            return;
+        };
+        if kills {
+            return self.run_and_kill(statements, expected, after).await;
+        }
+        let outcome = self.execute(&statements).await;
+        self.check(outcome, expected, after).await;
+    }
+
+    /// The statements of a step, of which `after` becomes the effect. Nothing if there is no version to
+    /// restore.
+    async fn statements(
+        &mut self,
+        kind: u64,
+        number: u64,
+        after: &mut Model,
+    ) -> Option<(Vec<String>, Effect)> {
+        let one = |sql: &str| Some((vec![sql.to_owned()], Ok(())));
+        // `plexus.commits` shows commits of rows only, so that a change of the schema needs one after it.
+        let tick = format!("INSERT INTO ticks VALUES ({number})");
+        match kind {
             0 | 1 => {
-                let (sql, effect) = alter(&mut self.random, &mut after, number);
-                // The history has commits of rows only: one that comes after it.
-                (vec![sql, format!("INSERT INTO ticks VALUES ({number})")], effect)
+                let (sql, effect) = alter(&mut self.random, after, number);
+                Some((vec![sql, tick], effect))
             }
-            2 | 3 if !killed => return self.change_while_merging(after).await,
-            2 => (vec!["OPTIMIZE m".to_owned()], Ok(())),
-            3 => (vec!["OPTIMIZE m ZORDER BY (id, v)".to_owned()], Ok(())),
-            4 => (vec!["VACUUM m RETAIN 15 seconds".to_owned()], Ok(())),
+            2 => one("OPTIMIZE m"),
+            3 => one("OPTIMIZE m ZORDER BY (id, v)"),
+            4 => one("VACUUM m RETAIN 15 seconds"),
             5 if self.random.below(4) == 0 => {
                 after.rows.clear();
-                (vec!["TRUNCATE TABLE m".to_owned()], Ok(()))
+                one("TRUNCATE TABLE m")
             }
-            6 => match self.restorable().await {
-                Some((version, then)) => {
-                    after = then;
-                    // What was widened since stays wide.
-                    after.columns.iter_mut().for_each(|c| c.narrow = false);
-                    let sql = format!("RESTORE TABLE m TO VERSION {version}");
-                    (vec![sql, format!("INSERT INTO ticks VALUES ({number})")], Ok(()))
-                }
-                None => return,
-            },
-            7..=9 => {
-                let mut statements = vec!["BEGIN".to_owned()];
-                let mut failed = Ok(());
-                for _ in 0..2 + self.random.below(3) {
-                    let before = after.clone();
-                    let (sql, effect) = change(&mut self.random, &mut after, &mut self.fresh);
-                    if effect.is_err() {
-                        // It would end the run of statements, which is tried elsewhere.
-                        after = before;
-                        continue;
-                    }
-                    failed = failed.and(effect);
-                    statements.push(sql);
-                }
-                let rolled_back = self.random.below(4) == 0;
-                statements.push(if rolled_back { "ROLLBACK" } else { "COMMIT" }.to_owned());
-                if rolled_back {
-                    after = self.model.clone();
-                }
-                (statements, failed)
+            6 => {
+                let (version, restored) = self.restorable().await?;
+                *after = restored;
+                // A restore keeps widened columns wide.
+                after.columns.iter_mut().for_each(|c| c.narrow = false);
+                Some((vec![format!("RESTORE TABLE m TO VERSION {version}"), tick], Ok(())))
             }
+            7..=9 => Some((self.transaction(after), Ok(()))),
             _ => {
-                let (sql, effect) = change(&mut self.random, &mut after, &mut self.fresh);
-                (vec![sql], effect)
+                let (sql, effect) = dml(&mut self.random, after, &mut self.fresh);
+                Some((vec![sql], effect))
             }
-        };
-        if !killed {
-            let done = self.execute(&statements).await;
-            self.check(done, expected, after).await;
-            return;
         }
+    }
+
+    /// A transaction of up to four statements that succeed, some of which are rolled back.
+    fn transaction(&mut self, after: &mut Model) -> Vec<String> {
+        let mut statements = vec!["BEGIN".to_owned()];
+        for _ in 0..2 + self.random.below(3) {
+            let before = after.clone();
+            let (sql, effect) = dml(&mut self.random, after, &mut self.fresh);
+            if effect.is_err() {
+                // A failed statement would end the run of statements. Other steps cover that.
+                *after = before;
+                continue;
+            }
+            statements.push(sql);
+        }
+        let rolled_back = self.random.below(4) == 0;
+        statements.push(if rolled_back { "ROLLBACK" } else { "COMMIT" }.to_owned());
+        if rolled_back {
+            *after = self.model.clone();
+        }
+        statements
+    }
+
+    /// Kills a random node while the statements run, possibly the one that runs them. Restarts it after the
+    /// check.
+    async fn run_and_kill(&mut self, statements: Vec<String>, expected: Effect, after: Model) {
         let victim = self.random.below(self.cluster.nodes.len() as u64) as usize;
         let delay = Duration::from_millis(self.random.below(60));
         self.trace.push(format!("-- node {} is killed after {delay:?}", victim + 1));
-        // Whoever runs the statements may be the one that dies.
         let mut client = self.client().await;
         let run = async {
             for sql in &statements {
@@ -432,38 +456,38 @@ impl Run {
             tokio::time::sleep(delay).await;
             self.cluster.nodes[victim].kill();
         };
-        let (done, ()) = tokio::join!(run, kill);
+        let (outcome, ()) = tokio::join!(run, kill);
         self.trace.extend(statements.clone());
         self.down = Some(victim);
-        self.check(done, expected, after).await;
+        self.check(outcome, expected, after).await;
         self.cluster.nodes[victim].start();
         self.cluster.nodes[victim].wait_ready().await;
         self.down = None;
     }
 
-    /// Rows are changed while the segments that they are in are merged.
-    async fn change_while_merging(&mut self, mut after: Model) {
-        let (sql, expected) = change(&mut self.random, &mut after, &mut self.fresh);
+    /// Changes rows while their segments are compacted.
+    async fn change_during_compaction(&mut self, mut after: Model) {
+        let (sql, expected) = dml(&mut self.random, &mut after, &mut self.fresh);
         let delay = Duration::from_millis(self.random.below(40));
-        let (mut merging, mut changing) = (self.client().await, self.client().await);
+        let (mut compacting, mut changing) = (self.client().await, self.client().await);
         self.trace.push(format!("OPTIMIZE m, and after {delay:?}: {sql}"));
-        let merge = merging.execute("OPTIMIZE m");
+        let compact = compacting.execute("OPTIMIZE m");
         let change = async {
             tokio::time::sleep(delay).await;
             changing.execute(&sql).await.map(|_| ()).map_err(|e| e.context(&sql))
         };
-        let (merged, done) = tokio::join!(merge, change);
-        merged.unwrap_or_else(|e| panic!("OPTIMIZE m beside {sql}: {e}"));
-        self.check(done, expected, after).await;
+        let (compacted, outcome) = tokio::join!(compact, change);
+        compacted.unwrap_or_else(|e| panic!("OPTIMIZE m beside {sql}: {e}"));
+        self.check(outcome, expected, after).await;
     }
 
-    /// A version that is kept, if there is one.
+    /// A random version that is retained, with its model.
     async fn restorable(&mut self) -> Option<(i64, Model)> {
         let mut client = self.client().await;
         let oldest = number(&mut client, OLDEST).await.ok()?;
-        // One that is about to be vacuumed by nobody else: vacuuming is a step of its own.
-        let kept: Vec<i64> = self.versions.range(oldest..).map(|(version, _)| *version).collect();
-        let version = *kept.get(self.random.below(kept.len().max(1) as u64) as usize)?;
+        // Nothing vacuums it meanwhile, since VACUUM is a step of its own.
+        let retained: Vec<i64> = self.versions.range(oldest..).map(|(version, _)| *version).collect();
+        let version = *retained.get(self.random.below(retained.len().max(1) as u64) as usize)?;
         Some((version, self.versions[&version].clone()))
     }
 }
@@ -472,16 +496,15 @@ const OLDEST: &str =
     "SELECT CAST(oldest_version AS BIGINT) FROM plexus.storage WHERE table_name = 'm' AND NOT dropped";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn random_statements_do_what_the_model_says() {
-    let variable = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+async fn random_statements_have_the_effect_of_the_model() {
     let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock");
-    let seed = variable("PLEXUS_MODEL_SEED").unwrap_or(clock.as_micros() as u64).max(1);
-    let steps = variable("PLEXUS_MODEL_STEPS").unwrap_or(STEPS);
+    let seed = number_from_env("PLEXUS_MODEL_SEED").unwrap_or(clock.as_micros() as u64).max(1);
+    let steps = number_from_env("PLEXUS_MODEL_STEPS").unwrap_or(STEPS);
     println!("PLEXUS_MODEL_SEED={seed} PLEXUS_MODEL_STEPS={steps}");
     let mut run = Run {
         cluster: Cluster::start(3).await,
-        random: Random(seed),
-        chooser: Random(seed ^ 0x5555),
+        random: Random::new(seed),
+        chooser: Random::new(seed ^ 0x5555),
         model: Model {
             columns: vec![Column { name: "v".to_owned(), ..Column::default() }],
             rows: BTreeMap::new(),
@@ -501,7 +524,7 @@ async fn random_statements_do_what_the_model_says() {
     for step in 0..steps {
         run.step(step).await;
     }
-    // Every version that is kept, on every node.
+    // Every retained version, on every node.
     let mut compared = 0;
     for node in &run.cluster.nodes {
         let mut client = node.client().await;
@@ -514,5 +537,5 @@ async fn random_statements_do_what_the_model_says() {
         }
     }
     assert!(compared > 0);
-    println!("{steps} steps, {compared} versions compared in the end");
+    println!("{steps} steps, {compared} comparisons of versions");
 }

@@ -1,12 +1,13 @@
-//! Roles on nodes of their own, and the binary as one complete node.
+//! Nodes with one role each, the command line's formats, file formats, and the Flight protocol.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use crate::harness::{BINARY, Cluster, fails, number, run};
+use crate::harness::{BINARY, Cluster, fails, run};
+use crate::queries::number;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_role_on_its_own_node() {
+async fn each_role_runs_on_its_own_node() {
     let cluster = Cluster::start_with_roles(&["meta", "data", "data", "query"]).await;
     let mut client = cluster.nodes[3].client().await;
     client
@@ -16,7 +17,7 @@ async fn each_role_on_its_own_node() {
     client.execute("INSERT INTO t SELECT value, value % 7 FROM generate_series(1, 50000)").await.unwrap();
     client.execute("INSERT INTO t VALUES (50001, 0)").await.unwrap();
     for task_bytes in [1_000u64, 1 << 40] {
-        // Spread over the data nodes, and read by the query node itself, which keeps nothing.
+        // Distributed over the data nodes, and on the query node alone, which stores nothing.
         client.execute(&format!("SET plexus.task_bytes = {task_bytes}")).await.unwrap();
         assert_eq!(number(&mut client, "SELECT sum(id) FROM t").await.unwrap(), 50_001 * 50_002 / 2);
         assert_eq!(number(&mut client, "SELECT v FROM t WHERE id = 20").await.unwrap(), 6);
@@ -29,7 +30,7 @@ async fn each_role_on_its_own_node() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_filter_behaves_and_formats_are_machine_readable() {
+async fn the_sql_command_is_a_filter_with_machine_readable_formats() {
     let cluster = Cluster::start(1).await;
     let url = cluster.nodes[0].flight();
     let out = |format: &str, sql: &str| {
@@ -66,7 +67,7 @@ async fn the_filter_behaves_and_formats_are_machine_readable() {
     assert!(
         fails(&["sql", "--url", &url, "--format", "parquet", "-c", "SELECT 1; SELECT 2"]).contains("apart")
     );
-    // A reader that has seen enough is no failure.
+    // A reader that closes the pipe early is not a failure.
     let mut child = Command::new(BINARY)
         .args([
             "sql",
@@ -123,7 +124,7 @@ async fn every_file_format_is_loaded() {
         let sum = format!("SELECT sum(id) + count(DISTINCT name) FROM {table}");
         assert_eq!(number(&mut client, &sum).await.unwrap(), 500_500 + 1000, "{name}");
     }
-    // Several files are one commit, into a table as it was asked for.
+    // Several files are loaded in one commit, into a table with the given options.
     client.execute("CREATE SCHEMA s").await.unwrap();
     let paths: Vec<String> =
         files[..2].iter().map(|(name, _)| dir.join(name).display().to_string()).collect();
@@ -154,7 +155,7 @@ async fn a_flight_info_can_be_polled_and_a_session_closed() {
         FlightServiceClient::new(tonic::transport::Endpoint::from_shared(url).unwrap().connect_lazy());
     let polled =
         flight.poll_flight_info(FlightDescriptor::new_path(vec!["t".into()])).await.unwrap().into_inner();
-    // Ready at once: there is no descriptor to poll again.
+    // The result is ready at once, so there is no descriptor to poll again.
     assert!(polled.flight_descriptor.is_none() && polled.progress == Some(1.0));
     let ticket = polled.info.unwrap().endpoint.remove(0).ticket.unwrap();
     assert!(flight.do_get(ticket).await.is_ok());
@@ -175,5 +176,5 @@ async fn a_flight_info_can_be_polled_and_a_session_closed() {
     flight.do_action(with_token("SetSessionOptions", option)).await.unwrap();
     assert!(get(&mut flight).await.contains("elsewhere"));
     flight.do_action(with_token("CloseSession", vec![])).await.unwrap();
-    assert!(!get(&mut flight).await.contains("elsewhere"), "a closed session is still there");
+    assert!(!get(&mut flight).await.contains("elsewhere"), "a closed session still exists");
 }

@@ -1,14 +1,15 @@
-//! The SQL suite: `tests/slt/*.slt` through Flight SQL, on one node and on three.
+//! The SQL suite `tests/slt/*.slt` through Flight SQL, distributed execution, and sessions.
 
 use arrow::array::AsArray;
 use plexus_model::ErrorKind;
 use plexus_node::client::Client;
 use sqllogictest_flightsql::runner::FlightSqlDB;
 
-use crate::harness::{Cluster, number};
+use crate::harness::Cluster;
+use crate::queries::{execute_all, explain, number};
 
-/// `task_bytes`: so small that every scan is spread over the nodes, or so large that none is.
-async fn suite(nodes: u64, task_bytes: u64) {
+/// Runs all files. `task_bytes` is so small that every scan is distributed, or so large that none is.
+async fn run_suite(nodes: u64, task_bytes: u64) {
     let cluster = Cluster::start(nodes).await;
     let mut files: Vec<_> = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/slt"))
         .unwrap()
@@ -30,22 +31,22 @@ async fn suite(nodes: u64, task_bytes: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_one_node() {
-    suite(1, 1 << 40).await;
+async fn suite_on_one_node() {
+    run_suite(1, 1 << 40).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_three_nodes() {
-    suite(3, 1 << 40).await;
+async fn suite_on_three_nodes() {
+    run_suite(3, 1 << 40).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_three_nodes_with_every_scan_spread() {
-    suite(3, 1).await;
+async fn suite_on_three_nodes_with_distributed_scans() {
+    run_suite(3, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_error_in_a_task_of_another_node_is_the_statements_own() {
+async fn an_error_in_a_remote_task_is_the_error_of_the_statement() {
     let cluster = Cluster::start(3).await;
     let mut client = cluster.nodes[0].client().await;
     client.execute("CREATE TABLE t (id BIGINT, v VARCHAR) WITH (shards = 6, replicas = 1)").await.unwrap();
@@ -55,23 +56,21 @@ async fn an_error_in_a_task_of_another_node_is_the_statements_own() {
     let error = client.query("SELECT max(CAST(v AS BIGINT)) FROM t").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
     assert!(error.message().contains("'x"), "{error}");
-    // No node is suspected for it: all take part at once.
-    let (_, batches) = client.query("EXPLAIN SELECT max(id % 7) FROM t").await.unwrap();
-    let plan = batches[0].column(1).as_string::<i32>().value(1).to_owned();
+    // The error does not mark a node as unavailable: all nodes still get tasks.
+    let plan = explain(&mut client, "SELECT max(id % 7) FROM t").await;
     assert!((1..=3).all(|id| plan.contains(&format!(": node {id} at"))), "{plan}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tasks_run_where_their_segments_are() {
+async fn tasks_run_where_their_segments_are_stored() {
     let cluster = Cluster::start(3).await;
     let mut client = cluster.nodes[0].client().await;
     client.execute("CREATE TABLE t (id BIGINT) WITH (shards = 12, replicas = 1)").await.unwrap();
     client.execute("INSERT INTO t SELECT value FROM generate_series(1, 600000)").await.unwrap();
     client.execute("SET plexus.task_bytes = 1").await.unwrap();
-    let (_, batches) = client.query("EXPLAIN SELECT count(*) FROM t WHERE id % 2 = 0").await.unwrap();
-    let plan = batches[0].column(1).as_string::<i32>().value(1).to_owned();
+    let plan = explain(&mut client, "SELECT count(*) FROM t WHERE id % 2 = 0").await;
     let tables = cluster.nodes[0].status().await.unwrap().tables;
-    // Which node runs which task, and which segments each task names.
+    // Compares the node of each task with the replicas of the segments that the task names.
     let mut checked = 0;
     for (task, line) in plan.lines().filter(|l| l.contains(": node ")).enumerate() {
         let node: u64 = line.split(": node ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
@@ -92,45 +91,41 @@ async fn tasks_run_where_their_segments_are() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn explain_shows_stages_the_nodes_that_hold_the_data_and_segments() {
+async fn explain_shows_stages_nodes_and_segments() {
     let cluster = Cluster::start(3).await;
     let mut client = cluster.nodes[0].client().await;
     client.execute("CREATE TABLE t (id BIGINT, v BIGINT) WITH (shards = 6, replicas = 1)").await.unwrap();
     client.execute("INSERT INTO t SELECT value, value % 10 FROM generate_series(1, 600000)").await.unwrap();
     client.execute("SET plexus.task_bytes = 1").await.unwrap();
-    let query = "SELECT v, count(*) FROM t GROUP BY v";
-    let (_, batches) = client.query(&format!("EXPLAIN {query}")).await.unwrap();
-    let plans = batches[0].column(1).as_string::<i32>();
-    let physical = plans.value(1);
+    let plan = explain(&mut client, "SELECT v, count(*) FROM t GROUP BY v").await;
     for id in 1..=3 {
-        assert!(physical.contains(&format!(": node {id} at https://")), "node {id} has no task:\n{physical}");
+        assert!(plan.contains(&format!(": node {id} at https://")), "node {id} has no task:\n{plan}");
     }
-    assert!(physical.contains("stage 1 task 0"), "{physical}");
+    assert!(plan.contains("stage 1 task 0"), "{plan}");
     let (_, segments) = client.query("SELECT segment_id FROM plexus.segments").await.unwrap();
     let mut named = 0;
     for batch in segments {
         let ids = arrow::compute::cast(batch.column(0), &arrow::datatypes::DataType::Utf8).unwrap();
-        named += ids.as_string::<i32>().iter().flatten().filter(|id| physical.contains(id)).count();
+        named += ids.as_string::<i32>().iter().flatten().filter(|id| plan.contains(id)).count();
     }
-    assert_eq!(named, 6, "not every segment is named:\n{physical}");
-    // A filter on a shard's bounds leaves segments out.
-    let (_, batches) = client.query("EXPLAIN SELECT * FROM t WHERE id < 0").await.unwrap();
-    assert!(!batches[0].column(1).as_string::<i32>().value(1).contains("shard-"), "nothing is pruned");
+    assert_eq!(named, 6, "not every segment is named:\n{plan}");
+    // A filter outside of the bounds of all segments prunes them.
+    let plan = explain(&mut client, "SELECT * FROM t WHERE id < 0").await;
+    assert!(!plan.contains("shard-"), "segments are not pruned:\n{plan}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_text_means_to_each_session_what_that_sees() {
+async fn cached_plans_respect_the_transaction_and_schema_of_a_session() {
     let cluster = Cluster::start(1).await;
     let (mut one, mut other) = (cluster.nodes[0].client().await, cluster.nodes[0].client().await);
-    for sql in [
+    let setup = [
         "CREATE TABLE t (id BIGINT PRIMARY KEY)",
         "INSERT INTO t VALUES (1), (2)",
         "CREATE SCHEMA b",
         "CREATE TABLE b.t (id BIGINT PRIMARY KEY)",
         "INSERT INTO b.t VALUES (4)",
-    ] {
-        one.execute(sql).await.unwrap();
-    }
+    ];
+    execute_all(&mut one, &setup).await;
     let sum = "SELECT sum(id) FROM t";
     let check = async |client: &mut Client, expected: i64, what: &str| {
         assert_eq!(number(client, sum).await.unwrap(), expected, "{what}");
@@ -156,5 +151,5 @@ async fn a_text_means_to_each_session_what_that_sees() {
     assert_eq!(number(&mut one, sum).await.unwrap_err().kind(), ErrorKind::NotFound);
     one.execute("CREATE TABLE t (id BIGINT PRIMARY KEY)").await.unwrap();
     one.execute("INSERT INTO t VALUES (7)").await.unwrap();
-    check(&mut one, 7, "of another table of the name").await;
+    check(&mut one, 7, "of the new table with the same name").await;
 }

@@ -1,5 +1,4 @@
-//! The 22 queries of TPC-H, compared with plain DataFusion over the same generated rows, on one node and
-//! on three.
+//! The 22 queries of TPC-H on one node and on three, compared with plain DataFusion over the same rows.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use plexus_node::client::IngestOptions;
 use plexus_node::command::demo::tpch;
 
 use crate::harness::Cluster;
+use crate::queries::append_to;
 
 const SCALE: f64 = 0.02;
 
@@ -30,7 +30,7 @@ fn queries() -> Vec<(String, String)> {
         .collect()
 }
 
-/// Rows as texts, in their order.
+/// Rows as text, in their order.
 fn rows(batches: &[RecordBatch]) -> Vec<String> {
     let options = FormatOptions::default().with_null("NULL");
     let mut rows = Vec::new();
@@ -44,28 +44,24 @@ fn rows(batches: &[RecordBatch]) -> Vec<String> {
     rows
 }
 
-/// Queries that sort by everything that tells their rows apart.
+/// Queries whose ORDER BY determines the order of all their rows.
 const ORDERED: [&str; 14] =
     ["q01", "q02", "q04", "q05", "q07", "q08", "q09", "q11", "q12", "q13", "q15", "q16", "q20", "q22"];
 
 async fn compare(nodes: u64, task_bytes: u64) {
     let cluster = Cluster::start(nodes).await;
     let mut client = cluster.nodes[0].client().await;
-    // Decimal literals, as we read them.
+    // Plexus reads number literals as decimals.
     let config = SessionConfig::new().set_bool("datafusion.sql_parser.parse_float_as_decimal", true);
     let plain = SessionContext::new_with_config(config);
     for table in tpch(SCALE) {
         let schema = table.reader.schema();
         let batches: Vec<RecordBatch> = table.reader.map(|b| b.unwrap()).collect();
         let options = IngestOptions {
-            schema: None,
-            table: table.name.into(),
             create: true,
-            replace: false,
-            upsert: false,
             shards: Some(6),
-            replicas: None,
             primary_key: table.key.iter().map(|k| (*k).into()).collect(),
+            ..append_to(table.name)
         };
         let stream = futures::stream::iter(batches.clone().into_iter().map(Ok)).boxed();
         let loaded = client.ingest(options, schema.clone(), stream).await.unwrap();
@@ -88,11 +84,11 @@ async fn compare(nodes: u64, task_bytes: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_one_node() {
+async fn tpch_on_one_node() {
     compare(1, 1 << 30).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_three_nodes_with_every_scan_distributed() {
+async fn tpch_on_three_nodes_with_distributed_scans() {
     compare(3, 10_000).await;
 }

@@ -1,0 +1,108 @@
+//! How a starting node enters its cluster: founds it, joins it, or returns to it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use plexus_model::{ClusterId, Error, ErrorKind, NodeId, NodeRecord, Result};
+use plexus_raft::Meta;
+
+use crate::config::{Config, Membership};
+use crate::data_dir::{DataDir, mark_member};
+
+/// How long a node tries to join a cluster.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
+/// Pause between attempts of a restarted node to return to its cluster.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What the cluster records about a node.
+pub(crate) fn node_record(config: &Config, id: NodeId) -> NodeRecord {
+    NodeRecord {
+        id,
+        roles: config.roles,
+        flight: config.advertised(config.flight),
+        peer: config.advertised(config.peer),
+        http: config.advertised(config.http),
+        live: true,
+    }
+}
+
+/// Founds a cluster, joins one, or starts the return to one.
+///
+/// The return may have to wait for other nodes that are still starting. It is therefore not awaited here but
+/// returned as a future, which fails if the cluster rejects this node.
+pub(crate) async fn enter_cluster(
+    config: &Config,
+    meta: &Arc<Meta>,
+    data: &DataDir,
+    record: NodeRecord,
+) -> Result<Option<impl Future<Output = Result<()>> + Send + use<>>> {
+    let cluster = data.authority.cluster;
+    match (&config.membership, meta.is_pristine()) {
+        (Membership::Join { address, .. }, true) => meta.join(address, record, JOIN_TIMEOUT).await?,
+        (Membership::Resume | Membership::Bootstrap, true) => {
+            if !config.roles.meta {
+                return Err(Error::invalid(format!(
+                    "roles = {}: the first node of a cluster needs the meta role; \
+                     to join a cluster, use --join",
+                    config.roles
+                )));
+            }
+            meta.bootstrap(cluster, record).await?;
+            if config.membership == Membership::Bootstrap {
+                tracing::info!(
+                    token_file = %data.token_path().display(),
+                    "founded a cluster; other nodes join with its join token"
+                );
+            }
+        }
+        (membership, false) => {
+            let was_member = data.was_member();
+            return Ok(Some(return_to_cluster(
+                meta.clone(),
+                cluster,
+                record,
+                membership.clone(),
+                was_member,
+            )));
+        }
+    }
+    mark_member(data.path())?;
+    Ok(None)
+}
+
+/// Announces the restarted node until the cluster has recorded it. Also completes a bootstrap or a join that
+/// an earlier start began and did not finish.
+async fn return_to_cluster(
+    meta: Arc<Meta>,
+    cluster: ClusterId,
+    record: NodeRecord,
+    membership: Membership,
+    was_member: bool,
+) -> Result<()> {
+    loop {
+        let entered = async {
+            // A leader whose manifest has no nodes was interrupted while it founded the cluster.
+            if meta.is_leader() && meta.manifest().nodes.is_empty() {
+                return meta.bootstrap(cluster, record.clone()).await;
+            }
+            match (meta.rejoin(record.clone()).await, &membership) {
+                // The node has never been a member: its first start was interrupted while it joined.
+                (Err(e), Membership::Join { address, .. })
+                    if e.kind() == ErrorKind::NotFound && !was_member =>
+                {
+                    meta.join(address, record.clone(), JOIN_TIMEOUT).await
+                }
+                (rejoined, _) => rejoined,
+            }
+        };
+        match entered.await {
+            Ok(()) => return Ok(()),
+            // The cluster rejects this node. All other errors may be temporary.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) => {
+                return Err(error);
+            }
+            Err(error) => tracing::warn!(%error, "could not return to the cluster yet"),
+        }
+        tokio::time::sleep(RETRY_INTERVAL).await;
+    }
+}

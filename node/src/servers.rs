@@ -1,0 +1,92 @@
+//! The listening sockets of a node and the gRPC servers on them.
+
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use plexus_flight::sql::{ClientService, SqlService};
+use plexus_flight::tls::Identity;
+use plexus_model::{Error, Result};
+use plexus_query::Engine;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Certificate, Server, ServerTlsConfig};
+
+use crate::config::Config;
+
+/// Limit on the TLS handshake of another node that connects to a worker.
+const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The bound sockets of a node. The peer address is used for both TCP and UDP.
+pub(crate) struct Listeners {
+    pub(crate) flight: TcpListener,
+    pub(crate) peer: TcpListener,
+    pub(crate) quic: UdpSocket,
+    pub(crate) http: TcpListener,
+}
+
+impl Listeners {
+    /// Binds all sockets, so that an address in use is reported before the node creates any files.
+    pub(crate) fn bind(config: &Config) -> Result<Self> {
+        Ok(Self {
+            flight: bind("flight", config.flight)?,
+            peer: bind("peer", config.peer)?,
+            quic: UdpSocket::bind(config.peer).map_err(|e| {
+                Error::invalid(format!("peer address {} (UDP): {e}", config.peer)).with_source(e)
+            })?,
+            http: bind("http", config.http)?,
+        })
+    }
+}
+
+fn bind(name: &str, address: SocketAddr) -> Result<TcpListener> {
+    let listener = TcpListener::bind(address)
+        .map_err(|e| Error::invalid(format!("{name} address {address}: {e}")).with_source(e))?;
+    listener.set_nonblocking(true).map_err(|e| Error::io(address, e))?;
+    Ok(listener)
+}
+
+/// Serves Flight SQL to clients until `stop` is cancelled and the requests in progress have ended.
+pub(crate) async fn serve_clients(
+    listener: TcpListener,
+    service: SqlService,
+    stop: CancellationToken,
+) -> Result<()> {
+    Server::builder()
+        .initial_stream_window_size(4 * 1024 * 1024)
+        .initial_connection_window_size(16 * 1024 * 1024)
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .add_service(ClientService::new(service).into_server())
+        .serve_with_incoming_shutdown(incoming(listener)?, stop.cancelled_owned())
+        .await
+        .map_err(|e| Error::internal(format!("Flight server: {e}")).with_source(e))
+}
+
+/// Runs tasks of distributed queries for other nodes until `stop` is cancelled and the tasks in progress have
+/// ended.
+pub(crate) async fn serve_workers(
+    listener: TcpListener,
+    engine: Arc<Engine>,
+    identity: Identity,
+    stop: CancellationToken,
+) -> Result<()> {
+    let tls = ServerTlsConfig::new()
+        .identity(tonic::transport::Identity::from_pem(&identity.certificate, &identity.key))
+        .client_ca_root(Certificate::from_pem(&identity.authority))
+        .timeout(TLS_HANDSHAKE_TIMEOUT);
+    Server::builder()
+        .tls_config(tls)
+        .map_err(|e| Error::internal(format!("worker TLS: {e}")))?
+        .initial_stream_window_size(8 * 1024 * 1024)
+        .initial_connection_window_size(32 * 1024 * 1024)
+        .http2_max_header_list_size(1024 * 1024)
+        .add_service(engine.worker().into_worker_server())
+        .serve_with_incoming_shutdown(incoming(listener)?, stop.cancelled_owned())
+        .await
+        .map_err(|e| Error::internal(format!("worker server: {e}")).with_source(e))
+}
+
+fn incoming(listener: TcpListener) -> Result<TcpIncoming> {
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(|e| Error::io("listener", e))?;
+    Ok(TcpIncoming::from(listener).with_nodelay(Some(true)))
+}

@@ -1,0 +1,150 @@
+//! Spreading scans over the nodes that hold the data.
+//!
+//! Slot `i` of every stage runs on worker `i` of the query's [`Placement`], so all leaves of a stage agree
+//! on who reads what. A segment goes to a slot whose worker keeps a replica, the least loaded first.
+
+use std::sync::Arc;
+
+use datafusion::catalog::memory::{DataSourceExec, MemorySourceConfig};
+use datafusion::common::Result;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::FileGroup;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use datafusion_distributed::{
+    DesiredTaskCountEvent, DesiredTaskCountEventResponse, DistributedLeafExec, RouteTasksEvent,
+    RouteTasksEventResponse, ScaleUpLeafNodeEvent, ScaleUpLeafNodeEventResponse, WorkerResolver,
+};
+use plexus_model::NodeId;
+use url::Url;
+
+use crate::scan::files::segment_of;
+use crate::scan::leaf::segment_scan;
+
+/// A node that can run tasks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Worker {
+    pub node: NodeId,
+    /// Of its worker service.
+    pub url: Url,
+}
+
+/// The workers of one query, in slot order. The coordinating node comes first when it keeps data.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    pub workers: Vec<Worker>,
+    /// Segment bytes that are worth another task.
+    pub task_bytes: u64,
+}
+
+impl WorkerResolver for Placement {
+    fn get_urls(&self) -> Result<Vec<Url>> {
+        Ok(self.workers.iter().map(|w| w.url.clone()).collect())
+    }
+}
+
+/// How many tasks a leaf is worth.
+pub fn desired_tasks(event: DesiredTaskCountEvent) -> Option<Result<DesiredTaskCountEventResponse>> {
+    if memory_source(event.plan).is_some() {
+        return Some(Ok(DesiredTaskCountEventResponse::desired(1)));
+    }
+    let (config, _) = segment_scan(event.plan)?;
+    let placement = event.session_config.get_extension::<Placement>()?;
+    let bytes: u64 =
+        config.file_groups.iter().flat_map(|g| g.files()).map(PartitionedFile::effective_size).sum();
+    let tasks = bytes.div_ceil(placement.task_bytes.max(1)).clamp(1, placement.workers.len().max(1) as u64);
+    Some(Ok(DesiredTaskCountEventResponse::desired(tasks as usize)))
+}
+
+/// Splits a leaf over the slots of its stage.
+pub fn scale_up(event: ScaleUpLeafNodeEvent) -> Option<Result<ScaleUpLeafNodeEventResponse>> {
+    let segments = segment_scan(event.plan).is_some();
+    if !segments && memory_source(event.plan).is_none() {
+        return None;
+    }
+    if event.task_count <= 1 {
+        return Some(Ok(ScaleUpLeafNodeEventResponse::new(event.plan.clone())));
+    }
+    let variants = if segments { split_segments(&event) } else { split_memory(&event) };
+    Some(variants.and_then(|variants| {
+        DistributedLeafExec::try_new(event.plan.clone(), variants)
+            .map(|leaf| ScaleUpLeafNodeEventResponse::new(Arc::new(leaf)))
+    }))
+}
+
+fn split_segments(event: &ScaleUpLeafNodeEvent) -> Result<Vec<Arc<dyn ExecutionPlan>>> {
+    let (Some((config, _)), Some(placement)) =
+        (segment_scan(event.plan), event.session_config.get_extension::<Placement>())
+    else {
+        return datafusion::common::internal_err!("a segment scan without placement");
+    };
+    let partitions = event.plan.output_partitioning().partition_count().max(1);
+    let mut slots: Vec<Slot> = vec![Slot::default(); event.task_count];
+    let mut files: Vec<&PartitionedFile> = config.file_groups.iter().flat_map(|g| g.files()).collect();
+    files.sort_by_key(|f| std::cmp::Reverse(f.effective_size()));
+    for file in files {
+        let segment = segment_of(file)?;
+        let holds =
+            |slot: usize| placement.workers.get(slot).is_some_and(|w| segment.replicas.contains(&w.node));
+        // Least loaded among those that keep it; a worker that does not would read it from a peer.
+        let slot = (0..slots.len()).min_by_key(|&slot| (!holds(slot), slots[slot].bytes)).unwrap_or_default();
+        slots[slot].bytes += file.effective_size();
+        slots[slot].files.push(file.clone());
+    }
+    Ok(slots
+        .into_iter()
+        .map(|slot| {
+            let mut config = config.clone();
+            config.file_groups = crate::scan::leaf::spread(slot.files, partitions);
+            // All variants must have the same number of partitions, also those with few files.
+            config.file_groups.resize_with(partitions, || FileGroup::new(vec![]));
+            DataSourceExec::from_data_source(config) as Arc<dyn ExecutionPlan>
+        })
+        .collect())
+}
+
+#[derive(Clone, Default)]
+struct Slot {
+    bytes: u64,
+    files: Vec<PartitionedFile>,
+}
+
+/// Rows in memory, that is inline segments, values and system tables, are few: the first slot reads them.
+fn split_memory(event: &ScaleUpLeafNodeEvent) -> Result<Vec<Arc<dyn ExecutionPlan>>> {
+    let Some(source) = memory_source(event.plan) else {
+        return datafusion::common::internal_err!("not rows in memory");
+    };
+    let partitions = event.plan.output_partitioning().partition_count();
+    let schema = source.original_schema();
+    let empty = MemorySourceConfig::try_new(&vec![vec![]; partitions], schema, source.projection().clone())?;
+    let mut variants: Vec<Arc<dyn ExecutionPlan>> = vec![event.plan.clone()];
+    variants.resize_with(event.task_count, || DataSourceExec::from_data_source(empty.clone()));
+    Ok(variants)
+}
+
+fn memory_source(plan: &Arc<dyn ExecutionPlan>) -> Option<&MemorySourceConfig> {
+    plan.downcast_ref::<DataSourceExec>()?.data_source().downcast_ref::<MemorySourceConfig>()
+}
+
+/// The worker of each slot.
+pub fn route(event: RouteTasksEvent) -> Option<Result<RouteTasksEventResponse>> {
+    let placement = event.task_ctx.session_config().get_extension::<Placement>()?;
+    let workers = placement.of_stage(event.plan, event.task_count)?;
+    let urls = workers.into_iter().map(|worker| worker.url.clone());
+    Some(Ok(RouteTasksEventResponse::new(urls.collect())))
+}
+
+impl Placement {
+    /// The worker of each task of a stage; `None` for a single task that reads nothing itself, which the
+    /// library puts beside the coordinator.
+    pub fn of_stage(&self, plan: &Arc<dyn ExecutionPlan>, tasks: usize) -> Option<Vec<&Worker>> {
+        if self.workers.is_empty() || (tasks == 1 && !reads(plan)) {
+            return None;
+        }
+        Some((0..tasks).map(|slot| &self.workers[slot % self.workers.len()]).collect())
+    }
+}
+
+/// Whether a stage has a leaf that was split over slots.
+fn reads(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    plan.is::<DistributedLeafExec>() || plan.children().into_iter().any(reads)
+}

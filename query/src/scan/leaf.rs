@@ -1,0 +1,164 @@
+//! The leaves of a plan: segments in files, and rows that are still in the log.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow_schema::SchemaRef;
+use datafusion::catalog::memory::{DataSourceExec, MemorySourceConfig};
+use datafusion::common::{Result, Statistics};
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder};
+use datafusion::datasource::table_schema::TableSchema;
+use datafusion::execution::cache::cache_manager::FileMetadataCache;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::union::UnionExec;
+use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
+use plexus_model::Table;
+use plexus_storage::{SegmentReader, types};
+use vortex::session::VortexSession;
+use vortex_datafusion::VortexSource;
+
+use crate::scan::files::{STORE_URL, SegmentReaderFactory};
+use crate::scan::schema_adapter::{Initials, StoredAdapterFactory};
+
+/// What a scan needs of the node that runs it.
+#[derive(Clone)]
+pub struct ScanContext {
+    pub vortex: VortexSession,
+    pub reader: SegmentReader,
+    pub footers: Arc<FileMetadataCache>,
+}
+
+impl std::fmt::Debug for ScanContext {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ScanContext").field("reader", &self.reader).finish_non_exhaustive()
+    }
+}
+
+impl ScanContext {
+    /// A source that reads segments of this schema through this node.
+    pub fn source(&self, schema: TableSchema) -> VortexSource {
+        VortexSource::new(schema, self.vortex.clone())
+            .with_vortex_reader_factory(Arc::new(SegmentReaderFactory { reader: self.reader.clone() }))
+            .with_file_metadata_cache(self.footers.clone())
+    }
+}
+
+/// One scan of a table.
+pub struct Scan<'a> {
+    pub table: &'a Table,
+    /// Of the table, in Arrow's terms.
+    pub schema: SchemaRef,
+    pub files: Vec<PartitionedFile>,
+    /// Of the files together.
+    pub statistics: Statistics,
+    pub inline: Vec<RecordBatch>,
+    pub projection: Option<&'a Vec<usize>>,
+    pub limit: Option<usize>,
+    pub partitions: usize,
+}
+
+impl Scan<'_> {
+    pub fn plan(self, context: &ScanContext) -> Result<Arc<dyn ExecutionPlan>> {
+        let inline = if self.inline.is_empty() { None } else { Some(self.inline_leaf()?) };
+        let files = if self.files.is_empty() { None } else { Some(self.file_leaf(context)?) };
+        match (files, inline) {
+            (Some(files), Some(inline)) => UnionExec::try_new(vec![files, inline]),
+            (Some(leaf), None) | (None, Some(leaf)) => Ok(leaf),
+            (None, None) => {
+                let schema = match self.projection {
+                    Some(projection) => Arc::new(self.schema.project(projection)?),
+                    None => self.schema,
+                };
+                Ok(Arc::new(EmptyExec::new(schema)))
+            }
+        }
+    }
+
+    fn file_leaf(&self, context: &ScanContext) -> Result<Arc<dyn ExecutionPlan>> {
+        let source = context.source(types::to_stored(&self.table.schema).into());
+        let initials = Initials::of(&self.table.schema);
+        // With the files, so that it is known where their encoding for other nodes is made.
+        let files = self.files.iter().map(|file| file.clone().with_extension(initials.clone())).collect();
+        let config = FileScanConfigBuilder::new(ObjectStoreUrl::parse(STORE_URL)?, Arc::new(source))
+            .with_file_groups(spread(files, self.partitions))
+            .with_statistics(self.statistics.clone())
+            .with_projection_indices(self.projection.cloned())?
+            .with_limit(self.limit)
+            .with_expr_adapter(Some(Arc::new(StoredAdapterFactory { initials })))
+            .build();
+        self.name_columns(DataSourceExec::from_data_source(config))
+    }
+
+    /// Gives the columns of a scan, which are called by their ids, the names of the table.
+    fn name_columns(&self, leaf: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        let all: Vec<usize> = (0..self.schema.fields().len()).collect();
+        let columns = self.projection.unwrap_or(&all);
+        let stored = leaf.schema();
+        let named = columns.iter().zip(stored.fields()).enumerate().map(|(i, (&column, field))| {
+            let expr: Arc<dyn PhysicalExpr> = Arc::new(Column::new(field.name(), i));
+            (expr, self.schema.field(column).name().clone())
+        });
+        Ok(Arc::new(ProjectionExec::try_new(named.collect::<Vec<_>>(), leaf.clone())?))
+    }
+
+    fn inline_leaf(&self) -> Result<Arc<dyn ExecutionPlan>> {
+        let leaf: Arc<dyn ExecutionPlan> = MemorySourceConfig::try_new_exec(
+            std::slice::from_ref(&self.inline),
+            self.schema.clone(),
+            self.projection.cloned(),
+        )?;
+        Ok(leaf)
+    }
+}
+
+/// The configuration of a segment scan, if this is one.
+pub fn segment_scan(plan: &Arc<dyn ExecutionPlan>) -> Option<(&FileScanConfig, &VortexSource)> {
+    let config = plan.downcast_ref::<DataSourceExec>()?.data_source().downcast_ref::<FileScanConfig>()?;
+    let source = config.file_source().downcast_ref::<VortexSource>()?;
+    Some((config, source))
+}
+
+/// Files in at most `partitions` groups of about the same size, the largest placed first.
+pub fn spread(mut files: Vec<PartitionedFile>, partitions: usize) -> Vec<FileGroup> {
+    files.sort_by_key(|f| std::cmp::Reverse(f.effective_size()));
+    let mut groups: Vec<(u64, Vec<PartitionedFile>)> =
+        vec![Default::default(); partitions.clamp(1, files.len().max(1))];
+    for file in files {
+        let smallest = (0..groups.len()).min_by_key(|&g| groups[g].0).unwrap_or_default();
+        groups[smallest].0 += file.effective_size();
+        groups[smallest].1.push(file);
+    }
+    groups.into_iter().map(|(_, files)| FileGroup::new(files)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn files_are_spread_once_each_and_evenly(sizes in proptest::collection::vec(1u64..1_000, 0..60), partitions in 1usize..9) {
+            let files: Vec<PartitionedFile> =
+                sizes.iter().enumerate().map(|(i, size)| PartitionedFile::new(format!("{i}"), *size)).collect();
+            let groups = spread(files, partitions);
+            prop_assert!(groups.len() <= partitions);
+            let mut names: Vec<String> =
+                groups.iter().flat_map(|g| g.files()).map(|f| f.path().to_string()).collect();
+            names.sort();
+            let mut expected: Vec<String> = (0..sizes.len()).map(|i| i.to_string()).collect();
+            expected.sort();
+            prop_assert_eq!(names, expected);
+            // Largest first leaves no group heavier than another by more than one file.
+            let loads: Vec<u64> =
+                groups.iter().map(|g| g.files().iter().map(PartitionedFile::effective_size).sum()).collect();
+            let (least, most) = (loads.iter().min().unwrap_or(&0), loads.iter().max().unwrap_or(&0));
+            prop_assert!(most - least <= sizes.iter().copied().max().unwrap_or(0), "{loads:?}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What searches did, for `EXPLAIN`.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use datafusion::catalog::Session;
+use plexus_index::graph::Strategy;
+
+use crate::search::exec::retriever::Retriever;
+use crate::search::params::SearchParams;
+use crate::search::remote::scatter_gather::remote_segments;
+use crate::search::snapshot::selections::RowSelections;
+use crate::search::snapshot::snapshot::SearchSnapshot;
+use crate::search::snapshot::vectors::has_graph;
+
+/// Notes of the searches of one statement, which run when its plan is made. An extension of its session.
+#[derive(Debug, Default)]
+pub struct SearchReport(Mutex<Vec<String>>);
+
+impl SearchReport {
+    fn note(state: &dyn Session, line: String) {
+        if let Some(report) = state.config().get_extension::<Self>()
+            && let Ok(mut lines) = report.0.lock()
+            && !lines.contains(&line)
+        {
+            lines.push(line);
+        }
+    }
+
+    /// All that was noted, and forgets it.
+    pub fn take(&self) -> Vec<String> {
+        self.0.lock().map(|mut lines| std::mem::take(&mut *lines)).unwrap_or_default()
+    }
+
+    /// The extension of a session.
+    pub fn extension() -> Arc<Self> {
+        Arc::default()
+    }
+}
+
+/// Notes which rows a filter left.
+pub fn note_rows(state: &dyn Session, snapshot: &SearchSnapshot, selections: &RowSelections) {
+    let (views, all) = (snapshot.views.len(), snapshot.views.iter().map(|view| view.live()).sum::<u64>());
+    let rows = match selections.filter() {
+        None => format!("all {all} rows"),
+        Some(sets) => format!("{} of {all} rows", sets.map(|rows| rows.len()).sum::<u64>()),
+    };
+    let remote = match remote_segments(snapshot) {
+        0 => String::new(),
+        views => format!(", {views} remote"),
+    };
+    let line = format!("search on {}: {rows} in {views} segments{remote}", snapshot.table.name);
+    SearchReport::note(state, line);
+}
+
+/// Notes how a retriever found its rows.
+pub fn note_retriever(
+    state: &dyn Session,
+    snapshot: &SearchSnapshot,
+    retriever: &Retriever,
+    selections: &RowSelections,
+    k: usize,
+    params: SearchParams,
+) {
+    let name = |id: u32| {
+        let column = snapshot.table.schema.columns.iter().find(|column| column.id == id);
+        column.map_or("", |column| column.name.as_str())
+    };
+    let views = snapshot.views.len();
+    let line = match retriever {
+        Retriever::Text { fields, .. } => {
+            let indexed = |id: u32| {
+                snapshot
+                    .views
+                    .iter()
+                    .filter(|view| view.segment.indexes.iter().any(|i| i.index == id))
+                    .count()
+            };
+            let columns: Vec<&str> = fields.columns.iter().map(|id| name(*id)).collect();
+            let indexed = fields.index.map_or(0, indexed);
+            let (columns, analyzer) = (columns.join(", "), fields.analyzer.name());
+            format!("full text on {columns} ({analyzer}): inverted index on {indexed} of {views} segments")
+        }
+        Retriever::Vector { column, query, ef } => {
+            let (metric, ef) = (query.metric(), ef.unwrap_or(params.ef));
+            let mut ways: BTreeMap<&str, usize> = BTreeMap::new();
+            for (at, view) in snapshot.views.iter().enumerate().filter(|(at, _)| !selections.is_empty(*at)) {
+                let indexed = !params.exact && has_graph(&snapshot.table, &view.segment, *column, metric);
+                let way =
+                    if indexed { selections.strategy(snapshot, at, k, ef) } else { Strategy::BruteForce };
+                *ways.entry(way.name()).or_default() += 1;
+            }
+            let mut ways = ways.iter().map(|(way, count)| format!("{way} on {count}"));
+            let first = ways.next().map_or_else(|| "no segment".to_owned(), |way| format!("{way} segments"));
+            let ways: Vec<String> = std::iter::once(first).chain(ways).collect();
+            let metric = metric.name();
+            format!("vectors of {} ({metric}, ef {ef}): {}", name(*column), ways.join(", "))
+        }
+    };
+    SearchReport::note(state, line);
+}

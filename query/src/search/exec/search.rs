@@ -1,0 +1,249 @@
+//! TODO module docs.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use arrow::row::{RowConverter, SortField};
+use datafusion::catalog::Session;
+use datafusion::common::DataFusionError;
+use datafusion::logical_expr::Expr;
+use plexus_model::{Error, Result, RowSet};
+
+use crate::search::exec::cursor::SEEN_MAX;
+use crate::search::exec::fetch::fetch;
+use crate::search::exec::filter::Filter;
+use crate::search::exec::fusion::{RetrieverRank, fuse};
+use crate::search::exec::report::{note_retriever, note_rows};
+use crate::search::exec::request::Request;
+use crate::search::exec::retriever::{Retriever, run, run_all};
+use crate::search::exec::tie_break::TieBreaker;
+use crate::search::hit::{Hit, Ranking};
+use crate::search::params::SearchParams;
+use crate::search::remote::protocol::{ShardRequest, ShardResponse};
+use crate::search::remote::scatter_gather::scatter_gather;
+use crate::search::snapshot::selections::RowSelections;
+use crate::search::snapshot::snapshot::SearchSnapshot;
+use crate::search::sql::relation::external;
+
+/// A row that was found, with its place in each retriever that found it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ScoredRow {
+    pub hit: Hit,
+    pub score: f64,
+    pub ranks: Vec<Option<RetrieverRank>>,
+}
+
+/// The rows that each of some searches finds, the best first. They are of one call, and differ in what is looked for.
+pub async fn search_all(
+    snapshot: &SearchSnapshot,
+    state: &dyn Session,
+    requests: &[Request],
+    filters: &[Expr],
+) -> Result<Vec<Vec<ScoredRow>>, DataFusionError> {
+    let selections = select_rows(snapshot, state, filters).await?;
+    note_rows(state, snapshot, &selections);
+    let retrievers: Option<Vec<&Retriever>> = requests
+        .iter()
+        .map(|request| match request.retrievers.as_slice() {
+            [(retriever, _)] if request.group_by.is_none() => Some(retriever),
+            _ => None,
+        })
+        .collect();
+    let mut found = Vec::with_capacity(requests.len());
+    match (retrievers, requests) {
+        (Some(retrievers), [first, _, ..]) => {
+            let (params, page) = (params(state, first), Page::new(first));
+            note_retriever(state, snapshot, retrievers[0], &selections, page.end, params);
+            let rankings =
+                run_all(snapshot, &retrievers, &selections, page.end, params).await.map_err(external)?;
+            found.extend(
+                retrievers
+                    .into_iter()
+                    .zip(rankings)
+                    .map(|(retriever, ranking)| page.cut(ranked(retriever, ranking))),
+            );
+        }
+        _ => {
+            // One after the other: each takes the threads that there are.
+            for request in requests {
+                found.push(search(snapshot, state, request, &selections).await?);
+            }
+        }
+    }
+    Ok(found)
+}
+
+pub fn params(state: &dyn Session, request: &Request) -> SearchParams {
+    let mut params = SearchParams::of(state);
+    // What is found by an index depends on how many are asked for and on when it was made: pages would not fit.
+    params.exact |= request.paged;
+    params
+}
+
+pub async fn search(
+    snapshot: &SearchSnapshot,
+    state: &dyn Session,
+    request: &Request,
+    selections: &RowSelections,
+) -> Result<Vec<ScoredRow>, DataFusionError> {
+    let params = params(state, request);
+    let page = Page::new(request);
+    let depth = if request.retrievers.len() == 1 { page.end } else { request.fused() };
+    request
+        .retrievers
+        .iter()
+        .for_each(|(retriever, _)| note_retriever(state, snapshot, retriever, selections, depth, params));
+    let mut depth = page.end;
+    loop {
+        let ranked = rank(snapshot, request, selections, depth, params).await.map_err(external)?;
+        let enough = ranked.len() < depth;
+        let found = match request.group_by {
+            Some(column) => best_of_groups(snapshot, ranked, column).await.map_err(external)?,
+            None => ranked,
+        };
+        // With fewer groups than asked for, and rows left that may be of others, look further.
+        if found.len() >= page.end || enough || request.retrievers.len() > 1 || depth >= SEEN_MAX {
+            return Ok(page.cut(found));
+        }
+        depth = depth.saturating_mul(4);
+    }
+}
+
+/// The rows of each view that a predicate leaves.
+pub async fn select_rows(
+    snapshot: &SearchSnapshot,
+    state: &dyn Session,
+    filters: &[Expr],
+) -> Result<RowSelections, DataFusionError> {
+    let Some(filter) = Filter::new(snapshot, state, filters)? else {
+        return Ok(RowSelections::all(snapshot));
+    };
+    let mut rows: Vec<Option<Arc<RowSet>>> =
+        snapshot.views.iter().map(|view| filter.known(snapshot, view)).collect();
+    let unknown: Vec<u32> = (0..).zip(&rows).filter(|(_, rows)| rows.is_none()).map(|(at, _)| at).collect();
+    let here = |views: Vec<u32>| {
+        let filter = &filter;
+        async move {
+            let mut found = Vec::with_capacity(views.len());
+            for view in views {
+                // The engine's error goes through as it is.
+                let rows = filter.rows(snapshot, &snapshot.views[view as usize]).await;
+                found.push((view, rows));
+            }
+            Ok(found)
+        }
+    };
+    let read = |answer: ShardResponse, views: &[u32]| {
+        let sets = answer.into_sets(snapshot, views)?;
+        Ok(sets.into_iter().map(|(view, rows)| (view, Ok(rows))).collect())
+    };
+    let shares = scatter_gather(snapshot, unknown, |_| ShardRequest::filter(filters), here, read).await;
+    for (view, found) in shares.map_err(external)?.into_iter().flatten() {
+        let found = found?;
+        filter.remember(snapshot, &snapshot.views[view as usize], &found);
+        rows[view as usize] = Some(found);
+    }
+    let rows = rows.into_iter().map(Option::unwrap_or_default).collect();
+    Ok(RowSelections::only(rows))
+}
+
+/// Which of the rows that are found are given.
+pub struct Page {
+    start: usize,
+    end: usize,
+}
+
+impl Page {
+    pub fn new(request: &Request) -> Self {
+        let start = request.offset + request.search_after.map_or(0, |cursor| cursor.seen);
+        Self { start, end: start + request.k }
+    }
+
+    pub fn cut(&self, found: Vec<ScoredRow>) -> Vec<ScoredRow> {
+        found.into_iter().skip(self.start).take(self.end - self.start).collect()
+    }
+}
+
+/// Ranks at least the best `depth` rows, as far as there are so many.
+pub async fn rank(
+    snapshot: &SearchSnapshot,
+    request: &Request,
+    selections: &RowSelections,
+    depth: usize,
+    params: SearchParams,
+) -> Result<Vec<ScoredRow>> {
+    if let [(retriever, _)] = request.retrievers.as_slice() {
+        let ranking = run(snapshot, retriever, selections, depth, params).await?;
+        return Ok(ranked(retriever, ranking));
+    }
+    let candidates = request.fused();
+    let runs = request
+        .retrievers
+        .iter()
+        .map(|(retriever, _)| run(snapshot, retriever, selections, candidates, params));
+    let rankings: Vec<Ranking> = futures::future::try_join_all(runs).await?;
+    let weights: Vec<f64> = request.retrievers.iter().map(|(_, weight)| *weight).collect();
+    let comparable = |retriever: usize, score| retriever_score(&request.retrievers[retriever].0, score);
+    let mut fused: Vec<ScoredRow> = fuse(&rankings, &weights, request.fusion, comparable)
+        .into_iter()
+        .map(|fused| ScoredRow { hit: fused.item, score: fused.score, ranks: fused.ranks })
+        .collect();
+    let mut equals: BTreeMap<u32, RowSet> = BTreeMap::new();
+    fused.sort_by(|a, b| b.score.total_cmp(&a.score));
+    // Of groups every row may count, otherwise those up to the last that is asked for and its equals.
+    let end = if request.group_by.is_some() { usize::MAX } else { Page::new(request).end };
+    let last = end.checked_sub(1).and_then(|last| fused.get(last)).map(|last| last.score);
+    let counts = |found: &ScoredRow| last.is_none_or(|last| found.score >= last);
+    for pair in
+        fused.windows(2).take_while(|pair| counts(&pair[0])).filter(|pair| pair[0].score == pair[1].score)
+    {
+        for found in pair {
+            equals.entry(found.hit.view).or_default().insert(found.hit.row);
+        }
+    }
+    let ties = TieBreaker::new(snapshot, equals).await?;
+    fused.sort_by(|a, b| ties.compare((a.score, a.hit), (b.score, b.hit)));
+    Ok(fused)
+}
+
+/// What one retriever finds, as it is found by a search of that retriever alone.
+pub fn ranked(retriever: &Retriever, ranking: Ranking) -> Vec<ScoredRow> {
+    let place = |(rank, (score, hit)): (u32, (f32, Hit))| ScoredRow {
+        hit,
+        score: retriever_score(retriever, score),
+        ranks: vec![Some(RetrieverRank { rank, score })],
+    };
+    (1..).zip(ranking).map(place).collect()
+}
+
+/// What a row scores in a retriever, of which more is better: of a text as it is; of a vector the cosine, the inner product,
+/// or one by one more than the distance.
+pub fn retriever_score(retriever: &Retriever, score: f32) -> f64 {
+    use plexus_model::Metric;
+    let score = f64::from(score);
+    match retriever {
+        Retriever::Text { .. } => score,
+        Retriever::Vector { query, .. } => match query.metric() {
+            Metric::Cosine => 1.0 + score,
+            Metric::Dot => score,
+            Metric::L2 => 1.0 / (1.0 - score),
+        },
+    }
+}
+
+/// Of each value of a column the first row.
+pub async fn best_of_groups(
+    snapshot: &SearchSnapshot,
+    found: Vec<ScoredRow>,
+    column: usize,
+) -> Result<Vec<ScoredRow>> {
+    let failed = |e: arrow::error::ArrowError| Error::internal(format!("grouping: {e}")).with_source(e);
+    let hits: Vec<Hit> = found.iter().map(|f| f.hit).collect();
+    let values = fetch(snapshot, &hits, &[column]).await?;
+    let sort = SortField::new(values.column(0).data_type().clone());
+    let converter = RowConverter::new(vec![sort]).map_err(failed)?;
+    let rows = converter.convert_columns(values.columns()).map_err(failed)?;
+    let mut seen = HashSet::new();
+    let first: Vec<bool> = rows.iter().map(|row| seen.insert(row.as_ref().to_vec())).collect();
+    Ok(found.into_iter().zip(first).filter_map(|(found, first)| first.then_some(found)).collect())
+}

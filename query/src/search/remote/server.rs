@@ -1,0 +1,75 @@
+//! TODO module docs.
+
+use std::sync::Arc;
+
+use datafusion::execution::SessionState;
+use plexus_model::{Error, Manifest, Result, Segment, SegmentData, Table, Version, decode, encode};
+
+use crate::search::exec::respond::respond;
+use crate::search::remote::protocol::ShardTask;
+use crate::search::snapshot::context::SearchContext;
+use crate::search::snapshot::snapshot::{SearchSnapshot, SegmentView};
+
+/// Answers what another node has asked.
+///
+/// # Errors
+/// What went wrong; whoever asked then asks another.
+pub(crate) async fn answer(
+    task: &[u8],
+    manifest: &Manifest,
+    context: &SearchContext,
+    state: &SessionState,
+) -> Result<Vec<u8>> {
+    let task: ShardTask = decode("search", task)?;
+    for segment in &task.segments {
+        check_files(segment, manifest)?;
+    }
+    let segments = task.segments.into_iter().map(Arc::new).collect::<Vec<_>>();
+    let table = Arc::new(Table {
+        id: task.id,
+        name: task.name,
+        schema: Arc::new(task.schema),
+        schema_version: task.schema_version,
+        replicas: 0,
+        shards: Arc::new(task.shards),
+        created: Version(0),
+        created_time_us: 0,
+        dropped: None,
+        dropped_time_us: 0,
+        segments: segments.iter().map(|segment| (segment.id, segment.clone())).collect(),
+        inline_bytes: 0,
+        history: vec![],
+        oldest: Version(0),
+        changed: task.version,
+        relocations: Default::default(),
+    });
+    let mut views = Vec::with_capacity(segments.len());
+    for segment in segments {
+        let invisible = context.reader.invisible_rows(&table, &segment, task.version).await?;
+        views.push(SegmentView { segment, invisible });
+    }
+    let snapshot = SearchSnapshot::of(table, task.version, context.clone(), views).for_query(task.query_id);
+    tracing::debug!(query_id = snapshot.query_id, version = snapshot.version.0, "search of another node");
+    Ok(encode(&respond(&snapshot, task.question, state).await?))
+}
+
+/// Fails when a segment has other files than this node knows it to have: a whole file would be taken for a damaged one.
+pub fn check_files(segment: &Segment, manifest: &Manifest) -> Result<()> {
+    let Some(known) = manifest.segment(segment.id) else {
+        // Of a version that is yet to come here.
+        return Ok(());
+    };
+    let same_data = match (&segment.data, &known.data) {
+        (SegmentData::File(asked), SegmentData::File(known)) => asked == known,
+        _ => true,
+    };
+    let same_indexes = segment.indexes.iter().all(|asked| {
+        known.indexes.iter().filter(|known| known.file == asked.file).all(|known| known.data == asked.data)
+    });
+    match same_data && same_indexes {
+        true => Ok(()),
+        false => {
+            Err(Error::invalid(format!("segment {} has other files than it is said to have", segment.id)))
+        }
+    }
+}

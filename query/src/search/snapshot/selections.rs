@@ -1,0 +1,56 @@
+//! The rows of a snapshot that a search may return, one selection per segment.
+
+use std::sync::Arc;
+
+use plexus_index::graph::Strategy;
+use plexus_model::{RowSelection, RowSet};
+
+use crate::search::snapshot::snapshot::SearchSnapshot;
+
+/// One [`RowSelection`] for every segment of a snapshot, in the order of its views.
+#[derive(Clone, Debug)]
+pub struct RowSelections {
+    selections: Vec<RowSelection>,
+    /// Whether a predicate chose the rows. Otherwise they are all rows that the version sees.
+    filtered: bool,
+}
+
+impl RowSelections {
+    /// All rows that the version sees.
+    pub fn all(snapshot: &SearchSnapshot) -> Self {
+        let visible = |view: &super::snapshot::SegmentView| RowSelection::AllExcept(view.invisible.clone());
+        Self { selections: snapshot.views.iter().map(visible).collect(), filtered: false }
+    }
+
+    /// The rows that a predicate left: one set per segment.
+    pub fn only(rows: Vec<Arc<RowSet>>) -> Self {
+        Self { selections: rows.into_iter().map(RowSelection::Only).collect(), filtered: true }
+    }
+
+    /// The selection of one segment.
+    pub fn get(&self, view: usize) -> &RowSelection {
+        &self.selections[view]
+    }
+
+    /// The sets that a predicate left, if one chose the rows.
+    pub fn filter(&self) -> Option<impl Iterator<Item = &Arc<RowSet>>> {
+        fn set(selection: &RowSelection) -> Option<&Arc<RowSet>> {
+            match selection {
+                RowSelection::Only(rows) => Some(rows),
+                RowSelection::AllExcept(_) => None,
+            }
+        }
+        self.filtered.then(|| self.selections.iter().filter_map(set))
+    }
+
+    /// Whether a predicate left no row of the segment, which need not be read then.
+    pub fn is_empty(&self, view: usize) -> bool {
+        matches!(self.get(view), RowSelection::Only(rows) if rows.is_empty())
+    }
+
+    /// How the `k` nearest vectors of a segment with a graph are found.
+    pub fn strategy(&self, snapshot: &SearchSnapshot, view: usize, k: usize, beam: usize) -> Strategy {
+        let rows = snapshot.views[view].segment.rows;
+        Strategy::for_nearest(k, beam, self.get(view).len(rows), rows)
+    }
+}

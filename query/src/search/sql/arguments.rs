@@ -1,0 +1,442 @@
+//! TODO module docs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray};
+use arrow::compute;
+use arrow::datatypes::Float32Type;
+use arrow_schema::DataType;
+use datafusion::common::ScalarValue;
+use plexus_index::VectorQuery;
+use plexus_index::text::{Analyzer, TextQuery, parse_query};
+use plexus_model::{Column, Error, IndexDefinition, IndexKind, Metric, Result, Table};
+
+use crate::search::exec::cursor::Cursor;
+use crate::search::exec::fusion::{Fusion, Normalization};
+use crate::search::exec::request::{Highlight, Request};
+use crate::search::exec::retriever::Retriever;
+
+use crate::search::params::EF_MAX;
+use crate::search::snapshot::text_fields::{TextFields, name_of, no_column, text_fields};
+use crate::search::sql::function::Function;
+
+/// Rows that one search may find: they are in memory at once. Who wants more pages through them.
+pub const K_MAX: usize = 10_000;
+
+/// Queries of a batch, and rows that all of them find.
+pub const QUERIES_MAX: usize = 1_000;
+
+pub const BATCH_ROWS_MAX: usize = 100_000;
+
+/// Questions of one search: each takes its candidates.
+pub const RETRIEVERS_MAX: usize = 16;
+
+/// Rows of each retriever of a search that fuses several: they are ranked one by one.
+pub const CANDIDATES_MAX: usize = 100_000;
+
+pub const CANDIDATES_DEFAULT: usize = 100;
+
+pub const RRF_K_DEFAULT: f64 = 60.0;
+
+pub const HIGHLIGHT_BYTES_DEFAULT: usize = 200;
+
+pub const HIGHLIGHT_BYTES_MAX: usize = 100_000;
+
+/// What a call gives, by name. Values are absent that are known only later.
+#[derive(Clone, Debug)]
+pub struct Arguments {
+    pub function: Function,
+    /// Of all that are given.
+    pub names: Vec<String>,
+    pub values: BTreeMap<String, ScalarValue>,
+}
+
+impl Arguments {
+    fn fail(&self, name: &str, what: &str) -> Error {
+        Error::invalid(format!("{}: {name} {what}", self.function.name()))
+    }
+
+    fn value(&self, name: &str) -> Option<&ScalarValue> {
+        self.values.get(name).filter(|value| !value.is_null())
+    }
+
+    pub fn text(&self, name: &str) -> Result<Option<&str>> {
+        match self.value(name) {
+            None => Ok(None),
+            Some(
+                ScalarValue::Utf8(Some(text))
+                | ScalarValue::LargeUtf8(Some(text))
+                | ScalarValue::Utf8View(Some(text)),
+            ) => Ok(Some(text)),
+            Some(other) => Err(self.fail(name, &format!("is {other}: a text is needed"))),
+        }
+    }
+
+    fn number(&self, name: &str) -> Result<Option<f64>> {
+        let Some(value) = self.value(name) else {
+            return Ok(None);
+        };
+        match value.cast_to(&DataType::Float64) {
+            Ok(ScalarValue::Float64(Some(number))) if number.is_finite() => Ok(Some(number)),
+            _ => Err(self.fail(name, &format!("is {value}: a number is needed"))),
+        }
+    }
+
+    fn count(&self, name: &str, least: usize, most: usize) -> Result<Option<usize>> {
+        let Some(value) = self.value(name) else {
+            return Ok(None);
+        };
+        let count = match value.cast_to(&DataType::Int64) {
+            Ok(ScalarValue::Int64(Some(count))) if !value.data_type().is_floating() => {
+                usize::try_from(count).ok()
+            }
+            _ => None,
+        };
+        match count.filter(|count| (least..=most).contains(count)) {
+            Some(count) => Ok(Some(count)),
+            None => {
+                Err(self.fail(name, &format!("is {value}: a whole number from {least} to {most} is needed")))
+            }
+        }
+    }
+
+    /// A text, or an array of them.
+    fn texts(&self, name: &str) -> Result<Vec<String>> {
+        match self.value(name).and_then(list) {
+            None => Ok(self.text(name)?.into_iter().map(str::to_owned).collect()),
+            Some(items) => {
+                let texts = compute::cast(&items, &DataType::Utf8)
+                    .map_err(|e| self.fail(name, &format!("is no array of texts: {e}")))?;
+                Ok(texts.as_string::<i32>().iter().flatten().map(str::to_owned).collect())
+            }
+        }
+    }
+
+    fn numbers(&self, name: &str) -> Result<Option<Vec<f64>>> {
+        let Some(value) = self.value(name) else {
+            return Ok(None);
+        };
+        let wrong = || self.fail(name, "is no array of numbers");
+        let numbers =
+            compute::cast(&list(value).ok_or_else(wrong)?, &DataType::Float64).map_err(|_| wrong())?;
+        let numbers = numbers.as_primitive::<arrow::datatypes::Float64Type>();
+        if numbers.null_count() > 0 || numbers.values().iter().any(|n| !n.is_finite() || *n < 0.0) {
+            return Err(self.fail(name, "has a number that is null, below zero or not finite"));
+        }
+        Ok(Some(numbers.values().to_vec()))
+    }
+
+    /// A vector, or an array of them.
+    fn vectors(&self, name: &str) -> Result<Vec<Vec<f32>>> {
+        let Some(value) = self.value(name) else {
+            return Ok(vec![]);
+        };
+        let wrong =
+            || self.fail(name, &format!("is {:.60}: an array of numbers is needed", value.to_string()));
+        if let Some(text) = value.try_as_str().flatten() {
+            return Ok(vec![written(text).ok_or_else(wrong)?]);
+        }
+        let items = list(value).ok_or_else(wrong)?;
+        if let DataType::Utf8 = items.data_type() {
+            let texts = items.as_string::<i32>().iter();
+            return texts.map(|text| text.and_then(written).ok_or_else(wrong)).collect();
+        }
+        let inner: Vec<ArrayRef> = match items.data_type() {
+            DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) => {
+                (0..items.len()).map(|at| list_at(&items, at).ok_or_else(wrong)).collect::<Result<_>>()?
+            }
+            _ => vec![items],
+        };
+        let vector = |items: ArrayRef| {
+            let floats = compute::cast(&items, &DataType::Float32).map_err(|_| wrong())?;
+            let floats = floats.as_primitive_opt::<Float32Type>().ok_or_else(wrong)?;
+            match floats.null_count() {
+                0 => Ok(floats.values().to_vec()),
+                _ => Err(self.fail(name, "has a component that is null")),
+            }
+        };
+        inner.into_iter().map(vector).collect()
+    }
+
+    /// The search that is asked for, or one for each query of a batch.
+    ///
+    /// # Errors
+    /// `InvalidArgument` names the argument, and what it takes.
+    pub fn requests(&self, table: &Table) -> Result<Vec<Request>> {
+        if self.value("queries").is_none() {
+            return Ok(vec![self.request(table)?]);
+        }
+        if self.value("vector").is_some() || self.value("search_after").is_some() {
+            return Err(self.fail("queries", "are searched for one by one, without a vector or a cursor"));
+        }
+        let items = self.value("queries").and_then(list).filter(|items| !items.is_empty());
+        let items = items.ok_or_else(|| self.fail("queries", "is needed: an array of vectors"))?;
+        if items.len() > QUERIES_MAX {
+            return Err(self
+                .fail("queries", &format!("are {}: at most {QUERIES_MAX} are taken at once", items.len())));
+        }
+        let k = self.count("k", 1, K_MAX)?.unwrap_or(1);
+        if items.len().saturating_mul(k) > BATCH_ROWS_MAX {
+            return Err(self.fail("queries", &format!("find {k} rows each: at most {BATCH_ROWS_MAX} in all")));
+        }
+        let requests = (0..items.len()).map(|at| {
+            let query = ScalarValue::try_from_array(&items, at).map_err(|e| {
+                self.fail("queries", &format!("is no array of vectors: {}", e.strip_backtrace()))
+            })?;
+            let mut one = self.clone();
+            one.values.remove("queries");
+            one.values.insert("vector".to_owned(), query);
+            one.request(table)
+        });
+        requests.collect()
+    }
+
+    fn request(&self, table: &Table) -> Result<Request> {
+        let k =
+            self.count("k", 1, K_MAX)?.ok_or_else(|| self.fail("k", "is needed: how many rows to find"))?;
+        let mut retrievers = Vec::new();
+        let mut marks = Vec::new();
+        if self.function != Function::Vector {
+            let queries = self.texts("query")?;
+            if queries.is_empty() {
+                return Err(self.fail("query", "is needed: the words to look for"));
+            }
+            let Fields { fields, defaults, names } = self.fields(table)?;
+            for query in queries {
+                let query = parse_query(&query, &fields.analyzer, &names, &defaults)?;
+                marks.push(query.clone());
+                retrievers.push(Retriever::Text { fields: fields.clone(), query });
+            }
+        }
+        if self.function != Function::Text {
+            let column = self.vector_column(table)?;
+            let metric = self.metric(table, column)?;
+            let length = column.data_type.vector_dimensions().unwrap_or_default() as usize;
+            let ef = self.count("ef", 1, EF_MAX)?;
+            let vectors = self.vectors("vector")?;
+            if vectors.is_empty() {
+                return Err(self.fail("vector", "is needed: what rows are to be near to"));
+            }
+            for vector in vectors {
+                if vector.len() != length {
+                    return Err(self.fail(
+                        "vector",
+                        &format!("has {} components; column {:?} has {length}", vector.len(), column.name),
+                    ));
+                }
+                retrievers.push(Retriever::Vector {
+                    column: column.id,
+                    query: VectorQuery::new(metric, vector)?,
+                    ef,
+                });
+            }
+        }
+        if retrievers.len() > RETRIEVERS_MAX {
+            return Err(self.fail(
+                "query",
+                &format!("and vector are {} questions: at most {RETRIEVERS_MAX}", retrievers.len()),
+            ));
+        }
+        let highlight = self.highlight(table, &retrievers, marks)?;
+        let weights = match self.numbers("weights")? {
+            None => vec![1.0; retrievers.len()],
+            Some(weights) if weights.len() == retrievers.len() => weights,
+            Some(weights) => {
+                return Err(self.fail(
+                    "weights",
+                    &format!("are {}, for {} retrievers", weights.len(), retrievers.len()),
+                ));
+            }
+        };
+        let search_after = match self.text("search_after")?.filter(|text| !text.is_empty()) {
+            Some(text) => Some(Cursor::from_text(text)?),
+            None => None,
+        };
+        Ok(Request {
+            retrievers: retrievers.into_iter().zip(weights).collect(),
+            fusion: self.fusion()?,
+            k,
+            offset: self.count("offset", 0, K_MAX)?.unwrap_or(0),
+            num_candidates: self.count("num_candidates", 1, CANDIDATES_MAX)?.unwrap_or(CANDIDATES_DEFAULT),
+            group_by: self.text("group_by")?.map(|name| self.column(table, name)).transpose()?,
+            highlight,
+            filter: self.text("filter")?.map(str::to_owned),
+            search_after,
+            paged: self.names.iter().any(|name| name == "search_after"),
+        })
+    }
+
+    fn fusion(&self) -> Result<Fusion> {
+        let k = self.number("rrf_k")?.unwrap_or(RRF_K_DEFAULT);
+        if k < 0.0 {
+            return Err(self.fail("rrf_k", &format!("is {k}: a number from 0 on is needed")));
+        }
+        let normalization = match self.text("normalization")? {
+            None | Some("minmax") => Normalization::MinMax,
+            Some("distribution") => Normalization::Distribution,
+            Some(other) => {
+                return Err(self.fail("normalization", &format!("is {other:?}: minmax or distribution")));
+            }
+        };
+        match self.text("fusion")? {
+            None | Some("rrf") => Ok(Fusion::Rrf { k }),
+            Some("weighted") => Ok(Fusion::Weighted(normalization)),
+            Some(other) => Err(self.fail("fusion", &format!("is {other:?}: rrf or weighted"))),
+        }
+    }
+
+    fn column(&self, table: &Table, name: &str) -> Result<usize> {
+        // A quoted name comes with its quotes.
+        let unquoted = name.strip_prefix('"').and_then(|name| name.strip_suffix('"'));
+        let name = unquoted.map_or_else(|| name.to_owned(), |name| name.replace("\"\"", "\""));
+        let place = table.schema.column_index(&name);
+        let name = &name;
+        place.ok_or_else(|| Error::invalid(format!("{}: {}", self.function.name(), no_column(table, name))))
+    }
+
+    fn vector_column<'t>(&self, table: &'t Table) -> Result<&'t Column> {
+        let column = match self.text("column")? {
+            Some(name) => &table.schema.columns[self.column(table, name)?],
+            None => {
+                let mut vectors =
+                    table.schema.columns.iter().filter(|c| c.data_type.vector_dimensions().is_some());
+                match (vectors.next(), vectors.next()) {
+                    (Some(only), None) => only,
+                    (None, _) => {
+                        return Err(self.fail("column", "is needed: the table has no column of vectors"));
+                    }
+                    _ => {
+                        return Err(
+                            self.fail("column", "is needed: the table has several columns of vectors")
+                        );
+                    }
+                }
+            }
+        };
+        match column.data_type.vector_dimensions() {
+            Some(_) => Ok(column),
+            None => Err(self.fail("column", &format!("{:?} holds no vectors", column.name))),
+        }
+    }
+
+    fn metric(&self, table: &Table, column: &Column) -> Result<Metric> {
+        match self.text("metric")? {
+            Some(name) => Metric::from_name(name),
+            None => Ok(metric_of(table, column.id)),
+        }
+    }
+
+    /// Where words are looked for.
+    fn fields(&self, table: &Table) -> Result<Fields> {
+        let index =
+            match self.text("index")? {
+                Some(name) => {
+                    let index = table.schema.index_by_name(name);
+                    Some(index.ok_or_else(|| {
+                        Error::not_found(format!("table {} has no index {name:?}", table.name))
+                    })?)
+                }
+                None => None,
+            };
+        let asked = self.text("columns")?.map(|text| self.boosted(table, text)).transpose()?;
+        let wanted: Vec<u32> = asked.iter().flatten().map(|(id, _)| *id).collect();
+        let analyzer = self.text("tokenizer")?.map(Analyzer::named).transpose()?;
+        let fields = text_fields(table, index, &wanted, analyzer.as_ref().map(Analyzer::name))?;
+        let place = |id: &u32| fields.columns.iter().position(|column| column == id);
+        let defaults = match &asked {
+            Some(asked) => asked.iter().filter_map(|(id, boost)| Some((place(id)?, *boost))).collect(),
+            None => (0..fields.columns.len()).map(|field| (field, 1.0)).collect(),
+        };
+        let names = fields.columns.iter().map(|id| name_of(table, *id)).collect();
+        Ok(Fields { fields, defaults, names })
+    }
+
+    /// `title^2, body`: columns by id, with how much they count.
+    fn boosted(&self, table: &Table, text: &str) -> Result<Vec<(u32, f32)>> {
+        text.split(',')
+            .map(str::trim)
+            .map(|part| {
+                let (name, boost) = part.split_once('^').unwrap_or((part, "1"));
+                let boost = boost.trim().parse::<f32>().ok().filter(|b| (0.0..=1e6).contains(b));
+                let boost = boost
+                    .ok_or_else(|| self.fail("columns", &format!("has {part:?}: write title^2, body")))?;
+                let column = &table.schema.columns[self.column(table, name.trim())?];
+                Ok((column.id, boost))
+            })
+            .collect()
+    }
+
+    fn highlight(
+        &self,
+        table: &Table,
+        retrievers: &[Retriever],
+        queries: Vec<TextQuery>,
+    ) -> Result<Option<Highlight>> {
+        let Some(name) = self.text("highlight")? else {
+            return Ok(None);
+        };
+        let column = self.column(table, name)?;
+        let length =
+            self.count("highlight_length", 1, HIGHLIGHT_BYTES_MAX)?.unwrap_or(HIGHLIGHT_BYTES_DEFAULT);
+        let id = table.schema.columns[column].id;
+        let marks = retrievers.iter().zip(queries).filter_map(|(retriever, query)| match retriever {
+            Retriever::Text { fields, .. } => {
+                let field = fields.columns.iter().position(|c| *c == id)?;
+                Some((query, field, fields.analyzer.clone()))
+            }
+            Retriever::Vector { .. } => None,
+        });
+        let marks: Vec<_> = marks.collect();
+        if marks.is_empty() {
+            return Err(self.fail("highlight", &format!("is {name:?}, which is not searched for words")));
+        }
+        Ok(Some(Highlight { column, length, marks }))
+    }
+}
+
+/// Fields in which words are looked for.
+pub struct Fields {
+    fields: TextFields,
+    /// Those that are meant when a query names none, by their places, with how much they count.
+    defaults: Vec<(usize, f32)>,
+    /// What they are called.
+    names: Vec<String>,
+}
+
+/// By which vectors of a column are compared: as its index does, or by the cosine.
+pub fn metric_of(table: &Table, column: u32) -> Metric {
+    let of_index = |index: &IndexDefinition| match index.kind {
+        IndexKind::Vector { column: of, metric } if of == column => Some(metric),
+        _ => None,
+    };
+    table.schema.indexes.iter().find_map(of_index).unwrap_or(Metric::Cosine)
+}
+
+/// A vector that is written as text: `[0.1, 0.2]`.
+pub fn written(text: &str) -> Option<Vec<f32>> {
+    let inner = text.trim().strip_prefix('[')?.strip_suffix(']')?;
+    inner.split(',').map(|number| number.trim().parse().ok()).collect()
+}
+
+/// The items of a list.
+pub fn list(value: &ScalarValue) -> Option<ArrayRef> {
+    match value {
+        ScalarValue::List(list) => list_at(&(Arc::clone(list) as ArrayRef), 0),
+        ScalarValue::LargeList(list) => list_at(&(Arc::clone(list) as ArrayRef), 0),
+        ScalarValue::FixedSizeList(list) => list_at(&(Arc::clone(list) as ArrayRef), 0),
+        _ => None,
+    }
+}
+
+pub fn list_at(lists: &ArrayRef, at: usize) -> Option<ArrayRef> {
+    if lists.len() <= at || lists.is_null(at) {
+        return None;
+    }
+    match lists.data_type() {
+        DataType::List(_) => Some(lists.as_list::<i32>().value(at)),
+        DataType::LargeList(_) => Some(lists.as_list::<i64>().value(at)),
+        DataType::FixedSizeList(..) => Some(lists.as_any().downcast_ref::<FixedSizeListArray>()?.value(at)),
+        _ => None,
+    }
+}

@@ -1,0 +1,164 @@
+//! TODO module docs.
+
+use std::sync::Arc;
+
+use datafusion::catalog::TableProvider;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, Result};
+use datafusion::datasource::source_as_provider;
+use datafusion::logical_expr::{Expr, LogicalPlan, ScalarUDF, TableSource};
+use datafusion::optimizer::AnalyzerRule;
+use plexus_model::Table;
+
+use crate::search::exec::text_binding::{Bindings, TextBinding};
+use crate::search::sql::functions::{TextFunction, as_function};
+use crate::search::sql::relation::{SearchNode, external};
+use crate::tables::dml_target::TargetTable;
+use crate::tables::pinned::PinnedTable;
+
+/// Lowers searches, and binds functions over texts.
+#[derive(Debug)]
+pub struct BindRule;
+
+impl AnalyzerRule for BindRule {
+    fn name(&self) -> &str {
+        "bind_searches"
+    }
+
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        let lowered = plan.transform_down_with_subqueries(|node| {
+            let LogicalPlan::Extension(extension) = &node else {
+                return Ok(Transformed::no(node));
+            };
+            match extension.node.as_any().downcast_ref::<SearchNode>() {
+                Some(search) => Ok(Transformed::new(search.lower()?, true, TreeNodeRecursion::Jump)),
+                None => Ok(Transformed::no(node)),
+            }
+        })?;
+        let bound = lowered.data.transform_up_with_subqueries(|node| {
+            let mut calls = false;
+            node.apply_expressions(|expr| {
+                calls |= expr.exists(|e| Ok(unbound(e).is_some()))?;
+                Ok(TreeNodeRecursion::Continue)
+            })?;
+            if !calls {
+                return Ok(Transformed::no(node));
+            }
+            let inputs: Vec<LogicalPlan> = node.inputs().into_iter().cloned().collect();
+            node.map_expressions(|expr| expr.transform_up(|e| bind(e, &inputs)))
+        })?;
+        Ok(bound.data)
+    }
+}
+
+/// A call of a function over texts that is not bound yet.
+fn unbound(expr: &Expr) -> Option<(&TextFunction, &[Expr])> {
+    let (function, args) = text_call(expr)?;
+    function.binding.is_none().then_some((function, args))
+}
+
+/// A call of a function over texts.
+pub fn text_call(expr: &Expr) -> Option<(&TextFunction, &[Expr])> {
+    let Expr::ScalarFunction(call) = expr else {
+        return None;
+    };
+    Some((as_function::<TextFunction>(&call.func)?, &call.args))
+}
+
+/// Binds a call over columns of one table and a constant query. Others stay, and fail when they run.
+fn bind(expr: Expr, inputs: &[LogicalPlan]) -> Result<Transformed<Expr>> {
+    let Some((function, args)) = unbound(&expr) else {
+        return Ok(Transformed::no(expr));
+    };
+    let scores = function.scores;
+    let Some(binding) = binding_of(args, inputs)? else {
+        return Ok(Transformed::no(expr));
+    };
+    match expr {
+        Expr::ScalarFunction(mut call) => {
+            call.func = Arc::new(ScalarUDF::from(TextFunction::new(scores, Some(binding))));
+            Ok(Transformed::yes(Expr::ScalarFunction(call)))
+        }
+        other => Ok(Transformed::no(other)),
+    }
+}
+
+fn binding_of(args: &[Expr], inputs: &[LogicalPlan]) -> Result<Option<Arc<TextBinding>>> {
+    let Some((Expr::Literal(query, _), columns)) =
+        args.split_last().map(|(q, columns)| (unaliased(q), columns))
+    else {
+        return Ok(None);
+    };
+    let Some(text) = query.try_as_str().flatten() else {
+        return Ok(None);
+    };
+    let mut of: Option<Arc<dyn TableSource>> = None;
+    let mut names = Vec::new();
+    for column in columns {
+        let Expr::Column(column) = unaliased(column) else {
+            return Ok(None);
+        };
+        let Some((source, name)) = inputs.iter().find_map(|input| origin(input, column)) else {
+            return Ok(None);
+        };
+        if of.as_ref().is_some_and(|of| !Arc::ptr_eq(of, &source)) {
+            return Ok(None);
+        }
+        of = Some(source);
+        names.push(name);
+    }
+    let Some(source) = of else {
+        return Ok(None);
+    };
+    let provider = source_as_provider(&source)?;
+    match bindings_of(&*provider) {
+        Some((table, bindings)) => bindings.bind(table, &names, text).map(Some).map_err(external),
+        None => Ok(None),
+    }
+}
+
+fn unaliased(expr: &Expr) -> &Expr {
+    match expr {
+        Expr::Alias(alias) => unaliased(&alias.expr),
+        other => other,
+    }
+}
+
+fn bindings_of(provider: &dyn TableProvider) -> Option<(&Table, &Bindings)> {
+    let pinned = match provider.downcast_ref::<TargetTable>() {
+        Some(target) => target.pinned(),
+        None => provider.downcast_ref::<PinnedTable>()?,
+    };
+    Some((pinned.table(), pinned.bindings()))
+}
+
+/// The table that a column of a plan is of, and what it is called there.
+fn origin(plan: &LogicalPlan, column: &Column) -> Option<(Arc<dyn TableSource>, String)> {
+    let same = |input: &LogicalPlan| origin(input, column);
+    match plan {
+        LogicalPlan::TableScan(scan) => {
+            scan.projected_schema.has_column(column).then(|| (scan.source.clone(), column.name.clone()))
+        }
+        LogicalPlan::Projection(projection) => {
+            let at = projection.schema.maybe_index_of_column(column)?;
+            match unaliased(&projection.expr[at]) {
+                Expr::Column(inner) => origin(&projection.input, inner),
+                _ => None,
+            }
+        }
+        LogicalPlan::SubqueryAlias(alias) => {
+            let at = alias.schema.maybe_index_of_column(column)?;
+            let (qualifier, field) = alias.input.schema().qualified_field(at);
+            origin(&alias.input, &Column::new(qualifier.cloned(), field.name()))
+        }
+        LogicalPlan::Join(join) => {
+            let side = if join.left.schema().has_column(column) { &join.left } else { &join.right };
+            same(side)
+        }
+        LogicalPlan::Filter(filter) => same(&filter.input),
+        LogicalPlan::Sort(sort) => same(&sort.input),
+        LogicalPlan::Limit(limit) => same(&limit.input),
+        _ => None,
+    }
+}

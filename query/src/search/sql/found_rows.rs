@@ -1,0 +1,201 @@
+//! TODO module docs.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, Float32Array, Float64Array, RecordBatch, StringArray, UInt32Array,
+};
+use arrow::compute;
+use arrow_schema::{DataType, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::memory::MemorySourceConfig;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::tree_node::TreeNode;
+use datafusion::common::{DFSchema, DataFusionError, Result, plan_err};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::{Expr, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+use plexus_index::text::snippet;
+use plexus_model::{Error, Version};
+
+use crate::context::query_id;
+use crate::search::exec::cursor::Cursor;
+use crate::search::exec::fetch::fetch;
+use crate::search::exec::request::{Highlight, Request};
+use crate::search::exec::retriever::Retriever;
+use crate::search::exec::search::{ScoredRow, search_all};
+
+use crate::search::snapshot::snapshot::SearchSnapshot;
+use crate::search::sql::binding::text_call;
+use crate::search::sql::relation::{CURSOR, Call, HIGHLIGHT, QUERY, SCORE, external};
+
+/// The rows that a search finds, the best first. They are found when the plan is made.
+#[derive(Debug)]
+pub struct SearchResults {
+    pub call: Arc<Call>,
+    pub table: Arc<plexus_model::Table>,
+    pub version: Version,
+    /// One, or one for each query of a batch.
+    pub requests: Vec<Request>,
+}
+
+#[async_trait]
+impl TableProvider for SearchResults {
+    fn schema(&self) -> SchemaRef {
+        self.call.schema.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Temporary
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _: &[Expr],
+        _: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let all: Vec<usize> = (0..self.call.schema.fields().len()).collect();
+        let batch = self.rows(state, projection.unwrap_or(&all)).await?;
+        let schema = batch.schema();
+        Ok(MemorySourceConfig::try_new_exec(&[vec![batch]], schema, None)?)
+    }
+}
+
+impl SearchResults {
+    /// Searches, and reads some columns of what is found.
+    pub async fn rows(&self, state: &dyn Session, columns: &[usize]) -> Result<RecordBatch> {
+        let context = &self.call.context;
+        let (table, version) = (&self.table, &self.version);
+        let filters = match &self.request().filter {
+            Some(sql) => vec![predicate(state, table, sql)?],
+            None => vec![],
+        };
+        let snapshot =
+            SearchSnapshot::open(table.clone(), *version, context.clone()).await.map_err(external)?;
+        let snapshot = snapshot.for_query(query_id(state));
+        let (mut found, mut queries) = (Vec::new(), Vec::new());
+        let all = search_all(&snapshot, state, &self.requests, &filters).await?;
+        for (query, of_query) in (1..).zip(all) {
+            queries.extend(std::iter::repeat_n(query, of_query.len()));
+            found.extend(of_query);
+        }
+        self.assemble(&snapshot, &found, &queries, columns).await
+    }
+
+    /// What all requests have in common is as in the first.
+    fn request(&self) -> &Request {
+        &self.requests[0]
+    }
+
+    async fn assemble(
+        &self,
+        snapshot: &SearchSnapshot,
+        found: &[ScoredRow],
+        queries: &[u32],
+        columns: &[usize],
+    ) -> Result<RecordBatch> {
+        let request = self.request();
+        let own = snapshot.table.schema.columns.len();
+        let schema = Arc::new(self.call.schema.project(columns)?);
+        let hits: Vec<_> = found.iter().map(|f| f.hit).collect();
+        let mut read: Vec<usize> = columns.iter().copied().filter(|c| *c < own).collect();
+        read.sort_unstable();
+        read.dedup();
+        let wants_highlight = columns.iter().any(|c| self.call.schema.field(*c).name() == HIGHLIGHT);
+        let highlight = request.highlight.as_ref().filter(|_| wants_highlight);
+        read.extend(highlight.map(|h| h.column).filter(|column| !read.contains(column)));
+        let rows = fetch(snapshot, &hits, &read).await.map_err(external)?;
+        let arrays = columns.iter().map(|column| -> Result<ArrayRef> {
+            if let Some(place) = read.iter().position(|c| c == column).filter(|_| *column < own) {
+                return Ok(rows.column(place).clone());
+            }
+            let place = |text: bool| {
+                let retriever = request
+                    .retrievers
+                    .iter()
+                    .position(|(retriever, _)| matches!(retriever, Retriever::Text { .. }) == text);
+                move |found: &ScoredRow| retriever.and_then(|retriever| found.ranks[retriever])
+            };
+            let field = self.call.schema.field(*column);
+            Ok(match field.name().as_str() {
+                SCORE => Arc::new(Float64Array::from_iter_values(found.iter().map(|f| f.score))),
+                "_text_rank" => {
+                    Arc::new(found.iter().map(|f| place(true)(f).map(|p| p.rank)).collect::<UInt32Array>())
+                }
+                "_vector_rank" => {
+                    Arc::new(found.iter().map(|f| place(false)(f).map(|p| p.rank)).collect::<UInt32Array>())
+                }
+                "_text_score" => {
+                    Arc::new(found.iter().map(|f| place(true)(f).map(|p| p.score)).collect::<Float32Array>())
+                }
+                "_vector_distance" => Arc::new(
+                    found.iter().map(|f| place(false)(f).map(|p| -p.score)).collect::<Float32Array>(),
+                ),
+                HIGHLIGHT => match highlight {
+                    Some(highlight) => {
+                        let place = read.iter().position(|c| *c == highlight.column);
+                        highlighted(rows.column(place.unwrap_or_default()), highlight)?
+                    }
+                    None => Arc::new(StringArray::new_null(found.len())),
+                },
+                QUERY => Arc::new(UInt32Array::from_iter_values(queries.iter().copied())),
+                CURSOR => {
+                    let seen = request.offset + request.search_after.map_or(0, |cursor| cursor.seen);
+                    let (version, candidates) = (snapshot.version.0, request.fused());
+                    let cursors =
+                        (1..=found.len()).map(|at| Cursor { version, seen: seen + at, candidates }.to_text());
+                    Arc::new(StringArray::from_iter_values(cursors))
+                }
+                other => return plan_err!("a search has no column {other:?}"),
+            })
+        });
+        let arrays = arrays.collect::<Result<Vec<_>>>()?;
+        let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(found.len()));
+        Ok(RecordBatch::try_new_with_options(schema, arrays, &options)?)
+    }
+}
+
+/// The part of each text that shows what was looked for.
+pub fn highlighted(texts: &ArrayRef, highlight: &Highlight) -> Result<ArrayRef> {
+    let texts = compute::cast(texts, &DataType::LargeUtf8)?;
+    let part = |text: &str| {
+        highlight.marks.iter().find_map(|(query, field, analyzer)| {
+            snippet(query, *field, analyzer, text, highlight.length).map(|part| part.to_html(text))
+        })
+    };
+    let parts: StringArray = texts.as_string::<i64>().iter().map(|text| text.and_then(part)).collect();
+    debug_assert_eq!(parts.len(), texts.len());
+    Ok(Arc::new(parts))
+}
+
+/// A predicate over the columns of a table.
+///
+/// # Errors
+/// What is wrong with it, or that it is none.
+pub fn predicate(state: &dyn Session, table: &plexus_model::Table, sql: &str) -> Result<Expr> {
+    use datafusion::logical_expr::ExprSchemable;
+    let Some(state) = state.as_any().downcast_ref::<SessionState>() else {
+        return plan_err!("a filter needs a session of its own kind");
+    };
+    let fail =
+        |e: DataFusionError| external(Error::invalid(format!("filter {sql:.200?}: {}", e.strip_backtrace())));
+    let schema = DFSchema::try_from(plexus_storage::types::to_arrow(&table.schema))?;
+    let expr = state.create_logical_expr(sql, &schema).map_err(fail)?;
+    let expr = crate::context::simplify(expr, schema.clone(), state).map_err(fail)?;
+    if expr.get_type(&schema).map_err(fail)? != DataType::Boolean {
+        return Err(external(Error::invalid(format!("filter {sql:.200?} is not true or false"))));
+    }
+    if TreeNode::exists(&expr, |e| Ok(text_call(e).is_some()))? {
+        return Err(external(Error::invalid(format!(
+            "filter {sql:.200?}: words are the query's, not the filter's"
+        ))));
+    }
+    if expr.is_volatile() {
+        return Err(external(Error::invalid(format!(
+            "filter {sql:.200?} is another each time that it is asked"
+        ))));
+    }
+    Ok(expr)
+}

@@ -1,0 +1,319 @@
+//! TODO module docs.
+
+use std::any::Any;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float32Array, Float32Builder, new_null_array};
+use arrow::compute;
+use arrow::datatypes::Float32Type;
+use arrow_schema::{DataType, Field};
+use datafusion::common::{DataFusionError, Result, ScalarValue, exec_err, plan_err};
+use datafusion::logical_expr::{
+    ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
+use plexus_index::text::{GlobalStatistics, TextIndex, TextSearch};
+use plexus_model::{Error, Metric, RowSelection};
+
+use crate::search::exec::text_binding::TextBinding;
+
+use crate::search::snapshot::texts::build_texts;
+use crate::search::sql::arguments::list;
+
+/// `cosine_distance`, `l2_distance`, `inner_product` and `negative_inner_product`: of two vectors of the same length, as
+/// `Float32`; null where one is null or has a component that is no finite number.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct DistanceFunction {
+    name: &'static str,
+    pub metric: Metric,
+    /// Whether more is nearer.
+    pub similarity: bool,
+    signature: Signature,
+}
+
+impl DistanceFunction {
+    fn new(name: &'static str, metric: Metric, similarity: bool) -> Self {
+        Self { name, metric, similarity, signature: Signature::user_defined(Volatility::Immutable) }
+    }
+
+    pub fn all() -> [ScalarUDF; 4] {
+        [
+            Self::new("cosine_distance", Metric::Cosine, false),
+            Self::new("l2_distance", Metric::L2, false),
+            Self::new("inner_product", Metric::Dot, true),
+            Self::new("negative_inner_product", Metric::Dot, false),
+        ]
+        .map(ScalarUDF::from)
+    }
+
+    fn between(&self, a: &[f32], b: &[f32]) -> Option<f32> {
+        let distance = plexus_index::distance(self.metric, a, b);
+        let finite = distance.is_finite().then_some(distance);
+        if self.similarity { finite.map(|d| -d) } else { finite }
+    }
+}
+
+impl ScalarUDFImpl for DistanceFunction {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Float32)
+    }
+
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        if types.len() != 2 {
+            return plan_err!("{} takes two vectors", self.name);
+        }
+        let item = || Arc::new(Field::new_list_field(DataType::Float32, true));
+        types
+            .iter()
+            .map(|t| match t {
+                DataType::FixedSizeList(_, length) => Ok(DataType::FixedSizeList(item(), *length)),
+                DataType::List(_) | DataType::LargeList(_) | DataType::Null => Ok(DataType::List(item())),
+                other => plan_err!("{} takes two vectors, and {other} is none", self.name),
+            })
+            .collect()
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let rows = args.number_rows;
+        let [a, b] = args.args.as_slice() else {
+            return exec_err!("{} takes two vectors", self.name);
+        };
+        let (a, b) = (Side::new(a)?, Side::new(b)?);
+        let mut distances = Float32Builder::with_capacity(rows);
+        for row in 0..rows {
+            let distance = match (a.vector(row), b.vector(row)) {
+                (Some(x), Some(y)) if x.len() != y.len() => {
+                    return Err(DataFusionError::External(Box::new(Error::invalid(format!(
+                        "{} of vectors of {} and {} components",
+                        self.name,
+                        x.len(),
+                        y.len()
+                    )))));
+                }
+                (Some(x), Some(y)) => self.between(x, y),
+                _ => None,
+            };
+            distances.append_option(distance);
+        }
+        Ok(ColumnarValue::Array(Arc::new(distances.finish())))
+    }
+}
+
+/// The vectors of one argument.
+struct Side {
+    values: Float32Array,
+    /// Where each begins and ends; absent where it is null.
+    ranges: Vec<Option<(usize, usize)>>,
+    /// Whether it is the same for all rows.
+    constant: bool,
+}
+
+impl Side {
+    fn new(value: &ColumnarValue) -> Result<Self> {
+        let (array, constant) = match value {
+            ColumnarValue::Array(array) => (array.clone(), false),
+            ColumnarValue::Scalar(scalar) => (scalar.to_array()?, true),
+        };
+        let (values, ranges): (ArrayRef, Vec<_>) = match array.data_type() {
+            DataType::FixedSizeList(_, length) => {
+                let (lists, length) = (array.as_fixed_size_list(), *length as usize);
+                let range = |row: usize| lists.is_valid(row).then_some((row * length, (row + 1) * length));
+                (lists.values().clone(), (0..lists.len()).map(range).collect())
+            }
+            DataType::List(_) => {
+                let lists = array.as_list::<i32>();
+                let offsets = lists.value_offsets();
+                let range = |row: usize| {
+                    lists.is_valid(row).then_some((offsets[row] as usize, offsets[row + 1] as usize))
+                };
+                (lists.values().clone(), (0..lists.len()).map(range).collect())
+            }
+            other => return exec_err!("{other} holds no vectors"),
+        };
+        let values = compute::cast(&values, &DataType::Float32)?;
+        let values = values.as_primitive::<Float32Type>().clone();
+        let whole = |range: &(usize, usize)| values.slice(range.0, range.1 - range.0).null_count() == 0;
+        let ranges = match values.null_count() {
+            0 => ranges,
+            _ => ranges.into_iter().map(|range| range.filter(whole)).collect(),
+        };
+        Ok(Self { values, ranges, constant })
+    }
+
+    fn vector(&self, row: usize) -> Option<&[f32]> {
+        let (start, end) = (*self.ranges.get(if self.constant { 0 } else { row })?)?;
+        self.values.values().get(start..end)
+    }
+}
+
+/// `text_match(column, ..., query)`: whether a row matches. `bm25_score(column, ..., query)`: how well, as `Float32`; null
+/// where it does not. The planner binds them to the table whose columns they name.
+#[derive(Debug, Clone)]
+pub struct TextFunction {
+    pub scores: bool,
+    pub binding: Option<Arc<TextBinding>>,
+    signature: Signature,
+}
+
+impl TextFunction {
+    pub fn new(scores: bool, binding: Option<Arc<TextBinding>>) -> Self {
+        Self { scores, binding, signature: Signature::user_defined(Volatility::Immutable) }
+    }
+
+    pub fn all() -> [ScalarUDF; 2] {
+        [false, true].map(|scores| ScalarUDF::from(Self::new(scores, None)))
+    }
+
+    fn key(&self) -> (bool, usize) {
+        (self.scores, self.binding.as_ref().map_or(0, |binding| Arc::as_ptr(binding) as usize))
+    }
+}
+
+impl PartialEq for TextFunction {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for TextFunction {}
+
+impl Hash for TextFunction {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+    }
+}
+
+impl ScalarUDFImpl for TextFunction {
+    fn name(&self) -> &str {
+        if self.scores { "bm25_score" } else { "text_match" }
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(if self.scores { DataType::Float32 } else { DataType::Boolean })
+    }
+
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        let text = |t: &DataType| {
+            matches!(t, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null)
+        };
+        match types.iter().find(|t| !text(t)) {
+            _ if types.len() < 2 => plan_err!("{} takes columns of texts and a query", self.name()),
+            Some(other) => {
+                plan_err!("{} takes columns of texts and a query, and {other} is neither", self.name())
+            }
+            None => Ok(types.iter().map(|t| if t.is_null() { DataType::Utf8 } else { t.clone() }).collect()),
+        }
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let Some(binding) = &self.binding else {
+            return Err(DataFusionError::External(Box::new(Error::unsupported(format!(
+                "{} is known where a query reads a table directly, with a constant query over columns of that table: in \
+                 its WHERE, ORDER BY or select list",
+                self.name()
+            )))));
+        };
+        let external = |e: Error| DataFusionError::External(Box::new(e));
+        // Fields that the function is not called with are empty here, and no query params at them.
+        let columns = binding.fields.columns.iter().map(|id| {
+            match binding.called.iter().position(|called| called == id) {
+                Some(place) => {
+                    let column = args.args[place].clone().into_array(args.number_rows)?;
+                    Ok(compute::cast(&column, &DataType::LargeUtf8)?)
+                }
+                None => Ok(new_null_array(&DataType::LargeUtf8, args.number_rows)),
+            }
+        });
+        let columns = columns.collect::<Result<Vec<ArrayRef>>>()?;
+        if args.number_rows == 0 {
+            let empty = new_null_array(&self.return_type(&[])?, 0);
+            return Ok(ColumnarValue::Array(empty));
+        }
+        let analyzer = &binding.fields.analyzer;
+        let index =
+            build_texts(&[columns], analyzer).and_then(|bytes| TextIndex::open(bytes.into(), analyzer));
+        let index = index.map_err(external)?;
+        let known = binding.statistics.get();
+        if self.scores && known.is_none() {
+            return Err(external(Error::internal("rows are scored before their table is read")));
+        }
+        let search = TextSearch::new(
+            &binding.query,
+            binding.fields.columns.len(),
+            known.unwrap_or(&GlobalStatistics::default()),
+        );
+        if !self.scores {
+            let rows = search.matching_rows(&index).map_err(external)?;
+            let matches: BooleanArray =
+                (0..args.number_rows).map(|row| Some(rows.contains(row as u32))).collect();
+            return Ok(ColumnarValue::Array(Arc::new(matches)));
+        }
+        let mut scores: Vec<Option<f32>> = vec![None; args.number_rows];
+        search
+            .run(&index, &RowSelection::all(), usize::MAX, f32::NEG_INFINITY, &mut |hit| {
+                scores[hit.row as usize] = Some(hit.score);
+                f32::NEG_INFINITY
+            })
+            .map_err(external)?;
+        Ok(ColumnarValue::Array(Arc::new(Float32Array::from(scores))))
+    }
+}
+
+/// Carries the name of an argument of a table function to where the arguments are read.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct NamedArgument {
+    signature: Signature,
+}
+
+/// What [`NamedArgument`] is called. Not a name that people write.
+pub const NAMED_ARGUMENT: &str = "$named";
+
+impl NamedArgument {
+    pub fn function() -> ScalarUDF {
+        // Volatile, so that it is not taken for a constant.
+        ScalarUDF::from(Self { signature: Signature::variadic_any(Volatility::Volatile) })
+    }
+}
+
+impl ScalarUDFImpl for NamedArgument {
+    fn name(&self) -> &str {
+        NAMED_ARGUMENT
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        Ok(types.last().cloned().unwrap_or(DataType::Null))
+    }
+
+    fn invoke_with_args(&self, _: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        exec_err!("an argument is named where names are not read")
+    }
+}
+
+/// The function behind a call, if it is one of these.
+pub fn as_function<T: ScalarUDFImpl>(function: &ScalarUDF) -> Option<&T> {
+    let inner: &dyn Any = function.inner().as_ref();
+    inner.downcast_ref()
+}
+
+/// A vector that is written out.
+pub fn vector_of(value: &ScalarValue) -> Option<Vec<f32>> {
+    let items = compute::cast(&list(value)?, &DataType::Float32).ok()?;
+    let floats = items.as_primitive_opt::<Float32Type>()?;
+    (floats.null_count() == 0).then(|| floats.values().to_vec())
+}

@@ -1,0 +1,373 @@
+//! TODO module docs.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableFunctionArgs, TableFunctionImpl, TableProvider};
+use datafusion::common::{
+    DFSchema, DFSchemaRef, DataFusionError, Result, ScalarValue, TableReference, plan_datafusion_err,
+    plan_err,
+};
+use datafusion::datasource::provider_as_source;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::{
+    Expr, Extension, LogicalPlan, LogicalPlanBuilder, TableType, UserDefinedLogicalNodeCore,
+};
+use datafusion::physical_plan::ExecutionPlan;
+use plexus_model::{Error, TableId, Version};
+
+use crate::search::exec::cursor::Cursor;
+use crate::search::snapshot::context::SearchContext;
+
+use crate::search::sql::arguments::Arguments;
+use crate::search::sql::found_rows::SearchResults;
+use crate::search::sql::function::Function;
+use crate::search::sql::functions::NAMED_ARGUMENT;
+use crate::tables::pinned::PinnedTable;
+
+pub const SCORE: &str = "_score";
+
+pub const HIGHLIGHT: &str = "_highlight";
+
+pub const CURSOR: &str = "_cursor";
+
+pub const QUERY: &str = "_query";
+
+/// An error of ours inside the engine's.
+pub fn external(error: Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+/// A table function.
+#[derive(Debug)]
+pub struct SearchFunction(pub Function);
+
+impl TableFunctionImpl for SearchFunction {
+    fn call_with_args(&self, args: TableFunctionArgs) -> Result<Arc<dyn TableProvider>> {
+        let Some(state) = args.session().as_any().downcast_ref::<SessionState>() else {
+            return plan_err!("{} needs a session of its own kind", self.0.name());
+        };
+        let (names, values) = named(self.0, args.exprs())?;
+        let call = Arc::new(Call::new(self.0, names, &values, state)?);
+        Ok(Arc::new(CallTable { node: SearchNode { call, values } }))
+    }
+}
+
+/// The arguments of a call with their names.
+pub fn named(function: Function, exprs: &[Expr]) -> Result<(Vec<String>, Vec<Expr>)> {
+    let (mut names, mut values): (Vec<String>, Vec<Expr>) = (vec![], vec![]);
+    for expr in exprs {
+        let (name, value) = match expr {
+            Expr::ScalarFunction(call) if call.func.name() == NAMED_ARGUMENT => match call.args.as_slice() {
+                [Expr::Literal(ScalarValue::Utf8(Some(name)), _), value] => (name.clone(), value.clone()),
+                _ => return plan_err!("{}: an argument without its name", function.name()),
+            },
+            value => match function.positional().get(values.len()) {
+                Some(name) => ((*name).to_owned(), value.clone()),
+                None => {
+                    return plan_err!(
+                        "{} takes {} by their places; the others by name, as filter => '...'",
+                        function.name(),
+                        function.positional().join(", ")
+                    );
+                }
+            },
+        };
+        let known = function.positional().iter().chain(function.named()).any(|known| *known == name);
+        if !known {
+            return plan_err!(
+                "{} has no argument {name:?}; there are {} and {}",
+                function.name(),
+                function.positional().join(", "),
+                function.named().join(", ")
+            );
+        }
+        if names.contains(&name) {
+            return plan_err!("{}: argument {name} is given twice", function.name());
+        }
+        names.push(name);
+        values.push(value);
+    }
+    Ok((names, values))
+}
+
+/// A call of a search as far as it is known when a statement is planned: the table and the columns of its result.
+#[derive(Debug)]
+pub struct Call {
+    pub function: Function,
+    pub names: Vec<String>,
+    pub table: Arc<plexus_model::Table>,
+    pub version: Version,
+    pub context: SearchContext,
+    pub schema: SchemaRef,
+    pub qualified: DFSchemaRef,
+}
+
+impl Call {
+    fn new(function: Function, names: Vec<String>, values: &[Expr], state: &SessionState) -> Result<Self> {
+        let known = constants(function, &names, values);
+        let Some(name) = known.text("table").map_err(external)? else {
+            return plan_err!("{} needs the name of a table first", function.name());
+        };
+        let provider = find(state, name)?;
+        let Some(pinned) = provider.downcast_ref::<PinnedTable>() else {
+            return plan_err!("{}: {name} is not a table that can be searched", function.name());
+        };
+        let (table, version) = of_cursor(pinned.table(), pinned.version(), &known)?;
+        let schema = result_schema(&table, &known)?;
+        let qualified = Arc::new(DFSchema::try_from(schema.clone())?);
+        let context = pinned.context().search.clone();
+        Ok(Self { function, names, table, version, context, schema, qualified })
+    }
+}
+
+/// The table at the version that a cursor among the arguments names: pages are of the version that the first was of.
+pub fn of_cursor(
+    table: &Arc<plexus_model::Table>,
+    version: Version,
+    known: &Arguments,
+) -> Result<(Arc<plexus_model::Table>, Version)> {
+    let Some(text) = known.text("search_after").map_err(external)?.filter(|text| !text.is_empty()) else {
+        return Ok((table.clone(), version));
+    };
+    let then = Version(Cursor::from_text(text).map_err(external)?.version);
+    if then > version {
+        return plan_err!("{}: the cursor is of version {then}, yet to come", known.function.name());
+    }
+    Ok((table.as_of(then).map_err(external)?, then))
+}
+
+/// The table that a name in a call stands for.
+pub fn find(state: &SessionState, name: &str) -> Result<Arc<dyn TableProvider>> {
+    let reference = TableReference::parse_str(name);
+    let not_found = || DataFusionError::Plan(format!("table '{reference}' not found"));
+    let schema = state.schema_for_ref(reference.clone()).map_err(|_| not_found())?;
+    // The catalog of a pinned session knows its tables without waiting.
+    let found = futures::FutureExt::now_or_never(schema.table(reference.table()));
+    found.transpose()?.flatten().ok_or_else(not_found)
+}
+
+/// The arguments that are constants.
+pub fn constants(function: Function, names: &[String], values: &[Expr]) -> Arguments {
+    let constant = |(name, value): (&String, &Expr)| match value {
+        Expr::Literal(value, _) => Some((name.clone(), value.clone())),
+        _ => None,
+    };
+    Arguments {
+        function,
+        names: names.to_vec(),
+        values: names.iter().zip(values).filter_map(constant).collect(),
+    }
+}
+
+/// The columns of the table, and what the search says of each row.
+pub fn result_schema(table: &plexus_model::Table, known: &Arguments) -> Result<SchemaRef> {
+    let mut fields: Vec<Field> = plexus_storage::types::to_arrow(&table.schema)
+        .fields()
+        .iter()
+        .map(|field| field.as_ref().clone())
+        .collect();
+    fields.push(Field::new(SCORE, DataType::Float64, false));
+    let kinds: &[bool] = match known.function {
+        Function::Text => &[true],
+        Function::Vector => &[false],
+        Function::Hybrid => &[true, false],
+    };
+    for text in kinds {
+        let (rank, value) = retriever_columns(*text);
+        fields.push(Field::new(rank, DataType::UInt32, true));
+        fields.push(Field::new(value, DataType::Float32, true));
+    }
+    if known.names.iter().any(|name| name == "highlight") {
+        fields.push(Field::new(HIGHLIGHT, DataType::Utf8, true));
+    }
+    if known.names.iter().any(|name| name == "queries") {
+        fields.push(Field::new(QUERY, DataType::UInt32, false));
+    }
+    if known.names.iter().any(|name| name == "search_after") {
+        fields.push(Field::new(CURSOR, DataType::Utf8, false));
+    }
+    if let Some(field) =
+        fields.iter().find(|f| table.schema.column_index(f.name()).is_some() && f.name().starts_with('_'))
+    {
+        return plan_err!(
+            "column {:?} of table {} is called as one of a search's own",
+            field.name(),
+            table.name
+        );
+    }
+    Ok(Arc::new(Schema::new(fields)))
+}
+
+pub fn retriever_columns(text: bool) -> (&'static str, &'static str) {
+    if text { ("_text_rank", "_text_score") } else { ("_vector_rank", "_vector_distance") }
+}
+
+/// A search in a plan. Its arguments are expressions, so that parameters can be among them.
+#[derive(Debug, Clone)]
+pub struct SearchNode {
+    call: Arc<Call>,
+    values: Vec<Expr>,
+}
+
+impl SearchNode {
+    fn key(&self) -> (Function, u64, u64, &[String]) {
+        (self.call.function, self.call.table.id.0, self.call.version.0, &self.call.names)
+    }
+
+    /// The search as a relation that can be read, once its arguments are values.
+    pub fn lower(&self) -> Result<LogicalPlan> {
+        let table = self.found_rows()?;
+        LogicalPlanBuilder::scan(self.call.function.name(), provider_as_source(Arc::new(table)), None)?
+            .project(self.call.schema.fields().iter().map(|f| Expr::Column(f.name().as_str().into())))?
+            .build()
+    }
+
+    /// Whether all of its arguments are values.
+    pub fn is_known(&self) -> bool {
+        self.values.iter().all(is_known)
+    }
+
+    /// The same with parameters, by their numbers, in the places that are theirs.
+    pub fn with_parameters(&self, parameters: &[ScalarValue]) -> Self {
+        let bound = |value: &Expr| match value {
+            Expr::Placeholder(place) => {
+                let number = place.id.strip_prefix('$').and_then(|n| n.parse::<usize>().ok());
+                let value = number.and_then(|n| parameters.get(n.checked_sub(1)?));
+                value.map_or_else(|| Expr::Placeholder(place.clone()), |v| Expr::Literal(v.clone(), None))
+            }
+            value => value.clone(),
+        };
+        Self { call: self.call.clone(), values: self.values.iter().map(bound).collect() }
+    }
+
+    /// What it finds, some columns of it by their places.
+    pub async fn rows(&self, state: &dyn Session, columns: &[usize]) -> Result<RecordBatch> {
+        self.found_rows()?.rows(state, columns).await
+    }
+
+    fn found_rows(&self) -> Result<SearchResults> {
+        let function = self.call.function;
+        for (name, value) in self.call.names.iter().zip(&self.values) {
+            if !is_known(value) {
+                return plan_err!("{}: argument {name} is {value}: a constant is needed", function.name());
+            }
+        }
+        let arguments = constants(function, &self.call.names, &self.values);
+        // The cursor may be a parameter, and known only now.
+        let (table, version) = of_cursor(&self.call.table, self.call.version, &arguments)?;
+        if table.schema.columns != self.call.table.schema.columns {
+            return plan_err!(
+                "{}: the columns of {} have changed since the first page",
+                function.name(),
+                table.name
+            );
+        }
+        let requests = arguments.requests(&table).map_err(external)?;
+        Ok(SearchResults { call: self.call.clone(), table, version, requests })
+    }
+}
+
+/// Whether an argument is a value.
+pub fn is_known(value: &Expr) -> bool {
+    matches!(value, Expr::Literal(..))
+}
+
+/// The table that a node of a plan searches, if it is a search.
+pub fn searched_table(node: &LogicalPlan) -> Option<TableId> {
+    let LogicalPlan::Extension(extension) = node else {
+        return None;
+    };
+    extension.node.as_any().downcast_ref::<SearchNode>().map(|search| search.call.table.id)
+}
+
+impl PartialEq for SearchNode {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key() && self.values == other.values
+    }
+}
+
+impl Eq for SearchNode {}
+
+impl Hash for SearchNode {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+        self.values.hash(state);
+    }
+}
+
+impl PartialOrd for SearchNode {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        self.key().partial_cmp(&other.key())
+    }
+}
+
+impl UserDefinedLogicalNodeCore for SearchNode {
+    fn name(&self) -> &str {
+        "Search"
+    }
+
+    fn inputs(&self) -> Vec<&LogicalPlan> {
+        vec![]
+    }
+
+    fn schema(&self) -> &DFSchemaRef {
+        &self.call.qualified
+    }
+
+    fn expressions(&self) -> Vec<Expr> {
+        // What is known is nobody else's business: every rewrite would write vectors out as the names of their columns.
+        self.values.iter().filter(|value| !is_known(value)).cloned().collect()
+    }
+
+    fn fmt_for_explain(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "Search: {} of {}", self.call.function.name(), self.call.table.name)
+    }
+
+    fn with_exprs_and_inputs(&self, exprs: Vec<Expr>, _: Vec<LogicalPlan>) -> Result<Self> {
+        // A parameter that was bound is called by its number still.
+        let mut exprs = exprs.into_iter().map(Expr::unalias);
+        let values = self.values.iter().map(|value| match is_known(value) {
+            true => Ok(value.clone()),
+            false => exprs.next().ok_or_else(|| plan_datafusion_err!("an argument of a search is gone")),
+        });
+        Ok(Self { call: self.call.clone(), values: values.collect::<Result<_>>()? })
+    }
+}
+
+/// What the planner is given for a call: a relation that stands for its [`SearchNode`].
+#[derive(Debug)]
+pub struct CallTable {
+    node: SearchNode,
+}
+
+#[async_trait]
+impl TableProvider for CallTable {
+    fn schema(&self) -> SchemaRef {
+        self.node.call.schema.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::View
+    }
+
+    fn get_logical_plan(&self) -> Option<std::borrow::Cow<'_, LogicalPlan>> {
+        let node = Arc::new(self.node.clone());
+        Some(std::borrow::Cow::Owned(LogicalPlan::Extension(Extension { node })))
+    }
+
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        _: Option<&Vec<usize>>,
+        _: &[Expr],
+        _: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        plan_err!("{} was not planned", self.node.call.function.name())
+    }
+}

@@ -1,0 +1,226 @@
+//! A table as the target of a change: its rows with their places.
+//!
+//! Reached under a schema name that SQL has no use for otherwise, see [`target_schema`]. A change is planned
+//! as a query over it, and the places of the rows that come back say what to delete.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, UInt32Array, UInt64Array};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{DataFusionError, Result, Statistics, internal_err};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::physical_expr::EquivalenceProperties;
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties,
+};
+use futures::{StreamExt, TryStreamExt, stream};
+use plexus_model::{RowSelection, Segment, Table, TableSchema, Version};
+use plexus_storage::{PositionedRows, project};
+
+use crate::tables::context::TableContext;
+use crate::tables::pinned::PinnedTable;
+
+/// Column with the place of a row's segment among those that the version sees, in the order of their ids.
+pub const SEGMENT_COLUMN: &str = "$segment";
+/// Column with the position of a row in its segment.
+pub const ROW_COLUMN: &str = "$row";
+
+const PREFIX: &str = "$target:";
+
+/// The schema under which the tables of `schema` are targets.
+pub fn target_schema(schema: &str) -> String {
+    format!("{PREFIX}{schema}")
+}
+
+/// The schema whose targets a name stands for.
+pub fn schema_of_target(name: &str) -> Option<&str> {
+    name.strip_prefix(PREFIX)
+}
+
+/// A table with the columns [`SEGMENT_COLUMN`] and [`ROW_COLUMN`] after its own.
+#[derive(Debug)]
+pub struct TargetTable {
+    inner: PinnedTable,
+    schema: SchemaRef,
+}
+
+impl TargetTable {
+    pub fn new(inner: PinnedTable) -> Self {
+        let mut fields: Vec<_> = inner.arrow_schema().fields().iter().cloned().collect();
+        fields.push(Arc::new(Field::new(SEGMENT_COLUMN, DataType::UInt32, false)));
+        fields.push(Arc::new(Field::new(ROW_COLUMN, DataType::UInt64, false)));
+        Self { inner, schema: Arc::new(Schema::new(fields)) }
+    }
+
+    pub fn pinned(&self) -> &PinnedTable {
+        &self.inner
+    }
+}
+
+#[async_trait]
+impl TableProvider for TargetTable {
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.inner.score_bindings().await?;
+        let own = self.inner.arrow_schema().fields().len();
+        // Filters over places prune nothing, and the segments know nothing of them.
+        let filters: Vec<Expr> = filters
+            .iter()
+            .filter(|f| f.column_refs().iter().all(|c| self.inner.arrow_schema().index_of(&c.name).is_ok()))
+            .cloned()
+            .collect();
+        let wanted = self.inner.segments(state, &filters)?;
+        let places: Vec<(u32, Arc<Segment>)> = (0..)
+            .zip(self.inner.table().visible(self.inner.version()))
+            .filter(|(_, segment)| wanted.iter().any(|(s, _)| s.id == segment.id))
+            .map(|(place, segment)| (place, segment.clone()))
+            .collect();
+        let all: Vec<usize> = (0..own + 2).collect();
+        let columns = projection.unwrap_or(&all).clone();
+        let schema = Arc::new(self.schema.project(&columns)?);
+        let mut partitions: Vec<Vec<(u32, Arc<Segment>)>> =
+            vec![vec![]; state.config().target_partitions().clamp(1, places.len().max(1))];
+        let count = partitions.len();
+        places.into_iter().enumerate().for_each(|(i, place)| partitions[i % count].push(place));
+        Ok(Arc::new(TargetScan {
+            table: self.inner.table().clone(),
+            version: self.inner.version(),
+            context: self.inner.context().clone(),
+            properties: Arc::new(PlanProperties::new(
+                EquivalenceProperties::new(schema.clone()),
+                Partitioning::UnknownPartitioning(count),
+                EmissionType::Incremental,
+                Boundedness::Bounded,
+            )),
+            columns,
+            schema,
+            partitions,
+        }))
+    }
+
+    fn statistics(&self) -> Option<Statistics> {
+        None
+    }
+}
+
+/// Reads the rows of segments with their places.
+#[derive(Debug)]
+struct TargetScan {
+    table: Arc<Table>,
+    version: Version,
+    context: TableContext,
+    /// Indexes into the columns of the table and, after them, the two of the place.
+    columns: Vec<usize>,
+    schema: SchemaRef,
+    partitions: Vec<Vec<(u32, Arc<Segment>)>>,
+    properties: Arc<PlanProperties>,
+}
+
+impl DisplayAs for TargetScan {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let segments: usize = self.partitions.iter().map(Vec::len).sum();
+        write!(f, "TargetScan: table={}, segments={segments}", self.table.name)
+    }
+}
+
+impl ExecutionPlan for TargetScan {
+    fn name(&self) -> &str {
+        "TargetScan"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn execute(&self, partition: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let Some(segments) = self.partitions.get(partition).cloned() else {
+            return internal_err!("partition {partition} of {}", self.partitions.len());
+        };
+        let (table, version, context) = (self.table.clone(), self.version, self.context.clone());
+        let (columns, schema) = (self.columns.clone(), self.schema.clone());
+        let own = table.schema.columns.len();
+        let read: Vec<usize> = columns.iter().copied().filter(|c| *c < own).collect();
+        let wanted: TableSchema = project(&table.schema, &read);
+        let rows = stream::iter(segments).then(move |(place, segment)| {
+            let (table, context, wanted) = (table.clone(), context.clone(), wanted.clone());
+            async move {
+                let hidden = context.scans.reader.invisible_rows(&table, &segment, version).await?;
+                let rows = context
+                    .scans
+                    .reader
+                    .scan(&table, &segment, &wanted, RowSelection::AllExcept(hidden))
+                    .await?;
+                plexus_model::Result::Ok(rows.map_ok(move |rows| (place, rows)))
+            }
+        });
+        let batches = rows.try_flatten().map(move |rows| {
+            let (place, rows) = rows.map_err(|e| DataFusionError::External(Box::new(e)))?;
+            assemble(place, rows, &columns, own, &schema)
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), batches.boxed())))
+    }
+}
+
+fn assemble(
+    place: u32,
+    found: PositionedRows,
+    columns: &[usize],
+    own: usize,
+    schema: &SchemaRef,
+) -> Result<RecordBatch> {
+    let count = found.positions.len();
+    let mut read = found.rows.columns().iter();
+    let arrays = columns
+        .iter()
+        .map(|&column| -> Result<ArrayRef> {
+            match column.checked_sub(own) {
+                None => read.next().cloned().ok_or_else(|| {
+                    DataFusionError::Internal(format!("column {column} of a target was not read"))
+                }),
+                Some(0) => Ok(Arc::new(UInt32Array::from(vec![place; count]))),
+                Some(_) => Ok(Arc::new(UInt64Array::from(found.positions.clone()))),
+            }
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(count));
+    Ok(RecordBatch::try_new_with_options(schema.clone(), arrays, &options)?)
+}

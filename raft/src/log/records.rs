@@ -1,0 +1,110 @@
+//! How `raft-log` stores log ids, votes and payloads, and whom it notifies after a sync.
+
+use std::io;
+
+use bytes::Bytes;
+use openraft::storage::LogFlushed;
+use raft_log::codeq::{Decode, Encode};
+use tokio::sync::oneshot;
+
+use crate::limits::LOG_PAYLOAD_BYTES_MAX;
+use crate::types::TypeConfig;
+use crate::wire::{WireLogId, WireVote};
+
+/// The types that `raft-log` is instantiated with.
+#[derive(Debug, Default, PartialEq, Eq, Clone)]
+pub(crate) struct LogTypes;
+
+impl raft_log::Types for LogTypes {
+    type LogId = WireLogId;
+    type LogPayload = Payload;
+    type Vote = WireVote;
+    type Callback = FlushCallback;
+    type UserData = String;
+
+    fn log_index(id: &WireLogId) -> u64 {
+        id.index
+    }
+
+    fn payload_size(payload: &Payload) -> u64 {
+        payload.0.len() as u64
+    }
+}
+
+/// An archived [`WirePayload`](crate::wire::WirePayload), preceded on disk by its length.
+#[derive(Clone, Debug)]
+pub(crate) struct Payload(pub(super) Bytes);
+
+impl Encode for Payload {
+    fn encode<W: io::Write>(&self, mut w: W) -> io::Result<usize> {
+        let n = (self.0.len() as u32).encode(&mut w)?;
+        w.write_all(&self.0)?;
+        Ok(n + self.0.len())
+    }
+}
+
+impl Decode for Payload {
+    fn decode<R: io::Read>(mut r: R) -> io::Result<Self> {
+        let length = u32::decode(&mut r)?;
+        if length > LOG_PAYLOAD_BYTES_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("an entry of {length} bytes")));
+        }
+        let mut bytes = vec![0; length as usize];
+        r.read_exact(&mut bytes)?;
+        Ok(Self(bytes.into()))
+    }
+}
+
+impl Encode for WireLogId {
+    fn encode<W: io::Write>(&self, mut w: W) -> io::Result<usize> {
+        Ok(self.term.encode(&mut w)? + self.leader.encode(&mut w)? + self.index.encode(&mut w)?)
+    }
+}
+
+impl Decode for WireLogId {
+    fn decode<R: io::Read>(mut r: R) -> io::Result<Self> {
+        Ok(Self { term: u64::decode(&mut r)?, leader: u64::decode(&mut r)?, index: u64::decode(&mut r)? })
+    }
+}
+
+impl Encode for WireVote {
+    fn encode<W: io::Write>(&self, mut w: W) -> io::Result<usize> {
+        let committed = u64::from(self.committed);
+        Ok(self.term.encode(&mut w)? + self.node.encode(&mut w)? + committed.encode(&mut w)?)
+    }
+}
+
+impl Decode for WireVote {
+    fn decode<R: io::Read>(mut r: R) -> io::Result<Self> {
+        Ok(Self {
+            term: u64::decode(&mut r)?,
+            node: u64::decode(&mut r)?,
+            committed: u64::decode(&mut r)? == 1,
+        })
+    }
+}
+
+/// Who is notified after a sync.
+pub(crate) enum FlushCallback {
+    /// `openraft`, after an append.
+    Append(LogFlushed<TypeConfig>),
+    /// A caller in this crate.
+    Caller(oneshot::Sender<()>),
+}
+
+impl raft_log::Callback for FlushCallback {
+    fn send(self, result: io::Result<()>) {
+        if let Err(error) = result {
+            tracing::error!(%error, "sync of the metadata log failed; stopping");
+            eprintln!(
+                "sync of the metadata log failed: {error}; stopping, since the content on disk is unknown"
+            );
+            std::process::abort();
+        }
+        match self {
+            Self::Append(callback) => callback.log_io_completed(Ok(())),
+            // The receiver is gone when the caller gave up.
+            Self::Caller(sender) => drop(sender.send(())),
+        }
+    }
+}
