@@ -74,3 +74,9 @@ fn ours(error: &DataFusionError) -> Option<&Error> {
     }
     None
 }
+
+/// A statement, or a part of one, that is not supported yet.
+pub(crate) fn unsupported(what: &str) -> Error {
+    let what: String = what.chars().take(80).collect();
+    Error::unsupported(format!("not supported yet: {what}"))
+}

@@ -56,25 +56,28 @@ pub const HOLD_BACK_BYTES: usize = 4 * 1024 * 1024;
 pub const SUSPECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Inline bytes of a shard above which they are written out as a file.
-pub const WRITE_OUT_BYTES: u64 = 256 * 1024;
+pub const FLUSH_BYTES: u64 = 256 * 1024;
 
 /// Inline segments of a shard above which they are written out: each costs a scan a little.
-pub const WRITE_OUT_SEGMENTS: usize = 256;
+pub const FLUSH_SEGMENTS: usize = 256;
 
 /// Age above which inline rows are written out, however few.
-pub const WRITE_OUT_AGE: Duration = Duration::from_secs(30);
+pub const FLUSH_AGE: Duration = Duration::from_secs(30);
 
 /// How often the background work looks for something to do.
 pub const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How often garbage and old versions are looked for.
+pub const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+
 /// Missing segments that a node pulls at the same time.
-pub const PULLS_MAX: usize = 2;
+pub const REPAIRS_MAX: usize = 2;
 
 /// Bytes asked of a peer at once when a segment is pulled; the pull resumes at this granularity.
-pub const PULL_CHUNK_BYTES: usize = 4 * 1024 * 1024;
+pub const REPAIR_CHUNK_BYTES: usize = 4 * 1024 * 1024;
 
 /// Segments whose pull broke off and of which what has come is kept in memory.
-pub const PULL_PARTS_MAX: usize = 8;
+pub const REPAIR_PARTS_MAX: usize = 8;
 
 /// How long a write may go on between its first segment and its commit.
 pub const WRITE_TIME_MAX: Duration = Duration::from_secs(12 * 60 * 60);

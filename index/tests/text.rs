@@ -376,7 +376,7 @@ fn skipping_blocks_does_not_change_the_top_k() {
         let statistics = GlobalStatistics {
             rows: counts.rows,
             tokens: counts.tokens,
-            frequencies: document_frequencies.collect(),
+            document_frequencies: frequencies.collect(),
         };
         let best = |query: &TextQuery, selection: &RowSelection, k: usize| {
             let mut top = TopK::new(k);

@@ -8,9 +8,11 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::{Router, routing::get};
+use plexus_coordinator::TaskMetrics;
 use plexus_model::{Error, Result};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
@@ -108,10 +110,28 @@ fn encode_metrics(source: &StatusSource) -> Result<String> {
         "Number of search requests from other nodes that this node has answered",
         searches,
     );
+    register_background_tasks(&mut registry, &source.task_metrics);
     let memory = Gauge::<u64, AtomicU64>::default();
     memory.set(resident_bytes());
     registry.register("resident_memory_bytes", "Resident memory of the process in bytes", memory);
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|e| Error::internal(format!("metrics: {e}")))?;
     Ok(text)
+}
+
+/// Runs, failures and busy seconds of each background task, under the label `task`.
+fn register_background_tasks(registry: &mut Registry, metrics: &TaskMetrics) {
+    type Labels = Vec<(&'static str, &'static str)>;
+    let runs = Family::<Labels, Counter>::default();
+    let failures = Family::<Labels, Counter>::default();
+    let busy = Family::<Labels, Counter<f64, AtomicU64>>::default();
+    for (task, statistics) in metrics.snapshot() {
+        let labels = vec![("task", task)];
+        runs.get_or_create(&labels).inc_by(statistics.runs);
+        failures.get_or_create(&labels).inc_by(statistics.failures);
+        busy.get_or_create(&labels).inc_by(statistics.busy.as_secs_f64());
+    }
+    registry.register("background_runs", "Runs of a background task on this node", runs);
+    registry.register("background_failures", "Runs of a background task that failed", failures);
+    registry.register("background_busy_seconds", "Time that a background task has run", busy);
 }

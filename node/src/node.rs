@@ -8,7 +8,7 @@ use std::time::Duration;
 use plexus_coordinator::limits::LOADS_MAX;
 use plexus_coordinator::{
     Coordinator, CoordinatorOptions, GroupCommitter, KeyIndexes, Maintenance, Missing, Repairer, Replicator,
-    Writer,
+    TaskContext, TaskMetrics, Writer,
 };
 use plexus_flight::peer::{NodeState, PeerEndpoint, PeerNetwork, PeerService, WorkerChannels};
 use plexus_flight::sql::SqlService;
@@ -155,6 +155,7 @@ struct Base {
     network: PeerNetwork,
     meta: Arc<Meta>,
     data: DataDir,
+    task_metrics: TaskMetrics,
 }
 
 impl Base {
@@ -185,7 +186,7 @@ impl Base {
         if state.meta.set(meta.clone()).is_err() {
             return Err(Error::internal("the metadata group was started twice"));
         }
-        Ok(Self { id, identity, endpoint, state, network, meta, data })
+        Ok(Self { id, identity, endpoint, state, network, meta, data, task_metrics: TaskMetrics::default() })
     }
 
     fn status_source(&self, serving: Arc<AtomicBool>) -> StatusSource {
@@ -194,6 +195,7 @@ impl Base {
             meta: self.meta.clone(),
             peers: Arc::new(self.network.clone()),
             state: self.state.clone(),
+            task_metrics: self.task_metrics.clone(),
             serving,
         }
     }
@@ -223,14 +225,15 @@ impl Base {
     }
 
     fn maintenance(&self, writer: Writer) -> Maintenance {
-        Maintenance {
+        let context = TaskContext {
             node: self.id,
             meta: self.meta.clone(),
             writer,
             store: self.state.store.clone(),
-            repairer: Repairer::new(self.id, Arc::new(self.network.clone())),
+            repairer: Arc::new(Repairer::new(self.id, Arc::new(self.network.clone()))),
             missing: self.state.missing.clone(),
-        }
+        };
+        Maintenance { context, metrics: self.task_metrics.clone() }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::future::join_all;
-use plexus_coordinator::{NodeReport, Peers};
+use plexus_coordinator::{NodeReport, Peers, TaskMetrics};
 use plexus_flight::peer::NodeState;
 use plexus_model::{Manifest, NodeId, SegmentId, Table};
 use plexus_raft::Meta;
@@ -20,6 +20,8 @@ pub(crate) struct StatusSource {
     /// Access to the reports of other nodes.
     pub(crate) peers: Arc<dyn Peers>,
     pub(crate) state: Arc<NodeState>,
+    /// Counters of the background tasks of this node.
+    pub(crate) task_metrics: TaskMetrics,
     /// Set once the client port is served.
     pub(crate) serving: Arc<AtomicBool>,
 }

@@ -1,4 +1,4 @@
-//! Conditions that every row of a table fulfils.
+//! `CHECK` constraints, and expressions that are evaluated without a table.
 
 use std::sync::Arc;
 
@@ -13,29 +13,29 @@ use plexus_storage::types;
 
 use crate::engine::Engine;
 
-/// The `CHECK` constraints of a table, ready to be evaluated.
+/// The `CHECK` constraints of a table, compiled over its columns.
 #[derive(Default)]
 pub struct RowChecks(Vec<(String, Arc<dyn PhysicalExpr>)>);
 
 impl Engine {
-    /// # Errors
-    /// `InvalidArgument` names a check that cannot be evaluated over the columns.
-    pub fn checks(&self, schema: &TableSchema) -> Result<RowChecks> {
-        compile(self.literal_state(), schema)
-    }
-}
-
-impl Engine {
-    /// The value of an expression that names no column, as an array of one row.
+    /// Compiles the `CHECK` constraints of a table.
     ///
     /// # Errors
-    /// `InvalidArgument` when it has none.
-    pub fn constant(&self, sql: &str) -> Result<ArrayRef> {
+    /// `InvalidArgument` names a constraint that cannot be evaluated over the columns.
+    pub fn row_checks(&self, schema: &TableSchema) -> Result<RowChecks> {
+        compile(self.table_free_state(), schema)
+    }
+
+    /// The value of an SQL expression without columns, as an array of one row.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when the expression cannot be evaluated.
+    pub fn evaluate_constant(&self, sql: &str) -> Result<ArrayRef> {
         let fail = |e: datafusion::common::DataFusionError| {
             Error::invalid(format!("{}: {}", plexus_model::cut(sql, 200), e.strip_backtrace()))
         };
         let none = DFSchema::empty();
-        let mut state = self.literal_state().clone();
+        let mut state = self.table_free_state().clone();
         state.mark_start_execution();
         let expr = state.create_logical_expr(sql, &none).map_err(fail)?;
         let now = state.execution_props().query_execution_start_time;
@@ -61,9 +61,9 @@ fn compile(state: &SessionState, schema: &TableSchema) -> Result<RowChecks> {
         let named = |e| fail(&check.name, e);
         let expr = state.create_logical_expr(&check.expression, &columns).map_err(named)?;
         let expr = state.create_physical_expr(expr, &columns).map_err(named)?;
-        let of_type = expr.data_type(columns.as_arrow()).map_err(named)?;
-        if of_type != arrow_schema::DataType::Boolean {
-            return Err(Error::invalid(format!("check {:?} is {of_type}, not a condition", check.name)));
+        let data_type = expr.data_type(columns.as_arrow()).map_err(named)?;
+        if data_type != arrow_schema::DataType::Boolean {
+            return Err(Error::invalid(format!("check {:?} is {data_type}, not a condition", check.name)));
         }
         Ok((check.name.clone(), expr))
     });
@@ -71,9 +71,10 @@ fn compile(state: &SessionState, schema: &TableSchema) -> Result<RowChecks> {
 }
 
 impl RowChecks {
+    /// Checks all rows of a batch. As in the SQL standard, a condition that is null holds.
+    ///
     /// # Errors
-    /// `InvalidArgument` names the check and the first row that breaks it. A condition that is null is not
-    /// broken.
+    /// `InvalidArgument` names the constraint and the first row that violates it.
     pub fn check(&self, batch: &RecordBatch) -> Result<()> {
         for (name, expr) in &self.0 {
             let values = expr
@@ -90,7 +91,7 @@ impl RowChecks {
     }
 }
 
-/// A row for people, cut where it is long.
+/// A row for error messages, shortened where it is long.
 fn describe(batch: &RecordBatch, row: usize) -> String {
     let value = |(field, column): (&Arc<arrow_schema::Field>, &arrow::array::ArrayRef)| {
         let text = arrow::util::display::array_value_to_string(column, row).unwrap_or_default();

@@ -1,7 +1,7 @@
-//! Segment scans on their way to another node.
+//! Encodes segment scans for other nodes.
 //!
-//! The library's encoding of a file scan keeps groups, projection and statistics. Added here: the filter
-//! that the source took over, and which segment each file stands for.
+//! DataFusion encodes file groups, projection and statistics of a file scan. Added here are the filter that
+//! the source applies and the segment behind each file.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,13 +26,15 @@ use plexus_model::{FileData, NodeId, RowSet, SegmentId, decode_row_set, encode_r
 use plexus_storage::SegmentRef;
 use prost::Message;
 
-use crate::scan::files::{HiddenRows, hide, segment_of};
+use crate::scan::files::{InvisibleRows, exclude_rows, segment_of};
 use crate::scan::leaf::{ScanContext, segment_scan};
 use crate::scan::schema_adapter::{Initials, StoredAdapterFactory};
 use crate::search::{decode_function, encode_function};
 
+/// Encodes and decodes segment scans. Decoded scans read through the node that `context` belongs to.
 #[derive(Debug)]
-pub struct ScanCodec {
+pub(crate) struct ScanCodec {
+    /// The node that runs decoded scans.
     pub context: ScanContext,
 }
 
@@ -44,7 +46,7 @@ struct WireScan {
     predicate: Option<protobuf::PhysicalExprNode>,
     #[prost(message, repeated, tag = "3")]
     segments: Vec<WireSegment>,
-    /// Values of columns for rows that are older than they.
+    /// Initial values of columns for rows that are older than the column.
     #[prost(map = "string, bytes", tag = "4")]
     initials: HashMap<String, Vec<u8>>,
 }
@@ -63,9 +65,9 @@ struct WireSegment {
     replicas: Vec<u64>,
     #[prost(uint64, tag = "6")]
     column_bytes: u64,
-    /// Rows that are not read, as [`plexus_model::encode_row_set`] writes them; empty when there are none.
+    /// The invisible rows, encoded by [`plexus_model::encode_row_set`]. Empty if there are none.
     #[prost(bytes = "vec", tag = "7")]
-    hidden: Vec<u8>,
+    invisible: Vec<u8>,
 }
 
 impl WireSegment {
@@ -78,11 +80,11 @@ impl WireSegment {
             checksum: segment.data.checksum.to_vec(),
             replicas: segment.replicas.iter().map(|n| n.0).collect(),
             column_bytes: segment.data.column_bytes,
-            hidden: file.extension::<HiddenRows>().map(|h| encode_row_set(&h.0)).unwrap_or_default(),
+            invisible: file.extension::<InvisibleRows>().map(|h| encode_row_set(&h.0)).unwrap_or_default(),
         })
     }
 
-    /// What it says of a file: its path, its segment, and the rows that are not read.
+    /// The path of the file, its segment, and its invisible rows.
     fn into_parts(self) -> Result<(String, (SegmentRef, RowSet))> {
         let (Ok(id), Ok(checksum)) = (self.id.try_into(), self.checksum.try_into()) else {
             return internal_err!("segment of a plan without id or checksum: {}", self.path);
@@ -92,11 +94,11 @@ impl WireSegment {
             data: FileData { bytes: self.length, checksum, column_bytes: self.column_bytes },
             replicas: self.replicas.into_iter().map(NodeId).collect(),
         };
-        let hidden = match self.hidden.is_empty() {
+        let invisible = match self.invisible.is_empty() {
             true => RowSet::new(),
-            false => decode_row_set(&self.hidden).map_err(|e| DataFusionError::External(Box::new(e)))?,
+            false => decode_row_set(&self.invisible).map_err(|e| DataFusionError::External(Box::new(e)))?,
         };
-        Ok((self.path, (segment, hidden)))
+        Ok((self.path, (segment, invisible)))
     }
 }
 
@@ -152,11 +154,11 @@ impl PhysicalExtensionCodec for ScanCodec {
         if let Some(predicate) = &scan.predicate {
             let predicate = converter.proto_to_physical_expr(predicate, schema.table_schema(), &decode)?;
             let pushed = source.try_pushdown_filters(vec![predicate], task.session_config().options())?;
-            // The filter above the scan is gone, so a source that does not take it back would lose it.
-            let taken = pushed.filters.iter().all(|f| matches!(f, PushedDown::Yes));
-            match pushed.updated_node.filter(|_| taken) {
+            // The plan has no filter above the scan, so the source must accept the filter.
+            let accepted = pushed.filters.iter().all(|f| matches!(f, PushedDown::Yes));
+            match pushed.updated_node.filter(|_| accepted) {
                 Some(updated) => source = updated,
-                None => return internal_err!("segment scan does not take its filter back"),
+                None => return internal_err!("segment scan does not accept its filter"),
             }
         }
         let mut config = parse_protobuf_file_scan_config(&config, &decode, converter, source)?;
@@ -166,11 +168,15 @@ impl PhysicalExtensionCodec for ScanCodec {
             .into_iter()
             .map(|group| {
                 let files = group.into_inner().into_iter().map(|file| {
-                    let Some((segment, hidden)) = segments.get(file.path().as_ref()) else {
+                    let Some((segment, invisible)) = segments.get(file.path().as_ref()) else {
                         return internal_err!("file {} of a segment scan names no segment", file.path());
                     };
                     let file = file.with_extension(segment.clone());
-                    Ok(if hidden.is_empty() { file } else { hide(file, Arc::new(hidden.clone())) })
+                    Ok(if invisible.is_empty() {
+                        file
+                    } else {
+                        exclude_rows(file, Arc::new(invisible.clone()))
+                    })
                 });
                 files.collect::<Result<Vec<_>>>().map(Into::into)
             })

@@ -1,5 +1,7 @@
-//! What travels with a query: its identity and version, and the planner's helpers that depend on nothing else.
+//! The identity and version of a query, which travel with it, and helpers of planning.
 
+use datafusion::common::DataFusionError;
+use plexus_model::Error;
 use std::sync::Arc;
 
 use datafusion::catalog::Session;
@@ -11,11 +13,11 @@ use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 
 extensions_options! {
-    /// What travels with a query to its workers.
-    pub struct QueryContext {
-        /// Identity of the query in logs and spans.
+    /// What the workers of a query know of it.
+    pub(crate) struct QueryContext {
+        /// Id of the query in logs and spans.
         pub query_id: String, default = String::new()
-        /// Manifest version that it pins.
+        /// The manifest version that the query is pinned to.
         pub version: u64, default = 0
     }
 }
@@ -24,13 +26,17 @@ impl ConfigExtension for QueryContext {
     const PREFIX: &'static str = "plexus_query";
 }
 
-/// The identity of the query that a session is for.
+/// The id of the query that a session is for; empty if it has none.
 pub(crate) fn query_id(state: &dyn Session) -> String {
     let context = state.config_options().extensions.get::<QueryContext>();
     context.map(|context| context.query_id.clone()).unwrap_or_default()
 }
 
-/// A predicate with its values in the types of the columns that they are compared with, as pruning needs it.
+/// Simplifies a predicate and casts its constants to the types of the columns that they are compared with, as
+/// pruning requires.
+///
+/// # Errors
+/// When the types cannot be coerced.
 pub(crate) fn simplify(expr: Expr, schema: DFSchema, state: &SessionState) -> Result<Expr> {
     let schema = Arc::new(schema);
     let context = SimplifyContext::builder()
@@ -40,4 +46,9 @@ pub(crate) fn simplify(expr: Expr, schema: DFSchema, state: &SessionState) -> Re
         .build();
     let simplifier = ExprSimplifier::new(context);
     simplifier.simplify(simplifier.coerce(expr, &schema)?)
+}
+
+/// Wraps an error of this project as an error of DataFusion.
+pub(crate) fn external(error: Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
 }

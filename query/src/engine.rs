@@ -1,4 +1,5 @@
-//! Sessions: the planner, the functions and the workers, pinned to a manifest.
+//! The engine: makes sessions that are pinned to a manifest, runs tasks of other nodes' queries, and answers
+//! their searches.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,50 +40,63 @@ use crate::tables::pinned::PinnedTable;
 use crate::tables::system::ClusterView;
 use crate::{CATALOG, DEFAULT_SCHEMA};
 
+/// What an [`Engine`] is built from.
 pub struct EngineOptions<C> {
-    /// Reads segments.
+    /// Reads segments, from the local disk or from a replica.
     pub reader: SegmentReader,
-    /// Reaches the searches of other nodes.
+    /// Sends search requests to other nodes.
     pub transport: Arc<dyn SearchTransport>,
-    /// How workers are reached.
+    /// Opens channels to the workers of distributed plans.
     pub channels: C,
-    /// URL of this node's own worker service.
+    /// URL of the worker service of this node.
     pub self_url: Url,
-    /// Bytes that operators may hold before they spill or fail.
+    /// Memory that operators may use before they spill or fail.
     pub memory_bytes: usize,
-    /// Partitions of a plan on one node.
+    /// Number of partitions of a plan on one node.
     pub partitions: usize,
 }
 
 /// What a session is pinned to.
 #[derive(Clone)]
 pub struct Pin {
+    /// The version that the session reads.
     pub manifest: Arc<Manifest>,
+    /// What the system tables show beside the manifest.
     pub view: ClusterView,
+    /// The nodes that run distributed plans.
     pub placement: Placement,
+    /// Id of the query in logs and spans.
     pub query_id: String,
-    /// Relations of the statement itself, in the schema [`crate::STATEMENT_SCHEMA`].
+    /// Relations of the statement, in the schema [`crate::STATEMENT_SCHEMA`].
     pub relations: Relations,
 }
 
-/// Makes pinned sessions, and the worker that runs other nodes' tasks.
+/// Makes pinned sessions, runs tasks of distributed plans, and answers the searches of other nodes.
 pub struct Engine {
     base: SessionState,
-    /// Without optimizer: for rows that are written out in the statement there is nothing to optimize.
+    /// Has no optimizer rules. Literal rows in a statement leave nothing to optimize.
     literal: SessionState,
     worker: Worker,
     tables: TableContext,
-    /// Where queries run.
+    /// The runtime of queries.
     runtime: Handle,
-    searching: Semaphore,
+    /// Bounds the searches that run for other nodes.
+    search_permits: Semaphore,
+    /// Number of searches that were answered for other nodes.
     remote_search_requests: AtomicU64,
 }
 
-/// Searches of other nodes that are answered at once; more wait, so that what they hold stays bounded.
-const SEARCHING_MAX: usize = 32;
+/// Searches for other nodes that run at the same time. Others wait, so that their memory is bounded.
+const REMOTE_SEARCHES_MAX: usize = 32;
 
 impl Engine {
-    /// To be called on the runtime on which queries run.
+    /// Builds an engine. Must be called on the runtime that queries are to run on.
+    ///
+    /// # Errors
+    /// When DataFusion rejects the configuration.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
     pub fn new<C>(options: EngineOptions<C>) -> Result<Self>
     where
         C: ChannelResolver + Clone + Send + Sync + 'static,
@@ -110,9 +124,9 @@ impl Engine {
             .with_distributed_desired_task_count_handler(desired_tasks)
             .with_distributed_scale_up_leaf_node_handler(scale_up)
             .with_distributed_route_tasks_handler(route)
-            // Unions of files and inline rows must run in every slot of their stage.
+            // A union of files and inline rows must run in every slot of its stage.
             .with_distributed_children_isolator_unions(false)?
-            // Compressing costs more than a fast link.
+            // On a fast network, compression costs more time than it saves.
             .with_distributed_compression(None)?
             .with_distributed_metrics_collection(false)?
             .with_analyzer_rule(Arc::new(BindRule))
@@ -129,10 +143,10 @@ impl Engine {
             .with_optimizer_rules(vec![])
             .with_physical_optimizer_rules(vec![])
             .build();
-        let (runtime, searching) = (Handle::current(), Semaphore::new(SEARCHING_MAX));
+        let (runtime, search_permits) = (Handle::current(), Semaphore::new(REMOTE_SEARCHES_MAX));
         let remote_search_requests = AtomicU64::new(0);
         let tables = TableContext { scans, search };
-        Ok(Self { base, literal, worker, tables, runtime, searching, remote_search_requests })
+        Ok(Self { base, literal, worker, tables, runtime, search_permits, remote_search_requests })
     }
 
     /// The service that runs tasks of other nodes' queries.
@@ -140,21 +154,22 @@ impl Engine {
         self.worker.clone()
     }
 
-    /// A session that sees `pin` and nothing else.
+    /// A session that sees what `pin` names and nothing else.
     pub fn session(&self, pin: Pin) -> SessionState {
         self.pinned(&self.base, pin)
     }
 
-    /// The same for statements that read no table: it plans several times faster.
-    pub fn literal_session(&self, pin: Pin) -> SessionState {
+    /// The same for statements that read no table. Planning is several times faster.
+    pub fn table_free_session(&self, pin: Pin) -> SessionState {
         self.pinned(&self.literal, pin)
     }
 
-    /// Segments of a table that may have rows for which a predicate holds, by what is known of their columns.
+    /// The segments of a table that may have rows that satisfy a predicate, by the statistics in the
+    /// manifest.
     ///
     /// # Errors
-    /// What is wrong with the predicate.
-    pub fn matching(
+    /// When the predicate is invalid.
+    pub fn matching_segments(
         &self,
         state: &SessionState,
         table: &Arc<Table>,
@@ -171,7 +186,7 @@ impl Engine {
         Ok(pinned.segments(state, &[expr])?.into_iter().map(|(segment, _)| segment.id).collect())
     }
 
-    /// One segment of a table, as searches see it.
+    /// A snapshot of one segment of a table with all of its rows, to build indexes from.
     pub fn search_snapshot(
         &self,
         table: Arc<Table>,
@@ -182,23 +197,24 @@ impl Engine {
         search::SearchSnapshot::of(table, version, self.tables.search.clone(), vec![view])
     }
 
-    /// Answers the search of another node, on the runtime of queries wherever it is asked. `manifest` is what this node knows
-    /// of the files that it keeps.
+    /// Answers an encoded search request of another node with an encoded response. The search runs on the
+    /// runtime of queries. `manifest` is the latest that this node knows.
     ///
     /// # Errors
-    /// What went wrong; whoever asked then asks another node, or does it.
+    /// `Unavailable` when the node is shutting down; otherwise what the search fails with. The caller tries
+    /// another replica or searches itself.
     pub async fn handle_search(
         self: &Arc<Self>,
         task: Vec<u8>,
         manifest: Arc<Manifest>,
     ) -> plexus_model::Result<Vec<u8>> {
-        let stopping = |_| plexus_model::Error::unavailable("the node is stopping");
-        let _permit = self.searching.acquire().await.map_err(stopping)?;
+        let stopping = |_| plexus_model::Error::unavailable("the node is shutting down");
+        let _permit = self.search_permits.acquire().await.map_err(stopping)?;
         let this = self.clone();
-        // Ends when this is dropped.
+        // Dropping the set aborts the search, for example when the caller disconnects.
         let mut tasks = JoinSet::new();
         let answer = async move {
-            search::remote::server::answer(&task, &manifest, &this.tables.search, &this.base).await
+            search::remote::server::handle(&task, &manifest, &this.tables.search, &this.base).await
         };
         tasks.spawn_on(answer, &self.runtime);
         match tasks.join_next().await {
@@ -207,30 +223,31 @@ impl Engine {
                 answer
             }
             Some(Err(e)) => Err(plexus_model::Error::internal(format!("a search was interrupted: {e}"))),
-            None => Err(plexus_model::Error::internal("a search was lost")),
+            None => Err(plexus_model::Error::internal("a search task returned nothing")),
         }
     }
 
-    /// How many questions of other nodes' searches were answered.
+    /// How many searches of other nodes were answered.
     pub fn remote_search_requests(&self) -> u64 {
         self.remote_search_requests.load(Ordering::Relaxed)
     }
 
-    /// Forgets what searches did not ask for in a while.
-    pub fn forget_idle(&self) {
-        self.tables.search.caches.forget_idle();
+    /// Drops idle cache entries and closes idle files. Call it periodically.
+    pub fn evict_idle(&self) {
+        self.tables.search.caches.evict_idle();
         self.tables.scans.reader.close_idle();
     }
 
-    /// A session that sees no table.
-    pub fn literal_state(&self) -> &SessionState {
+    /// A session that sees no tables.
+    pub fn table_free_state(&self) -> &SessionState {
         &self.literal
     }
 
+    /// A session based on `base` that is pinned.
     fn pinned(&self, base: &SessionState, pin: Pin) -> SessionState {
         let Pin { manifest, view, placement, query_id, relations } = pin;
         let mut state = base.clone();
-        // The moment that `now()` is, for the whole statement.
+        // Fixes the value of `now()` for the whole statement.
         state.mark_start_execution();
         let context = QueryContext { query_id, version: manifest.version.0 };
         state.set_distributed_worker_resolver(placement.clone());
@@ -244,7 +261,7 @@ impl Engine {
     }
 }
 
-/// The functions that every node knows besides the engine's own, and instead of those of the same name.
+/// Registers the search functions. They replace DataFusion's functions of the same name.
 fn add_functions(state: &mut SessionState) -> Result<()> {
     for function in search::scalar_functions() {
         state.register_udf(function)?;
@@ -252,18 +269,21 @@ fn add_functions(state: &mut SessionState) -> Result<()> {
     Ok(())
 }
 
+/// The resources that the queries of a node share.
 fn runtime(memory_bytes: usize) -> Result<Arc<RuntimeEnv>> {
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(GreedyMemoryPool::new(memory_bytes)))
         .build_arc()?;
-    // Scans look their store up by URL before they ask for a reader; the readers never use it.
+    // Scans look up their object store by URL before they ask for a reader, although the readers never use
+    // it.
     let url = ObjectStoreUrl::parse(STORE_URL)?;
     runtime.register_object_store(url.as_ref(), Arc::new(InMemory::new()));
     Ok(runtime)
 }
 
+/// The configuration of sessions.
 fn config(partitions: usize) -> SessionConfig {
-    // One partition never distributes.
+    // Plans with a single partition are never distributed.
     let mut config = SessionConfig::new()
         .with_target_partitions(partitions.max(2))
         .with_information_schema(true)
@@ -273,11 +293,12 @@ fn config(partitions: usize) -> SessionConfig {
         .with_option_extension(SearchOptions::default());
     let options = config.options_mut();
     options.sql_parser.collect_spans = true;
-    // 0.1 is a tenth, as the standard has it, and not the nearest binary fraction.
+    // As in the SQL standard, 0.1 is a decimal and not the nearest binary fraction.
     options.sql_parser.parse_float_as_decimal = true;
     config
 }
 
+/// The worker that runs tasks of distributed plans.
 fn worker<C>(runtime: Arc<RuntimeEnv>, scans: ScanContext, channels: C) -> Worker
 where
     C: ChannelResolver + Clone + Send + Sync + 'static,
@@ -296,7 +317,7 @@ where
                 tracing::debug!(
                     query_id = query.query_id,
                     version = query.version,
-                    "task of another node's query"
+                    "running a task of a distributed query"
                 );
             }
             Ok(state)

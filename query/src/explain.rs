@@ -1,4 +1,5 @@
-//! `EXPLAIN`: the plan with its stages, the node of every task, the segments that it reads, and how its searches ran.
+//! `EXPLAIN`: the stages of a plan, the node of every task, the segments that each reads, and how its
+//! searches ran.
 
 use std::fmt::Write;
 
@@ -11,7 +12,11 @@ use datafusion_distributed::{NetworkBoundaryExt, display_plan_ascii};
 use crate::scan::distribution::Placement;
 use crate::search::SearchReport;
 
-/// Plans `plan` as it would run and describes it.
+/// Plans a query as it would run and describes the plan. Searches run during planning, so they are described
+/// with their results.
+///
+/// # Errors
+/// What planning fails with.
 pub async fn explain(state: &SessionState, plan: &LogicalPlan) -> Result<String> {
     let physical = state.create_physical_plan(plan).await?;
     let mut text = display_plan_ascii(physical.as_ref(), false);

@@ -1,11 +1,25 @@
-//! SQL over a pinned manifest, on one node or many.
+//! SQL and search over a pinned manifest, on one node or on several.
 //!
-//! An [`Engine`] makes sessions; each is pinned to one manifest, so everything it plans and scans is a
-//! function of that version. Tables are scanned segment by segment with leaves of Vortex files, which
-//! [`distribute`] spreads over the nodes that hold the data. Writing is not done here: the coordinator
-//! takes the plan of what is to be written and stores its rows itself.
+//! An [`Engine`] makes sessions. Each session is pinned to one version of the manifest by a [`Pin`], so what
+//! it plans and reads depends on that version alone. A table is scanned as a set of segments: Vortex files
+//! and rows that are inline in the Raft log. Large scans are split over the nodes that hold replicas, as the
+//! [`Placement`] of the query says. The [`search`] module ranks rows by full text and by vectors.
 //!
-//! This crate knows no sockets. Workers are reached through the `ChannelResolver` that is handed in.
+//! This crate knows neither sockets nor writes. The network comes in as a `ChannelResolver` for the workers
+//! of a distributed plan and as a [`search::SearchTransport`] for searches. The coordinator plans DML as a
+//! query over the [`dml_target_schema`] and stores the rows itself.
+//!
+//! Some schema names have a meaning to a session only:
+//!
+//! ```
+//! use plexus_model::Version;
+//! use plexus_query::{as_of_schema, dml_target_schema};
+//!
+//! // The tables of `public` as they were at version 7, for time travel.
+//! assert_eq!(as_of_schema(Version(7), "public"), "$as_of:7:public");
+//! // The tables of `public` with the position of each row, for UPDATE and DELETE.
+//! assert_eq!(dml_target_schema("public"), "$target:public");
+//! ```
 
 mod checks;
 mod codec;
@@ -17,15 +31,14 @@ pub mod search;
 mod tables;
 
 pub use checks::RowChecks;
-pub use context::QueryContext;
 pub use engine::{Engine, EngineOptions, Pin};
 pub use explain::explain;
 pub use scan::distribution::{Placement, Worker as PlacedWorker};
-pub use tables::catalog::{PinnedCatalog, Relations, STATEMENT_SCHEMA, as_of_schema};
-pub use tables::dml_target::{ROW_COLUMN, SEGMENT_COLUMN, target_schema};
+pub use tables::catalog::{Relations, STATEMENT_SCHEMA, as_of_schema};
+pub use tables::dml_target::{ROW_COLUMN, SEGMENT_COLUMN, dml_target_schema};
 pub use tables::system::{ClusterView, SYSTEM_SCHEMA, system_tables};
 
-/// The one database of a cluster.
+/// The only catalog of a cluster.
 pub const CATALOG: &str = "plexus";
-/// Where unqualified names are looked for.
+/// The schema in which unqualified names are resolved.
 pub const DEFAULT_SCHEMA: &str = "public";

@@ -230,7 +230,7 @@ impl Graph {
     }
 
     /// Number of components of a vector.
-    pub fn length(&self) -> usize {
+    pub fn dimensions(&self) -> usize {
         self.dimensions
     }
 

@@ -13,8 +13,8 @@ use crate::harness::PATIENCE;
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Names of background operations in `plexus.commits`.
-pub(crate) const FLUSH: &str = "write out";
-pub(crate) const COMPACTION: &str = "merge";
+pub(crate) const FLUSH: &str = "flush";
+pub(crate) const COMPACTION: &str = "compaction";
 
 /// Executes statements in one session. Panics with the first that fails.
 pub(crate) async fn execute_all(client: &mut Client, statements: &[&str]) {

@@ -1,4 +1,4 @@
-//! Segment statistics in the planner's terms.
+//! The statistics of segments as DataFusion statistics.
 
 use arrow_schema::{DataType, TimeUnit};
 use datafusion::common::stats::Precision;
@@ -7,8 +7,8 @@ use plexus_model::{Bound, ColumnStatistics as Known, Segment, Table, Version};
 
 use crate::scan::distinct::{self, Sample};
 
-/// A bound as a value of its column's type; `None` where they do not fit each other.
-pub fn to_scalar(bound: Bound, t: &DataType) -> Option<ScalarValue> {
+/// A bound as a value of the type of its column; `None` where it does not fit the type.
+pub(crate) fn to_scalar(bound: Bound, t: &DataType) -> Option<ScalarValue> {
     Some(match (bound, t) {
         (Bound::Int(v), DataType::Int8) => ScalarValue::Int8(Some(v.try_into().ok()?)),
         (Bound::Int(v), DataType::Int16) => ScalarValue::Int16(Some(v.try_into().ok()?)),
@@ -41,21 +41,21 @@ pub fn to_scalar(bound: Bound, t: &DataType) -> Option<ScalarValue> {
     })
 }
 
-/// The statistics of one segment, a column of the schema each.
-pub fn segment_statistics(
+/// The statistics of one segment, with those of each column of the schema.
+pub(crate) fn segment_statistics(
     segment: &Segment,
     version: Version,
     table: &Table,
     types: &arrow_schema::Schema,
 ) -> Statistics {
     let schema = &table.schema;
-    // A decimal bound counts in the scale that its column had, which another schema may have changed.
+    // A decimal bound is in the scale that the column had when the segment was written.
     let scales_hold = segment.schema_version == table.schema_version;
     let statistics: Vec<_> = segment.statistics.iter().collect();
     let rows = segment.live_rows(version) as usize;
-    // Bounds and nulls are those of all rows, of which this version may not see some.
+    // Bounds and null counts cover all rows of the segment, including those that this version does not see.
     let partial = version < segment.newest && segment.has_versions();
-    let whole = !partial && segment.deletions_at(version).next().is_none();
+    let all_visible = !partial && segment.deletions_at(version).next().is_none();
     let column_statistics = schema
         .columns
         .iter()
@@ -70,10 +70,10 @@ pub fn segment_statistics(
                     .as_ref()
                     .filter(|b| scales_hold || !matches!(b.0, Bound::Decimal(_)))
                     .and_then(|b| to_scalar(pick(b), field.data_type()))
-                    .map_or(Precision::Absent, |v| precise(v, whole))
+                    .map_or(Precision::Absent, |v| precise(v, all_visible))
             };
             PlanColumn {
-                null_count: precise(known.nulls as usize, whole),
+                null_count: precise(known.nulls as usize, all_visible),
                 min_value: bound(|b| b.0),
                 max_value: bound(|b| b.1),
                 distinct_count: known.distinct.map_or(Precision::Absent, |d| Precision::Inexact(d as usize)),
@@ -91,22 +91,23 @@ pub fn segment_statistics(
     }
 }
 
+/// An exact value, or an estimate.
 fn precise<T: std::fmt::Debug + Clone + PartialEq + Eq + PartialOrd>(value: T, exact: bool) -> Precision<T> {
     if exact { Precision::Exact(value) } else { Precision::Inexact(value) }
 }
 
-/// Bytes of the values of a column in memory, where the type or the statistics tell.
+/// The size of the values of a column in memory, if the type or the statistics determine it.
 fn value_bytes(known: &Known, data_type: &DataType, rows: usize) -> Precision<usize> {
     let fixed = data_type.primitive_width().map(|width| width * rows);
     let variable = || known.bytes.map(|bytes| bytes as usize);
     fixed.or_else(variable).map_or(Precision::Absent, Precision::Inexact)
 }
 
-/// In-memory bytes for each byte of a segment whose columns do not tell.
+/// Assumed ratio of bytes in memory to bytes in the file, for segments whose column sizes are unknown.
 const COMPRESSION_GUESS: usize = 4;
 
 /// The statistics of several segments together.
-pub fn merge<'a>(segments: impl Iterator<Item = &'a Statistics>, columns: usize) -> Statistics {
+pub(crate) fn merge<'a>(segments: impl Iterator<Item = &'a Statistics>, columns: usize) -> Statistics {
     let mut rows = Precision::Exact(0usize);
     let mut bytes = 0usize;
     let mut merged: Vec<Option<PlanColumn>> = vec![None; columns];
@@ -131,7 +132,7 @@ pub fn merge<'a>(segments: impl Iterator<Item = &'a Statistics>, columns: usize)
     }
     let column_statistics = merged.into_iter().zip(samples).map(|(column, samples)| {
         let column = column.unwrap_or_else(PlanColumn::new_unknown);
-        let distinct = distinct::of_all(&samples, width(&column));
+        let distinct = distinct::estimate(&samples, width(&column));
         let distinct_count = distinct.map_or(Precision::Absent, |d| Precision::Inexact(d as usize));
         PlanColumn { distinct_count, ..column }
     });
@@ -142,12 +143,13 @@ pub fn merge<'a>(segments: impl Iterator<Item = &'a Statistics>, columns: usize)
     }
 }
 
-/// How far the bounds of a column are apart.
+/// The distance between the bounds of a column.
 fn width(column: &PlanColumn) -> Option<f64> {
     let (min, max) = (column.min_value.get_value()?, column.max_value.get_value()?);
     max.distance(min).map(|distance| distance as f64)
 }
 
+/// Extends the statistics `into` by those of a column of a segment with `rows` rows.
 fn add_column(into: &mut PlanColumn, column: &PlanColumn, rows: usize) {
     let only_nulls = |c: &PlanColumn, rows: usize| c.null_count == Precision::Exact(rows);
     into.null_count = into.null_count.add(&column.null_count);
@@ -159,8 +161,8 @@ fn add_column(into: &mut PlanColumn, column: &PlanColumn, rows: usize) {
         && into.max_value == Precision::Absent
         && into.null_count.get_value().is_some()
     {
-        // Either nothing but nulls so far, or a type without bounds: both leave the new bounds unusable
-        // as bounds of the whole, so stay without.
+        // There were only nulls so far, or values without bounds. In the latter case the bounds of this
+        // segment do not enclose them, so the result has no bounds.
         return;
     }
     into.min_value = into.min_value.min(&column.min_value);
@@ -205,8 +207,8 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_of_unknown_bounds_leaves_the_whole_without() {
-        // Not only nulls, and no bounds: a NaN, or a type that has none.
+    fn a_segment_without_bounds_leaves_the_result_without_bounds() {
+        // Values without bounds: a NaN, or a type that has no order.
         let unknown = segment(10, 0, None);
         let known = segment(10, 0, Some((5, 9)));
         assert_eq!(merged(&[known.clone(), unknown.clone()]).min_value, Precision::Absent);

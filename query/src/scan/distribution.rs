@@ -1,7 +1,7 @@
-//! Spreading scans over the nodes that hold the data.
+//! Splits scans over the nodes that hold the data.
 //!
-//! Slot `i` of every stage runs on worker `i` of the query's [`Placement`], so all leaves of a stage agree
-//! on who reads what. A segment goes to a slot whose worker keeps a replica, the least loaded first.
+//! Slot `i` of every stage runs on worker `i` of the [`Placement`] of the query, so all leaves of a stage
+//! agree on the node of each slot. A segment goes to the least loaded slot whose worker holds a replica.
 
 use std::sync::Arc;
 
@@ -18,21 +18,23 @@ use plexus_model::NodeId;
 use url::Url;
 
 use crate::scan::files::segment_of;
-use crate::scan::leaf::segment_scan;
+use crate::scan::leaf::{segment_scan, spread};
 
-/// A node that can run tasks.
+/// A node that runs tasks of distributed plans.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Worker {
+    /// The node.
     pub node: NodeId,
-    /// Of its worker service.
+    /// URL of its worker service.
     pub url: Url,
 }
 
-/// The workers of one query, in slot order. The coordinating node comes first when it keeps data.
+/// The workers of one query in the order of slots. The coordinating node is the first if it holds data.
 #[derive(Clone, Debug)]
 pub struct Placement {
+    /// The workers, in the order of slots.
     pub workers: Vec<Worker>,
-    /// Segment bytes that are worth another task.
+    /// Bytes of segments per task. A scan gets one more task for each of them.
     pub task_bytes: u64,
 }
 
@@ -42,8 +44,8 @@ impl WorkerResolver for Placement {
     }
 }
 
-/// How many tasks a leaf is worth.
-pub fn desired_tasks(event: DesiredTaskCountEvent) -> Option<Result<DesiredTaskCountEventResponse>> {
+/// The number of tasks for a leaf.
+pub(crate) fn desired_tasks(event: DesiredTaskCountEvent) -> Option<Result<DesiredTaskCountEventResponse>> {
     if memory_source(event.plan).is_some() {
         return Some(Ok(DesiredTaskCountEventResponse::desired(1)));
     }
@@ -56,7 +58,7 @@ pub fn desired_tasks(event: DesiredTaskCountEvent) -> Option<Result<DesiredTaskC
 }
 
 /// Splits a leaf over the slots of its stage.
-pub fn scale_up(event: ScaleUpLeafNodeEvent) -> Option<Result<ScaleUpLeafNodeEventResponse>> {
+pub(crate) fn scale_up(event: ScaleUpLeafNodeEvent) -> Option<Result<ScaleUpLeafNodeEventResponse>> {
     let segments = segment_scan(event.plan).is_some();
     if !segments && memory_source(event.plan).is_none() {
         return None;
@@ -71,11 +73,12 @@ pub fn scale_up(event: ScaleUpLeafNodeEvent) -> Option<Result<ScaleUpLeafNodeEve
     }))
 }
 
+/// The scan of each slot, each with a share of the segments.
 fn split_segments(event: &ScaleUpLeafNodeEvent) -> Result<Vec<Arc<dyn ExecutionPlan>>> {
     let (Some((config, _)), Some(placement)) =
         (segment_scan(event.plan), event.session_config.get_extension::<Placement>())
     else {
-        return datafusion::common::internal_err!("a segment scan without placement");
+        return datafusion::common::internal_err!("a segment scan without a placement");
     };
     let partitions = event.plan.output_partitioning().partition_count().max(1);
     let mut slots: Vec<Slot> = vec![Slot::default(); event.task_count];
@@ -85,7 +88,7 @@ fn split_segments(event: &ScaleUpLeafNodeEvent) -> Result<Vec<Arc<dyn ExecutionP
         let segment = segment_of(file)?;
         let holds =
             |slot: usize| placement.workers.get(slot).is_some_and(|w| segment.replicas.contains(&w.node));
-        // Least loaded among those that keep it; a worker that does not would read it from a peer.
+        // Prefer a worker with a replica, since another one would read the segment over the network.
         let slot = (0..slots.len()).min_by_key(|&slot| (!holds(slot), slots[slot].bytes)).unwrap_or_default();
         slots[slot].bytes += file.effective_size();
         slots[slot].files.push(file.clone());
@@ -94,24 +97,25 @@ fn split_segments(event: &ScaleUpLeafNodeEvent) -> Result<Vec<Arc<dyn ExecutionP
         .into_iter()
         .map(|slot| {
             let mut config = config.clone();
-            config.file_groups = crate::scan::leaf::spread(slot.files, partitions);
-            // All variants must have the same number of partitions, also those with few files.
+            config.file_groups = spread(slot.files, partitions);
+            // The planner requires the same number of partitions in all slots.
             config.file_groups.resize_with(partitions, || FileGroup::new(vec![]));
             DataSourceExec::from_data_source(config) as Arc<dyn ExecutionPlan>
         })
         .collect())
 }
 
+/// The files of one slot.
 #[derive(Clone, Default)]
 struct Slot {
     bytes: u64,
     files: Vec<PartitionedFile>,
 }
 
-/// Rows in memory, that is inline segments, values and system tables, are few: the first slot reads them.
+/// Rows in memory are few: inline segments, literal values and system tables. The first slot reads them all.
 fn split_memory(event: &ScaleUpLeafNodeEvent) -> Result<Vec<Arc<dyn ExecutionPlan>>> {
     let Some(source) = memory_source(event.plan) else {
-        return datafusion::common::internal_err!("not rows in memory");
+        return datafusion::common::internal_err!("the leaf is not in memory");
     };
     let partitions = event.plan.output_partitioning().partition_count();
     let schema = source.original_schema();
@@ -125,8 +129,8 @@ fn memory_source(plan: &Arc<dyn ExecutionPlan>) -> Option<&MemorySourceConfig> {
     plan.downcast_ref::<DataSourceExec>()?.data_source().downcast_ref::<MemorySourceConfig>()
 }
 
-/// The worker of each slot.
-pub fn route(event: RouteTasksEvent) -> Option<Result<RouteTasksEventResponse>> {
+/// The worker of each slot of a stage.
+pub(crate) fn route(event: RouteTasksEvent) -> Option<Result<RouteTasksEventResponse>> {
     let placement = event.task_ctx.session_config().get_extension::<Placement>()?;
     let workers = placement.of_stage(event.plan, event.task_count)?;
     let urls = workers.into_iter().map(|worker| worker.url.clone());
@@ -134,9 +138,9 @@ pub fn route(event: RouteTasksEvent) -> Option<Result<RouteTasksEventResponse>> 
 }
 
 impl Placement {
-    /// The worker of each task of a stage; `None` for a single task that reads nothing itself, which the
-    /// library puts beside the coordinator.
-    pub fn of_stage(&self, plan: &Arc<dyn ExecutionPlan>, tasks: usize) -> Option<Vec<&Worker>> {
+    /// The worker of each task of a stage; `None` for a single task that reads no segments, which runs beside
+    /// the coordinator.
+    pub(crate) fn of_stage(&self, plan: &Arc<dyn ExecutionPlan>, tasks: usize) -> Option<Vec<&Worker>> {
         if self.workers.is_empty() || (tasks == 1 && !reads(plan)) {
             return None;
         }

@@ -1,4 +1,4 @@
-//! File segments as the planner's files.
+//! File segments as files of DataFusion.
 
 use std::sync::Arc;
 
@@ -14,49 +14,54 @@ use vortex::session::VortexSession;
 use vortex_datafusion::VortexAccessPlan;
 use vortex_datafusion::reader::VortexReaderFactory;
 
-/// Where segments pretend to be: the readers below never ask an object store.
-pub const STORE_URL: &str = "plexus://segments";
+/// The URL under which segments appear to DataFusion. It is never read: the reader factory below opens
+/// segments.
+pub(crate) const STORE_URL: &str = "plexus://segments";
 
-/// The segment as a file whose reader is found through the [`SegmentRef`] that it carries. Rows in `hidden`
-/// are not read.
-pub fn to_file(
+/// The file of a segment without its invisible rows; `None` for an inline segment. The file carries the
+/// [`SegmentRef`] by which it is opened.
+pub(crate) fn to_file(
     table: &Table,
     segment: &Segment,
-    hidden: Arc<RowSet>,
+    invisible: Arc<RowSet>,
     statistics: Arc<Statistics>,
 ) -> Option<PartitionedFile> {
     let reference = SegmentRef::data_file(table, segment)?;
     let meta = ObjectMeta {
         location: Path::from(format!("shard-{}/{}", segment.shard, segment.id)),
-        // SegmentView of the key under which footers are cached; segments never change.
+        // Footers are cached by this time, among others. Segments never change, so it is constant.
         last_modified: Default::default(),
         size: reference.data.column_bytes,
         e_tag: None,
         version: None,
     };
     let file = PartitionedFile::new_from_meta(meta).with_statistics(statistics).with_extension(reference);
-    Some(if hidden.is_empty() { file } else { hide(file, hidden) })
+    Some(if invisible.is_empty() { file } else { exclude_rows(file, invisible) })
 }
 
 /// The rows of a file that a scan leaves out.
-pub struct HiddenRows(pub Arc<RowSet>);
+pub(crate) struct InvisibleRows(pub Arc<RowSet>);
 
 /// The file without some of its rows.
-pub fn hide(file: PartitionedFile, rows: Arc<RowSet>) -> PartitionedFile {
+pub(crate) fn exclude_rows(file: PartitionedFile, rows: Arc<RowSet>) -> PartitionedFile {
     let selection = Selection::ExcludeRoaring(to_roaring_treemap(&rows));
     file.with_extension(VortexAccessPlan::default().with_selection(selection))
-        .with_extension(HiddenRows(rows))
+        .with_extension(InvisibleRows(rows))
 }
 
-/// The segment that a file stands for.
-pub fn segment_of(file: &PartitionedFile) -> Result<&SegmentRef> {
+/// The segment of a file.
+///
+/// # Errors
+/// `Internal` when the file does not carry one.
+pub(crate) fn segment_of(file: &PartitionedFile) -> Result<&SegmentRef> {
     file.extension::<SegmentRef>()
         .ok_or_else(|| DataFusionError::Internal(format!("file {} does not name a segment", file.path())))
 }
 
 /// Opens segments for scans.
 #[derive(Debug)]
-pub struct SegmentReaderFactory {
+pub(crate) struct SegmentReaderFactory {
+    /// Reads segments, from the local disk or from a replica.
     pub reader: SegmentReader,
 }
 

@@ -1,4 +1,4 @@
-//! The leaves of a plan: segments in files, and rows that are still in the log.
+//! The leaves of a table scan: segments in files, and inline segments in memory.
 
 use std::sync::Arc;
 
@@ -24,11 +24,14 @@ use vortex_datafusion::VortexSource;
 use crate::scan::files::{STORE_URL, SegmentReaderFactory};
 use crate::scan::schema_adapter::{Initials, StoredAdapterFactory};
 
-/// What a scan needs of the node that runs it.
+/// What a scan needs of the node that runs it. Cheap to clone.
 #[derive(Clone)]
-pub struct ScanContext {
+pub(crate) struct ScanContext {
+    /// Decodes Vortex files.
     pub vortex: VortexSession,
+    /// Reads segments, from the local disk or from a replica.
     pub reader: SegmentReader,
+    /// Caches the footers of files.
     pub footers: Arc<FileMetadataCache>,
 }
 
@@ -39,8 +42,8 @@ impl std::fmt::Debug for ScanContext {
 }
 
 impl ScanContext {
-    /// A source that reads segments of this schema through this node.
-    pub fn source(&self, schema: TableSchema) -> VortexSource {
+    /// A source that reads segments with this schema through this node.
+    pub(crate) fn source(&self, schema: TableSchema) -> VortexSource {
         VortexSource::new(schema, self.vortex.clone())
             .with_vortex_reader_factory(Arc::new(SegmentReaderFactory { reader: self.reader.clone() }))
             .with_file_metadata_cache(self.footers.clone())
@@ -48,21 +51,31 @@ impl ScanContext {
 }
 
 /// One scan of a table.
-pub struct Scan<'a> {
+pub(crate) struct Scan<'a> {
+    /// The table at the pinned version.
     pub table: &'a Table,
-    /// Of the table, in Arrow's terms.
+    /// The columns of the table.
     pub schema: SchemaRef,
+    /// The file segments.
     pub files: Vec<PartitionedFile>,
-    /// Of the files together.
+    /// The statistics of all files together.
     pub statistics: Statistics,
+    /// The rows of inline segments.
     pub inline: Vec<RecordBatch>,
+    /// Positions of the columns to read; all if `None`.
     pub projection: Option<&'a Vec<usize>>,
+    /// Rows that suffice.
     pub limit: Option<usize>,
+    /// Number of partitions of the file scan, at most.
     pub partitions: usize,
 }
 
 impl Scan<'_> {
-    pub fn plan(self, context: &ScanContext) -> Result<Arc<dyn ExecutionPlan>> {
+    /// The plan of the scan.
+    ///
+    /// # Errors
+    /// When the projection does not fit the columns.
+    pub(crate) fn plan(self, context: &ScanContext) -> Result<Arc<dyn ExecutionPlan>> {
         let inline = if self.inline.is_empty() { None } else { Some(self.inline_leaf()?) };
         let files = if self.files.is_empty() { None } else { Some(self.file_leaf(context)?) };
         match (files, inline) {
@@ -81,7 +94,7 @@ impl Scan<'_> {
     fn file_leaf(&self, context: &ScanContext) -> Result<Arc<dyn ExecutionPlan>> {
         let source = context.source(types::to_stored(&self.table.schema).into());
         let initials = Initials::of(&self.table.schema);
-        // With the files, so that it is known where their encoding for other nodes is made.
+        // Attached to the files, because the codec that encodes a scan for other nodes sees only them.
         let files = self.files.iter().map(|file| file.clone().with_extension(initials.clone())).collect();
         let config = FileScanConfigBuilder::new(ObjectStoreUrl::parse(STORE_URL)?, Arc::new(source))
             .with_file_groups(spread(files, self.partitions))
@@ -93,7 +106,7 @@ impl Scan<'_> {
         self.name_columns(DataSourceExec::from_data_source(config))
     }
 
-    /// Gives the columns of a scan, which are called by their ids, the names of the table.
+    /// Renames the columns of a scan from the names in files, which are column ids, to those of the table.
     fn name_columns(&self, leaf: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         let all: Vec<usize> = (0..self.schema.fields().len()).collect();
         let columns = self.projection.unwrap_or(&all);
@@ -115,15 +128,15 @@ impl Scan<'_> {
     }
 }
 
-/// The configuration of a segment scan, if this is one.
-pub fn segment_scan(plan: &Arc<dyn ExecutionPlan>) -> Option<(&FileScanConfig, &VortexSource)> {
+/// The configuration and source of a segment scan, if the plan is one.
+pub(crate) fn segment_scan(plan: &Arc<dyn ExecutionPlan>) -> Option<(&FileScanConfig, &VortexSource)> {
     let config = plan.downcast_ref::<DataSourceExec>()?.data_source().downcast_ref::<FileScanConfig>()?;
     let source = config.file_source().downcast_ref::<VortexSource>()?;
     Some((config, source))
 }
 
-/// Files in at most `partitions` groups of about the same size, the largest placed first.
-pub fn spread(mut files: Vec<PartitionedFile>, partitions: usize) -> Vec<FileGroup> {
+/// Distributes files over at most `partitions` groups of similar size. The largest files are placed first.
+pub(crate) fn spread(mut files: Vec<PartitionedFile>, partitions: usize) -> Vec<FileGroup> {
     files.sort_by_key(|f| std::cmp::Reverse(f.effective_size()));
     let mut groups: Vec<(u64, Vec<PartitionedFile>)> =
         vec![Default::default(); partitions.clamp(1, files.len().max(1))];
@@ -143,9 +156,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn files_are_spread_once_each_and_evenly(sizes in proptest::collection::vec(1u64..1_000, 0..60), partitions in 1usize..9) {
+        fn files_are_spread_once_each_and_evenly(
+            sizes in proptest::collection::vec(1u64..1_000, 0..60),
+            partitions in 1usize..9,
+        ) {
+            let named = sizes.iter().enumerate();
             let files: Vec<PartitionedFile> =
-                sizes.iter().enumerate().map(|(i, size)| PartitionedFile::new(format!("{i}"), *size)).collect();
+                named.map(|(i, size)| PartitionedFile::new(format!("{i}"), *size)).collect();
             let groups = spread(files, partitions);
             prop_assert!(groups.len() <= partitions);
             let mut names: Vec<String> =
@@ -154,7 +171,7 @@ mod tests {
             let mut expected: Vec<String> = (0..sizes.len()).map(|i| i.to_string()).collect();
             expected.sort();
             prop_assert_eq!(names, expected);
-            // Largest first leaves no group heavier than another by more than one file.
+            // With the largest first, two groups differ by at most one file.
             let loads: Vec<u64> =
                 groups.iter().map(|g| g.files().iter().map(PartitionedFile::effective_size).sum()).collect();
             let (least, most) = (loads.iter().min().unwrap_or(&0), loads.iter().max().unwrap_or(&0));

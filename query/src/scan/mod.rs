@@ -1,9 +1,9 @@
-//! Scans: leaves of Vortex files and inline rows, their pruning, statistics and distribution over nodes.
+//! Table scans: their leaves, pruning, statistics, and distribution over nodes.
 
-pub mod bounds;
-pub mod distinct;
-pub mod distribution;
-pub mod files;
-pub mod leaf;
-pub mod pruning;
-pub mod schema_adapter;
+pub(crate) mod bounds;
+pub(crate) mod distinct;
+pub(crate) mod distribution;
+pub(crate) mod files;
+pub(crate) mod leaf;
+pub(crate) mod pruning;
+pub(crate) mod schema_adapter;

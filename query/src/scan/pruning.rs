@@ -1,4 +1,4 @@
-//! Which segments a filter can match, by the bounds and the shards that the manifest records.
+//! Pruning: which segments a filter can match, by the bounds and shards in the manifest.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,8 +16,11 @@ use plexus_model::{Segment, Table, Version};
 
 use crate::scan::bounds;
 
-/// Whether each segment may hold a row that the filters accept.
-pub fn keep(
+/// Whether each segment may have a row that satisfies all filters.
+///
+/// # Errors
+/// When a filter cannot be compiled over the schema.
+pub(crate) fn keep(
     state: &dyn Session,
     filters: &[Expr],
     schema: &SchemaRef,
@@ -28,7 +31,7 @@ pub fn keep(
     };
     let df_schema = DFSchema::try_from(schema.clone())?;
     let predicate = state.create_physical_expr(filter, &df_schema)?;
-    // What cannot be expressed over bounds prunes nothing.
+    // A predicate that cannot be evaluated on bounds prunes nothing.
     #[allow(deprecated)] // its successor hides why nothing can be pruned
     let Ok(predicate) = PruningPredicate::try_new(predicate, schema.clone()) else {
         return Ok(vec![true; segments.len()]);
@@ -36,12 +39,14 @@ pub fn keep(
     predicate.prune(&SegmentBounds { schema, segments })
 }
 
+/// The statistics of several segments, as the pruning predicate reads them.
 struct SegmentBounds<'a> {
     schema: &'a SchemaRef,
     segments: &'a [Arc<Statistics>],
 }
 
 impl SegmentBounds<'_> {
+    /// One value per segment, null where it is unknown.
     fn values(
         &self,
         column: &Column,
@@ -91,7 +96,7 @@ impl PruningStatistics for SegmentBounds<'_> {
     }
 }
 
-/// TermStatisticsCache of rows that are not all visible say nothing that prunes: pruning compares them.
+/// A count for pruning. Estimates are left out, since pruning compares row counts with null counts.
 fn count(value: &Precision<usize>) -> Option<u64> {
     match value {
         Precision::Exact(n) => Some(*n as u64),
@@ -99,8 +104,8 @@ fn count(value: &Precision<usize>) -> Option<u64> {
     }
 }
 
-/// The only shard whose rows the filters accept: when they fix every column of the primary key.
-pub fn only_shard(table: &Table, schema: &SchemaRef, filters: &[Expr]) -> Option<u32> {
+/// The only shard that can have rows that satisfy the filters, if they fix every column of the primary key.
+pub(crate) fn only_shard(table: &Table, schema: &SchemaRef, filters: &[Expr]) -> Option<u32> {
     if table.schema.primary_key.is_empty() {
         return None;
     }
@@ -117,6 +122,7 @@ pub fn only_shard(table: &Table, schema: &SchemaRef, filters: &[Expr]) -> Option
     plexus_storage::shard_of_key(&key, table.shards.len() as u32).ok()
 }
 
+/// The value that a filter requires of a column.
 fn equal_to<'a>(filter: &'a Expr, column: &str) -> Option<&'a ScalarValue> {
     let Expr::BinaryExpr(BinaryExpr { left, op, right }) = filter else {
         return None;
@@ -133,11 +139,11 @@ fn equal_to<'a>(filter: &'a Expr, column: &str) -> Option<&'a ScalarValue> {
     }
 }
 
-/// Segments of a table version that the filters may match, with their statistics.
+/// The segments of a table version that may have rows that satisfy the filters, with their statistics.
 ///
 /// # Errors
 /// When a filter cannot be compiled.
-pub fn candidate_segments(
+pub(crate) fn candidate_segments(
     table: &Table,
     version: Version,
     schema: &SchemaRef,
@@ -201,7 +207,7 @@ mod tests {
         let stored: ArrayRef = Arc::new(arrow::array::Int64Array::from(vec![7]));
         let shard = plexus_storage::shard_of_key(&[stored], 64).unwrap();
         assert_eq!(only(&[0], &[col("a").eq(lit(7i64))]), Some(shard));
-        // Whatever type the literal has, and wherever it stands.
+        // The literal may have another type and be on either side.
         assert_eq!(only(&[0], &[col("b").eq(lit("x")).and(lit(7i32).eq(col("a")))]), Some(shard));
         let both = only(&[0, 1], &[col("a").eq(lit(7i64)), col("b").eq(lit("x"))]);
         assert!(both.is_some());

@@ -1,4 +1,7 @@
-//! Stored columns in scans: called by their ids, and with an initial value where a file is older than they.
+//! Schema evolution in scans: adapts expressions over the columns of a table to the columns of an older file.
+//!
+//! Files name columns by their ids. A column that is newer than a file has its initial value in all rows of
+//! the file.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,13 +16,14 @@ use datafusion::physical_plan::PhysicalExpr;
 use plexus_model::TableSchema;
 use plexus_storage::{inline, types};
 
-/// Values of columns for rows that are older than they, encoded, by what the column is called in files. Travels
-/// with the files of a scan.
+/// Initial values of columns for rows that are older than the column: encoded, by the name of the column in
+/// files. Attached to the files of a scan.
 #[derive(Clone, PartialEq, Debug, Default)]
-pub struct Initials(Arc<HashMap<String, Vec<u8>>>);
+pub(crate) struct Initials(Arc<HashMap<String, Vec<u8>>>);
 
 impl Initials {
-    pub fn of(schema: &TableSchema) -> Self {
+    /// The initial values of the columns of a table.
+    pub(crate) fn of(schema: &TableSchema) -> Self {
         let stored = types::to_stored(schema);
         let columns = stored.fields().iter().zip(&schema.columns);
         let initial = columns.filter_map(|(field, column)| {
@@ -28,7 +32,8 @@ impl Initials {
         initial.collect::<HashMap<_, _>>().into()
     }
 
-    pub fn values(&self) -> &HashMap<String, Vec<u8>> {
+    /// The encoded values by the name of the column in files.
+    pub(crate) fn values(&self) -> &HashMap<String, Vec<u8>> {
         &self.0
     }
 }
@@ -39,9 +44,10 @@ impl From<HashMap<String, Vec<u8>>> for Initials {
     }
 }
 
-/// Fits expressions over the stored schema of a table to the columns that a file has.
+/// Adapts expressions over the stored schema of a table to the columns of a file.
 #[derive(Debug)]
-pub struct StoredAdapterFactory {
+pub(crate) struct StoredAdapterFactory {
+    /// The initial values of columns that a file lacks.
     pub initials: Initials,
 }
 

@@ -1,11 +1,14 @@
-//! TODO module docs.
+//! Rows that a retriever found: their positions and scores.
 
-/// A row of a view, by its place among the views of a [`SearchSnapshot`].
+/// The position of a row in a [`SearchSnapshot`](crate::search::SearchSnapshot).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Hit {
+pub(crate) struct Hit {
+    /// Index of the segment among the views of the snapshot.
     pub view: u32,
+    /// Position of the row in the segment.
     pub row: u32,
 }
 
-/// Hits with their scores, the best first.
-pub type Ranking = Vec<(f32, Hit)>;
+/// Hits with their scores, the best first. A higher score is better; a vector's score is its negated
+/// distance.
+pub(crate) type Ranking = Vec<(f32, Hit)>;

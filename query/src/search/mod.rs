@@ -1,48 +1,49 @@
-//! Search: rows by their words and vectors, ranked over all segments of a version.
+//! Search: rows ranked by full text (BM25) and by vector distance, over all segments of a table version.
 //!
-//! A search has *retrievers*, each of which ranks rows by one question. Legs give rows by their place (segment, row) with their
-//! scores; columns are read only of the rows that are left in the end. Scores depend on the rows of the table alone, and
-//! not on how they lie in segments.
+//! A search has one or more *retrievers*. Each ranks rows by one query, and fusion merges their rankings. A
+//! retriever returns the positions of rows (segment, row) with their scores. Columns are read only for the
+//! rows in the final result. Scores depend on the rows of the table alone, not on how the rows are split into
+//! segments.
 
-pub mod exec;
-pub mod hit;
-pub mod params;
-pub mod remote;
-pub mod snapshot;
-pub mod sql;
+pub(crate) mod exec;
+pub(crate) mod hit;
+pub(crate) mod params;
+pub(crate) mod remote;
+pub(crate) mod snapshot;
+pub(crate) mod sql;
 
 use std::sync::Arc;
 
 use datafusion::catalog::TableFunction;
 use datafusion::logical_expr::ScalarUDF;
 
-pub use exec::report::SearchReport;
-pub use exec::statistics::statistics;
-pub use exec::text_binding::Bindings;
-pub use params::{EF_MAX, SearchOptions};
-pub use snapshot::caches::SearchCaches;
-pub use snapshot::context::{SearchContext, SearchTransport};
-pub use snapshot::snapshot::{SearchSnapshot, SegmentView, blocking};
+pub(crate) use exec::report::SearchReport;
+pub use params::{EF_SEARCH_MAX, SearchOptions};
+pub(crate) use snapshot::caches::SearchCaches;
+pub(crate) use snapshot::context::SearchContext;
+pub use snapshot::context::SearchTransport;
 pub use snapshot::text_fields::TextFields;
 pub use snapshot::texts::build_texts;
-pub use sql::binding::BindRule;
+pub use snapshot::vectors::Vectors;
+pub use snapshot::{SearchSnapshot, SegmentView, blocking};
+pub(crate) use sql::binding::BindRule;
 pub use sql::fast_path::{bind_searches, is_repeatable, run_fast_path};
 pub use sql::function::Function;
-pub use sql::function_codec::{decode as decode_function, encode as encode_function};
+pub(crate) use sql::function_codec::{decode as decode_function, encode as encode_function};
 pub use sql::functions::NAMED_ARGUMENT;
 pub use sql::relation::searched_table;
-pub use sql::rule::SearchRule;
+pub(crate) use sql::rule::SearchRule;
 
-/// The functions over vectors and texts.
-pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
+/// The scalar functions over vectors and texts.
+pub(crate) fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
     let distances = sql::functions::DistanceFunction::all();
     let texts = sql::functions::TextFunction::all();
     let named = [sql::functions::NamedArgument::function()];
     distances.into_iter().chain(texts).chain(named).map(Arc::new).collect()
 }
 
-/// The searches that are relations.
-pub fn table_functions() -> Vec<Arc<TableFunction>> {
+/// The table functions that search: `vector_search`, `text_search` and `hybrid_search`.
+pub(crate) fn table_functions() -> Vec<Arc<TableFunction>> {
     let function = |function: Function| {
         Arc::new(TableFunction::new(
             function.name().to_owned(),

@@ -1,23 +1,24 @@
-//! TODO module docs.
+//! How retrievers search: the session's settings and what a request overrides.
 
 use datafusion::catalog::Session;
 use datafusion::common::extensions_options;
 use datafusion::config::ConfigExtension;
 use plexus_index::graph::BEAM_WIDTH_DEFAULT;
 
-/// How retrievers look for rows.
+/// How a retriever searches.
 #[derive(Clone, Copy, Debug)]
-pub struct SearchParams {
+pub(crate) struct SearchParams {
+    /// Segments that are searched at the same time.
     pub threads: usize,
-    /// Whether every vector is looked at.
+    /// Whether vectors are compared by brute force, without an index.
     pub exact: bool,
-    /// Candidates of a walk.
+    /// Beam width of a graph search.
     pub ef: usize,
 }
 
 impl SearchParams {
-    /// As a session has it.
-    pub fn of(state: &dyn Session) -> Self {
+    /// The parameters of a session.
+    pub(crate) fn of(state: &dyn Session) -> Self {
         let options = state.config_options().extensions.get::<SearchOptions>().cloned().unwrap_or_default();
         Self {
             threads: state.config().target_partitions(),
@@ -26,18 +27,19 @@ impl SearchParams {
         }
     }
 
-    pub fn with(self, ef: Option<usize>) -> Self {
+    /// The same with the beam width of a request, if the request sets one.
+    pub(crate) fn with(self, ef: Option<usize>) -> Self {
         Self { ef: ef.unwrap_or(self.ef), ..self }
     }
 }
 
 extensions_options! {
-    /// How searches of a session look for vectors.
+    /// The settings of a session for vector search: `plexus.exact_search` and `plexus.ef_search`.
     pub struct SearchOptions {
-        /// Whether every vector is looked at, and not only those that an index leads to.
+        /// Whether every vector is compared, rather than those that an index proposes.
         pub exact_search: bool, default = false
-        /// Candidates that are kept while an index leads to the nearest vectors: with more, more of the nearest are found,
-        /// and it takes longer.
+        /// Beam width of a graph search: the number of candidates that it keeps. A wider beam finds more of
+        /// the nearest vectors and takes longer.
         pub ef_search: usize, default = BEAM_WIDTH_DEFAULT
     }
 }
@@ -46,5 +48,5 @@ impl ConfigExtension for SearchOptions {
     const PREFIX: &'static str = "plexus";
 }
 
-/// Values of [`SearchOptions::ef`], at most.
-pub const EF_MAX: usize = 100_000;
+/// The largest value of [`SearchOptions::ef_search`].
+pub const EF_SEARCH_MAX: usize = 100_000;

@@ -1,4 +1,5 @@
-//! The names that a pinned session sees.
+//! The catalog of a pinned session: the schemas of one manifest version, of older versions, and of the
+//! statement.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,31 +15,38 @@ use crate::tables::dml_target::{TargetTable, schema_of_target};
 use crate::tables::pinned::PinnedTable;
 use crate::tables::system::{self, ClusterView, SYSTEM_SCHEMA};
 
+/// Prefix of the schema names that [`as_of_schema`] makes.
 const AS_OF_PREFIX: &str = "$as_of:";
 
-/// The schema under which the tables of `schema` are as they were at `version`.
+/// The name under which a session sees the tables of `schema` as they were at `version`. If the manifest no
+/// longer has that version, the session has no such schema.
 pub fn as_of_schema(version: Version, schema: &str) -> String {
     format!("{AS_OF_PREFIX}{version}:{schema}")
 }
 
+/// The version and schema of a name that [`as_of_schema`] made.
 fn schema_as_of(name: &str) -> Option<(Version, &str)> {
     let (version, schema) = name.strip_prefix(AS_OF_PREFIX)?.split_once(':')?;
     Some((Version(version.parse().ok()?), schema))
 }
 
-/// The database at one version of the manifest.
+/// The catalog at one version of the manifest.
 #[derive(Clone, Debug)]
-pub struct PinnedCatalog {
+pub(crate) struct PinnedCatalog {
+    /// The pinned version.
     pub manifest: Arc<Manifest>,
+    /// What the system tables show beside the manifest.
     pub view: Arc<ClusterView>,
+    /// What tables need of this node.
     pub context: TableContext,
+    /// The relations of the statement.
     pub relations: Relations,
 }
 
-/// Relations that only one statement has, by name.
+/// Relations that exist for one statement only, by name.
 pub type Relations = Arc<HashMap<String, Arc<dyn TableProvider>>>;
 
-/// The schema of a statement's own relations. Not one that people name.
+/// The schema of the [`Relations`] of a statement. The `$` keeps it apart from the schemas of users.
 pub const STATEMENT_SCHEMA: &str = "$statement";
 
 impl CatalogProviderList for PinnedCatalog {
@@ -69,7 +77,7 @@ impl CatalogProvider for PinnedCatalog {
             return Some(Arc::new(StatementSchema(self.relations.clone())));
         }
         let (catalog, name) = match schema_as_of(name) {
-            // A version that cannot be read is refused before; here it is a schema that is not there.
+            // The coordinator rejects versions that cannot be read with a better message.
             Some((version, name)) => {
                 let manifest = Arc::new(self.manifest.as_of(version).ok()?);
                 (Self { manifest, ..self.clone() }, name)
@@ -83,11 +91,12 @@ impl CatalogProvider for PinnedCatalog {
     }
 }
 
+/// A user schema, or the DML targets of its tables.
 #[derive(Debug)]
 struct PinnedSchema {
     name: String,
     catalog: PinnedCatalog,
-    /// Whether its tables are the targets of changes.
+    /// Whether its tables are DML targets.
     target: bool,
 }
 
@@ -120,6 +129,7 @@ impl SchemaProvider for PinnedSchema {
     }
 }
 
+/// The schema of the relations of a statement.
 #[derive(Debug)]
 struct StatementSchema(Relations);
 
@@ -138,6 +148,7 @@ impl SchemaProvider for StatementSchema {
     }
 }
 
+/// The schema of the system tables.
 #[derive(Debug)]
 struct SystemSchema(PinnedCatalog);
 

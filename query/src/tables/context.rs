@@ -3,11 +3,11 @@
 use crate::scan::leaf::ScanContext;
 use crate::search::snapshot::context::SearchContext;
 
-/// Scans and searches of a node. Cheap to clone.
+/// What scans and searches of a node have in common between tables. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct TableContext {
-    /// For scans.
+pub(crate) struct TableContext {
+    /// What scans need.
     pub scans: ScanContext,
-    /// For searches.
+    /// What searches need.
     pub search: SearchContext,
 }

@@ -1,7 +1,7 @@
-//! A table as the target of a change: its rows with their places.
+//! DML targets: a table whose rows come with their positions.
 //!
-//! Reached under a schema name that SQL has no use for otherwise, see [`target_schema`]. A change is planned
-//! as a query over it, and the places of the rows that come back say what to delete.
+//! The schema name of [`dml_target_schema`] refers to the targets of a schema. The coordinator plans DML as a
+//! query over a target. The positions in the result identify the rows to delete.
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,39 +27,42 @@ use plexus_storage::{PositionedRows, project};
 use crate::tables::context::TableContext;
 use crate::tables::pinned::PinnedTable;
 
-/// Column with the place of a row's segment among those that the version sees, in the order of their ids.
+/// Column with the index of a row's segment among the visible segments, in the order of their ids.
 pub const SEGMENT_COLUMN: &str = "$segment";
 /// Column with the position of a row in its segment.
 pub const ROW_COLUMN: &str = "$row";
 
+/// Prefix of the schema names that [`dml_target_schema`] makes.
 const PREFIX: &str = "$target:";
 
-/// The schema under which the tables of `schema` are targets.
-pub fn target_schema(schema: &str) -> String {
+/// The name under which a session sees the tables of `schema` as DML targets.
+pub fn dml_target_schema(schema: &str) -> String {
     format!("{PREFIX}{schema}")
 }
 
-/// The schema whose targets a name stands for.
-pub fn schema_of_target(name: &str) -> Option<&str> {
+/// The schema of a name that [`dml_target_schema`] made.
+pub(crate) fn schema_of_target(name: &str) -> Option<&str> {
     name.strip_prefix(PREFIX)
 }
 
 /// A table with the columns [`SEGMENT_COLUMN`] and [`ROW_COLUMN`] after its own.
 #[derive(Debug)]
-pub struct TargetTable {
+pub(crate) struct TargetTable {
     inner: PinnedTable,
     schema: SchemaRef,
 }
 
 impl TargetTable {
-    pub fn new(inner: PinnedTable) -> Self {
+    /// The target of a table.
+    pub(crate) fn new(inner: PinnedTable) -> Self {
         let mut fields: Vec<_> = inner.arrow_schema().fields().iter().cloned().collect();
         fields.push(Arc::new(Field::new(SEGMENT_COLUMN, DataType::UInt32, false)));
         fields.push(Arc::new(Field::new(ROW_COLUMN, DataType::UInt64, false)));
         Self { inner, schema: Arc::new(Schema::new(fields)) }
     }
 
-    pub fn pinned(&self) -> &PinnedTable {
+    /// The table itself.
+    pub(crate) fn pinned(&self) -> &PinnedTable {
         &self.inner
     }
 }
@@ -85,27 +88,27 @@ impl TableProvider for TargetTable {
         filters: &[Expr],
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        self.inner.score_bindings().await?;
+        self.inner.collect_statistics().await?;
         let own = self.inner.arrow_schema().fields().len();
-        // Filters over places prune nothing, and the segments know nothing of them.
+        // Filters over the position columns prune nothing, since segments have no statistics for them.
         let filters: Vec<Expr> = filters
             .iter()
             .filter(|f| f.column_refs().iter().all(|c| self.inner.arrow_schema().index_of(&c.name).is_ok()))
             .cloned()
             .collect();
         let wanted = self.inner.segments(state, &filters)?;
-        let places: Vec<(u32, Arc<Segment>)> = (0..)
+        let segments: Vec<(u32, Arc<Segment>)> = (0..)
             .zip(self.inner.table().visible(self.inner.version()))
             .filter(|(_, segment)| wanted.iter().any(|(s, _)| s.id == segment.id))
-            .map(|(place, segment)| (place, segment.clone()))
+            .map(|(index, segment)| (index, segment.clone()))
             .collect();
         let all: Vec<usize> = (0..own + 2).collect();
         let columns = projection.unwrap_or(&all).clone();
         let schema = Arc::new(self.schema.project(&columns)?);
         let mut partitions: Vec<Vec<(u32, Arc<Segment>)>> =
-            vec![vec![]; state.config().target_partitions().clamp(1, places.len().max(1))];
+            vec![vec![]; state.config().target_partitions().clamp(1, segments.len().max(1))];
         let count = partitions.len();
-        places.into_iter().enumerate().for_each(|(i, place)| partitions[i % count].push(place));
+        segments.into_iter().enumerate().for_each(|(i, segment)| partitions[i % count].push(segment));
         Ok(Arc::new(TargetScan {
             table: self.inner.table().clone(),
             version: self.inner.version(),
@@ -127,13 +130,13 @@ impl TableProvider for TargetTable {
     }
 }
 
-/// Reads the rows of segments with their places.
+/// Reads the rows of segments with their positions.
 #[derive(Debug)]
 struct TargetScan {
     table: Arc<Table>,
     version: Version,
     context: TableContext,
-    /// Indexes into the columns of the table and, after them, the two of the place.
+    /// Positions of the columns in the target: those of the table, and after them the two position columns.
     columns: Vec<usize>,
     schema: SchemaRef,
     partitions: Vec<Vec<(u32, Arc<Segment>)>>,
@@ -180,28 +183,29 @@ impl ExecutionPlan for TargetScan {
         let own = table.schema.columns.len();
         let read: Vec<usize> = columns.iter().copied().filter(|c| *c < own).collect();
         let wanted: TableSchema = project(&table.schema, &read);
-        let rows = stream::iter(segments).then(move |(place, segment)| {
+        let rows = stream::iter(segments).then(move |(index, segment)| {
             let (table, context, wanted) = (table.clone(), context.clone(), wanted.clone());
             async move {
-                let hidden = context.scans.reader.invisible_rows(&table, &segment, version).await?;
+                let invisible = context.scans.reader.invisible_rows(&table, &segment, version).await?;
                 let rows = context
                     .scans
                     .reader
-                    .scan(&table, &segment, &wanted, RowSelection::AllExcept(hidden))
+                    .scan(&table, &segment, &wanted, RowSelection::AllExcept(invisible))
                     .await?;
-                plexus_model::Result::Ok(rows.map_ok(move |rows| (place, rows)))
+                plexus_model::Result::Ok(rows.map_ok(move |rows| (index, rows)))
             }
         });
         let batches = rows.try_flatten().map(move |rows| {
-            let (place, rows) = rows.map_err(|e| DataFusionError::External(Box::new(e)))?;
-            assemble(place, rows, &columns, own, &schema)
+            let (index, rows) = rows.map_err(|e| DataFusionError::External(Box::new(e)))?;
+            assemble(index, rows, &columns, own, &schema)
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), batches.boxed())))
     }
 }
 
+/// The columns of a batch: those of the table were read, the positions are filled in.
 fn assemble(
-    place: u32,
+    segment: u32,
     found: PositionedRows,
     columns: &[usize],
     own: usize,
@@ -216,7 +220,7 @@ fn assemble(
                 None => read.next().cloned().ok_or_else(|| {
                     DataFusionError::Internal(format!("column {column} of a target was not read"))
                 }),
-                Some(0) => Ok(Arc::new(UInt32Array::from(vec![place; count]))),
+                Some(0) => Ok(Arc::new(UInt32Array::from(vec![segment; count]))),
                 Some(_) => Ok(Arc::new(UInt64Array::from(found.positions.clone()))),
             }
         })

@@ -1,7 +1,7 @@
-//! What names stand for at a pinned version: user tables, older versions, DML targets and system tables.
+//! The tables that a pinned session sees: user tables, older versions of them, DML targets and system tables.
 
-pub mod catalog;
-pub mod context;
-pub mod dml_target;
-pub mod pinned;
-pub mod system;
+pub(crate) mod catalog;
+pub(crate) mod context;
+pub(crate) mod dml_target;
+pub(crate) mod pinned;
+pub(crate) mod system;

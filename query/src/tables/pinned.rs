@@ -1,4 +1,4 @@
-//! A table at a pinned version.
+//! A user table at a pinned version.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,23 +19,24 @@ use crate::scan::leaf::Scan;
 use crate::scan::pruning;
 use crate::search::exec::statistics::statistics;
 use crate::search::exec::text_binding::Bindings;
-use crate::search::snapshot::snapshot::SearchSnapshot;
+use crate::search::snapshot::SearchSnapshot;
 use crate::tables::context::TableContext;
 
 /// A table as one version of the manifest shows it.
 #[derive(Debug)]
-pub struct PinnedTable {
+pub(crate) struct PinnedTable {
     table: Arc<Table>,
     version: Version,
     schema: SchemaRef,
     constraints: Constraints,
     context: TableContext,
-    /// Queries over its texts that the statement asks.
+    /// The full-text queries of the statement on this table.
     bindings: Bindings,
 }
 
 impl PinnedTable {
-    pub fn new(table: Arc<Table>, version: Version, context: TableContext) -> Self {
+    /// The table at a version.
+    pub(crate) fn new(table: Arc<Table>, version: Version, context: TableContext) -> Self {
         let schema = types::to_arrow(&table.schema);
         let key = table.schema.primary_key.iter().map(|&i| i as usize).collect::<Vec<_>>();
         let constraints = if key.is_empty() { vec![] } else { vec![Constraint::PrimaryKey(key)] };
@@ -43,31 +44,42 @@ impl PinnedTable {
         Self { table, version, schema, constraints, context, bindings: Bindings::default() }
     }
 
-    pub fn table(&self) -> &Arc<Table> {
+    /// The table in the manifest.
+    pub(crate) fn table(&self) -> &Arc<Table> {
         &self.table
     }
 
-    pub fn version(&self) -> Version {
+    /// The pinned version.
+    pub(crate) fn version(&self) -> Version {
         self.version
     }
 
-    pub fn context(&self) -> &TableContext {
+    /// What the table needs of this node.
+    pub(crate) fn context(&self) -> &TableContext {
         &self.context
     }
 
-    pub fn bindings(&self) -> &Bindings {
+    /// The full-text queries of the statement on this table.
+    pub(crate) fn bindings(&self) -> &Bindings {
         &self.bindings
     }
 
-    /// The version of the table, as searches see it.
-    pub async fn search_snapshot(&self) -> Result<SearchSnapshot> {
+    /// The version of the table as searches read it.
+    ///
+    /// # Errors
+    /// When a deletion vector cannot be read.
+    pub(crate) async fn search_snapshot(&self) -> Result<SearchSnapshot> {
         let snapshot =
             SearchSnapshot::open(self.table.clone(), self.version, self.context.search.clone()).await;
         snapshot.map_err(|e| DataFusionError::External(Box::new(e)))
     }
 
-    /// Finds out what the scores of bound queries depend on.
-    pub async fn score_bindings(&self) -> Result<()> {
+    /// Collects the statistics that the scores of bound full-text queries depend on. Must be called before
+    /// rows are scored.
+    ///
+    /// # Errors
+    /// When a segment or its text index cannot be read.
+    pub(crate) async fn collect_statistics(&self) -> Result<()> {
         let bindings = self.bindings.all();
         if bindings.iter().all(|binding| binding.statistics.initialized()) {
             return Ok(());
@@ -81,12 +93,16 @@ impl PinnedTable {
         Ok(())
     }
 
-    pub fn arrow_schema(&self) -> &SchemaRef {
+    /// The columns of the table.
+    pub(crate) fn arrow_schema(&self) -> &SchemaRef {
         &self.schema
     }
 
-    /// Segments that the filters may match, with their statistics.
-    pub fn segments(
+    /// The segments that may have rows that satisfy the filters, with their statistics.
+    ///
+    /// # Errors
+    /// When a filter cannot be compiled.
+    pub(crate) fn segments(
         &self,
         state: &dyn Session,
         filters: &[Expr],
@@ -94,16 +110,19 @@ impl PinnedTable {
         pruning::candidate_segments(&self.table, self.version, &self.schema, state, filters)
     }
 
-    /// Reads the table, or of each segment only the rows that are `picked`.
-    pub async fn scan_rows(
+    /// Plans a scan of the table, or only of the selected rows of each segment.
+    ///
+    /// # Errors
+    /// When a filter cannot be compiled, or a deletion vector or an inline segment cannot be read.
+    pub(crate) async fn scan_rows(
         &self,
         state: &dyn Session,
         projection: Option<&Vec<usize>>,
         filters: &[Expr],
         limit: Option<usize>,
-        picked: Option<&HashMap<SegmentId, Arc<RowSet>>>,
+        selected: Option<&HashMap<SegmentId, Arc<RowSet>>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        self.score_bindings().await?;
+        self.collect_statistics().await?;
         let mut files = Vec::new();
         let mut file_statistics = Vec::new();
         let mut inline_rows: Vec<RecordBatch> = Vec::new();
@@ -112,33 +131,33 @@ impl PinnedTable {
                 DataFusionError::External(Box::new(e.context(format!("segment {}", segment.id))))
             };
             let reads = &self.context.scans.reader;
-            let mut hidden =
+            let mut invisible =
                 reads.invisible_rows(&self.table, &segment, self.version).await.map_err(failed)?;
             let mut statistics = statistics;
-            if let Some(picked) = picked {
-                let Some(rows) = picked.get(&segment.id).filter(|rows| !rows.is_empty()) else {
+            if let Some(selected) = selected {
+                let Some(rows) = selected.get(&segment.id).filter(|rows| !rows.is_empty()) else {
                     continue;
                 };
                 let mut others = RowSet::new();
                 others.insert_range(0..segment.rows as u32);
                 others -= &**rows;
-                others |= &*hidden;
-                hidden = Arc::new(others);
+                others |= &*invisible;
+                invisible = Arc::new(others);
                 statistics = Arc::new(Statistics::new_unknown(&self.schema));
             }
             match &segment.data {
                 SegmentData::File(_) => {
-                    files.extend(to_file(&self.table, &segment, hidden, statistics.clone()));
+                    files.extend(to_file(&self.table, &segment, invisible, statistics.clone()));
                     file_statistics.push(statistics);
                 }
                 SegmentData::Inline(bytes) => {
-                    inline_rows.extend(decode_inline(bytes, &self.table.schema, &hidden).map_err(failed)?);
+                    inline_rows.extend(decode_inline(bytes, &self.table.schema, &invisible).map_err(failed)?);
                 }
             }
         }
         let inline_rows = match inline_rows.len() {
             0 | 1 => inline_rows,
-            // Thousands of one-row batches would cost more than the rows.
+            // Many batches of one row each would cost more than copying the rows.
             _ => vec![arrow::compute::concat_batches(&self.schema, &inline_rows)?],
         };
         let statistics = bounds::merge(file_statistics.iter().map(|s| &**s), self.schema.fields().len());
@@ -181,8 +200,8 @@ impl TableProvider for PinnedTable {
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
-        // They prune segments here; the physical optimizer then moves what Vortex can evaluate into the
-        // scan and keeps the rest above it.
+        // Filters prune segments here. The physical optimizer then pushes those that Vortex can evaluate into
+        // the scan and keeps the others above it.
         Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
     }
 

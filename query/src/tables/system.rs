@@ -1,4 +1,4 @@
-//! The `plexus` schema: the cluster as tables.
+//! System tables: the schema `plexus` shows the cluster and the manifest.
 
 use std::sync::Arc;
 
@@ -11,19 +11,31 @@ use datafusion::catalog::{MemTable, TableProvider};
 use datafusion::common::Result;
 use plexus_model::{DeletionVector, IndexDefinition, IndexKind, Manifest, NodeId, Segment, Table};
 
+/// The schema of the system tables.
 pub const SYSTEM_SCHEMA: &str = "plexus";
 
-pub const TABLES: [&str; 7] = ["commits", "indexes", "nodes", "segments", "shards", "storage", "tables"];
+/// Names of the system tables.
+pub(crate) const TABLES: [&str; 7] =
+    ["commits", "indexes", "nodes", "segments", "shards", "storage", "tables"];
 
 /// What a node knows of the cluster beside the manifest.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterView {
+    /// The leader of the Raft group, if there is one.
     pub leader: Option<NodeId>,
+    /// The voters of the Raft group.
     pub voters: Vec<NodeId>,
 }
 
-/// One of the tables, with its rows as of the pinned manifest.
-pub fn table(name: &str, manifest: &Manifest, view: &ClusterView) -> Result<Option<Arc<dyn TableProvider>>> {
+/// A system table with the rows of the pinned manifest; `None` if there is no table of this name.
+///
+/// # Errors
+/// Never in practice: the columns have equal lengths.
+pub(crate) fn table(
+    name: &str,
+    manifest: &Manifest,
+    view: &ClusterView,
+) -> Result<Option<Arc<dyn TableProvider>>> {
     let batch = match name {
         "nodes" => nodes(manifest, view)?,
         "tables" => tables(manifest)?,
@@ -37,7 +49,10 @@ pub fn table(name: &str, manifest: &Manifest, view: &ClusterView) -> Result<Opti
     Ok(Some(Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]])?)))
 }
 
-/// Names and schemas of all of them.
+/// The names and schemas of all system tables.
+///
+/// # Errors
+/// Never in practice: the columns have equal lengths.
 pub fn system_tables(manifest: &Manifest) -> Result<Vec<(&'static str, SchemaRef)>> {
     let view = ClusterView::default();
     TABLES
@@ -46,6 +61,7 @@ pub fn system_tables(manifest: &Manifest) -> Result<Vec<(&'static str, SchemaRef
         .collect()
 }
 
+/// A batch of named columns. A column is nullable if it has nulls or is one of [`OPTIONAL`].
 fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
     let fields: Vec<Field> = columns
         .iter()
@@ -59,7 +75,7 @@ fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
     )?)
 }
 
-/// Columns that may be null, whether or not they are now: a schema must not depend on the rows.
+/// Columns that are nullable even if they have no nulls, since the schema must not depend on the rows.
 const OPTIONAL: [&str; 1] = ["checksum"];
 
 fn text(values: impl Iterator<Item = String>) -> ArrayRef {
@@ -189,15 +205,15 @@ fn commits(manifest: &Manifest) -> Result<RecordBatch> {
     ])
 }
 
-/// Indexes, and how far they are made: of the segments that are seen now and are large enough, those in the log left out.
+/// Indexes and their progress. It counts the visible file segments that are large enough to be indexed.
 fn indexes(manifest: &Manifest) -> Result<RecordBatch> {
     let rows: Vec<(&Arc<Table>, &IndexDefinition)> =
         live_tables(manifest).flat_map(|t| t.schema.indexes.iter().map(move |index| (t, index))).collect();
     let files = |t: &Arc<Table>, index: &IndexDefinition| -> Vec<Arc<Segment>> {
-        let worth = |s: &&Arc<Segment>| !s.is_inline() && index.kind.applies_to(s.rows);
-        t.visible(manifest.version).filter(worth).cloned().collect()
+        let indexable = |s: &&Arc<Segment>| !s.is_inline() && index.kind.applies_to(s.rows);
+        t.visible(manifest.version).filter(indexable).cloned().collect()
     };
-    let made = |t: &Arc<Table>, index: &IndexDefinition| -> Vec<(u64, u64)> {
+    let built = |t: &Arc<Table>, index: &IndexDefinition| -> Vec<(u64, u64)> {
         let of =
             |s: &Arc<Segment>| s.indexes.iter().find(|i| i.index == index.id).map(|i| (s.rows, i.data.bytes));
         files(t, index).iter().filter_map(of).collect()
@@ -218,21 +234,22 @@ fn indexes(manifest: &Manifest) -> Result<RecordBatch> {
         ("columns", text(rows.iter().map(|(t, i)| columns(t, i)))),
         ("options", text(rows.iter().map(|(_, i)| option(i)))),
         ("segments", numbers(rows.iter().map(|(t, i)| files(t, i).len() as u64))),
-        ("segments_indexed", numbers(rows.iter().map(|(t, i)| made(t, i).len() as u64))),
-        ("rows_indexed", numbers(rows.iter().map(|(t, i)| made(t, i).iter().map(|m| m.0).sum()))),
-        ("bytes", numbers(rows.iter().map(|(t, i)| made(t, i).iter().map(|m| m.1).sum()))),
+        ("segments_indexed", numbers(rows.iter().map(|(t, i)| built(t, i).len() as u64))),
+        ("rows_indexed", numbers(rows.iter().map(|(t, i)| built(t, i).iter().map(|m| m.0).sum()))),
+        ("bytes", numbers(rows.iter().map(|(t, i)| built(t, i).iter().map(|m| m.1).sum()))),
     ])
 }
 
-/// What tables take up, of one copy: what is seen now, what is only there for older versions, and what is in the
-/// log. Tables that were dropped and not forgotten yet are in it.
+/// The space that tables take, for one copy: visible segments, segments of older versions, and inline
+/// segments. Dropped tables are included as long as the manifest has them.
 fn storage(manifest: &Manifest) -> Result<RecordBatch> {
     let rows: Vec<&Arc<Table>> = manifest.tables.values().collect();
-    let seen = |t: &Table, of: fn(&Segment) -> u64| t.visible(manifest.version).map(|s| of(s)).sum::<u64>();
+    let visible =
+        |t: &Table, of: fn(&Segment) -> u64| t.visible(manifest.version).map(|s| of(s)).sum::<u64>();
     let old = |t: &Table, of: fn(&Segment) -> u64| {
-        let unseen =
+        let invisible =
             t.segments.values().filter(|s| t.dropped.is_some() || !s.is_visible_at(manifest.version));
-        unseen.map(|s| of(s)).sum::<u64>()
+        invisible.map(|s| of(s)).sum::<u64>()
     };
     let live = |t: &Table| t.dropped.is_none();
     let deletions =
@@ -242,8 +259,8 @@ fn storage(manifest: &Manifest) -> Result<RecordBatch> {
         ("table_name", text(rows.iter().map(|t| t.name.table.clone()))),
         ("dropped", flags(rows.iter().map(|t| !live(t)))),
         ("replicas", small_numbers(rows.iter().map(|t| t.replicas))),
-        ("segments", numbers(rows.iter().map(|t| if live(t) { seen(t, |_| 1) } else { 0 }))),
-        ("bytes", numbers(rows.iter().map(|t| if live(t) { seen(t, Segment::bytes) } else { 0 }))),
+        ("segments", numbers(rows.iter().map(|t| if live(t) { visible(t, |_| 1) } else { 0 }))),
+        ("bytes", numbers(rows.iter().map(|t| if live(t) { visible(t, Segment::bytes) } else { 0 }))),
         ("old_segments", numbers(rows.iter().map(|t| old(t, |_| 1)))),
         ("old_bytes", numbers(rows.iter().map(|t| old(t, Segment::bytes)))),
         ("deletion_bytes", numbers(rows.iter().map(|t| deletions(t)))),

@@ -1,4 +1,4 @@
-//! TODO module docs.
+//! Retrievers that are ready to search segments, here or on another node.
 
 use std::sync::Arc;
 
@@ -8,52 +8,48 @@ use plexus_index::text::{GlobalStatistics, TextQuery, TextSearch};
 use crate::search::remote::protocol::{RetrievalParams, ShardRequest};
 use crate::search::snapshot::text_fields::TextFields;
 
-/// What is asked of every view.
-pub enum BoundRetriever {
-    FullText {
-        fields: TextFields,
-        query: TextQuery,
-        statistics: GlobalStatistics,
-        search: Arc<TextSearch>,
-    },
-    /// Each query is a question of its own; they are of the same metric.
-    Nearest {
-        column: u32,
-        queries: Arc<Vec<VectorQuery>>,
-    },
+/// A retriever with all that the search of a single segment needs, such as the statistics of the whole table.
+pub(crate) enum BoundRetriever {
+    /// Ranks rows by BM25.
+    FullText { fields: TextFields, query: TextQuery, statistics: GlobalStatistics, search: Arc<TextSearch> },
+    /// Ranks rows by their distance from each of several vectors, all with the same metric.
+    Nearest { column: u32, queries: Arc<Vec<VectorQuery>> },
 }
 
 impl BoundRetriever {
-    pub fn full_text(fields: TextFields, query: TextQuery, statistics: GlobalStatistics) -> Self {
+    /// A full-text retriever that scores with the statistics of the whole table.
+    pub(crate) fn full_text(fields: TextFields, query: TextQuery, statistics: GlobalStatistics) -> Self {
         let search = Arc::new(TextSearch::new(&query, fields.columns.len(), &statistics));
         Self::FullText { fields, query, statistics, search }
     }
 
-    pub fn nearest(column: u32, queries: Vec<VectorQuery>) -> Self {
+    /// A retriever of the nearest vectors in the column with this id.
+    pub(crate) fn nearest(column: u32, queries: Vec<VectorQuery>) -> Self {
         Self::Nearest { column, queries: Arc::new(queries) }
     }
 
-    pub fn questions(&self) -> usize {
+    /// How many rankings it produces.
+    pub(crate) fn query_count(&self) -> usize {
         match self {
             Self::FullText { .. } => 1,
             Self::Nearest { queries, .. } => queries.len(),
         }
     }
 
-    /// As others are asked.
-    pub fn question(&self, look: RetrievalParams) -> Option<ShardRequest> {
+    /// The request for another node; `None` when there is no query.
+    pub(crate) fn to_request(&self, params: RetrievalParams) -> Option<ShardRequest> {
         match self {
             Self::FullText { fields, query, statistics, .. } => Some(ShardRequest::FullText {
                 fields: fields.into(),
                 query: query.clone(),
                 statistics: statistics.into(),
-                look,
+                params,
             }),
             Self::Nearest { column, queries } => Some(ShardRequest::Nearest {
                 column: *column,
                 metric: queries.first()?.metric(),
                 vectors: queries.iter().map(|query| query.vector().to_vec()).collect(),
-                look,
+                params,
             }),
         }
     }

@@ -1,29 +1,37 @@
-//! TODO module docs.
+//! Cursors: the argument `search_after` of a search, which continues it after the last row of a page.
 
 use plexus_model::{Error, Result};
 
-/// Where a page ends: the next begins after it. At one version the same search always finds the same, so that it is
-/// enough to know how far it was read; with how many rows of each retriever were fused, on which that depends.
+/// The end of a page, where the next page begins.
+///
+/// The same search at the same version always finds the same rows in the same order, so the number of rows
+/// seen identifies the position. The number of fused candidates is part of the cursor because the order
+/// depends on it.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Cursor {
+pub(crate) struct Cursor {
+    /// The version that all pages read.
     pub version: u64,
-    /// How many rows came up to it.
+    /// Rows up to the cursor, including rows skipped by `offset`.
     pub seen: usize,
+    /// Rows of each retriever that are fused.
     pub candidates: usize,
 }
 
-/// Rows that can be paged through.
-pub const SEEN_MAX: usize = 1_000_000;
+/// Number of rows that can be paged through.
+pub(crate) const SEEN_MAX: usize = 1_000_000;
 
 impl Cursor {
-    pub fn to_text(self) -> String {
+    /// The cursor as the result column `_cursor` shows it.
+    pub(crate) fn to_text(self) -> String {
         format!("{}.{}.{}", self.version, self.seen, self.candidates)
     }
 
+    /// Parses what [`Cursor::to_text`] wrote.
+    ///
     /// # Errors
-    /// `InvalidArgument` when it is none.
-    pub fn from_text(text: &str) -> Result<Self> {
-        let wrong = || Error::invalid(format!("{text:.80?} is not a cursor that a search gave"));
+    /// `InvalidArgument` when the text is not a cursor.
+    pub(crate) fn from_text(text: &str) -> Result<Self> {
+        let wrong = || Error::invalid(format!("{text:.80?} is not a cursor of a search"));
         let parts: Vec<&str> = text.split('.').collect();
         let [version, seen, candidates] = parts.as_slice() else {
             return Err(wrong());
@@ -40,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cursors_are_read_as_they_are_written() {
+    fn cursors_survive_a_round_trip_through_text() {
         let cursor = Cursor { version: 7, seen: 10, candidates: 100 };
         assert_eq!(Cursor::from_text(&cursor.to_text()).unwrap(), cursor);
         for wrong in ["", "1.2", "x.2.3", "1.2.3.4", "1.99999999.3", "1.2.-3"] {

@@ -1,4 +1,4 @@
-//! TODO module docs.
+//! Reads columns of found rows, on this node or where the segments are.
 
 use std::collections::BTreeMap;
 
@@ -10,19 +10,20 @@ use plexus_storage::{project, types};
 use crate::search::hit::Hit;
 use crate::search::remote::protocol::{ShardRequest, ShardResponse};
 use crate::search::remote::scatter_gather::scatter_gather;
-use crate::search::snapshot::snapshot::SearchSnapshot;
+use crate::search::snapshot::SearchSnapshot;
 
-/// Columns of some rows of each view, in ascending order.
-pub async fn rows_of(
+/// Reads the columns of `schema` for rows of several segments, which `rows` names by the index of their view.
+/// Each batch has its rows in ascending order of position.
+pub(crate) async fn rows_of(
     snapshot: &SearchSnapshot,
     schema: &TableSchema,
     rows: BTreeMap<u32, RowSet>,
 ) -> Result<Vec<(u32, RowSet, RecordBatch)>> {
-    let question = |views: &[u32]| {
+    let request = |views: &[u32]| {
         let rows = views.iter().map(|view| encode_row_set(&rows[view])).collect();
         Some(ShardRequest::Rows { schema: schema.clone(), rows })
     };
-    let here = |views: Vec<u32>| {
+    let local = |views: Vec<u32>| {
         let rows = &rows;
         async move {
             let reads = views.into_iter().map(|view| async move {
@@ -35,25 +36,25 @@ pub async fn rows_of(
             futures::future::try_join_all(reads).await
         }
     };
-    let read = |answer: ShardResponse, views: &[u32]| {
-        let found = answer.into_batches(schema, views)?;
+    let decode = |response: ShardResponse, views: &[u32]| {
+        let found = response.into_batches(schema, views)?;
         match found.iter().all(|(view, batch)| batch.num_rows() as u64 == rows[view].len()) {
             true => Ok(found),
-            false => Err(Error::corrupt("a node gave other rows than it was asked for")),
+            false => Err(Error::corrupt("a node returned another number of rows than requested")),
         }
     };
-    let shares = scatter_gather(snapshot, rows.keys().copied(), question, here, read).await?;
-    Ok(shares.into_iter().flatten().map(|(view, found)| (view, rows[&view].clone(), found)).collect())
+    let batches = scatter_gather(snapshot, rows.keys().copied(), request, local, decode).await?;
+    Ok(batches.into_iter().flatten().map(|(view, found)| (view, rows[&view].clone(), found)).collect())
 }
 
-/// Columns of rows, by their positions in the table, in the order of the hits.
-pub async fn fetch(snapshot: &SearchSnapshot, hits: &[Hit], columns: &[usize]) -> Result<RecordBatch> {
+/// Reads columns, given by their positions in the table, in the order of `hits`.
+pub(crate) async fn fetch(snapshot: &SearchSnapshot, hits: &[Hit], columns: &[usize]) -> Result<RecordBatch> {
     let failed = |e: arrow::error::ArrowError| Error::internal(format!("fetching rows: {e}")).with_source(e);
     let schema = project(&snapshot.table.schema, columns);
     let arrow = types::to_arrow(&schema);
-    let mut of_parts: BTreeMap<u32, RowSet> = BTreeMap::new();
+    let mut rows_by_view: BTreeMap<u32, RowSet> = BTreeMap::new();
     for hit in hits {
-        of_parts.entry(hit.view).or_default().insert(hit.row);
+        rows_by_view.entry(hit.view).or_default().insert(hit.row);
     }
     if columns.is_empty() {
         let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(hits.len()));
@@ -61,16 +62,16 @@ pub async fn fetch(snapshot: &SearchSnapshot, hits: &[Hit], columns: &[usize]) -
     }
     let mut batches = Vec::new();
     let mut positions: BTreeMap<Hit, u64> = BTreeMap::new();
-    for (view, rows, found) in rows_of(snapshot, &schema, of_parts).await? {
+    for (view, rows, found) in rows_of(snapshot, &schema, rows_by_view).await? {
         for row in rows {
-            let place = positions.len() as u64;
-            positions.insert(Hit { view, row }, place);
+            let position = positions.len() as u64;
+            positions.insert(Hit { view, row }, position);
         }
         batches.push(found);
     }
     let all = compute::concat_batches(&arrow, &batches).map_err(failed)?;
     let order = hits.iter().map(|hit| positions.get(hit).copied());
     let order =
-        order.collect::<Option<Vec<u64>>>().ok_or_else(|| Error::internal("a row that was found is gone"))?;
+        order.collect::<Option<Vec<u64>>>().ok_or_else(|| Error::internal("a found row was not read"))?;
     compute::take_record_batch(&all, &UInt64Array::from(order)).map_err(failed)
 }

@@ -1,47 +1,51 @@
-//! One ranking of several. Pure.
+//! Fusion: merges several rankings into one. Pure functions without I/O.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// How rankings become one.
+/// How rankings are merged.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub enum Fusion {
-    /// The sum of `1 / (k + rank)` over the rankings (Cormack, Clarke and Büttcher: "Reciprocal rank fusion outperforms
-    /// Condorcet and individual rank learning methods", 2009).
+pub(crate) enum Fusion {
+    /// Reciprocal rank fusion: the sum of `1 / (k + rank)` over the rankings (Cormack, Clarke and Büttcher,
+    /// "Reciprocal rank fusion outperforms Condorcet and individual rank learning methods", SIGIR 2009).
     Rrf { k: f64 },
-    /// The sum of scores, which each ranking is first made comparable by.
+    /// The sum of the scores, each normalized within its ranking.
     Weighted(Normalization),
 }
 
-/// How scores of different kinds become comparable.
+/// How the scores of different retrievers become comparable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Normalization {
-    /// The lowest becomes 0, the highest 1.
+pub(crate) enum Normalization {
+    /// Maps the lowest score to 0 and the highest to 1.
     MinMax,
-    /// Three standard deviations below the mean become 0, three above it 1.
+    /// Maps three standard deviations below the mean to 0 and three above it to 1.
     Distribution,
 }
 
-/// A place in a ranking.
+/// The rank and score of a row in the ranking of one retriever.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct RetrieverRank {
-    /// From 1 on.
+pub(crate) struct RetrieverRank {
+    /// Starts at 1.
     pub rank: u32,
+    /// The score as the retriever computes it.
     pub score: f32,
 }
 
-/// An item with its place in each ranking that has it.
+/// An item of the fused ranking.
 #[derive(Clone, PartialEq, Debug)]
-pub struct FusedRow<T> {
+pub(crate) struct FusedRow<T> {
     pub item: T,
+    /// The fused score.
     pub score: f64,
+    /// Its rank in each of the rankings, if it is in that ranking.
     pub ranks: Vec<Option<RetrieverRank>>,
 }
 
-/// Fuses rankings, the best first in each, with a weight for each. `comparable` gives the score of which more is better
-/// for one in a ranking. The items are in the order of their first appearance; equal rankings give equal scores, bit for
-/// bit.
-pub fn fuse<T: Copy + Eq + Hash>(
+/// Fuses rankings, each with the best first and with a weight.
+///
+/// `comparable(ranking, score)` converts the score of a ranking into one where higher is better. The result
+/// is in order of first appearance. Equal inputs give bit-identical scores.
+pub(crate) fn fuse<T: Copy + Eq + Hash>(
     rankings: &[Vec<(f32, T)>],
     weights: &[f64],
     fusion: Fusion,
@@ -52,23 +56,24 @@ pub fn fuse<T: Copy + Eq + Hash>(
     for (retriever, (ranking, weight)) in rankings.iter().zip(weights).enumerate() {
         let scores: Vec<f64> = ranking.iter().map(|(score, _)| comparable(retriever, *score)).collect();
         let normalize = normalizer(&scores, fusion);
-        for ((rank, (score, item)), of_leg) in (1..).zip(ranking).zip(&scores) {
-            let place = *known.entry(*item).or_insert_with(|| {
+        for ((rank, (score, item)), comparable_score) in (1..).zip(ranking).zip(&scores) {
+            let index = *known.entry(*item).or_insert_with(|| {
                 fused.push(FusedRow { item: *item, score: 0.0, ranks: vec![None; rankings.len()] });
                 fused.len() - 1
             });
-            let view = match fusion {
+            let contribution = match fusion {
                 Fusion::Rrf { k } => 1.0 / (k + f64::from(rank)),
-                Fusion::Weighted(_) => normalize(*of_leg),
+                Fusion::Weighted(_) => normalize(*comparable_score),
             };
-            fused[place].score += weight * view;
-            fused[place].ranks[retriever] = Some(RetrieverRank { rank, score: *score });
+            fused[index].score += weight * contribution;
+            fused[index].ranks[retriever] = Some(RetrieverRank { rank, score: *score });
         }
     }
     fused
 }
 
-pub fn normalizer(scores: &[f64], fusion: Fusion) -> impl Fn(f64) -> f64 {
+/// The function that maps the scores of one ranking to the range from 0 to 1.
+fn normalizer(scores: &[f64], fusion: Fusion) -> impl Fn(f64) -> f64 {
     let scores = || scores.iter().copied();
     let (low, high) = match fusion {
         Fusion::Weighted(Normalization::Distribution) => {
@@ -81,7 +86,7 @@ pub fn normalizer(scores: &[f64], fusion: Fusion) -> impl Fn(f64) -> f64 {
     };
     move |score| match high > low {
         true => ((score - low) / (high - low)).clamp(0.0, 1.0),
-        // All are equal: as good as the best.
+        // All scores are equal, so each is the best.
         false => 1.0,
     }
 }
@@ -90,7 +95,7 @@ pub fn normalizer(scores: &[f64], fusion: Fusion) -> impl Fn(f64) -> f64 {
 mod tests {
     use super::*;
 
-    fn same_score(_: usize, score: f32) -> f64 {
+    fn identity(_: usize, score: f32) -> f64 {
         f64::from(score)
     }
 
@@ -102,29 +107,29 @@ mod tests {
     #[test]
     fn reciprocal_ranks_add_up() {
         let rankings = [vec![(9.0, 'a'), (8.0, 'b')], vec![(0.5, 'b'), (0.4, 'c')]];
-        let found = by_score(fuse(&rankings, &[1.0, 1.0], Fusion::Rrf { k: 60.0 }, same_score));
+        let found = by_score(fuse(&rankings, &[1.0, 1.0], Fusion::Rrf { k: 60.0 }, identity));
         assert_eq!(found, [('b', 1.0 / 62.0 + 1.0 / 61.0), ('a', 1.0 / 61.0), ('c', 1.0 / 62.0)]);
     }
 
     #[test]
-    fn weights_count_after_scores_are_made_comparable() {
+    fn weights_apply_to_normalized_scores() {
         let rankings = [vec![(30.0, 'a'), (10.0, 'b')], vec![(0.9, 'b'), (0.8, 'a'), (0.7, 'c')]];
         let fusion = Fusion::Weighted(Normalization::MinMax);
-        let found = by_score(fuse(&rankings, &[0.25, 0.75], fusion, same_score));
+        let found = by_score(fuse(&rankings, &[0.25, 0.75], fusion, identity));
         assert_eq!(found.iter().map(|f| f.0).collect::<String>(), "bac");
         assert_eq!(found[0].1, 0.75);
         let same = fuse(
             &[vec![(1.0, 'a'), (1.0, 'b')]],
             &[1.0],
             Fusion::Weighted(Normalization::Distribution),
-            same_score,
+            identity,
         );
         assert!(same.iter().all(|f| f.score == 1.0));
     }
 
     #[test]
-    fn places_of_each_ranking_are_kept() {
-        let fused = fuse(&[vec![(2.0, 'a')], vec![]], &[1.0, 1.0], Fusion::Rrf { k: 60.0 }, same_score);
+    fn ranks_in_each_ranking_are_kept() {
+        let fused = fuse(&[vec![(2.0, 'a')], vec![]], &[1.0, 1.0], Fusion::Rrf { k: 60.0 }, identity);
         assert_eq!(fused[0].ranks, [Some(RetrieverRank { rank: 1, score: 2.0 }), None]);
     }
 }

@@ -1,4 +1,4 @@
-//! TODO module docs.
+//! Searches segments on this node: in parallel, with a score threshold that they share.
 
 use std::sync::{Arc, Mutex};
 
@@ -13,32 +13,36 @@ use crate::search::exec::nearest::{Nearest, VectorsOf};
 use crate::search::hit::{Hit, Ranking};
 use crate::search::params::SearchParams;
 use crate::search::snapshot::selections::RowSelections;
-use crate::search::snapshot::snapshot::{SearchSnapshot, blocking};
 use crate::search::snapshot::text_fields::TextFields;
+use crate::search::snapshot::{SearchSnapshot, blocking};
 
-/// The same of some views, by this node.
-pub async fn search_local(
+/// Ranks the rows of some segments with segments read on this node. Returns one ranking for each query.
+///
+/// # Errors
+/// When a segment or one of its indexes cannot be read.
+pub(crate) async fn search_local(
     snapshot: &SearchSnapshot,
     views: Vec<u32>,
-    asked: &BoundRetriever,
+    retriever: &BoundRetriever,
     selections: &RowSelections,
     k: usize,
     params: SearchParams,
 ) -> Result<Vec<Ranking>> {
-    let questions = asked.questions();
-    match asked {
+    let query_count = retriever.query_count();
+    match retriever {
         BoundRetriever::FullText { fields, search, .. } => {
             let read = |view: u32| async move { snapshot.text(&snapshot.views[view as usize], fields).await };
-            let search = search.clone();
-            let look = move |index: TextIndex, accepted: &RowSelection, tops: &mut [TopK<Hit>], view: u32| {
-                tops.iter_mut().try_for_each(|top| {
-                    let threshold = top.threshold();
-                    search.run(&index, accepted, k, threshold, &mut |hit| {
-                        top.push(hit.score, Hit { view, row: hit.row })
+            let text_search = search.clone();
+            let search =
+                move |index: TextIndex, accepted: &RowSelection, tops: &mut [TopK<Hit>], view: u32| {
+                    tops.iter_mut().try_for_each(|top| {
+                        let threshold = top.threshold();
+                        text_search.run(&index, accepted, k, threshold, &mut |hit| {
+                            top.push(hit.score, Hit { view, row: hit.row })
+                        })
                     })
-                })
-            };
-            for_each_segment(views, selections, (k, questions), params, read, look).await
+                };
+            for_each_segment(views, selections, (k, query_count), params, read, search).await
         }
         BoundRetriever::Nearest { column, queries } => {
             let Some(metric) = queries.first().map(VectorQuery::metric) else {
@@ -53,46 +57,48 @@ pub async fn search_local(
                 Ok((snapshot.vectors(view, column).await?, graph))
             };
             let (caches, queries) = (snapshot.context.caches.clone(), queries.clone());
-            let look = move |(vectors, graph): VectorsOf,
-                             accepted: &RowSelection,
-                             tops: &mut [TopK<Hit>],
-                             view: u32| {
+            let search = move |(vectors, graph): VectorsOf,
+                               accepted: &RowSelection,
+                               tops: &mut [TopK<Hit>],
+                               view: u32| {
                 for (query, top) in queries.iter().zip(tops) {
                     let nearest = Nearest { vectors: &vectors, query, k, beam: params.ef };
                     let found = |distance: f32, row: u32| {
                         top.push(-distance, Hit { view, row });
                     };
                     match &graph {
-                        Some(graph) => nearest.walk(graph, accepted, &caches, found),
-                        None => nearest.all(accepted, found),
+                        Some(graph) => nearest.search_graph(graph, accepted, &caches, found),
+                        None => nearest.brute_force(accepted, found),
                     }
                 }
                 Ok(())
             };
-            for_each_segment(views, selections, (k, questions), params, read, look).await
+            for_each_segment(views, selections, (k, query_count), params, read, search).await
         }
     }
 }
 
-/// Reads what is needed of each view, params for hits, and puts them together: the best `k` of each of some questions.
-pub async fn for_each_segment<T, R, F>(
+/// Reads what the search of each segment needs, searches it, and merges the hits: the best `k` of each query.
+///
+/// `read` runs on the async threads and `search` on a blocking thread.
+async fn for_each_segment<T, R, F>(
     views: Vec<u32>,
     selections: &RowSelections,
-    (k, questions): (usize, usize),
+    (k, query_count): (usize, usize),
     params: SearchParams,
     read: impl Fn(u32) -> R,
-    look: F,
+    search: F,
 ) -> Result<Vec<Ranking>>
 where
     T: Send + 'static,
     R: Future<Output = Result<T>>,
     F: Fn(T, &RowSelection, &mut [TopK<Hit>], u32) -> Result<()> + Clone + Send + 'static,
 {
-    let tops = move || -> Vec<TopK<Hit>> { (0..questions).map(|_| TopK::new(k)).collect() };
-    // What is worse than the last that counts in one view counts in none.
-    let thresholds = Arc::new(Mutex::new(vec![f32::NEG_INFINITY; questions]));
+    let tops = move || -> Vec<TopK<Hit>> { (0..query_count).map(|_| TopK::new(k)).collect() };
+    // A row that is worse than the k-th best of one segment is not among the k best of all segments.
+    let thresholds = Arc::new(Mutex::new(vec![f32::NEG_INFINITY; query_count]));
     let found = views.into_iter().map(|view| {
-        let (read, look, accepted) = (read(view), look.clone(), selections.get(view as usize).clone());
+        let (read, search, accepted) = (read(view), search.clone(), selections.get(view as usize).clone());
         let thresholds = thresholds.clone();
         async move {
             let read = read.await?;
@@ -100,14 +106,14 @@ where
                 let mut tops = tops();
                 let lock = || thresholds.lock().expect("no code panics while it holds this lock");
                 tops.iter_mut().zip(lock().iter()).for_each(|(top, least)| top.raise_threshold(*least));
-                look(read, &accepted, &mut tops, view)?;
+                search(read, &accepted, &mut tops, view)?;
                 lock().iter_mut().zip(&tops).for_each(|(least, top)| *least = least.max(top.threshold()));
                 Ok(tops.into_iter().map(TopK::into_sorted).collect::<Vec<_>>())
             })
             .await
         }
     });
-    // As many at once as there are threads: what they read is in memory as long as they look.
+    // One segment per thread, since what a search reads stays in memory until it ends.
     let mut found = stream::iter(found).buffer_unordered(params.threads.max(1));
     let mut best = tops();
     while let Some(hits) = found.try_next().await? {
@@ -120,8 +126,11 @@ where
     Ok(best.into_iter().map(TopK::into_sorted).collect())
 }
 
-/// The rows of some views that match a query, whether the version sees them or not, by this node.
-pub async fn matching(
+/// The rows of some segments that match a full-text query, read on this node. Invisible rows are included.
+///
+/// # Errors
+/// When a segment or its text index cannot be read.
+pub(crate) async fn matching(
     snapshot: &SearchSnapshot,
     views: Vec<u32>,
     fields: &TextFields,

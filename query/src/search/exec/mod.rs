@@ -1,17 +1,18 @@
-//! Running searches: retrievers rank rows by one query each, fusion merges their rankings, ties are broken by key.
+//! Search execution: retrievers rank rows by one query each, fusion merges the rankings, ties are broken by
+//! key.
 
-pub mod bound_retriever;
-pub mod cursor;
-pub mod fetch;
-pub mod filter;
-pub mod fusion;
-pub mod local;
-pub mod nearest;
-pub mod report;
-pub mod request;
-pub mod respond;
-pub mod retriever;
-pub mod search;
-pub mod statistics;
-pub mod text_binding;
-pub mod tie_break;
+pub(crate) mod bound_retriever;
+pub(crate) mod cursor;
+pub(crate) mod fetch;
+pub(crate) mod filter;
+pub(crate) mod fusion;
+pub(crate) mod local;
+pub(crate) mod nearest;
+pub(crate) mod report;
+pub(crate) mod request;
+pub(crate) mod respond;
+pub(crate) mod retriever;
+pub(crate) mod search;
+pub(crate) mod statistics;
+pub(crate) mod text_binding;
+pub(crate) mod tie_break;

@@ -1,4 +1,4 @@
-//! TODO module docs.
+//! The nearest vectors of one segment, by brute force or by graph search.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -9,11 +9,14 @@ use plexus_model::{Metric, Result, RowSelection};
 
 use crate::search::snapshot::caches::SearchCaches;
 use crate::search::snapshot::selections::RowSelections;
-use crate::search::snapshot::snapshot::{SearchSnapshot, blocking};
 use crate::search::snapshot::vectors::{OpenGraph, Vectors};
+use crate::search::snapshot::{SearchSnapshot, blocking};
 
-/// Whether any of some rows may have no distance from a vector.
-pub async fn any_without_distance(
+/// Whether any of the selected rows may have no finite distance from a vector. Such rows sort as null.
+///
+/// # Errors
+/// When the vectors of a segment cannot be read.
+pub(crate) async fn any_without_distance(
     snapshot: &SearchSnapshot,
     column: u32,
     query: &VectorQuery,
@@ -27,55 +30,57 @@ pub async fn any_without_distance(
             RowSelection::AllExcept(invisible) => &extent.without_distance - &**invisible,
             RowSelection::Only(rows) => &extent.without_distance & &**rows,
         };
-        if !without_distance.is_empty() || !extent.is_near(query.norm_squared()) {
+        if !without_distance.is_empty() || !extent.has_finite_distances(query.norm_squared()) {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
-/// The vectors of a segment, and their graph if they have one.
-pub type VectorsOf = (Arc<Vectors>, Option<OpenGraph>);
+/// The vectors of a segment, and their graph if the search uses one.
+pub(crate) type VectorsOf = (Arc<Vectors>, Option<OpenGraph>);
 
-/// A look for the nearest vectors of a segment.
-pub struct Nearest<'a> {
+/// A search for the `k` nearest vectors of a segment.
+pub(crate) struct Nearest<'a> {
     pub vectors: &'a Vectors,
     pub query: &'a VectorQuery,
     pub k: usize,
+    /// Beam width of a graph search.
     pub beam: usize,
 }
 
 impl Nearest<'_> {
-    /// The distance of a row, if it is somewhere: what has no finite one is without_distance.
-    pub fn distance(&self, row: u32) -> Option<f32> {
+    /// The distance of a row; `None` if it has no vector or the distance is not finite.
+    fn distance(&self, row: u32) -> Option<f32> {
         self.vectors.get(row).map(|vector| self.query.distance(vector)).filter(|d| d.is_finite())
     }
 
-    /// SearchParams at every row that is accepted.
-    pub fn all(&self, accepted: &RowSelection, mut found: impl FnMut(f32, u32)) {
-        let mut look = |row: u32| {
+    /// Compares every selected row.
+    pub(crate) fn brute_force(&self, accepted: &RowSelection, mut found: impl FnMut(f32, u32)) {
+        let mut visit = |row: u32| {
             if let Some(distance) = self.distance(row) {
                 found(distance, row);
             }
         };
         match accepted {
-            RowSelection::Only(rows) => rows.iter().for_each(look),
-            RowSelection::AllExcept(rows) if rows.is_empty() => (0..self.vectors.rows()).for_each(&mut look),
+            RowSelection::Only(rows) => rows.iter().for_each(visit),
+            RowSelection::AllExcept(rows) if rows.is_empty() => (0..self.vectors.rows()).for_each(&mut visit),
             RowSelection::AllExcept(rows) => {
-                (0..self.vectors.rows()).filter(|row| !rows.contains(*row)).for_each(&mut look);
+                (0..self.vectors.rows()).filter(|row| !rows.contains(*row)).for_each(&mut visit);
             }
         }
     }
 
-    /// SearchParams where a graph leads to. As many are found as there are, up to `k`: when it leads to fewer, all are looked at.
-    pub fn walk(
+    /// Searches the graph. If it finds fewer rows than there are, up to `k`, all selected rows are compared
+    /// instead.
+    pub(crate) fn search_graph(
         &self,
         graph: &OpenGraph,
         accepted: &RowSelection,
         caches: &SearchCaches,
         mut found: impl FnMut(f32, u32),
     ) {
-        let chosen = match accepted {
+        let nodes = match accepted {
             RowSelection::Only(rows) => Some(caches.node_filter(graph.file, &graph.graph, rows)),
             RowSelection::AllExcept(_) => None,
         };
@@ -83,21 +88,21 @@ impl Nearest<'_> {
         let options = GraphSearchOptions { k: self.k, beam_width: self.beam };
         let vector = self.query.vector();
         let mut nearest = SEARCHER.with_borrow_mut(|searcher| {
-            searcher.search(&graph.graph, vector, options, accepted, chosen.as_deref(), distance)
+            searcher.search(&graph.graph, vector, options, accepted, nodes.as_deref(), distance)
         });
         nearest.retain(|(distance, _)| distance.is_finite());
-        // Vectors of zeros are in no graph by the cosine, and at a distance of one.
+        // With the cosine metric, zero vectors are not in the graph; their distance is one.
         let zeros = self.query.metric() == Metric::Cosine && graph.graph.len() < graph.graph.rows() as usize;
         let far = nearest.get(self.k - 1).is_none_or(|(distance, _)| *distance >= 1.0);
-        let fewer = nearest.len() < self.k && chosen.is_none_or(|chosen| nearest.len() < chosen.len());
+        let fewer = nearest.len() < self.k && nodes.is_none_or(|nodes| nearest.len() < nodes.len());
         if fewer || (zeros && far) {
-            return self.all(accepted, found);
+            return self.brute_force(accepted, found);
         }
         nearest.into_iter().for_each(|(distance, row)| found(distance, row));
     }
 }
 
 thread_local! {
-    /// What walks of a thread use again.
+    /// The buffers of a graph search, which each thread reuses.
     static SEARCHER: RefCell<GraphSearcher> = RefCell::default();
 }

@@ -1,4 +1,4 @@
-//! What searches did, for `EXPLAIN`.
+//! What the searches of a statement did, for `EXPLAIN`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -9,13 +9,14 @@ use plexus_index::graph::Strategy;
 use crate::search::exec::retriever::Retriever;
 use crate::search::params::SearchParams;
 use crate::search::remote::scatter_gather::remote_segments;
+use crate::search::snapshot::SearchSnapshot;
 use crate::search::snapshot::selections::RowSelections;
-use crate::search::snapshot::snapshot::SearchSnapshot;
 use crate::search::snapshot::vectors::has_graph;
 
-/// Notes of the searches of one statement, which run when its plan is made. An extension of its session.
+/// Notes on the searches of one statement. Searches run while the plan is made, so the notes are an extension
+/// of the session.
 #[derive(Debug, Default)]
-pub struct SearchReport(Mutex<Vec<String>>);
+pub(crate) struct SearchReport(Mutex<Vec<String>>);
 
 impl SearchReport {
     fn note(state: &dyn Session, line: String) {
@@ -27,19 +28,19 @@ impl SearchReport {
         }
     }
 
-    /// All that was noted, and forgets it.
-    pub fn take(&self) -> Vec<String> {
+    /// Returns the notes and clears them.
+    pub(crate) fn take(&self) -> Vec<String> {
         self.0.lock().map(|mut lines| std::mem::take(&mut *lines)).unwrap_or_default()
     }
 
-    /// The extension of a session.
-    pub fn extension() -> Arc<Self> {
+    /// An empty report, to be set as an extension of a session.
+    pub(crate) fn extension() -> Arc<Self> {
         Arc::default()
     }
 }
 
-/// Notes which rows a filter left.
-pub fn note_rows(state: &dyn Session, snapshot: &SearchSnapshot, selections: &RowSelections) {
+/// Notes how many rows a filter left, and how many segments are searched by other nodes.
+pub(crate) fn note_rows(state: &dyn Session, snapshot: &SearchSnapshot, selections: &RowSelections) {
     let (views, all) = (snapshot.views.len(), snapshot.views.iter().map(|view| view.live()).sum::<u64>());
     let rows = match selections.filter() {
         None => format!("all {all} rows"),
@@ -53,8 +54,8 @@ pub fn note_rows(state: &dyn Session, snapshot: &SearchSnapshot, selections: &Ro
     SearchReport::note(state, line);
 }
 
-/// Notes how a retriever found its rows.
-pub fn note_retriever(
+/// Notes how a retriever finds its rows: by which index, or by which strategy on how many segments.
+pub(crate) fn note_retriever(
     state: &dyn Session,
     snapshot: &SearchSnapshot,
     retriever: &Retriever,
@@ -83,18 +84,20 @@ pub fn note_retriever(
         }
         Retriever::Vector { column, query, ef } => {
             let (metric, ef) = (query.metric(), ef.unwrap_or(params.ef));
-            let mut ways: BTreeMap<&str, usize> = BTreeMap::new();
+            let mut strategies: BTreeMap<&str, usize> = BTreeMap::new();
             for (at, view) in snapshot.views.iter().enumerate().filter(|(at, _)| !selections.is_empty(*at)) {
                 let indexed = !params.exact && has_graph(&snapshot.table, &view.segment, *column, metric);
-                let way =
+                let strategy =
                     if indexed { selections.strategy(snapshot, at, k, ef) } else { Strategy::BruteForce };
-                *ways.entry(way.name()).or_default() += 1;
+                *strategies.entry(strategy.name()).or_default() += 1;
             }
-            let mut ways = ways.iter().map(|(way, count)| format!("{way} on {count}"));
-            let first = ways.next().map_or_else(|| "no segment".to_owned(), |way| format!("{way} segments"));
-            let ways: Vec<String> = std::iter::once(first).chain(ways).collect();
+            let mut strategies = strategies.iter().map(|(strategy, count)| format!("{strategy} on {count}"));
+            let first = strategies
+                .next()
+                .map_or_else(|| "no segment".to_owned(), |strategy| format!("{strategy} segments"));
+            let strategies: Vec<String> = std::iter::once(first).chain(strategies).collect();
             let metric = metric.name();
-            format!("vectors of {} ({metric}, ef {ef}): {}", name(*column), ways.join(", "))
+            format!("vectors of {} ({metric}, ef {ef}): {}", name(*column), strategies.join(", "))
         }
     };
     SearchReport::note(state, line);

@@ -1,4 +1,4 @@
-//! TODO module docs.
+//! A search request: the retrievers and how their rankings become one result.
 
 use plexus_index::text::{Analyzer, TextQuery};
 
@@ -6,31 +6,34 @@ use crate::search::exec::cursor::Cursor;
 use crate::search::exec::fusion::Fusion;
 use crate::search::exec::retriever::Retriever;
 
-/// What is searched for, and how what is found is put together.
+/// One search, with all arguments of its call resolved against the table.
 #[derive(Clone, Debug)]
-pub struct Request {
-    /// Each with its weight.
+pub(crate) struct Request {
+    /// The retrievers with their weights.
     pub retrievers: Vec<(Retriever, f64)>,
-    /// How several become one; with one retriever its own scores count.
+    /// How several rankings become one. A single retriever keeps its own scores.
     pub fusion: Fusion,
+    /// Rows to return.
     pub k: usize,
-    /// So many of the best are left out.
+    /// Rows to skip at the top of the ranking.
     pub offset: usize,
-    /// How many rows of each retriever are fused.
+    /// Rows of each retriever that are fused, unless a page needs more.
     pub num_candidates: usize,
-    /// Column, by its place, of whose values only the best row each is found.
+    /// Position of the column of whose values only the best row each is returned.
     pub group_by: Option<usize>,
+    /// The excerpt to return, if one is requested.
     pub highlight: Option<Highlight>,
-    /// A predicate in SQL that rows fulfil to be found.
+    /// An SQL predicate that the rows must satisfy.
     pub filter: Option<String>,
+    /// The end of the previous page.
     pub search_after: Option<Cursor>,
-    /// Whether its rows are read page by page.
+    /// Whether the result is read page by page. The first page has no cursor yet.
     pub paged: bool,
 }
 
 impl Request {
-    /// How many rows of each retriever are fused: of all pages as of the first.
-    pub fn fused(&self) -> usize {
+    /// Rows of each retriever that are fused. It is the same for all pages of a search.
+    pub(crate) fn fused(&self) -> usize {
         match self.search_after {
             Some(cursor) => cursor.candidates,
             None => self.num_candidates.max(self.offset + self.k),
@@ -38,13 +41,13 @@ impl Request {
     }
 }
 
-/// A column of which the view is shown that was found.
+/// A column of which an excerpt around the matching terms is returned.
 #[derive(Clone, Debug)]
-pub struct Highlight {
-    /// RetrieverRank in the table.
+pub(crate) struct Highlight {
+    /// Position of the column in the table.
     pub column: usize,
-    /// Bytes of the text.
+    /// Length of the excerpt in bytes.
     pub length: usize,
-    /// What to mark: a query, the place of the column among its fields, and its analyzer.
+    /// The queries to mark, each with the position of the column among its fields and its analyzer.
     pub marks: Vec<(TextQuery, usize, Analyzer)>,
 }

@@ -1,4 +1,4 @@
-//! TODO module docs.
+//! Answers search requests of other nodes with the segments of this node.
 
 use std::sync::Arc;
 
@@ -16,34 +16,40 @@ use crate::search::exec::local::{matching, search_local};
 use crate::search::exec::statistics::statistics_of;
 use crate::search::hit::Hit;
 use crate::search::remote::protocol::{RetrievalParams, ShardRequest, ShardResponse, decode_sets};
-use crate::search::snapshot::snapshot::SearchSnapshot;
+use crate::search::snapshot::SearchSnapshot;
 use crate::search::snapshot::text_fields::TextFields;
 
-/// An error of the engine: ours inside of it as it is.
-pub fn of_engine(error: DataFusionError) -> Error {
+/// Converts an error of DataFusion. An error of this project inside of it stays as it is.
+fn of_engine(error: DataFusionError) -> Error {
     match error {
         DataFusionError::External(inner) => match inner.downcast::<Error>() {
             Ok(error) => *error,
-            Err(other) => Error::internal(format!("a predicate: {other}")),
+            Err(other) => Error::internal(format!("evaluating a predicate: {other}")),
         },
-        other => Error::internal(format!("a predicate: {}", other.strip_backtrace())).with_source(other),
+        other => {
+            Error::internal(format!("evaluating a predicate: {}", other.strip_backtrace())).with_source(other)
+        }
     }
 }
 
-pub async fn respond(
+/// Runs a request over the segments of `snapshot`, which are those that the request names.
+///
+/// # Errors
+/// `InvalidArgument` when the request does not fit the segments; otherwise what reading them fails with.
+pub(crate) async fn respond(
     snapshot: &SearchSnapshot,
-    question: ShardRequest,
+    request: ShardRequest,
     state: &SessionState,
 ) -> Result<ShardResponse> {
     let threads = state.config().target_partitions();
     let all: Vec<u32> = (0..snapshot.views.len() as u32).collect();
     let sets =
         |sets: Vec<Arc<RowSet>>| ShardResponse::Sets(sets.iter().map(|set| encode_row_set(set)).collect());
-    Ok(match question {
+    Ok(match request {
         ShardRequest::Filter(predicates) => {
             let context = state.task_ctx();
-            let read = |bytes: &Vec<u8>| Expr::from_bytes_with_ctx(bytes, &context).map_err(of_engine);
-            let predicates = predicates.iter().map(read).collect::<Result<Vec<_>>>()?;
+            let decode = |bytes: &Vec<u8>| Expr::from_bytes_with_ctx(bytes, &context).map_err(of_engine);
+            let predicates = predicates.iter().map(decode).collect::<Result<Vec<_>>>()?;
             let filter = Filter::new(snapshot, state, &predicates).map_err(of_engine)?;
             let filter = filter.ok_or_else(|| Error::invalid("a filter without predicates"))?;
             let mut found = Vec::with_capacity(all.len());
@@ -59,20 +65,20 @@ pub async fn respond(
             let known = statistics_of(snapshot, all, &fields.try_into()?, &query).await?;
             ShardResponse::Statistics((&known).into())
         }
-        ShardRequest::FullText { fields, query, statistics, look } => {
+        ShardRequest::FullText { fields, query, statistics, params } => {
             let (fields, statistics) = (TextFields::try_from(fields)?, statistics.into());
-            hits(snapshot, all, BoundRetriever::full_text(fields, query, statistics), look, threads).await?
+            hits(snapshot, all, BoundRetriever::full_text(fields, query, statistics), params, threads).await?
         }
-        ShardRequest::Nearest { column, metric, vectors, look } => {
+        ShardRequest::Nearest { column, metric, vectors, params } => {
             let queries = vectors.into_iter().map(|vector| VectorQuery::new(metric, vector));
             let queries = queries.collect::<Result<Vec<_>>>()?;
-            hits(snapshot, all, BoundRetriever::nearest(column, queries), look, threads).await?
+            hits(snapshot, all, BoundRetriever::nearest(column, queries), params, threads).await?
         }
         ShardRequest::Rows { schema, rows } => {
             let selections = decode_sets(rows)?;
             if selections.len() != all.len() {
                 return Err(Error::invalid(format!(
-                    "{} sets of rows of {} segments",
+                    "{} row sets for {} segments",
                     selections.len(),
                     all.len()
                 )));
@@ -89,15 +95,16 @@ pub async fn respond(
     })
 }
 
-pub async fn hits(
+/// The best rows of each query of a retriever.
+async fn hits(
     snapshot: &SearchSnapshot,
     views: Vec<u32>,
-    asked: BoundRetriever,
-    look: RetrievalParams,
+    retriever: BoundRetriever,
+    params: RetrievalParams,
     threads: usize,
 ) -> Result<ShardResponse> {
-    let (selections, k, params) = look.into_local(snapshot, threads)?;
-    let found = search_local(snapshot, views, &asked, &selections, k, params).await?;
+    let (selections, k, params) = params.into_local(snapshot, threads)?;
+    let found = search_local(snapshot, views, &retriever, &selections, k, params).await?;
     let flat =
         |hits: Vec<(f32, Hit)>| hits.into_iter().map(|(score, hit)| (score, hit.view, hit.row)).collect();
     Ok(ShardResponse::Hits(found.into_iter().map(flat).collect()))

@@ -1,4 +1,4 @@
-//! TODO module docs.
+//! Retrievers: each ranks the rows of all segments by one query.
 
 use plexus_index::text::TextQuery;
 use plexus_index::{TopK, VectorQuery};
@@ -12,29 +12,31 @@ use crate::search::hit::{Hit, Ranking};
 use crate::search::params::SearchParams;
 use crate::search::remote::protocol::{RetrievalParams, ShardResponse};
 use crate::search::remote::scatter_gather::scatter_gather;
+use crate::search::snapshot::SearchSnapshot;
 use crate::search::snapshot::selections::RowSelections;
-use crate::search::snapshot::snapshot::SearchSnapshot;
 use crate::search::snapshot::text_fields::TextFields;
 
-/// One question.
+/// One query of a search.
 #[derive(Clone, Debug)]
-pub enum Retriever {
-    Text {
-        fields: TextFields,
-        query: TextQuery,
-    },
-    /// `column` by its id.
+pub(crate) enum Retriever {
+    /// Ranks rows by BM25.
+    Text { fields: TextFields, query: TextQuery },
+    /// Ranks rows by the distance from a vector.
     Vector {
+        /// Id of the column.
         column: u32,
         query: VectorQuery,
-        /// Candidates of a walk, unless it is as the session has it.
+        /// Beam width of a graph search, if it overrides the setting of the session.
         ef: Option<usize>,
     },
 }
 
-/// The best `k` rows, in an order that depends on the rows alone: equals by their primary keys where the table has
-/// one, and otherwise by where they are.
-pub async fn run(
+/// The best `k` rows in the order of [`TieBreaker`](super::tie_break::TieBreaker), which depends on the rows
+/// alone.
+///
+/// # Errors
+/// When a segment or one of its indexes cannot be read.
+pub(crate) async fn run(
     snapshot: &SearchSnapshot,
     retriever: &Retriever,
     selections: &RowSelections,
@@ -44,8 +46,11 @@ pub async fn run(
     break_ties(snapshot, best(snapshot, retriever, selections, k, params).await?, k).await
 }
 
-/// The best `k` rows and those that are equal to the last of them, of vectors as far as a graph leads to them.
-pub async fn best(
+/// The best `k` rows and all that tie with the last of them. With a vector index, the result is approximate.
+///
+/// # Errors
+/// When a segment or one of its indexes cannot be read.
+pub(crate) async fn best(
     snapshot: &SearchSnapshot,
     retriever: &Retriever,
     selections: &RowSelections,
@@ -58,20 +63,23 @@ pub async fn best(
     let found = match retriever {
         Retriever::Text { fields, query } => {
             let statistics = statistics(snapshot, fields, query).await?;
-            let asked = BoundRetriever::full_text(fields.clone(), query.clone(), statistics);
-            search_segments(snapshot, &asked, selections, k, params).await?
+            let bound = BoundRetriever::full_text(fields.clone(), query.clone(), statistics);
+            search_segments(snapshot, &bound, selections, k, params).await?
         }
         Retriever::Vector { column, query, ef } => {
-            let asked = BoundRetriever::nearest(*column, vec![query.clone()]);
-            search_segments(snapshot, &asked, selections, k, params.with(*ef)).await?
+            let bound = BoundRetriever::nearest(*column, vec![query.clone()]);
+            search_segments(snapshot, &bound, selections, k, params.with(*ef)).await?
         }
     };
     Ok(found.into_iter().next().unwrap_or_default())
 }
 
-/// The best `k` rows by each of several retrievers, as [`run`] gives them for one. What is asked of vectors alone is looked for
-/// together, so that it costs little more than the params.
-pub async fn run_all(
+/// The best `k` rows by each of several retrievers, as [`run`] returns them for one. Vector queries that
+/// differ only in their vector are searched together, so that each segment is read once.
+///
+/// # Errors
+/// When a segment or one of its indexes cannot be read.
+pub(crate) async fn run_all(
     snapshot: &SearchSnapshot,
     retrievers: &[&Retriever],
     selections: &RowSelections,
@@ -92,13 +100,13 @@ pub async fn run_all(
     let mut rankings = Vec::with_capacity(retrievers.len());
     match vectors.as_ref().filter(same) {
         Some(vectors) => {
-            // A share of them for each thread.
-            let shares = vectors.chunks(vectors.len().div_ceil(params.threads.max(1)).max(1)).map(|share| {
-                let queries = share.iter().map(|(.., query)| query.clone()).collect();
-                let asked = BoundRetriever::nearest(share[0].0, queries);
-                async move { search_segments(snapshot, &asked, selections, k, params.with(share[0].1)).await }
+            // The queries are split evenly over the threads.
+            let batches = vectors.chunks(vectors.len().div_ceil(params.threads.max(1)).max(1)).map(|batch| {
+                let queries = batch.iter().map(|(.., query)| query.clone()).collect();
+                let bound = BoundRetriever::nearest(batch[0].0, queries);
+                async move { search_segments(snapshot, &bound, selections, k, params.with(batch[0].1)).await }
             });
-            for found in futures::future::try_join_all(shares).await?.into_iter().flatten() {
+            for found in futures::future::try_join_all(batches).await?.into_iter().flatten() {
                 rankings.push(break_ties(snapshot, found, k).await?);
             }
         }
@@ -111,25 +119,26 @@ pub async fn run_all(
     Ok(rankings)
 }
 
-/// The best `k` rows by each question and those that are equal to the last of them.
-pub async fn search_segments(
+/// The best `k` rows by each query of a retriever and all that tie with the last of them, from all segments.
+async fn search_segments(
     snapshot: &SearchSnapshot,
-    asked: &BoundRetriever,
+    bound: &BoundRetriever,
     selections: &RowSelections,
     k: usize,
     params: SearchParams,
 ) -> Result<Vec<Ranking>> {
     let views = (0..snapshot.views.len() as u32).filter(|view| !selections.is_empty(*view as usize));
-    let question = |views: &[u32]| asked.question(RetrievalParams::new(k, params, selections, views));
-    let here = |views| search_local(snapshot, views, asked, selections, k, params);
-    let read = |answer: ShardResponse, views: &[u32]| answer.into_hits(snapshot, views, asked.questions());
-    let mut shares = scatter_gather(snapshot, views, question, here, read).await?;
-    if shares.len() == 1 {
-        return Ok(shares.swap_remove(0));
+    let request = |views: &[u32]| bound.to_request(RetrievalParams::new(k, params, selections, views));
+    let local = |views| search_local(snapshot, views, bound, selections, k, params);
+    let decode =
+        |response: ShardResponse, views: &[u32]| response.into_hits(snapshot, views, bound.query_count());
+    let mut rankings = scatter_gather(snapshot, views, request, local, decode).await?;
+    if rankings.len() == 1 {
+        return Ok(rankings.swap_remove(0));
     }
-    let mut best: Vec<TopK<Hit>> = (0..asked.questions()).map(|_| TopK::new(k)).collect();
-    for share in shares {
-        for (top, hits) in best.iter_mut().zip(share) {
+    let mut best: Vec<TopK<Hit>> = (0..bound.query_count()).map(|_| TopK::new(k)).collect();
+    for ranking in rankings {
+        for (top, hits) in best.iter_mut().zip(ranking) {
             for (score, hit) in hits {
                 top.push(score, hit);
             }

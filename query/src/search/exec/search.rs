@@ -1,4 +1,4 @@
-//! TODO module docs.
+//! Runs search requests: filter, retrievers, fusion, grouping and paging.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use datafusion::common::DataFusionError;
 use datafusion::logical_expr::Expr;
 use plexus_model::{Error, Result, RowSet};
 
+use crate::context::external;
 use crate::search::exec::cursor::SEEN_MAX;
 use crate::search::exec::fetch::fetch;
 use crate::search::exec::filter::Filter;
@@ -21,20 +22,25 @@ use crate::search::hit::{Hit, Ranking};
 use crate::search::params::SearchParams;
 use crate::search::remote::protocol::{ShardRequest, ShardResponse};
 use crate::search::remote::scatter_gather::scatter_gather;
+use crate::search::snapshot::SearchSnapshot;
 use crate::search::snapshot::selections::RowSelections;
-use crate::search::snapshot::snapshot::SearchSnapshot;
-use crate::search::sql::relation::external;
 
-/// A row that was found, with its place in each retriever that found it.
+/// A row of the result.
 #[derive(Clone, PartialEq, Debug)]
-pub struct ScoredRow {
+pub(crate) struct ScoredRow {
     pub hit: Hit,
+    /// The score of the whole search, where higher is better.
     pub score: f64,
+    /// Its rank in each retriever that found it.
     pub ranks: Vec<Option<RetrieverRank>>,
 }
 
-/// The rows that each of some searches finds, the best first. They are of one call, and differ in what is looked for.
-pub async fn search_all(
+/// Runs the requests of one call, which differ only in their queries. Returns the rows of each, the best
+/// first.
+///
+/// # Errors
+/// When a filter cannot be compiled or evaluated, or a segment or one of its indexes cannot be read.
+pub(crate) async fn search_all(
     snapshot: &SearchSnapshot,
     state: &dyn Session,
     requests: &[Request],
@@ -64,7 +70,7 @@ pub async fn search_all(
             );
         }
         _ => {
-            // One after the other: each takes the threads that there are.
+            // One request after the other, since each of them uses all threads.
             for request in requests {
                 found.push(search(snapshot, state, request, &selections).await?);
             }
@@ -73,14 +79,16 @@ pub async fn search_all(
     Ok(found)
 }
 
-pub fn params(state: &dyn Session, request: &Request) -> SearchParams {
+/// The parameters for the retrievers of a request.
+fn params(state: &dyn Session, request: &Request) -> SearchParams {
     let mut params = SearchParams::of(state);
-    // What is found by an index depends on how many are asked for and on when it was made: pages would not fit.
+    // The result of a vector index depends on `k` and on when the index was built, so pages would overlap.
     params.exact |= request.paged;
     params
 }
 
-pub async fn search(
+/// Runs one request over the selected rows.
+async fn search(
     snapshot: &SearchSnapshot,
     state: &dyn Session,
     request: &Request,
@@ -96,21 +104,24 @@ pub async fn search(
     let mut depth = page.end;
     loop {
         let ranked = rank(snapshot, request, selections, depth, params).await.map_err(external)?;
-        let enough = ranked.len() < depth;
+        let exhausted = ranked.len() < depth;
         let found = match request.group_by {
             Some(column) => best_of_groups(snapshot, ranked, column).await.map_err(external)?,
             None => ranked,
         };
-        // With fewer groups than asked for, and rows left that may be of others, look further.
-        if found.len() >= page.end || enough || request.retrievers.len() > 1 || depth >= SEEN_MAX {
+        // There are too few groups so far, and rows further down may belong to other groups: rank more rows.
+        if found.len() >= page.end || exhausted || request.retrievers.len() > 1 || depth >= SEEN_MAX {
             return Ok(page.cut(found));
         }
         depth = depth.saturating_mul(4);
     }
 }
 
-/// The rows of each view that a predicate leaves.
-pub async fn select_rows(
+/// The rows that satisfy all filters, or all visible rows if there are no filters.
+///
+/// # Errors
+/// When a filter cannot be compiled or evaluated, or a segment cannot be read.
+pub(crate) async fn select_rows(
     snapshot: &SearchSnapshot,
     state: &dyn Session,
     filters: &[Expr],
@@ -121,24 +132,24 @@ pub async fn select_rows(
     let mut rows: Vec<Option<Arc<RowSet>>> =
         snapshot.views.iter().map(|view| filter.known(snapshot, view)).collect();
     let unknown: Vec<u32> = (0..).zip(&rows).filter(|(_, rows)| rows.is_none()).map(|(at, _)| at).collect();
-    let here = |views: Vec<u32>| {
+    let local = |views: Vec<u32>| {
         let filter = &filter;
         async move {
             let mut found = Vec::with_capacity(views.len());
             for view in views {
-                // The engine's error goes through as it is.
+                // The inner result keeps an error of DataFusion as it is.
                 let rows = filter.rows(snapshot, &snapshot.views[view as usize]).await;
                 found.push((view, rows));
             }
             Ok(found)
         }
     };
-    let read = |answer: ShardResponse, views: &[u32]| {
-        let sets = answer.into_sets(snapshot, views)?;
+    let decode = |response: ShardResponse, views: &[u32]| {
+        let sets = response.into_sets(snapshot, views)?;
         Ok(sets.into_iter().map(|(view, rows)| (view, Ok(rows))).collect())
     };
-    let shares = scatter_gather(snapshot, unknown, |_| ShardRequest::filter(filters), here, read).await;
-    for (view, found) in shares.map_err(external)?.into_iter().flatten() {
+    let row_sets = scatter_gather(snapshot, unknown, |_| ShardRequest::filter(filters), local, decode).await;
+    for (view, found) in row_sets.map_err(external)?.into_iter().flatten() {
         let found = found?;
         filter.remember(snapshot, &snapshot.views[view as usize], &found);
         rows[view as usize] = Some(found);
@@ -147,25 +158,26 @@ pub async fn select_rows(
     Ok(RowSelections::only(rows))
 }
 
-/// Which of the rows that are found are given.
-pub struct Page {
+/// The range of the ranking that is returned.
+struct Page {
     start: usize,
     end: usize,
 }
 
 impl Page {
-    pub fn new(request: &Request) -> Self {
+    fn new(request: &Request) -> Self {
         let start = request.offset + request.search_after.map_or(0, |cursor| cursor.seen);
         Self { start, end: start + request.k }
     }
 
-    pub fn cut(&self, found: Vec<ScoredRow>) -> Vec<ScoredRow> {
+    /// The rows of the page.
+    fn cut(&self, found: Vec<ScoredRow>) -> Vec<ScoredRow> {
         found.into_iter().skip(self.start).take(self.end - self.start).collect()
     }
 }
 
-/// Ranks at least the best `depth` rows, as far as there are so many.
-pub async fn rank(
+/// Ranks the rows by all retrievers, with at least the best `depth` rows if there are that many.
+async fn rank(
     snapshot: &SearchSnapshot,
     request: &Request,
     selections: &RowSelections,
@@ -188,9 +200,9 @@ pub async fn rank(
         .into_iter()
         .map(|fused| ScoredRow { hit: fused.item, score: fused.score, ranks: fused.ranks })
         .collect();
-    let mut equals: BTreeMap<u32, RowSet> = BTreeMap::new();
+    let mut tied: BTreeMap<u32, RowSet> = BTreeMap::new();
     fused.sort_by(|a, b| b.score.total_cmp(&a.score));
-    // Of groups every row may count, otherwise those up to the last that is asked for and its equals.
+    // Ties matter up to the last row of the page. With groups, any row may be on it.
     let end = if request.group_by.is_some() { usize::MAX } else { Page::new(request).end };
     let last = end.checked_sub(1).and_then(|last| fused.get(last)).map(|last| last.score);
     let counts = |found: &ScoredRow| last.is_none_or(|last| found.score >= last);
@@ -198,27 +210,27 @@ pub async fn rank(
         fused.windows(2).take_while(|pair| counts(&pair[0])).filter(|pair| pair[0].score == pair[1].score)
     {
         for found in pair {
-            equals.entry(found.hit.view).or_default().insert(found.hit.row);
+            tied.entry(found.hit.view).or_default().insert(found.hit.row);
         }
     }
-    let ties = TieBreaker::new(snapshot, equals).await?;
+    let ties = TieBreaker::new(snapshot, tied).await?;
     fused.sort_by(|a, b| ties.compare((a.score, a.hit), (b.score, b.hit)));
     Ok(fused)
 }
 
-/// What one retriever finds, as it is found by a search of that retriever alone.
-pub fn ranked(retriever: &Retriever, ranking: Ranking) -> Vec<ScoredRow> {
-    let place = |(rank, (score, hit)): (u32, (f32, Hit))| ScoredRow {
+/// The ranking of a search with a single retriever.
+fn ranked(retriever: &Retriever, ranking: Ranking) -> Vec<ScoredRow> {
+    let row = |(rank, (score, hit)): (u32, (f32, Hit))| ScoredRow {
         hit,
         score: retriever_score(retriever, score),
         ranks: vec![Some(RetrieverRank { rank, score })],
     };
-    (1..).zip(ranking).map(place).collect()
+    (1..).zip(ranking).map(row).collect()
 }
 
-/// What a row scores in a retriever, of which more is better: of a text as it is; of a vector the cosine, the inner product,
-/// or one by one more than the distance.
-pub fn retriever_score(retriever: &Retriever, score: f32) -> f64 {
+/// The score of a row in one retriever, where higher is better: BM25 for text; the cosine similarity, the
+/// inner product, or `1 / (1 + distance)` for vectors. `score` is BM25 or the negated distance.
+fn retriever_score(retriever: &Retriever, score: f32) -> f64 {
     use plexus_model::Metric;
     let score = f64::from(score);
     match retriever {
@@ -231,8 +243,8 @@ pub fn retriever_score(retriever: &Retriever, score: f32) -> f64 {
     }
 }
 
-/// Of each value of a column the first row.
-pub async fn best_of_groups(
+/// The first row of each value of the column at this position. The ranking order stays.
+async fn best_of_groups(
     snapshot: &SearchSnapshot,
     found: Vec<ScoredRow>,
     column: usize,

@@ -1,4 +1,4 @@
-//! TODO module docs.
+//! The statistics that BM25 scores depend on, over all visible rows of a version.
 
 use std::collections::BTreeMap;
 
@@ -7,18 +7,22 @@ use plexus_model::Result;
 
 use crate::search::remote::protocol::ShardRequest;
 use crate::search::remote::scatter_gather::scatter_gather;
-use crate::search::snapshot::snapshot::{SearchSnapshot, blocking};
 use crate::search::snapshot::text_fields::TextFields;
+use crate::search::snapshot::{SearchSnapshot, blocking};
 
-/// What is known of the words of a query in all rows that the version sees; `snapshot` has all of its segments.
-pub async fn statistics(
+/// The number of rows and tokens, and the document frequency of each term of a query. `snapshot` must have
+/// all segments of the version. Known terms come from a cache; the others are counted where the segments are.
+///
+/// # Errors
+/// When a segment or its text index cannot be read.
+pub(crate) async fn statistics(
     snapshot: &SearchSnapshot,
     fields: &TextFields,
     query: &TextQuery,
 ) -> Result<GlobalStatistics> {
-    let (counts, mut missing) =
+    let (cache, mut missing) =
         (snapshot.context.caches.term_statistics.of(snapshot, fields), query.scored_terms());
-    let known = counts.known(&missing);
+    let known = cache.known(&missing);
     if let Some(known) = &known {
         missing.retain(|term| !known.document_frequencies.contains_key(term));
     }
@@ -28,7 +32,7 @@ pub async fn statistics(
             let should = missing.into_iter().map(|term| TextQuery::Term { term, boost: 1.0 }).collect();
             let missing = TextQuery::Bool { must: vec![], should, must_not: vec![] };
             let mut counted = count(snapshot, fields, &missing).await?;
-            counts.add(&counted);
+            cache.add(&counted);
             counted
                 .document_frequencies
                 .extend(known.into_iter().flat_map(|known| known.document_frequencies));
@@ -37,28 +41,31 @@ pub async fn statistics(
     }
 }
 
-pub async fn count(
+/// Counts in all segments, each where it is.
+async fn count(
     snapshot: &SearchSnapshot,
     fields: &TextFields,
     query: &TextQuery,
 ) -> Result<GlobalStatistics> {
-    let question = |_: &[u32]| Some(ShardRequest::Statistics { fields: fields.into(), query: query.clone() });
-    let here = |views| statistics_of(snapshot, views, fields, query);
+    let request = |_: &[u32]| Some(ShardRequest::Statistics { fields: fields.into(), query: query.clone() });
+    let local = |views| statistics_of(snapshot, views, fields, query);
     let all = 0..snapshot.views.len() as u32;
-    let shares = scatter_gather(snapshot, all, question, here, |answer, _| {
-        answer.into_statistics(fields.columns.len())
+    let counts = scatter_gather(snapshot, all, request, local, |response, _| {
+        response.into_statistics(fields.columns.len())
     })
     .await?;
-    Ok(shares.into_iter().fold(no_statistics(fields, query), add))
+    Ok(counts.into_iter().fold(no_statistics(fields, query), add))
 }
 
-pub fn no_statistics(fields: &TextFields, query: &TextQuery) -> GlobalStatistics {
+/// The statistics of no rows.
+fn no_statistics(fields: &TextFields, query: &TextQuery) -> GlobalStatistics {
     let document_frequencies =
         query.scored_terms().into_iter().map(|term| (term, 0)).collect::<BTreeMap<_, _>>();
     GlobalStatistics { rows: 0, tokens: vec![0; fields.columns.len()], document_frequencies }
 }
 
-pub fn add(mut all: GlobalStatistics, more: GlobalStatistics) -> GlobalStatistics {
+/// The statistics of the rows of both.
+fn add(mut all: GlobalStatistics, more: GlobalStatistics) -> GlobalStatistics {
     all.rows += more.rows;
     all.tokens.iter_mut().zip(more.tokens).for_each(|(sum, tokens)| *sum += tokens);
     for (term, rows) in more.document_frequencies {
@@ -67,8 +74,11 @@ pub fn add(mut all: GlobalStatistics, more: GlobalStatistics) -> GlobalStatistic
     all
 }
 
-/// The same of some views, by this node.
-pub async fn statistics_of(
+/// The statistics of some segments, read on this node.
+///
+/// # Errors
+/// When a segment or its text index cannot be read.
+pub(crate) async fn statistics_of(
     snapshot: &SearchSnapshot,
     views: Vec<u32>,
     fields: &TextFields,

@@ -1,4 +1,4 @@
-//! TODO module docs.
+//! Full-text queries in plain SQL, bound to the table whose columns they name.
 
 use std::sync::{Arc, Mutex};
 
@@ -8,32 +8,37 @@ use tokio::sync::OnceCell;
 
 use crate::search::snapshot::text_fields::{TextFields, text_fields};
 
-/// How a query over texts is answered: the query, and what the table knows of its words.
+/// A bound query of `text_match` or `bm25_score`, with the statistics that its scores depend on.
 #[derive(Debug)]
-pub struct TextBinding {
+pub(crate) struct TextBinding {
+    /// The columns of the index that serves the query, or those of the call.
     pub fields: TextFields,
-    /// What the fields are called.
+    /// Names of the fields.
     pub names: Vec<String>,
-    /// Ids of the columns that the functions are called with, in their order.
+    /// Ids of the columns in the call, in order.
     pub called: Vec<u32>,
-    /// The query as it was written.
+    /// The query text.
     pub text: String,
+    /// The parsed query.
     pub query: TextQuery,
-    /// Filled in when the table is read, which comes before its rows are scored.
+    /// Set when the table is scanned, which happens before rows are scored.
     pub statistics: OnceCell<GlobalStatistics>,
 }
 
 impl TextBinding {
-    /// Reads a query over the columns that a function is called with.
-    pub fn parse(
+    /// Parses a query over the columns of a call.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when the query has a syntax error or names a column that is not in the call.
+    pub(crate) fn parse(
         fields: &TextFields,
         names: &[String],
         called: &[u32],
         text: &str,
     ) -> plexus_model::Result<TextQuery> {
-        let place = |id: &u32| Some((fields.columns.iter().position(|column| column == id)?, 1.0));
-        let defaults: Vec<(usize, f32)> = called.iter().filter_map(place).collect();
-        // Other columns of the index are not the function's.
+        let weighted = |id: &u32| Some((fields.columns.iter().position(|column| column == id)?, 1.0));
+        let defaults: Vec<(usize, f32)> = called.iter().filter_map(weighted).collect();
+        // Queries cannot name columns of the index that are not in the call.
         let named =
             |(name, id): (&String, &u32)| if called.contains(id) { name.clone() } else { String::new() };
         let names: Vec<String> = names.iter().zip(&fields.columns).map(named).collect();
@@ -41,13 +46,17 @@ impl TextBinding {
     }
 }
 
-/// The queries over texts that a statement asks a table. What their scores depend on is found out when the table is read.
+/// The bound full-text queries of a statement on one table. The statistics are filled in when the table is
+/// scanned.
 #[derive(Debug, Default)]
-pub struct Bindings(Mutex<Vec<Arc<TextBinding>>>);
+pub(crate) struct Bindings(Mutex<Vec<Arc<TextBinding>>>);
 
 impl Bindings {
-    /// The binding of a query over columns: the same for the same query.
-    pub fn bind(
+    /// The binding of a query over columns. Calls with the same columns and text share one.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when the columns cannot be searched or the query has a syntax error.
+    pub(crate) fn bind(
         &self,
         table: &Table,
         names: &[String],
@@ -61,8 +70,8 @@ impl Bindings {
             return Ok(binding.clone());
         }
         let fields = text_fields(table, None, &called, None)?;
-        let of_id = |id: &u32| schema.columns.iter().find(|c| c.id == *id).map(|c| c.name.clone());
-        let names: Vec<String> = fields.columns.iter().filter_map(of_id).collect();
+        let name = |id: &u32| schema.columns.iter().find(|c| c.id == *id).map(|c| c.name.clone());
+        let names: Vec<String> = fields.columns.iter().filter_map(name).collect();
         let query = TextBinding::parse(&fields, &names, &called, text)?;
         let (text, statistics) = (text.to_owned(), OnceCell::new());
         let binding = Arc::new(TextBinding { fields, names, called, text, query, statistics });
@@ -70,11 +79,13 @@ impl Bindings {
         Ok(binding)
     }
 
-    pub fn all(&self) -> Vec<Arc<TextBinding>> {
+    /// All bindings.
+    pub(crate) fn all(&self) -> Vec<Arc<TextBinding>> {
         self.0.lock().expect("no code panics while it holds this lock").clone()
     }
 
-    pub fn has(&self, binding: &Arc<TextBinding>) -> bool {
+    /// Whether a binding is one of these.
+    pub(crate) fn has(&self, binding: &Arc<TextBinding>) -> bool {
         self.all().iter().any(|known| Arc::ptr_eq(known, binding))
     }
 }

@@ -1,4 +1,4 @@
-//! TODO module docs.
+//! The order of rows with equal scores, which must not depend on how rows are split into segments.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -9,40 +9,46 @@ use plexus_storage::{project, types};
 
 use crate::search::exec::fetch::rows_of;
 use crate::search::hit::{Hit, Ranking};
-use crate::search::snapshot::snapshot::SearchSnapshot;
+use crate::search::snapshot::SearchSnapshot;
 
-/// The one order of results: the higher score first; rows with the same score by primary key, where the table has
-/// one, and otherwise by segment id and row.
-pub struct TieBreaker<'a> {
+/// The order of results: the higher score first; rows with the same score by primary key, or by segment id
+/// and position if the table has no primary key.
+pub(crate) struct TieBreaker<'a> {
     snapshot: &'a SearchSnapshot,
     keys: BTreeMap<Hit, Vec<u8>>,
 }
 
 impl<'a> TieBreaker<'a> {
-    /// With the keys of `tied`, by segment: rows that share their score with another.
-    pub async fn new(snapshot: &'a SearchSnapshot, tied: BTreeMap<u32, RowSet>) -> Result<Self> {
+    /// Reads the keys of the rows in `tied`, by segment: those that share their score with another row.
+    ///
+    /// # Errors
+    /// When a segment cannot be read.
+    pub(crate) async fn new(snapshot: &'a SearchSnapshot, tied: BTreeMap<u32, RowSet>) -> Result<Self> {
         Ok(Self { snapshot, keys: keys(snapshot, tied).await? })
     }
 
-    /// Orders two results, the better first.
-    pub fn compare(&self, a: (f64, Hit), b: (f64, Hit)) -> Ordering {
-        let place = |hit: Hit| (self.snapshot.views[hit.view as usize].segment.id, hit.row);
+    /// Compares two results; the better one is less.
+    pub(crate) fn compare(&self, a: (f64, Hit), b: (f64, Hit)) -> Ordering {
+        let position = |hit: Hit| (self.snapshot.views[hit.view as usize].segment.id, hit.row);
         b.0.total_cmp(&a.0)
             .then_with(|| self.keys.get(&a.1).cmp(&self.keys.get(&b.1)))
-            .then_with(|| place(a.1).cmp(&place(b.1)))
+            .then_with(|| position(a.1).cmp(&position(b.1)))
     }
 }
 
-/// Orders a ranking of one retriever and keeps its first `k`.
-pub async fn break_ties(snapshot: &SearchSnapshot, mut ranking: Ranking, k: usize) -> Result<Ranking> {
+/// Orders the ranking of one retriever and truncates it to the first `k`.
+///
+/// # Errors
+/// When the keys of tied rows cannot be read.
+pub(crate) async fn break_ties(snapshot: &SearchSnapshot, mut ranking: Ranking, k: usize) -> Result<Ranking> {
     let ties = TieBreaker::new(snapshot, tied(&ranking, k)).await?;
     ranking.sort_by(|(a, x), (b, y)| ties.compare((f64::from(*a), *x), (f64::from(*b), *y)));
     ranking.truncate(k);
     Ok(ranking)
 }
 
-/// The rows of each segment that share their score with another, as far as that matters for the first `k`. `ranking` is
-/// sorted by score.
+/// The rows of each segment that share their score with another row, as far as they can be among the first
+/// `k`. `ranking` is sorted by score.
 fn tied(ranking: &[(f32, Hit)], k: usize) -> BTreeMap<u32, RowSet> {
     let mut tied: BTreeMap<u32, RowSet> = BTreeMap::new();
     let mut start = 0;
@@ -58,11 +64,11 @@ fn tied(ranking: &[(f32, Hit)], k: usize) -> BTreeMap<u32, RowSet> {
     tied
 }
 
-/// The primary keys of some rows of each view.
+/// The primary keys of rows, encoded so that they compare as bytes. Empty if the table has no primary key.
 async fn keys(snapshot: &SearchSnapshot, rows: BTreeMap<u32, RowSet>) -> Result<BTreeMap<Hit, Vec<u8>>> {
     let mut keys = BTreeMap::new();
     let key_columns: Vec<usize> =
-        snapshot.table.schema.primary_key.iter().map(|&place| place as usize).collect();
+        snapshot.table.schema.primary_key.iter().map(|&column| column as usize).collect();
     if key_columns.is_empty() || rows.is_empty() {
         return Ok(keys);
     }

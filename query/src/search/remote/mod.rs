@@ -1,5 +1,5 @@
-//! Searching where the segments are: the messages between nodes, scatter-gather over replicas, and the server side.
+//! Distributed search: the messages between nodes, scatter-gather over replicas, and the server side.
 
-pub mod protocol;
-pub mod scatter_gather;
-pub mod server;
+pub(crate) mod protocol;
+pub(crate) mod scatter_gather;
+pub(crate) mod server;

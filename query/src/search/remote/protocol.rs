@@ -1,4 +1,5 @@
-//! TODO module docs.
+//! The messages of a distributed search. They are encoded with rkyv: the order of fields and variants is the
+//! wire format.
 
 use std::sync::Arc;
 
@@ -16,14 +17,14 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::search::hit::Hit;
 use crate::search::params::SearchParams;
+use crate::search::snapshot::SearchSnapshot;
 use crate::search::snapshot::selections::RowSelections;
-use crate::search::snapshot::snapshot::SearchSnapshot;
 use crate::search::snapshot::text_fields::TextFields;
 
-/// A question about segments, with all that is needed to answer it.
+/// A request for some segments of a table, with all that is needed to answer it.
 #[derive(Archive, Serialize, Deserialize)]
-pub struct ShardTask {
-    /// For logs.
+pub(crate) struct ShardTask {
+    /// Id of the query, for logs.
     pub query_id: String,
     pub id: TableId,
     pub name: TableName,
@@ -32,59 +33,68 @@ pub struct ShardTask {
     pub shards: Vec<Shard>,
     pub version: Version,
     pub segments: Vec<Segment>,
-    pub question: ShardRequest,
+    pub request: ShardRequest,
 }
 
-/// Sets of rows are one a segment, in their order.
+/// What to do with the segments of a [`ShardTask`]. Row sets are encoded, one per segment, in their order.
 #[derive(Archive, Serialize, Deserialize)]
-pub enum ShardRequest {
-    /// The rows that the version sees and that fulfil all of some predicates.
+pub(crate) enum ShardRequest {
+    /// The visible rows that satisfy all predicates, which are encoded expressions.
     Filter(Vec<Vec<u8>>),
-    /// The rows that match a query, whether the version sees them or not.
+    /// The rows that match a full-text query, including invisible rows.
     Matching { fields: WireTextFields, query: TextQuery },
-    /// What is known of the words of a query.
+    /// The statistics of the terms of a full-text query.
     Statistics { fields: WireTextFields, query: TextQuery },
-    /// The best rows by their words.
-    FullText { fields: WireTextFields, query: TextQuery, statistics: WireStatistics, look: RetrievalParams },
-    /// The rows nearest to each of some vectors.
-    Nearest { column: u32, metric: Metric, vectors: Vec<Vec<f32>>, look: RetrievalParams },
+    /// The best rows by BM25.
+    FullText {
+        fields: WireTextFields,
+        query: TextQuery,
+        /// The statistics of the whole table, not those of the segments of the task.
+        statistics: WireStatistics,
+        params: RetrievalParams,
+    },
+    /// The rows nearest to each of several vectors.
+    Nearest { column: u32, metric: Metric, vectors: Vec<Vec<f32>>, params: RetrievalParams },
     /// Columns of rows.
     Rows { schema: TableSchema, rows: Vec<Vec<u8>> },
 }
 
-/// How words are found.
+/// [`TextFields`] on the wire.
 #[derive(Archive, Serialize, Deserialize)]
-pub struct WireTextFields {
+pub(crate) struct WireTextFields {
     columns: Vec<u32>,
     analyzer: String,
     index: Option<u32>,
 }
 
+/// [`GlobalStatistics`] on the wire.
 #[derive(Archive, Serialize, Deserialize)]
-pub struct WireStatistics {
+pub(crate) struct WireStatistics {
     rows: u64,
     tokens: Vec<u64>,
     document_frequencies: Vec<(ScoredTerm, u64)>,
 }
 
-/// How many rows are wanted, of which, and how they are looked for.
+/// How many rows a retriever returns, from which rows, and how it searches.
 #[derive(Archive, Serialize, Deserialize)]
-pub struct RetrievalParams {
+pub(crate) struct RetrievalParams {
     k: u64,
     exact: bool,
     ef: u64,
+    /// The rows to search, one set per segment; `None` for all visible rows.
     wanted: Option<Vec<Vec<u8>>>,
 }
 
-/// One kind for several kinds of questions.
+/// The response to a [`ShardRequest`].
 #[derive(Archive, Serialize, Deserialize)]
-pub enum ShardResponse {
-    /// Sets of rows, one a segment.
+pub(crate) enum ShardResponse {
+    /// Row sets, one per segment.
     Sets(Vec<Vec<u8>>),
+    /// The statistics of all segments of the task together.
     Statistics(WireStatistics),
-    /// Of each question the score, the segment by its place, and the row.
+    /// For each query its hits: score, index of the segment in the task, and position of the row.
     Hits(Vec<Vec<(f32, u32, u32)>>),
-    /// Rows, of each segment in ascending order.
+    /// One encoded batch per segment, with rows in ascending order of position.
     Batches(Vec<Vec<u8>>),
 }
 
@@ -123,7 +133,8 @@ impl From<WireStatistics> for GlobalStatistics {
 }
 
 impl RetrievalParams {
-    pub fn new(k: usize, params: SearchParams, wanted: &RowSelections, views: &[u32]) -> Self {
+    /// The parameters for a node that searches only `views`.
+    pub(crate) fn new(k: usize, params: SearchParams, wanted: &RowSelections, views: &[u32]) -> Self {
         let wanted = wanted.filter().map(|sets| {
             let sets: Vec<&Arc<RowSet>> = sets.collect();
             views.iter().map(|view| encode_row_set(sets[*view as usize])).collect()
@@ -131,11 +142,11 @@ impl RetrievalParams {
         Self { k: k as u64, exact: params.exact, ef: params.ef as u64, wanted }
     }
 
-    /// What is wanted, of how many, and how it is looked for here.
+    /// The rows to search, the number of hits, and the parameters of the search on this node.
     ///
     /// # Errors
-    /// `InvalidArgument` when the sets are not those of the segments of `snapshot`.
-    pub fn into_local(
+    /// `InvalidArgument` when the row sets are not those of the segments of `snapshot`.
+    pub(crate) fn into_local(
         self,
         snapshot: &SearchSnapshot,
         threads: usize,
@@ -145,7 +156,7 @@ impl RetrievalParams {
             Some(sets) => {
                 let sets = decode_sets(sets)?;
                 if sets.len() != snapshot.views.len() {
-                    return Err(Error::invalid("a set of rows for each segment is needed"));
+                    return Err(Error::invalid("the request does not have one row set per segment"));
                 }
                 let beyond = |(view, set): (u32, &Arc<RowSet>)| {
                     Some((view, set.max().filter(|row| !has(snapshot, view, *row))?))
@@ -163,29 +174,41 @@ impl RetrievalParams {
 }
 
 impl ShardRequest {
-    /// `None` when a predicate cannot be told to others.
-    pub fn filter(predicates: &[Expr]) -> Option<Self> {
+    /// A request for the rows that satisfy predicates; `None` when a predicate cannot be encoded.
+    pub(crate) fn filter(predicates: &[Expr]) -> Option<Self> {
         let encoded: Option<_> = predicates.iter().map(|e| e.to_bytes().ok().map(Vec::from)).collect();
         encoded.map(Self::Filter)
     }
 }
 
-pub fn decode_sets(sets: Vec<Vec<u8>>) -> Result<Vec<Arc<RowSet>>> {
+/// Decodes row sets.
+///
+/// # Errors
+/// `Corrupt` when one of them is not a row set.
+pub(crate) fn decode_sets(sets: Vec<Vec<u8>>) -> Result<Vec<Arc<RowSet>>> {
     sets.iter().map(|set| decode_row_set(set).map(Arc::new)).collect()
 }
 
-/// Whether a view has a row.
-pub fn has(snapshot: &SearchSnapshot, view: u32, row: u32) -> bool {
+/// Whether the segment of a view has a row at this position.
+fn has(snapshot: &SearchSnapshot, view: u32, row: u32) -> bool {
     u64::from(row) < snapshot.views[view as usize].segment.rows
 }
 
-pub fn unexpected() -> Error {
-    Error::corrupt("a node answered another question than it was asked")
+/// The error for a response that does not fit its request.
+fn unexpected() -> Error {
+    Error::corrupt("the response of a node does not fit the search request")
 }
 
 impl ShardResponse {
-    /// A set of rows of each of some views.
-    pub fn into_sets(self, snapshot: &SearchSnapshot, views: &[u32]) -> Result<Vec<(u32, Arc<RowSet>)>> {
+    /// The row set of each of the requested views.
+    ///
+    /// # Errors
+    /// `Corrupt` when the response does not fit the request.
+    pub(crate) fn into_sets(
+        self,
+        snapshot: &SearchSnapshot,
+        views: &[u32],
+    ) -> Result<Vec<(u32, Arc<RowSet>)>> {
         let Self::Sets(sets) = self else {
             return Err(unexpected());
         };
@@ -197,36 +220,45 @@ impl ShardResponse {
         }
     }
 
-    /// TermStatisticsCache of words in so many fields.
-    pub fn into_statistics(self, fields: usize) -> Result<GlobalStatistics> {
+    /// Statistics over a number of fields.
+    ///
+    /// # Errors
+    /// `Corrupt` when the response does not fit the request.
+    pub(crate) fn into_statistics(self, fields: usize) -> Result<GlobalStatistics> {
         match self {
             Self::Statistics(all) if all.tokens.len() == fields => Ok(all.into()),
             _ => Err(unexpected()),
         }
     }
 
-    /// Hits in some views, of each of so many questions.
-    pub fn into_hits(
+    /// The hits of each query in the requested views.
+    ///
+    /// # Errors
+    /// `Corrupt` when the response does not fit the request.
+    pub(crate) fn into_hits(
         self,
         snapshot: &SearchSnapshot,
         views: &[u32],
-        questions: usize,
+        query_count: usize,
     ) -> Result<Vec<Vec<(f32, Hit)>>> {
-        let Self::Hits(answers) = self else {
+        let Self::Hits(rankings) = self else {
             return Err(unexpected());
         };
-        if answers.len() != questions {
+        if rankings.len() != query_count {
             return Err(unexpected());
         }
         let hit = |(score, view, row): (f32, u32, u32)| {
             let view = views.get(view as usize).copied().filter(|view| has(snapshot, *view, row));
             Ok((score, Hit { view: view.ok_or_else(unexpected)?, row }))
         };
-        answers.into_iter().map(|hits| hits.into_iter().map(hit).collect()).collect()
+        rankings.into_iter().map(|hits| hits.into_iter().map(hit).collect()).collect()
     }
 
-    /// Rows of each of some views, with the columns of a schema.
-    pub fn into_batches(self, schema: &TableSchema, views: &[u32]) -> Result<Vec<(u32, RecordBatch)>> {
+    /// A batch with the columns of `schema` for each of the requested views.
+    ///
+    /// # Errors
+    /// `Corrupt` when the response does not fit the request.
+    pub(crate) fn into_batches(self, schema: &TableSchema, views: &[u32]) -> Result<Vec<(u32, RecordBatch)>> {
         let Self::Batches(batches) = self else {
             return Err(unexpected());
         };

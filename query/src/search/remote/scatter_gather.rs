@@ -1,4 +1,4 @@
-//! TODO module docs.
+//! Scatter-gather: sends a request to the nodes that hold the segments, and falls back to this node.
 
 use std::collections::BTreeMap;
 
@@ -7,88 +7,100 @@ use plexus_model::{ErrorKind, NodeId, Result, Segment, decode, encode};
 use plexus_storage::SegmentRef;
 
 use crate::search::remote::protocol::{ShardRequest, ShardResponse, ShardTask};
-use crate::search::snapshot::snapshot::{SearchSnapshot, SegmentView};
+use crate::search::snapshot::{SearchSnapshot, SegmentView};
 
-/// Parts that the same node is asked for.
-pub struct Share {
+/// Views whose segments are on the same nodes.
+struct RemoteViews {
     views: Vec<u32>,
-    /// Who keeps them, in the order in which they are asked.
+    /// The replicas, in the order in which they are tried.
     nodes: Vec<NodeId>,
 }
 
-/// Which of some views this node works on, and which others do.
-pub fn shares(snapshot: &SearchSnapshot, views: impl IntoIterator<Item = u32>) -> (Vec<u32>, Vec<Share>) {
-    let (mut here, mut there) = (Vec::new(), BTreeMap::<&[NodeId], Vec<u32>>::new());
+/// Splits views into those that this node searches and those that others search.
+fn assign(snapshot: &SearchSnapshot, views: impl IntoIterator<Item = u32>) -> (Vec<u32>, Vec<RemoteViews>) {
+    let (mut local, mut by_replicas) = (Vec::new(), BTreeMap::<&[NodeId], Vec<u32>>::new());
     let remote = remote_replicas(snapshot);
     for view in views {
         match &remote[view as usize] {
-            Some(nodes) => there.entry(nodes).or_default().push(view),
-            None => here.push(view),
+            Some(nodes) => by_replicas.entry(nodes).or_default().push(view),
+            None => local.push(view),
         }
     }
-    let share = |(nodes, views): (&[NodeId], _)| Share { views, nodes: nodes.to_vec() };
-    (here, there.into_iter().map(share).collect())
+    let remote_views = |(nodes, views): (&[NodeId], _)| RemoteViews { views, nodes: nodes.to_vec() };
+    (local, by_replicas.into_iter().map(remote_views).collect())
 }
 
-/// Of each view the nodes that keep it, if this one does not. They are looked up once.
-pub fn remote_replicas(snapshot: &SearchSnapshot) -> &[Option<Vec<NodeId>>] {
+/// For each view the nodes that hold its segment, if this node does not. They are looked up once per
+/// snapshot.
+fn remote_replicas(snapshot: &SearchSnapshot) -> &[Option<Vec<NodeId>>] {
     snapshot.remote_replicas.get_or_init(|| {
-        let keepers = |view: &SegmentView| {
+        let replicas = |view: &SegmentView| {
             let file = SegmentRef::data_file(&snapshot.table, &view.segment)?;
             if snapshot.reads().has(&file) {
                 return None;
             }
             Some(snapshot.reads().order(&file)).filter(|nodes| !nodes.is_empty())
         };
-        snapshot.views.iter().map(keepers).collect()
+        snapshot.views.iter().map(replicas).collect()
     })
 }
 
-/// How many views are worked on by other nodes.
-pub fn remote_segments(snapshot: &SearchSnapshot) -> usize {
+/// How many segments are searched by other nodes.
+pub(crate) fn remote_segments(snapshot: &SearchSnapshot) -> usize {
     remote_replicas(snapshot).iter().flatten().count()
 }
 
-/// Work on some views: here on those that are here, and on others where they are. `question` tells it for some views,
-/// `None` when it cannot be told; `here` does it.
-pub async fn scatter_gather<T, W: Future<Output = Result<T>>>(
+/// Searches views where their segments are. Returns one result for each group of views; their order is not
+/// defined.
+///
+/// `request` makes the request for some views, or `None` if it cannot be encoded. `local` does the same work
+/// on this node. `decode` reads a response. If no replica gives a usable response, this node does the work
+/// and reads the segments from a replica.
+///
+/// # Errors
+/// What `local` fails with.
+pub(crate) async fn scatter_gather<T, W: Future<Output = Result<T>>>(
     snapshot: &SearchSnapshot,
     views: impl IntoIterator<Item = u32>,
-    question: impl Fn(&[u32]) -> Option<ShardRequest>,
-    here: impl Fn(Vec<u32>) -> W,
-    read: impl Fn(ShardResponse, &[u32]) -> Result<T>,
+    request: impl Fn(&[u32]) -> Option<ShardRequest>,
+    local: impl Fn(Vec<u32>) -> W,
+    decode: impl Fn(ShardResponse, &[u32]) -> Result<T>,
 ) -> Result<Vec<T>> {
-    let (own, shares) = shares(snapshot, views);
-    let there = shares.iter().map(|share| async {
-        let asked = match question(&share.views) {
-            Some(question) => ask(snapshot, share, question).await,
+    let (own, remote) = assign(snapshot, views);
+    let responses = remote.iter().map(|remote| async {
+        let response = match request(&remote.views) {
+            Some(request) => send(snapshot, remote, request).await,
             None => None,
         };
-        match asked.map(|answer| read(answer, &share.views)) {
+        match response.map(|response| decode(response, &remote.views)) {
             Some(Ok(found)) => Ok(found),
             Some(Err(error)) => {
-                tracing::warn!(%error, "an answer cannot be used; working on its segments here");
-                here(share.views.clone()).await
+                tracing::warn!(%error, "a search response is unusable; searching its segments on this node");
+                local(remote.views.clone()).await
             }
-            None => here(share.views.clone()).await,
+            None => local(remote.views.clone()).await,
         }
     });
     let own = async {
-        match own.is_empty() && !shares.is_empty() {
+        match own.is_empty() && !remote.is_empty() {
             true => Ok(None),
-            false => here(own).await.map(Some),
+            false => local(own).await.map(Some),
         }
     };
-    let (own, mut found) = try_join(own, try_join_all(there)).await?;
+    let (own, mut found) = try_join(own, try_join_all(responses)).await?;
     found.extend(own);
     Ok(found)
 }
 
-/// The answer of one of those who keep some views; `None` when none gave any.
-pub async fn ask(snapshot: &SearchSnapshot, share: &Share, question: ShardRequest) -> Option<ShardResponse> {
+/// The response of the first replica that gives one.
+async fn send(
+    snapshot: &SearchSnapshot,
+    remote: &RemoteViews,
+    request: ShardRequest,
+) -> Option<ShardResponse> {
     let table = &snapshot.table;
     let segments: Vec<Segment> =
-        share.views.iter().map(|view| snapshot.views[*view as usize].segment.as_ref().clone()).collect();
+        remote.views.iter().map(|view| snapshot.views[*view as usize].segment.as_ref().clone()).collect();
     let task = encode(&ShardTask {
         query_id: snapshot.query_id.clone(),
         id: table.id,
@@ -98,19 +110,19 @@ pub async fn ask(snapshot: &SearchSnapshot, share: &Share, question: ShardReques
         shards: table.shards.as_ref().clone(),
         version: snapshot.version,
         segments,
-        question,
+        request,
     });
-    for node in &share.nodes {
-        let answer = snapshot.context.transport.send(*node, task.clone()).await;
-        match answer.and_then(|bytes| decode::<ShardResponse>("answer to a search", &bytes)) {
-            Ok(answer) => return Some(answer),
+    for node in &remote.nodes {
+        let response = snapshot.context.transport.send(*node, task.clone()).await;
+        match response.and_then(|bytes| decode::<ShardResponse>("search response", &bytes)) {
+            Ok(response) => return Some(response),
             Err(error) => {
                 let (query_id, version) = (&snapshot.query_id, snapshot.version.0);
-                tracing::warn!(query_id, version, %node, %error, "a node did not answer a search");
-                // Others would not answer this either; the work here tells what is wrong.
-                let may_others =
+                tracing::warn!(query_id, version, %node, %error, "a search request failed");
+                // Other replicas would fail in the same way. The local search reports the error.
+                let try_next =
                     matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::NotFound | ErrorKind::Corrupt);
-                if !may_others {
+                if !try_next {
                     return None;
                 }
             }

@@ -1,4 +1,4 @@
-//! TODO module docs.
+//! The server side of a distributed search.
 
 use std::sync::Arc;
 
@@ -8,19 +8,19 @@ use plexus_model::{Error, Manifest, Result, Segment, SegmentData, Table, Version
 use crate::search::exec::respond::respond;
 use crate::search::remote::protocol::ShardTask;
 use crate::search::snapshot::context::SearchContext;
-use crate::search::snapshot::snapshot::{SearchSnapshot, SegmentView};
+use crate::search::snapshot::{SearchSnapshot, SegmentView};
 
-/// Answers what another node has asked.
+/// Answers an encoded [`ShardTask`] with an encoded response. `manifest` is the latest that this node knows.
 ///
 /// # Errors
-/// What went wrong; whoever asked then asks another.
-pub(crate) async fn answer(
+/// What the search fails with. The caller then tries another replica or searches itself.
+pub(crate) async fn handle(
     task: &[u8],
     manifest: &Manifest,
     context: &SearchContext,
     state: &SessionState,
 ) -> Result<Vec<u8>> {
-    let task: ShardTask = decode("search", task)?;
+    let task: ShardTask = decode("search request", task)?;
     for segment in &task.segments {
         check_files(segment, manifest)?;
     }
@@ -49,27 +49,30 @@ pub(crate) async fn answer(
         views.push(SegmentView { segment, invisible });
     }
     let snapshot = SearchSnapshot::of(table, task.version, context.clone(), views).for_query(task.query_id);
-    tracing::debug!(query_id = snapshot.query_id, version = snapshot.version.0, "search of another node");
-    Ok(encode(&respond(&snapshot, task.question, state).await?))
+    tracing::debug!(query_id = snapshot.query_id, version = snapshot.version.0, "searching for another node");
+    Ok(encode(&respond(&snapshot, task.request, state).await?))
 }
 
-/// Fails when a segment has other files than this node knows it to have: a whole file would be taken for a damaged one.
-pub fn check_files(segment: &Segment, manifest: &Manifest) -> Result<()> {
+/// Fails when a segment has other files than this node knows it to have. Reading such a file would fail its
+/// check, and the intact file would count as damaged.
+fn check_files(segment: &Segment, manifest: &Manifest) -> Result<()> {
     let Some(known) = manifest.segment(segment.id) else {
-        // Of a version that is yet to come here.
+        // Its version has not been applied on this node yet.
         return Ok(());
     };
     let same_data = match (&segment.data, &known.data) {
-        (SegmentData::File(asked), SegmentData::File(known)) => asked == known,
+        (SegmentData::File(requested), SegmentData::File(known)) => requested == known,
         _ => true,
     };
-    let same_indexes = segment.indexes.iter().all(|asked| {
-        known.indexes.iter().filter(|known| known.file == asked.file).all(|known| known.data == asked.data)
+    let same_indexes = segment.indexes.iter().all(|requested| {
+        known
+            .indexes
+            .iter()
+            .filter(|known| known.file == requested.file)
+            .all(|known| known.data == requested.data)
     });
     match same_data && same_indexes {
         true => Ok(()),
-        false => {
-            Err(Error::invalid(format!("segment {} has other files than it is said to have", segment.id)))
-        }
+        false => Err(Error::invalid(format!("segment {} has other files than in the manifest", segment.id))),
     }
 }

@@ -21,7 +21,7 @@ pub trait SearchTransport: Send + Sync + 'static {
 
 /// The node's segment reader, its search caches, and the way to the other nodes. Cheap to clone.
 #[derive(Clone)]
-pub struct SearchContext {
+pub(crate) struct SearchContext {
     /// Reads segments, from the local disk or from a replica.
     pub reader: SegmentReader,
     /// What earlier searches read.

@@ -5,35 +5,35 @@ use std::sync::Arc;
 use plexus_index::graph::Strategy;
 use plexus_model::{RowSelection, RowSet};
 
-use crate::search::snapshot::snapshot::SearchSnapshot;
+use crate::search::snapshot::{SearchSnapshot, SegmentView};
 
-/// One [`RowSelection`] for every segment of a snapshot, in the order of its views.
+/// One [`RowSelection`] for each segment of a snapshot, in the order of its views.
 #[derive(Clone, Debug)]
-pub struct RowSelections {
+pub(crate) struct RowSelections {
     selections: Vec<RowSelection>,
-    /// Whether a predicate chose the rows. Otherwise they are all rows that the version sees.
+    /// Whether a predicate selected the rows. Otherwise they are all visible rows.
     filtered: bool,
 }
 
 impl RowSelections {
-    /// All rows that the version sees.
-    pub fn all(snapshot: &SearchSnapshot) -> Self {
-        let visible = |view: &super::snapshot::SegmentView| RowSelection::AllExcept(view.invisible.clone());
+    /// All visible rows.
+    pub(crate) fn all(snapshot: &SearchSnapshot) -> Self {
+        let visible = |view: &SegmentView| RowSelection::AllExcept(view.invisible.clone());
         Self { selections: snapshot.views.iter().map(visible).collect(), filtered: false }
     }
 
-    /// The rows that a predicate left: one set per segment.
-    pub fn only(rows: Vec<Arc<RowSet>>) -> Self {
+    /// The rows that a predicate left, one set per segment.
+    pub(crate) fn only(rows: Vec<Arc<RowSet>>) -> Self {
         Self { selections: rows.into_iter().map(RowSelection::Only).collect(), filtered: true }
     }
 
     /// The selection of one segment.
-    pub fn get(&self, view: usize) -> &RowSelection {
+    pub(crate) fn get(&self, view: usize) -> &RowSelection {
         &self.selections[view]
     }
 
-    /// The sets that a predicate left, if one chose the rows.
-    pub fn filter(&self) -> Option<impl Iterator<Item = &Arc<RowSet>>> {
+    /// The sets that a predicate left, if one selected the rows.
+    pub(crate) fn filter(&self) -> Option<impl Iterator<Item = &Arc<RowSet>>> {
         fn set(selection: &RowSelection) -> Option<&Arc<RowSet>> {
             match selection {
                 RowSelection::Only(rows) => Some(rows),
@@ -43,13 +43,13 @@ impl RowSelections {
         self.filtered.then(|| self.selections.iter().filter_map(set))
     }
 
-    /// Whether a predicate left no row of the segment, which need not be read then.
-    pub fn is_empty(&self, view: usize) -> bool {
+    /// Whether a predicate left no row of the segment. Such a segment is not read.
+    pub(crate) fn is_empty(&self, view: usize) -> bool {
         matches!(self.get(view), RowSelection::Only(rows) if rows.is_empty())
     }
 
     /// How the `k` nearest vectors of a segment with a graph are found.
-    pub fn strategy(&self, snapshot: &SearchSnapshot, view: usize, k: usize, beam: usize) -> Strategy {
+    pub(crate) fn strategy(&self, snapshot: &SearchSnapshot, view: usize, k: usize, beam: usize) -> Strategy {
         let rows = snapshot.views[view].segment.rows;
         Strategy::for_nearest(k, beam, self.get(view).len(rows), rows)
     }

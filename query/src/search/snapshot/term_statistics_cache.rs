@@ -1,4 +1,4 @@
-//! TODO module docs.
+//! A cache of term statistics, so that a repeated term is not counted again in all segments of a version.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, Weak};
@@ -9,38 +9,42 @@ use moka::sync::Cache;
 use plexus_index::text::{GlobalStatistics, ScoredTerm};
 use plexus_model::{Table, Version};
 
-use crate::search::snapshot::snapshot::SearchSnapshot;
+use crate::search::snapshot::SearchSnapshot;
 use crate::search::snapshot::text_fields::TextFields;
 
-/// Versions of which counts are kept, and words of each: at about 80 bytes a word, 20 MB in all.
-pub const VERSIONS_MAX: u64 = 64;
+/// Number of versions in the cache. At about 80 bytes a term, it takes 20 MB in all.
+const VERSIONS_MAX: u64 = 64;
 
-pub const TERMS_MAX: usize = 4_096;
+/// Number of terms per version.
+const TERMS_MAX: usize = 4_096;
 
-pub const IDLE_MAX: Duration = Duration::from_secs(10 * 60);
+/// Versions that are not searched for this long are dropped.
+const IDLE_MAX: Duration = Duration::from_secs(10 * 60);
 
-/// A table by its place in memory, a version, how many files were found to be damaged, the columns, and the name of the
-/// analyzer.
-pub type StatisticsKey = (usize, Version, u64, Vec<u32>, String);
+/// The address of the table in memory, the version, the number of lost files, the column ids, and the name of
+/// the analyzer.
+pub(crate) type StatisticsKey = (usize, Version, u64, Vec<u32>, String);
 
-/// TermStatisticsCache of versions. Cheap to clone.
+/// The statistics of recent versions. Cheap to clone.
 #[derive(Clone)]
-pub struct TermStatisticsCache(Cache<StatisticsKey, Arc<VersionStatistics>>);
+pub(crate) struct TermStatisticsCache(Cache<StatisticsKey, Arc<VersionStatistics>>);
 
 impl Default for TermStatisticsCache {
     fn default() -> Self {
-        // Versions pass: what was asked for often is not what will be.
+        // Least recently used: how often a version was searched says nothing, since newer versions replace
+        // it.
         let cache = Cache::builder().max_capacity(VERSIONS_MAX).eviction_policy(EvictionPolicy::lru());
         Self(cache.time_to_idle(IDLE_MAX).build())
     }
 }
 
 impl TermStatisticsCache {
-    pub fn of(&self, snapshot: &SearchSnapshot, fields: &TextFields) -> Arc<VersionStatistics> {
-        let (place, lost_file_count) =
+    /// The entry of the version that a snapshot reads. It is created if there is none.
+    pub(crate) fn of(&self, snapshot: &SearchSnapshot, fields: &TextFields) -> Arc<VersionStatistics> {
+        let (address, lost_file_count) =
             (Arc::as_ptr(&snapshot.table) as usize, snapshot.reads().lost_file_count());
         let key = (
-            place,
+            address,
             snapshot.version,
             lost_file_count,
             fields.columns.clone(),
@@ -51,28 +55,29 @@ impl TermStatisticsCache {
         })
     }
 
-    pub fn forget_idle(&self) {
+    /// Drops idle entries. The cache expires entries lazily, so without searches nothing else would.
+    pub(crate) fn evict_idle(&self) {
         self.0.run_pending_tasks();
     }
 }
 
-/// What is known of one version so far.
+/// The statistics of one version that are known so far.
 #[derive(Default)]
-pub struct VersionStatistics {
-    /// As long as this is here, no other table is at its place.
+pub(crate) struct VersionStatistics {
+    /// Keeps the address of the table from being reused for another table.
     _table: Weak<Table>,
     known: Mutex<Option<Known>>,
 }
 
-pub struct Known {
+struct Known {
     rows: u64,
     tokens: Vec<u64>,
     document_frequencies: HashMap<ScoredTerm, u64>,
 }
 
 impl VersionStatistics {
-    /// The statistics of those terms that are known. `None` when not even the rows are.
-    pub fn known(&self, terms: &BTreeSet<ScoredTerm>) -> Option<GlobalStatistics> {
+    /// The statistics of those terms that are known; `None` when not even the number of rows is known.
+    pub(crate) fn known(&self, terms: &BTreeSet<ScoredTerm>) -> Option<GlobalStatistics> {
         let known = self.known.lock().expect("no code panics while it holds this lock");
         let known = known.as_ref()?;
         let count = |term: &ScoredTerm| Some((term.clone(), *known.document_frequencies.get(term)?));
@@ -80,7 +85,8 @@ impl VersionStatistics {
         Some(GlobalStatistics { rows: known.rows, tokens: known.tokens.clone(), document_frequencies })
     }
 
-    pub fn add(&self, counted: &GlobalStatistics) {
+    /// Adds counted terms. A full entry is cleared first.
+    pub(crate) fn add(&self, counted: &GlobalStatistics) {
         let mut known = self.known.lock().expect("no code panics while it holds this lock");
         let known = known.get_or_insert_with(|| Known {
             rows: counted.rows,
@@ -103,28 +109,28 @@ mod tests {
         ScoredTerm { field: 0, term: term.to_owned() }
     }
 
-    fn counted(words: &[(&str, u64)]) -> GlobalStatistics {
-        let document_frequencies = words.iter().map(|(word, rows)| (term(word), *rows)).collect();
+    fn counted(terms: &[(&str, u64)]) -> GlobalStatistics {
+        let document_frequencies = terms.iter().map(|(name, rows)| (term(name), *rows)).collect();
         GlobalStatistics { rows: 7, tokens: vec![90], document_frequencies }
     }
 
     #[test]
-    fn words_that_were_counted_are_known() {
-        let (counts, both) = (VersionStatistics::default(), BTreeSet::from([term("a"), term("b")]));
-        assert_eq!(counts.known(&both), None, "not even how many rows there are");
-        counts.add(&counted(&[("a", 3), ("other", 5)]));
-        assert_eq!(counts.known(&both), Some(counted(&[("a", 3)])));
-        counts.add(&counted(&[("b", 0)]));
-        assert_eq!(counts.known(&both), Some(counted(&[("a", 3), ("b", 0)])));
+    fn counted_terms_are_known() {
+        let (statistics, both) = (VersionStatistics::default(), BTreeSet::from([term("a"), term("b")]));
+        assert_eq!(statistics.known(&both), None, "the number of rows is unknown");
+        statistics.add(&counted(&[("a", 3), ("other", 5)]));
+        assert_eq!(statistics.known(&both), Some(counted(&[("a", 3)])));
+        statistics.add(&counted(&[("b", 0)]));
+        assert_eq!(statistics.known(&both), Some(counted(&[("a", 3), ("b", 0)])));
     }
 
     #[test]
-    fn no_more_words_are_kept_than_may_be() {
-        let counts = VersionStatistics::default();
-        for word in 0..2 * TERMS_MAX {
-            counts.add(&counted(&[(&word.to_string(), 1)]));
+    fn the_number_of_terms_is_bounded() {
+        let statistics = VersionStatistics::default();
+        for n in 0..2 * TERMS_MAX {
+            statistics.add(&counted(&[(&n.to_string(), 1)]));
         }
-        let known = counts.known.lock().unwrap();
+        let known = statistics.known.lock().unwrap();
         assert!(known.as_ref().is_some_and(|known| known.document_frequencies.len() <= TERMS_MAX));
     }
 }

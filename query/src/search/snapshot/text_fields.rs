@@ -1,30 +1,37 @@
-//! TODO module docs.
+//! Which columns a full-text query searches, with which analyzer and index.
 
 use plexus_index::text::Analyzer;
 use plexus_model::{Error, IndexDefinition, IndexKind, Result, Table};
 
-/// How the words of some columns are found.
+/// The columns of a full-text query and how their text is analyzed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TextFields {
-    /// Their ids.
+    /// Column ids. A field of the query is a position in this list.
     pub columns: Vec<u32>,
+    /// Splits text into terms.
     pub analyzer: Analyzer,
-    /// The index whose files can be used.
+    /// Id of the index with exactly these columns and this analyzer, if there is one.
     pub index: Option<u32>,
 }
 
-pub fn no_column(table: &Table, name: &str) -> String {
+/// The message that a table has no column of this name.
+pub(crate) fn no_column(table: &Table, name: &str) -> String {
     let names: Vec<&str> = table.schema.columns.iter().map(|c| c.name.as_str()).collect();
     format!("table {} has no column {name:?}; there are {}", table.name, names.join(", "))
 }
 
-pub fn name_of(table: &Table, id: u32) -> String {
+/// The name of a column, given by its id.
+pub(crate) fn name_of(table: &Table, id: u32) -> String {
     table.schema.columns.iter().find(|c| c.id == id).map(|c| c.name.clone()).unwrap_or_default()
 }
 
-/// How words of some columns are found: by an index that has them, or without; of all that are indexed or, without an
-/// index, of all texts, where none are named.
-pub fn text_fields(
+/// Chooses the fields of a full-text query: those of the first index that has the `wanted` columns and the
+/// tokenizer, or of the given `index`. Without such an index the fields are the wanted columns, or all text
+/// columns if none are named.
+///
+/// # Errors
+/// `InvalidArgument` when the index does not have the columns, or a column does not hold text.
+pub(crate) fn text_fields(
     table: &Table,
     index: Option<&IndexDefinition>,
     wanted: &[u32],
@@ -35,8 +42,8 @@ pub fn text_fields(
         None => table.schema.indexes.iter().collect(),
     };
     let suits = |index: &&IndexDefinition| match &index.kind {
-        IndexKind::Text { columns, tokenizer: of_index } => {
-            wanted.iter().all(|id| columns.contains(id)) && tokenizer.is_none_or(|t| t == of_index)
+        IndexKind::Text { columns, tokenizer: index_tokenizer } => {
+            wanted.iter().all(|id| columns.contains(id)) && tokenizer.is_none_or(|t| t == index_tokenizer)
         }
         IndexKind::Vector { .. } => false,
     };
@@ -47,7 +54,7 @@ pub fn text_fields(
         return Ok(TextFields { columns: columns.clone(), analyzer, index: Some(*id) });
     }
     if let Some(index) = index {
-        return Err(Error::invalid(format!("index {:?} does not have these columns as words", index.name)));
+        return Err(Error::invalid(format!("index {:?} does not index these columns as text", index.name)));
     }
     let columns = match wanted {
         [] => table.schema.columns.iter().filter(|c| c.data_type.is_text()).map(|c| c.id).collect(),
@@ -55,10 +62,10 @@ pub fn text_fields(
     };
     let texts = |id: &u32| table.schema.columns.iter().any(|c| c.id == *id && c.data_type.is_text());
     if let Some(other) = columns.iter().find(|id| !texts(id)) {
-        return Err(Error::invalid(format!("column {:?} holds no texts", name_of(table, *other))));
+        return Err(Error::invalid(format!("column {:?} does not hold text", name_of(table, *other))));
     }
     if columns.is_empty() {
-        return Err(Error::invalid(format!("table {} has no column of texts", table.name)));
+        return Err(Error::invalid(format!("table {} has no text column", table.name)));
     }
     let analyzer = Analyzer::named(tokenizer.unwrap_or(Analyzer::DEFAULT))?;
     Ok(TextFields { columns, analyzer, index: None })

@@ -1,4 +1,4 @@
-//! TODO module docs.
+//! The texts of a segment and their inverted index, from its index file or built in memory.
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute;
@@ -8,12 +8,16 @@ use plexus_index::text::{Analyzer, TextIndex, build_text_index};
 use plexus_model::{Error, ErrorKind, Result, RowSelection};
 use plexus_storage::{SegmentRef, project};
 
-use crate::search::snapshot::snapshot::{SearchSnapshot, SegmentView, blocking};
 use crate::search::snapshot::text_fields::TextFields;
+use crate::search::snapshot::{SearchSnapshot, SegmentView, blocking};
 
 impl SearchSnapshot {
-    /// The words of a segment.
-    pub async fn text(&self, view: &SegmentView, fields: &TextFields) -> Result<TextIndex> {
+    /// The inverted index of a segment. If the segment has no index file, or the file cannot be read, the
+    /// index is built in memory. It is cached.
+    ///
+    /// # Errors
+    /// When the segment cannot be read.
+    pub(crate) async fn text(&self, view: &SegmentView, fields: &TextFields) -> Result<TextIndex> {
         let key = (
             view.segment.id,
             fields.analyzer.name().to_owned(),
@@ -25,7 +29,11 @@ impl SearchSnapshot {
             if let Some(file) = file {
                 match self.open_text(&file, view, fields).await {
                     Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Unavailable) => {
-                        tracing::warn!(segment = %view.segment.id, error = %e, "a text index cannot be read; searching without");
+                        tracing::warn!(
+                            segment = %view.segment.id,
+                            error = %e,
+                            "a text index cannot be read; indexing the segment in memory"
+                        );
                     }
                     opened => return opened,
                 }
@@ -37,7 +45,8 @@ impl SearchSnapshot {
         self.context.caches.texts.get(key, make).await
     }
 
-    pub async fn open_text(
+    /// Opens the index file of a segment.
+    async fn open_text(
         &self,
         file: &SegmentRef,
         view: &SegmentView,
@@ -47,15 +56,24 @@ impl SearchSnapshot {
         let analyzer = fields.analyzer.clone();
         let index = blocking(move || TextIndex::open(bytes, &analyzer)).await?;
         if u64::from(index.rows()) != view.segment.rows {
-            return Err(Error::corrupt(format!("index {} is of {} rows", file.id, index.rows())));
+            return Err(Error::corrupt(format!(
+                "index {} has {} rows, which is not the number of its segment",
+                file.id,
+                index.rows()
+            )));
         }
         Ok(index)
     }
 
-    /// The texts of some columns, of all rows, also those that are invisible. Of each batch one array a column.
+    /// The texts of the columns of `fields` in all rows of a segment, including invisible rows. Returns one
+    /// list of arrays per batch, with one `LargeUtf8` array per column.
+    ///
+    /// # Errors
+    /// When the segment cannot be read.
     pub async fn texts(&self, view: &SegmentView, fields: &TextFields) -> Result<Vec<Vec<ArrayRef>>> {
-        let places = fields.columns.iter().map(|id| self.column_place(*id)).collect::<Result<Vec<_>>>()?;
-        let schema = project(&self.table.schema, &places);
+        let columns =
+            fields.columns.iter().map(|id| self.column_position(*id)).collect::<Result<Vec<_>>>()?;
+        let schema = project(&self.table.schema, &columns);
         let all = RowSelection::all();
         let mut rows = self.reads().scan(&self.table, &view.segment, &schema, all).await?;
         let (mut texts, mut read) = (Vec::new(), 0);
@@ -72,15 +90,21 @@ impl SearchSnapshot {
     }
 }
 
-/// Fails when rows are not all rows of a segment, from `first` on.
-pub fn check_positions(view: &SegmentView, first: u64, positions: &[u64]) -> Result<()> {
+/// Fails unless `positions` continue the rows of a segment from `first` without a gap.
+pub(crate) fn check_positions(view: &SegmentView, first: u64, positions: &[u64]) -> Result<()> {
     match positions.iter().copied().eq(first..first + positions.len() as u64) {
         true => Ok(()),
-        false => Err(Error::internal(format!("segment {}: rows are not in their order", view.segment.id))),
+        false => {
+            Err(Error::internal(format!("segment {}: rows are missing or out of order", view.segment.id)))
+        }
     }
 }
 
-/// Indexes texts that were read by [`SearchSnapshot::texts`].
+/// Builds the inverted index of texts that [`SearchSnapshot::texts`] read. Returns the bytes of an index
+/// file.
+///
+/// # Errors
+/// `ResourceExhausted` when the build needs too much memory.
 pub fn build_texts(texts: &[Vec<ArrayRef>], analyzer: &Analyzer) -> Result<Vec<u8>> {
     let fields = texts.first().map_or(0, Vec::len);
     let rows = texts.iter().flat_map(|columns| {

@@ -1,4 +1,4 @@
-//! The vectors of a segment, and what leads to the nearest of them.
+//! The vectors of a segment and the graph over them.
 
 use std::sync::{Arc, OnceLock};
 
@@ -14,134 +14,155 @@ use plexus_model::{
 };
 use plexus_storage::{SegmentRef, project};
 
-use crate::search::snapshot::snapshot::{SearchSnapshot, SegmentView, blocking};
 use crate::search::snapshot::texts::check_positions;
+use crate::search::snapshot::{SearchSnapshot, SegmentView, blocking};
 
-/// The vectors of a segment, all rows. Of a file on this node they are where they lie in it.
+/// The vectors of all rows of a segment. If the segment file is local, they stay in its memory-mapped pages.
 pub struct Vectors {
-    length: usize,
+    /// Number of dimensions.
+    dimensions: usize,
+    /// Consecutive ranges of rows, by their first row.
     chunks: Vec<Chunk>,
     rows: u32,
     /// Rows whose vector, or a component of it, is null.
     nulls: RowSet,
+    /// Set when the vectors are first examined without a graph.
     extent: OnceLock<Arc<Extent>>,
-    /// What of it is in memory, and not in a file.
+    /// Bytes of vectors that are on the heap, not in a memory-mapped file.
     bytes: usize,
 }
 
-pub struct Chunk {
+/// The vectors of a range of rows.
+struct Chunk {
     first: u32,
     values: ScalarBuffer<f32>,
 }
 
-/// Where vectors are.
-pub struct Extent {
-    /// Rows without a vector, or with one that is without_distance since a component is no finite number.
+/// Properties of the vectors of a segment that decide whether distances are finite.
+pub(crate) struct Extent {
+    /// Rows without a vector, or whose vector has a component that is not finite.
     pub without_distance: RowSet,
-    /// The largest square of a length.
-    pub largest_square: f32,
+    /// The largest squared norm of a vector.
+    pub norm_squared_max: f32,
 }
 
 impl Extent {
-    /// Whether all vectors have a finite distance from one, by the square of its length.
-    pub fn is_near(&self, square: f32) -> bool {
-        (f64::from(square) + f64::from(self.largest_square)) * 4.0 < f64::from(f32::MAX)
+    /// Whether no distance from a vector with this squared norm overflows `f32`.
+    pub(crate) fn has_finite_distances(&self, norm_squared: f32) -> bool {
+        (f64::from(norm_squared) + f64::from(self.norm_squared_max)) * 4.0 < f64::from(f32::MAX)
     }
 }
 
 impl Vectors {
-    /// What is in the place of the vector of a row, which must be of the segment.
-    fn place(&self, row: u32) -> &[f32] {
+    /// The components stored for a row, which must be in the segment. They are arbitrary if the row has no
+    /// vector.
+    fn components(&self, row: u32) -> &[f32] {
         let chunk = &self.chunks[self.chunks.partition_point(|chunk| chunk.first <= row) - 1];
-        let start = (row - chunk.first) as usize * self.length;
-        &chunk.values[start..start + self.length]
+        let start = (row - chunk.first) as usize * self.dimensions;
+        &chunk.values[start..start + self.dimensions]
     }
 
     /// The vector of a row, if it has one.
-    pub fn get(&self, row: u32) -> Option<&[f32]> {
-        (row < self.rows && !self.nulls.contains(row)).then(|| self.place(row))
+    pub(crate) fn get(&self, row: u32) -> Option<&[f32]> {
+        (row < self.rows && !self.nulls.contains(row)).then(|| self.components(row))
     }
 
-    pub fn rows(&self) -> u32 {
+    /// Number of rows in the segment.
+    pub(crate) fn rows(&self) -> u32 {
         self.rows
     }
 
-    /// Bytes of memory that it takes.
-    pub fn bytes(&self) -> usize {
+    /// Memory that the vectors take, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes + self.chunks.len() * 64 + self.nulls.serialized_size() + 256
     }
 
-    /// Where they are, from their graph if there is one: otherwise all are looked at, the first time.
-    pub fn extent(&self, graph: Option<&Graph>) -> Arc<Extent> {
-        let look = || {
-            let mut extent = Extent { without_distance: self.nulls.clone(), largest_square: 0.0 };
+    /// The extent of the vectors, from their graph if there is one. Otherwise the first call examines all
+    /// vectors.
+    pub(crate) fn extent(&self, graph: Option<&Graph>) -> Arc<Extent> {
+        let examine = || {
+            let mut extent = Extent { without_distance: self.nulls.clone(), norm_squared_max: 0.0 };
             for chunk in &self.chunks {
-                for (row, vector) in (chunk.first..).zip(chunk.values.chunks_exact(self.length.max(1))) {
-                    let square = plexus_index::dot(vector, vector);
+                for (row, vector) in (chunk.first..).zip(chunk.values.chunks_exact(self.dimensions.max(1))) {
+                    let norm_squared = plexus_index::dot(vector, vector);
                     if !vector.iter().all(|x| x.is_finite()) {
                         extent.without_distance.insert(row);
                     } else if !self.nulls.contains(row) {
-                        extent.largest_square = extent.largest_square.max(square);
+                        extent.norm_squared_max = extent.norm_squared_max.max(norm_squared);
                     }
                 }
             }
             Arc::new(extent)
         };
-        // What a graph knows is of its metric, and not kept: by another, zeros are somewhere.
+        // The extent of a graph is not cached, since it depends on the metric: with the cosine metric, zero
+        // vectors are not in the graph.
         let known = |graph: &Graph| {
             Arc::new(Extent {
                 without_distance: graph.rows_without_vector(),
-                largest_square: graph.norm_squared_max(),
+                norm_squared_max: graph.norm_squared_max(),
             })
         };
-        graph.map_or_else(|| self.extent.get_or_init(look).clone(), known)
+        graph.map_or_else(|| self.extent.get_or_init(examine).clone(), known)
     }
 
-    /// Makes the graph of those that are somewhere, but for zeros by the cosine, which have no direction. Where one is so
-    /// long that distances overflow, it is empty: such a segment is looked at whole.
+    /// Builds the graph of the vectors for a metric. Returns the bytes of an index file.
+    ///
+    /// Rows without a finite distance are left out, and with the cosine metric also zero vectors, which have
+    /// no direction. If distances between vectors of the segment can overflow, the graph is empty and the
+    /// segment is searched by brute force.
+    ///
+    /// # Errors
+    /// When the graph cannot be built.
     pub fn build_graph(&self, metric: Metric) -> Result<Vec<u8>> {
         let extent = self.extent(None);
-        let is_zero = |row: u32| metric == Metric::Cosine && self.place(row).iter().all(|x| *x == 0.0);
-        let can_be = |row: &u32| !extent.without_distance.contains(*row) && !is_zero(*row);
-        let rows: Vec<u32> = match extent.is_near(extent.largest_square) {
-            true => (0..self.rows).filter(can_be).collect(),
+        let is_zero = |row: u32| metric == Metric::Cosine && self.components(row).iter().all(|x| *x == 0.0);
+        let is_included = |row: &u32| !extent.without_distance.contains(*row) && !is_zero(*row);
+        let rows: Vec<u32> = match extent.has_finite_distances(extent.norm_squared_max) {
+            true => (0..self.rows).filter(is_included).collect(),
             false => vec![],
         };
-        let mut values = Vec::with_capacity(rows.len() * self.length);
-        rows.iter().for_each(|row| values.extend_from_slice(self.place(*row)));
-        build_graph(metric, self.length, values, &rows, self.rows, BuildOptions::default())
+        let mut values = Vec::with_capacity(rows.len() * self.dimensions);
+        rows.iter().for_each(|row| values.extend_from_slice(self.components(*row)));
+        build_graph(metric, self.dimensions, values, &rows, self.rows, BuildOptions::default())
     }
 }
 
-/// A graph of vectors and the file that it is in.
+/// A graph over vectors and the id of its file.
 #[derive(Clone)]
-pub struct OpenGraph {
+pub(crate) struct OpenGraph {
     pub file: SegmentId,
     pub graph: Arc<Graph>,
 }
 
 impl SearchSnapshot {
-    /// The vectors of a segment in a column.
+    /// The vectors of a segment in the column with this id. They are cached.
+    ///
+    /// # Errors
+    /// When the segment cannot be read.
     pub async fn vectors(&self, view: &SegmentView, column: u32) -> Result<Arc<Vectors>> {
         let make = self.read_vectors(view, column);
         self.context.caches.vectors.get((view.segment.id, column, self.reads().lost_file_count()), make).await
     }
 
-    pub async fn read_vectors(&self, view: &SegmentView, column: u32) -> Result<Arc<Vectors>> {
-        let schema = project(&self.table.schema, &[self.column_place(column)?]);
-        let length = schema.columns.first().and_then(|c| c.data_type.vector_dimensions());
-        let length = length.ok_or_else(|| Error::internal("a column of vectors that holds none"))?;
+    /// Reads the vectors of a segment.
+    async fn read_vectors(&self, view: &SegmentView, column: u32) -> Result<Arc<Vectors>> {
+        let schema = project(&self.table.schema, &[self.column_position(column)?]);
+        let dimensions = schema.columns.first().and_then(|c| c.data_type.vector_dimensions());
+        let dimensions = dimensions.ok_or_else(|| Error::internal("the column does not hold vectors"))?;
         let item = Arc::new(Field::new("item", DataType::Float32, true));
-        let wanted = DataType::FixedSizeList(item, length as i32);
+        let wanted = DataType::FixedSizeList(item, dimensions as i32);
         let all = RowSelection::all();
-        // Others are converted, and may as well be read.
-        let is_plain = matches!(schema.columns[0].data_type, ColumnType::FixedSizeList(ref item, _) if item.data_type == ColumnType::Float32);
+        // Vectors with other components are converted, so memory-mapping them gains nothing.
+        let is_plain = match &schema.columns[0].data_type {
+            ColumnType::FixedSizeList(item, _) => item.data_type == ColumnType::Float32,
+            _ => false,
+        };
         let reads = if is_plain { self.reads().memory_mapped() } else { self.reads().clone() };
         let mut batches = reads.scan(&self.table, &view.segment, &schema, all).await?;
         let file = SegmentRef::data_file(&self.table, &view.segment);
-        let length = length as usize;
+        let dimensions = dimensions as usize;
         let mut vectors = Vectors {
-            length,
+            dimensions,
             chunks: vec![],
             rows: 0,
             nulls: RowSet::new(),
@@ -154,7 +175,7 @@ impl SearchSnapshot {
                 .map_err(|e| Error::internal(format!("reading vectors: {e}")).with_source(e))?;
             let lists = lists.as_fixed_size_list();
             let first = vectors.rows;
-            vectors.nulls.extend(nulls(lists, length).map(|row| first + row as u32));
+            vectors.nulls.extend(nulls(lists, dimensions).map(|row| first + row as u32));
             let values = lists.values().as_primitive::<Float32Type>().values().clone();
             let is_mapped =
                 file.as_ref().is_some_and(|file| reads.is_mapped(file, values.inner().as_slice()));
@@ -165,8 +186,17 @@ impl SearchSnapshot {
         Ok(Arc::new(vectors))
     }
 
-    /// The graph of the vectors of a segment, if it has one that can be read.
-    pub async fn graph(&self, view: &SegmentView, column: u32, metric: Metric) -> Result<Option<OpenGraph>> {
+    /// The graph over the vectors of a segment for a metric. `None` if there is none, or it is empty or
+    /// cannot be read.
+    ///
+    /// # Errors
+    /// When the graph cannot be opened for another reason than a damaged or unavailable file.
+    pub(crate) async fn graph(
+        &self,
+        view: &SegmentView,
+        column: u32,
+        metric: Metric,
+    ) -> Result<Option<OpenGraph>> {
         let wanted = IndexKind::Vector { column, metric };
         let definition = self.table.schema.indexes.iter().find(|index| index.kind == wanted);
         let file = definition.and_then(|d| SegmentRef::index_file(&self.table, &view.segment, d.id));
@@ -177,20 +207,28 @@ impl SearchSnapshot {
             let reads = self.reads().memory_mapped();
             let bytes = reads.read_range(&file, 0, file.data.bytes).await?;
             let heap = if reads.is_mapped(&file, &bytes) { 0 } else { bytes.len() };
-            // What a graph takes beside its file is decoded, which takes a while.
+            // Opening decodes parts of the file, which takes a while.
             let graph = blocking(move || Graph::open(bytes)).await?;
-            let length = self.table.schema.columns[self.column_place(column)?].data_type.vector_dimensions();
+            let dimensions =
+                self.table.schema.columns[self.column_position(column)?].data_type.vector_dimensions();
             let suits = u64::from(graph.rows()) == view.segment.rows
                 && graph.metric() == metric
-                && length.is_some_and(|length| length as usize == graph.length());
+                && dimensions.is_some_and(|dimensions| dimensions as usize == graph.dimensions());
             if !suits {
-                return Err(Error::corrupt(format!("index {} is of other vectors", file.id)));
+                return Err(Error::corrupt(format!(
+                    "index {} does not fit the vectors of its segment",
+                    file.id
+                )));
             }
             Ok((Arc::new(graph), heap))
         };
         match self.context.caches.graphs.get((file.id, self.reads().lost_file_count()), make).await {
             Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Unavailable) => {
-                tracing::warn!(segment = %view.segment.id, error = %e, "a graph cannot be read; searching without");
+                tracing::warn!(
+                    segment = %view.segment.id,
+                    error = %e,
+                    "a vector index cannot be read; searching without it"
+                );
                 Ok(None)
             }
             graph => {
@@ -200,18 +238,18 @@ impl SearchSnapshot {
     }
 }
 
-/// Whether a segment has a graph that a search of a column by a metric uses.
-pub fn has_graph(table: &plexus_model::Table, segment: &Segment, column: u32, metric: Metric) -> bool {
+/// Whether a segment has a graph that a search of a column by this metric uses.
+pub(crate) fn has_graph(table: &plexus_model::Table, segment: &Segment, column: u32, metric: Metric) -> bool {
     let wanted = IndexKind::Vector { column, metric };
     let definition = table.schema.indexes.iter().find(|index| index.kind == wanted);
     definition.is_some_and(|d| segment.indexes.iter().any(|index| index.index == d.id))
 }
 
-/// Places in a list that are null, or have a null component.
-pub fn nulls(lists: &FixedSizeListArray, length: usize) -> impl Iterator<Item = usize> + '_ {
+/// Positions in a list array whose vector, or a component of it, is null.
+fn nulls(lists: &FixedSizeListArray, dimensions: usize) -> impl Iterator<Item = usize> + '_ {
     let inner = lists.values();
     let count = if lists.null_count() + inner.null_count() > 0 { lists.len() } else { 0 };
     (0..count).filter(move |row| {
-        lists.is_null(*row) || (row * length..(row + 1) * length).any(|at| inner.is_null(at))
+        lists.is_null(*row) || (row * dimensions..(row + 1) * dimensions).any(|at| inner.is_null(at))
     })
 }

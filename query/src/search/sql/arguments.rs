@@ -1,4 +1,4 @@
-//! TODO module docs.
+//! The arguments of a search call: their types, ranges and defaults, and the requests that they describe.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,52 +16,64 @@ use crate::search::exec::cursor::Cursor;
 use crate::search::exec::fusion::{Fusion, Normalization};
 use crate::search::exec::request::{Highlight, Request};
 use crate::search::exec::retriever::Retriever;
-
-use crate::search::params::EF_MAX;
+use crate::search::params::EF_SEARCH_MAX;
 use crate::search::snapshot::text_fields::{TextFields, name_of, no_column, text_fields};
 use crate::search::sql::function::Function;
 
-/// Rows that one search may find: they are in memory at once. Who wants more pages through them.
-pub const K_MAX: usize = 10_000;
+/// Rows that one search may return, since they are in memory at once. Cursors page through more.
+pub(crate) const K_MAX: usize = 10_000;
 
-/// Queries of a batch, and rows that all of them find.
-pub const QUERIES_MAX: usize = 1_000;
+/// Queries of a batch.
+const QUERIES_MAX: usize = 1_000;
 
-pub const BATCH_ROWS_MAX: usize = 100_000;
+/// Rows that all queries of a batch may return together.
+const BATCH_ROWS_MAX: usize = 100_000;
 
-/// Questions of one search: each takes its candidates.
-pub const RETRIEVERS_MAX: usize = 16;
+/// Retrievers of one search. Each of them ranks its own candidates.
+const RETRIEVERS_MAX: usize = 16;
 
-/// Rows of each retriever of a search that fuses several: they are ranked one by one.
-pub const CANDIDATES_MAX: usize = 100_000;
+/// Rows of each retriever that may be fused. Fusion handles them one by one in memory.
+const CANDIDATES_MAX: usize = 100_000;
 
-pub const CANDIDATES_DEFAULT: usize = 100;
+/// Rows of each retriever that are fused by default.
+const CANDIDATES_DEFAULT: usize = 100;
 
-pub const RRF_K_DEFAULT: f64 = 60.0;
+/// The constant `k` of reciprocal rank fusion, as in its paper (see [`Fusion::Rrf`]).
+const RRF_K_DEFAULT: f64 = 60.0;
 
-pub const HIGHLIGHT_BYTES_DEFAULT: usize = 200;
+/// Default length of an excerpt in bytes.
+const HIGHLIGHT_BYTES_DEFAULT: usize = 200;
 
-pub const HIGHLIGHT_BYTES_MAX: usize = 100_000;
+/// Largest length of an excerpt in bytes.
+const HIGHLIGHT_BYTES_MAX: usize = 100_000;
 
-/// What a call gives, by name. Values are absent that are known only later.
+/// The arguments of a call by name. Arguments whose values are not known yet have a name only.
 #[derive(Clone, Debug)]
-pub struct Arguments {
+pub(crate) struct Arguments {
+    /// The function that is called.
     pub function: Function,
-    /// Of all that are given.
+    /// Names of all arguments that are given.
     pub names: Vec<String>,
+    /// The values that are known.
     pub values: BTreeMap<String, ScalarValue>,
 }
 
 impl Arguments {
+    /// The error for an argument.
     fn fail(&self, name: &str, what: &str) -> Error {
         Error::invalid(format!("{}: {name} {what}", self.function.name()))
     }
 
+    /// The value of an argument, unless it is null.
     fn value(&self, name: &str) -> Option<&ScalarValue> {
         self.values.get(name).filter(|value| !value.is_null())
     }
 
-    pub fn text(&self, name: &str) -> Result<Option<&str>> {
+    /// The text of an argument.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when the value is not text.
+    pub(crate) fn text(&self, name: &str) -> Result<Option<&str>> {
         match self.value(name) {
             None => Ok(None),
             Some(
@@ -69,7 +81,7 @@ impl Arguments {
                 | ScalarValue::LargeUtf8(Some(text))
                 | ScalarValue::Utf8View(Some(text)),
             ) => Ok(Some(text)),
-            Some(other) => Err(self.fail(name, &format!("is {other}: a text is needed"))),
+            Some(other) => Err(self.fail(name, &format!("is {other}: text is needed"))),
         }
     }
 
@@ -83,6 +95,7 @@ impl Arguments {
         }
     }
 
+    /// A whole number from `least` to `most`.
     fn count(&self, name: &str, least: usize, most: usize) -> Result<Option<usize>> {
         let Some(value) = self.value(name) else {
             return Ok(None);
@@ -101,33 +114,34 @@ impl Arguments {
         }
     }
 
-    /// A text, or an array of them.
+    /// A text, or an array of texts.
     fn texts(&self, name: &str) -> Result<Vec<String>> {
         match self.value(name).and_then(list) {
             None => Ok(self.text(name)?.into_iter().map(str::to_owned).collect()),
             Some(items) => {
                 let texts = compute::cast(&items, &DataType::Utf8)
-                    .map_err(|e| self.fail(name, &format!("is no array of texts: {e}")))?;
+                    .map_err(|e| self.fail(name, &format!("is not an array of texts: {e}")))?;
                 Ok(texts.as_string::<i32>().iter().flatten().map(str::to_owned).collect())
             }
         }
     }
 
+    /// An array of numbers that are not negative.
     fn numbers(&self, name: &str) -> Result<Option<Vec<f64>>> {
         let Some(value) = self.value(name) else {
             return Ok(None);
         };
-        let wrong = || self.fail(name, "is no array of numbers");
+        let wrong = || self.fail(name, "is not an array of numbers");
         let numbers =
             compute::cast(&list(value).ok_or_else(wrong)?, &DataType::Float64).map_err(|_| wrong())?;
         let numbers = numbers.as_primitive::<arrow::datatypes::Float64Type>();
         if numbers.null_count() > 0 || numbers.values().iter().any(|n| !n.is_finite() || *n < 0.0) {
-            return Err(self.fail(name, "has a number that is null, below zero or not finite"));
+            return Err(self.fail(name, "has a number that is null, negative or not finite"));
         }
         Ok(Some(numbers.values().to_vec()))
     }
 
-    /// A vector, or an array of them.
+    /// A vector, or an array of vectors. A vector is an array of numbers or its text, as in `[0.1, 0.2]`.
     fn vectors(&self, name: &str) -> Result<Vec<Vec<f32>>> {
         let Some(value) = self.value(name) else {
             return Ok(vec![]);
@@ -135,12 +149,12 @@ impl Arguments {
         let wrong =
             || self.fail(name, &format!("is {:.60}: an array of numbers is needed", value.to_string()));
         if let Some(text) = value.try_as_str().flatten() {
-            return Ok(vec![written(text).ok_or_else(wrong)?]);
+            return Ok(vec![parse_vector(text).ok_or_else(wrong)?]);
         }
         let items = list(value).ok_or_else(wrong)?;
         if let DataType::Utf8 = items.data_type() {
             let texts = items.as_string::<i32>().iter();
-            return texts.map(|text| text.and_then(written).ok_or_else(wrong)).collect();
+            return texts.map(|text| text.and_then(parse_vector).ok_or_else(wrong)).collect();
         }
         let inner: Vec<ArrayRef> = match items.data_type() {
             DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) => {
@@ -159,30 +173,34 @@ impl Arguments {
         inner.into_iter().map(vector).collect()
     }
 
-    /// The search that is asked for, or one for each query of a batch.
+    /// The request of the call, or one request for each query of a batch.
     ///
     /// # Errors
-    /// `InvalidArgument` names the argument, and what it takes.
-    pub fn requests(&self, table: &Table) -> Result<Vec<Request>> {
+    /// `InvalidArgument` names the argument and what it accepts. `NotFound` when there is no such index.
+    pub(crate) fn requests(&self, table: &Table) -> Result<Vec<Request>> {
         if self.value("queries").is_none() {
             return Ok(vec![self.request(table)?]);
         }
         if self.value("vector").is_some() || self.value("search_after").is_some() {
-            return Err(self.fail("queries", "are searched for one by one, without a vector or a cursor"));
+            return Err(self.fail("queries", "cannot be combined with vector or search_after"));
         }
         let items = self.value("queries").and_then(list).filter(|items| !items.is_empty());
         let items = items.ok_or_else(|| self.fail("queries", "is needed: an array of vectors"))?;
         if items.len() > QUERIES_MAX {
-            return Err(self
-                .fail("queries", &format!("are {}: at most {QUERIES_MAX} are taken at once", items.len())));
+            return Err(
+                self.fail("queries", &format!("are {}: at most {QUERIES_MAX} are allowed", items.len()))
+            );
         }
         let k = self.count("k", 1, K_MAX)?.unwrap_or(1);
         if items.len().saturating_mul(k) > BATCH_ROWS_MAX {
-            return Err(self.fail("queries", &format!("find {k} rows each: at most {BATCH_ROWS_MAX} in all")));
+            return Err(self.fail(
+                "queries",
+                &format!("return {k} rows each: at most {BATCH_ROWS_MAX} are allowed in all"),
+            ));
         }
         let requests = (0..items.len()).map(|at| {
             let query = ScalarValue::try_from_array(&items, at).map_err(|e| {
-                self.fail("queries", &format!("is no array of vectors: {}", e.strip_backtrace()))
+                self.fail("queries", &format!("is not an array of vectors: {}", e.strip_backtrace()))
             })?;
             let mut one = self.clone();
             one.values.remove("queries");
@@ -193,14 +211,15 @@ impl Arguments {
     }
 
     fn request(&self, table: &Table) -> Result<Request> {
-        let k =
-            self.count("k", 1, K_MAX)?.ok_or_else(|| self.fail("k", "is needed: how many rows to find"))?;
+        let k = self
+            .count("k", 1, K_MAX)?
+            .ok_or_else(|| self.fail("k", "is needed: the number of rows to return"))?;
         let mut retrievers = Vec::new();
         let mut marks = Vec::new();
         if self.function != Function::Vector {
             let queries = self.texts("query")?;
             if queries.is_empty() {
-                return Err(self.fail("query", "is needed: the words to look for"));
+                return Err(self.fail("query", "is needed: the text to search for"));
             }
             let Fields { fields, defaults, names } = self.fields(table)?;
             for query in queries {
@@ -213,10 +232,10 @@ impl Arguments {
             let column = self.vector_column(table)?;
             let metric = self.metric(table, column)?;
             let length = column.data_type.vector_dimensions().unwrap_or_default() as usize;
-            let ef = self.count("ef", 1, EF_MAX)?;
+            let ef = self.count("ef", 1, EF_SEARCH_MAX)?;
             let vectors = self.vectors("vector")?;
             if vectors.is_empty() {
-                return Err(self.fail("vector", "is needed: what rows are to be near to"));
+                return Err(self.fail("vector", "is needed: the vector to search for"));
             }
             for vector in vectors {
                 if vector.len() != length {
@@ -235,7 +254,10 @@ impl Arguments {
         if retrievers.len() > RETRIEVERS_MAX {
             return Err(self.fail(
                 "query",
-                &format!("and vector are {} questions: at most {RETRIEVERS_MAX}", retrievers.len()),
+                &format!(
+                    "and vector give {} retrievers: at most {RETRIEVERS_MAX} are allowed",
+                    retrievers.len()
+                ),
             ));
         }
         let highlight = self.highlight(table, &retrievers, marks)?;
@@ -270,7 +292,7 @@ impl Arguments {
     fn fusion(&self) -> Result<Fusion> {
         let k = self.number("rrf_k")?.unwrap_or(RRF_K_DEFAULT);
         if k < 0.0 {
-            return Err(self.fail("rrf_k", &format!("is {k}: a number from 0 on is needed")));
+            return Err(self.fail("rrf_k", &format!("is {k}: a number that is not negative is needed")));
         }
         let normalization = match self.text("normalization")? {
             None | Some("minmax") => Normalization::MinMax,
@@ -286,15 +308,18 @@ impl Arguments {
         }
     }
 
+    /// The position of a column in the table.
     fn column(&self, table: &Table, name: &str) -> Result<usize> {
-        // A quoted name comes with its quotes.
+        // A quoted identifier arrives with its quotes.
         let unquoted = name.strip_prefix('"').and_then(|name| name.strip_suffix('"'));
         let name = unquoted.map_or_else(|| name.to_owned(), |name| name.replace("\"\"", "\""));
-        let place = table.schema.column_index(&name);
+        let position = table.schema.column_index(&name);
         let name = &name;
-        place.ok_or_else(|| Error::invalid(format!("{}: {}", self.function.name(), no_column(table, name))))
+        position
+            .ok_or_else(|| Error::invalid(format!("{}: {}", self.function.name(), no_column(table, name))))
     }
 
+    /// The vector column that is named, or the only one of the table.
     fn vector_column<'t>(&self, table: &'t Table) -> Result<&'t Column> {
         let column = match self.text("column")? {
             Some(name) => &table.schema.columns[self.column(table, name)?],
@@ -304,22 +329,21 @@ impl Arguments {
                 match (vectors.next(), vectors.next()) {
                     (Some(only), None) => only,
                     (None, _) => {
-                        return Err(self.fail("column", "is needed: the table has no column of vectors"));
+                        return Err(self.fail("column", "is needed: the table has no vector column"));
                     }
                     _ => {
-                        return Err(
-                            self.fail("column", "is needed: the table has several columns of vectors")
-                        );
+                        return Err(self.fail("column", "is needed: the table has several vector columns"));
                     }
                 }
             }
         };
         match column.data_type.vector_dimensions() {
             Some(_) => Ok(column),
-            None => Err(self.fail("column", &format!("{:?} holds no vectors", column.name))),
+            None => Err(self.fail("column", &format!("{:?} does not hold vectors", column.name))),
         }
     }
 
+    /// The metric that is named, or that of the column.
     fn metric(&self, table: &Table, column: &Column) -> Result<Metric> {
         match self.text("metric")? {
             Some(name) => Metric::from_name(name),
@@ -327,7 +351,7 @@ impl Arguments {
         }
     }
 
-    /// Where words are looked for.
+    /// The fields that the query searches.
     fn fields(&self, table: &Table) -> Result<Fields> {
         let index =
             match self.text("index")? {
@@ -339,34 +363,36 @@ impl Arguments {
                 }
                 None => None,
             };
-        let asked = self.text("columns")?.map(|text| self.boosted(table, text)).transpose()?;
-        let wanted: Vec<u32> = asked.iter().flatten().map(|(id, _)| *id).collect();
+        let boosted = self.text("columns")?.map(|text| self.boosted(table, text)).transpose()?;
+        let wanted: Vec<u32> = boosted.iter().flatten().map(|(id, _)| *id).collect();
         let analyzer = self.text("tokenizer")?.map(Analyzer::named).transpose()?;
         let fields = text_fields(table, index, &wanted, analyzer.as_ref().map(Analyzer::name))?;
-        let place = |id: &u32| fields.columns.iter().position(|column| column == id);
-        let defaults = match &asked {
-            Some(asked) => asked.iter().filter_map(|(id, boost)| Some((place(id)?, *boost))).collect(),
+        let field_of = |id: &u32| fields.columns.iter().position(|column| column == id);
+        let defaults = match &boosted {
+            Some(boosted) => boosted.iter().filter_map(|(id, boost)| Some((field_of(id)?, *boost))).collect(),
             None => (0..fields.columns.len()).map(|field| (field, 1.0)).collect(),
         };
         let names = fields.columns.iter().map(|id| name_of(table, *id)).collect();
         Ok(Fields { fields, defaults, names })
     }
 
-    /// `title^2, body`: columns by id, with how much they count.
+    /// Parses `title^2, body`: columns by id, each with its boost.
     fn boosted(&self, table: &Table, text: &str) -> Result<Vec<(u32, f32)>> {
         text.split(',')
             .map(str::trim)
             .map(|part| {
                 let (name, boost) = part.split_once('^').unwrap_or((part, "1"));
                 let boost = boost.trim().parse::<f32>().ok().filter(|b| (0.0..=1e6).contains(b));
-                let boost = boost
-                    .ok_or_else(|| self.fail("columns", &format!("has {part:?}: write title^2, body")))?;
+                let boost = boost.ok_or_else(|| {
+                    self.fail("columns", &format!("has {part:?}: the format is title^2, body"))
+                })?;
                 let column = &table.schema.columns[self.column(table, name.trim())?];
                 Ok((column.id, boost))
             })
             .collect()
     }
 
+    /// The excerpt that is requested.
     fn highlight(
         &self,
         table: &Table,
@@ -389,38 +415,38 @@ impl Arguments {
         });
         let marks: Vec<_> = marks.collect();
         if marks.is_empty() {
-            return Err(self.fail("highlight", &format!("is {name:?}, which is not searched for words")));
+            return Err(self.fail("highlight", &format!("is {name:?}, which the query does not search")));
         }
         Ok(Some(Highlight { column, length, marks }))
     }
 }
 
-/// Fields in which words are looked for.
-pub struct Fields {
+/// The fields of the text retrievers of a call.
+struct Fields {
     fields: TextFields,
-    /// Those that are meant when a query names none, by their places, with how much they count.
+    /// The fields that a query without a field name searches, each with its boost.
     defaults: Vec<(usize, f32)>,
-    /// What they are called.
+    /// Names of the fields.
     names: Vec<String>,
 }
 
-/// By which vectors of a column are compared: as its index does, or by the cosine.
-pub fn metric_of(table: &Table, column: u32) -> Metric {
-    let of_index = |index: &IndexDefinition| match index.kind {
-        IndexKind::Vector { column: of, metric } if of == column => Some(metric),
+/// The metric of the first vector index on a column, or the cosine.
+fn metric_of(table: &Table, column: u32) -> Metric {
+    let metric = |index: &IndexDefinition| match index.kind {
+        IndexKind::Vector { column: indexed, metric } if indexed == column => Some(metric),
         _ => None,
     };
-    table.schema.indexes.iter().find_map(of_index).unwrap_or(Metric::Cosine)
+    table.schema.indexes.iter().find_map(metric).unwrap_or(Metric::Cosine)
 }
 
-/// A vector that is written as text: `[0.1, 0.2]`.
-pub fn written(text: &str) -> Option<Vec<f32>> {
+/// Parses a vector in text form: `[0.1, 0.2]`.
+fn parse_vector(text: &str) -> Option<Vec<f32>> {
     let inner = text.trim().strip_prefix('[')?.strip_suffix(']')?;
     inner.split(',').map(|number| number.trim().parse().ok()).collect()
 }
 
-/// The items of a list.
-pub fn list(value: &ScalarValue) -> Option<ArrayRef> {
+/// The items of a list value.
+pub(crate) fn list(value: &ScalarValue) -> Option<ArrayRef> {
     match value {
         ScalarValue::List(list) => list_at(&(Arc::clone(list) as ArrayRef), 0),
         ScalarValue::LargeList(list) => list_at(&(Arc::clone(list) as ArrayRef), 0),
@@ -429,7 +455,8 @@ pub fn list(value: &ScalarValue) -> Option<ArrayRef> {
     }
 }
 
-pub fn list_at(lists: &ArrayRef, at: usize) -> Option<ArrayRef> {
+/// The items of the list at an index of an array of lists, unless it is null.
+fn list_at(lists: &ArrayRef, at: usize) -> Option<ArrayRef> {
     if lists.len() <= at || lists.is_null(at) {
         return None;
     }

@@ -1,4 +1,5 @@
-//! TODO module docs.
+//! An analyzer rule that lowers searches to relations, and binds full-text functions to the table whose
+//! columns they name. It runs before the optimizer moves expressions away from their tables.
 
 use std::sync::Arc;
 
@@ -11,15 +12,16 @@ use datafusion::logical_expr::{Expr, LogicalPlan, ScalarUDF, TableSource};
 use datafusion::optimizer::AnalyzerRule;
 use plexus_model::Table;
 
+use crate::context::external;
 use crate::search::exec::text_binding::{Bindings, TextBinding};
 use crate::search::sql::functions::{TextFunction, as_function};
-use crate::search::sql::relation::{SearchNode, external};
+use crate::search::sql::relation::SearchNode;
 use crate::tables::dml_target::TargetTable;
 use crate::tables::pinned::PinnedTable;
 
-/// Lowers searches, and binds functions over texts.
+/// Lowers searches and binds full-text functions.
 #[derive(Debug)]
-pub struct BindRule;
+pub(crate) struct BindRule;
 
 impl AnalyzerRule for BindRule {
     fn name(&self) -> &str {
@@ -52,21 +54,22 @@ impl AnalyzerRule for BindRule {
     }
 }
 
-/// A call of a function over texts that is not bound yet.
+/// A call of a full-text function that is not bound yet.
 fn unbound(expr: &Expr) -> Option<(&TextFunction, &[Expr])> {
     let (function, args) = text_call(expr)?;
     function.binding.is_none().then_some((function, args))
 }
 
-/// A call of a function over texts.
-pub fn text_call(expr: &Expr) -> Option<(&TextFunction, &[Expr])> {
+/// A call of a full-text function, bound or not.
+pub(crate) fn text_call(expr: &Expr) -> Option<(&TextFunction, &[Expr])> {
     let Expr::ScalarFunction(call) = expr else {
         return None;
     };
     Some((as_function::<TextFunction>(&call.func)?, &call.args))
 }
 
-/// Binds a call over columns of one table and a constant query. Others stay, and fail when they run.
+/// Binds a call over columns of one table with a constant query. Other calls stay unbound and fail when they
+/// run.
 fn bind(expr: Expr, inputs: &[LogicalPlan]) -> Result<Transformed<Expr>> {
     let Some((function, args)) = unbound(&expr) else {
         return Ok(Transformed::no(expr));
@@ -84,6 +87,7 @@ fn bind(expr: Expr, inputs: &[LogicalPlan]) -> Result<Transformed<Expr>> {
     }
 }
 
+/// The binding for the arguments of a call, if all columns belong to one table and the query is constant.
 fn binding_of(args: &[Expr], inputs: &[LogicalPlan]) -> Result<Option<Arc<TextBinding>>> {
     let Some((Expr::Literal(query, _), columns)) =
         args.split_last().map(|(q, columns)| (unaliased(q), columns))
@@ -93,7 +97,7 @@ fn binding_of(args: &[Expr], inputs: &[LogicalPlan]) -> Result<Option<Arc<TextBi
     let Some(text) = query.try_as_str().flatten() else {
         return Ok(None);
     };
-    let mut of: Option<Arc<dyn TableSource>> = None;
+    let mut table: Option<Arc<dyn TableSource>> = None;
     let mut names = Vec::new();
     for column in columns {
         let Expr::Column(column) = unaliased(column) else {
@@ -102,13 +106,13 @@ fn binding_of(args: &[Expr], inputs: &[LogicalPlan]) -> Result<Option<Arc<TextBi
         let Some((source, name)) = inputs.iter().find_map(|input| origin(input, column)) else {
             return Ok(None);
         };
-        if of.as_ref().is_some_and(|of| !Arc::ptr_eq(of, &source)) {
+        if table.as_ref().is_some_and(|table| !Arc::ptr_eq(table, &source)) {
             return Ok(None);
         }
-        of = Some(source);
+        table = Some(source);
         names.push(name);
     }
-    let Some(source) = of else {
+    let Some(source) = table else {
         return Ok(None);
     };
     let provider = source_as_provider(&source)?;
@@ -118,6 +122,7 @@ fn binding_of(args: &[Expr], inputs: &[LogicalPlan]) -> Result<Option<Arc<TextBi
     }
 }
 
+/// The expression under all aliases.
 fn unaliased(expr: &Expr) -> &Expr {
     match expr {
         Expr::Alias(alias) => unaliased(&alias.expr),
@@ -125,6 +130,7 @@ fn unaliased(expr: &Expr) -> &Expr {
     }
 }
 
+/// The table behind a provider and its bindings, if full text can be searched in it.
 fn bindings_of(provider: &dyn TableProvider) -> Option<(&Table, &Bindings)> {
     let pinned = match provider.downcast_ref::<TargetTable>() {
         Some(target) => target.pinned(),
@@ -133,7 +139,7 @@ fn bindings_of(provider: &dyn TableProvider) -> Option<(&Table, &Bindings)> {
     Some((pinned.table(), pinned.bindings()))
 }
 
-/// The table that a column of a plan is of, and what it is called there.
+/// The table that a column of a plan comes from, and the name of the column there.
 fn origin(plan: &LogicalPlan, column: &Column) -> Option<(Arc<dyn TableSource>, String)> {
     let same = |input: &LogicalPlan| origin(input, column);
     match plan {

@@ -1,4 +1,5 @@
-//! Statements that are nothing but a search: they run without the engine's planner, which would take longer than they do.
+//! The fast path: a statement that consists of one search runs without physical planning, which would take
+//! longer than the search.
 
 use std::sync::Arc;
 
@@ -13,12 +14,13 @@ use crate::search::sql::binding::text_call;
 use crate::search::sql::relation::SearchNode;
 use crate::tables::pinned::PinnedTable;
 
-/// A search and the columns that are wanted of it, by their places.
+/// A search and the columns of its result that a plan selects, by position.
 struct FastPath<'a> {
     search: &'a SearchNode,
     columns: Vec<usize>,
 }
 
+/// The search that a node of a plan is, if it is one.
 fn search_of(node: &LogicalPlan) -> Option<&SearchNode> {
     match node {
         LogicalPlan::Extension(extension) => extension.node.as_any().downcast_ref(),
@@ -27,17 +29,17 @@ fn search_of(node: &LogicalPlan) -> Option<&SearchNode> {
 }
 
 impl<'a> FastPath<'a> {
-    /// A plan that does nothing but choose columns of a search whose arguments are known.
+    /// Recognizes a plan that only selects columns of a search with constant arguments.
     fn of(plan: &'a LogicalPlan) -> Option<Self> {
         match plan {
             LogicalPlan::SubqueryAlias(alias) => Self::of(&alias.input),
             LogicalPlan::Projection(projection) => {
                 let below = Self::of(&projection.input)?;
-                let place = |expr: &Expr| {
-                    let place = projection.input.schema().maybe_index_of_column(column_of(expr)?)?;
-                    below.columns.get(place).copied()
+                let position = |expr: &Expr| {
+                    let index = projection.input.schema().maybe_index_of_column(column_of(expr)?)?;
+                    below.columns.get(index).copied()
                 };
-                let columns = projection.expr.iter().map(place).collect::<Option<_>>()?;
+                let columns = projection.expr.iter().map(position).collect::<Option<_>>()?;
                 Some(Self { columns, ..below })
             }
             node => {
@@ -49,7 +51,7 @@ impl<'a> FastPath<'a> {
     }
 }
 
-/// The column that an expression is, by whatever name.
+/// The column that an expression selects, under any alias.
 fn column_of(expr: &Expr) -> Option<&Column> {
     match expr {
         Expr::Column(column) => Some(column),
@@ -58,7 +60,10 @@ fn column_of(expr: &Expr) -> Option<&Column> {
     }
 }
 
-/// The rows of a plan that is nothing but a search; `None` when it is something else.
+/// Runs a plan that consists of one search. `None` when the plan is something else.
+///
+/// # Errors
+/// What the search fails with.
 pub async fn run_fast_path(plan: &LogicalPlan, state: &dyn Session) -> Result<Option<RecordBatch>> {
     let Some(FastPath { search, columns }) = FastPath::of(plan) else {
         return Ok(None);
@@ -69,8 +74,11 @@ pub async fn run_fast_path(plan: &LogicalPlan, state: &dyn Session) -> Result<Op
     Ok(Some(RecordBatch::try_new_with_options(schema, rows.columns().to_vec(), &count)?))
 }
 
-/// Whether a plan that is not optimized yet may be run several times: it reads tables and searches alone, and keeps nothing
-/// of a run, as tables do of the texts that they are asked for.
+/// Whether an unoptimized plan may be cached and run several times. It reads only tables and searches, and no
+/// full-text function: running one fills in the bindings of its table.
+///
+/// # Errors
+/// When the plan cannot be traversed.
 pub fn is_repeatable(plan: &LogicalPlan) -> Result<bool> {
     let mut repeatable = true;
     plan.apply_with_subqueries(|node| {
@@ -90,8 +98,11 @@ pub fn is_repeatable(plan: &LogicalPlan) -> Result<bool> {
     Ok(repeatable)
 }
 
-/// Puts parameters among the arguments of searches, where they are only values: as expressions they would be written out
-/// again and again.
+/// Replaces parameters that are whole arguments of a search by their values. As expressions in the plan,
+/// large vectors would be copied and printed at every rewrite.
+///
+/// # Errors
+/// When the plan cannot be traversed.
 pub fn bind_searches(plan: LogicalPlan, parameters: &[ScalarValue]) -> Result<LogicalPlan> {
     let bound = plan.transform_up_with_subqueries(|node| match search_of(&node) {
         Some(search) => {

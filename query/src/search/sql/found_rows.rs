@@ -1,4 +1,4 @@
-//! TODO module docs.
+//! The result of a search as a table: it runs the requests and reads the columns of the found rows.
 
 use std::sync::Arc;
 
@@ -18,24 +18,27 @@ use datafusion::physical_plan::ExecutionPlan;
 use plexus_index::text::snippet;
 use plexus_model::{Error, Version};
 
+use crate::context::external;
 use crate::context::query_id;
 use crate::search::exec::cursor::Cursor;
 use crate::search::exec::fetch::fetch;
 use crate::search::exec::request::{Highlight, Request};
 use crate::search::exec::retriever::Retriever;
 use crate::search::exec::search::{ScoredRow, search_all};
-
-use crate::search::snapshot::snapshot::SearchSnapshot;
+use crate::search::snapshot::SearchSnapshot;
 use crate::search::sql::binding::text_call;
-use crate::search::sql::relation::{CURSOR, Call, HIGHLIGHT, QUERY, SCORE, external};
+use crate::search::sql::relation::{CURSOR, Call, HIGHLIGHT, QUERY, SCORE};
 
-/// The rows that a search finds, the best first. They are found when the plan is made.
+/// The rows that a search finds, the best first. The search runs during physical planning.
 #[derive(Debug)]
-pub struct SearchResults {
+pub(crate) struct SearchResults {
+    /// The call.
     pub call: Arc<Call>,
+    /// The table at `version`.
     pub table: Arc<plexus_model::Table>,
+    /// The version of the cursor if there is one, otherwise that of the session.
     pub version: Version,
-    /// One, or one for each query of a batch.
+    /// One request, or one for each query of a batch.
     pub requests: Vec<Request>,
 }
 
@@ -64,8 +67,11 @@ impl TableProvider for SearchResults {
 }
 
 impl SearchResults {
-    /// Searches, and reads some columns of what is found.
-    pub async fn rows(&self, state: &dyn Session, columns: &[usize]) -> Result<RecordBatch> {
+    /// Runs the search, and reads columns of the found rows, by their positions in the result.
+    ///
+    /// # Errors
+    /// What the search fails with.
+    pub(crate) async fn rows(&self, state: &dyn Session, columns: &[usize]) -> Result<RecordBatch> {
         let context = &self.call.context;
         let (table, version) = (&self.table, &self.version);
         let filters = match &self.request().filter {
@@ -84,11 +90,12 @@ impl SearchResults {
         self.assemble(&snapshot, &found, &queries, columns).await
     }
 
-    /// What all requests have in common is as in the first.
+    /// The first request. It stands for all requests in what they have in common.
     fn request(&self) -> &Request {
         &self.requests[0]
     }
 
+    /// Builds the columns of the result: those of the table are read, the others computed.
     async fn assemble(
         &self,
         snapshot: &SearchSnapshot,
@@ -108,10 +115,10 @@ impl SearchResults {
         read.extend(highlight.map(|h| h.column).filter(|column| !read.contains(column)));
         let rows = fetch(snapshot, &hits, &read).await.map_err(external)?;
         let arrays = columns.iter().map(|column| -> Result<ArrayRef> {
-            if let Some(place) = read.iter().position(|c| c == column).filter(|_| *column < own) {
-                return Ok(rows.column(place).clone());
+            if let Some(position) = read.iter().position(|c| c == column).filter(|_| *column < own) {
+                return Ok(rows.column(position).clone());
             }
-            let place = |text: bool| {
+            let rank = |text: bool| {
                 let retriever = request
                     .retrievers
                     .iter()
@@ -122,21 +129,21 @@ impl SearchResults {
             Ok(match field.name().as_str() {
                 SCORE => Arc::new(Float64Array::from_iter_values(found.iter().map(|f| f.score))),
                 "_text_rank" => {
-                    Arc::new(found.iter().map(|f| place(true)(f).map(|p| p.rank)).collect::<UInt32Array>())
+                    Arc::new(found.iter().map(|f| rank(true)(f).map(|p| p.rank)).collect::<UInt32Array>())
                 }
                 "_vector_rank" => {
-                    Arc::new(found.iter().map(|f| place(false)(f).map(|p| p.rank)).collect::<UInt32Array>())
+                    Arc::new(found.iter().map(|f| rank(false)(f).map(|p| p.rank)).collect::<UInt32Array>())
                 }
                 "_text_score" => {
-                    Arc::new(found.iter().map(|f| place(true)(f).map(|p| p.score)).collect::<Float32Array>())
+                    Arc::new(found.iter().map(|f| rank(true)(f).map(|p| p.score)).collect::<Float32Array>())
                 }
-                "_vector_distance" => Arc::new(
-                    found.iter().map(|f| place(false)(f).map(|p| -p.score)).collect::<Float32Array>(),
-                ),
+                "_vector_distance" => {
+                    Arc::new(found.iter().map(|f| rank(false)(f).map(|p| -p.score)).collect::<Float32Array>())
+                }
                 HIGHLIGHT => match highlight {
                     Some(highlight) => {
-                        let place = read.iter().position(|c| *c == highlight.column);
-                        highlighted(rows.column(place.unwrap_or_default()), highlight)?
+                        let position = read.iter().position(|c| *c == highlight.column);
+                        highlighted(rows.column(position.unwrap_or_default()), highlight)?
                     }
                     None => Arc::new(StringArray::new_null(found.len())),
                 },
@@ -157,27 +164,28 @@ impl SearchResults {
     }
 }
 
-/// The part of each text that shows what was looked for.
-pub fn highlighted(texts: &ArrayRef, highlight: &Highlight) -> Result<ArrayRef> {
+/// The excerpt of each text around its matching terms, as HTML.
+fn highlighted(texts: &ArrayRef, highlight: &Highlight) -> Result<ArrayRef> {
     let texts = compute::cast(texts, &DataType::LargeUtf8)?;
-    let part = |text: &str| {
+    let excerpt = |text: &str| {
         highlight.marks.iter().find_map(|(query, field, analyzer)| {
-            snippet(query, *field, analyzer, text, highlight.length).map(|part| part.to_html(text))
+            snippet(query, *field, analyzer, text, highlight.length).map(|snippet| snippet.to_html(text))
         })
     };
-    let parts: StringArray = texts.as_string::<i64>().iter().map(|text| text.and_then(part)).collect();
-    debug_assert_eq!(parts.len(), texts.len());
-    Ok(Arc::new(parts))
+    let excerpts: StringArray = texts.as_string::<i64>().iter().map(|text| text.and_then(excerpt)).collect();
+    debug_assert_eq!(excerpts.len(), texts.len());
+    Ok(Arc::new(excerpts))
 }
 
-/// A predicate over the columns of a table.
+/// Parses a filter over the columns of a table.
 ///
 /// # Errors
-/// What is wrong with it, or that it is none.
-pub fn predicate(state: &dyn Session, table: &plexus_model::Table, sql: &str) -> Result<Expr> {
+/// `InvalidArgument` when it is not a deterministic condition over the columns, or calls a full-text
+/// function.
+fn predicate(state: &dyn Session, table: &plexus_model::Table, sql: &str) -> Result<Expr> {
     use datafusion::logical_expr::ExprSchemable;
     let Some(state) = state.as_any().downcast_ref::<SessionState>() else {
-        return plan_err!("a filter needs a session of its own kind");
+        return plan_err!("a filter cannot be planned in this session");
     };
     let fail =
         |e: DataFusionError| external(Error::invalid(format!("filter {sql:.200?}: {}", e.strip_backtrace())));
@@ -189,13 +197,11 @@ pub fn predicate(state: &dyn Session, table: &plexus_model::Table, sql: &str) ->
     }
     if TreeNode::exists(&expr, |e| Ok(text_call(e).is_some()))? {
         return Err(external(Error::invalid(format!(
-            "filter {sql:.200?}: words are the query's, not the filter's"
+            "filter {sql:.200?}: full-text functions are not allowed in a filter"
         ))));
     }
     if expr.is_volatile() {
-        return Err(external(Error::invalid(format!(
-            "filter {sql:.200?} is another each time that it is asked"
-        ))));
+        return Err(external(Error::invalid(format!("filter {sql:.200?} is not deterministic"))));
     }
     Ok(expr)
 }

@@ -1,16 +1,21 @@
-//! TODO module docs.
+//! The search functions, and the names of their arguments.
 
-/// The functions.
+/// A search function of SQL.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Function {
+    /// `vector_search`: the rows whose vectors are nearest to a query vector.
     Vector,
+    /// `text_search`: the rows that match a full-text query, ranked by BM25.
     Text,
+    /// `hybrid_search`: full text and vectors, fused into one ranking.
     Hybrid,
 }
 
 impl Function {
+    /// All search functions.
     pub const ALL: [Self; 3] = [Self::Vector, Self::Text, Self::Hybrid];
 
+    /// The name of the function in SQL.
     pub fn name(self) -> &'static str {
         match self {
             Self::Vector => "vector_search",
@@ -19,7 +24,7 @@ impl Function {
         }
     }
 
-    /// Arguments that are given by their place, in their order.
+    /// Names of the positional arguments, in order.
     pub fn positional(self) -> &'static [&'static str] {
         match self {
             Self::Vector => &["table", "column", "vector", "k"],
@@ -28,7 +33,7 @@ impl Function {
         }
     }
 
-    /// Arguments that are given by their name.
+    /// Names of the arguments that must be given by name.
     pub fn named(self) -> &'static [&'static str] {
         match self {
             Self::Vector => &["filter", "offset", "group_by", "metric", "ef", "search_after", "queries"],

@@ -1,6 +1,7 @@
-//! Bound functions over texts on their way to another node.
+//! Encodes bound full-text functions for other nodes.
 //!
-//! The query travels as it was written, with the numbers that its scores depend on; it is read again there.
+//! The query travels as text and is parsed again. The statistics that scores depend on travel with it, since
+//! the other node cannot know them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -48,8 +49,11 @@ struct WireFrequency {
     rows: u64,
 }
 
-/// Encodes a bound function; other functions are known by their names.
-pub fn encode(function: &ScalarUDF, buffer: &mut Vec<u8>) -> Result<()> {
+/// Encodes a bound full-text function. Other functions need no encoding; their names identify them.
+///
+/// # Errors
+/// When the function cannot be encoded.
+pub(crate) fn encode(function: &ScalarUDF, buffer: &mut Vec<u8>) -> Result<()> {
     let Some(function) = as_function::<TextFunction>(function) else {
         return Ok(());
     };
@@ -73,8 +77,11 @@ pub fn encode(function: &ScalarUDF, buffer: &mut Vec<u8>) -> Result<()> {
     wire.encode(buffer).map_err(|e| DataFusionError::External(Box::new(e)))
 }
 
-/// The function that [`encode`] wrote.
-pub fn decode(name: &str, bytes: &[u8]) -> Result<Arc<ScalarUDF>> {
+/// Decodes what [`encode`] wrote.
+///
+/// # Errors
+/// When the bytes are damaged, or encode a function of another name.
+pub(crate) fn decode(name: &str, bytes: &[u8]) -> Result<Arc<ScalarUDF>> {
     let external = |e: Error| DataFusionError::External(Box::new(e));
     let wire = WireFunction::decode(bytes).map_err(|e| DataFusionError::External(Box::new(e)))?;
     let fields = TextFields {
@@ -97,7 +104,7 @@ pub fn decode(name: &str, bytes: &[u8]) -> Result<Arc<ScalarUDF>> {
     };
     let function = ScalarUDF::from(TextFunction::new(wire.scores, Some(Arc::new(binding))));
     if function.name() != name {
-        return internal_err!("{name} travelled as {}", function.name());
+        return internal_err!("function {name} was encoded as {}", function.name());
     }
     Ok(Arc::new(function))
 }
@@ -107,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bound_function_comes_back_as_it_was() {
+    fn bound_functions_survive_a_round_trip() {
         let fields =
             TextFields { columns: vec![2, 3], analyzer: Analyzer::named("en_stem").unwrap(), index: Some(7) };
         let names = vec!["title".to_owned(), "body".to_owned()];
@@ -125,11 +132,11 @@ mod tests {
         let mut bytes = Vec::new();
         encode(&function, &mut bytes).unwrap();
         let back = decode("bm25_score", &bytes).unwrap();
-        let of = |f: &ScalarUDF| as_function::<TextFunction>(f).unwrap().binding.clone().unwrap();
-        let (there, here) = (of(&back), of(&function));
-        assert_eq!(there.query, here.query);
-        assert_eq!(there.statistics.get(), here.statistics.get());
-        assert_eq!((&there.names, &there.called), (&here.names, &here.called));
+        let binding = |f: &ScalarUDF| as_function::<TextFunction>(f).unwrap().binding.clone().unwrap();
+        let (decoded, original) = (binding(&back), binding(&function));
+        assert_eq!(decoded.query, original.query);
+        assert_eq!(decoded.statistics.get(), original.statistics.get());
+        assert_eq!((&decoded.names, &decoded.called), (&original.names, &original.called));
         assert!(decode("text_match", &bytes).is_err());
     }
 }

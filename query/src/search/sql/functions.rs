@@ -1,4 +1,4 @@
-//! TODO module docs.
+//! Scalar functions of SQL over vectors and texts.
 
 use std::any::Any;
 use std::hash::{Hash, Hasher};
@@ -16,17 +16,18 @@ use plexus_index::text::{GlobalStatistics, TextIndex, TextSearch};
 use plexus_model::{Error, Metric, RowSelection};
 
 use crate::search::exec::text_binding::TextBinding;
-
 use crate::search::snapshot::texts::build_texts;
 use crate::search::sql::arguments::list;
 
-/// `cosine_distance`, `l2_distance`, `inner_product` and `negative_inner_product`: of two vectors of the same length, as
-/// `Float32`; null where one is null or has a component that is no finite number.
+/// `cosine_distance`, `l2_distance`, `inner_product` and `negative_inner_product`: the distance of two
+/// vectors of the same length, as `Float32`. Null where a vector is null or has a component that is null or
+/// not finite.
 #[derive(Debug, PartialEq, Eq, Hash)]
-pub struct DistanceFunction {
+pub(crate) struct DistanceFunction {
     name: &'static str,
+    /// The metric that the function computes.
     pub metric: Metric,
-    /// Whether more is nearer.
+    /// Whether a higher value is nearer.
     pub similarity: bool,
     signature: Signature,
 }
@@ -36,7 +37,8 @@ impl DistanceFunction {
         Self { name, metric, similarity, signature: Signature::user_defined(Volatility::Immutable) }
     }
 
-    pub fn all() -> [ScalarUDF; 4] {
+    /// The four functions.
+    pub(crate) fn all() -> [ScalarUDF; 4] {
         [
             Self::new("cosine_distance", Metric::Cosine, false),
             Self::new("l2_distance", Metric::L2, false),
@@ -46,6 +48,7 @@ impl DistanceFunction {
         .map(ScalarUDF::from)
     }
 
+    /// The value of the function; `None` when it is not finite.
     fn between(&self, a: &[f32], b: &[f32]) -> Option<f32> {
         let distance = plexus_index::distance(self.metric, a, b);
         let finite = distance.is_finite().then_some(distance);
@@ -76,7 +79,7 @@ impl ScalarUDFImpl for DistanceFunction {
             .map(|t| match t {
                 DataType::FixedSizeList(_, length) => Ok(DataType::FixedSizeList(item(), *length)),
                 DataType::List(_) | DataType::LargeList(_) | DataType::Null => Ok(DataType::List(item())),
-                other => plan_err!("{} takes two vectors, and {other} is none", self.name),
+                other => plan_err!("{} takes two vectors, but got {other}", self.name),
             })
             .collect()
     }
@@ -92,7 +95,7 @@ impl ScalarUDFImpl for DistanceFunction {
             let distance = match (a.vector(row), b.vector(row)) {
                 (Some(x), Some(y)) if x.len() != y.len() => {
                     return Err(DataFusionError::External(Box::new(Error::invalid(format!(
-                        "{} of vectors of {} and {} components",
+                        "{}: the vectors have {} and {} components",
                         self.name,
                         x.len(),
                         y.len()
@@ -110,9 +113,9 @@ impl ScalarUDFImpl for DistanceFunction {
 /// The vectors of one argument.
 struct Side {
     values: Float32Array,
-    /// Where each begins and ends; absent where it is null.
+    /// The range of values of each vector; `None` where it is null.
     ranges: Vec<Option<(usize, usize)>>,
-    /// Whether it is the same for all rows.
+    /// Whether the vector is the same for all rows.
     constant: bool,
 }
 
@@ -136,14 +139,14 @@ impl Side {
                 };
                 (lists.values().clone(), (0..lists.len()).map(range).collect())
             }
-            other => return exec_err!("{other} holds no vectors"),
+            other => return exec_err!("{other} does not hold vectors"),
         };
         let values = compute::cast(&values, &DataType::Float32)?;
         let values = values.as_primitive::<Float32Type>().clone();
-        let whole = |range: &(usize, usize)| values.slice(range.0, range.1 - range.0).null_count() == 0;
+        let no_nulls = |range: &(usize, usize)| values.slice(range.0, range.1 - range.0).null_count() == 0;
         let ranges = match values.null_count() {
             0 => ranges,
-            _ => ranges.into_iter().map(|range| range.filter(whole)).collect(),
+            _ => ranges.into_iter().map(|range| range.filter(no_nulls)).collect(),
         };
         Ok(Self { values, ranges, constant })
     }
@@ -154,24 +157,31 @@ impl Side {
     }
 }
 
-/// `text_match(column, ..., query)`: whether a row matches. `bm25_score(column, ..., query)`: how well, as `Float32`; null
-/// where it does not. The planner binds them to the table whose columns they name.
+/// `text_match(column, ..., query)`: whether a row matches a full-text query. `bm25_score(column, ...,
+/// query)`: its BM25 score as `Float32`, or null where it does not match.
+///
+/// The planner binds a call to the table whose columns it names, see [`BindRule`](super::binding::BindRule).
 #[derive(Debug, Clone)]
-pub struct TextFunction {
+pub(crate) struct TextFunction {
+    /// Whether the function is `bm25_score`.
     pub scores: bool,
+    /// The query and its table, once the call is bound.
     pub binding: Option<Arc<TextBinding>>,
     signature: Signature,
 }
 
 impl TextFunction {
-    pub fn new(scores: bool, binding: Option<Arc<TextBinding>>) -> Self {
+    /// One of the two functions.
+    pub(crate) fn new(scores: bool, binding: Option<Arc<TextBinding>>) -> Self {
         Self { scores, binding, signature: Signature::user_defined(Volatility::Immutable) }
     }
 
-    pub fn all() -> [ScalarUDF; 2] {
+    /// Both functions, unbound.
+    pub(crate) fn all() -> [ScalarUDF; 2] {
         [false, true].map(|scores| ScalarUDF::from(Self::new(scores, None)))
     }
 
+    /// Functions are equal if they share their binding.
     fn key(&self) -> (bool, usize) {
         (self.scores, self.binding.as_ref().map_or(0, |binding| Arc::as_ptr(binding) as usize))
     }
@@ -209,9 +219,9 @@ impl ScalarUDFImpl for TextFunction {
             matches!(t, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null)
         };
         match types.iter().find(|t| !text(t)) {
-            _ if types.len() < 2 => plan_err!("{} takes columns of texts and a query", self.name()),
+            _ if types.len() < 2 => plan_err!("{} takes text columns and a query", self.name()),
             Some(other) => {
-                plan_err!("{} takes columns of texts and a query, and {other} is neither", self.name())
+                plan_err!("{} takes text columns and a query, but got {other}", self.name())
             }
             None => Ok(types.iter().map(|t| if t.is_null() { DataType::Utf8 } else { t.clone() }).collect()),
         }
@@ -220,17 +230,17 @@ impl ScalarUDFImpl for TextFunction {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let Some(binding) = &self.binding else {
             return Err(DataFusionError::External(Box::new(Error::unsupported(format!(
-                "{} is known where a query reads a table directly, with a constant query over columns of that table: in \
-                 its WHERE, ORDER BY or select list",
+                "{} needs a constant query and columns of one table, in the WHERE, ORDER BY or \
+                 select list of a query that reads this table directly",
                 self.name()
             )))));
         };
         let external = |e: Error| DataFusionError::External(Box::new(e));
-        // Fields that the function is not called with are empty here, and no query params at them.
+        // Fields of the index that are not in the call are null here. The query does not search them.
         let columns = binding.fields.columns.iter().map(|id| {
             match binding.called.iter().position(|called| called == id) {
-                Some(place) => {
-                    let column = args.args[place].clone().into_array(args.number_rows)?;
+                Some(position) => {
+                    let column = args.args[position].clone().into_array(args.number_rows)?;
                     Ok(compute::cast(&column, &DataType::LargeUtf8)?)
                 }
                 None => Ok(new_null_array(&DataType::LargeUtf8, args.number_rows)),
@@ -247,7 +257,7 @@ impl ScalarUDFImpl for TextFunction {
         let index = index.map_err(external)?;
         let known = binding.statistics.get();
         if self.scores && known.is_none() {
-            return Err(external(Error::internal("rows are scored before their table is read")));
+            return Err(external(Error::internal("rows are scored before their table is scanned")));
         }
         let search = TextSearch::new(
             &binding.query,
@@ -271,18 +281,21 @@ impl ScalarUDFImpl for TextFunction {
     }
 }
 
-/// Carries the name of an argument of a table function to where the arguments are read.
+/// Carries the name of an argument through the planner to the table function, since the planner only knows
+/// positional arguments.
 #[derive(Debug, PartialEq, Eq, Hash)]
-pub struct NamedArgument {
+pub(crate) struct NamedArgument {
     signature: Signature,
 }
 
-/// What [`NamedArgument`] is called. Not a name that people write.
+/// The name of the function that wraps a named argument of a search. The `$` keeps it apart from the
+/// functions that users call.
 pub const NAMED_ARGUMENT: &str = "$named";
 
 impl NamedArgument {
-    pub fn function() -> ScalarUDF {
-        // Volatile, so that it is not taken for a constant.
+    /// The function.
+    pub(crate) fn function() -> ScalarUDF {
+        // Volatile, so that the planner does not fold it.
         ScalarUDF::from(Self { signature: Signature::variadic_any(Volatility::Volatile) })
     }
 }
@@ -301,18 +314,18 @@ impl ScalarUDFImpl for NamedArgument {
     }
 
     fn invoke_with_args(&self, _: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        exec_err!("an argument is named where names are not read")
+        exec_err!("named arguments are not supported here")
     }
 }
 
-/// The function behind a call, if it is one of these.
-pub fn as_function<T: ScalarUDFImpl>(function: &ScalarUDF) -> Option<&T> {
+/// The implementation of a function, if it is of type `T`.
+pub(crate) fn as_function<T: ScalarUDFImpl>(function: &ScalarUDF) -> Option<&T> {
     let inner: &dyn Any = function.inner().as_ref();
     inner.downcast_ref()
 }
 
-/// A vector that is written out.
-pub fn vector_of(value: &ScalarValue) -> Option<Vec<f32>> {
+/// The components of a constant vector; `None` if it is not one.
+pub(crate) fn vector_of(value: &ScalarValue) -> Option<Vec<f32>> {
     let items = compute::cast(&list(value)?, &DataType::Float32).ok()?;
     let floats = items.as_primitive_opt::<Float32Type>()?;
     (floats.null_count() == 0).then(|| floats.values().to_vec())

@@ -1,11 +1,12 @@
-//! SQL in front of searches: functions, their arguments, binding, the rewriting rule, relations and the fast path.
+//! SQL in front of searches: functions, their arguments, binding, the rewriting rule, relations and the fast
+//! path.
 
-pub mod arguments;
-pub mod binding;
-pub mod fast_path;
-pub mod found_rows;
-pub mod function;
-pub mod function_codec;
-pub mod functions;
-pub mod relation;
-pub mod rule;
+pub(crate) mod arguments;
+pub(crate) mod binding;
+pub(crate) mod fast_path;
+pub(crate) mod found_rows;
+pub(crate) mod function;
+pub(crate) mod function_codec;
+pub(crate) mod functions;
+pub(crate) mod relation;
+pub(crate) mod rule;

@@ -1,5 +1,6 @@
-//! TODO module docs.
+//! Searches as relations: the table functions, the columns of their results, and the plan node of a search.
 
+use crate::context::external;
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -19,38 +20,33 @@ use datafusion::logical_expr::{
     Expr, Extension, LogicalPlan, LogicalPlanBuilder, TableType, UserDefinedLogicalNodeCore,
 };
 use datafusion::physical_plan::ExecutionPlan;
-use plexus_model::{Error, TableId, Version};
+use plexus_model::{TableId, Version};
 
 use crate::search::exec::cursor::Cursor;
 use crate::search::snapshot::context::SearchContext;
-
 use crate::search::sql::arguments::Arguments;
 use crate::search::sql::found_rows::SearchResults;
 use crate::search::sql::function::Function;
 use crate::search::sql::functions::NAMED_ARGUMENT;
 use crate::tables::pinned::PinnedTable;
 
-pub const SCORE: &str = "_score";
+/// Result column: the score of the search, where higher is better.
+pub(crate) const SCORE: &str = "_score";
+/// Result column: the excerpt, if `highlight` is given.
+pub(crate) const HIGHLIGHT: &str = "_highlight";
+/// Result column: the cursor after the row, if `search_after` is given.
+pub(crate) const CURSOR: &str = "_cursor";
+/// Result column: the number of the query in a batch, from 1, if `queries` is given.
+pub(crate) const QUERY: &str = "_query";
 
-pub const HIGHLIGHT: &str = "_highlight";
-
-pub const CURSOR: &str = "_cursor";
-
-pub const QUERY: &str = "_query";
-
-/// An error of ours inside the engine's.
-pub fn external(error: Error) -> DataFusionError {
-    DataFusionError::External(Box::new(error))
-}
-
-/// A table function.
+/// A search function as a table function of DataFusion.
 #[derive(Debug)]
-pub struct SearchFunction(pub Function);
+pub(crate) struct SearchFunction(pub Function);
 
 impl TableFunctionImpl for SearchFunction {
     fn call_with_args(&self, args: TableFunctionArgs) -> Result<Arc<dyn TableProvider>> {
         let Some(state) = args.session().as_any().downcast_ref::<SessionState>() else {
-            return plan_err!("{} needs a session of its own kind", self.0.name());
+            return plan_err!("{} cannot be planned in this session", self.0.name());
         };
         let (names, values) = named(self.0, args.exprs())?;
         let call = Arc::new(Call::new(self.0, names, &values, state)?);
@@ -58,20 +54,20 @@ impl TableFunctionImpl for SearchFunction {
     }
 }
 
-/// The arguments of a call with their names.
-pub fn named(function: Function, exprs: &[Expr]) -> Result<(Vec<String>, Vec<Expr>)> {
+/// The names and values of the arguments of a call.
+fn named(function: Function, exprs: &[Expr]) -> Result<(Vec<String>, Vec<Expr>)> {
     let (mut names, mut values): (Vec<String>, Vec<Expr>) = (vec![], vec![]);
     for expr in exprs {
         let (name, value) = match expr {
             Expr::ScalarFunction(call) if call.func.name() == NAMED_ARGUMENT => match call.args.as_slice() {
                 [Expr::Literal(ScalarValue::Utf8(Some(name)), _), value] => (name.clone(), value.clone()),
-                _ => return plan_err!("{}: an argument without its name", function.name()),
+                _ => return plan_err!("{}: a named argument has no name", function.name()),
             },
             value => match function.positional().get(values.len()) {
                 Some(name) => ((*name).to_owned(), value.clone()),
                 None => {
                     return plan_err!(
-                        "{} takes {} by their places; the others by name, as filter => '...'",
+                        "{} takes the positional arguments {}; others need a name, as in filter => '...'",
                         function.name(),
                         function.positional().join(", ")
                     );
@@ -81,7 +77,7 @@ pub fn named(function: Function, exprs: &[Expr]) -> Result<(Vec<String>, Vec<Exp
         let known = function.positional().iter().chain(function.named()).any(|known| *known == name);
         if !known {
             return plan_err!(
-                "{} has no argument {name:?}; there are {} and {}",
+                "{} has no argument {name:?}; its arguments are {}, {}",
                 function.name(),
                 function.positional().join(", "),
                 function.named().join(", ")
@@ -96,15 +92,22 @@ pub fn named(function: Function, exprs: &[Expr]) -> Result<(Vec<String>, Vec<Exp
     Ok((names, values))
 }
 
-/// A call of a search as far as it is known when a statement is planned: the table and the columns of its result.
+/// What is known of a search call when a statement is planned: the table and the columns of the result.
 #[derive(Debug)]
-pub struct Call {
+pub(crate) struct Call {
+    /// The function that is called.
     pub function: Function,
+    /// Names of the arguments.
     pub names: Vec<String>,
+    /// The table at `version`.
     pub table: Arc<plexus_model::Table>,
+    /// The version of the cursor if it is a constant, otherwise that of the session.
     pub version: Version,
+    /// What the node offers to searches.
     pub context: SearchContext,
+    /// The columns of the result.
     pub schema: SchemaRef,
+    /// The same for the planner.
     pub qualified: DFSchemaRef,
 }
 
@@ -112,13 +115,13 @@ impl Call {
     fn new(function: Function, names: Vec<String>, values: &[Expr], state: &SessionState) -> Result<Self> {
         let known = constants(function, &names, values);
         let Some(name) = known.text("table").map_err(external)? else {
-            return plan_err!("{} needs the name of a table first", function.name());
+            return plan_err!("{} needs the name of a table as its first argument", function.name());
         };
         let provider = find(state, name)?;
         let Some(pinned) = provider.downcast_ref::<PinnedTable>() else {
-            return plan_err!("{}: {name} is not a table that can be searched", function.name());
+            return plan_err!("{}: {name} cannot be searched", function.name());
         };
-        let (table, version) = of_cursor(pinned.table(), pinned.version(), &known)?;
+        let (table, version) = at_cursor_version(pinned.table(), pinned.version(), &known)?;
         let schema = result_schema(&table, &known)?;
         let qualified = Arc::new(DFSchema::try_from(schema.clone())?);
         let context = pinned.context().search.clone();
@@ -126,8 +129,9 @@ impl Call {
     }
 }
 
-/// The table at the version that a cursor among the arguments names: pages are of the version that the first was of.
-pub fn of_cursor(
+/// The table at the version of the cursor, if the arguments have one. All pages of a search read the same
+/// version.
+fn at_cursor_version(
     table: &Arc<plexus_model::Table>,
     version: Version,
     known: &Arguments,
@@ -135,25 +139,28 @@ pub fn of_cursor(
     let Some(text) = known.text("search_after").map_err(external)?.filter(|text| !text.is_empty()) else {
         return Ok((table.clone(), version));
     };
-    let then = Version(Cursor::from_text(text).map_err(external)?.version);
-    if then > version {
-        return plan_err!("{}: the cursor is of version {then}, yet to come", known.function.name());
+    let cursor_version = Version(Cursor::from_text(text).map_err(external)?.version);
+    if cursor_version > version {
+        return plan_err!(
+            "{}: the cursor is of version {cursor_version}, which does not exist yet",
+            known.function.name()
+        );
     }
-    Ok((table.as_of(then).map_err(external)?, then))
+    Ok((table.as_of(cursor_version).map_err(external)?, cursor_version))
 }
 
-/// The table that a name in a call stands for.
-pub fn find(state: &SessionState, name: &str) -> Result<Arc<dyn TableProvider>> {
+/// The table with a name in the session.
+fn find(state: &SessionState, name: &str) -> Result<Arc<dyn TableProvider>> {
     let reference = TableReference::parse_str(name);
     let not_found = || DataFusionError::Plan(format!("table '{reference}' not found"));
     let schema = state.schema_for_ref(reference.clone()).map_err(|_| not_found())?;
-    // The catalog of a pinned session knows its tables without waiting.
+    // The catalog of a pinned session is in memory and never waits.
     let found = futures::FutureExt::now_or_never(schema.table(reference.table()));
     found.transpose()?.flatten().ok_or_else(not_found)
 }
 
 /// The arguments that are constants.
-pub fn constants(function: Function, names: &[String], values: &[Expr]) -> Arguments {
+fn constants(function: Function, names: &[String], values: &[Expr]) -> Arguments {
     let constant = |(name, value): (&String, &Expr)| match value {
         Expr::Literal(value, _) => Some((name.clone(), value.clone())),
         _ => None,
@@ -165,8 +172,8 @@ pub fn constants(function: Function, names: &[String], values: &[Expr]) -> Argum
     }
 }
 
-/// The columns of the table, and what the search says of each row.
-pub fn result_schema(table: &plexus_model::Table, known: &Arguments) -> Result<SchemaRef> {
+/// The columns of the table, and after them those that the search adds.
+fn result_schema(table: &plexus_model::Table, known: &Arguments) -> Result<SchemaRef> {
     let mut fields: Vec<Field> = plexus_storage::types::to_arrow(&table.schema)
         .fields()
         .iter()
@@ -196,7 +203,7 @@ pub fn result_schema(table: &plexus_model::Table, known: &Arguments) -> Result<S
         fields.iter().find(|f| table.schema.column_index(f.name()).is_some() && f.name().starts_with('_'))
     {
         return plan_err!(
-            "column {:?} of table {} is called as one of a search's own",
+            "column {:?} of table {} has the name of a result column of a search",
             field.name(),
             table.name
         );
@@ -204,13 +211,14 @@ pub fn result_schema(table: &plexus_model::Table, known: &Arguments) -> Result<S
     Ok(Arc::new(Schema::new(fields)))
 }
 
-pub fn retriever_columns(text: bool) -> (&'static str, &'static str) {
+/// The result columns with the rank and the score, for the first text or the first vector retriever.
+fn retriever_columns(text: bool) -> (&'static str, &'static str) {
     if text { ("_text_rank", "_text_score") } else { ("_vector_rank", "_vector_distance") }
 }
 
-/// A search in a plan. Its arguments are expressions, so that parameters can be among them.
+/// A search as a node of a logical plan. Its arguments are expressions, so that they can contain parameters.
 #[derive(Debug, Clone)]
-pub struct SearchNode {
+pub(crate) struct SearchNode {
     call: Arc<Call>,
     values: Vec<Expr>,
 }
@@ -220,37 +228,47 @@ impl SearchNode {
         (self.call.function, self.call.table.id.0, self.call.version.0, &self.call.names)
     }
 
-    /// The search as a relation that can be read, once its arguments are values.
-    pub fn lower(&self) -> Result<LogicalPlan> {
+    /// The search as a table that can be scanned.
+    ///
+    /// # Errors
+    /// When an argument is not a constant or is invalid.
+    pub(crate) fn lower(&self) -> Result<LogicalPlan> {
         let table = self.found_rows()?;
         LogicalPlanBuilder::scan(self.call.function.name(), provider_as_source(Arc::new(table)), None)?
             .project(self.call.schema.fields().iter().map(|f| Expr::Column(f.name().as_str().into())))?
             .build()
     }
 
-    /// Whether all of its arguments are values.
-    pub fn is_known(&self) -> bool {
+    /// Whether all arguments are constants.
+    pub(crate) fn is_known(&self) -> bool {
         self.values.iter().all(is_known)
     }
 
-    /// The same with parameters, by their numbers, in the places that are theirs.
-    pub fn with_parameters(&self, parameters: &[ScalarValue]) -> Self {
+    /// The same search with parameters, given by position, in place of arguments that are placeholders.
+    pub(crate) fn with_parameters(&self, parameters: &[ScalarValue]) -> Self {
         let bound = |value: &Expr| match value {
-            Expr::Placeholder(place) => {
-                let number = place.id.strip_prefix('$').and_then(|n| n.parse::<usize>().ok());
+            Expr::Placeholder(placeholder) => {
+                let number = placeholder.id.strip_prefix('$').and_then(|n| n.parse::<usize>().ok());
                 let value = number.and_then(|n| parameters.get(n.checked_sub(1)?));
-                value.map_or_else(|| Expr::Placeholder(place.clone()), |v| Expr::Literal(v.clone(), None))
+                value.map_or_else(
+                    || Expr::Placeholder(placeholder.clone()),
+                    |v| Expr::Literal(v.clone(), None),
+                )
             }
             value => value.clone(),
         };
         Self { call: self.call.clone(), values: self.values.iter().map(bound).collect() }
     }
 
-    /// What it finds, some columns of it by their places.
-    pub async fn rows(&self, state: &dyn Session, columns: &[usize]) -> Result<RecordBatch> {
+    /// Runs the search, and returns columns of its result by their positions.
+    ///
+    /// # Errors
+    /// When an argument is not a constant or is invalid, and what the search fails with.
+    pub(crate) async fn rows(&self, state: &dyn Session, columns: &[usize]) -> Result<RecordBatch> {
         self.found_rows()?.rows(state, columns).await
     }
 
+    /// The search with its arguments resolved.
     fn found_rows(&self) -> Result<SearchResults> {
         let function = self.call.function;
         for (name, value) in self.call.names.iter().zip(&self.values) {
@@ -259,8 +277,8 @@ impl SearchNode {
             }
         }
         let arguments = constants(function, &self.call.names, &self.values);
-        // The cursor may be a parameter, and known only now.
-        let (table, version) = of_cursor(&self.call.table, self.call.version, &arguments)?;
+        // A cursor that is a parameter was not known when the call was planned.
+        let (table, version) = at_cursor_version(&self.call.table, self.call.version, &arguments)?;
         if table.schema.columns != self.call.table.schema.columns {
             return plan_err!(
                 "{}: the columns of {} have changed since the first page",
@@ -273,12 +291,12 @@ impl SearchNode {
     }
 }
 
-/// Whether an argument is a value.
-pub fn is_known(value: &Expr) -> bool {
+/// Whether an argument is a constant.
+fn is_known(value: &Expr) -> bool {
     matches!(value, Expr::Literal(..))
 }
 
-/// The table that a node of a plan searches, if it is a search.
+/// The table that a plan node searches, if the node is a search.
 pub fn searched_table(node: &LogicalPlan) -> Option<TableId> {
     let LogicalPlan::Extension(extension) = node else {
         return None;
@@ -321,7 +339,7 @@ impl UserDefinedLogicalNodeCore for SearchNode {
     }
 
     fn expressions(&self) -> Vec<Expr> {
-        // What is known is nobody else's business: every rewrite would write vectors out as the names of their columns.
+        // Constants are hidden from the planner: every rewrite would print whole vectors as column names.
         self.values.iter().filter(|value| !is_known(value)).cloned().collect()
     }
 
@@ -330,19 +348,19 @@ impl UserDefinedLogicalNodeCore for SearchNode {
     }
 
     fn with_exprs_and_inputs(&self, exprs: Vec<Expr>, _: Vec<LogicalPlan>) -> Result<Self> {
-        // A parameter that was bound is called by its number still.
+        // Binding a parameter leaves an alias with its number.
         let mut exprs = exprs.into_iter().map(Expr::unalias);
         let values = self.values.iter().map(|value| match is_known(value) {
             true => Ok(value.clone()),
-            false => exprs.next().ok_or_else(|| plan_datafusion_err!("an argument of a search is gone")),
+            false => exprs.next().ok_or_else(|| plan_datafusion_err!("an argument of a search is missing")),
         });
         Ok(Self { call: self.call.clone(), values: values.collect::<Result<_>>()? })
     }
 }
 
-/// What the planner is given for a call: a relation that stands for its [`SearchNode`].
+/// The table that a call returns to the planner. Its logical plan is the [`SearchNode`].
 #[derive(Debug)]
-pub struct CallTable {
+struct CallTable {
     node: SearchNode,
 }
 

@@ -1,8 +1,9 @@
-//! Plain SQL that is a search: `ORDER BY cosine_distance(v, ...) LIMIT k`, `WHERE text_match(...)`.
+//! An optimizer rule for plain SQL that is a search, such as `ORDER BY cosine_distance(v, ...) LIMIT k` and
+//! `WHERE text_match(...)`.
 //!
-//! The plan stays as it is, but its scan reads only the rows that can be in the result: the nearest, or those that match.
-//! What stands above the scan computes the same over fewer rows, so the answer is that of the plain plan, as far as an
-//! index of vectors leads to the nearest.
+//! The plan keeps its shape, but the scan reads only rows that can be in the result: the nearest, or those
+//! that match. The operators above the scan compute the same over fewer rows, so the result is that of the
+//! plain plan. It is approximate only where a vector index is.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,8 +23,9 @@ use datafusion::physical_plan::ExecutionPlan;
 use plexus_index::VectorQuery;
 use plexus_model::{RowSelection, RowSet, SegmentId};
 
+use crate::context::external;
 use crate::context::query_id;
-use crate::search::exec::local;
+use crate::search::exec::local::matching as matching_rows;
 use crate::search::exec::nearest::any_without_distance;
 use crate::search::exec::report::{note_retriever, note_rows};
 use crate::search::exec::retriever::{self, Retriever};
@@ -32,17 +34,16 @@ use crate::search::exec::text_binding::TextBinding;
 use crate::search::params::SearchParams;
 use crate::search::remote::protocol::{ShardRequest, ShardResponse};
 use crate::search::remote::scatter_gather::scatter_gather;
+use crate::search::snapshot::SearchSnapshot;
 use crate::search::snapshot::selections::RowSelections;
-use crate::search::snapshot::snapshot::SearchSnapshot;
 use crate::search::sql::arguments::K_MAX;
 use crate::search::sql::binding::text_call;
 use crate::search::sql::functions::{DistanceFunction, as_function, vector_of};
-use crate::search::sql::relation::external;
 use crate::tables::pinned::PinnedTable;
 
-/// Has scans read what a search leaves.
+/// Restricts table scans to the rows that a search selects.
 #[derive(Debug)]
-pub struct SearchRule;
+pub(crate) struct SearchRule;
 
 impl OptimizerRule for SearchRule {
     fn name(&self) -> &str {
@@ -57,30 +58,31 @@ impl OptimizerRule for SearchRule {
     }
 }
 
-/// A plan of one table: sorted, projected and filtered.
+/// Sorts, projections and filters over the scan of one table.
 struct Chain {
     table: Arc<dyn TableProvider>,
     selection: Selection,
 }
 
-/// What of a table's rows is read.
+/// The rows of a table that are read.
 #[derive(Debug, Clone, Default)]
 struct Selection {
-    /// Predicates on the columns of the table.
+    /// Predicates over the columns of the table.
     filters: Vec<Expr>,
-    /// Queries that all rows match.
+    /// Full-text queries that all rows match.
     matches: Vec<Arc<TextBinding>>,
-    /// Of those rows the best, as many as count, and their equals.
+    /// The order of the rows and how many of the first are read, with all that tie with the last of them.
     top: Option<(TopOf, usize)>,
 }
 
+/// An order in which a search can find the first rows.
 #[derive(Debug, Clone)]
 enum TopOf {
     Vector { column: u32, query: VectorQuery, nulls_first: bool },
     Text(Arc<TextBinding>),
 }
 
-/// The nodes that a chain may have above its scan.
+/// The input of a node that a chain may have above its scan.
 fn below(node: &LogicalPlan) -> Option<&Arc<LogicalPlan>> {
     match node {
         LogicalPlan::Sort(sort) => Some(&sort.input),
@@ -91,8 +93,8 @@ fn below(node: &LogicalPlan) -> Option<&Arc<LogicalPlan>> {
     }
 }
 
-/// The nodes from one down to a scan of a whole table, if there is nothing else between. What is filtered, or taken the
-/// first of, above where the first were taken already is another plan's.
+/// The nodes from `top` down to the scan of a whole table, if all of them can be in a chain. A filter or a
+/// second limit above a limit ends the search for a chain: it applies to the limited rows, not to the table.
 fn nodes_of(top: &LogicalPlan) -> Option<(Vec<&LogicalPlan>, &TableScan)> {
     let (mut nodes, mut node) = (Vec::new(), top);
     let (mut filtered, mut limited) = (false, false);
@@ -114,7 +116,7 @@ fn nodes_of(top: &LogicalPlan) -> Option<(Vec<&LogicalPlan>, &TableScan)> {
 }
 
 impl Chain {
-    /// The chain that begins at a node, if there is one and it is a search.
+    /// The chain that starts at a node, if there is one and it is a search.
     fn of(top: &LogicalPlan) -> Result<Option<Self>> {
         let Some((nodes, scan)) = nodes_of(top) else {
             return Ok(None);
@@ -123,29 +125,29 @@ impl Chain {
         let Some(pinned) = provider.downcast_ref::<PinnedTable>() else {
             return Ok(None);
         };
-        // From the scan upwards, so that columns of projections can be followed down to it.
+        // From the scan upwards, so that columns of projections can be resolved to columns of the table.
         let mut defined: HashMap<String, Expr> = HashMap::new();
         let mut filters = Vec::new();
         for filter in &scan.filters {
-            filters.push(followed(filter, &defined)?);
+            filters.push(resolved(filter, &defined)?);
         }
         let mut top = None;
         for node in nodes.into_iter().rev() {
             match node {
                 LogicalPlan::Filter(filter) => {
-                    filters.extend(split_conjunction_owned(followed(&filter.predicate, &defined)?));
+                    filters.extend(split_conjunction_owned(resolved(&filter.predicate, &defined)?));
                 }
                 LogicalPlan::Projection(projection) => {
                     let mut next = HashMap::new();
                     for expr in &projection.expr {
                         let (_, name) = expr.qualified_name();
-                        next.insert(name, followed(expr, &defined)?.unalias());
+                        next.insert(name, resolved(expr, &defined)?.unalias());
                     }
                     defined = next;
                 }
                 LogicalPlan::Sort(sort) => {
                     if let (Some(fetch), Some(by)) = (sort.fetch, sort.expr.first()) {
-                        let by = SortExpr { expr: followed(&by.expr, &defined)?, ..by.clone() };
+                        let by = SortExpr { expr: resolved(&by.expr, &defined)?, ..by.clone() };
                         top = top_of(pinned, &by).map(|top| (top, fetch));
                     }
                 }
@@ -157,7 +159,7 @@ impl Chain {
         Ok(searches.then(|| Self { table: provider.clone(), selection }))
     }
 
-    /// The plan with its scan reading what is selected.
+    /// The plan with a scan that reads only the selected rows.
     fn rewrite(&self, plan: LogicalPlan) -> Result<LogicalPlan> {
         let rewritten = plan.transform_up(|node| match node {
             LogicalPlan::TableScan(scan) => {
@@ -167,7 +169,7 @@ impl Chain {
                 Ok(Transformed::yes(LogicalPlan::TableScan(TableScan { source, filters, ..scan })))
             }
             LogicalPlan::Filter(filter) => {
-                // What the scan leaves matches already.
+                // The scan returns only rows that match.
                 let left =
                     split_conjunction_owned(filter.predicate).into_iter().filter(|f| !self.is_match(f));
                 match conjunction(left) {
@@ -182,15 +184,19 @@ impl Chain {
         Ok(rewritten.data)
     }
 
+    /// Whether a filter is one of the full-text queries that the scan applies.
     fn is_match(&self, filter: &Expr) -> bool {
-        let of = |binding: &Arc<TextBinding>| self.selection.matches.iter().any(|m| Arc::ptr_eq(m, binding));
-        text_call(filter)
-            .is_some_and(|(function, _)| !function.scores && function.binding.as_ref().is_some_and(of))
+        let is_selected =
+            |binding: &Arc<TextBinding>| self.selection.matches.iter().any(|m| Arc::ptr_eq(m, binding));
+        text_call(filter).is_some_and(|(function, _)| {
+            !function.scores && function.binding.as_ref().is_some_and(is_selected)
+        })
     }
 }
 
 impl Selection {
-    /// What filters over the columns of a table select, and the first of that where it can be told.
+    /// The selection of filters over the columns of a table. `top` is dropped if a filter cannot be applied
+    /// before it.
     fn new(pinned: &PinnedTable, filters: Vec<Expr>, top: Option<(TopOf, usize)>) -> Self {
         let mut selection = Self { top, ..Self::default() };
         for filter in filters {
@@ -198,27 +204,28 @@ impl Selection {
                 if !selection.matches.iter().any(|m| Arc::ptr_eq(m, &binding)) {
                     selection.matches.push(binding);
                 }
-            } else if is_of_the_row_alone(&filter) {
+            } else if depends_on_row_only(&filter) {
                 if !selection.filters.contains(&filter) {
                     selection.filters.push(filter);
                 }
             } else {
-                // It stays above the scan, and no top of what it leaves can be told.
+                // The filter stays above the scan, so the first rows before it are not the first rows after
+                // it.
                 selection.top = None;
             }
         }
         if let Some((TopOf::Text(binding), _)) = &selection.top
             && !selection.matches.iter().any(|m| Arc::ptr_eq(m, binding))
         {
-            // Rows that do not match have no score, and may be among the first.
+            // Rows that do not match have no score, and can be among the first rows.
             selection.top = None;
         }
         selection
     }
 }
 
-/// Whether a predicate can be evaluated for a row of a table, and always has the same value for it.
-fn is_of_the_row_alone(expr: &Expr) -> bool {
+/// Whether a predicate depends on the columns of a row alone and always gives the same value for them.
+fn depends_on_row_only(expr: &Expr) -> bool {
     let other = |e: &Expr| {
         text_call(e).is_some()
             || matches!(
@@ -234,7 +241,7 @@ fn is_of_the_row_alone(expr: &Expr) -> bool {
     !expr.is_volatile() && !expr.exists(|e| Ok(other(e))).unwrap_or(true)
 }
 
-/// The query of a condition that is nothing but a match of a table's own columns.
+/// The query of a condition that is exactly a match of columns of this table.
 fn match_of(pinned: &PinnedTable, filter: &Expr) -> Option<Arc<TextBinding>> {
     let (function, args) = text_call(filter)?;
     let binding =
@@ -242,20 +249,20 @@ fn match_of(pinned: &PinnedTable, filter: &Expr) -> Option<Arc<TextBinding>> {
     Some(binding.clone())
 }
 
-/// Whether a binding is of a table, and its function called with the columns that it is bound to.
+/// Whether a binding belongs to a table and is called with the columns that it is bound to.
 fn is_of(pinned: &PinnedTable, binding: &Arc<TextBinding>, args: &[Expr]) -> bool {
     let schema = &pinned.table().schema;
     let id = |arg: &Expr| match arg {
-        Expr::Column(column) => schema.column_index(&column.name).map(|place| schema.columns[place].id),
+        Expr::Column(column) => schema.column_index(&column.name).map(|index| schema.columns[index].id),
         _ => None,
     };
     let called = args.iter().take(args.len().saturating_sub(1)).map(id);
     pinned.bindings().has(binding) && called.eq(binding.called.iter().map(|id| Some(*id)))
 }
 
-/// What an order puts first, if that is a search.
+/// The search that finds the first rows of an order, if there is one.
 fn top_of(pinned: &PinnedTable, by: &SortExpr) -> Option<TopOf> {
-    // What was simplified keeps its name, once for each time.
+    // Each simplification of an expression wraps it in an alias with its former name.
     let mut expr = &by.expr;
     while let Expr::Alias(alias) = expr {
         expr = &alias.expr;
@@ -280,15 +287,16 @@ fn top_of(pinned: &PinnedTable, by: &SortExpr) -> Option<TopOf> {
     let schema = &pinned.table().schema;
     let column = &schema.columns[schema.column_index(&column.name)?];
     let vector = vector_of(vector)?;
-    if Some(vector.len()) != column.data_type.vector_dimensions().map(|length| length as usize) {
+    if Some(vector.len()) != column.data_type.vector_dimensions().map(|dimensions| dimensions as usize) {
         return None;
     }
-    // What has no distance is left to the function.
+    // A vector without distances is left to the function.
     let query = VectorQuery::new(function.metric, vector).ok()?;
     Some(TopOf::Vector { column: column.id, query, nulls_first: by.nulls_first })
 }
 
-/// A vector as distances see it: they take components in single precision.
+/// The expression under casts to single-precision vectors, which is the precision that distances are computed
+/// in.
 fn single_precision(expr: &Expr) -> &Expr {
     let floats = |to: &DataType| match to {
         DataType::FixedSizeList(item, _) | DataType::List(item) => *item.data_type() == DataType::Float32,
@@ -301,19 +309,19 @@ fn single_precision(expr: &Expr) -> &Expr {
     }
 }
 
-/// An expression over the columns of the scan, whose names are then enough.
-fn followed(expr: &Expr, defined: &HashMap<String, Expr>) -> Result<Expr> {
-    let followed = expr.clone().transform_up(|e| match e {
+/// An expression over the columns of the scan, by unqualified names.
+fn resolved(expr: &Expr, defined: &HashMap<String, Expr>) -> Result<Expr> {
+    let resolved = expr.clone().transform_up(|e| match e {
         Expr::Column(column) => Ok(Transformed::yes(match defined.get(&column.name) {
             Some(expr) => expr.clone(),
             None => Expr::Column(Column::new_unqualified(column.name)),
         })),
         e => Ok(Transformed::no(e)),
     })?;
-    Ok(followed.data)
+    Ok(resolved.data)
 }
 
-/// A table of which a scan reads what a search leaves.
+/// A table whose scan reads only the rows that a search selects.
 #[derive(Debug)]
 struct SelectedTable {
     inner: Arc<dyn TableProvider>,
@@ -359,13 +367,14 @@ impl TableProvider for SelectedTable {
         let Some(sets) = left.filter() else {
             return self.inner.scan(state, projection, filters, limit).await;
         };
-        let picked: HashMap<SegmentId, Arc<RowSet>> =
+        let selected_rows: HashMap<SegmentId, Arc<RowSet>> =
             snapshot.views.iter().zip(sets).map(|(view, rows)| (view.segment.id, rows.clone())).collect();
-        pinned.scan_rows(state, projection, filters, limit, Some(&picked)).await
+        pinned.scan_rows(state, projection, filters, limit, Some(&selected_rows)).await
     }
 }
 
-/// The best of some rows and all that are equal to the last of them; all where they are too few.
+/// The first `k` of the selected rows in an order, with all that tie with the last of them. If fewer are
+/// found, all selected rows.
 async fn best(
     snapshot: &SearchSnapshot,
     of: &TopOf,
@@ -388,7 +397,7 @@ async fn best(
     note_retriever(state, snapshot, &retriever, &selections, k, params);
     let found = retriever::best(snapshot, &retriever, &selections, k, params).await?;
     if found.len() < k {
-        // Rows without a vector come after all others, but they come.
+        // Rows without a vector sort after all others, but they are part of the result.
         return Ok(selections);
     }
     let mut rows = vec![RowSet::new(); snapshot.views.len()];
@@ -398,24 +407,25 @@ async fn best(
     Ok(RowSelections::only(rows.into_iter().map(Arc::new).collect()))
 }
 
-/// The rows among some that match a query.
+/// The selected rows that match a full-text query.
 async fn matching(
     snapshot: &SearchSnapshot,
     binding: &TextBinding,
     selections: RowSelections,
 ) -> plexus_model::Result<RowSelections> {
     let (fields, query) = (&binding.fields, &binding.query);
-    let question = |_: &[u32]| Some(ShardRequest::Matching { fields: fields.into(), query: query.clone() });
-    let here = |views: Vec<u32>| async move {
-        let found = local::matching(snapshot, views.clone(), fields, query).await?;
+    let request = |_: &[u32]| Some(ShardRequest::Matching { fields: fields.into(), query: query.clone() });
+    let local = |views: Vec<u32>| async move {
+        let found = matching_rows(snapshot, views.clone(), fields, query).await?;
         Ok(views.into_iter().zip(found).collect::<Vec<_>>())
     };
-    let read = |answer: ShardResponse, views: &[u32]| answer.into_sets(snapshot, views);
+    let decode = |response: ShardResponse, views: &[u32]| response.into_sets(snapshot, views);
     let left = (0..snapshot.views.len() as u32).filter(|view| !selections.is_empty(*view as usize));
     let mut rows = vec![Arc::default(); snapshot.views.len()];
-    for (view, matches) in scatter_gather(snapshot, left, question, here, read).await?.into_iter().flatten() {
-        let at = view as usize;
-        rows[at] = Arc::new(match selections.get(at) {
+    for (view, matches) in scatter_gather(snapshot, left, request, local, decode).await?.into_iter().flatten()
+    {
+        let index = view as usize;
+        rows[index] = Arc::new(match selections.get(index) {
             RowSelection::AllExcept(invisible) => &*matches - &**invisible,
             RowSelection::Only(some) => &*matches & &**some,
         });

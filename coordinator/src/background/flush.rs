@@ -1,0 +1,95 @@
+//! Rows that travelled in the log leave it for files, which take their place at all versions.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use plexus_model::{ChangeKind, Flush, Result, RowSet, Segment, SegmentData, SegmentId, Table, TableChange};
+use plexus_storage::{SegmentRows, decode_inline};
+
+use super::context::{TaskContext, log_failure};
+use super::runner::BackgroundTask;
+use crate::background::compaction;
+use crate::background::compaction::now_ms;
+use crate::limits::{FLUSH_AGE, FLUSH_BYTES, FLUSH_SEGMENTS, MAINTENANCE_INTERVAL};
+use crate::write::writer::Writer;
+
+/// Whether inline segments of a shard should become a file: they are many, or old.
+pub fn is_due(segments: &[Arc<Segment>]) -> bool {
+    let bytes: u64 = segments.iter().map(|s| s.bytes()).sum();
+    let oldest = segments.iter().map(|s| s.id.created_ms()).min();
+    let aged = oldest.is_some_and(|ms| now_ms().saturating_sub(ms) > FLUSH_AGE.as_millis() as u64);
+    bytes > FLUSH_BYTES || segments.len() > FLUSH_SEGMENTS || aged
+}
+
+/// Exchanges inline segments of one shard for a file.
+///
+/// # Errors
+/// `Conflict` when somebody else has exchanged one of them.
+#[tracing::instrument(level = "info", skip_all, fields(table = %table.name, shard = shard))]
+pub async fn flush(
+    writer: &Writer,
+    table: &Table,
+    shard: u32,
+    mut segments: Vec<Arc<Segment>>,
+) -> Result<()> {
+    if segments.is_empty() {
+        return Ok(());
+    }
+    // In the order of their versions, which is how a reader of an older one knows what it sees.
+    segments.sort_by_key(|s| (s.added, s.id));
+    let schema = Arc::new(compaction::stored_schema(table));
+    let mut rows = SegmentRows::default();
+    for segment in &segments {
+        if let SegmentData::Inline(bytes) = &segment.data {
+            rows.batches.extend(decode_inline(bytes, &schema, &RowSet::new())?);
+            rows.versions.push((segment.added, segment.rows as usize));
+        }
+    }
+    let segment = writer.upload(table, shard, 0, schema, rows).await?;
+    let base = writer.meta.manifest().version;
+    let change = TableChange::new(table.id, table.schema_version, base, ChangeKind::Relocate);
+    let from: Vec<SegmentId> = segments.iter().map(|s| s.id).collect();
+    let count = from.len();
+    let change = TableChange { flush: vec![Flush { from, segment }], ..change };
+    writer.commit(vec![change], "flush", Instant::now()).await?;
+    tracing::debug!(segments = count, "wrote inline rows out");
+    Ok(())
+}
+
+/// Flushes inline segments that are due, of the shards whose first live replica is this node.
+pub struct FlushTask(pub TaskContext);
+
+#[async_trait]
+impl BackgroundTask for FlushTask {
+    fn name(&self) -> &'static str {
+        "flush"
+    }
+
+    fn interval(&self) -> Duration {
+        MAINTENANCE_INTERVAL
+    }
+
+    async fn run(&mut self) -> Result<()> {
+        let manifest = self.0.meta.manifest();
+        if self.0.store.is_none() {
+            return Ok(());
+        }
+        for table in manifest.tables.values().filter(|t| t.inline_bytes > 0) {
+            // Also what is out of sight and only there for readers of older versions.
+            let mut shards: BTreeMap<u32, Vec<Arc<Segment>>> = BTreeMap::new();
+            for segment in table.segments.values().filter(|s| s.is_inline()) {
+                shards.entry(segment.shard).or_default().push(segment.clone());
+            }
+            for (shard, segments) in shards {
+                let due = table.dropped.is_some() || is_due(&segments);
+                if due && self.0.is_first(&manifest, table, shard) {
+                    // One shard without a majority must not hold up the others.
+                    log_failure("flush", flush(&self.0.writer, table, shard, segments).await);
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,206 @@
+//! Runs the background tasks of a node: one type for all of them, so that each has a name, an interval, a place in a
+//! bounded set, and counters, and none has a loop of its own.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use futures::future::join_all;
+use plexus_model::Result;
+use tokio::sync::Semaphore;
+use tokio::time::{MissedTickBehavior, interval_at};
+use tokio_util::sync::CancellationToken;
+
+/// Heavy tasks that run at the same time: each may keep a processor busy for minutes.
+const HEAVY_TASKS_MAX: usize = 2;
+/// Part of its interval by which the first run of a task is delayed at most, so that the nodes of a cluster that were
+/// started together do not work in step.
+const JITTER_FRACTION: f64 = 0.1;
+
+/// What happens when a run fails. Either way the task runs again after its interval.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ErrorPolicy {
+    /// A warning: an operator should know.
+    Warn,
+    /// A debug message: failures are expected, for example while there is no leader.
+    Debug,
+}
+
+/// One kind of background work. A run that is dropped halfway must leave nothing that the next run does not find.
+#[async_trait]
+pub trait BackgroundTask: Send {
+    /// Names the task in logs and metrics.
+    fn name(&self) -> &'static str;
+
+    /// Time between the end of one run and the start of the next.
+    fn interval(&self) -> Duration;
+
+    /// Whether a run may take minutes of a processor. At most [`HEAVY_TASKS_MAX`] such tasks run at once.
+    fn is_heavy(&self) -> bool {
+        false
+    }
+
+    /// How failures are reported.
+    fn error_policy(&self) -> ErrorPolicy {
+        ErrorPolicy::Warn
+    }
+
+    /// Does what there is to do now.
+    async fn run(&mut self) -> Result<()>;
+}
+
+/// Counters of one task since the node started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TaskStatistics {
+    /// Runs that have ended.
+    pub runs: u64,
+    /// Those of them that failed.
+    pub failures: u64,
+    /// Time that all runs took together.
+    pub busy: Duration,
+}
+
+/// Counters of all tasks, by name. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct TaskMetrics(Arc<Mutex<BTreeMap<&'static str, TaskStatistics>>>);
+
+impl TaskMetrics {
+    /// The counters of every task.
+    pub fn snapshot(&self) -> BTreeMap<&'static str, TaskStatistics> {
+        self.lock().clone()
+    }
+
+    fn record(&self, task: &'static str, busy: Duration, failed: bool) {
+        let mut all = self.lock();
+        let statistics = all.entry(task).or_default();
+        statistics.runs += 1;
+        statistics.failures += u64::from(failed);
+        statistics.busy += busy;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, TaskStatistics>> {
+        self.0.lock().expect("no code panics while it holds this lock")
+    }
+}
+
+/// Runs tasks side by side.
+#[derive(Default)]
+pub struct Runner {
+    tasks: Vec<Box<dyn BackgroundTask>>,
+    metrics: TaskMetrics,
+}
+
+impl Runner {
+    /// A runner that counts in `metrics`.
+    pub fn new(metrics: TaskMetrics) -> Self {
+        Self { tasks: vec![], metrics }
+    }
+
+    /// Adds a task.
+    pub fn add(&mut self, task: impl BackgroundTask + 'static) {
+        self.tasks.push(Box::new(task));
+    }
+
+    /// Runs all tasks until `stop` is cancelled. Runs in progress are dropped then.
+    pub async fn run(self, stop: CancellationToken) {
+        let heavy = Semaphore::new(HEAVY_TASKS_MAX);
+        let loops = self.tasks.into_iter().map(|task| run_task(task, &heavy, &self.metrics));
+        tokio::select! {
+            _ = join_all(loops) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
+async fn run_task(mut task: Box<dyn BackgroundTask>, heavy: &Semaphore, metrics: &TaskMetrics) {
+    let period = task.interval();
+    let mut ticker = interval_at(tokio::time::Instant::now() + jitter(period), period);
+    ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticker.tick().await;
+        let _permit = match task.is_heavy() {
+            // The semaphore is never closed.
+            true => heavy.acquire().await.ok(),
+            false => None,
+        };
+        let started = Instant::now();
+        let result = task.run().await;
+        metrics.record(task.name(), started.elapsed(), result.is_err());
+        if let Err(error) = result {
+            let name = task.name();
+            match task.error_policy() {
+                ErrorPolicy::Warn => tracing::warn!(task = name, %error, "background task failed; retrying"),
+                ErrorPolicy::Debug => {
+                    tracing::debug!(task = name, %error, "background task failed; retrying")
+                }
+            }
+        }
+    }
+}
+
+/// A delay from zero up to [`JITTER_FRACTION`] of a period.
+fn jitter(period: Duration) -> Duration {
+    let random = RandomState::new().hash_one(period) as f64 / u64::MAX as f64;
+    period.mul_f64(random * JITTER_FRACTION)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use plexus_model::Error;
+
+    use super::*;
+
+    struct Counting {
+        running: Arc<AtomicUsize>,
+        most: Arc<AtomicUsize>,
+        fails: bool,
+    }
+
+    #[async_trait]
+    impl BackgroundTask for Counting {
+        fn name(&self) -> &'static str {
+            if self.fails { "failing" } else { "working" }
+        }
+
+        fn interval(&self) -> Duration {
+            Duration::from_millis(10)
+        }
+
+        fn is_heavy(&self) -> bool {
+            true
+        }
+
+        async fn run(&mut self) -> Result<()> {
+            let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most.fetch_max(running, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            self.running.fetch_sub(1, Ordering::SeqCst);
+            if self.fails { Err(Error::unavailable("not now")) } else { Ok(()) }
+        }
+    }
+
+    #[tokio::test]
+    async fn heavy_tasks_are_bounded_and_failures_do_not_end_a_task() {
+        let (running, most) = (Arc::default(), Arc::new(AtomicUsize::new(0)));
+        let metrics = TaskMetrics::default();
+        let mut runner = Runner::new(metrics.clone());
+        for fails in [false, false, false, true] {
+            runner.add(Counting { running: Arc::clone(&running), most: most.clone(), fails });
+        }
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            stopped.cancel();
+        });
+        runner.run(stop).await;
+        assert_eq!(most.load(Ordering::SeqCst), HEAVY_TASKS_MAX);
+        let all = metrics.snapshot();
+        assert_eq!(all["working"].failures, 0);
+        assert!(all["failing"].runs > 1 && all["failing"].failures == all["failing"].runs, "{all:?}");
+    }
+}

@@ -1,0 +1,297 @@
+//! Statements that change what tables there are.
+
+use datafusion::common::{Constraint, DFSchema};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::{DdlStatement, LogicalPlan};
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::{
+    self, ArrayElemTypeDef, CheckConstraint, ColumnDef, ColumnOption, CreateTable as SqlCreateTable,
+    CreateTableOptions, Expr, SqlOption, TableConstraint, Value, WrappedCollection,
+};
+use plexus_model::limits::VECTOR_DIMENSIONS_MAX;
+use plexus_model::{Check, Column, ColumnType, CreateTable, Error, Manifest, Result, TableSchema};
+use plexus_storage::types;
+
+use crate::errors::from_datafusion;
+use crate::sql::duration::duration_us;
+use crate::sql::names::{identifier, table_name};
+use crate::sql::parse;
+
+/// Replicas of a table that does not say, as far as there are nodes.
+pub const REPLICAS_DEFAULT: u32 = 3;
+
+/// Shards of a table that does not say, for each data node: room to move some when nodes come.
+pub const SHARDS_PER_NODE: u32 = 2;
+
+/// Reads `CREATE TABLE`. Types are those of the query engine, `VECTOR(n)` and `HALFVEC(n)`.
+pub async fn create_table(
+    mut create: SqlCreateTable,
+    state: &SessionState,
+    manifest: &Manifest,
+    schema: &str,
+) -> Result<CreateTable> {
+    if create.temporary || create.external {
+        return Err(Error::unsupported("temporary and external tables are not supported"));
+    }
+    let options = std::mem::take(&mut create.table_options);
+    let cluster_by = create.cluster_by.take();
+    let vectors = take_vectors(&mut create)?;
+    let (defaults, checks) = take_expressions(&mut create, state)?;
+    let statement = Statement::Statement(Box::new(ast::Statement::CreateTable(create)));
+    let plan = state.statement_to_plan(statement).await.map_err(from_datafusion)?;
+    let LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(plan)) = plan else {
+        return Err(Error::internal(format!("CREATE TABLE was planned as {}", plan.display())));
+    };
+    let mut table = types::from_arrow(plan.input.schema().as_arrow())?;
+    for (column, vector) in vectors {
+        if let Some(column) = table.columns.get_mut(column) {
+            column.data_type = vector;
+        }
+    }
+    for constraint in plan.constraints.iter() {
+        match constraint {
+            Constraint::PrimaryKey(columns) => {
+                table.primary_key = columns.iter().map(|&c| c as u32).collect();
+                // A key is never null, as the standard has it.
+                columns.iter().for_each(|&c| table.columns[c].nullable = false);
+            }
+            Constraint::Unique(_) => {
+                return Err(Error::unsupported("UNIQUE constraints are not supported yet"));
+            }
+        }
+    }
+    for (column, sql) in defaults {
+        let id = table.columns[column].id;
+        table.defaults.push((id, sql));
+    }
+    for check in &checks {
+        let check = name_check(check, &table);
+        table.checks.push(check);
+    }
+    let TableOptions { shards, replicas, properties } = table_options(options)?;
+    set_properties(&properties, &mut table)?;
+    if let Some(WrappedCollection::NoWrapping(exprs) | WrappedCollection::Parentheses(exprs)) = cluster_by {
+        cluster_by_exprs(&exprs, &mut table)?;
+    }
+    table.validate()?;
+    let nodes = manifest.live_data_nodes().len() as u32;
+    Ok(CreateTable {
+        name: table_name(&plan.name, schema)?,
+        schema: table,
+        shards: shards.unwrap_or((nodes * SHARDS_PER_NODE).max(1)),
+        replicas: replicas.unwrap_or(REPLICAS_DEFAULT.min(nodes).max(1)),
+        if_not_exists: plan.if_not_exists,
+        or_replace: plan.or_replace,
+    })
+}
+
+#[derive(Default)]
+pub struct TableOptions {
+    pub shards: Option<u32>,
+    pub replicas: Option<u32>,
+    /// Those that can be changed later.
+    pub properties: Vec<SqlOption>,
+}
+
+pub fn table_options(options: CreateTableOptions) -> Result<TableOptions> {
+    let list = match options {
+        CreateTableOptions::None => return Ok(TableOptions::default()),
+        CreateTableOptions::With(list) | CreateTableOptions::Options(list) => list,
+        other => {
+            return Err(Error::invalid(format!(
+                "table options are given as WITH (name = value), not {other}"
+            )));
+        }
+    };
+    let mut found = TableOptions::default();
+    for option in list {
+        let SqlOption::KeyValue { key, value } = &option else {
+            return Err(Error::invalid(format!("table option {option}: write name = value")));
+        };
+        let slot = match key.value.to_ascii_lowercase().as_str() {
+            "shards" => &mut found.shards,
+            "replicas" => &mut found.replicas,
+            _ => {
+                found.properties.push(option);
+                continue;
+            }
+        };
+        let number = text_of(value).and_then(|text| text.parse().ok());
+        *slot = Some(
+            number
+                .ok_or_else(|| Error::invalid(format!("table option {option}: a whole number is needed")))?,
+        );
+    }
+    Ok(found)
+}
+
+pub fn text_of(value: &Expr) -> Option<&str> {
+    match value {
+        Expr::Value(value) => match &value.value {
+            Value::Number(text, _) | Value::SingleQuotedString(text) => Some(text),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Sets properties of a table: `retention = '7 days'`, `cluster_by = 'a, b'`.
+pub fn set_properties(options: &[SqlOption], table: &mut TableSchema) -> Result<()> {
+    for option in options {
+        let SqlOption::KeyValue { key, value } = option else {
+            return Err(Error::invalid(format!("table option {option}: write name = value")));
+        };
+        let text = text_of(value)
+            .ok_or_else(|| Error::invalid(format!("table option {option}: a number or text is needed")))?;
+        match key.value.to_ascii_lowercase().as_str() {
+            "retention" => table.retention_us = Some(duration_us(text)?),
+            "cluster_by" => {
+                let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+                set_cluster_by(names, table).map_err(|e| e.context(format!("table option {option}")))?;
+            }
+            name => {
+                return Err(Error::invalid(format!(
+                    "table option {name:?} does not exist; there are shards, replicas, retention, cluster_by"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Sets the columns by which the rows of a table are to be ordered, as SQL names them.
+pub fn set_cluster_by<'a>(names: impl Iterator<Item = &'a str>, table: &mut TableSchema) -> Result<()> {
+    let ids = names.map(|name| {
+        let name = identifier(name);
+        let index = table.column_index(&name);
+        let index =
+            index.ok_or_else(|| Error::invalid(format!("there is no column {name:?} to order by")))?;
+        Ok(table.columns[index].id)
+    });
+    table.cluster_by = ids.collect::<Result<_>>()?;
+    Ok(())
+}
+
+/// `CLUSTER BY a, b`, with or without parentheses.
+pub fn cluster_by_exprs(exprs: &[Expr], table: &mut TableSchema) -> Result<()> {
+    let mut names = Vec::new();
+    for expr in exprs {
+        match expr {
+            Expr::Tuple(parts) => names.extend(parts.iter().map(ToString::to_string)),
+            Expr::Nested(inner) => names.push(inner.to_string()),
+            other => names.push(other.to_string()),
+        }
+    }
+    set_cluster_by(names.iter().map(String::as_str), table).map_err(|e| e.context("CLUSTER BY"))
+}
+
+/// Defaults as SQL, by the index of their column.
+pub type Defaults = Vec<(usize, String)>;
+
+/// Takes defaults and checks, which the planner does not keep as text, out of a definition. Defaults by the
+/// index of their column.
+pub fn take_expressions(
+    create: &mut SqlCreateTable,
+    state: &SessionState,
+) -> Result<(Defaults, Vec<CheckConstraint>)> {
+    let (mut defaults, mut checks) = (Vec::new(), Vec::new());
+    for (index, column) in create.columns.iter_mut().enumerate() {
+        for option in std::mem::take(&mut column.options) {
+            match &option.option {
+                ColumnOption::Default(expr) => {
+                    let sql = expr.to_string();
+                    check_default(&sql, state)?;
+                    defaults.push((index, sql));
+                }
+                ColumnOption::Check(check) => checks.push(check.clone()),
+                _ => column.options.push(option),
+            }
+        }
+    }
+    for constraint in std::mem::take(&mut create.constraints) {
+        match constraint {
+            TableConstraint::Check(check) => checks.push(check),
+            other => create.constraints.push(other),
+        }
+    }
+    Ok((defaults, checks))
+}
+
+pub fn check_default(sql: &str, state: &SessionState) -> Result<()> {
+    let parsed = state.create_logical_expr(sql, &DFSchema::empty());
+    parsed.map(|_| ()).map_err(|e| from_datafusion(e).context(format!("DEFAULT {sql}")))
+}
+
+/// A check under its name, or one that is made up for it.
+pub fn name_check(check: &CheckConstraint, table: &TableSchema) -> Check {
+    let free = |name: &String| table.checks.iter().all(|c| c.name != *name);
+    let made_up = || (1..).map(|n| format!("check_{n}")).find(free).unwrap_or_default();
+    let name = check.name.as_ref().map_or_else(made_up, |name| identifier(&name.to_string()));
+    Check { name, expression: check.expr.to_string() }
+}
+
+/// A column as a statement defines it; it has no id yet.
+pub struct DefinedColumn {
+    pub column: Column,
+    pub default: Option<String>,
+    pub checks: Vec<CheckConstraint>,
+}
+
+/// Reads the definition of one column.
+pub async fn define_column(definition: ColumnDef, state: &SessionState) -> Result<DefinedColumn> {
+    let mut create = match parse::plain_statement("CREATE TABLE t (c INT)")? {
+        ast::Statement::CreateTable(create) => create,
+        other => return Err(Error::internal(format!("a table was read as {other}"))),
+    };
+    create.columns = vec![definition];
+    let vectors = take_vectors(&mut create)?;
+    let (defaults, checks) = take_expressions(&mut create, state)?;
+    let statement = Statement::Statement(Box::new(ast::Statement::CreateTable(create)));
+    let plan = state.statement_to_plan(statement).await.map_err(from_datafusion)?;
+    let LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(plan)) = plan else {
+        return Err(Error::internal(format!("a column was planned as {}", plan.display())));
+    };
+    if plan.constraints.iter().next().is_some() {
+        return Err(Error::unsupported("a column that is added cannot be a key or unique"));
+    }
+    let mut column = types::from_arrow(plan.input.schema().as_arrow())?.columns.remove(0);
+    if let Some((_, vector)) = vectors.into_iter().next() {
+        column.data_type = vector;
+    }
+    Ok(DefinedColumn { column, default: defaults.into_iter().next().map(|(_, sql)| sql), checks })
+}
+
+/// Reads a type.
+pub async fn column_type(data_type: ast::DataType, state: &SessionState) -> Result<ColumnType> {
+    let definition = ColumnDef { name: ast::Ident::new("c"), data_type, options: vec![] };
+    Ok(define_column(definition, state).await?.column.data_type)
+}
+
+/// Replaces `VECTOR(n)` and `HALFVEC(n)`, which the planner does not know, by arrays of floats, and says where they were.
+pub fn take_vectors(create: &mut SqlCreateTable) -> Result<Vec<(usize, ColumnType)>> {
+    let mut vectors = Vec::new();
+    for (index, column) in create.columns.iter_mut().enumerate() {
+        let ast::DataType::Custom(name, arguments) = &column.data_type else {
+            continue;
+        };
+        let component = match name.to_string().to_ascii_lowercase().as_str() {
+            "vector" => ColumnType::Float32,
+            "halfvec" => ColumnType::Float16,
+            _ => continue,
+        };
+        let length = match arguments.as_slice() {
+            [length] => length.parse::<u32>().ok().filter(|n| (1..=VECTOR_DIMENSIONS_MAX).contains(n)),
+            _ => None,
+        };
+        let length = length.ok_or_else(|| {
+            Error::invalid(format!(
+                "column {}: {} needs one length from 1 to {VECTOR_DIMENSIONS_MAX}",
+                column.name, column.data_type
+            ))
+        })?;
+        vectors.push((index, types::vector_type(component, length)));
+        column.data_type =
+            ast::DataType::Array(ArrayElemTypeDef::SquareBracket(Box::new(ast::DataType::Real), None));
+    }
+    Ok(vectors)
+}

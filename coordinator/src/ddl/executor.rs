@@ -1,0 +1,140 @@
+//! Runs definitions: from a statement to one command of the metadata log.
+
+use std::sync::Arc;
+
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::{self, ObjectType};
+use plexus_model::{Command, Error, Result};
+
+use crate::ddl::create_table;
+use crate::ddl::index::{create_index, drop_index};
+use crate::errors::{from_datafusion, unsupported};
+use crate::exec::context::{Executed, StatementContext};
+use crate::exec::load::{IngestMode, IngestTarget, Loader};
+use crate::exec::planner::Planner;
+use crate::exec::session::Session;
+use crate::limits::{COMMIT_TIMEOUT, READ_INDEX_TIMEOUT};
+use crate::sql::names::{free_schema_name, identifier, object_name};
+use crate::write::keys::OnDuplicate;
+use crate::write::writer::Writer;
+
+/// Runs statements that define tables, schemas and indexes.
+pub struct DdlExecutor {
+    planner: Planner,
+    writer: Writer,
+    loader: Arc<Loader>,
+}
+
+impl DdlExecutor {
+    /// An executor that proposes definitions, and loads the rows of `CREATE TABLE AS` with `loader`.
+    pub fn new(planner: Planner, writer: Writer, loader: Arc<Loader>) -> Self {
+        Self { planner, writer, loader }
+    }
+
+    pub(super) fn planner(&self) -> &Planner {
+        &self.planner
+    }
+
+    pub(super) fn writer(&self) -> &Writer {
+        &self.writer
+    }
+
+    /// Runs one definition.
+    ///
+    /// # Errors
+    /// `InvalidArgument` and `Unsupported` name what is wrong with it; `Conflict` when the schema changed concurrently.
+    pub async fn execute(
+        &self,
+        session: &Session,
+        statement: &Statement,
+        query_id: &str,
+    ) -> Result<Executed> {
+        let Statement::Statement(statement) = statement else {
+            return Err(unsupported(&statement.to_string()));
+        };
+        let scope = async || {
+            let manifest = self.planner.pin().await?;
+            Ok::<_, Error>(StatementContext { session, manifest, values: &[], query_id })
+        };
+        let command = match statement.as_ref() {
+            ast::Statement::CreateTable(create) if create.query.is_some() => {
+                let rows = self.create_table_as(&scope().await?, create).await?;
+                return Ok(Executed::Affected(rows));
+            }
+            ast::Statement::CreateTable(create) => Some(self.create_table(&scope().await?, create).await?),
+            ast::Statement::CreateSchema { schema_name, if_not_exists, .. } => Some(Command::CreateSchema {
+                name: free_schema_name(identifier(&schema_name.to_string()))?,
+                if_not_exists: *if_not_exists,
+            }),
+            ast::Statement::Drop { object_type, if_exists, names, .. } => {
+                let [name] = names.as_slice() else {
+                    return Err(Error::unsupported("DROP takes one name at a time"));
+                };
+                match object_type {
+                    ObjectType::Table => {
+                        let name = object_name(name, &session.schema())?;
+                        Some(Command::DropTable { name, if_exists: *if_exists })
+                    }
+                    ObjectType::Index => drop_index(&scope().await?, name, *if_exists)?,
+                    ObjectType::Schema => Some(Command::DropSchema {
+                        name: free_schema_name(identifier(&name.to_string()))?,
+                        if_exists: *if_exists,
+                    }),
+                    _ => return Err(unsupported(&statement.to_string())),
+                }
+            }
+            ast::Statement::AlterTable(alter) => Some(self.alter_table(&scope().await?, alter).await?),
+            ast::Statement::CreateIndex(create) => create_index(&scope().await?, create)?,
+            _ => return Err(unsupported(&statement.to_string())),
+        };
+        if let Some(command) = command {
+            let applied = self.planner.meta.propose(command, COMMIT_TIMEOUT).await?;
+            // The next statement of this client may plan against what this node knows.
+            self.planner.meta.wait_version(applied.version, READ_INDEX_TIMEOUT).await?;
+        }
+        Ok(Executed::Affected(0))
+    }
+
+    async fn create_table(&self, scope: &StatementContext<'_>, create: &ast::CreateTable) -> Result<Command> {
+        let state = self.planner.state(scope)?;
+        let create =
+            create_table::create_table(create.clone(), &state, &scope.manifest, &scope.session.schema())
+                .await?;
+        // What cannot be evaluated is reported now, and not by the first insert.
+        self.writer.engine.row_checks(&create.schema)?;
+        Ok(Command::CreateTable(create))
+    }
+
+    /// Runs the query and puts its rows into a new table, which appears with all of them.
+    async fn create_table_as(&self, scope: &StatementContext<'_>, create: &ast::CreateTable) -> Result<u64> {
+        let Some(query) = &create.query else {
+            return Err(Error::internal("CREATE TABLE AS without a query"));
+        };
+        if !create.columns.is_empty() || !create.constraints.is_empty() {
+            return Err(Error::unsupported(
+                "CREATE TABLE AS takes its columns from the query: name and cast them there",
+            ));
+        }
+        let name = object_name(&create.name, &scope.session.schema())?;
+        if create.if_not_exists && scope.manifest.table(&name).is_some() {
+            return Ok(0);
+        }
+        let mut statement = ast::Statement::Query(query.clone());
+        self.planner.resolve(&mut statement, scope).await?;
+        let plan =
+            self.planner.state(scope)?.statement_to_plan(Statement::Statement(Box::new(statement))).await;
+        let rows = self.planner.query(scope, &plan.map_err(from_datafusion)?).await?;
+        let options = create_table::table_options(create.table_options.clone())?;
+        let target = IngestTarget {
+            schema: Some(name.schema),
+            table: name.table,
+            mode: if create.or_replace { IngestMode::Replace } else { IngestMode::Create },
+            shards: options.shards,
+            replicas: options.replicas,
+            on_duplicate: OnDuplicate::Fail,
+            primary_key: vec![],
+        };
+        let written = self.loader.ingest(scope.session, target, rows.schema.clone(), rows.stream).await?;
+        Ok(written.rows)
+    }
+}

@@ -1,0 +1,138 @@
+//! Running a query, and running it again when a node fails under it.
+//!
+//! A query is a function of its pinned version, so it can be planned again for other replicas as long as
+//! no row has left. The first bytes of a result are held back for that long.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use arrow::array::RecordBatch;
+use arrow_schema::SchemaRef;
+use datafusion::common::DataFusionError;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::{SendableRecordBatchStream, execute_stream};
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
+use plexus_model::{Error, ErrorKind, Manifest, NodeId, Result};
+use plexus_query::search::run_fast_path;
+use plexus_query::{PlacedWorker, Placement};
+use plexus_storage::rows_bytes;
+use url::Url;
+
+use crate::errors::{from_datafusion, unavailable_worker};
+use crate::limits::{HOLD_BACK_BYTES, QUERY_ATTEMPTS_MAX, SUSPECT_TIMEOUT};
+
+/// A result on its way.
+pub struct RowStream {
+    pub schema: SchemaRef,
+    pub stream: BoxStream<'static, Result<RecordBatch>>,
+}
+
+impl RowStream {
+    pub fn from_batches(schema: SchemaRef, batches: Vec<RecordBatch>) -> Self {
+        Self { schema, stream: stream::iter(batches.into_iter().map(Ok)).boxed() }
+    }
+}
+
+/// Nodes that failed under a query a moment ago, before the leader has noticed.
+#[derive(Default)]
+pub struct Suspects(Mutex<HashMap<NodeId, Instant>>);
+
+impl Suspects {
+    pub fn add(&self, node: NodeId) {
+        self.0.lock().expect("no code panics while it holds this lock").insert(node, Instant::now());
+    }
+
+    pub fn contains(&self, node: NodeId) -> bool {
+        let suspects = self.0.lock().expect("no code panics while it holds this lock");
+        suspects.get(&node).is_some_and(|since| since.elapsed() < SUSPECT_TIMEOUT)
+    }
+}
+
+/// The workers for a query that `this` node coordinates: itself first when it keeps data, then the other
+/// live data nodes that are not suspected.
+pub fn placement(manifest: &Manifest, this: NodeId, suspects: &Suspects, task_bytes: u64) -> Placement {
+    let mut nodes: Vec<_> = manifest
+        .nodes
+        .values()
+        .filter(|n| n.roles.data && (n.id == this || (n.live && !suspects.contains(n.id))))
+        .collect();
+    nodes.sort_by_key(|n| (n.id != this, n.id));
+    let workers = nodes
+        .into_iter()
+        .filter_map(|n| Some(PlacedWorker { node: n.id, url: worker_url(&n.peer)? }))
+        .collect();
+    Placement { workers, task_bytes }
+}
+
+/// The worker service listens on TCP where QUIC listens on UDP.
+pub fn worker_url(peer: &str) -> Option<Url> {
+    Url::parse(&format!("https://{peer}/")).ok()
+}
+
+/// Runs `plan`; `session` makes a session for each attempt, with the nodes that are left.
+pub async fn run(
+    plan: &LogicalPlan,
+    suspects: &Suspects,
+    manifest: &Manifest,
+    session: impl Fn() -> Result<SessionState>,
+) -> Result<RowStream> {
+    let mut attempt = 1;
+    loop {
+        let error = match start(plan, &session()?).await {
+            Ok(rows) => return Ok(rows),
+            Err(error) => error,
+        };
+        let Some(url) = unavailable_worker(&error) else {
+            return Err(from_datafusion(error));
+        };
+        let failed = manifest.nodes.values().find(|n| worker_url(&n.peer).is_some_and(|u| u.as_str() == url));
+        tracing::warn!(%url, attempt, %error, "a worker failed; running the query again without it");
+        match failed {
+            Some(node) if attempt < QUERY_ATTEMPTS_MAX => suspects.add(node.id),
+            _ => {
+                return Err(Error::unavailable(format!("the query failed {attempt} times; last at {url}")));
+            }
+        }
+        attempt += 1;
+    }
+}
+
+pub async fn start(plan: &LogicalPlan, state: &SessionState) -> Result<RowStream, DataFusionError> {
+    if let Some(found) = run_fast_path(plan, state).await? {
+        return Ok(RowStream::from_batches(found.schema(), vec![found]));
+    }
+    // A physical plan runs once, so every attempt makes its own.
+    let physical = state.create_physical_plan(plan).await?;
+    let schema = physical.schema();
+    let mut stream: SendableRecordBatchStream = execute_stream(physical, state.task_ctx())?;
+    let mut held = Vec::new();
+    let mut bytes = 0;
+    while bytes < HOLD_BACK_BYTES {
+        match stream.try_next().await? {
+            Some(batch) => {
+                bytes += rows_bytes(&batch);
+                held.push(batch);
+            }
+            None => return Ok(RowStream::from_batches(schema, held)),
+        }
+    }
+    let rest = stream.map_err(from_datafusion);
+    Ok(RowStream { schema, stream: stream::iter(held.into_iter().map(Ok)).chain(rest).boxed() })
+}
+
+/// Times that a statement is run again after something changed underneath it.
+const CONFLICT_ATTEMPTS_MAX: usize = 10;
+
+/// Runs a statement again when something changed underneath it, up to a bound.
+pub async fn until_no_conflict<T, F: Future<Output = Result<T>>>(attempt: impl Fn() -> F) -> Result<T> {
+    for _ in 1..CONFLICT_ATTEMPTS_MAX {
+        match attempt().await {
+            Err(e) if e.kind() == ErrorKind::Conflict => tracing::debug!(error = %e, "running again"),
+            result => return result,
+        }
+    }
+    attempt().await
+}

@@ -1,0 +1,231 @@
+//! Transactions: changes over one version, which their own statements see, committed at once.
+//!
+//! The changes are applied to a copy of the manifest that the transaction started from, so that reading them
+//! is reading that manifest. What is proposed in the end is the difference. The log refuses it when somebody
+//! else changed the same rows, or wrote the same keys, since: the first committer wins.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use arrow::array::RecordBatch;
+use futures::TryStreamExt;
+use plexus_model::{
+    Applied, Commit, DeletionVector, Error, ErrorKind, Manifest, NewSegment, Result, RowSelection, Segment,
+    Table, TableId, Version,
+};
+
+use crate::limits::{TRANSACTION_INLINE_BYTES_MAX, WRITE_TIME_MAX};
+use crate::write::row_changes::{RowChanges, inline_union};
+use crate::write::writer::Writer;
+
+/// What others may have done meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Isolation {
+    /// Anything but changes to the same rows and keys.
+    #[default]
+    Snapshot,
+    /// Nothing that it would have seen.
+    Serializable,
+}
+
+/// A transaction in progress.
+#[derive(Debug)]
+pub struct Transaction {
+    isolation: Isolation,
+    /// Pinned by the first statement, and the same with the changes so far.
+    pinned: Option<(Arc<Manifest>, Arc<Manifest>)>,
+    read: BTreeSet<TableId>,
+    started: Instant,
+}
+
+impl Transaction {
+    pub fn new(isolation: Isolation) -> Self {
+        Self { isolation, pinned: None, read: BTreeSet::new(), started: Instant::now() }
+    }
+
+    /// What its statements see; nothing before [`Self::pin`].
+    pub fn manifest(&self) -> Option<&Arc<Manifest>> {
+        self.pinned.as_ref().map(|(_, current)| current)
+    }
+
+    /// Forgets the version that it pinned, so that the next statement pins another.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when it has changed something.
+    pub fn restart(&mut self) -> Result<()> {
+        if self.pinned.as_ref().is_some_and(|(base, current)| !Arc::ptr_eq(base, current)) {
+            return Err(Error::invalid(
+                "the transaction has changed rows: commit it before tables are defined or changed",
+            ));
+        }
+        self.pinned = None;
+        Ok(())
+    }
+
+    pub fn pin(&mut self, manifest: Arc<Manifest>) {
+        self.pinned.get_or_insert_with(|| (manifest.clone(), manifest));
+    }
+
+    /// Notes that a statement read a table.
+    pub fn note_read(&mut self, table: TableId) {
+        if self.isolation == Isolation::Serializable {
+            self.read.insert(table);
+        }
+    }
+
+    /// Makes changes visible to the statements that follow.
+    ///
+    /// # Errors
+    /// When they had to be written as files and could not be: then they are not staged.
+    pub async fn stage(&mut self, writer: &Writer, changes: RowChanges) -> Result<()> {
+        let table = changes.table.id;
+        let before = self.pinned.clone();
+        self.apply(changes);
+        let bounded = self.bound(writer, table).await;
+        if bounded.is_err() {
+            self.pinned = before;
+        }
+        bounded
+    }
+
+    fn apply(&mut self, changes: RowChanges) {
+        let Some((_, current)) = &mut self.pinned else {
+            return;
+        };
+        let version = current.version;
+        let manifest = Arc::make_mut(current);
+        let Some(table) = manifest.tables.get_mut(&changes.table.id) else {
+            return;
+        };
+        let table = Arc::make_mut(table);
+        for mut segment in changes.added.into_iter().map(|s| s.0) {
+            segment.added = version;
+            segment.newest = version;
+            segment.deletions.iter_mut().for_each(|d| d.added = version);
+            table.segments.insert(segment.id, Arc::new(segment));
+        }
+        for (id, rows) in changes.deleted {
+            if let Some(segment) = table.segments.get_mut(&id) {
+                Arc::make_mut(segment)
+                    .deletions
+                    .push(DeletionVector { added: version, ..DeletionVector::inline(&rows) });
+            }
+        }
+        for id in changes.removed {
+            if let Some(segment) = table.segments.get_mut(&id) {
+                Arc::make_mut(segment).removed = Some(version);
+            }
+        }
+    }
+
+    /// Rows of many small statements become files, so that what a transaction holds in memory, and in the end
+    /// proposes, is bounded.
+    async fn bound(&mut self, writer: &Writer, table: TableId) -> Result<()> {
+        let Some((base, current)) = &mut self.pinned else {
+            return Ok(());
+        };
+        let Some(table) = current.tables.get(&table) else {
+            return Ok(());
+        };
+        let before = base.tables.get(&table.id);
+        let own = |s: &&Arc<Segment>| {
+            s.is_inline() && s.removed.is_none() && before.is_none_or(|t| !t.segments.contains_key(&s.id))
+        };
+        let inline: Vec<Arc<Segment>> = table.segments.values().filter(own).cloned().collect();
+        if inline.iter().map(|s| s.bytes()).sum::<u64>() <= TRANSACTION_INLINE_BYTES_MAX {
+            return Ok(());
+        }
+        let mut changes = RowChanges::new(table.clone());
+        changes.added = to_files(writer, table, &inline).await?;
+        changes.removed = inline.iter().map(|s| s.id).collect();
+        self.apply(changes);
+        Ok(())
+    }
+
+    /// Proposes what was changed; `None` when that is nothing.
+    ///
+    /// # Errors
+    /// `Conflict` when somebody else changed the same meanwhile: nothing was changed.
+    pub async fn commit(self, writer: &Writer) -> Result<Option<Applied>> {
+        let Some((base, current)) = &self.pinned else {
+            return Ok(None);
+        };
+        if self.started.elapsed() > WRITE_TIME_MAX {
+            return Err(Error::exhausted(format!(
+                "the transaction is older than {WRITE_TIME_MAX:?}: what it wrote may have been collected as garbage"
+            )));
+        }
+        let mut changes = Vec::new();
+        for (id, table) in &current.tables {
+            let Some(before) = base.tables.get(id).filter(|before| !Arc::ptr_eq(before, table)) else {
+                continue;
+            };
+            let changed = difference(before, table, base.version)?;
+            if !changed.is_empty() {
+                changes.push(changed.into_change(writer, before, base.version).await?);
+            }
+        }
+        if changes.is_empty() {
+            return Ok(None);
+        }
+        let unchanged = self.read.iter().map(|table| (*table, base.version)).collect();
+        let duration_us = self.started.elapsed().as_micros() as u64;
+        let operation = "transaction".to_owned();
+        let commit = Commit { changes, unchanged, operation, duration_us, ..Commit::default() };
+        let proposed = writer.propose(commit).await;
+        proposed.map(Some).map_err(|e| match e.kind() {
+            ErrorKind::Conflict => Error::conflict(format!(
+                "the transaction started at version {} and conflicts with a later one: {}; nothing was changed, \
+                 run it again from its beginning",
+                base.version,
+                e.message()
+            )),
+            _ => e,
+        })
+    }
+}
+
+/// What a transaction did to one table.
+pub fn difference(before: &Arc<Table>, after: &Arc<Table>, version: Version) -> Result<RowChanges> {
+    let mut changes = RowChanges::new(before.clone());
+    for (id, segment) in &after.segments {
+        let Some(old) = before.segments.get(id) else {
+            if segment.removed.is_none() && segment.live_rows(version) > 0 {
+                let mut segment = (**segment).clone();
+                segment.deletions = merged(&segment.deletions)?;
+                changes.added.push(NewSegment(segment));
+            }
+            continue;
+        };
+        if segment.removed.is_some() && old.removed.is_none() {
+            changes.removed.push(*id);
+        } else if segment.deletions.len() > old.deletions.len() {
+            changes.delete(*id, &inline_union(&segment.deletions[old.deletions.len()..])?);
+        }
+    }
+    Ok(changes)
+}
+
+pub fn merged(deletions: &[DeletionVector]) -> Result<Vec<DeletionVector>> {
+    let rows = inline_union(deletions)?;
+    Ok(if rows.is_empty() { vec![] } else { vec![DeletionVector::inline(&rows)] })
+}
+
+/// Writes the rows of small statements as files, one a shard.
+pub async fn to_files(writer: &Writer, table: &Table, inline: &[Arc<Segment>]) -> Result<Vec<NewSegment>> {
+    let mut shards: BTreeMap<u32, Vec<RecordBatch>> = BTreeMap::new();
+    for segment in inline {
+        let hidden = inline_union(&segment.deletions)?;
+        let mut rows =
+            writer.reader.scan(table, segment, &table.schema, RowSelection::AllExcept(hidden.into())).await?;
+        while let Some(found) = rows.try_next().await? {
+            shards.entry(segment.shard).or_default().push(found.rows);
+        }
+    }
+    let mut files = Vec::new();
+    for (shard, batches) in shards {
+        files.push(writer.upload(table, shard, 0, table.schema.clone(), batches.into()).await?);
+    }
+    Ok(files)
+}

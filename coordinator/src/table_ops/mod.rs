@@ -1,0 +1,76 @@
+//! Statements that tend tables: `OPTIMIZE`, `VACUUM`, `RESTORE` and `CHECK TABLE`. Each says what it did.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch};
+use datafusion::sql::sqlparser::ast::ObjectName;
+use plexus_model::{Error, Result, Table, failpoint};
+
+use crate::exec::context::{Executed, StatementContext, find};
+use crate::exec::planner::Planner;
+use crate::exec::retry::RowStream;
+use crate::peers::Peers;
+use crate::sql::call::Procedure;
+use crate::sql::names::object_name;
+use crate::write::writer::Writer;
+
+mod check;
+mod decommission;
+mod optimize;
+mod restore;
+pub mod vacuum;
+mod zorder;
+
+/// Runs procedures and maintenance statements.
+pub struct ProcedureExecutor {
+    planner: Planner,
+    writer: Writer,
+    peers: Arc<dyn Peers>,
+    /// Whether a client may make this node fail, for tests.
+    failpoints: bool,
+}
+
+impl ProcedureExecutor {
+    /// An executor that commits through `writer` and reaches other nodes through `peers`.
+    pub fn new(planner: Planner, writer: Writer, peers: Arc<dyn Peers>, failpoints: bool) -> Self {
+        Self { planner, writer, peers, failpoints }
+    }
+
+    pub async fn call(&self, scope: &StatementContext<'_>, procedure: Procedure) -> Result<Executed> {
+        match procedure {
+            Procedure::RemoveNode(node) => decommission::remove_node(&self.planner.meta, &*self.peers, node)
+                .await
+                .map(|()| Executed::Affected(0)),
+            Procedure::Optimize { table, predicate, order } => {
+                self.optimize(scope, &self.tended(scope, &table)?, predicate, order).await
+            }
+            Procedure::Vacuum { table, retain_us, dry_run } => {
+                self.vacuum(scope, table.as_ref(), retain_us, dry_run).await
+            }
+            Procedure::Restore { table, to } => self.restore(scope, &self.tended(scope, &table)?, &to).await,
+            Procedure::FailAt(place) => {
+                if !self.failpoints {
+                    return Err(Error::unsupported(
+                        "plexus.fail_at is for tests: the node was not started for them",
+                    ));
+                }
+                failpoint::arm(&place);
+                Ok(Executed::Affected(0))
+            }
+            Procedure::CheckTable { table } => self.check(&self.tended(scope, &table)?).await,
+        }
+    }
+
+    /// The table that a statement tends.
+    fn tended(&self, scope: &StatementContext<'_>, name: &ObjectName) -> Result<Arc<Table>> {
+        scope.session.check_writable()?;
+        find(&scope.manifest, &object_name(name, &scope.session.schema())?)
+    }
+}
+
+/// What a statement did, as rows.
+fn report(columns: Vec<(&str, ArrayRef)>) -> Result<Executed> {
+    let batch = RecordBatch::try_from_iter(columns)
+        .map_err(|e| Error::internal(format!("a report: {e}")).with_source(e))?;
+    Ok(Executed::Returned(RowStream::from_batches(batch.schema(), vec![batch]), 0))
+}

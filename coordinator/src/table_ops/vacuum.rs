@@ -1,0 +1,71 @@
+//! What is kept of a table for readers of older versions, and until when.
+
+use std::sync::Arc;
+
+use arrow::array::{StringArray, UInt64Array};
+use datafusion::sql::sqlparser::ast::ObjectName;
+use plexus_model::{Command, DeletionVector, ErrorKind, Result, Segment, Table, Version};
+
+use super::report;
+use crate::exec::context::{Executed, StatementContext};
+use crate::limits::COMMIT_TIMEOUT;
+use crate::table_ops::ProcedureExecutor;
+
+/// Whether there is something that no version from `until` on sees.
+pub fn has_garbage(table: &Table, until: Version) -> bool {
+    table.dropped.is_some_and(|dropped| dropped <= until)
+        || table.history.iter().any(|history| history.until <= until)
+        || table.garbage(until).next().is_some()
+}
+
+/// Bytes of a segment and of its deletions.
+fn bytes(segment: &Segment) -> u64 {
+    segment.bytes() + segment.deletions.iter().map(DeletionVector::bytes).sum::<u64>()
+}
+
+impl ProcedureExecutor {
+    /// Forgets versions of one table, or of all, that are older than `retain_us`, or than the retention of
+    /// their table. Files go from disk a while after, when no query can be reading them any more.
+    pub(super) async fn vacuum(
+        &self,
+        scope: &StatementContext<'_>,
+        table: Option<&ObjectName>,
+        retain_us: Option<u64>,
+        dry_run: bool,
+    ) -> Result<Executed> {
+        scope.session.check_writable()?;
+        let tables: Vec<Arc<Table>> = match table {
+            Some(name) => vec![self.tended(scope, name)?],
+            None => scope.manifest.tables.values().cloned().collect(),
+        };
+        let manifest = &scope.manifest;
+        let (mut names, mut untils, mut segments, mut sizes) = (vec![], vec![], vec![], vec![]);
+        for table in &tables {
+            let retain_us = retain_us.unwrap_or_else(|| table.retention_us());
+            // Nothing is as old as that: everything is kept.
+            let Ok(until) = manifest.version_at(manifest.time_us.saturating_sub(retain_us)) else {
+                continue;
+            };
+            let due = has_garbage(table, until);
+            names.push(table.name.to_string());
+            untils.push(if due { until.max(table.oldest).0 } else { table.oldest.0 });
+            segments.push(table.garbage(until).count() as u64);
+            sizes.push(table.garbage(until).map(|s| bytes(s)).sum::<u64>());
+            if dry_run || !due {
+                continue;
+            }
+            match self.planner.meta.propose(Command::Vacuum { table: table.id, until }, COMMIT_TIMEOUT).await
+            {
+                // Dropped, and forgotten by somebody else.
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                done => drop(done?),
+            }
+        }
+        report(vec![
+            ("table_name", Arc::new(StringArray::from(names))),
+            ("oldest_version", Arc::new(UInt64Array::from(untils))),
+            ("segments", Arc::new(UInt64Array::from(segments))),
+            ("bytes", Arc::new(UInt64Array::from(sizes))),
+        ])
+    }
+}

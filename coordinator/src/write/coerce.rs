@@ -1,0 +1,380 @@
+//! Fitting the rows of a client to the columns of a table: order, absent columns, types.
+//!
+//! Rows that arrive as Arrow keep their values or are refused: a cast that would round, cut or overflow a
+//! value is an error that names it. Parameters of a statement are cast as the statement would cast them.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StructArray, new_null_array};
+use arrow::compute::{self, CastOptions};
+use arrow::datatypes::Float64Type;
+use arrow::util::display::array_value_to_string;
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
+use plexus_model::{Error, Result, Table};
+use plexus_storage::types;
+
+/// A cast that does not fit is an error, and never a null.
+pub const STRICT: CastOptions<'static> =
+    CastOptions { safe: false, format_options: arrow::util::display::FormatOptions::new() };
+
+/// Names of a table's columns, in their order.
+pub fn column_names(table: &Table) -> Vec<String> {
+    table.schema.columns.iter().map(|c| c.name.clone()).collect()
+}
+
+/// The columns of a batch, which are called `names`, in the order of the table; those that are absent as
+/// nulls.
+pub fn arrange(batch: &RecordBatch, names: &[String], table: &Table) -> Result<RecordBatch> {
+    if names.len() != batch.num_columns() {
+        return Err(Error::invalid(format!(
+            "table {}: {} columns are named, the rows have {}",
+            table.name,
+            names.len(),
+            batch.num_columns()
+        )));
+    }
+    let mut seen = HashSet::new();
+    for name in names {
+        if table.schema.column_index(name).is_none() {
+            return Err(Error::invalid(format!("table {} has no column {name:?}", table.name)));
+        }
+        if !seen.insert(name) {
+            return Err(Error::invalid(format!("table {}: column {name:?} is given twice", table.name)));
+        }
+    }
+    let schema = types::to_arrow(&table.schema);
+    let (fields, arrays): (Vec<Field>, Vec<ArrayRef>) = schema
+        .fields()
+        .iter()
+        .map(|field| {
+            let array = match names.iter().position(|name| name == field.name()) {
+                Some(source) => batch.column(source).clone(),
+                None => new_null_array(field.data_type(), batch.num_rows()),
+            };
+            (Field::new(field.name(), array.data_type().clone(), true), array)
+        })
+        .unzip();
+    let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)
+        .map_err(|e| Error::invalid(format!("rows for table {}: {e}", table.name)).with_source(e))
+}
+
+/// Checks that a batch has the columns of the table in order, and gives them its types.
+pub fn coerce(batch: RecordBatch, schema: &SchemaRef, table: &Table) -> Result<RecordBatch> {
+    cast_columns(batch, schema, table, cast_exactly)
+}
+
+/// Casts the columns of a batch as assignments in a statement would be cast.
+pub fn assign(batch: RecordBatch, schema: &SchemaRef, table: &Table) -> Result<RecordBatch> {
+    cast_columns(batch, schema, table, |array, to| {
+        let from = array.data_type();
+        let converted =
+            compute::cast_with_options(array, to, &STRICT).map_err(|e| does_not_fit(from, to, &e))?;
+        check_finite(array, &converted)?;
+        Ok(converted)
+    })
+}
+
+pub fn cast_columns(
+    batch: RecordBatch,
+    schema: &SchemaRef,
+    table: &Table,
+    cast: impl Fn(&ArrayRef, &DataType) -> Result<ArrayRef>,
+) -> Result<RecordBatch> {
+    if batch.num_columns() != schema.fields().len() {
+        return Err(Error::invalid(format!(
+            "table {} has {} columns, the rows have {}",
+            table.name,
+            schema.fields().len(),
+            batch.num_columns()
+        )));
+    }
+    let mut columns = Vec::with_capacity(batch.num_columns());
+    for (array, field) in batch.columns().iter().zip(schema.fields()) {
+        let named = |e: Error| e.context(format!("column {:?} of table {}", field.name(), table.name));
+        if !field.is_nullable() && array.logical_null_count() > 0 {
+            return Err(Error::invalid(format!(
+                "column {:?} of table {} must not be null",
+                field.name(),
+                table.name
+            )));
+        }
+        let column = match array.data_type() == field.data_type() {
+            true => array.clone(),
+            false => cast(array, field.data_type()).map_err(named)?,
+        };
+        check_half(&column).map_err(named)?;
+        columns.push(column);
+    }
+    RecordBatch::try_new(schema.clone(), columns)
+        .map_err(|e| Error::invalid(format!("rows for table {}: {e}", table.name)).with_source(e))
+}
+
+pub fn does_not_fit(from: &DataType, to: &DataType, error: &ArrowError) -> Error {
+    Error::invalid(format!("{from} does not fit {to}: {error}"))
+}
+
+/// What a cast between two types does to values.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Fit {
+    /// It keeps them or fails.
+    Keeps,
+    /// It may round or cut them, which only the way back shows.
+    MayRound,
+}
+
+pub fn cast_exactly(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
+    let from = array.data_type();
+    let cast = |array: &ArrayRef, from: &DataType, to: &DataType| {
+        compute::cast_with_options(array, to, &STRICT).map_err(|e| does_not_fit(from, to, &e))
+    };
+    if let DataType::Dictionary(_, values) = from {
+        return cast_exactly(&cast(array, from, values)?, to);
+    }
+    if let DataType::RunEndEncoded(_, values) = from {
+        return cast_exactly(&cast(array, from, values.data_type())?, to);
+    }
+    if from == to {
+        return Ok(array.clone());
+    }
+    // Field by field: that one may round is no reason to refuse what another may.
+    if let (DataType::Struct(from_fields), DataType::Struct(to_fields)) = (from, to)
+        && from_fields.iter().map(|f| f.name()).eq(to_fields.iter().map(|f| f.name()))
+    {
+        let parts = array.as_struct();
+        let converted: Vec<ArrayRef> = parts
+            .columns()
+            .iter()
+            .zip(to_fields)
+            .map(|(part, field)| {
+                cast_exactly(part, field.data_type())
+                    .map_err(|e| e.context(format!("field {:?}", field.name())))
+            })
+            .collect::<Result<_>>()?;
+        let converted = StructArray::try_new(to_fields.clone(), converted, parts.nulls().cloned());
+        return Ok(Arc::new(converted.map_err(|e| does_not_fit(from, to, &e))?));
+    }
+    let fit = fit(from, to)
+        .ok_or_else(|| Error::invalid(format!("the rows have type {from}, the table has {to}")))?;
+    let converted = cast(array, from, to)?;
+    if fit == Fit::MayRound {
+        let back = cast(&converted, to, from)?;
+        let differs = |row: &usize| array.slice(*row, 1) != back.slice(*row, 1);
+        if array != &back
+            && let Some(row) = (0..array.len()).find(differs)
+        {
+            let value = array_value_to_string(array, row).unwrap_or_default();
+            return Err(Error::invalid(format!("{from} {value} does not fit {to}: it would be rounded")));
+        }
+    }
+    check_finite(array, &converted)?;
+    Ok(converted)
+}
+
+/// Refuses infinite components of vectors of half the width: they come from numbers that are too large for it, which the
+/// planner's own casts let pass.
+pub fn check_half(array: &ArrayRef) -> Result<()> {
+    let half = matches!(array.data_type(), DataType::FixedSizeList(item, _) if *item.data_type() == DataType::Float16);
+    if !half {
+        return Ok(());
+    }
+    match (0..array.len()).find(|row| infinities(&array.slice(*row, 1)) > 0) {
+        Some(row) => {
+            let value = array_value_to_string(array, row).unwrap_or_default();
+            Err(Error::invalid(format!(
+                "{value:.200} has an infinite component: HALFVEC holds numbers up to 65504"
+            )))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Refuses a cast that made a finite value infinite.
+pub fn check_finite(array: &ArrayRef, converted: &ArrayRef) -> Result<()> {
+    // A text may say that it means infinity.
+    let is_text = matches!(array.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    let Some(row) = first_new_infinity(array, converted).filter(|_| !is_text) else {
+        return Ok(());
+    };
+    let value = array_value_to_string(array, row).unwrap_or_default();
+    let (from, to) = (array.data_type(), converted.data_type());
+    Err(Error::invalid(format!("{from} {value} does not fit {to}: it is too large")))
+}
+
+/// The first row with a finite value that became infinite in a narrower type.
+pub fn first_new_infinity(before: &ArrayRef, after: &ArrayRef) -> Option<usize> {
+    if infinities(after) <= infinities(before) {
+        return None;
+    }
+    (0..before.len()).find(|&row| infinities(&after.slice(row, 1)) > infinities(&before.slice(row, 1)))
+}
+
+/// Infinite values in an array, also inside lists and structs.
+pub fn infinities(array: &ArrayRef) -> usize {
+    let within = |values: &ArrayRef, start: usize, end: usize| infinities(&values.slice(start, end - start));
+    match array.data_type() {
+        t if t.is_floating() => {
+            let wide = compute::cast(array, &DataType::Float64).ok();
+            wide.map_or(0, |wide| {
+                wide.as_primitive::<Float64Type>().iter().flatten().filter(|v| v.is_infinite()).count()
+            })
+        }
+        DataType::List(_) => {
+            let list = array.as_list::<i32>();
+            within(list.values(), list.value_offsets()[0] as usize, list.value_offsets()[list.len()] as usize)
+        }
+        DataType::LargeList(_) => {
+            let list = array.as_list::<i64>();
+            within(list.values(), list.value_offsets()[0] as usize, list.value_offsets()[list.len()] as usize)
+        }
+        DataType::FixedSizeList(..) => infinities(array.as_fixed_size_list().values()),
+        DataType::Struct(_) => array.as_struct().columns().iter().map(infinities).sum(),
+        _ => 0,
+    }
+}
+
+/// Whether values of one type can be those of another, and what the cast does to them.
+pub fn fit(from: &DataType, to: &DataType) -> Option<Fit> {
+    use DataType::*;
+    let text = |t: &DataType| matches!(t, Utf8 | LargeUtf8 | Utf8View);
+    let bytes = |t: &DataType| matches!(t, Binary | LargeBinary | BinaryView | FixedSizeBinary(_));
+    let date = |t: &DataType| matches!(t, Date32 | Date64 | Timestamp(..));
+    let time = |t: &DataType| matches!(t, Time32(_) | Time64(_));
+    let inner = |a: &DataType, b: &DataType| if a == b { Some(Fit::Keeps) } else { fit(a, b) };
+    match (from, to) {
+        (Null, _) => Some(Fit::Keeps),
+        (
+            List(a) | LargeList(a) | ListView(a) | LargeListView(a) | FixedSizeList(a, _),
+            List(b) | LargeList(b) | ListView(b) | LargeListView(b) | FixedSizeList(b, _),
+        ) => inner(a.data_type(), b.data_type()),
+        (Struct(a), Struct(b)) if a.len() == b.len() => {
+            let fields = a.iter().zip(b);
+            let fits =
+                fields.map(|(a, b)| inner(a.data_type(), b.data_type()).filter(|_| a.name() == b.name()));
+            fits.collect::<Option<Vec<Fit>>>()?.into_iter().max().or(Some(Fit::Keeps))
+        }
+        (Map(a, _), Map(b, _)) => inner(a.data_type(), b.data_type()),
+        // A float that is written as a narrower one is rounded, as every database does.
+        (a, b) if a.is_floating() && b.is_floating() => Some(Fit::Keeps),
+        (a, b) if a.is_integer() && b.is_integer() => Some(Fit::Keeps),
+        (a, b) if a.is_numeric() && b.is_numeric() => Some(Fit::MayRound),
+        (a, b) if (date(a) && date(b)) || (time(a) && time(b)) => Some(Fit::MayRound),
+        (a, b) if (text(a) && text(b)) || (bytes(a) && bytes(b)) => Some(Fit::Keeps),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{
+        Date32Array, Decimal128Array, DictionaryArray, Float64Array, Int64Array, ListArray,
+        TimestampMicrosecondArray, TimestampNanosecondArray,
+    };
+    use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType, TimestampNanosecondType};
+    use arrow_schema::TimeUnit;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn cast(array: impl Array + 'static, to: DataType) -> Result<ArrayRef> {
+        cast_exactly(&(Arc::new(array) as ArrayRef), &to)
+    }
+
+    #[test]
+    fn times_change_their_unit_as_long_as_nothing_is_lost() {
+        let nanos = DataType::Timestamp(TimeUnit::Nanosecond, None);
+        let micros = DataType::Timestamp(TimeUnit::Microsecond, None);
+        let finer = cast(TimestampMicrosecondArray::from(vec![Some(5), None]), nanos.clone()).unwrap();
+        assert_eq!(finer.as_primitive::<TimestampNanosecondType>().value(0), 5_000);
+        let coarser = cast(TimestampNanosecondArray::from(vec![7_000]), micros.clone()).unwrap();
+        assert_eq!(coarser.as_primitive::<TimestampMicrosecondType>().value(0), 7);
+        let error = cast(TimestampNanosecondArray::from(vec![7_000, 7_001]), micros).unwrap_err();
+        assert!(error.message().contains("00.000007001"), "{error}");
+        assert!(cast(TimestampMicrosecondArray::from(vec![i64::MAX]), nanos.clone()).is_err());
+        assert!(cast(Date32Array::from(vec![19_000]), nanos).is_ok());
+        assert!(cast(TimestampMicrosecondArray::from(vec![1]), DataType::Date32).is_err());
+    }
+
+    #[test]
+    fn numbers_change_their_type_as_long_as_nothing_is_lost() {
+        let cents = DataType::Decimal128(10, 2);
+        assert!(cast(Float64Array::from(vec![0.1, 12.25]), cents.clone()).is_ok());
+        let error = cast(Float64Array::from(vec![0.125]), cents.clone()).unwrap_err();
+        assert!(error.message().contains("0.125"), "{error}");
+        let mills = |v| Decimal128Array::from(vec![v]).with_precision_and_scale(10, 3).unwrap();
+        assert!(cast(mills(1_250), cents.clone()).is_ok());
+        assert!(cast(mills(1_255), cents).is_err());
+        assert!(cast(Float64Array::from(vec![Some(3.0), None]), DataType::Int32).is_ok());
+        assert!(cast(Float64Array::from(vec![3.5]), DataType::Int32).is_err());
+        assert!(cast(Int64Array::from(vec![(1 << 53) + 1]), DataType::Float64).is_err());
+        assert!(cast(Int64Array::from(vec![300]), DataType::Int8).is_err());
+        assert!(cast(Int64Array::from(vec![3]), DataType::Utf8).is_err());
+    }
+
+    #[test]
+    fn dictionaries_are_unpacked_before_they_are_compared() {
+        let values: DictionaryArray<Int32Type> = vec!["a", "b", "a"].into_iter().collect();
+        assert_eq!(cast(values, DataType::Utf8View).unwrap().as_string_view().value(2), "a");
+    }
+
+    #[test]
+    fn nested_values_are_not_rounded_either() {
+        let list = |item| DataType::List(Arc::new(Field::new("item", item, true)));
+        let floats =
+            |v: f64| ListArray::from_iter_primitive::<Float64Type, _, _>([None, Some(vec![Some(v), None])]);
+        assert!(cast(floats(2.0), list(DataType::Int32)).is_ok());
+        let error = cast(floats(1.5), list(DataType::Int32)).unwrap_err();
+        assert!(error.message().contains("1.5"), "{error}");
+        // Whole numbers become a vector; a float becomes a narrower one.
+        let vector = DataType::FixedSizeList(Arc::new(Field::new("item", DataType::Float32, true)), 2);
+        let ints = ListArray::from_iter_primitive::<Int64Type, _, _>([Some(vec![Some(1), Some(2)])]);
+        assert!(cast(ints, vector.clone()).is_ok());
+        let tenth = ListArray::from_iter_primitive::<Float64Type, _, _>([Some(vec![Some(0.1), Some(0.2)])]);
+        assert!(cast(tenth, vector).is_ok());
+    }
+
+    #[test]
+    fn a_float_that_becomes_infinite_is_refused() {
+        assert!(cast(Float64Array::from(vec![0.1, f64::INFINITY]), DataType::Float32).is_ok());
+        let error = cast(Float64Array::from(vec![0.1, 1e300]), DataType::Float32).unwrap_err();
+        assert!(error.message().contains("1e300"), "{error}");
+        let vector = DataType::FixedSizeList(Arc::new(Field::new("item", DataType::Float32, true)), 2);
+        let huge = ListArray::from_iter_primitive::<Float64Type, _, _>([Some(vec![Some(1.0), Some(1e300)])]);
+        assert!(cast(huge, vector).is_err());
+    }
+
+    #[test]
+    fn fields_of_a_struct_are_converted_each_by_its_own_rule() {
+        let of = |a, b| vec![Field::new("a", a, true), Field::new("b", b, true)].into();
+        let rows = |a: f64, b: f64| {
+            let fields: Vec<ArrayRef> =
+                vec![Arc::new(Float64Array::from(vec![a])), Arc::new(Float64Array::from(vec![b]))];
+            StructArray::new(of(DataType::Float64, DataType::Float64), fields, None)
+        };
+        let to = DataType::Struct(of(DataType::Float32, DataType::Int32));
+        assert!(cast(rows(0.1, 2.0), to.clone()).is_ok());
+        let error = cast(rows(0.1, 2.5), to).unwrap_err();
+        assert!(error.message().contains("\"b\"") && error.message().contains("2.5"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn what_fits_comes_back_unchanged(values in proptest::collection::vec(proptest::option::of(any::<i64>()), 0..50), shift in 0u32..63) {
+            let values: Vec<Option<i64>> = values.into_iter().map(|v| v.map(|v| v >> shift)).collect();
+            let array: ArrayRef = Arc::new(Int64Array::from(values));
+            for to in [
+                DataType::Int8,
+                DataType::UInt32,
+                DataType::Float32,
+                DataType::Float64,
+                DataType::Decimal128(12, 2),
+                DataType::Decimal128(38, 10),
+            ] {
+                if let Ok(converted) = cast_exactly(&array, &to) {
+                    prop_assert_eq!(&compute::cast(&converted, &DataType::Int64).unwrap(), &array);
+                }
+            }
+        }
+    }
+}
