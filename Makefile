@@ -1,7 +1,6 @@
 # Plexus. `make demo` and `make test` are all that a new user needs.
 #
-# One command builds everything that the demo, the tests and the benches run, with one set of features:
-# building less at a time would build the dependencies again for each choice.
+# All targets share one profile and one set of features: what the demo builds, the tests reuse.
 
 # A build cache outside the checkout is used when there is one.
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/plexus
@@ -12,30 +11,36 @@ VENV := $(CURDIR)/.venv
 ARGS ?=
 FILES ?=
 
-.PHONY: help demo test build bench lint system-packages python
+.PHONY: help demo test binary build bench lint system-packages python
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
-demo: build ## Boot three nodes, load TPC-H, open a SQL shell. ARGS="--no-shell" FILES="a.csv b.parquet"
+demo: binary ## Boot three nodes, load TPC-H, open a SQL shell. ARGS="--no-shell" FILES="a.csv b.parquet"
 	@$(PLEXUS) demo $(ARGS) $(FILES)
 
 test: build python ## Run every test there is
 	scripts/run-tests
 	PLEXUS_BINARY=$(PLEXUS) $(VENV)/bin/python -m pytest -q -p no:cacheprovider tests/python
 
+binary: system-packages ## Build the plexus binary alone
+	cargo build --release --package plexus-node --bin plexus
+
 build: system-packages ## Build the binary, the tests and the benches
 	cargo build --release --workspace --all-targets
 
-bench: build $(VENV)/.bench ## Measure, and print a table. ARGS="--only changes" for parts
+bench: build $(VENV)/.bench ## Measure, and print a table. ARGS="--only dml" for parts
 	-cargo build --release --locked --manifest-path bench/peers/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/peers
 	PLEXUS_BENCH_PYTHON=$(VENV)/bin/python \
 	PLEXUS_BENCH_PEERS=$(CARGO_TARGET_DIR)/peers/release/plexus-bench-peers \
 	$(CARGO_TARGET_DIR)/release/plexus-bench $(ARGS)
 
-lint: system-packages ## Formatting, lints, and licences where cargo-deny is installed
+lint: system-packages ## Formatting, line width, lints, and licences where cargo-deny is installed
 	cargo fmt --all --check
-	cargo clippy --release --workspace --all-targets -- -D warnings
+	cargo fmt --manifest-path bench/peers/Cargo.toml --check
+	scripts/check-width
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --manifest-path bench/peers/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/peers -- -D warnings
 	@if command -v cargo-deny >/dev/null 2>&1; then cargo deny check; \
 	else echo "cargo-deny is not installed: licences and advisories were not checked" >&2; fi
 

@@ -1,22 +1,63 @@
-//! From the query engine's errors to kinds that tell a caller what to do.
+//! Converts errors of the query engine to [`plexus_model::Error`], whose kinds tell a caller what to do.
+//!
+//! Errors are matched by type where the engine has one. The remaining matches on text are in
+//! [`engine_text`](crate::engine_text).
+
+use std::error::Error as StdError;
+use std::fmt;
 
 use datafusion::common::DataFusionError;
 use datafusion::sql::sqlparser::parser::ParserError;
 use plexus_model::{Error, ErrorKind};
+use url::Url;
 
-/// Marks, in an error's context, that a worker could not be reached; its URL follows. Contexts survive the
-/// way through other workers, where error types do not.
+use crate::engine_text;
+
+/// Starts the context of an error about a worker that could not be reached; the URL of the worker and a space
+/// follow.
+///
+/// Errors travel between workers as protobuf messages of datafusion-distributed. These keep the contexts of
+/// an error, but of an external error only the text, so the type [`WorkerUnavailable`] is lost on the first
+/// hop.
 pub const WORKER_UNAVAILABLE: &str = "worker unavailable: ";
 
-/// The URL of the worker whose failure caused this error.
-pub(crate) fn unavailable_worker(error: &DataFusionError) -> Option<String> {
-    let text = error.to_string();
-    let (_, rest) = text.split_once(WORKER_UNAVAILABLE)?;
-    let url: String = rest.chars().take_while(|c| !c.is_whitespace()).collect();
-    Some(url.trim_end_matches([',', ';', ':']).to_owned())
+/// A worker that could not be reached, and the connection error.
+#[derive(Debug)]
+pub struct WorkerUnavailable {
+    url: Url,
+    message: String,
 }
 
-/// Converts, keeping a position in the statement where there is one.
+impl WorkerUnavailable {
+    /// The error for the worker at `url`, in the form that the coordinator recognizes: by its type on this
+    /// node, and by its context on other nodes.
+    pub fn engine_error(url: &Url, cause: &DataFusionError) -> DataFusionError {
+        let unavailable = Self { url: url.clone(), message: cause.to_string() };
+        DataFusionError::External(Box::new(unavailable)).context(format!("{WORKER_UNAVAILABLE}{url} "))
+    }
+}
+
+impl fmt::Display for WorkerUnavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for WorkerUnavailable {}
+
+/// The URL of the worker whose failure caused an error of the engine.
+///
+/// An error that arose on this node is found by its type. The text is searched for errors that crossed a gRPC
+/// hop between workers: see [`WORKER_UNAVAILABLE`].
+pub(crate) fn unavailable_worker(error: &DataFusionError) -> Option<String> {
+    match find_in_chain::<WorkerUnavailable>(error) {
+        Some(unavailable) => Some(unavailable.url.to_string()),
+        None => engine_text::unavailable_worker(&error.to_string()),
+    }
+}
+
+/// Converts an error of the query engine. Errors of this project that passed through the engine come out
+/// unchanged. The message ends with a position in the SQL text if there is one.
 pub fn from_datafusion(error: DataFusionError) -> Error {
     if unavailable_worker(&error).is_some() {
         return Error::unavailable(error.strip_backtrace());
@@ -25,10 +66,10 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
     let position = first
         .diagnostic()
         .and_then(|d| d.span)
-        .map(|span| format!(" at Line: {}, Column: {}", span.start.line, span.start.column))
+        .map(|span| engine_text::position(span.start.line, span.start.column))
         .unwrap_or_default();
     let root = first.find_root();
-    if let Some(ours) = ours(root) {
+    if let Some(ours) = wrapped_error(root) {
         return Error::new(ours.kind(), ours.message());
     }
     let message = match root {
@@ -38,9 +79,9 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
         },
         other => other.strip_backtrace(),
     };
-    let message = if message.contains(" at Line: ") { message } else { message + &position };
+    let message = if engine_text::has_position(&message) { message } else { message + &position };
     let kind = match root {
-        DataFusionError::Plan(text) if is_unknown_table(text) => ErrorKind::NotFound,
+        DataFusionError::Plan(text) if engine_text::is_unknown_table(text) => ErrorKind::NotFound,
         DataFusionError::SQL(..)
         | DataFusionError::Plan(_)
         | DataFusionError::SchemaError(..)
@@ -55,28 +96,61 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
     Error::new(kind, message).with_source(error)
 }
 
-/// The planner's words for a table that its catalog does not have; they carry no type.
-fn is_unknown_table(text: &str) -> bool {
-    text.starts_with("table '") && text.ends_with("' not found")
+/// The error of this project inside an external error of the engine.
+fn wrapped_error(error: &DataFusionError) -> Option<&Error> {
+    match error {
+        DataFusionError::External(inner) => find_in_chain(inner.as_ref()),
+        _ => None,
+    }
 }
 
-/// An error of ours that travelled inside the engine's.
-fn ours(error: &DataFusionError) -> Option<&Error> {
-    let DataFusionError::External(inner) = error else {
-        return None;
-    };
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(inner.as_ref());
-    while let Some(error) = source {
-        if let Some(ours) = error.downcast_ref::<Error>() {
-            return Some(ours);
+/// The first error of type `T` among an error and its sources.
+fn find_in_chain<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
         }
-        source = error.source();
+        next = error.source();
     }
     None
 }
 
-/// A statement, or a part of one, that is not supported yet.
+/// The error for a statement, or a part of one, that is not supported.
 pub(crate) fn unsupported(what: &str) -> Error {
     let what: String = what.chars().take(80).collect();
     Error::unsupported(format!("not supported yet: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::error::ArrowError;
+
+    use super::*;
+
+    #[test]
+    fn unavailable_workers_are_found_by_type_and_after_a_hop_by_context() {
+        let url = Url::parse("https://127.0.0.1:7000/").unwrap();
+        let cause = DataFusionError::Execution("connection refused".into());
+        let local = WorkerUnavailable::engine_error(&url, &cause);
+        // What a hop leaves of the error: its context, and the text of its cause.
+        let remote = DataFusionError::External(local.find_root().to_string().into())
+            .context(format!("{WORKER_UNAVAILABLE}{url} "));
+        let nested = DataFusionError::ArrowError(
+            Box::new(ArrowError::ExternalError(Box::new(WorkerUnavailable::engine_error(&url, &cause)))),
+            None,
+        );
+        for error in [local, remote, nested.context("stage 1")] {
+            assert_eq!(unavailable_worker(&error).as_deref(), Some(url.as_str()), "{error:?}");
+            assert_eq!(from_datafusion(error).kind(), ErrorKind::Unavailable);
+        }
+        assert_eq!(unavailable_worker(&cause), None);
+    }
+
+    #[test]
+    fn errors_of_this_project_pass_through_the_engine() {
+        let error = DataFusionError::External(Box::new(Error::conflict("rows changed"))).context("stage 1");
+        let error = from_datafusion(error);
+        assert_eq!((error.kind(), error.message()), (ErrorKind::Conflict, "rows changed"));
+    }
 }

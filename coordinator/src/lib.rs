@@ -1,13 +1,28 @@
-//! Decisions: what a statement means, where its rows go, when they become visible, and what is done in
-//! the background to keep it so.
+//! The coordinator of a node: decides what a statement means, where its rows go, when they become visible,
+//! and which background work keeps the cluster healthy.
 //!
-//! [`Coordinator`] runs statements for sessions. Reads pin a manifest and run through the query engine,
-//! again on other replicas when a node fails. Writes go through [`Writer`]: segments to the replicas, then
-//! one commit. [`Maintenance`] tends what a node keeps. Knows no wire format: rows come in and go out as
-//! Arrow batches, other nodes are reached through [`Peers`].
+//! It does not know any wire format: rows come in and go out as Arrow batches, and other nodes are reached
+//! through the [`Peers`] trait. It does not know how segments are encoded, how queries execute, or how the
+//! metadata log replicates its entries: those are `plexus_storage`, `plexus_query` and `plexus_raft`.
+//!
+//! Central types:
+//! - [`Coordinator`] runs the statements of a [`Session`]. Reads pin a manifest and run on the query engine,
+//!   again on other replicas when a worker fails. Its results are [`Executed`].
+//! - [`Writer`] commits rows: segments go to their replicas first, then one entry of the metadata log makes
+//!   them visible.
+//! - [`Maintenance`] runs the background work of a node.
+//!
+//! Folders:
+//! - `sql`: parsing, classification and rewriting of SQL text. No I/O.
+//! - `exec`: sessions, transactions, planning, queries, DML, `COPY` and bulk ingest.
+//! - `ddl`: definitions of tables, schemas and indexes.
+//! - `write`: from rows to a commit: coercion, key checks, replication, group commit.
+//! - `table_ops`: maintenance statements and procedures, such as `OPTIMIZE`, `VACUUM` and `RESTORE`.
+//! - `background`: flush, compaction, index builds, repair, scrubbing, garbage collection and liveness.
 
 mod background;
 mod ddl;
+mod engine_text;
 mod errors;
 mod exec;
 pub mod limits;
@@ -20,7 +35,7 @@ pub use background::context::TaskContext;
 pub use background::maintenance::Maintenance;
 pub use background::repair::Repairer;
 pub use background::runner::{TaskMetrics, TaskStatistics};
-pub use errors::{WORKER_UNAVAILABLE, from_datafusion};
+pub use errors::{WORKER_UNAVAILABLE, WorkerUnavailable, from_datafusion};
 pub use exec::context::Executed;
 pub use exec::coordinator::{Coordinator, CoordinatorOptions, Described};
 pub use exec::load::{IngestMode, IngestTarget};

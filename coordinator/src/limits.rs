@@ -1,130 +1,134 @@
-//! Limits and tunables of the coordinator, each with its reason and unit.
+//! Limits and tunables of the coordinator, each with its reason. Units are in the names or the types.
 
 use std::time::Duration;
 
-/// Arrow bytes of one shard that are encoded into one segment. Large enough for wide zones and few
-/// files, small enough to be sent, checked and held in memory whole: encoded it is about a quarter.
+/// Arrow bytes of one shard that are encoded into one segment. Large enough for wide zones and few files.
+/// Small enough to send, verify and hold in memory as a whole: the encoded segment has about a quarter of
+/// these bytes.
 pub const SEGMENT_BYTES_TARGET: usize = 64 * 1024 * 1024;
 
-/// Arrow bytes that one load buffers over all shards before it encodes the largest one early.
-pub const LOAD_BUFFER_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Arrow bytes that one load buffers for all shards together. Above that, it encodes the largest buffer
+/// early.
+pub(crate) const LOAD_BUFFER_BYTES_MAX: usize = 256 * 1024 * 1024;
 
-/// Writes that buffer more than a few rows at the same time; more wait, so that their buffers stay bounded.
+/// Concurrent loads on one node, where a load is a write that is too large for the log. This bounds the
+/// memory of their buffers.
 pub const LOADS_MAX: usize = 8;
 
-/// How long such a write waits for others to end.
-pub const LOAD_WAIT_MAX: Duration = Duration::from_secs(60);
+/// How long a load waits for a slot of [`LOADS_MAX`].
+pub(crate) const LOAD_WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// Segments of one load that are being encoded or sent at the same time.
-pub const UPLOADS_MAX: usize = 4;
+/// Segments of one load that are encoded or sent at the same time.
+pub(crate) const UPLOADS_MAX: usize = 4;
 
-/// How long a replica may take to make a segment durable before it counts as missing.
-pub const UPLOAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a replica may take to make a segment durable before it counts as failed.
+pub(crate) const UPLOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a write waits for the slower replicas after a majority has answered. They pull later.
-pub const STRAGGLER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a write waits for slower replicas after a majority has confirmed. Late replicas are repaired.
+pub(crate) const STRAGGLER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Small writes that wait to be grouped. A full queue makes writers wait.
-pub const GROUP_QUEUE_MAX: usize = 4_096;
+/// Small writes in the queue of the group committer. A full queue blocks writers.
+pub(crate) const GROUP_QUEUE_MAX: usize = 4_096;
 
-/// Small writes that share one commit.
-pub const GROUP_SIZE_MAX: usize = 1_024;
+/// Maximum number of small writes that share one commit.
+pub(crate) const GROUP_SIZE_MAX: usize = 1_024;
 
-/// Bytes of rows that share one commit: an entry of the log must reach the followers within a heartbeat.
-pub const GROUP_BYTES_MAX: usize = 512 * 1024;
+/// Bytes of rows that share one commit. A log entry must reach the followers within a heartbeat interval.
+pub(crate) const GROUP_BYTES_MAX: usize = 512 * 1024;
 
-/// How long a statement waits for a quorum before its outcome is reported as unknown or unavailable.
-pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a statement waits for a quorum before it fails with an unknown outcome or as unavailable.
+pub(crate) const COMMIT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long a read waits for the read index and for the local manifest to reach it.
-pub const READ_INDEX_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a read waits for the Raft read index and for the local manifest to reach it.
+pub(crate) const READ_INDEX_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How long the removal of a node waits for others to take over what it keeps, before it asks to be called
-/// again.
-pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long a decommission waits for other nodes to copy the segments of a node. After that, the call fails
+/// and can be repeated.
+pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Between looks at how far they are.
-pub const DRAIN_POLL: Duration = Duration::from_millis(200);
+/// Time between checks of the progress of a decommission.
+pub(crate) const DRAIN_POLL: Duration = Duration::from_millis(200);
 
-/// Times that a query is planned again after nodes failed under it.
-pub const QUERY_ATTEMPTS_MAX: usize = 8;
+/// How often a query is planned again after a node failed during its execution.
+pub(crate) const QUERY_ATTEMPTS_MAX: usize = 8;
 
-/// Result bytes held back before the first row leaves, so that a query that fails early can be retried.
-pub const HOLD_BACK_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of a result that are held back before the first row is sent. A query that fails before that is
+/// retried.
+pub(crate) const HOLD_BACK_BYTES: usize = 4 * 1024 * 1024;
 
-/// How long a node that failed under a query is not given work.
-pub const SUSPECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a node that failed during a query gets no work.
+pub(crate) const SUSPECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Inline bytes of a shard above which they are written out as a file.
-pub const FLUSH_BYTES: u64 = 256 * 1024;
+/// Inline bytes of a shard above which its inline segments are flushed to a file.
+pub(crate) const FLUSH_BYTES: u64 = 256 * 1024;
 
-/// Inline segments of a shard above which they are written out: each costs a scan a little.
-pub const FLUSH_SEGMENTS: usize = 256;
+/// Inline segments of a shard above which they are flushed. Each one adds to the cost of a scan.
+pub(crate) const FLUSH_SEGMENTS: usize = 256;
 
-/// Age above which inline rows are written out, however few.
-pub const FLUSH_AGE: Duration = Duration::from_secs(30);
+/// Age above which inline segments are flushed, however small they are.
+pub(crate) const FLUSH_AGE: Duration = Duration::from_secs(30);
 
-/// How often the background work looks for something to do.
-pub const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval of most background tasks.
+pub(crate) const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often garbage and old versions are looked for.
-pub const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+/// Interval of garbage collection and of the vacuum by retention.
+pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Missing segments that a node pulls at the same time.
-pub const REPAIRS_MAX: usize = 2;
+/// Missing segments that a node fetches at the same time.
+pub(crate) const REPAIRS_MAX: usize = 2;
 
-/// Bytes asked of a peer at once when a segment is pulled; the pull resumes at this granularity.
-pub const REPAIR_CHUNK_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of one request of a repair. A failed repair resumes at this granularity.
+pub(crate) const REPAIR_CHUNK_BYTES: usize = 4 * 1024 * 1024;
 
-/// Segments whose pull broke off and of which what has come is kept in memory.
-pub const REPAIR_PARTS_MAX: usize = 8;
+/// Failed repairs whose bytes so far stay in memory. Each may hold nearly a whole segment.
+pub(crate) const PARTIAL_REPAIRS_MAX: usize = 8;
 
-/// How long a write may go on between its first segment and its commit.
-pub const WRITE_TIME_MAX: Duration = Duration::from_secs(12 * 60 * 60);
+/// Maximum time between the first segment of a write and its commit.
+pub(crate) const WRITE_TIME_MAX: Duration = Duration::from_secs(12 * 60 * 60);
 
-/// Age below which a segment that the manifest does not name is not garbage: its commit may be under way.
-/// DuplicateMatch the time that a write may take, so that no commit can name a segment that was collected.
-pub const GARBAGE_AGE_MIN: Duration = Duration::from_secs(24 * 60 * 60);
+/// Age below which a segment that the manifest does not refer to is not garbage, because its commit may be in
+/// progress. Twice [`WRITE_TIME_MAX`], so that no commit can refer to a segment that was collected.
+pub(crate) const GARBAGE_AGE_MIN: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Bytes of key indexes that a node keeps in memory: twelve a row.
-pub const KEY_INDEX_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Bytes of key indexes that a node caches in memory. An index takes 12 bytes per row.
+pub(crate) const KEY_INDEX_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
-/// Times that a write is proposed again after somebody else wrote to the same rows or keys.
-pub const WRITE_ATTEMPTS_MAX: usize = 30;
+/// Attempts to commit a write while concurrent commits write the same rows or keys.
+pub(crate) const WRITE_ATTEMPTS_MAX: usize = 30;
 
-/// Transactions that are open on a node.
-pub const TRANSACTIONS_MAX: usize = 10_000;
+/// Open transactions on one node.
+pub(crate) const TRANSACTIONS_MAX: usize = 10_000;
 
-/// Bytes of small statements of one transaction, for one table, above which they become files.
-pub const TRANSACTION_INLINE_BYTES_MAX: u64 = 128 * 1024;
+/// Inline bytes that a transaction has for one table. Above that, it writes them to files.
+pub(crate) const TRANSACTION_INLINE_BYTES_MAX: u64 = 128 * 1024;
 
-/// Bytes of all sets of deleted rows of one change, for one table, up to which each of them may travel in the
-/// log.
-pub const DELETIONS_INLINE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Bytes of all deletion vectors of one change of a table. Up to that, each of them may travel in the log.
+pub(crate) const DELETIONS_INLINE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
-/// Bytes of one set of deleted rows that travels in the log although they are more together.
-pub const MANY_DELETIONS_INLINE_BYTES_MAX: usize = 256;
+/// Bytes of a deletion vector that may travel in the log even when all of them together exceed
+/// [`DELETIONS_INLINE_BYTES_MAX`].
+pub(crate) const MANY_DELETIONS_INLINE_BYTES_MAX: usize = 256;
 
-/// Bytes of rows that `RETURNING` gives back: they are held until the client asks for them.
-pub const RETURNING_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of the rows of `RETURNING`. They stay in memory until the client fetches them.
+pub(crate) const RETURNING_BYTES_MAX: usize = 1024 * 1024;
 
-/// Times that the rows of a shard are put in order while others write to it, before `OPTIMIZE` gives up.
-pub const OPTIMIZE_ATTEMPTS_MAX: usize = 5;
+/// Attempts of `OPTIMIZE` to sort the rows of a shard while concurrent commits write to it.
+pub(crate) const OPTIMIZE_ATTEMPTS_MAX: usize = 5;
 
-/// Rows from which a z-order learns how values are spread.
-pub const ZORDER_SAMPLE_ROWS: usize = 65_536;
+/// Approximate number of sampled rows from which a z-order computes the quantiles of its columns.
+pub(crate) const ZORDER_SAMPLE_ROWS: usize = 65_536;
 
-/// Bytes of files that a node is asked to check at once, so that the answer comes in time.
-pub const CHECK_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Bytes of files in one check request to a node. Bounds the time until its response.
+pub(crate) const CHECK_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
-/// Files that a node is asked to check at once.
-pub const CHECK_FILES_MAX: usize = 10_000;
+/// Files in one check request to a node.
+pub(crate) const CHECK_FILES_MAX: usize = 10_000;
 
-/// How long a file stays that was vacuumed: longer than the queries take that may still read it.
-pub const VACUUMED_AGE_MIN: Duration = Duration::from_secs(10 * 60);
+/// How long the file of a vacuumed segment stays on disk. Longer than any query that may still read it.
+pub(crate) const VACUUMED_AGE_MIN: Duration = Duration::from_secs(10 * 60);
 
-/// Bytes a second that a node reads again to find damage: a terabyte in a day and a half.
-pub const SCRUB_BYTES_PER_SECOND: u64 = 8 * 1024 * 1024;
+/// Bytes per second that a node scrubs: one terabyte in a day and a half.
+pub(crate) const SCRUB_BYTES_PER_SECOND: u64 = 8 * 1024 * 1024;
 
-/// How often everything is read again at most.
-pub const SCRUB_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
+/// Minimum time between the starts of two scrub passes.
+pub(crate) const SCRUB_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);

@@ -1,4 +1,5 @@
-//! What the coordinator asks of other nodes. The transport is given by the node that assembles the parts.
+//! What the coordinator requests from other nodes. The transport is supplied by the node that assembles the
+//! components.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard};
@@ -9,83 +10,98 @@ use bytes::Bytes;
 use plexus_model::{NodeId, Result, SegmentId, Version};
 use plexus_storage::SegmentRef;
 
-/// A segment's identity and bytes on their way to a replica.
+/// A file that is sent to a replica.
 #[derive(Clone)]
 pub struct SegmentUpload {
+    /// Id of the file.
     pub id: SegmentId,
+    /// BLAKE3 checksum of the bytes.
     pub checksum: [u8; 32],
+    /// The whole content.
     pub bytes: Bytes,
 }
 
-/// Missing segments that a node names in its report; of more it tells the number.
-pub const MISSING_NAMED_MAX: usize = 10_000;
+/// Maximum number of missing segments that a node lists in its report. It counts the rest.
+pub(crate) const MISSING_LISTED_MAX: usize = 10_000;
 
-/// Segments that this node should keep and lacked at the last look. Written by [`crate::Maintenance`].
+/// Segments that this node should hold and lacked at the last check. [`crate::Maintenance`] updates it.
 #[derive(Default, Debug)]
-pub struct Missing(Mutex<Look>);
+pub struct Missing(Mutex<MissingCheck>);
 
-/// One look at what is there.
+/// The result of one check for missing segments.
 #[derive(Default, Debug)]
-struct Look {
-    /// Version of the manifest that was looked at; zero before the first look.
+struct MissingCheck {
+    /// Version of the manifest that was checked; zero before the first check.
     version: Version,
     missing: BTreeSet<SegmentId>,
 }
 
 impl Missing {
-    pub fn set(&self, version: Version, segments: impl Iterator<Item = SegmentId>) {
-        *self.lock() = Look { version, missing: segments.collect() };
+    /// Replaces the result by that of a check of `version`.
+    pub(crate) fn set(&self, version: Version, segments: impl Iterator<Item = SegmentId>) {
+        *self.lock() = MissingCheck { version, missing: segments.collect() };
     }
 
-    pub fn found(&self, segment: SegmentId) {
+    /// Removes a segment that has been repaired.
+    pub(crate) fn remove(&self, segment: SegmentId) {
         self.lock().missing.remove(&segment);
     }
 
-    /// Version looked at, how many were missing, and the first of them.
+    /// The last check: the version of its manifest (zero before the first check), the number of missing
+    /// segments, and the first 10,000 of them.
     pub fn last(&self) -> (Version, u64, Vec<SegmentId>) {
-        let look = self.lock();
-        let first = look.missing.iter().copied().take(MISSING_NAMED_MAX).collect();
-        (look.version, look.missing.len() as u64, first)
+        let check = self.lock();
+        let first = check.missing.iter().copied().take(MISSING_LISTED_MAX).collect();
+        (check.version, check.missing.len() as u64, first)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Look> {
+    fn lock(&self) -> MutexGuard<'_, MissingCheck> {
         self.0.lock().expect("no code panics while it holds this lock")
     }
 }
 
-/// What a node says of itself.
+/// The state that a node reports about itself.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct NodeReport {
-    /// Last entry that it has applied.
+    /// Index of the last log entry that it has applied.
     pub applied: u64,
-    /// Version of the manifest by which it last looked for missing segments; zero when it has not yet.
+    /// Version of the manifest of its last check for missing segments; zero before the first check.
     pub checked: Version,
-    /// Segments that it should keep and does not have yet.
+    /// Number of segments that it should hold and lacks.
     pub segments_missing: u64,
-    /// Which ones: the first [`MISSING_NAMED_MAX`].
+    /// Ids of the missing segments, up to the first 10,000.
     pub missing: Vec<SegmentId>,
-    /// Segments on its disk.
+    /// Number of segments on its disk.
     pub segments: u64,
 }
 
-/// What a look at copies of files found.
+/// Result of verifying the local replicas of files.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Checked {
-    /// Those that did not match their checksum, and were set aside.
+    /// Files that did not match their checksum. They are in quarantine.
     pub damaged: Vec<SegmentId>,
-    /// Those that the node does not have, or not yet.
+    /// Files that the node does not have, or not yet.
     pub missing: Vec<SegmentId>,
 }
 
-/// Bulk transfer to other nodes, and questions to them.
+/// The other nodes of the cluster.
 #[async_trait]
 pub trait Peers: Send + Sync + 'static {
-    /// Returns once `node` has the segment durably.
+    /// Sends a file to `node`. Returns once it is durable there.
+    ///
+    /// # Errors
+    /// `Unavailable` when the node does not confirm within `timeout`. Otherwise the error of its store.
     async fn put_segment(&self, node: NodeId, upload: SegmentUpload, timeout: Duration) -> Result<()>;
 
-    /// Asks a node for its state.
+    /// Requests the state of a node.
+    ///
+    /// # Errors
+    /// `Unavailable` when the node does not answer.
     async fn report(&self, node: NodeId) -> Result<NodeReport>;
 
-    /// Has a node read its copies of files and compare them with their checksums.
+    /// Makes a node read its replicas of files and verify their checksums.
+    ///
+    /// # Errors
+    /// `Unavailable` when the node does not answer in time. Otherwise the error of its store.
     async fn check(&self, node: NodeId, files: &[SegmentRef]) -> Result<Checked>;
 }

@@ -15,7 +15,8 @@
 //!
 //! ```
 //! use plexus_index::TopK;
-//! use plexus_index::text::{Analyzer, GlobalStatistics, TextIndex, TextSearch, build_text_index, parse_query};
+//! use plexus_index::text::{Analyzer, GlobalStatistics, TextIndex, TextSearch};
+//! use plexus_index::text::{build_text_index, parse_query};
 //! use plexus_model::{Result, RowSelection, RowSet};
 //!
 //! let analyzer = Analyzer::named("en_stem")?;

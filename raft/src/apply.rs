@@ -63,7 +63,7 @@ fn apply_proposal(manifest: &mut Manifest, version: Version, proposal: Proposal)
 fn expire_tokens(manifest: &mut Manifest) {
     let until = manifest.time_us.saturating_sub(TOKEN_TTL_US);
     while manifest.tokens.len() > TOKENS_MIN
-        && let Some(((time_us, token), ())) = manifest.token_times.get_min().cloned()
+        && let Some(((time_us, token), ())) = manifest.token_times.get_min().copied()
         && (time_us <= until || manifest.tokens.len() > TOKENS_MAX)
     {
         manifest.token_times.remove(&(time_us, token));

@@ -236,7 +236,7 @@ impl SegmentReader {
     /// `Unavailable` when no replica can be read. `Corrupt` when the index is damaged.
     pub async fn key_index(&self, file: &SegmentRef) -> Result<KeyIndex> {
         let length = file.data.bytes - file.data.column_bytes;
-        let bytes = self.read_range(&file, file.data.column_bytes, length).await?;
+        let bytes = self.read_range(file, file.data.column_bytes, length).await?;
         KeyIndex::open(bytes).map_err(|e| e.context(format!("segment {}", file.id)))
     }
 }

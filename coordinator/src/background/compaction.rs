@@ -1,7 +1,7 @@
-//! Merging: segments of a shard become fewer and fuller, without the rows that were deleted.
+//! Compaction: rewrites several segments of a shard as fewer, larger segments without their deleted rows.
 //!
-//! Readers of older versions go on with the segments that were merged, until those are vacuumed. Writers are
-//! never held up: what they delete while a compact runs, `apply` deletes from its result as well.
+//! Readers of older versions continue to use the source segments until these are vacuumed. Compaction never
+//! blocks writers: `apply` carries deletions that were committed during a compaction over to its result.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,25 +18,43 @@ use plexus_storage::{rows_bytes, types};
 use super::context::{TaskContext, log_failure};
 use super::runner::BackgroundTask;
 use crate::background::compaction_policy;
-use crate::background::compaction_policy::{Candidate, Sizes};
+use crate::background::compaction_policy::{CompactionCandidate, SizeTargets};
 use crate::limits::MAINTENANCE_INTERVAL;
 use crate::write::writer::Writer;
 
-/// Times that a compact is proposed while the schema changes, before it is given up for now.
-pub const ATTEMPTS_MAX: usize = 10;
+/// Number of times that a compaction is proposed while the schema of its table changes. After that it is
+/// abandoned, and a later run selects segments again.
+const COMMIT_ATTEMPTS_MAX: usize = 10;
 
-/// What a compact did.
+/// The effect of one or more compactions.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct Compacted {
-    pub segments_before: u64,
-    pub segments_after: u64,
-    pub bytes_before: u64,
-    pub bytes_after: u64,
-    pub rows: u64,
+pub(crate) struct Compacted {
+    /// Number of source segments.
+    pub(crate) segments_before: u64,
+    /// Number of segments written.
+    pub(crate) segments_after: u64,
+    /// Bytes of the source segments.
+    pub(crate) bytes_before: u64,
+    /// Bytes of the segments written.
+    pub(crate) bytes_after: u64,
+    /// Rows written.
+    pub(crate) rows: u64,
 }
 
 impl Compacted {
-    pub fn add(&mut self, other: Self) {
+    /// The effect of replacing `sources` by `results`.
+    pub(crate) fn new(sources: &[Arc<Segment>], results: &[NewSegment]) -> Self {
+        Self {
+            segments_before: sources.len() as u64,
+            segments_after: results.len() as u64,
+            bytes_before: sources.iter().map(|s| s.bytes()).sum(),
+            bytes_after: results.iter().map(|s| s.0.bytes()).sum(),
+            rows: results.iter().map(|s| s.0.rows).sum(),
+        }
+    }
+
+    /// Adds the effect of another compaction.
+    pub(crate) fn add(&mut self, other: Self) {
         self.segments_before += other.segments_before;
         self.segments_after += other.segments_after;
         self.bytes_before += other.bytes_before;
@@ -45,39 +63,34 @@ impl Compacted {
     }
 }
 
-/// What it is that `sources` became `results`.
-pub fn summary(sources: &[Arc<Segment>], results: &[NewSegment]) -> Compacted {
-    Compacted {
-        segments_before: sources.len() as u64,
-        segments_after: results.len() as u64,
-        bytes_before: sources.iter().map(|s| s.bytes()).sum(),
-        bytes_after: results.iter().map(|s| s.0.bytes()).sum(),
-        rows: results.iter().map(|s| s.0.rows).sum(),
-    }
-}
-
-pub fn now_ms() -> u64 {
+/// Milliseconds since the Unix epoch.
+pub(crate) fn now_ms() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
 
-/// What the policy needs to know of the segments of a shard.
-pub fn candidates(table: &Table, version: Version, shard: u32, now_ms: u64) -> Vec<Candidate> {
+/// The file segments of a shard that `version` sees, as the input of [`compaction_policy`].
+pub(crate) fn candidates(
+    table: &Table,
+    version: Version,
+    shard: u32,
+    now_ms: u64,
+) -> Vec<CompactionCandidate> {
     let files = table.visible(version).filter(|s| s.shard == shard && !s.is_inline());
     files
-        .map(|s| Candidate {
+        .map(|s| CompactionCandidate {
             id: s.id,
             bytes: s.bytes(),
             memory_bytes: memory_bytes(table, s),
             rows: s.rows,
-            deleted: s.rows - s.live_rows(version),
-            deletions: s.deletions.len(),
+            deleted_rows: s.rows - s.live_rows(version),
+            deletion_vectors: s.deletions.len(),
             age_s: now_ms.saturating_sub(s.id.created_ms()) / 1_000,
         })
         .collect()
 }
 
-/// About what the rows of a segment take in memory, which is what its making was bounded by.
-pub fn memory_bytes(table: &Table, segment: &Segment) -> u64 {
+/// Approximate bytes that the rows of a segment take in memory. Writers cut segments by this measure.
+fn memory_bytes(table: &Table, segment: &Segment) -> u64 {
     let width = |column: u32| {
         let column = table.schema.columns.iter().find(|c| c.id == column);
         column.and_then(|c| types::to_data_type(&c.data_type).primitive_width()).unwrap_or(0) as u64
@@ -85,14 +98,14 @@ pub fn memory_bytes(table: &Table, segment: &Segment) -> u64 {
     segment.statistics.iter().map(|c| c.bytes.unwrap_or_else(|| width(c.column) * segment.rows)).sum()
 }
 
-/// The schema under which rows are relocations: all columns that a version of the table that can still be read has.
-pub fn stored_schema(table: &Table) -> TableSchema {
+/// The schema for rewritten rows: the columns of all versions of the table that can still be read.
+pub(crate) fn schema_of_all_versions(table: &Table) -> TableSchema {
     let mut schema = (*table.schema).clone();
     for history in table.history.iter().rev() {
         for column in &history.schema.columns {
             match schema.columns.iter_mut().find(|c| c.id == column.id) {
-                // Rows that nobody sees any more may not fit what was asked for since.
-                Some(now) => now.nullable |= column.nullable,
+                // Rows that only older versions see may violate a later NOT NULL constraint.
+                Some(current) => current.nullable |= column.nullable,
                 None => {
                     schema.columns.push(Column { nullable: true, ..column.clone() });
                     let initial = history.schema.initial_defaults.iter().find(|(id, _)| *id == column.id);
@@ -104,10 +117,14 @@ pub fn stored_schema(table: &Table) -> TableSchema {
     schema
 }
 
-/// Merges segments of one shard as `manifest` has them, and commits it. `None` when somebody else took one of
-/// them away meanwhile.
+/// Compacts the segments `chosen` of one shard as `manifest` has them, and commits the result. Returns `None`
+/// when a concurrent commit removed one of the segments.
+///
+/// # Errors
+/// Those of reading the segments, of writing the new ones (`Unavailable` without a majority of the replicas)
+/// and of the commit.
 #[tracing::instrument(level = "info", skip_all, fields(table = %table.name, shard = shard))]
-pub async fn compact(
+pub(crate) async fn compact(
     writer: &Writer,
     manifest: &Manifest,
     table: &Arc<Table>,
@@ -117,47 +134,48 @@ pub async fn compact(
 ) -> Result<Option<Compacted>> {
     let started = Instant::now();
     let version = manifest.version;
-    let there = chosen.iter().filter_map(|id| table.segments.get(id).cloned());
-    let sources: Vec<Arc<Segment>> = there.filter(|s| s.removed.is_none()).collect();
+    let known = chosen.iter().filter_map(|id| table.segments.get(id).cloned());
+    let sources: Vec<Arc<Segment>> = known.filter(|s| s.removed.is_none()).collect();
     if sources.len() != chosen.len() {
         return Ok(None);
     }
     let level = sources.iter().map(|s| s.level).max().unwrap_or(0).saturating_add(1);
-    let mut output = Output::new(writer, table, shard, level);
+    let mut output = CompactionOutput::new(writer, table, shard, level);
     for source in &sources {
-        output.copy(source, version).await?;
+        output.append_live_rows(source, version).await?;
     }
-    output.flush().await?;
-    let Output { segments, relocations, .. } = output;
-    let merged = summary(&sources, &segments);
+    output.write_segment().await?;
+    let CompactionOutput { segments, relocations, .. } = output;
+    let compacted = Compacted::new(&sources, &segments);
     let change = TableChange {
         add: segments,
         remove: chosen.to_vec(),
         relocations,
         ..TableChange::new(table.id, table.schema_version, version, ChangeKind::Relocate)
     };
-    let committed = commit(writer, change, table.id, operation, started).await?;
-    tracing::debug!(?merged, committed, "merged segments");
-    Ok(committed.then_some(merged))
+    let committed = commit_compaction(writer, change, table.id, operation, started).await?;
+    tracing::debug!(?compacted, committed, "compacted segments");
+    Ok(committed.then_some(compacted))
 }
 
-/// Proposes a compact. Whether it was accepted.
-pub async fn commit(
+/// Commits a compaction. Returns whether it was accepted; it is not when a concurrent commit removed one of
+/// its segments or dropped the table.
+async fn commit_compaction(
     writer: &Writer,
     mut change: TableChange,
     table: TableId,
     operation: &str,
     started: Instant,
 ) -> Result<bool> {
-    for _ in 0..ATTEMPTS_MAX {
+    for _ in 0..COMMIT_ATTEMPTS_MAX {
         match writer.commit(vec![change.clone()], operation, started).await {
             Ok(_) => return Ok(true),
             Err(e) if e.kind() == ErrorKind::Conflict => {
-                tracing::debug!(error = %e, "a compact lost a race");
+                tracing::debug!(error = %e, "a compaction conflicted with another commit");
                 let manifest = writer.meta.manifest();
-                let now = manifest.tables.get(&table).filter(|t| t.dropped.is_none());
-                match now.map(|t| t.schema_version) {
-                    // Another schema is no obstacle: columns have their ids.
+                let current = manifest.tables.get(&table).filter(|t| t.dropped.is_none());
+                match current.map(|t| t.schema_version) {
+                    // The new segments stay valid under a changed schema, because columns are matched by id.
                     Some(schema) if schema != change.schema_version => change.schema_version = schema,
                     _ => return Ok(false),
                 }
@@ -168,71 +186,81 @@ pub async fn commit(
     Ok(false)
 }
 
-/// Segments in the making.
-pub struct Output<'a> {
+/// Rows of one source segment that are in the buffered batches.
+struct BufferedRun {
+    /// The source segment.
+    source: SegmentId,
+    /// Position of the first of the rows in the new segment.
+    offset: u32,
+    /// Positions of the rows in the source segment.
+    rows: RowSet,
+}
+
+/// Collects rows of source segments, and writes a new segment whenever enough rows are buffered.
+struct CompactionOutput<'a> {
     writer: &'a Writer,
     table: &'a Arc<Table>,
     shard: u32,
     schema: Arc<TableSchema>,
     level: u8,
     batches: Vec<RecordBatch>,
+    /// Bytes of the batches in memory.
     bytes: usize,
     /// Rows of the batches.
     rows: u32,
-    /// So many become a segment.
+    /// Bytes in memory at which the batches become a segment.
     target_bytes: usize,
-    /// Where they are from: a segment, the place of its first row, and which of its rows.
-    open: Vec<(SegmentId, u32, RowSet)>,
+    /// The origin of the buffered rows, in their order.
+    runs: Vec<BufferedRun>,
     relocations: Vec<RowRelocation>,
     segments: Vec<NewSegment>,
 }
 
-impl<'a> Output<'a> {
+impl<'a> CompactionOutput<'a> {
     fn new(writer: &'a Writer, table: &'a Arc<Table>, shard: u32, level: u8) -> Self {
-        let schema = Arc::new(stored_schema(table));
-        let (batches, open, relocations, segments) = (vec![], vec![], vec![], vec![]);
-        let target_bytes = Sizes::of(table).target_bytes;
         Self {
             writer,
             table,
             shard,
-            schema,
+            schema: Arc::new(schema_of_all_versions(table)),
             level,
-            batches,
+            batches: vec![],
             bytes: 0,
             rows: 0,
-            target_bytes,
-            open,
-            relocations,
-            segments,
+            target_bytes: SizeTargets::for_table(table).target_bytes,
+            runs: vec![],
+            relocations: vec![],
+            segments: vec![],
         }
     }
 
-    /// Appends the rows of a segment that a version sees.
-    async fn copy(&mut self, source: &Segment, version: Version) -> Result<()> {
-        let reads = &self.writer.reader;
-        let hidden = reads.invisible_rows(self.table, source, version).await?;
-        let mut rows = reads.scan(self.table, source, &self.schema, RowSelection::AllExcept(hidden)).await?;
-        let mut part = RowSet::new();
+    /// Appends the rows of a segment that `version` sees.
+    async fn append_live_rows(&mut self, source: &Segment, version: Version) -> Result<()> {
+        let reader = &self.writer.reader;
+        let invisible = reader.invisible_rows(self.table, source, version).await?;
+        let selection = RowSelection::AllExcept(invisible);
+        let mut stream = reader.scan(self.table, source, &self.schema, selection).await?;
+        let mut rows = RowSet::new();
         let mut offset = self.rows;
-        while let Some(found) = rows.try_next().await? {
-            part.extend(found.positions.iter().map(|p| *p as u32));
+        while let Some(found) = stream.try_next().await? {
+            rows.extend(found.positions.iter().map(|p| *p as u32));
             self.rows += found.rows.num_rows() as u32;
             self.bytes += rows_bytes(&found.rows);
             self.batches.push(found.rows);
             if self.bytes >= self.target_bytes {
-                self.open.push((source.id, offset, std::mem::take(&mut part)));
-                self.flush().await?;
+                self.runs.push(BufferedRun { source: source.id, offset, rows: std::mem::take(&mut rows) });
+                self.write_segment().await?;
                 offset = 0;
             }
         }
-        if !part.is_empty() {
-            self.open.push((source.id, offset, part));
+        if !rows.is_empty() {
+            self.runs.push(BufferedRun { source: source.id, offset, rows });
         }
         Ok(())
     }
 
-    async fn flush(&mut self) -> Result<()> {
+    /// Writes the buffered rows as one segment and records where each of them came from.
+    async fn write_segment(&mut self) -> Result<()> {
         let batches = std::mem::take(&mut self.batches);
         (self.bytes, self.rows) = (0, 0);
         if batches.iter().all(|b| b.num_rows() == 0) {
@@ -240,10 +268,10 @@ impl<'a> Output<'a> {
         }
         let (schema, level) = (self.schema.clone(), self.level);
         let segment = self.writer.upload(self.table, self.shard, level, schema, batches.into()).await?;
-        for (from, offset, mut rows) in std::mem::take(&mut self.open) {
+        for BufferedRun { source, offset, mut rows } in std::mem::take(&mut self.runs) {
             rows.optimize();
             self.relocations.push(RowRelocation {
-                from,
+                from: source,
                 to: segment.0.id,
                 offset,
                 rows: encode_row_set(&rows),
@@ -254,8 +282,8 @@ impl<'a> Output<'a> {
     }
 }
 
-/// Compacts shards whose first live replica is this node, one compaction after the other.
-pub struct CompactionTask(pub TaskContext);
+/// Compacts the shards whose first live replica is this node, one compaction at a time.
+pub(crate) struct CompactionTask(pub(crate) TaskContext);
 
 #[async_trait]
 impl BackgroundTask for CompactionTask {
@@ -278,13 +306,15 @@ impl BackgroundTask for CompactionTask {
         let manifest = self.0.meta.manifest();
         for table in manifest.tables.values().filter(|t| t.dropped.is_none()) {
             for shard in 0..table.shards.len() as u32 {
-                if !self.0.is_first(&manifest, table, shard) {
+                if !self.0.is_first_live_replica(&manifest, table, shard) {
                     continue;
                 }
                 let candidates = candidates(table, manifest.version, shard, now_ms());
-                if let Some(chosen) = compaction_policy::choose(&candidates, &Sizes::of(table)) {
-                    let merged = compact(&self.0.writer, &manifest, table, shard, &chosen, "compact").await;
-                    log_failure("compact", merged.map(|_| ()));
+                let targets = SizeTargets::for_table(table);
+                if let Some(chosen) = compaction_policy::select_segments(&candidates, &targets) {
+                    let result =
+                        compact(&self.0.writer, &manifest, table, shard, &chosen, "compaction").await;
+                    log_failure("compaction", result.map(|_| ()));
                 }
             }
         }

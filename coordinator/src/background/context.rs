@@ -10,16 +10,16 @@ use crate::background::repair::Repairer;
 use crate::peers::Missing;
 use crate::write::writer::Writer;
 
-/// The parts of a node that background tasks work with. Cheap to clone.
+/// The components of a node that background tasks work with. Cheap to clone.
 #[derive(Clone)]
 pub struct TaskContext {
     /// This node.
     pub node: NodeId,
     /// This node's member of the metadata group.
     pub meta: Arc<Meta>,
-    /// Commits what tasks produce.
+    /// Uploads and commits the results of tasks.
     pub writer: Writer,
-    /// The segments on this node's disk; absent without the data role.
+    /// The segments on this node's disk; `None` without the data role.
     pub store: Option<Arc<SegmentStore>>,
     /// Fetches segments from other replicas.
     pub repairer: Arc<Repairer>,
@@ -28,15 +28,16 @@ pub struct TaskContext {
 }
 
 impl TaskContext {
-    /// Whether this node is the first live replica of a shard.
-    pub fn is_first(&self, manifest: &Manifest, table: &Table, shard: u32) -> bool {
+    /// Whether this node is the first live replica of a shard. At most one node is by the same manifest, so
+    /// it does the work of a shard that should be done once.
+    pub(crate) fn is_first_live_replica(&self, manifest: &Manifest, table: &Table, shard: u32) -> bool {
         let live = |node: &&NodeId| manifest.nodes.get(node).is_some_and(|n| n.live);
         table.shards[shard as usize].replicas.iter().find(live) == Some(&self.node)
     }
 }
 
-/// Reports a failure that must not keep a task from the rest of its work.
-pub fn log_failure(work: &'static str, result: Result<()>) {
+/// Logs a failure that must not keep a task from the rest of its work.
+pub(crate) fn log_failure(work: &'static str, result: Result<()>) {
     if let Err(error) = result {
         tracing::warn!(work, %error, "background work failed; retrying");
     }

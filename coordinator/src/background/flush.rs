@@ -1,4 +1,5 @@
-//! Rows that travelled in the log leave it for files, which take their place at all versions.
+//! Flush: writes the rows of inline segments, which travel in the log, to a file. The file replaces the
+//! inline segments at all versions.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,20 +16,21 @@ use crate::background::compaction::now_ms;
 use crate::limits::{FLUSH_AGE, FLUSH_BYTES, FLUSH_SEGMENTS, MAINTENANCE_INTERVAL};
 use crate::write::writer::Writer;
 
-/// Whether inline segments of a shard should become a file: they are many, or old.
-pub fn is_due(segments: &[Arc<Segment>]) -> bool {
+/// Whether the inline segments of a shard should be flushed: they are large, many, or old.
+fn is_due(segments: &[Arc<Segment>]) -> bool {
     let bytes: u64 = segments.iter().map(|s| s.bytes()).sum();
     let oldest = segments.iter().map(|s| s.id.created_ms()).min();
     let aged = oldest.is_some_and(|ms| now_ms().saturating_sub(ms) > FLUSH_AGE.as_millis() as u64);
     bytes > FLUSH_BYTES || segments.len() > FLUSH_SEGMENTS || aged
 }
 
-/// Exchanges inline segments of one shard for a file.
+/// Flushes inline segments of one shard to a file.
 ///
 /// # Errors
-/// `Conflict` when somebody else has exchanged one of them.
+/// `Conflict` when a concurrent commit has flushed one of them. `Unavailable` when a majority of the replicas
+/// cannot be reached.
 #[tracing::instrument(level = "info", skip_all, fields(table = %table.name, shard = shard))]
-pub async fn flush(
+pub(crate) async fn flush(
     writer: &Writer,
     table: &Table,
     shard: u32,
@@ -37,9 +39,9 @@ pub async fn flush(
     if segments.is_empty() {
         return Ok(());
     }
-    // In the order of their versions, which is how a reader of an older one knows what it sees.
+    // Ordered by version: a reader of an older version sees a prefix of the file.
     segments.sort_by_key(|s| (s.added, s.id));
-    let schema = Arc::new(compaction::stored_schema(table));
+    let schema = Arc::new(compaction::schema_of_all_versions(table));
     let mut rows = SegmentRows::default();
     for segment in &segments {
         if let SegmentData::Inline(bytes) = &segment.data {
@@ -54,12 +56,12 @@ pub async fn flush(
     let count = from.len();
     let change = TableChange { flush: vec![Flush { from, segment }], ..change };
     writer.commit(vec![change], "flush", Instant::now()).await?;
-    tracing::debug!(segments = count, "wrote inline rows out");
+    tracing::debug!(segments = count, "flushed inline segments");
     Ok(())
 }
 
 /// Flushes inline segments that are due, of the shards whose first live replica is this node.
-pub struct FlushTask(pub TaskContext);
+pub(crate) struct FlushTask(pub(crate) TaskContext);
 
 #[async_trait]
 impl BackgroundTask for FlushTask {
@@ -77,15 +79,15 @@ impl BackgroundTask for FlushTask {
             return Ok(());
         }
         for table in manifest.tables.values().filter(|t| t.inline_bytes > 0) {
-            // Also what is out of sight and only there for readers of older versions.
+            // Removed segments are flushed too: until they are vacuumed, older versions can be read.
             let mut shards: BTreeMap<u32, Vec<Arc<Segment>>> = BTreeMap::new();
             for segment in table.segments.values().filter(|s| s.is_inline()) {
                 shards.entry(segment.shard).or_default().push(segment.clone());
             }
             for (shard, segments) in shards {
                 let due = table.dropped.is_some() || is_due(&segments);
-                if due && self.0.is_first(&manifest, table, shard) {
-                    // One shard without a majority must not hold up the others.
+                if due && self.0.is_first_live_replica(&manifest, table, shard) {
+                    // A shard without a live majority must not block the others.
                     log_failure("flush", flush(&self.0.writer, table, shard, segments).await);
                 }
             }

@@ -1,13 +1,5 @@
-//! Background work of a node.
-//!
-//! - every node tells the leader that it lives;
-//! - the leader writes down who does not, and forgets what was removed long ago;
-//! - a data node pulls segments that it should keep and does not have, writes inline rows of its shards
-//!   out as files, merges segments, indexes them, removes those that nothing refers to, and reads what it keeps again and
-//!   again to find what the disk has damaged.
-//!
-//! Each round looks at one pinned manifest. All of it may be interrupted at any point: what is half done
-//! is found again by the next round.
+//! Garbage collection on a node's disk: removes the files of vacuumed segments and of writes that were never
+//! committed.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -20,39 +12,48 @@ use super::files::files_of;
 use super::runner::BackgroundTask;
 use crate::limits::{GARBAGE_AGE_MIN, READ_INDEX_TIMEOUT, SWEEP_INTERVAL, VACUUMED_AGE_MIN};
 
-/// Files that were needed and are not any more. Those that never were may yet be: their commit can be on its way.
+/// Tracks local files that a manifest referred to before and that no manifest refers to now. A file that was
+/// never referred to is different: its commit may still be in progress.
 #[derive(Default)]
-pub struct GarbageTracker {
-    needed: HashSet<SegmentId>,
-    since: HashMap<SegmentId, Instant>,
+struct GarbageTracker {
+    /// Local files that the latest manifest refers to.
+    referenced: HashSet<SegmentId>,
+    /// When each vacuumed file was first seen without a reference.
+    unreferenced_since: HashMap<SegmentId, Instant>,
 }
 
 impl GarbageTracker {
-    /// Notes what is needed now, and gives the files that have not been for so long that no query reads them.
-    fn update(&mut self, here: Vec<SegmentId>, needed: &HashSet<SegmentId>, now: Instant) -> Vec<SegmentId> {
-        self.since = here
+    /// Records which of the `local` files are referenced, and returns those that lost their last reference at
+    /// least [`VACUUMED_AGE_MIN`] ago. No query can still read them.
+    fn update(
+        &mut self,
+        local: Vec<SegmentId>,
+        referenced: &HashSet<SegmentId>,
+        now: Instant,
+    ) -> Vec<SegmentId> {
+        self.unreferenced_since = local
             .iter()
-            .filter(|id| !needed.contains(id))
+            .filter(|id| !referenced.contains(id))
             .filter_map(|id| {
-                let fresh = self.needed.contains(id).then_some(now);
-                Some((*id, self.since.get(id).copied().or(fresh)?))
+                let just_vacuumed = self.referenced.contains(id).then_some(now);
+                Some((*id, self.unreferenced_since.get(id).copied().or(just_vacuumed)?))
             })
             .collect();
-        self.needed = here.into_iter().filter(|id| needed.contains(id)).collect();
-        let old = |since: &Instant| now.duration_since(*since) >= VACUUMED_AGE_MIN;
-        self.since.iter().filter(|(_, since)| old(since)).map(|(id, _)| *id).collect()
+        self.referenced = local.into_iter().filter(|id| referenced.contains(id)).collect();
+        let expired = |since: &Instant| now.duration_since(*since) >= VACUUMED_AGE_MIN;
+        self.unreferenced_since.iter().filter(|(_, since)| expired(since)).map(|(id, _)| *id).collect()
     }
 }
 
-/// Removes files that no manifest names, and releases what caches have not used for a while.
-pub struct GarbageTask {
+/// Removes files that the manifest does not refer to, and evicts idle cache entries of the query engine.
+pub(crate) struct GarbageTask {
     context: TaskContext,
     tracker: GarbageTracker,
 }
 
 impl GarbageTask {
-    /// A task that has seen no file yet.
-    pub fn new(context: TaskContext) -> Self {
+    /// A task that has not seen any file yet.
+    pub(crate) fn new(context: TaskContext) -> Self {
         Self { context, tracker: GarbageTracker::default() }
     }
 
@@ -60,22 +61,23 @@ impl GarbageTask {
         let Some(store) = self.context.store.clone() else {
             return Ok(());
         };
-        // Not this node's view: one that is behind would collect what was committed meanwhile.
+        // A linearizable read: a lagging local manifest would miss recent commits, and their files would be
+        // removed.
         let manifest = self.context.meta.read(READ_INDEX_TIMEOUT).await?;
-        let needed: HashSet<SegmentId> =
+        let referenced: HashSet<SegmentId> =
             manifest.tables.values().flat_map(|table| files_of(table)).map(|file| file.id).collect();
-        let vacuumed = self.tracker.update(store.ids(), &needed, Instant::now());
+        let vacuumed = self.tracker.update(store.ids(), &referenced, Instant::now());
         let removed = tokio::task::spawn_blocking(move || {
             for id in &vacuumed {
                 store.remove(*id)?;
             }
-            let abandoned = store.collect_garbage(GARBAGE_AGE_MIN, |id| needed.contains(&id))?;
+            let abandoned = store.collect_garbage(GARBAGE_AGE_MIN, |id| referenced.contains(&id))?;
             Ok::<_, Error>(vacuumed.len() + abandoned)
         })
         .await
-        .map_err(|e| Error::internal(format!("garbage: {e}")))??;
+        .map_err(|e| Error::internal(format!("garbage collection: {e}")))??;
         if removed > 0 {
-            tracing::info!(removed, "removed segments that nothing refers to");
+            tracing::info!(removed, "removed unreferenced segments");
         }
         Ok(())
     }
@@ -102,14 +104,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_needed_before_goes_early_and_only_after_a_while() {
-        let (old, young) = (SegmentId(1), SegmentId(2));
+    fn only_vacuumed_files_are_removed_and_only_after_the_minimum_age() {
+        let (vacuumed, uncommitted) = (SegmentId(1), SegmentId(2));
         let start = Instant::now();
         let mut tracker = GarbageTracker::default();
-        assert!(tracker.update(vec![old, young], &HashSet::from([old]), start).is_empty());
-        assert!(tracker.update(vec![old, young], &HashSet::new(), start).is_empty());
+        assert!(tracker.update(vec![vacuumed, uncommitted], &HashSet::from([vacuumed]), start).is_empty());
+        assert!(tracker.update(vec![vacuumed, uncommitted], &HashSet::new(), start).is_empty());
         let later = start + VACUUMED_AGE_MIN;
-        assert_eq!(tracker.update(vec![old, young], &HashSet::new(), later), [old]);
-        assert!(tracker.update(vec![young], &HashSet::new(), later + VACUUMED_AGE_MIN).is_empty());
+        assert_eq!(tracker.update(vec![vacuumed, uncommitted], &HashSet::new(), later), [vacuumed]);
+        assert!(tracker.update(vec![uncommitted], &HashSet::new(), later + VACUUMED_AGE_MIN).is_empty());
     }
 }

@@ -1,7 +1,8 @@
-//! Indexes: their definitions, and making them for the segments that are there.
+//! Index builds: creates the index files of existing segments.
 //!
-//! A definition is a view of the schema, visible at once. The index of a segment is made in the background, from the
-//! segment alone, copied to its replicas, and committed as a record beside it. Until then the segment is searched without.
+//! An index definition is part of the schema and takes effect at once. The index of a segment is built in the
+//! background from that segment alone, replicated, and committed as a record of the segment. Until then,
+//! searches scan the segment.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,29 +20,38 @@ use plexus_storage::{SegmentRef, SegmentStore};
 
 use super::context::{TaskContext, log_failure};
 use super::runner::BackgroundTask;
-use crate::background::compaction_policy::Sizes;
+use crate::background::compaction_policy::SizeTargets;
 use crate::background::{compaction, compaction_policy};
 use crate::limits::MAINTENANCE_INTERVAL;
 use crate::write::writer::Writer;
 
-/// Segments of a shard that lack an index: each with a definition. Those in the log are few, and leave it soon.
-pub fn unindexed(table: &Table, shard: u32) -> Vec<(Arc<Segment>, IndexDefinition)> {
+/// The indexes that file segments of a shard lack. Inline segments have none: they are few, and a flush
+/// replaces them soon.
+fn missing_indexes(table: &Table, shard: u32) -> Vec<(Arc<Segment>, IndexDefinition)> {
     let definitions = &table.schema.indexes;
     let segments =
         table.segments.values().filter(|s| s.shard == shard && s.removed.is_none() && !s.is_inline());
     let lacks = |segment: &Segment, id: u32| segment.indexes.iter().all(|index| index.index != id);
     segments
         .flat_map(|segment| {
-            let lacking =
+            let missing =
                 definitions.iter().filter(|d| d.kind.applies_to(segment.rows) && lacks(segment, d.id));
-            lacking.map(|d| (segment.clone(), (*d).clone())).collect::<Vec<_>>()
+            missing.map(|d| (segment.clone(), (*d).clone())).collect::<Vec<_>>()
         })
         .collect()
 }
 
-/// Makes the index of a segment, and commits it. Whether it was taken: the segment or the definition may be gone.
-#[tracing::instrument(level = "info", skip_all, fields(table = %table.name, segment = %segment.id, index = definition.name))]
-pub async fn index_segment(
+/// Builds the index of a segment and commits it. Returns whether the commit was accepted: the segment or the
+/// definition may have been removed in the meantime.
+///
+/// # Errors
+/// Those of reading the segment, of replicating the index and of the commit.
+#[tracing::instrument(
+    level = "info",
+    skip_all,
+    fields(table = %table.name, segment = %segment.id, index = definition.name)
+)]
+async fn index_segment(
     writer: &Writer,
     manifest: &Manifest,
     table: &Arc<Table>,
@@ -61,19 +71,26 @@ pub async fn index_segment(
             Ok(true)
         }
         Err(e) if e.kind() == ErrorKind::Conflict => {
-            tracing::debug!(error = %e, "an index came too late");
+            tracing::debug!(error = %e, "an index build conflicted with another commit");
             Ok(false)
         }
         Err(e) => Err(e),
     }
 }
 
-/// Makes an index again whose file is lost on all replicas. It is made of the segment alone, and so it is the same.
+/// Rebuilds an index whose file is lost on all replicas. An index depends on its segment alone, so the same
+/// version of the software builds the same bytes.
 ///
 /// # Errors
-/// `Corrupt` when it is another, since a newer version makes it: it is to be dropped then and created again.
-#[tracing::instrument(level = "info", skip_all, fields(table = %table.name, segment = %segment.id, file = %file.id))]
-pub async fn rebuild(
+/// `Corrupt` when the rebuilt file differs from the committed one, because a newer version of the software
+/// built it. The index must be dropped and created again then. `NotFound` when `file` is not an index of the
+/// segment.
+#[tracing::instrument(
+    level = "info",
+    skip_all,
+    fields(table = %table.name, segment = %segment.id, file = %file.id)
+)]
+async fn rebuild(
     writer: &Writer,
     manifest: &Manifest,
     table: &Arc<Table>,
@@ -83,22 +100,24 @@ pub async fn rebuild(
 ) -> Result<()> {
     let index = segment.indexes.iter().find(|index| index.file == file.id);
     let definition = index.and_then(|index| table.schema.indexes.iter().find(|d| d.id == index.index));
-    let definition = definition.ok_or_else(|| Error::not_found(format!("{} is no index", file.id)))?;
+    let definition =
+        definition.ok_or_else(|| Error::not_found(format!("file {} is not an index", file.id)))?;
     let (bytes, checksum) = build(writer, manifest, table, segment, definition).await?;
     if checksum != file.data.checksum {
         return Err(Error::corrupt(format!(
-            "index {:?} of segment {} is lost, and would be another now: drop it and create it again",
+            "index {:?} of segment {} is lost, and a rebuild gives a different file: drop the index and \
+             create it again",
             definition.name, segment.id
         )));
     }
     let (store, id) = (store.clone(), file.id);
     blocking(move || store.put(id, &bytes, &checksum)).await?;
-    tracing::info!("made a lost index again");
+    tracing::info!("rebuilt a lost index");
     Ok(())
 }
 
-/// The bytes of the index of a segment, with their checksum.
-pub async fn build(
+/// Builds the index of a segment. Returns its bytes and their BLAKE3 checksum.
+async fn build(
     writer: &Writer,
     manifest: &Manifest,
     table: &Arc<Table>,
@@ -106,8 +125,10 @@ pub async fn build(
     definition: &IndexDefinition,
 ) -> Result<(Bytes, [u8; 32])> {
     let snapshot = writer.engine.search_snapshot(table.clone(), manifest.version, segment.clone());
-    let view =
-        snapshot.views.first().ok_or_else(|| Error::internal("a snapshot of one segment without it"))?;
+    let view = snapshot
+        .views
+        .first()
+        .ok_or_else(|| Error::internal("the search snapshot of a segment has no segment view"))?;
     let bytes = match &definition.kind {
         IndexKind::Text { columns, tokenizer } => {
             let (columns, analyzer) = (columns.clone(), Analyzer::named(tokenizer)?);
@@ -128,73 +149,101 @@ pub async fn build(
     .await
 }
 
-/// Work on an index of a segment, as a manifest has it.
-pub struct Due<T> {
+/// An index to build or to repair, with the manifest in which it was found.
+struct IndexWork<T> {
     manifest: Arc<Manifest>,
     table: Arc<Table>,
     segment: Arc<Segment>,
-    what: T,
+    index: T,
 }
 
-/// Time after which building an index is tried again.
+/// Time after which a failed index build is tried again.
 const INDEX_RETRY: Duration = Duration::from_secs(60);
-/// Time after which a lost index is rebuilt once more that would get other bytes.
+/// Additional time before a rebuild that gave a different file is tried again.
 const REBUILD_RETRY: Duration = Duration::from_secs(60 * 60);
 
-/// Builds the indexes that segments lack, of the shards whose first live replica is this node, and rebuilds those of its
-/// own that no replica has any more; one after the other.
-pub struct IndexBuildTask {
+/// Builds the indexes that segments lack, of the shards whose first live replica is this node. Also restores
+/// the index files that this node should hold and lacks: from another replica, or by a rebuild. One index at
+/// a time.
+pub(crate) struct IndexBuildTask {
     context: TaskContext,
-    /// When each index of a segment was tried last.
-    tried: HashMap<(SegmentId, u32), Instant>,
+    /// The last attempt for each index, by the id of the segment and of the index definition.
+    attempts: HashMap<(SegmentId, u32), Instant>,
 }
 
 impl IndexBuildTask {
-    /// A task that has tried nothing yet.
-    pub fn new(context: TaskContext) -> Self {
-        Self { context, tried: HashMap::new() }
+    /// A task that has not attempted anything yet.
+    pub(crate) fn new(context: TaskContext) -> Self {
+        Self { context, attempts: HashMap::new() }
     }
 
-    /// A segment without one of its indexes, that is not about to be merged.
-    fn next_to_index(
-        &self,
-        table: TableId,
-        tried: &HashMap<(SegmentId, u32), Instant>,
-    ) -> Option<Due<IndexDefinition>> {
+    /// The latest manifest with a table, unless the table was dropped.
+    fn current(&self, table: TableId) -> Option<(Arc<Manifest>, Arc<Table>)> {
         let manifest = self.context.meta.manifest();
         let table = manifest.tables.get(&table).filter(|t| t.dropped.is_none())?.clone();
-        for shard in (0..table.shards.len() as u32).filter(|s| self.context.is_first(&manifest, &table, *s)) {
+        Some((manifest, table))
+    }
+
+    /// A segment that lacks an index and is not about to be compacted.
+    fn next_missing(&self, table: TableId) -> Option<IndexWork<IndexDefinition>> {
+        let (manifest, table) = self.current(table)?;
+        let shards = 0..table.shards.len() as u32;
+        for shard in shards.filter(|s| self.context.is_first_live_replica(&manifest, &table, *s)) {
             let candidates = compaction::candidates(&table, manifest.version, shard, compaction::now_ms());
-            let leaving = compaction_policy::choose(&candidates, &Sizes::of(&table)).unwrap_or_default();
+            let compacted_next =
+                compaction_policy::select_segments(&candidates, &SizeTargets::for_table(&table))
+                    .unwrap_or_default();
             let due = |(segment, definition): &(Arc<Segment>, IndexDefinition)| {
-                !leaving.contains(&segment.id) && !tried.contains_key(&(segment.id, definition.id))
+                !compacted_next.contains(&segment.id)
+                    && !self.attempts.contains_key(&(segment.id, definition.id))
             };
-            if let Some((segment, definition)) = unindexed(&table, shard).into_iter().find(due) {
-                return Some(Due { manifest, table, segment, what: definition });
+            if let Some((segment, index)) = missing_indexes(&table, shard).into_iter().find(due) {
+                return Some(IndexWork { manifest, table, segment, index });
             }
         }
         None
     }
 
-    /// An index of a segment whose file this node should have, and has not.
-    fn next_lost(
-        &self,
-        table: TableId,
-        store: &SegmentStore,
-        tried: &HashMap<(SegmentId, u32), Instant>,
-    ) -> Option<Due<(SegmentRef, u32)>> {
-        let manifest = self.context.meta.manifest();
-        let table = manifest.tables.get(&table).filter(|t| t.dropped.is_none())?.clone();
+    /// An index file that this node should hold and lacks, with the id of its definition.
+    fn next_lost(&self, table: TableId, store: &SegmentStore) -> Option<IndexWork<(SegmentRef, u32)>> {
+        let (manifest, table) = self.current(table)?;
         let found = table.segments.values().find_map(|segment| {
             let is_lost = |index: &&SegmentIndex| {
-                !store.contains(index.file) && !tried.contains_key(&(segment.id, index.index))
+                !store.contains(index.file) && !self.attempts.contains_key(&(segment.id, index.index))
             };
             let index = segment.indexes.iter().find(is_lost)?.index;
             let file = SegmentRef::index_file(&table, segment, index)?;
-            file.replicas.contains(&self.context.node).then(|| (segment.clone(), file, index))
+            file.replicas.contains(&self.context.node).then(|| (segment.clone(), (file, index)))
         });
-        let (segment, file, index) = found?;
-        Some(Due { manifest, table, segment, what: (file, index) })
+        let (segment, index) = found?;
+        Some(IndexWork { manifest, table, segment, index })
+    }
+
+    /// Builds all indexes that segments of a table lack.
+    async fn build_missing(&mut self, table: TableId) {
+        // A build takes a while in which segments come and go, so each one starts from a new manifest.
+        while let Some(work) = self.next_missing(table) {
+            let IndexWork { manifest, table, segment, index } = work;
+            self.attempts.insert((segment.id, index.id), Instant::now());
+            let indexed = index_segment(&self.context.writer, &manifest, &table, &segment, &index).await;
+            log_failure("index", indexed.map(|_| ()));
+        }
+    }
+
+    /// Restores all index files of a table that this node should hold and lacks.
+    async fn restore_lost(&mut self, table: TableId, store: &Arc<SegmentStore>) {
+        while let Some(work) = self.next_lost(table, store) {
+            let IndexWork { manifest, table, segment, index: (file, index) } = work;
+            self.attempts.insert((segment.id, index), Instant::now());
+            if self.context.repairer.repair(store, &file).await.is_ok() {
+                continue;
+            }
+            let rebuilt = rebuild(&self.context.writer, &manifest, &table, &segment, &file, store).await;
+            if rebuilt.as_ref().is_err_and(|e| e.kind() == ErrorKind::Corrupt) {
+                self.attempts.insert((segment.id, index), Instant::now() + REBUILD_RETRY);
+            }
+            log_failure("index", rebuilt);
+        }
     }
 }
 
@@ -216,32 +265,13 @@ impl BackgroundTask for IndexBuildTask {
         let Some(store) = self.context.store.clone() else {
             return Ok(());
         };
-        self.tried.retain(|_, at| at.elapsed() < INDEX_RETRY);
+        self.attempts.retain(|_, at| at.elapsed() < INDEX_RETRY);
         let manifest = self.context.meta.manifest();
         let indexed =
             manifest.tables.values().filter(|t| t.dropped.is_none() && !t.schema.indexes.is_empty());
-        for id in indexed.map(|table| table.id) {
-            // It takes a while, in which segments come and go.
-            while let Some(Due { manifest, table, segment, what: definition }) =
-                self.next_to_index(id, &self.tried)
-            {
-                self.tried.insert((segment.id, definition.id), Instant::now());
-                let indexed =
-                    index_segment(&self.context.writer, &manifest, &table, &segment, &definition).await;
-                log_failure("index", indexed.map(|_| ()));
-            }
-            while let Some(Due { manifest, table, segment, what }) = self.next_lost(id, &store, &self.tried) {
-                let (file, index) = what;
-                self.tried.insert((segment.id, index), Instant::now());
-                if self.context.repairer.repair(&store, &file).await.is_ok() {
-                    continue;
-                }
-                let rebuilt = rebuild(&self.context.writer, &manifest, &table, &segment, &file, &store).await;
-                if rebuilt.as_ref().is_err_and(|e| e.kind() == ErrorKind::Corrupt) {
-                    self.tried.insert((segment.id, index), Instant::now() + REBUILD_RETRY);
-                }
-                log_failure("index", rebuilt);
-            }
+        for table in indexed.map(|table| table.id) {
+            self.build_missing(table).await;
+            self.restore_lost(table, &store).await;
         }
         Ok(())
     }

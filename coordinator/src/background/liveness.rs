@@ -1,4 +1,5 @@
-//! Liveness: every node sends heartbeats; the leader records in the log which nodes stopped, and keeps the voters.
+//! Liveness: every node sends heartbeats. The leader records in the log which nodes are live, and maintains
+//! the set of Raft voters.
 
 use std::time::{Duration, Instant};
 
@@ -11,18 +12,18 @@ use crate::limits::{COMMIT_TIMEOUT, MAINTENANCE_INTERVAL};
 
 /// Time between heartbeats.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
-/// Time between checks of the voters: a new cluster should not wait for them.
+/// Time between checks of the voters. Short, because a new cluster waits for its voters.
 const VOTERS_INTERVAL: Duration = Duration::from_millis(200);
-/// Age of the last heartbeat at which the leader takes a node for dead.
+/// Age of the last heartbeat from which the leader considers a node dead.
 const HEARTBEAT_AGE_MAX: Duration = Duration::from_secs(3);
-/// Time for nodes to reach a new leader before missing heartbeats count.
+/// Time that nodes have to find a new leader before it counts missing heartbeats.
 const LEADER_GRACE: Duration = Duration::from_secs(5);
 
-/// Tells the leader that this node lives.
-pub struct Heartbeat(pub TaskContext);
+/// Sends heartbeats to the leader.
+pub(crate) struct HeartbeatTask(pub(crate) TaskContext);
 
 #[async_trait]
-impl BackgroundTask for Heartbeat {
+impl BackgroundTask for HeartbeatTask {
     fn name(&self) -> &'static str {
         "heartbeat"
     }
@@ -40,11 +41,11 @@ impl BackgroundTask for Heartbeat {
     }
 }
 
-/// Makes voters of members that are ready for it, on the leader.
-pub struct Voters(pub TaskContext);
+/// On the leader: keeps the set of Raft voters up to date. Does nothing on other nodes.
+pub(crate) struct VotersTask(pub(crate) TaskContext);
 
 #[async_trait]
-impl BackgroundTask for Voters {
+impl BackgroundTask for VotersTask {
     fn name(&self) -> &'static str {
         "voters"
     }
@@ -58,18 +59,20 @@ impl BackgroundTask for Voters {
     }
 }
 
-/// Records which nodes send heartbeats, on the leader.
-pub struct Liveness {
+/// On the leader: records which nodes are live. Does nothing on other nodes.
+pub(crate) struct LivenessTask {
     context: TaskContext,
+    /// When this node became the leader; `None` while it is not.
     leading_since: Option<Instant>,
 }
 
-impl Liveness {
-    /// A task that takes no node for dead before [`LEADER_GRACE`].
-    pub fn new(context: TaskContext) -> Self {
+impl LivenessTask {
+    /// A task that declares no node dead during the first [`LEADER_GRACE`] of its leadership.
+    pub(crate) fn new(context: TaskContext) -> Self {
         Self { context, leading_since: None }
     }
 
+    /// Commits every change of a node's liveness.
     async fn record_changes(&self) -> Result<()> {
         let manifest = self.context.meta.manifest();
         for record in manifest.nodes.values() {
@@ -87,7 +90,7 @@ impl Liveness {
 }
 
 #[async_trait]
-impl BackgroundTask for Liveness {
+impl BackgroundTask for LivenessTask {
     fn name(&self) -> &'static str {
         "liveness"
     }

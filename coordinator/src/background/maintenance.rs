@@ -1,7 +1,7 @@
-//! The background work of a node, assembled.
+//! Assembles the background work of a node.
 //!
-//! Each task works on one pinned manifest per run. All of it may be interrupted at any point: what is half done is found
-//! again by the next run.
+//! A run of a task works on a pinned manifest. It may be interrupted at any point: the next run finds
+//! unfinished work again.
 
 use tokio_util::sync::CancellationToken;
 
@@ -10,29 +10,29 @@ use super::context::TaskContext;
 use super::flush::FlushTask;
 use super::garbage::GarbageTask;
 use super::index_build::IndexBuildTask;
-use super::liveness::{Heartbeat, Liveness, Voters};
+use super::liveness::{HeartbeatTask, LivenessTask, VotersTask};
 use super::repair::RepairTask;
-use super::retention::Retention;
+use super::retention::RetentionTask;
 use super::runner::{Runner, TaskMetrics};
 use super::scrub::ScrubTask;
 
 /// The background work of one node.
 pub struct Maintenance {
-    /// What the tasks work with.
+    /// The components that the tasks work with.
     pub context: TaskContext,
-    /// Where runs are counted.
+    /// Counts the runs of the tasks.
     pub metrics: TaskMetrics,
 }
 
 impl Maintenance {
-    /// Runs until `stop` is cancelled.
+    /// Runs all tasks until `stop` is canceled.
     pub async fn run(self, stop: CancellationToken) {
         let Self { context, metrics } = self;
         let mut runner = Runner::new(metrics);
-        runner.add(Heartbeat(context.clone()));
-        runner.add(Voters(context.clone()));
-        runner.add(Liveness::new(context.clone()));
-        runner.add(Retention(context.clone()));
+        runner.add(HeartbeatTask(context.clone()));
+        runner.add(VotersTask(context.clone()));
+        runner.add(LivenessTask::new(context.clone()));
+        runner.add(RetentionTask(context.clone()));
         runner.add(RepairTask::new(context.clone()));
         runner.add(FlushTask(context.clone()));
         runner.add(CompactionTask(context.clone()));

@@ -1,15 +1,15 @@
-//! Background work of a node: the runner and its tasks.
+//! Background work of a node: the runner, what its tasks share, and the tasks.
 
-pub mod compaction;
-pub mod compaction_policy;
-pub mod context;
-pub mod files;
-pub mod flush;
-pub mod garbage;
-pub mod index_build;
-pub mod liveness;
-pub mod maintenance;
-pub mod repair;
-pub mod retention;
-pub mod runner;
-pub mod scrub;
+pub(crate) mod compaction;
+pub(crate) mod compaction_policy;
+pub(crate) mod context;
+pub(crate) mod files;
+pub(crate) mod flush;
+pub(crate) mod garbage;
+pub(crate) mod index_build;
+pub(crate) mod liveness;
+pub(crate) mod maintenance;
+pub(crate) mod repair;
+pub(crate) mod retention;
+pub(crate) mod runner;
+pub(crate) mod scrub;

@@ -1,4 +1,4 @@
-//! Pulling a segment that this node should keep from the nodes that have it.
+//! Repair: fetches segments that this node should hold and lacks from the nodes that have them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,55 +10,57 @@ use plexus_model::{Error, NodeId, Result, SegmentId, Table, TableId};
 use plexus_storage::{RemoteSegments, SegmentRef, SegmentStore};
 
 use super::context::TaskContext;
-use super::files::kept_by;
+use super::files::files_held_by;
 use super::runner::BackgroundTask;
-use crate::limits::{MAINTENANCE_INTERVAL, REPAIR_CHUNK_BYTES, REPAIR_PARTS_MAX, REPAIRS_MAX};
+use crate::limits::{MAINTENANCE_INTERVAL, PARTIAL_REPAIRS_MAX, REPAIR_CHUNK_BYTES, REPAIRS_MAX};
 
-/// Fetches segments chunk by chunk. What has come stays when a pull breaks off: the next replica, or the
-/// next attempt, goes on from there.
+/// Fetches segments chunk by chunk. When a transfer fails, the chunks that arrived are kept, and the next
+/// replica or the next attempt resumes after them.
 pub struct Repairer {
     node: NodeId,
     remote: Arc<dyn RemoteSegments>,
-    parts: Mutex<HashMap<SegmentId, Vec<u8>>>,
+    /// The bytes so far of segments whose transfer failed.
+    partial: Mutex<HashMap<SegmentId, Vec<u8>>>,
 }
 
 impl Repairer {
+    /// A repairer for `node`, which fetches from other nodes through `remote`.
     pub fn new(node: NodeId, remote: Arc<dyn RemoteSegments>) -> Self {
-        Self { node, remote, parts: Mutex::default() }
+        Self { node, remote, partial: Mutex::default() }
     }
 
-    /// Makes a segment durable here. The whole is checked before it is kept.
+    /// Fetches a segment and makes it durable in `store`, which verifies the checksum.
     ///
     /// # Errors
-    /// `Unavailable` when no replica gives all of it; `Corrupt` when what they gave does not have the
-    /// checksum, after which it is fetched anew.
-    pub async fn repair(&self, store: &Arc<SegmentStore>, segment: &SegmentRef) -> Result<()> {
-        let mut bytes = self.parts().remove(&segment.id).unwrap_or_default();
+    /// `Unavailable` when no replica could send the rest of the segment. `Corrupt` when the bytes do not
+    /// match the checksum; they are discarded, and the next attempt starts over.
+    pub(crate) async fn repair(&self, store: &Arc<SegmentStore>, segment: &SegmentRef) -> Result<()> {
+        let mut bytes = self.lock_partial().remove(&segment.id).unwrap_or_default();
         if let Err(error) = self.fetch(segment, &mut bytes).await {
-            let mut parts = self.parts();
-            // Too many broken pulls would hold too much memory: those beyond begin again.
-            if parts.len() < REPAIR_PARTS_MAX {
-                parts.insert(segment.id, bytes);
+            let mut partial = self.lock_partial();
+            // Bounds the memory of failed transfers. Transfers above the bound start over.
+            if partial.len() < PARTIAL_REPAIRS_MAX {
+                partial.insert(segment.id, bytes);
             }
             return Err(error);
         }
         let (store, segment) = (store.clone(), segment.clone());
         tokio::task::spawn_blocking(move || store.put(segment.id, &bytes, &segment.data.checksum))
             .await
-            .map_err(|e| Error::internal(format!("storing a pulled segment: {e}")))?
+            .map_err(|e| Error::internal(format!("storing a repaired segment: {e}")))?
     }
 
     /// Appends to `bytes` until they are the whole segment.
     async fn fetch(&self, segment: &SegmentRef, bytes: &mut Vec<u8>) -> Result<()> {
-        let mut last = Error::unavailable(format!("segment {} has no other replica", segment.id));
+        let mut last_error = Error::unavailable(format!("segment {} has no other replica", segment.id));
         for node in self.remote.order(segment).into_iter().filter(|n| *n != self.node) {
             while (bytes.len() as u64) < segment.data.bytes {
-                let rest = (segment.data.bytes as usize - bytes.len()).min(REPAIR_CHUNK_BYTES);
-                match self.remote.read(node, segment, bytes.len() as u64, rest).await {
+                let length = (segment.data.bytes as usize - bytes.len()).min(REPAIR_CHUNK_BYTES);
+                match self.remote.read(node, segment, bytes.len() as u64, length).await {
                     Ok(chunk) if !chunk.is_empty() => bytes.extend_from_slice(&chunk),
                     Ok(_) => break,
                     Err(e) => {
-                        last = e;
+                        last_error = e;
                         break;
                     }
                 }
@@ -67,23 +69,23 @@ impl Repairer {
                 return Ok(());
             }
         }
-        Err(last)
+        Err(last_error)
     }
 
-    fn parts(&self) -> MutexGuard<'_, HashMap<SegmentId, Vec<u8>>> {
-        self.parts.lock().expect("no code panics while it holds this lock")
+    fn lock_partial(&self) -> MutexGuard<'_, HashMap<SegmentId, Vec<u8>>> {
+        self.partial.lock().expect("no code panics while it holds this lock")
     }
 }
 
 /// Fetches the segments that this node should hold and lacks.
-pub struct RepairTask {
+pub(crate) struct RepairTask {
     context: TaskContext,
     complete: CompleteTables,
 }
 
 impl RepairTask {
-    /// A task that has seen no table yet.
-    pub fn new(context: TaskContext) -> Self {
+    /// A task that has not checked any table yet.
+    pub(crate) fn new(context: TaskContext) -> Self {
         Self { context, complete: CompleteTables::default() }
     }
 }
@@ -110,10 +112,10 @@ impl BackgroundTask for RepairTask {
         let mut missing: Vec<SegmentRef> = Vec::new();
         let mut tables = HashMap::new();
         for table in manifest.tables.values().filter(|t| t.dropped.is_none()) {
-            if !complete.tables.get(&table.id).is_some_and(|seen| Arc::ptr_eq(seen, table)) {
-                let known = missing.len();
-                missing.extend(kept_by(table, self.context.node).filter(|s| !store.contains(s.id)));
-                if missing.len() > known {
+            if !complete.tables.get(&table.id).is_some_and(|checked| Arc::ptr_eq(checked, table)) {
+                let count_before = missing.len();
+                missing.extend(files_held_by(table, self.context.node).filter(|s| !store.contains(s.id)));
+                if missing.len() > count_before {
                     continue;
                 }
             }
@@ -124,27 +126,28 @@ impl BackgroundTask for RepairTask {
         if missing.is_empty() {
             return Ok(());
         }
-        tracing::info!(segments = missing.len(), "pulling segments that this node lacks");
-        let (repairer, absent) = (&self.context.repairer, &self.context.missing);
-        let pulls = missing.into_iter().map(|segment| async move {
-            let pulled = repairer.repair(store, &segment).await;
-            if pulled.is_ok() {
-                absent.found(segment.id);
+        tracing::info!(segments = missing.len(), "fetching missing segments");
+        let (repairer, report) = (&self.context.repairer, &self.context.missing);
+        let repairs = missing.into_iter().map(|segment| async move {
+            let repaired = repairer.repair(store, &segment).await;
+            if repaired.is_ok() {
+                report.remove(segment.id);
             }
-            pulled
+            repaired
         });
         let results: Vec<Result<()>> =
-            futures::stream::iter(pulls).buffer_unordered(REPAIRS_MAX).collect().await;
+            futures::stream::iter(repairs).buffer_unordered(REPAIRS_MAX).collect().await;
         results.into_iter().collect()
     }
 }
 
-/// Tables of which this node had all that it should keep. A table is a new value after every change, so
-/// that the same value need not be looked at again.
+/// Tables of which this node holds all files that it should. Every change of a table creates a new [`Table`]
+/// value, so a table with the same address needs no second check.
 #[derive(Default)]
-pub struct CompleteTables {
+struct CompleteTables {
     tables: HashMap<TableId, Arc<Table>>,
-    /// [`SegmentStore::lost_file_count`] at that time.
+    /// [`SegmentStore::lost_file_count`] when the tables were checked. When it has changed, a file of a
+    /// checked table may be lost.
     lost_file_count: u64,
 }
 
@@ -157,17 +160,19 @@ mod tests {
 
     use super::*;
 
-    /// Replicas that break off: each serves so many chunks in all.
-    struct Flaky {
+    /// Replicas that fail after a number of chunks.
+    struct FlakyReplicas {
         bytes: Vec<u8>,
-        left: Mutex<HashMap<NodeId, usize>>,
+        /// How many more chunks each node serves.
+        chunks_left: Mutex<HashMap<NodeId, usize>>,
+        /// Offsets of the chunks served, in order.
         offsets: Mutex<Vec<u64>>,
     }
 
     #[async_trait]
-    impl RemoteSegments for Flaky {
+    impl RemoteSegments for FlakyReplicas {
         async fn read(&self, node: NodeId, _: &SegmentRef, offset: u64, length: usize) -> Result<Bytes> {
-            let mut left = self.left.lock().unwrap();
+            let mut left = self.chunks_left.lock().unwrap();
             let left = left.entry(node).or_default();
             if *left == 0 {
                 return Err(Error::unavailable(format!("node {node} is gone")));
@@ -187,7 +192,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_pull_goes_on_where_it_broke_off() {
+    async fn a_failed_transfer_resumes_after_the_last_chunk() {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(SegmentStore::open(dir.path()).unwrap());
         let bytes: Vec<u8> = (0..REPAIR_CHUNK_BYTES * 5 + 17).map(|i| (i % 251) as u8).collect();
@@ -196,28 +201,28 @@ mod tests {
             data: file(bytes.len() as u64, *blake3::hash(&bytes).as_bytes()),
             replicas: vec![NodeId(1), NodeId(2), NodeId(3)],
         };
-        let left = HashMap::from([(NodeId(1), 9), (NodeId(2), 2), (NodeId(3), 1)]);
-        let remote = Arc::new(Flaky { bytes, left: Mutex::new(left), offsets: Mutex::default() });
-        // Node 1 is this one; 2 and 3 give half of it, then nothing.
+        let chunks_left = Mutex::new(HashMap::from([(NodeId(1), 9), (NodeId(2), 2), (NodeId(3), 1)]));
+        let remote = Arc::new(FlakyReplicas { bytes, chunks_left, offsets: Mutex::default() });
+        // Node 1 is the local node. Nodes 2 and 3 serve three of the six chunks, then fail.
         let repairer = Repairer::new(NodeId(1), remote.clone());
         assert!(repairer.repair(&store, &segment).await.unwrap_err().message().contains("node 3 is gone"));
         assert!(!store.contains(segment.id));
-        remote.left.lock().unwrap().insert(NodeId(2), 3);
+        remote.chunks_left.lock().unwrap().insert(NodeId(2), 3);
         repairer.repair(&store, &segment).await.unwrap();
         assert!(store.contains(segment.id));
         let chunks: Vec<u64> =
             remote.offsets.lock().unwrap().iter().map(|o| o / REPAIR_CHUNK_BYTES as u64).collect();
-        assert_eq!(chunks, [0, 1, 2, 3, 4, 5], "something was fetched twice");
+        assert_eq!(chunks, [0, 1, 2, 3, 4, 5], "each chunk is fetched once");
     }
 
     #[tokio::test]
-    async fn bytes_of_another_checksum_are_not_kept_and_fetched_anew() {
+    async fn bytes_with_a_wrong_checksum_are_discarded_and_fetched_again() {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(SegmentStore::open(dir.path()).unwrap());
         let segment =
             SegmentRef { id: SegmentId::generate(), data: file(10, [0; 32]), replicas: vec![NodeId(2)] };
-        let left = Mutex::new(HashMap::from([(NodeId(2), 9)]));
-        let remote = Arc::new(Flaky { bytes: vec![1; 10], left, offsets: Mutex::default() });
+        let chunks_left = Mutex::new(HashMap::from([(NodeId(2), 9)]));
+        let remote = Arc::new(FlakyReplicas { bytes: vec![1; 10], chunks_left, offsets: Mutex::default() });
         let repairer = Repairer::new(NodeId(1), remote.clone());
         for attempts in 1..3 {
             let error = repairer.repair(&store, &segment).await.unwrap_err();

@@ -1,4 +1,5 @@
-//! Retention: the leader forgets versions that are older than their table keeps them, and loads that were abandoned.
+//! Retention: the leader vacuums versions that are older than the retention of their table, and drops the
+//! staging tables of abandoned loads.
 
 use std::time::Duration;
 
@@ -11,11 +12,11 @@ use super::runner::BackgroundTask;
 use crate::limits::{COMMIT_TIMEOUT, SWEEP_INTERVAL};
 use crate::table_ops::vacuum::has_garbage;
 
-/// Vacuums all tables by their retention.
-pub struct Retention(pub TaskContext);
+/// On the leader: vacuums all tables and drops abandoned staging tables. Does nothing on other nodes.
+pub(crate) struct RetentionTask(pub(crate) TaskContext);
 
 #[async_trait]
-impl BackgroundTask for Retention {
+impl BackgroundTask for RetentionTask {
     fn name(&self) -> &'static str {
         "retention"
     }

@@ -1,5 +1,5 @@
-//! Runs the background tasks of a node: one type for all of them, so that each has a name, an interval, a place in a
-//! bounded set, and counters, and none has a loop of its own.
+//! Runs the background tasks of a node. Tasks have no loops of their own: the runner gives each of them a
+//! name, an interval, counters, and a bound on how many heavy ones run at once.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -13,31 +13,32 @@ use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
-/// Heavy tasks that run at the same time: each may keep a processor busy for minutes.
+/// Heavy tasks that run at the same time. Each may keep a CPU core busy for minutes.
 const HEAVY_TASKS_MAX: usize = 2;
-/// Part of its interval by which the first run of a task is delayed at most, so that the nodes of a cluster that were
-/// started together do not work in step.
+/// Maximum delay of the first run of a task, as a fraction of its interval. It keeps nodes that were started
+/// together from working in lockstep.
 const JITTER_FRACTION: f64 = 0.1;
 
-/// What happens when a run fails. Either way the task runs again after its interval.
+/// How a failed run is reported. Either way the task runs again after its interval.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ErrorPolicy {
-    /// A warning: an operator should know.
+pub(crate) enum ErrorPolicy {
+    /// As a warning: an operator should know.
     Warn,
-    /// A debug message: failures are expected, for example while there is no leader.
+    /// At debug level: failures are expected, for example while there is no leader.
     Debug,
 }
 
-/// One kind of background work. A run that is dropped halfway must leave nothing that the next run does not find.
+/// One kind of background work. A run may be dropped at any await point; the next run must be able to finish
+/// its work.
 #[async_trait]
-pub trait BackgroundTask: Send {
-    /// Names the task in logs and metrics.
+pub(crate) trait BackgroundTask: Send {
+    /// Name of the task in logs and metrics.
     fn name(&self) -> &'static str;
 
     /// Time between the end of one run and the start of the next.
     fn interval(&self) -> Duration;
 
-    /// Whether a run may take minutes of a processor. At most [`HEAVY_TASKS_MAX`] such tasks run at once.
+    /// Whether a run may take minutes of CPU time. At most [`HEAVY_TASKS_MAX`] such tasks run at once.
     fn is_heavy(&self) -> bool {
         false
     }
@@ -47,7 +48,10 @@ pub trait BackgroundTask: Send {
         ErrorPolicy::Warn
     }
 
-    /// Does what there is to do now.
+    /// Does the work that is due now.
+    ///
+    /// # Errors
+    /// Any error. It is reported by [`Self::error_policy`], and the task runs again after its interval.
     async fn run(&mut self) -> Result<()>;
 }
 
@@ -56,9 +60,9 @@ pub trait BackgroundTask: Send {
 pub struct TaskStatistics {
     /// Runs that have ended.
     pub runs: u64,
-    /// Those of them that failed.
+    /// Runs that have failed.
     pub failures: u64,
-    /// Time that all runs took together.
+    /// Total time of all runs.
     pub busy: Duration,
 }
 
@@ -85,26 +89,26 @@ impl TaskMetrics {
     }
 }
 
-/// Runs tasks side by side.
+/// Runs tasks concurrently.
 #[derive(Default)]
-pub struct Runner {
+pub(crate) struct Runner {
     tasks: Vec<Box<dyn BackgroundTask>>,
     metrics: TaskMetrics,
 }
 
 impl Runner {
-    /// A runner that counts in `metrics`.
-    pub fn new(metrics: TaskMetrics) -> Self {
+    /// A runner that counts the runs in `metrics`.
+    pub(crate) fn new(metrics: TaskMetrics) -> Self {
         Self { tasks: vec![], metrics }
     }
 
     /// Adds a task.
-    pub fn add(&mut self, task: impl BackgroundTask + 'static) {
+    pub(crate) fn add(&mut self, task: impl BackgroundTask + 'static) {
         self.tasks.push(Box::new(task));
     }
 
-    /// Runs all tasks until `stop` is cancelled. Runs in progress are dropped then.
-    pub async fn run(self, stop: CancellationToken) {
+    /// Runs all tasks until `stop` is canceled. Runs in progress are dropped then.
+    pub(crate) async fn run(self, stop: CancellationToken) {
         let heavy = Semaphore::new(HEAVY_TASKS_MAX);
         let loops = self.tasks.into_iter().map(|task| run_task(task, &heavy, &self.metrics));
         tokio::select! {
@@ -114,6 +118,7 @@ impl Runner {
     }
 }
 
+/// Runs one task again and again.
 async fn run_task(mut task: Box<dyn BackgroundTask>, heavy: &Semaphore, metrics: &TaskMetrics) {
     let period = task.interval();
     let mut ticker = interval_at(tokio::time::Instant::now() + jitter(period), period);
@@ -133,14 +138,14 @@ async fn run_task(mut task: Box<dyn BackgroundTask>, heavy: &Semaphore, metrics:
             match task.error_policy() {
                 ErrorPolicy::Warn => tracing::warn!(task = name, %error, "background task failed; retrying"),
                 ErrorPolicy::Debug => {
-                    tracing::debug!(task = name, %error, "background task failed; retrying")
+                    tracing::debug!(task = name, %error, "background task failed; retrying");
                 }
             }
         }
     }
 }
 
-/// A delay from zero up to [`JITTER_FRACTION`] of a period.
+/// A random delay between zero and [`JITTER_FRACTION`] of `period`.
 fn jitter(period: Duration) -> Duration {
     let random = RandomState::new().hash_one(period) as f64 / u64::MAX as f64;
     period.mul_f64(random * JITTER_FRACTION)
@@ -154,14 +159,15 @@ mod tests {
 
     use super::*;
 
-    struct Counting {
+    /// A heavy task that measures how many of its kind run at once.
+    struct CountingTask {
         running: Arc<AtomicUsize>,
-        most: Arc<AtomicUsize>,
+        running_max: Arc<AtomicUsize>,
         fails: bool,
     }
 
     #[async_trait]
-    impl BackgroundTask for Counting {
+    impl BackgroundTask for CountingTask {
         fn name(&self) -> &'static str {
             if self.fails { "failing" } else { "working" }
         }
@@ -176,7 +182,7 @@ mod tests {
 
         async fn run(&mut self) -> Result<()> {
             let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
-            self.most.fetch_max(running, Ordering::SeqCst);
+            self.running_max.fetch_max(running, Ordering::SeqCst);
             tokio::time::sleep(Duration::from_millis(30)).await;
             self.running.fetch_sub(1, Ordering::SeqCst);
             if self.fails { Err(Error::unavailable("not now")) } else { Ok(()) }
@@ -185,11 +191,15 @@ mod tests {
 
     #[tokio::test]
     async fn heavy_tasks_are_bounded_and_failures_do_not_end_a_task() {
-        let (running, most) = (Arc::default(), Arc::new(AtomicUsize::new(0)));
+        let (running, running_max) = (Arc::default(), Arc::new(AtomicUsize::new(0)));
         let metrics = TaskMetrics::default();
         let mut runner = Runner::new(metrics.clone());
         for fails in [false, false, false, true] {
-            runner.add(Counting { running: Arc::clone(&running), most: most.clone(), fails });
+            runner.add(CountingTask {
+                running: Arc::clone(&running),
+                running_max: running_max.clone(),
+                fails,
+            });
         }
         let stop = CancellationToken::new();
         let stopped = stop.clone();
@@ -198,7 +208,7 @@ mod tests {
             stopped.cancel();
         });
         runner.run(stop).await;
-        assert_eq!(most.load(Ordering::SeqCst), HEAVY_TASKS_MAX);
+        assert_eq!(running_max.load(Ordering::SeqCst), HEAVY_TASKS_MAX);
         let all = metrics.snapshot();
         assert_eq!(all["working"].failures, 0);
         assert!(all["failing"].runs > 1 && all["failing"].failures == all["failing"].runs, "{all:?}");

@@ -1,5 +1,5 @@
-//! Scrubbing: what was written is read again, since disks lose bits without a word, and a damaged copy that is found
-//! while others are intact costs nothing.
+//! Scrubbing: reads the local files again and verifies their checksums. Disks lose bits silently, and a
+//! damaged replica is harmless only as long as another one is intact.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,32 +11,35 @@ use plexus_storage::{SegmentCondition, SegmentRef, SegmentStore};
 use tokio::time::sleep;
 
 use super::context::TaskContext;
-use super::files::kept_by;
+use super::files::files_held_by;
 use super::runner::BackgroundTask;
 use crate::limits::{MAINTENANCE_INTERVAL, SCRUB_BYTES_PER_SECOND, SCRUB_INTERVAL};
 
-/// Verifies one file per run at a bounded rate. A damaged file is quarantined, and repaired from another replica.
-pub struct ScrubTask {
+/// Verifies the files of this node at a bounded rate. The store quarantines a damaged file, and
+/// [`RepairTask`](super::repair::RepairTask) fetches it from another replica.
+pub(crate) struct ScrubTask {
     context: TaskContext,
-    /// Files that are left of this pass.
+    /// Remaining files of the current pass.
     pending: VecDeque<SegmentRef>,
+    /// When the current or last pass started.
     pass_started: Option<Instant>,
 }
 
 impl ScrubTask {
-    /// A task that begins its first pass at once.
-    pub fn new(context: TaskContext) -> Self {
+    /// A task that starts its first pass immediately.
+    pub(crate) fn new(context: TaskContext) -> Self {
         Self { context, pending: VecDeque::new(), pass_started: None }
     }
 
-    /// The next file to verify; begins a pass when the last one is done and [`SCRUB_INTERVAL`] has passed.
+    /// The next file to verify. Starts a pass when the previous one is finished and began at least
+    /// [`SCRUB_INTERVAL`] ago.
     fn next(&mut self) -> Option<SegmentRef> {
         let due = self.pass_started.is_none_or(|started| started.elapsed() >= SCRUB_INTERVAL);
         if self.pending.is_empty() && due {
             let manifest = self.context.meta.manifest();
             self.pending =
-                manifest.tables.values().flat_map(|table| kept_by(table, self.context.node)).collect();
-            // A node that holds nothing yet should not wait a day for its first file.
+                manifest.tables.values().flat_map(|table| files_held_by(table, self.context.node)).collect();
+            // A node without files does not start a pass: its first file should not wait a day.
             self.pass_started = (!self.pending.is_empty()).then(Instant::now);
         }
         self.pending.pop_front()
@@ -58,7 +61,7 @@ impl BackgroundTask for ScrubTask {
             return Ok(());
         };
         while let Some(file) = self.next() {
-            // Vacuumed files are gone.
+            // The file may have been vacuumed during the pass.
             if store.contains(file.id) {
                 verify(&store, &file).await;
                 let seconds = file.data.bytes as f64 / SCRUB_BYTES_PER_SECOND as f64;
@@ -69,13 +72,16 @@ impl BackgroundTask for ScrubTask {
     }
 }
 
+/// Verifies one file and logs when it is not intact.
 async fn verify(store: &Arc<SegmentStore>, file: &SegmentRef) {
     let (id, data, store) = (file.id, file.data, store.clone());
     let read = move || store.check(id, data.bytes, &data.checksum);
     match tokio::task::spawn_blocking(read).await {
         Ok(Ok(SegmentCondition::Intact)) => {}
-        Ok(Ok(condition)) => tracing::warn!(segment = %id, ?condition, "scrubbing found a bad copy"),
-        Ok(Err(error)) => tracing::warn!(segment = %id, %error, "a copy could not be verified"),
+        Ok(Ok(condition)) => {
+            tracing::warn!(segment = %id, ?condition, "scrubbing found a damaged or missing replica");
+        }
+        Ok(Err(error)) => tracing::warn!(segment = %id, %error, "a replica could not be verified"),
         Err(error) => tracing::warn!(segment = %id, %error, "scrubbing was interrupted"),
     }
 }

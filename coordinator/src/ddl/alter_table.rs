@@ -1,5 +1,5 @@
-//! `ALTER TABLE`: from a table's schema to the next. Segments stay as they are; what is new in the schema is
-//! read into them.
+//! `ALTER TABLE`: derives the next schema of a table. Existing segments are not rewritten; reads adapt them
+//! to the new schema.
 
 use datafusion::sql::sqlparser::ast::{
     self, AlterColumnOperation, AlterTableOperation, Ident, ObjectName, RenameTableNameKind, TableConstraint,
@@ -16,33 +16,44 @@ use crate::exec::context::{StatementContext, find};
 use crate::sql::names::{identifier, object_name};
 use crate::sql::parse;
 
+/// How an existing row may violate a new constraint.
+struct Violation {
+    /// For the error message.
+    description: String,
+    /// SQL condition that holds for rows that violate the constraint.
+    condition: String,
+}
+
 impl DdlExecutor {
-    /// The command that a statement stands for.
+    /// The command for `ALTER TABLE`.
+    ///
+    /// # Errors
+    /// `NotFound`, `AlreadyExists`, `InvalidArgument` or `Unsupported` for a wrong statement, and
+    /// `InvalidArgument` when an existing row violates a new constraint.
     pub(crate) async fn alter_table(
         &self,
-        scope: &StatementContext<'_>,
+        context: &StatementContext<'_>,
         alter: &ast::AlterTable,
     ) -> Result<Command> {
-        let name = object_name(&alter.name, &scope.session.schema())?;
-        let table = find(&scope.manifest, &name)?;
+        let name = object_name(&alter.name, &context.session.schema())?;
+        let table = find(&context.manifest, &name)?;
         if let [AlterTableOperation::RenameTable { table_name }] = alter.operations.as_slice() {
             let (RenameTableNameKind::To(to) | RenameTableNameKind::As(to)) = table_name;
-            // Without a schema it stays in its own.
+            // A new name without a schema keeps the schema of the table.
             let to = object_name(to, &table.name.schema)?;
             return Ok(Command::RenameTable { from: name, to, replace: false });
         }
         let mut schema = (*table.schema).clone();
-        // Conditions that no visible row may break.
         let mut violations = Vec::new();
         for operation in &alter.operations {
-            self.change_schema(scope, &table, &mut schema, operation, &mut violations).await?;
+            self.change_schema(context, &table, &mut schema, operation, &mut violations).await?;
         }
         schema.validate()?;
         self.writer().engine.row_checks(&schema)?;
-        for (what, condition) in &violations {
-            self.refuse_rows(scope, &table, what, condition).await?;
+        for violation in &violations {
+            self.reject_violations(context, &table, violation).await?;
         }
-        let base = (!violations.is_empty()).then_some(scope.manifest.version);
+        let base = (!violations.is_empty()).then_some(context.manifest.version);
         Ok(Command::AlterTable(AlterTable {
             table: table.id,
             schema_version: table.schema_version,
@@ -51,26 +62,27 @@ impl DdlExecutor {
         }))
     }
 
+    /// Applies one operation to the new schema. Adds a violation for each new constraint.
     async fn change_schema(
         &self,
-        scope: &StatementContext<'_>,
+        context: &StatementContext<'_>,
         table: &Table,
         schema: &mut TableSchema,
         operation: &AlterTableOperation,
-        violations: &mut Vec<(String, String)>,
+        violations: &mut Vec<Violation>,
     ) -> Result<()> {
         match operation {
             AlterTableOperation::AddColumn { if_not_exists, column_def, column_position: None, .. } => {
-                let name = named(&column_def.name);
+                let name = name_of(&column_def.name);
                 if *if_not_exists && schema.column_index(&name).is_some() {
                     return Ok(());
                 }
-                let state = self.planner().local_state(scope)?;
+                let state = self.planner().local_state(context)?;
                 let defined = create_table::define_column(column_def.clone(), &state).await?;
                 add_column(table, schema, defined, &self.writer().engine)
             }
             AlterTableOperation::DropColumn { column_names, if_exists, .. } => {
-                for name in column_names.iter().map(named) {
+                for name in column_names.iter().map(name_of) {
                     if !(*if_exists && schema.column_index(&name).is_none()) {
                         drop_column(table, schema, &name)?;
                     }
@@ -79,51 +91,29 @@ impl DdlExecutor {
             }
             AlterTableOperation::RenameColumn { old_column_name, new_column_name } => {
                 let index = column(table, schema, old_column_name)?;
-                refuse_checked(table, schema, &named(old_column_name))?;
-                schema.columns[index].name = named(new_column_name);
+                reject_if_checked(table, schema, &name_of(old_column_name))?;
+                schema.columns[index].name = name_of(new_column_name);
                 Ok(())
             }
             AlterTableOperation::AlterColumn { column_name, op } => {
                 let index = column(table, schema, column_name)?;
-                let quoted = Ident::with_quote('"', &schema.columns[index].name);
-                match op {
-                    AlterColumnOperation::SetNotNull => {
-                        schema.columns[index].nullable = false;
-                        violations.push((format!("column {quoted} is null"), format!("{quoted} IS NULL")));
-                    }
-                    AlterColumnOperation::DropNotNull => schema.columns[index].nullable = true,
-                    AlterColumnOperation::SetDefault { value } => {
-                        let sql = value.to_string();
-                        self.writer().engine.evaluate_constant(&sql)?;
-                        let id = schema.columns[index].id;
-                        schema.defaults.retain(|(of, _)| *of != id);
-                        schema.defaults.push((id, sql));
-                    }
-                    AlterColumnOperation::DropDefault => {
-                        let id = schema.columns[index].id;
-                        schema.defaults.retain(|(of, _)| *of != id);
-                    }
-                    AlterColumnOperation::SetDataType { data_type, using: None, .. } => {
-                        let state = self.planner().local_state(scope)?;
-                        let wanted = create_table::column_type(data_type.clone(), &state).await?;
-                        widen(table, schema, index, wanted)?;
-                    }
-                    _ => return Err(unsupported(&operation.to_string())),
-                }
-                Ok(())
+                let supported = self.alter_column(context, table, schema, index, op, violations).await?;
+                if supported { Ok(()) } else { Err(unsupported(&operation.to_string())) }
             }
             AlterTableOperation::AddConstraint {
                 constraint: TableConstraint::Check(check),
                 not_valid: false,
             } => {
                 let check = create_table::name_check(check, schema);
-                let condition = format!("NOT ({})", check.expression);
-                violations.push((format!("a row breaks check {:?}", check.name), condition));
+                violations.push(Violation {
+                    description: format!("a row breaks check {:?}", check.name),
+                    condition: format!("NOT ({})", check.expression),
+                });
                 schema.checks.push(check);
                 Ok(())
             }
             AlterTableOperation::DropConstraint { if_exists, name, .. } => {
-                let name = named(name);
+                let name = name_of(name);
                 let before = schema.checks.len();
                 schema.checks.retain(|check| check.name != name);
                 if schema.checks.len() == before && !if_exists {
@@ -140,43 +130,87 @@ impl DdlExecutor {
         }
     }
 
-    /// Fails when a row that the statement sees fulfils a condition.
-    async fn refuse_rows(
+    /// Applies `ALTER COLUMN` to the column at `index`. Returns false for operations that are not supported.
+    async fn alter_column(
         &self,
-        scope: &StatementContext<'_>,
+        context: &StatementContext<'_>,
         table: &Table,
-        what: &str,
-        condition: &str,
+        schema: &mut TableSchema,
+        index: usize,
+        operation: &AlterColumnOperation,
+        violations: &mut Vec<Violation>,
+    ) -> Result<bool> {
+        let id = schema.columns[index].id;
+        match operation {
+            AlterColumnOperation::SetNotNull => {
+                let quoted = Ident::with_quote('"', &schema.columns[index].name);
+                schema.columns[index].nullable = false;
+                violations.push(Violation {
+                    description: format!("column {quoted} is null"),
+                    condition: format!("{quoted} IS NULL"),
+                });
+            }
+            AlterColumnOperation::DropNotNull => schema.columns[index].nullable = true,
+            AlterColumnOperation::SetDefault { value } => {
+                let sql = value.to_string();
+                self.writer().engine.evaluate_constant(&sql)?;
+                schema.defaults.retain(|(column, _)| *column != id);
+                schema.defaults.push((id, sql));
+            }
+            AlterColumnOperation::DropDefault => schema.defaults.retain(|(column, _)| *column != id),
+            AlterColumnOperation::SetDataType { data_type, using: None, .. } => {
+                let state = self.planner().local_state(context)?;
+                let data_type = create_table::column_type(data_type.clone(), &state).await?;
+                widen(table, schema, index, data_type)?;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Fails when a row that the statement sees violates a new constraint.
+    async fn reject_violations(
+        &self,
+        context: &StatementContext<'_>,
+        table: &Table,
+        violation: &Violation,
     ) -> Result<()> {
+        let Violation { description, condition } = violation;
         let name = ObjectName::from(vec![
             Ident::with_quote('"', &table.name.schema),
             Ident::with_quote('"', &table.name.table),
         ]);
         let sql = format!("SELECT 1 FROM {name} WHERE {condition} LIMIT 1");
         let statement = parse::statement(&sql)?;
-        let plan = self.planner().state(scope)?.statement_to_plan(statement).await;
-        let mut rows = self.planner().query(scope, &plan.map_err(crate::errors::from_datafusion)?).await?;
+        let plan = self.planner().state(context)?.statement_to_plan(statement).await;
+        let mut rows = self.planner().query(context, &plan.map_err(crate::errors::from_datafusion)?).await?;
         while let Some(batch) = rows.stream.try_next().await? {
             if batch.num_rows() > 0 {
-                return Err(Error::invalid(format!("table {}: {what} in a row that is there", table.name)));
+                return Err(Error::invalid(format!(
+                    "table {}: {description} in a row that is there",
+                    table.name
+                )));
             }
         }
         Ok(())
     }
 }
 
-pub fn named(ident: &Ident) -> String {
+/// The name that an identifier denotes.
+fn name_of(ident: &Ident) -> String {
     identifier(&ident.to_string())
 }
 
-pub fn column(table: &Table, schema: &TableSchema, name: &Ident) -> Result<usize> {
-    let name = named(name);
+/// The index of a column in the new schema.
+pub(crate) fn column(table: &Table, schema: &TableSchema, name: &Ident) -> Result<usize> {
+    let name = name_of(name);
     schema
         .column_index(&name)
         .ok_or_else(|| Error::not_found(format!("table {} has no column {name:?}", table.name)))
 }
 
-pub fn add_column(
+/// Adds a column to the new schema. Existing rows take the value that its default has now.
+fn add_column(
     table: &Table,
     schema: &mut TableSchema,
     defined: DefinedColumn,
@@ -194,21 +228,27 @@ pub fn add_column(
     }
     if !column.nullable && default.is_none() {
         return Err(Error::invalid(format!(
-            "column {:?} is NOT NULL: it needs a DEFAULT for the rows that are there",
+            "column {:?} is NOT NULL: it needs a DEFAULT for the existing rows",
             column.name
         )));
     }
     schema.last_column += 1;
     column.id = schema.last_column;
     if let Some(sql) = default {
-        // The rows that are there get the value that the default has now.
+        // Evaluated once: existing rows keep this value, also when the default changes later.
         let value = engine.evaluate_constant(&sql)?;
-        let wanted = types::to_data_type(&column.data_type);
-        let value = arrow::compute::cast(&value, &wanted).map_err(|e| {
-            Error::invalid(format!("column {:?}: its default {sql} is no {wanted}: {e}", column.name))
+        let data_type = types::to_data_type(&column.data_type);
+        let value = arrow::compute::cast(&value, &data_type).map_err(|e| {
+            Error::invalid(format!(
+                "column {:?}: its default {sql} cannot be cast to {data_type}: {e}",
+                column.name
+            ))
         })?;
         if value.is_null(0) && !column.nullable {
-            return Err(Error::invalid(format!("column {:?} is NOT NULL and its default is", column.name)));
+            return Err(Error::invalid(format!(
+                "column {:?} is NOT NULL, but its default is null",
+                column.name
+            )));
         }
         schema.initial_defaults.push((column.id, inline::encode_value(value)?));
         schema.defaults.push((column.id, sql));
@@ -217,14 +257,15 @@ pub fn add_column(
     Ok(())
 }
 
-pub fn drop_column(table: &Table, schema: &mut TableSchema, name: &str) -> Result<()> {
+/// Removes a column from the new schema.
+fn drop_column(table: &Table, schema: &mut TableSchema, name: &str) -> Result<()> {
     let index = schema
         .column_index(name)
         .ok_or_else(|| Error::not_found(format!("table {} has no column {name:?}", table.name)))?;
     if schema.primary_key.contains(&(index as u32)) {
         return Err(Error::invalid(format!("column {name:?} is part of the primary key of {}", table.name)));
     }
-    refuse_checked(table, schema, name)?;
+    reject_if_checked(table, schema, name)?;
     let id = schema.columns[index].id;
     if let Some(used) = schema.indexes.iter().find(|index| index.kind.columns().contains(&id)) {
         return Err(Error::invalid(format!(
@@ -239,8 +280,9 @@ pub fn drop_column(table: &Table, schema: &mut TableSchema, name: &str) -> Resul
     Ok(())
 }
 
-/// Fails when a check names a column, which would then be another or none.
-pub fn refuse_checked(table: &Table, schema: &TableSchema, name: &str) -> Result<()> {
+/// Fails when a check uses a column that is renamed or dropped. The SQL text of the check would refer to
+/// another column or to none.
+fn reject_if_checked(table: &Table, schema: &TableSchema, name: &str) -> Result<()> {
     let uses = |check: &&Check| parse::identifiers(&check.expression).is_ok_and(|names| names.contains(name));
     match schema.checks.iter().find(uses) {
         Some(check) => Err(Error::invalid(format!(
@@ -251,7 +293,8 @@ pub fn refuse_checked(table: &Table, schema: &TableSchema, name: &str) -> Result
     }
 }
 
-pub fn widen(table: &Table, schema: &mut TableSchema, index: usize, wanted: ColumnType) -> Result<()> {
+/// Changes the type of a column to a wider one.
+fn widen(table: &Table, schema: &mut TableSchema, index: usize, data_type: ColumnType) -> Result<()> {
     let column: &Column = &schema.columns[index];
     if schema.primary_key.contains(&(index as u32)) {
         return Err(Error::invalid(format!(
@@ -259,21 +302,21 @@ pub fn widen(table: &Table, schema: &mut TableSchema, index: usize, wanted: Colu
             column.name, table.name
         )));
     }
-    if !is_wider(&column.data_type, &wanted) {
+    if !is_wider(&column.data_type, &data_type) {
         return Err(Error::invalid(format!(
             "column {:?} of table {} cannot become {}: not every {} is one",
             column.name,
             table.name,
-            types::to_data_type(&wanted),
+            types::to_data_type(&data_type),
             types::to_data_type(&column.data_type)
         )));
     }
-    schema.columns[index].data_type = wanted;
+    schema.columns[index].data_type = data_type;
     Ok(())
 }
 
-/// Whether every value of a type is one of another, unchanged.
-pub fn is_wider(from: &ColumnType, to: &ColumnType) -> bool {
+/// Whether type `to` represents every value of type `from` without loss.
+pub(crate) fn is_wider(from: &ColumnType, to: &ColumnType) -> bool {
     use ColumnType::*;
     let signed = |t: &ColumnType| {
         Some(match t {
@@ -293,7 +336,7 @@ pub fn is_wider(from: &ColumnType, to: &ColumnType) -> bool {
             _ => return None,
         })
     };
-    // Bits of whole numbers that a float has all of.
+    // Bits of the significand: floats represent all integers of that many bits.
     let float = |t: &ColumnType| {
         Some(match t {
             Float16 => 11,
@@ -333,7 +376,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wider_types_hold_every_value() {
+    fn wider_types_represent_every_value() {
         use ColumnType::*;
         let money = |precision, scale| Decimal128 { precision, scale };
         for (from, to) in

@@ -1,8 +1,9 @@
-//! Statements that change what tables there are.
+//! `CREATE TABLE`: column types, constraints, defaults, checks and table options. Column definitions and
+//! options are shared with `ALTER TABLE`.
 
 use datafusion::common::{Constraint, DFSchema};
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::{DdlStatement, LogicalPlan};
+use datafusion::logical_expr::{CreateMemoryTable, DdlStatement, LogicalPlan};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
     self, ArrayElemTypeDef, CheckConstraint, ColumnDef, ColumnOption, CreateTable as SqlCreateTable,
@@ -17,14 +18,18 @@ use crate::sql::duration::duration_us;
 use crate::sql::names::{identifier, table_name};
 use crate::sql::parse;
 
-/// Replicas of a table that does not say, as far as there are nodes.
-pub const REPLICAS_DEFAULT: u32 = 3;
+/// Default number of replicas of a table, limited by the number of data nodes.
+pub(crate) const REPLICAS_DEFAULT: u32 = 3;
 
-/// Shards of a table that does not say, for each data node: room to move some when nodes come.
-pub const SHARDS_PER_NODE: u32 = 2;
+/// Default number of shards of a table per data node. More than one, so that shards can move when nodes join.
+pub(crate) const SHARDS_PER_NODE: u32 = 2;
 
-/// Reads `CREATE TABLE`. Types are those of the query engine, `VECTOR(n)` and `HALFVEC(n)`.
-pub async fn create_table(
+/// The command for `CREATE TABLE`. Column types are those of the query engine, `VECTOR(n)` and `HALFVEC(n)`.
+/// `schema` qualifies a name without one.
+///
+/// # Errors
+/// `InvalidArgument` or `Unsupported` names what is wrong with the definition.
+pub(crate) async fn create_table(
     mut create: SqlCreateTable,
     state: &SessionState,
     manifest: &Manifest,
@@ -42,24 +47,7 @@ pub async fn create_table(
     let LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(plan)) = plan else {
         return Err(Error::internal(format!("CREATE TABLE was planned as {}", plan.display())));
     };
-    let mut table = types::from_arrow(plan.input.schema().as_arrow())?;
-    for (column, vector) in vectors {
-        if let Some(column) = table.columns.get_mut(column) {
-            column.data_type = vector;
-        }
-    }
-    for constraint in plan.constraints.iter() {
-        match constraint {
-            Constraint::PrimaryKey(columns) => {
-                table.primary_key = columns.iter().map(|&c| c as u32).collect();
-                // A key is never null, as the standard has it.
-                columns.iter().for_each(|&c| table.columns[c].nullable = false);
-            }
-            Constraint::Unique(_) => {
-                return Err(Error::unsupported("UNIQUE constraints are not supported yet"));
-            }
-        }
-    }
+    let mut table = table_schema(&plan, vectors)?;
     for (column, sql) in defaults {
         let id = table.columns[column].id;
         table.defaults.push((id, sql));
@@ -85,15 +73,45 @@ pub async fn create_table(
     })
 }
 
-#[derive(Default)]
-pub struct TableOptions {
-    pub shards: Option<u32>,
-    pub replicas: Option<u32>,
-    /// Those that can be changed later.
-    pub properties: Vec<SqlOption>,
+/// The columns and the primary key of a planned table.
+fn table_schema(plan: &CreateMemoryTable, vectors: Vec<(usize, ColumnType)>) -> Result<TableSchema> {
+    let mut table = types::from_arrow(plan.input.schema().as_arrow())?;
+    for (column, vector) in vectors {
+        if let Some(column) = table.columns.get_mut(column) {
+            column.data_type = vector;
+        }
+    }
+    for constraint in plan.constraints.iter() {
+        match constraint {
+            Constraint::PrimaryKey(columns) => {
+                table.primary_key = columns.iter().map(|&c| c as u32).collect();
+                // Key columns are not nullable, as in the SQL standard.
+                columns.iter().for_each(|&c| table.columns[c].nullable = false);
+            }
+            Constraint::Unique(_) => {
+                return Err(Error::unsupported("UNIQUE constraints are not supported yet"));
+            }
+        }
+    }
+    Ok(table)
 }
 
-pub fn table_options(options: CreateTableOptions) -> Result<TableOptions> {
+/// The options in `WITH (...)`.
+#[derive(Default)]
+pub(crate) struct TableOptions {
+    /// Number of shards.
+    pub(crate) shards: Option<u32>,
+    /// Number of replicas of each shard.
+    pub(crate) replicas: Option<u32>,
+    /// The other options, which `ALTER TABLE` can change.
+    pub(crate) properties: Vec<SqlOption>,
+}
+
+/// Splits table options into those that are fixed at creation and the others.
+///
+/// # Errors
+/// `InvalidArgument` for options of another form.
+pub(crate) fn table_options(options: CreateTableOptions) -> Result<TableOptions> {
     let list = match options {
         CreateTableOptions::None => return Ok(TableOptions::default()),
         CreateTableOptions::With(list) | CreateTableOptions::Options(list) => list,
@@ -125,7 +143,8 @@ pub fn table_options(options: CreateTableOptions) -> Result<TableOptions> {
     Ok(found)
 }
 
-pub fn text_of(value: &Expr) -> Option<&str> {
+/// The text of a number or string literal.
+fn text_of(value: &Expr) -> Option<&str> {
     match value {
         Expr::Value(value) => match &value.value {
             Value::Number(text, _) | Value::SingleQuotedString(text) => Some(text),
@@ -135,8 +154,11 @@ pub fn text_of(value: &Expr) -> Option<&str> {
     }
 }
 
-/// Sets properties of a table: `retention = '7 days'`, `cluster_by = 'a, b'`.
-pub fn set_properties(options: &[SqlOption], table: &mut TableSchema) -> Result<()> {
+/// Sets options of a table that can change: `retention = '7 days'`, `cluster_by = 'a, b'`.
+///
+/// # Errors
+/// `InvalidArgument` for unknown options and wrong values.
+pub(crate) fn set_properties(options: &[SqlOption], table: &mut TableSchema) -> Result<()> {
     for option in options {
         let SqlOption::KeyValue { key, value } = option else {
             return Err(Error::invalid(format!("table option {option}: write name = value")));
@@ -151,7 +173,7 @@ pub fn set_properties(options: &[SqlOption], table: &mut TableSchema) -> Result<
             }
             name => {
                 return Err(Error::invalid(format!(
-                    "table option {name:?} does not exist; there are shards, replicas, retention, cluster_by"
+                    "table option {name:?} does not exist; use shards, replicas, retention or cluster_by"
                 )));
             }
         }
@@ -159,21 +181,24 @@ pub fn set_properties(options: &[SqlOption], table: &mut TableSchema) -> Result<
     Ok(())
 }
 
-/// Sets the columns by which the rows of a table are to be ordered, as SQL names them.
-pub fn set_cluster_by<'a>(names: impl Iterator<Item = &'a str>, table: &mut TableSchema) -> Result<()> {
+/// Sets the clustering columns of a table, named as in SQL.
+fn set_cluster_by<'a>(names: impl Iterator<Item = &'a str>, table: &mut TableSchema) -> Result<()> {
     let ids = names.map(|name| {
         let name = identifier(name);
         let index = table.column_index(&name);
         let index =
-            index.ok_or_else(|| Error::invalid(format!("there is no column {name:?} to order by")))?;
+            index.ok_or_else(|| Error::invalid(format!("there is no column {name:?} to cluster by")))?;
         Ok(table.columns[index].id)
     });
     table.cluster_by = ids.collect::<Result<_>>()?;
     Ok(())
 }
 
-/// `CLUSTER BY a, b`, with or without parentheses.
-pub fn cluster_by_exprs(exprs: &[Expr], table: &mut TableSchema) -> Result<()> {
+/// Sets the clustering columns of a table from `CLUSTER BY a, b`, with or without parentheses.
+///
+/// # Errors
+/// `InvalidArgument` for expressions that are not columns.
+pub(crate) fn cluster_by_exprs(exprs: &[Expr], table: &mut TableSchema) -> Result<()> {
     let mut names = Vec::new();
     for expr in exprs {
         match expr {
@@ -185,12 +210,12 @@ pub fn cluster_by_exprs(exprs: &[Expr], table: &mut TableSchema) -> Result<()> {
     set_cluster_by(names.iter().map(String::as_str), table).map_err(|e| e.context("CLUSTER BY"))
 }
 
-/// Defaults as SQL, by the index of their column.
-pub type Defaults = Vec<(usize, String)>;
+/// Defaults as SQL, each with the index of its column.
+type Defaults = Vec<(usize, String)>;
 
-/// Takes defaults and checks, which the planner does not keep as text, out of a definition. Defaults by the
-/// index of their column.
-pub fn take_expressions(
+/// Takes defaults and checks out of a definition. The planner would turn them into expressions, but the
+/// schema stores their SQL text.
+fn take_expressions(
     create: &mut SqlCreateTable,
     state: &SessionState,
 ) -> Result<(Defaults, Vec<CheckConstraint>)> {
@@ -217,31 +242,38 @@ pub fn take_expressions(
     Ok((defaults, checks))
 }
 
-pub fn check_default(sql: &str, state: &SessionState) -> Result<()> {
+/// Fails when a default does not plan, or refers to a column.
+fn check_default(sql: &str, state: &SessionState) -> Result<()> {
     let parsed = state.create_logical_expr(sql, &DFSchema::empty());
     parsed.map(|_| ()).map_err(|e| from_datafusion(e).context(format!("DEFAULT {sql}")))
 }
 
-/// A check under its name, or one that is made up for it.
-pub fn name_check(check: &CheckConstraint, table: &TableSchema) -> Check {
+/// A check with its name, or with a generated one.
+pub(crate) fn name_check(check: &CheckConstraint, table: &TableSchema) -> Check {
     let free = |name: &String| table.checks.iter().all(|c| c.name != *name);
-    let made_up = || (1..).map(|n| format!("check_{n}")).find(free).unwrap_or_default();
-    let name = check.name.as_ref().map_or_else(made_up, |name| identifier(&name.to_string()));
+    let generated = || (1..).map(|n| format!("check_{n}")).find(free).unwrap_or_default();
+    let name = check.name.as_ref().map_or_else(generated, |name| identifier(&name.to_string()));
     Check { name, expression: check.expr.to_string() }
 }
 
-/// A column as a statement defines it; it has no id yet.
-pub struct DefinedColumn {
-    pub column: Column,
-    pub default: Option<String>,
-    pub checks: Vec<CheckConstraint>,
+/// The definition of a column, which has no id yet.
+pub(crate) struct DefinedColumn {
+    /// Name, type and nullability.
+    pub(crate) column: Column,
+    /// Default as SQL.
+    pub(crate) default: Option<String>,
+    /// Checks of the column.
+    pub(crate) checks: Vec<CheckConstraint>,
 }
 
-/// Reads the definition of one column.
-pub async fn define_column(definition: ColumnDef, state: &SessionState) -> Result<DefinedColumn> {
+/// Plans the definition of one column.
+///
+/// # Errors
+/// `InvalidArgument` or `Unsupported` names what is wrong with the definition.
+pub(crate) async fn define_column(definition: ColumnDef, state: &SessionState) -> Result<DefinedColumn> {
     let mut create = match parse::plain_statement("CREATE TABLE t (c INT)")? {
         ast::Statement::CreateTable(create) => create,
-        other => return Err(Error::internal(format!("a table was read as {other}"))),
+        other => return Err(Error::internal(format!("a table was parsed as {other}"))),
     };
     create.columns = vec![definition];
     let vectors = take_vectors(&mut create)?;
@@ -252,7 +284,7 @@ pub async fn define_column(definition: ColumnDef, state: &SessionState) -> Resul
         return Err(Error::internal(format!("a column was planned as {}", plan.display())));
     };
     if plan.constraints.iter().next().is_some() {
-        return Err(Error::unsupported("a column that is added cannot be a key or unique"));
+        return Err(Error::unsupported("an added column cannot be a key or unique"));
     }
     let mut column = types::from_arrow(plan.input.schema().as_arrow())?.columns.remove(0);
     if let Some((_, vector)) = vectors.into_iter().next() {
@@ -261,14 +293,18 @@ pub async fn define_column(definition: ColumnDef, state: &SessionState) -> Resul
     Ok(DefinedColumn { column, default: defaults.into_iter().next().map(|(_, sql)| sql), checks })
 }
 
-/// Reads a type.
-pub async fn column_type(data_type: ast::DataType, state: &SessionState) -> Result<ColumnType> {
+/// The column type that an SQL type denotes.
+///
+/// # Errors
+/// `InvalidArgument` or `Unsupported` for unknown types.
+pub(crate) async fn column_type(data_type: ast::DataType, state: &SessionState) -> Result<ColumnType> {
     let definition = ColumnDef { name: ast::Ident::new("c"), data_type, options: vec![] };
     Ok(define_column(definition, state).await?.column.data_type)
 }
 
-/// Replaces `VECTOR(n)` and `HALFVEC(n)`, which the planner does not know, by arrays of floats, and says where they were.
-pub fn take_vectors(create: &mut SqlCreateTable) -> Result<Vec<(usize, ColumnType)>> {
+/// Replaces `VECTOR(n)` and `HALFVEC(n)`, which the planner does not know, by arrays of floats. Returns their
+/// column indexes and types.
+fn take_vectors(create: &mut SqlCreateTable) -> Result<Vec<(usize, ColumnType)>> {
     let mut vectors = Vec::new();
     for (index, column) in create.columns.iter_mut().enumerate() {
         let ast::DataType::Custom(name, arguments) = &column.data_type else {

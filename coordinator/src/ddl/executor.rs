@@ -1,9 +1,10 @@
-//! Runs definitions: from a statement to one command of the metadata log.
+//! Runs DDL: turns a statement into one command of the metadata log and proposes it.
 
 use std::sync::Arc;
 
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{self, ObjectType};
+use futures::FutureExt;
 use plexus_model::{Command, Error, Result};
 
 use crate::ddl::create_table;
@@ -18,32 +19,35 @@ use crate::sql::names::{free_schema_name, identifier, object_name};
 use crate::write::keys::OnDuplicate;
 use crate::write::writer::Writer;
 
-/// Runs statements that define tables, schemas and indexes.
-pub struct DdlExecutor {
+/// Runs DDL statements.
+pub(crate) struct DdlExecutor {
     planner: Planner,
     writer: Writer,
     loader: Arc<Loader>,
 }
 
 impl DdlExecutor {
-    /// An executor that proposes definitions, and loads the rows of `CREATE TABLE AS` with `loader`.
-    pub fn new(planner: Planner, writer: Writer, loader: Arc<Loader>) -> Self {
+    /// An executor that loads the rows of `CREATE TABLE AS` with `loader`.
+    pub(crate) fn new(planner: Planner, writer: Writer, loader: Arc<Loader>) -> Self {
         Self { planner, writer, loader }
     }
 
+    /// Plans statements.
     pub(super) fn planner(&self) -> &Planner {
         &self.planner
     }
 
+    /// Commits rows.
     pub(super) fn writer(&self) -> &Writer {
         &self.writer
     }
 
-    /// Runs one definition.
+    /// Runs one DDL statement.
     ///
     /// # Errors
-    /// `InvalidArgument` and `Unsupported` name what is wrong with it; `Conflict` when the schema changed concurrently.
-    pub async fn execute(
+    /// `InvalidArgument`, `Unsupported`, `NotFound` or `AlreadyExists` for a wrong statement; `Conflict` when
+    /// the schema changed concurrently.
+    pub(crate) async fn execute(
         &self,
         session: &Session,
         statement: &Statement,
@@ -52,16 +56,32 @@ impl DdlExecutor {
         let Statement::Statement(statement) = statement else {
             return Err(unsupported(&statement.to_string()));
         };
-        let scope = async || {
-            let manifest = self.planner.pin().await?;
-            Ok::<_, Error>(StatementContext { session, manifest, values: &[], query_id })
-        };
-        let command = match statement.as_ref() {
-            ast::Statement::CreateTable(create) if create.query.is_some() => {
-                let rows = self.create_table_as(&scope().await?, create).await?;
-                return Ok(Executed::Affected(rows));
-            }
-            ast::Statement::CreateTable(create) => Some(self.create_table(&scope().await?, create).await?),
+        if let ast::Statement::CreateTable(create) = statement.as_ref()
+            && create.query.is_some()
+        {
+            let rows = self.create_table_as(&self.context(session, query_id).await?, create).await?;
+            return Ok(Executed::Affected(rows));
+        }
+        // Boxed to limit the depth of the nested future.
+        let command = self.command(session, statement, query_id).boxed().await?;
+        if let Some(command) = command {
+            let applied = self.planner.meta.propose(command, COMMIT_TIMEOUT).await?;
+            // The next statement of this client may plan against the local manifest without a read index.
+            self.planner.meta.wait_version(applied.version, READ_INDEX_TIMEOUT).await?;
+        }
+        Ok(Executed::Affected(0))
+    }
+
+    /// The command for a statement; `None` when it has nothing to do.
+    async fn command(
+        &self,
+        session: &Session,
+        statement: &ast::Statement,
+        query_id: &str,
+    ) -> Result<Option<Command>> {
+        let pin = || self.context(session, query_id);
+        Ok(match statement {
+            ast::Statement::CreateTable(create) => Some(self.create_table(&pin().await?, create).await?),
             ast::Statement::CreateSchema { schema_name, if_not_exists, .. } => Some(Command::CreateSchema {
                 name: free_schema_name(identifier(&schema_name.to_string()))?,
                 if_not_exists: *if_not_exists,
@@ -75,7 +95,7 @@ impl DdlExecutor {
                         let name = object_name(name, &session.schema())?;
                         Some(Command::DropTable { name, if_exists: *if_exists })
                     }
-                    ObjectType::Index => drop_index(&scope().await?, name, *if_exists)?,
+                    ObjectType::Index => drop_index(&pin().await?, name, *if_exists)?,
                     ObjectType::Schema => Some(Command::DropSchema {
                         name: free_schema_name(identifier(&name.to_string()))?,
                         if_exists: *if_exists,
@@ -83,30 +103,39 @@ impl DdlExecutor {
                     _ => return Err(unsupported(&statement.to_string())),
                 }
             }
-            ast::Statement::AlterTable(alter) => Some(self.alter_table(&scope().await?, alter).await?),
-            ast::Statement::CreateIndex(create) => create_index(&scope().await?, create)?,
+            ast::Statement::AlterTable(alter) => Some(self.alter_table(&pin().await?, alter).await?),
+            ast::Statement::CreateIndex(create) => create_index(&pin().await?, create)?,
             _ => return Err(unsupported(&statement.to_string())),
-        };
-        if let Some(command) = command {
-            let applied = self.planner.meta.propose(command, COMMIT_TIMEOUT).await?;
-            // The next statement of this client may plan against what this node knows.
-            self.planner.meta.wait_version(applied.version, READ_INDEX_TIMEOUT).await?;
-        }
-        Ok(Executed::Affected(0))
+        })
     }
 
-    async fn create_table(&self, scope: &StatementContext<'_>, create: &ast::CreateTable) -> Result<Command> {
-        let state = self.planner.state(scope)?;
+    /// A context at the newest version.
+    async fn context<'a>(&self, session: &'a Session, query_id: &'a str) -> Result<StatementContext<'a>> {
+        let manifest = self.planner.pin().await?;
+        Ok(StatementContext { session, manifest, values: &[], query_id })
+    }
+
+    /// The command for `CREATE TABLE`.
+    async fn create_table(
+        &self,
+        context: &StatementContext<'_>,
+        create: &ast::CreateTable,
+    ) -> Result<Command> {
+        let state = self.planner.state(context)?;
         let create =
-            create_table::create_table(create.clone(), &state, &scope.manifest, &scope.session.schema())
+            create_table::create_table(create.clone(), &state, &context.manifest, &context.session.schema())
                 .await?;
-        // What cannot be evaluated is reported now, and not by the first insert.
+        // Reports checks that cannot be evaluated now, and not at the first insert.
         self.writer.engine.row_checks(&create.schema)?;
         Ok(Command::CreateTable(create))
     }
 
-    /// Runs the query and puts its rows into a new table, which appears with all of them.
-    async fn create_table_as(&self, scope: &StatementContext<'_>, create: &ast::CreateTable) -> Result<u64> {
+    /// Runs `CREATE TABLE AS`. The table becomes visible with all its rows. Returns their number.
+    async fn create_table_as(
+        &self,
+        context: &StatementContext<'_>,
+        create: &ast::CreateTable,
+    ) -> Result<u64> {
         let Some(query) = &create.query else {
             return Err(Error::internal("CREATE TABLE AS without a query"));
         };
@@ -115,15 +144,15 @@ impl DdlExecutor {
                 "CREATE TABLE AS takes its columns from the query: name and cast them there",
             ));
         }
-        let name = object_name(&create.name, &scope.session.schema())?;
-        if create.if_not_exists && scope.manifest.table(&name).is_some() {
+        let name = object_name(&create.name, &context.session.schema())?;
+        if create.if_not_exists && context.manifest.table(&name).is_some() {
             return Ok(0);
         }
         let mut statement = ast::Statement::Query(query.clone());
-        self.planner.resolve(&mut statement, scope).await?;
+        self.planner.resolve(&mut statement, context).await?;
         let plan =
-            self.planner.state(scope)?.statement_to_plan(Statement::Statement(Box::new(statement))).await;
-        let rows = self.planner.query(scope, &plan.map_err(from_datafusion)?).await?;
+            self.planner.state(context)?.statement_to_plan(Statement::Statement(Box::new(statement))).await;
+        let rows = self.planner.query(context, &plan.map_err(from_datafusion)?).await?;
         let options = create_table::table_options(create.table_options.clone())?;
         let target = IngestTarget {
             schema: Some(name.schema),
@@ -134,7 +163,7 @@ impl DdlExecutor {
             on_duplicate: OnDuplicate::Fail,
             primary_key: vec![],
         };
-        let written = self.loader.ingest(scope.session, target, rows.schema.clone(), rows.stream).await?;
+        let written = self.loader.ingest(context.session, target, rows.schema.clone(), rows.stream).await?;
         Ok(written.rows)
     }
 }

@@ -1,6 +1,6 @@
-//! Statements that define tables, schemas and indexes.
+//! DDL: statements that define tables, schemas and indexes. Each becomes one command of the metadata log.
 
-pub mod alter_table;
-pub mod create_table;
-pub mod executor;
-pub mod index;
+pub(crate) mod alter_table;
+pub(crate) mod create_table;
+pub(crate) mod executor;
+pub(crate) mod index;

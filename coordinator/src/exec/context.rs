@@ -1,4 +1,4 @@
-//! TODO module docs.
+//! What every executor shares: the context that a statement runs in, and its result.
 
 use std::sync::Arc;
 
@@ -8,17 +8,19 @@ use plexus_model::{Error, Manifest, Result, Table, TableName};
 use crate::exec::retry::RowStream;
 use crate::exec::session::Session;
 
-/// What a statement did.
+/// The result of a statement.
 pub enum Executed {
+    /// The rows of a query.
     Rows(RowStream),
-    /// Rows that were written; zero for statements that write none.
+    /// The number of rows that were written; zero for statements that write none.
     Affected(u64),
-    /// What `RETURNING` gives back of the rows that were written.
+    /// The rows of `RETURNING`, or the report of a maintenance statement, and the number of rows that were
+    /// written.
     Returned(RowStream, u64),
 }
 
 impl Executed {
-    /// Rows that the statement wrote.
+    /// The number of rows that the statement wrote.
     pub fn affected(&self) -> u64 {
         match self {
             Self::Rows(_) => 0,
@@ -27,19 +29,27 @@ impl Executed {
     }
 }
 
-/// What one statement runs with.
+/// The pinned state that one attempt to run a statement works on.
 pub(crate) struct StatementContext<'a> {
-    pub session: &'a Session,
-    /// What it sees.
-    pub manifest: Arc<Manifest>,
-    pub values: &'a [ScalarValue],
-    pub query_id: &'a str,
+    /// The session that sent the statement.
+    pub(crate) session: &'a Session,
+    /// The manifest that the statement reads, pinned before planning.
+    pub(crate) manifest: Arc<Manifest>,
+    /// Values of the parameters, in order from `$1`.
+    pub(crate) values: &'a [ScalarValue],
+    /// Identifies the statement in logs and in tasks on other nodes.
+    pub(crate) query_id: &'a str,
 }
 
+/// A fresh query id. Ids of one node sort by time.
 pub(crate) fn new_query_id() -> String {
     uuid::Uuid::now_v7().simple().to_string()
 }
 
+/// Looks up a table by name.
+///
+/// # Errors
+/// `NotFound` when the manifest has no table of that name.
 pub(crate) fn find(manifest: &Manifest, name: &TableName) -> Result<Arc<Table>> {
     manifest.table(name).cloned().ok_or_else(|| Error::not_found(format!("table {name} does not exist")))
 }

@@ -1,4 +1,5 @@
-//! The coordinator of a node: classifies each statement once and hands it to the executor of its kind.
+//! The entry point of the crate: [`Coordinator`] classifies each statement once and passes it to the executor
+//! of its kind, inside a transaction or on its own.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use plexus_model::{Error, Manifest, NodeId, Result, Version};
 use plexus_query::Engine;
@@ -39,25 +41,25 @@ use crate::table_ops::ProcedureExecutor;
 use crate::write::group_queue::Written;
 use crate::write::writer::Writer;
 
-/// What a coordinator is assembled from.
+/// The components of a [`Coordinator`].
 pub struct CoordinatorOptions {
-    /// This node.
+    /// The id of this node.
     pub node: NodeId,
     /// This node's member of the metadata group.
     pub meta: Arc<Meta>,
     /// The query engine.
     pub engine: Arc<Engine>,
-    /// Commits rows.
+    /// Writes segments and commits them.
     pub writer: Writer,
     /// Reaches other nodes.
     pub peers: Arc<dyn Peers>,
-    /// Where `COPY ... TO` may write, if anywhere.
+    /// Directory that `COPY ... TO` writes to; `None` disables exports.
     pub export_dir: Option<PathBuf>,
-    /// Whether a client may make this node fail, for tests.
+    /// Whether clients may arm failpoints on this node. For tests only.
     pub failpoints: bool,
 }
 
-/// Runs statements on this node.
+/// Runs the statements of this node's clients.
 pub struct Coordinator {
     planner: Planner,
     writer: Writer,
@@ -70,20 +72,20 @@ pub struct Coordinator {
     transactions: Arc<Transactions>,
 }
 
-/// What is known of a statement before it runs.
+/// The description of a statement that has been planned but not run.
 #[derive(Clone, Debug)]
 pub struct Described {
-    /// Schema of its rows; `None` for statements that return none.
+    /// Schema of the result rows; `None` for statements that return no rows.
     pub schema: Option<SchemaRef>,
-    /// One field per parameter, named by its number from 1 on.
+    /// One field per parameter, named by its number, starting at 1.
     pub parameters: SchemaRef,
-    /// Version at which it was planned.
+    /// Version of the manifest that the statement was planned against; zero if it was not planned.
     pub version: Version,
 }
 
 impl Described {
-    /// A statement without rows and parameters.
-    fn nothing() -> Self {
+    /// The description of a statement without result rows and parameters.
+    fn without_rows() -> Self {
         Self { schema: None, parameters: Arc::new(Schema::empty()), version: Version(0) }
     }
 }
@@ -114,7 +116,7 @@ impl Coordinator {
         &self.planner.meta
     }
 
-    /// What commits rows.
+    /// The writer that commits rows.
     pub fn writer(&self) -> &Writer {
         &self.writer
     }
@@ -123,11 +125,12 @@ impl Coordinator {
     ///
     /// # Errors
     /// `Unavailable` when no quorum answers in time.
-    pub async fn pin(&self) -> Result<Arc<Manifest>> {
-        self.planner.pin().await
+    pub fn pin<'a>(&'a self) -> BoxFuture<'a, Result<Arc<Manifest>>> {
+        Box::pin(async move { self.planner.pin().await })
     }
 
-    /// Whether a statement returns rows that it reads, by its text alone. Others run when they arrive.
+    /// Whether a statement is a query, decided by its text alone. Other statements run as soon as they
+    /// arrive, even when they return rows.
     ///
     /// # Errors
     /// `InvalidArgument` when the text cannot be parsed.
@@ -135,170 +138,188 @@ impl Coordinator {
         Ok(self.planner.cache.statement(sql)?.kind == StatementKind::Query)
     }
 
-    /// PlanCache a statement without running it; with its parameters, if they are bound already.
+    /// Plans a statement without running it. `parameters` are its values if they are bound already.
     ///
     /// # Errors
-    /// What is wrong with the statement.
-    pub async fn describe(
-        &self,
-        session: &Session,
-        sql: &str,
-        parameters: Option<&RecordBatch>,
-    ) -> Result<Described> {
-        let parsed = self.planner.cache.statement(sql)?;
-        if !matches!(parsed.kind, StatementKind::Dml | StatementKind::Query) {
-            return Ok(Described::nothing());
-        }
-        let manifest = match session.transaction() {
-            Some(id) => {
-                let mut guard = self.transactions.take(id)?;
-                self.planner.pin_transaction(session, &mut guard).await?
+    /// `InvalidArgument`, `NotFound` or `Unsupported` when the statement cannot be planned.
+    pub fn describe<'a>(
+        &'a self,
+        session: &'a Session,
+        sql: &'a str,
+        parameters: Option<&'a RecordBatch>,
+    ) -> BoxFuture<'a, Result<Described>> {
+        Box::pin(async move {
+            let parsed = self.planner.cache.statement(sql)?;
+            if !matches!(parsed.kind, StatementKind::Dml | StatementKind::Query) {
+                return Ok(Described::without_rows());
             }
-            None => self.planner.visible_to(session, self.pin().await?)?,
-        };
-        let version = manifest.version;
-        let scope = StatementContext { session, manifest, values: &[], query_id: "describe" };
-        if parsed.kind == StatementKind::Dml {
-            let (schema, plan) = self.dml.describe(&scope, &parsed.statement).await?;
-            return Ok(Described { schema, parameters: parameter_schema(&plan)?, version });
-        }
-        let plan = self.planner.plan_of_text(&scope, sql, &parsed.statement).await?;
-        let parameter_fields = parameter_schema(&plan)?;
-        let plan = match parameters {
-            Some(batch) => bind(plan, &row_values(batch, 0)?)?,
-            None => plan,
-        };
-        let schema = match &plan {
-            LogicalPlan::Dml(_) | LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) | LogicalPlan::Copy(_) => {
-                None
+            let manifest = match session.transaction() {
+                Some(id) => {
+                    let mut guard = self.transactions.take(id)?;
+                    self.planner.pin_transaction(session, &mut guard).await?
+                }
+                None => self.planner.visible_to(session, self.pin().await?)?,
+            };
+            let version = manifest.version;
+            let context = StatementContext { session, manifest, values: &[], query_id: "describe" };
+            if parsed.kind == StatementKind::Dml {
+                let (schema, plan) = self.dml.describe(&context, &parsed.statement).await?;
+                return Ok(Described { schema, parameters: parameter_schema(&plan)?, version });
             }
-            plan => Some(Arc::new(plan.schema().as_arrow().clone())),
-        };
-        Ok(Described { schema, parameters: parameter_fields, version })
+            let plan = self.planner.cached_plan(&context, sql, &parsed.statement).await?;
+            let parameter_fields = parameter_schema(&plan)?;
+            let plan = match parameters {
+                Some(batch) => bind(plan, &row_values(batch, 0)?)?,
+                None => plan,
+            };
+            let schema = match &plan {
+                LogicalPlan::Dml(_)
+                | LogicalPlan::Ddl(_)
+                | LogicalPlan::Statement(_)
+                | LogicalPlan::Copy(_) => None,
+                plan => Some(Arc::new(plan.schema().as_arrow().clone())),
+            };
+            Ok(Described { schema, parameters: parameter_fields, version })
+        })
     }
 
-    /// Runs one statement, with one row of parameters if it takes any.
+    /// Runs one statement. `parameters` has one row with its values, if it takes any.
     ///
     /// # Errors
-    /// Those of the statement.
-    pub async fn execute(
-        &self,
-        session: &Session,
-        sql: &str,
-        parameters: Option<&RecordBatch>,
-    ) -> Result<Executed> {
-        let parsed = self.planner.cache.statement(sql)?;
-        let values = parameters.map_or(Ok(vec![]), |batch| row_values(batch, 0))?;
-        self.execute_statement(session, &parsed, values).await
+    /// The error of the statement.
+    pub fn execute<'a>(
+        &'a self,
+        session: &'a Session,
+        sql: &'a str,
+        parameters: Option<&'a RecordBatch>,
+    ) -> BoxFuture<'a, Result<Executed>> {
+        Box::pin(async move {
+            let parsed = self.planner.cache.statement(sql)?;
+            let values = parameters.map_or(Ok(vec![]), |batch| row_values(batch, 0))?;
+            self.execute_statement(session, &parsed, values).await
+        })
     }
 
-    /// Runs one statement once for each row of parameters and returns the rows that it affected in all.
+    /// Runs one statement once for each row of parameters. Returns the total number of affected rows.
     ///
     /// # Errors
-    /// Those of the statement; rows before the one that failed stay written.
-    pub async fn execute_many(
-        &self,
-        session: &Session,
-        sql: &str,
-        parameters: &[RecordBatch],
-    ) -> Result<u64> {
-        let parsed = self.planner.cache.statement(sql)?;
-        let mut affected = 0;
-        for batch in parameters {
-            if parsed.kind == StatementKind::Dml
-                && let Some(rows) = self.dml.insert_batch(session, &parsed.statement, batch).await?
-            {
-                affected += rows;
-                continue;
+    /// The error of the first execution that fails; earlier executions stay in effect.
+    pub fn execute_many<'a>(
+        &'a self,
+        session: &'a Session,
+        sql: &'a str,
+        parameters: &'a [RecordBatch],
+    ) -> BoxFuture<'a, Result<u64>> {
+        Box::pin(async move {
+            let parsed = self.planner.cache.statement(sql)?;
+            let mut affected = 0;
+            for batch in parameters {
+                if parsed.kind == StatementKind::Dml
+                    && let Some(rows) = self.dml.insert_batch(session, &parsed.statement, batch).await?
+                {
+                    affected += rows;
+                    continue;
+                }
+                for row in 0..batch.num_rows() {
+                    let values = row_values(batch, row)?;
+                    affected += self.execute_statement(session, &parsed, values).await?.affected();
+                }
             }
-            for row in 0..batch.num_rows() {
-                let values = row_values(batch, row)?;
-                affected += self.execute_statement(session, &parsed, values).await?.affected();
+            Ok(affected)
+        })
+    }
+
+    /// Runs several statements in order. Returns the total number of affected rows.
+    ///
+    /// # Errors
+    /// The error of the first statement that fails; earlier statements stay in effect.
+    pub fn execute_script<'a>(&'a self, session: &'a Session, sql: &'a str) -> BoxFuture<'a, Result<u64>> {
+        Box::pin(async move {
+            let mut affected = 0;
+            for statement in parse::statements(sql)? {
+                let parsed = Parsed::from(statement);
+                affected += self.execute_statement(session, &parsed, vec![]).await?.affected();
             }
-        }
-        Ok(affected)
+            Ok(affected)
+        })
     }
 
-    /// Runs several statements after each other and returns the rows that they affected in all.
+    /// Writes a stream of batches to a table in one commit. `target.mode` decides whether it creates the
+    /// table.
     ///
     /// # Errors
-    /// Those of the first statement that fails; those before it stay in effect.
-    pub async fn execute_script(&self, session: &Session, sql: &str) -> Result<u64> {
-        let mut affected = 0;
-        for statement in parse::statements(sql)? {
-            let parsed = Parsed::from(statement);
-            affected += self.execute_statement(session, &parsed, vec![]).await?.affected();
-        }
-        Ok(affected)
-    }
-
-    /// Writes a stream of batches to a table, which it may create, in one commit.
-    ///
-    /// # Errors
-    /// `NotFound` and `AlreadyExists` by the mode of `target`, and those of writing rows. Nothing is written then.
-    pub async fn ingest(
-        &self,
-        session: &Session,
+    /// `NotFound` or `AlreadyExists`, depending on `target.mode`, and the errors of writing rows. On an error
+    /// without_rows is written.
+    pub fn ingest<'a>(
+        &'a self,
+        session: &'a Session,
         target: IngestTarget,
         schema: SchemaRef,
         batches: BoxStream<'static, Result<RecordBatch>>,
-    ) -> Result<Written> {
-        self.loader.ingest(session, target, schema, batches).await
+    ) -> BoxFuture<'a, Result<Written>> {
+        Box::pin(async move { self.loader.ingest(session, target, schema, batches).await })
     }
 
-    /// Runs a query whose ticket was made at `version`: there, or at a newer version that this node knows. Whoever
-    /// made the ticket has confirmed the version with the quorum, so this does not.
+    /// Runs a query whose ticket was issued at `version`, at that version or a newer one that this node
+    /// knows. The node that issued the ticket confirmed the version with a quorum, so this needs no read
+    /// index.
     ///
     /// # Errors
-    /// Those of the query.
-    pub async fn redeem(
-        &self,
-        session: &Session,
-        sql: &str,
-        parameters: Option<&RecordBatch>,
+    /// The error of the query; `Unavailable` when this node does not reach `version` in time.
+    pub fn redeem<'a>(
+        &'a self,
+        session: &'a Session,
+        sql: &'a str,
+        parameters: Option<&'a RecordBatch>,
         version: Version,
-    ) -> Result<Executed> {
-        let parsed = self.planner.cache.statement(sql)?;
-        let values = parameters.map_or(Ok(vec![]), |batch| row_values(batch, 0))?;
-        if session.transaction().is_some() {
-            return self.execute_statement(session, &parsed, values).await;
-        }
-        let manifest = self.meta().wait_version(version, READ_INDEX_TIMEOUT).await?;
-        let query_id = new_query_id();
-        let span = tracing::info_span!("statement", query_id, version = Empty, table = Empty);
-        let manifest = self.planner.visible_to(session, manifest)?;
-        let scope = StatementContext { session, manifest, values: &values, query_id: &query_id };
-        let run = async {
-            let plan = self.planner.plan_of_text(&scope, sql, &parsed.statement).await?;
-            self.queries.run_plan(&scope, plan).await
-        };
-        run.boxed().instrument(span).await
+    ) -> BoxFuture<'a, Result<Executed>> {
+        Box::pin(async move {
+            let parsed = self.planner.cache.statement(sql)?;
+            let values = parameters.map_or(Ok(vec![]), |batch| row_values(batch, 0))?;
+            if session.transaction().is_some() {
+                return self.execute_statement(session, &parsed, values).await;
+            }
+            let manifest = self.meta().wait_version(version, READ_INDEX_TIMEOUT).await?;
+            let query_id = new_query_id();
+            let span = tracing::info_span!("statement", query_id, version = Empty, table = Empty);
+            let manifest = self.planner.visible_to(session, manifest)?;
+            let context = StatementContext { session, manifest, values: &values, query_id: &query_id };
+            let run = async {
+                let plan = self.planner.cached_plan(&context, sql, &parsed.statement).await?;
+                self.queries.run_plan(&context, plan).await
+            };
+            run.boxed().instrument(span).await
+        })
     }
 
-    /// Begins a transaction and returns the id that names it.
+    /// Begins a transaction and returns its id.
     ///
     /// # Errors
-    /// `ResourceExhausted` when too many are open.
+    /// `ResourceExhausted` when too many transactions are open on this node.
     pub fn begin(&self, isolation: Isolation) -> Result<TransactionId> {
         self.transactions.begin(isolation)
     }
 
-    /// Commits a transaction, or rolls it back. Either way it has ended.
+    /// Commits a transaction, or rolls it back. The transaction has ended either way, also on an error.
     ///
     /// # Errors
-    /// `NotFound` when it is not open on this node; `Conflict` when another transaction committed first.
-    pub async fn end(&self, id: TransactionId, commit: bool) -> Result<()> {
-        let transaction = self.transactions.take(id)?.end();
-        if !commit {
-            return Ok(());
-        }
-        if let Some(applied) = transaction.commit(&self.writer).await? {
-            // The next statement of this client may plan against what this node knows.
-            self.meta().wait_version(applied.version, READ_INDEX_TIMEOUT).await?;
-        }
-        Ok(())
+    /// `NotFound` when the transaction is not open on this node; `Conflict` when a concurrent commit changed
+    /// the same rows or keys.
+    pub fn end<'a>(&'a self, id: TransactionId, commit: bool) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let transaction = self.transactions.take(id)?.end();
+            if !commit {
+                return Ok(());
+            }
+            if let Some(applied) = transaction.commit(&self.writer).await? {
+                // The next statement of this client may plan against the local manifest without a read index.
+                self.meta().wait_version(applied.version, READ_INDEX_TIMEOUT).await?;
+            }
+            Ok(())
+        })
     }
 
+    /// Runs a parsed statement, in the transaction of the session if there is one.
     async fn execute_statement(
         &self,
         session: &Session,
@@ -309,13 +330,13 @@ impl Coordinator {
         let span = tracing::info_span!("statement", query_id, version = Empty, table = Empty);
         let run = async {
             if parsed.kind == StatementKind::Transaction {
-                return self.control(session, &parsed.statement).await;
+                return self.control_transaction(session, &parsed.statement).await;
             }
             match session.transaction() {
                 Some(id) => {
-                    let executed = self.execute_in(id, session, parsed, &values, &query_id).await;
+                    let executed = self.execute_in_transaction(id, session, parsed, &values, &query_id).await;
                     if self.transactions.is_gone(id) {
-                        // The session goes on without it.
+                        // The transaction has expired: the session continues without it.
                         session.set_transaction(None)?;
                     }
                     executed
@@ -323,11 +344,12 @@ impl Coordinator {
                 None => until_no_conflict(|| self.attempt(session, parsed, &values, &query_id).boxed()).await,
             }
         };
-        // On the heap: one future of all kinds of statements is deeper than the compiler likes.
+        // Boxed: the nested future of all kinds of statements exceeds the type depth that the compiler
+        // accepts.
         run.boxed().instrument(span).await
     }
 
-    /// Runs a statement that is a transaction of its own.
+    /// Runs a statement in a transaction of its own.
     async fn attempt(
         &self,
         session: &Session,
@@ -337,11 +359,13 @@ impl Coordinator {
     ) -> Result<Executed> {
         let statement = &parsed.statement;
         match parsed.kind {
-            StatementKind::Transaction => self.control(session, statement).await,
-            StatementKind::Procedure | StatementKind::Ddl => self.define(session, parsed, query_id).await,
+            StatementKind::Transaction => self.control_transaction(session, statement).await,
+            StatementKind::Procedure | StatementKind::Ddl => {
+                self.run_definition(session, parsed, query_id).await
+            }
             StatementKind::Truncate => {
-                let scope = StatementContext { session, manifest: self.pin().await?, values, query_id };
-                self.dml.truncate(&scope, statement).await.map(Executed::Affected)
+                let context = StatementContext { session, manifest: self.pin().await?, values, query_id };
+                self.dml.truncate(&context, statement).await.map(Executed::Affected)
             }
             StatementKind::CopyTo => {
                 let manifest = self.planner.visible_to(session, self.pin().await?)?;
@@ -354,31 +378,31 @@ impl Coordinator {
                     return Ok(inserted);
                 }
                 let manifest = self.planner.visible_to(session, self.pin().await?)?;
-                let scope = StatementContext { session, manifest, values, query_id };
-                self.dml.execute(&scope, statement).boxed().await
+                let context = StatementContext { session, manifest, values, query_id };
+                self.dml.execute(&context, statement).boxed().await
             }
             StatementKind::Query => {
                 let manifest = self.planner.visible_to(session, self.pin().await?)?;
-                let scope = StatementContext { session, manifest, values, query_id };
-                let plan = self.planner.plan(&scope, statement.clone()).await?;
-                self.queries.run_plan(&scope, plan).await
+                let context = StatementContext { session, manifest, values, query_id };
+                let plan = self.planner.plan(&context, statement.clone()).await?;
+                self.queries.run_plan(&context, plan).await
             }
         }
     }
 
-    /// Runs a definition or a procedure.
-    async fn define(&self, session: &Session, parsed: &Parsed, query_id: &str) -> Result<Executed> {
+    /// Runs a DDL statement or a procedure.
+    async fn run_definition(&self, session: &Session, parsed: &Parsed, query_id: &str) -> Result<Executed> {
         if parsed.kind != StatementKind::Procedure {
             return self.ddl.execute(session, &parsed.statement, query_id).await;
         }
         let procedure = call::procedure(&parsed.statement)?;
         let procedure = procedure.ok_or_else(|| unsupported(&parsed.statement.to_string()))?;
-        let scope = StatementContext { session, manifest: self.pin().await?, values: &[], query_id };
-        self.procedures.call(&scope, procedure).await
+        let context = StatementContext { session, manifest: self.pin().await?, values: &[], query_id };
+        self.procedures.call(&context, procedure).await
     }
 
-    /// `BEGIN`, `COMMIT` and `ROLLBACK`.
-    async fn control(&self, session: &Session, statement: &Statement) -> Result<Executed> {
+    /// Runs `BEGIN`, `COMMIT` and `ROLLBACK`.
+    async fn control_transaction(&self, session: &Session, statement: &Statement) -> Result<Executed> {
         let Statement::Statement(statement) = statement else {
             return Err(unsupported(&statement.to_string()));
         };
@@ -409,8 +433,8 @@ impl Coordinator {
         Ok(Executed::Affected(0))
     }
 
-    /// Runs a statement of a transaction.
-    async fn execute_in(
+    /// Runs a statement as part of an open transaction.
+    async fn execute_in_transaction(
         &self,
         id: TransactionId,
         session: &Session,
@@ -421,53 +445,54 @@ impl Coordinator {
         let mut guard = self.transactions.take(id)?;
         let statement = &parsed.statement;
         if matches!(parsed.kind, StatementKind::Ddl | StatementKind::Procedure) {
-            return self.define_in(guard, session, parsed, query_id).await;
+            return self.define_in_transaction(guard, session, parsed, query_id).await;
         }
         let manifest = self.planner.pin_transaction(session, &mut guard).await?;
-        let scope = StatementContext { session, manifest, values, query_id };
+        let context = StatementContext { session, manifest, values, query_id };
         match parsed.kind {
             StatementKind::Truncate => {
-                let Some((changes, rows)) = self.dml.truncated(&scope, statement)? else {
+                let Some((changes, rows)) = self.dml.truncate_changes(&context, statement)? else {
                     return Ok(Executed::Affected(0));
                 };
                 guard.stage(&self.writer, changes).await?;
                 Ok(Executed::Affected(rows))
             }
             StatementKind::CopyTo => {
-                note_reads(&mut guard, &scope, &self.copies.plan_source(&scope, statement).await?)?;
-                self.copies.execute(&scope, statement).await
+                note_reads(&mut guard, &context, &self.copies.plan_source(&context, statement).await?)?;
+                self.copies.execute(&context, statement).await
             }
-            StatementKind::Dml => self.change_in(&mut guard, &scope, statement).await,
+            StatementKind::Dml => self.stage_dml(&mut guard, &context, statement).await,
             _ => {
-                let plan = self.planner.plan(&scope, statement.clone()).await?;
-                note_reads(&mut guard, &scope, &plan)?;
-                self.queries.run_plan(&scope, plan).await
+                let plan = self.planner.plan(&context, statement.clone()).await?;
+                note_reads(&mut guard, &context, &plan)?;
+                self.queries.run_plan(&context, plan).await
             }
         }
     }
 
-    /// Stages a change of rows in a transaction.
-    async fn change_in(
+    /// Runs a DML statement and stages its changes in a transaction.
+    async fn stage_dml(
         &self,
         guard: &mut TransactionGuard,
-        scope: &StatementContext<'_>,
+        context: &StatementContext<'_>,
         statement: &Statement,
     ) -> Result<Executed> {
-        let (table, rewritten) = self.dml.rewrite(scope, statement).await?;
+        let (table, rewritten) = self.dml.rewrite(context, statement).await?;
         tracing::Span::current().record("table", tracing::field::display(&table.name));
         if rewritten.shape != Shape::Rows {
             guard.note_read(table.id);
         }
-        let plan = self.dml.plan(scope, &rewritten).await?;
-        note_reads(guard, scope, &plan)?;
-        let staged = self.dml.stage(scope, &table, rewritten).boxed().await?;
+        let plan = self.dml.plan(context, &rewritten).await?;
+        note_reads(guard, context, &plan)?;
+        let staged = self.dml.stage(context, &table, rewritten).boxed().await?;
         guard.stage(&self.writer, staged.changes.clone()).await?;
         Ok(staged.into_executed())
     }
 
-    /// Definitions are not part of transactions. They are accepted before the first change, as clients that always
-    /// have a transaction open need it; the transaction then starts anew.
-    async fn define_in(
+    /// Runs a DDL statement or a procedure while a transaction is open. These commit on their own. They are
+    /// accepted until the transaction changes rows, since some clients keep a transaction open all the time.
+    /// The transaction then pins a new version with its next statement.
+    async fn define_in_transaction(
         &self,
         mut guard: TransactionGuard,
         session: &Session,
@@ -476,6 +501,6 @@ impl Coordinator {
     ) -> Result<Executed> {
         guard.restart()?;
         drop(guard);
-        until_no_conflict(|| self.define(session, parsed, query_id)).await
+        until_no_conflict(|| self.run_definition(session, parsed, query_id)).await
     }
 }

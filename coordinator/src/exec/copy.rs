@@ -1,7 +1,7 @@
-//! `COPY ... TO 'file'`: rows as a file in the directory that the node's operator gave for it.
+//! `COPY ... TO 'file'`: exports rows to a file in the export directory of the node.
 //!
-//! The file appears under its name when it is whole. Nothing outside that directory can be named, and nothing
-//! in it is written over: whoever may send SQL is not thereby someone who may write to this machine.
+//! The file appears under its name once it is complete. A target outside the directory is refused, and so is
+//! an existing file: permission to send SQL does not imply permission to write anywhere on the host.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -19,8 +19,8 @@ use crate::exec::planner::Planner;
 use crate::sql::parameters::bind;
 use crate::sql::parse;
 
-/// Formats by the endings of file names.
-pub const FORMATS: [(&str, &str); 8] = [
+/// Formats by file name extension or `STORED AS` name.
+const FORMATS: [(&str, &str); 8] = [
     ("parquet", "PARQUET"),
     ("csv", "CSV"),
     ("ndjson", "JSON"),
@@ -32,30 +32,35 @@ pub const FORMATS: [(&str, &str); 8] = [
 ];
 
 /// Runs `COPY ... TO`.
-pub struct CopyExecutor {
+pub(crate) struct CopyExecutor {
     planner: Planner,
-    /// Where files may be written, if anywhere.
+    /// The export directory; `None` disables exports.
     export_dir: Option<PathBuf>,
 }
 
 impl CopyExecutor {
-    /// An executor that writes below `export_dir`.
-    pub fn new(planner: Planner, export_dir: Option<PathBuf>) -> Self {
+    /// An executor that writes to files below `export_dir`.
+    pub(crate) fn new(planner: Planner, export_dir: Option<PathBuf>) -> Self {
         Self { planner, export_dir }
     }
 
-    /// Writes the rows of a `COPY ... TO` statement to a file that appears when it is complete.
+    /// Runs `COPY ... TO`. The file appears when it is complete.
     ///
     /// # Errors
-    /// `Unsupported` when the node allows no exports; `AlreadyExists` when the file exists.
-    pub async fn execute(&self, scope: &StatementContext<'_>, statement: &Statement) -> Result<Executed> {
+    /// `Unsupported` when the node has no export directory; `InvalidArgument` or `NotFound` for a target
+    /// outside of it; `AlreadyExists` when the file exists.
+    pub(crate) async fn execute(
+        &self,
+        context: &StatementContext<'_>,
+        statement: &Statement,
+    ) -> Result<Executed> {
         let copy = copy_of(statement)?;
         let directory = self.export_dir.as_deref().ok_or_else(|| {
             Error::unsupported(
-                "COPY ... TO writes files on the node: its operator allows it with --export-dir",
+                "COPY ... TO writes files on the node: start the node with --export-dir to allow it",
             )
         })?;
-        let path = inside(directory, &copy.target)?;
+        let path = resolve_target(directory, &copy.target)?;
         let format = format(copy)?;
         if !copy.partitioned_by.is_empty() {
             return Err(Error::unsupported("COPY ... PARTITIONED BY is not supported: one file is written"));
@@ -66,17 +71,17 @@ impl CopyExecutor {
         if path.exists() {
             return Err(Error::already_exists(format!("file {:?} exists already", copy.target)));
         }
-        // The engine tells one file from a directory of them by the ending.
-        let unfinished = Unfinished(directory.join(format!(".{}.unfinished", Token::generate())));
-        let rows = self.write(scope, copy, format, &unfinished.0).await?;
-        publish(unfinished.0.clone(), path).await?;
+        // The engine writes one file, and not a directory of files, only to a path with an extension.
+        let temporary = TemporaryFile(directory.join(format!(".{}.unfinished", Token::generate())));
+        let rows = self.write(context, copy, format, &temporary.0).await?;
+        publish(temporary.0.clone(), path).await?;
         Ok(Executed::Affected(rows))
     }
 
-    /// The plan of what is copied, to see what it reads.
-    pub async fn plan_source(
+    /// The plan of the exported query, from which a transaction records the tables that it reads.
+    pub(crate) async fn plan_source(
         &self,
-        scope: &StatementContext<'_>,
+        context: &StatementContext<'_>,
         statement: &Statement,
     ) -> Result<LogicalPlan> {
         let copy = copy_of(statement)?;
@@ -85,14 +90,15 @@ impl CopyExecutor {
             CopyToSource::Relation(name) => format!("SELECT * FROM {name}"),
         };
         let mut statement = parse::plain_statement(&query)?;
-        self.planner.resolve(&mut statement, scope).await?;
+        self.planner.resolve(&mut statement, context).await?;
         let statement = Statement::Statement(Box::new(statement));
-        self.planner.local_state(scope)?.statement_to_plan(statement).await.map_err(from_datafusion)
+        self.planner.local_state(context)?.statement_to_plan(statement).await.map_err(from_datafusion)
     }
 
+    /// Writes the rows to file `to` and returns their number.
     async fn write(
         &self,
-        scope: &StatementContext<'_>,
+        context: &StatementContext<'_>,
         copy: &CopyToStatement,
         format: &str,
         to: &Path,
@@ -102,25 +108,26 @@ impl CopyExecutor {
         copy.target = to.to_string_lossy().into_owned();
         if let CopyToSource::Query(query) = copy.source {
             let mut statement = ast::Statement::Query(query);
-            self.planner.resolve(&mut statement, scope).await?;
+            self.planner.resolve(&mut statement, context).await?;
             let ast::Statement::Query(query) = statement else {
                 return Err(Error::internal("a query became something else"));
             };
             copy.source = CopyToSource::Query(query);
         }
-        let state = self.planner.local_state(scope)?;
+        let state = self.planner.local_state(context)?;
         let plan = state.statement_to_plan(Statement::CopyTo(copy)).await.map_err(from_datafusion)?;
-        let plan = bind(plan, scope.values)?;
-        let rows = self.planner.run(&plan, &scope.manifest, || Ok(state.clone())).await?;
+        let plan = bind(plan, context.values)?;
+        let rows = self.planner.run(&plan, &context.manifest, || Ok(state.clone())).await?;
         let counts: Vec<_> = rows.stream.try_collect().await?;
         let count = counts
             .iter()
             .find(|b| b.num_rows() > 0)
             .and_then(|b| b.column(0).as_primitive_opt::<UInt64Type>().map(|counts| counts.value(0)));
-        count.ok_or_else(|| Error::internal("COPY said nothing of its rows"))
+        count.ok_or_else(|| Error::internal("COPY returned no row count"))
     }
 }
 
+/// The `COPY` statement in a parsed statement.
 fn copy_of(statement: &Statement) -> Result<&CopyToStatement> {
     match statement {
         Statement::CopyTo(copy) => Ok(copy),
@@ -128,23 +135,23 @@ fn copy_of(statement: &Statement) -> Result<&CopyToStatement> {
     }
 }
 
-/// A file that goes unless it gets its name, also when nobody waits for it any more.
-pub struct Unfinished(PathBuf);
+/// A file under a temporary name. Dropping it removes that name, also when the statement is cancelled.
+struct TemporaryFile(PathBuf);
 
-impl Drop for Unfinished {
+impl Drop for TemporaryFile {
     fn drop(&mut self) {
-        // Best effort: it has a name that nobody takes for a result.
+        // Best effort: nobody mistakes a file under this name for a result.
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
-/// Makes a file durable and gives it its name.
-pub async fn publish(from: PathBuf, to: PathBuf) -> Result<()> {
+/// Makes a file durable and links it under its final name.
+async fn publish(from: PathBuf, to: PathBuf) -> Result<()> {
     let named = to.display().to_string();
     tokio::task::spawn_blocking(move || {
-        // A query without rows writes none.
+        // A query without rows writes no file.
         std::fs::OpenOptions::new().create(true).append(true).open(&from)?.sync_all()?;
-        // Unlike a rename it fails when somebody else has taken the name meanwhile.
+        // Unlike a rename, a hard link fails when the name has been taken concurrently.
         std::fs::hard_link(&from, &to)?;
         let directory = to.parent().map(std::fs::File::open).transpose()?;
         directory.map_or(Ok(()), |directory| directory.sync_all())
@@ -157,8 +164,12 @@ pub async fn publish(from: PathBuf, to: PathBuf) -> Result<()> {
     })
 }
 
-/// The path that a statement names, as long as it is in the directory.
-pub fn inside(directory: &Path, target: &str) -> Result<PathBuf> {
+/// The path of a target resolve_target the export directory.
+///
+/// # Errors
+/// `InvalidArgument` for targets that are not plain relative paths; `NotFound` when the parent directory does
+/// not exist, or is outside the export directory because of a symbolic link.
+fn resolve_target(directory: &Path, target: &str) -> Result<PathBuf> {
     let path = Path::new(target);
     let plain = path.components().all(|c| matches!(c, Component::Normal(_)));
     if target.is_empty() || !plain || target.contains("://") {
@@ -168,7 +179,7 @@ pub fn inside(directory: &Path, target: &str) -> Result<PathBuf> {
     }
     let path = directory.join(path);
     match path.parent().map(Path::canonicalize) {
-        // Links may lead elsewhere.
+        // A symbolic link may point outside the directory.
         Some(Ok(parent)) if directory.canonicalize().is_ok_and(|d| parent.starts_with(d)) => Ok(path),
         _ => Err(Error::not_found(format!(
             "COPY ... TO {target:?}: the directory of that file does not exist"
@@ -176,14 +187,15 @@ pub fn inside(directory: &Path, target: &str) -> Result<PathBuf> {
     }
 }
 
-pub fn format(copy: &CopyToStatement) -> Result<&'static str> {
-    let ending = Path::new(&copy.target).extension().and_then(|e| e.to_str()).unwrap_or_default();
-    let wanted = copy.stored_as.as_deref().unwrap_or(ending).to_ascii_lowercase();
-    let found = FORMATS.iter().find(|(ending, _)| *ending == wanted).map(|(_, format)| *format);
+/// The format of a `COPY`, from `STORED AS` or the file name extension.
+pub(crate) fn format(copy: &CopyToStatement) -> Result<&'static str> {
+    let extension = Path::new(&copy.target).extension().and_then(|e| e.to_str()).unwrap_or_default();
+    let format = copy.stored_as.as_deref().unwrap_or(extension).to_ascii_lowercase();
+    let found = FORMATS.iter().find(|(name, _)| *name == format).map(|(_, engine_name)| *engine_name);
     found.ok_or_else(|| {
         Error::invalid(format!(
-            "COPY ... TO {:?}: {wanted:?} is no format; there are parquet, csv, ndjson, arrow, by the ending of the \
-             file or STORED AS",
+            "COPY ... TO {:?}: format {format:?} is unknown: use parquet, csv, ndjson or arrow, as the file \
+             name extension or in STORED AS",
             copy.target
         ))
     })
@@ -194,17 +206,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_files_in_the_directory_can_be_named() {
+    fn targets_outside_the_directory_are_refused() {
         let directory = tempfile::tempdir().unwrap();
         let directory = directory.path();
         std::fs::create_dir(directory.join("sub")).unwrap();
         std::os::unix::fs::symlink("/tmp", directory.join("link")).unwrap();
-        assert_eq!(inside(directory, "a.csv").unwrap(), directory.join("a.csv"));
-        assert_eq!(inside(directory, "sub/a.csv").unwrap(), directory.join("sub/a.csv"));
+        assert_eq!(resolve_target(directory, "a.csv").unwrap(), directory.join("a.csv"));
+        assert_eq!(resolve_target(directory, "sub/a.csv").unwrap(), directory.join("sub/a.csv"));
         for wrong in
             ["", "/etc/passwd", "../a.csv", "sub/../../a.csv", "file:///tmp/a.csv", "link/a.csv", "no/a.csv"]
         {
-            assert!(inside(directory, wrong).is_err(), "{wrong}");
+            assert!(resolve_target(directory, wrong).is_err(), "{wrong}");
         }
     }
 }

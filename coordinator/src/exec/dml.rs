@@ -1,4 +1,5 @@
-//! Running statements that change rows: from the query that says how to segments and places, and to a commit.
+//! Executes DML: runs the query that computes the changes of a statement, turns its rows into new segments
+//! and deleted row positions, and commits both.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use plexus_model::{Error, Result, RowSelection, SegmentId, Table};
 use plexus_query::{Relations, STATEMENT_SCHEMA};
 use plexus_storage::{rows_bytes, types};
 
+use crate::engine_text;
 use crate::errors::{from_datafusion, unsupported};
 use crate::exec::context::{Executed, StatementContext, find};
 use crate::exec::planner::Planner;
@@ -28,22 +30,26 @@ use crate::sql::parameters::bind;
 use crate::sql::rewrite::{DELETE, DuplicateMatch, INSERT, Rewritten, Shape, UPDATE};
 use crate::sql::{parse, rewrite};
 use crate::write::coerce::assign;
+use crate::write::keys::RowsBySegment;
 use crate::write::row_changes::{RowChanges, inline_union};
 use crate::write::writer::Writer;
 
-/// The relation of the rows that `RETURNING` reads.
-pub const RETURNED: &str = "rows";
+/// Name of the temporary relation that `RETURNING` reads.
+const RETURNED: &str = "rows";
 
-/// A change that is ready to be committed.
-pub struct Staged {
-    pub changes: RowChanges,
-    pub affected: u64,
-    pub returning: Option<RowStream>,
+/// The changes of a statement, ready to be committed.
+pub(crate) struct Staged {
+    /// New and deleted rows.
+    pub(crate) changes: RowChanges,
+    /// Number of rows that the statement affects.
+    pub(crate) affected: u64,
+    /// The rows of `RETURNING`.
+    pub(crate) returning: Option<RowStream>,
 }
 
 impl Staged {
-    /// What the statement answers once it is committed.
-    pub fn into_executed(self) -> Executed {
+    /// The result of the statement once its changes are committed.
+    pub(crate) fn into_executed(self) -> Executed {
         match self.returning {
             Some(rows) => Executed::Returned(rows, self.affected),
             None => Executed::Affected(self.affected),
@@ -52,92 +58,96 @@ impl Staged {
 }
 
 /// Runs statements that insert, update, delete or merge rows.
-pub struct DmlExecutor {
+pub(crate) struct DmlExecutor {
     pub(super) planner: Planner,
     pub(super) writer: Writer,
 }
 
 impl DmlExecutor {
     /// An executor that plans with `planner` and commits through `writer`.
-    pub fn new(planner: Planner, writer: Writer) -> Self {
+    pub(crate) fn new(planner: Planner, writer: Writer) -> Self {
         Self { planner, writer }
     }
 
-    /// Rewrites a statement into the query that computes its changes.
+    /// Rewrites a statement into the query that computes its changes, and returns it with the target table.
     ///
     /// # Errors
-    /// `NotFound` when its target does not exist, and what is wrong with the statement.
-    pub async fn rewrite(
+    /// `NotFound` when the target does not exist; `InvalidArgument` or `Unsupported` for a wrong statement.
+    pub(crate) async fn rewrite(
         &self,
-        scope: &StatementContext<'_>,
+        context: &StatementContext<'_>,
         statement: &Statement,
     ) -> Result<(Arc<Table>, Rewritten)> {
         let Statement::Statement(statement) = statement else {
             return Err(unsupported(&statement.to_string()));
         };
         let name = rewrite::target(statement).ok_or_else(|| unsupported(&statement.to_string()))?;
-        let table = find(&scope.manifest, &object_name(&name, &scope.session.schema())?)?;
+        let table = find(&context.manifest, &object_name(&name, &context.session.schema())?)?;
         let mut statement = (**statement).clone();
-        self.planner.resolve(&mut statement, scope).await?;
+        self.planner.resolve(&mut statement, context).await?;
         let rewritten = rewrite::rewrite(statement, &table)?;
         Ok((table, rewritten))
     }
 
-    /// The schema of what `RETURNING` returns, if anything, and the plan whose parameters the statement takes.
+    /// The schema of the rows of `RETURNING`, and a plan that has the parameters of the statement.
     ///
     /// # Errors
-    /// What is wrong with the statement.
-    pub async fn describe(
+    /// The error of planning the statement.
+    pub(crate) async fn describe(
         &self,
-        scope: &StatementContext<'_>,
+        context: &StatementContext<'_>,
         statement: &Statement,
     ) -> Result<(Option<SchemaRef>, LogicalPlan)> {
-        let (table, rewritten) = self.rewrite(scope, statement).await?;
-        let plan = self.plan(scope, &rewritten).await?;
+        let (table, rewritten) = self.rewrite(context, statement).await?;
+        let plan = self.plan(context, &rewritten).await?;
         let schema = match &rewritten.returning {
-            Some(returning) => Some(self.returning_schema(scope, &table, returning).await?),
+            Some(returning) => Some(self.returning_schema(context, &table, returning).await?),
             None => None,
         };
         Ok((schema, plan))
     }
 
-    /// Runs a change and commits it.
+    /// Runs a DML statement and commits its changes.
     ///
     /// # Errors
-    /// Those of the statement; `Conflict` when another commit changed the same rows.
-    pub async fn execute(&self, scope: &StatementContext<'_>, statement: &Statement) -> Result<Executed> {
-        let (table, rewritten) = self.rewrite(scope, statement).await?;
-        self.change(scope, table, rewritten).await
+    /// The error of the statement; `Conflict` when a concurrent commit changed the same rows.
+    pub(crate) async fn execute(
+        &self,
+        context: &StatementContext<'_>,
+        statement: &Statement,
+    ) -> Result<Executed> {
+        let (table, rewritten) = self.rewrite(context, statement).await?;
+        self.execute_rewritten(context, table, rewritten).await
     }
 
-    /// Runs a change and commits it.
-    pub async fn change(
+    /// Runs a rewritten statement and commits its changes.
+    async fn execute_rewritten(
         &self,
-        scope: &StatementContext<'_>,
+        context: &StatementContext<'_>,
         table: Arc<Table>,
         rewritten: Rewritten,
     ) -> Result<Executed> {
-        scope.session.check_writable()?;
+        context.session.check_writable()?;
         let started = Instant::now();
-        tracing::Span::current().record("version", scope.manifest.version.0);
+        tracing::Span::current().record("version", context.manifest.version.0);
         let operation = rewritten.operation;
         tracing::Span::current().record("table", tracing::field::display(&table.name));
         if rewritten.shape == Shape::Rows && rewritten.returning.is_none() {
-            let named = |e| name_null(e, &rewritten, &table);
-            let rows = self.inserted_rows(scope, &rewritten).await.map_err(named)?;
+            let named = |e| name_null_column(e, &rewritten, &table);
+            let rows = self.inserted_rows(context, &rewritten).await.map_err(named)?;
             return self.insert(table.clone(), &rewritten, rows).await.map_err(named);
         }
-        let staged = self.stage(scope, &table, rewritten).await?;
+        let staged = self.stage(context, &table, rewritten).await?;
         if !staged.changes.is_empty() {
             let changes = staged.changes.clone();
-            let change = changes.into_change(&self.writer, &table, scope.manifest.version).await?;
+            let change = changes.into_change(&self.writer, &table, context.manifest.version).await?;
             self.writer.commit(vec![change], operation, started).await?;
         }
         Ok(staged.into_executed())
     }
 
-    /// Writes rows as they come, in one commit at the end.
-    pub async fn insert(
+    /// Writes a stream of rows, with one commit at the end.
+    pub(crate) async fn insert(
         &self,
         table: Arc<Table>,
         rewritten: &Rewritten,
@@ -150,79 +160,93 @@ impl DmlExecutor {
         ingest.finish().await.map(|written| Executed::Affected(written.rows))
     }
 
-    /// Runs a change without committing it.
-    pub async fn stage(
+    /// Runs a rewritten statement without committing its changes.
+    pub(crate) async fn stage(
         &self,
-        scope: &StatementContext<'_>,
+        context: &StatementContext<'_>,
         table: &Arc<Table>,
         rewritten: Rewritten,
     ) -> Result<Staged> {
-        scope.session.check_writable()?;
+        context.session.check_writable()?;
         let mut changes = RowChanges::new(table.clone());
         let mut ingest = self.writer.begin(table.clone(), rewritten.on_duplicate, rewritten.operation)?;
-        let mut gathered = Gathered::default();
+        let mut collected = CollectedActions::default();
         match rewritten.shape {
             Shape::Rows => {
-                let mut rows = self.inserted_rows(scope, &rewritten).await?;
+                let mut rows = self.inserted_rows(context, &rewritten).await?;
                 while let Some(batch) = rows.stream.try_next().await? {
                     ingest.write(batch).await?;
                 }
             }
-            Shape::Actions { twice } => {
-                gathered.keep = rewritten.returning.is_some();
-                let plan = self.plan_change(scope, &rewritten).await?;
+            Shape::Actions { duplicate_match } => {
+                collected.keep_deleted = rewritten.returning.is_some();
+                let plan = self.plan_change(context, &rewritten).await?;
                 let mut rows =
-                    self.planner.run(&plan, &scope.manifest, || self.planner.local_state(scope)).await?;
-                let places: Vec<SegmentId> = table.visible(scope.manifest.version).map(|s| s.id).collect();
+                    self.planner.run(&plan, &context.manifest, || self.planner.local_state(context)).await?;
+                let segment_ids: Vec<SegmentId> =
+                    table.visible(context.manifest.version).map(|s| s.id).collect();
                 while let Some(batch) = rows.stream.try_next().await? {
-                    let new = gathered.take(&batch, &places, twice, table)?;
+                    let new = collected.add(&batch, &segment_ids, duplicate_match, table)?;
                     if let Some(new) = new {
                         ingest.write(assign(new, ingest.schema(), table)?).await?;
                     }
                 }
-                changes.deleted = std::mem::take(&mut gathered.deleted);
+                changes.deleted = std::mem::take(&mut collected.deleted);
             }
         }
         changes.add(ingest.stage().await?);
-        let version = scope.manifest.version;
+        let version = context.manifest.version;
         let written = changes.resolve_keys(&self.writer, table, version, rewritten.on_duplicate).await?;
         let returning = match &rewritten.returning {
             Some(returning) => {
-                let mut batches = gathered.old_rows;
+                let mut batches = collected.deleted_rows;
                 self.read_back(table, &changes, &mut batches).await?;
-                Some(self.returning(scope, table, returning, batches).await?)
+                Some(self.returning(context, table, returning, batches).await?)
             }
             None => None,
         };
-        Ok(Staged { changes, affected: written + gathered.deleted_only, returning })
+        Ok(Staged { changes, affected: written + collected.deleted_only, returning })
     }
 
-    /// The rows that an insert writes, with all columns of its table.
-    async fn inserted_rows(&self, scope: &StatementContext<'_>, rewritten: &Rewritten) -> Result<RowStream> {
-        match self.plan_change(scope, rewritten).await? {
+    /// Runs the query of an insert, whose rows have all columns of the table.
+    async fn inserted_rows(
+        &self,
+        context: &StatementContext<'_>,
+        rewritten: &Rewritten,
+    ) -> Result<RowStream> {
+        match self.plan_change(context, rewritten).await? {
             LogicalPlan::Dml(dml) => {
-                self.planner.run(&dml.input, &scope.manifest, || self.planner.state(scope)).await
+                self.planner.run(&dml.input, &context.manifest, || self.planner.state(context)).await
             }
             plan => Err(Error::internal(format!("an insert was planned as {}", plan.display()))),
         }
     }
 
-    async fn plan_change(&self, scope: &StatementContext<'_>, rewritten: &Rewritten) -> Result<LogicalPlan> {
-        bind(self.plan(scope, rewritten).await?, scope.values)
+    /// The plan of a rewritten statement with its parameters bound.
+    async fn plan_change(
+        &self,
+        context: &StatementContext<'_>,
+        rewritten: &Rewritten,
+    ) -> Result<LogicalPlan> {
+        bind(self.plan(context, rewritten).await?, context.values)
     }
 
-    /// The plan of a change, whose parameters are still open.
-    pub async fn plan(&self, scope: &StatementContext<'_>, rewritten: &Rewritten) -> Result<LogicalPlan> {
+    /// The plan of a rewritten statement, with unbound parameters.
+    pub(crate) async fn plan(
+        &self,
+        context: &StatementContext<'_>,
+        rewritten: &Rewritten,
+    ) -> Result<LogicalPlan> {
         let statement = Statement::Statement(Box::new(rewritten.statement.clone()));
-        let planned = self.planner.local_state(scope)?.statement_to_plan(statement).await;
+        let planned = self.planner.local_state(context)?.statement_to_plan(statement).await;
         planned.map_err(from_datafusion).map_err(|e| match rewritten.shape {
             Shape::Rows => e,
-            // A position in the query that stands for the statement is none in the statement.
+            // A position in the rewritten query does not correspond to a position in the statement.
             Shape::Actions { .. } => without_position(e),
         })
     }
 
-    /// Reads the rows that are about to be written.
+    /// Reads the live rows of the new segments and appends them to `batches`.
     async fn read_back(
         &self,
         table: &Arc<Table>,
@@ -231,8 +255,8 @@ impl DmlExecutor {
     ) -> Result<()> {
         let mut bytes: usize = batches.iter().map(rows_bytes).sum();
         for segment in changes.added.iter().map(|s| &s.0) {
-            let pick = RowSelection::AllExcept(inline_union(&segment.deletions)?.into());
-            let mut rows = self.writer.reader.scan(table, segment, &table.schema, pick).await?;
+            let row_selection = RowSelection::AllExcept(inline_union(&segment.deletions)?.into());
+            let mut rows = self.writer.reader.scan(table, segment, &table.schema, row_selection).await?;
             while let Some(found) = rows.try_next().await? {
                 bytes += rows_bytes(&found.rows);
                 check_returned(bytes)?;
@@ -242,110 +266,116 @@ impl DmlExecutor {
         check_returned(bytes)
     }
 
+    /// Evaluates `RETURNING` over the affected rows.
     async fn returning(
         &self,
-        scope: &StatementContext<'_>,
+        context: &StatementContext<'_>,
         table: &Table,
         returning: &(String, String),
         batches: Vec<RecordBatch>,
     ) -> Result<RowStream> {
-        let state = self.returning_state(scope, table, batches)?;
+        let state = self.returning_state(context, table, batches)?;
         let plan = plan_returning(&state, returning).await?;
         let schema: SchemaRef = Arc::new(plan.schema().as_arrow().clone());
-        let rows = self.planner.run(&plan, &scope.manifest, || Ok(state.clone())).await?;
+        let rows = self.planner.run(&plan, &context.manifest, || Ok(state.clone())).await?;
         let batches: Vec<RecordBatch> = rows.stream.try_collect().await?;
         check_returned(batches.iter().map(rows_bytes).sum())?;
         Ok(RowStream::from_batches(schema, batches))
     }
 
-    /// The schema of what a change gives back.
-    pub async fn returning_schema(
+    /// The schema of the rows of `RETURNING`.
+    pub(crate) async fn returning_schema(
         &self,
-        scope: &StatementContext<'_>,
+        context: &StatementContext<'_>,
         table: &Table,
         returning: &(String, String),
     ) -> Result<SchemaRef> {
-        let plan = plan_returning(&self.returning_state(scope, table, vec![])?, returning).await?;
+        let plan = plan_returning(&self.returning_state(context, table, vec![])?, returning).await?;
         Ok(Arc::new(plan.schema().as_arrow().clone()))
     }
 
+    /// An engine session in which the affected rows are the relation [`RETURNED`].
     fn returning_state(
         &self,
-        scope: &StatementContext<'_>,
+        context: &StatementContext<'_>,
         table: &Table,
         batches: Vec<RecordBatch>,
     ) -> Result<SessionState> {
         let relation = MemTable::try_new(types::to_arrow(&table.schema), vec![batches]);
         let relation: Arc<dyn TableProvider> = Arc::new(relation.map_err(from_datafusion)?);
         let relations: Relations = Arc::new(HashMap::from([(RETURNED.to_owned(), relation)]));
-        self.planner.state_with(scope, relations)
+        self.planner.state_with(context, relations)
     }
 }
 
-pub async fn plan_returning(state: &SessionState, (items, called): &(String, String)) -> Result<LogicalPlan> {
-    let sql = format!("SELECT {items} FROM \"{STATEMENT_SCHEMA}\".\"{RETURNED}\" AS {called}");
+/// Plans `RETURNING` over the relation [`RETURNED`], under the name by which the statement refers to its
+/// target.
+async fn plan_returning(state: &SessionState, (items, alias): &(String, String)) -> Result<LogicalPlan> {
+    let sql = format!("SELECT {items} FROM \"{STATEMENT_SCHEMA}\".\"{RETURNED}\" AS {alias}");
     let statement: ast::Statement = parse::plain_statement(&sql)?;
     let planned = state.statement_to_plan(Statement::Statement(Box::new(statement))).await;
     planned.map_err(|e| without_position(from_datafusion(e)).context("RETURNING"))
 }
 
-pub fn check_returned(bytes: usize) -> Result<()> {
+/// Bounds the rows of `RETURNING`, which are held in memory until the client fetches them.
+fn check_returned(bytes: usize) -> Result<()> {
     if bytes > RETURNING_BYTES_MAX {
         return Err(Error::exhausted(format!(
-            "RETURNING would give back more than {RETURNING_BYTES_MAX} bytes; nothing was changed: return fewer \
+            "RETURNING would return more than {RETURNING_BYTES_MAX} bytes; nothing was changed: return fewer \
              columns, or change fewer rows at once"
         )));
     }
     Ok(())
 }
 
-/// The engine calls the columns of `VALUES` by their numbers when it finds a null where none may be.
-pub fn name_null(error: Error, rewritten: &Rewritten, table: &Table) -> Error {
-    let number = |text: &str| text.split_once("Column 'column")?.1.split_once('\'')?.0.parse::<usize>().ok();
-    let Some(position) = number(error.message()).filter(|_| error.message().contains("non-nullable")) else {
+/// Names the column in the error for a null in a `NOT NULL` column. The engine refers to the columns of
+/// `VALUES` by position.
+pub(crate) fn name_null_column(error: Error, rewritten: &Rewritten, table: &Table) -> Error {
+    let Some(position) = engine_text::null_column_of_values(error.message()) else {
         return error;
     };
     let named = match &rewritten.statement {
-        ast::Statement::Insert(insert) => {
-            insert.columns.get(position - 1).map(|c| identifier(&c.to_string()))
-        }
+        ast::Statement::Insert(insert) => insert.columns.get(position).map(|c| identifier(&c.to_string())),
         _ => None,
     };
-    let own = table.schema.columns.get(position - 1).map(|c| c.name.clone());
+    let own = table.schema.columns.get(position).map(|c| c.name.clone());
     let column = named.or(own).unwrap_or_default();
     Error::invalid(format!("column {column:?} of table {} must not be null", table.name))
 }
 
-pub fn without_position(error: Error) -> Error {
-    let message = error.message().split(" at Line: ").next().unwrap_or_default().to_owned();
-    Error::new(error.kind(), message)
+/// The same error without its position in the SQL text.
+fn without_position(error: Error) -> Error {
+    Error::new(error.kind(), engine_text::strip_position(error.message()))
 }
 
-/// What actions say, gathered.
+/// The deletions that the action rows of a statement amount to.
 #[derive(Default)]
-pub struct Gathered {
-    deleted: crate::write::keys::RowsOf,
-    /// Rows that go and for which none comes.
+struct CollectedActions {
+    /// Positions of the deleted rows, by segment. An updated row is deleted and inserted.
+    deleted: RowsBySegment,
+    /// Number of rows that are deleted and not replaced.
     deleted_only: u64,
-    /// Whether those are to be kept.
-    keep: bool,
-    old_rows: Vec<RecordBatch>,
+    /// Whether to keep the rows that are deleted and not replaced, for `RETURNING`.
+    keep_deleted: bool,
+    /// The kept rows.
+    deleted_rows: Vec<RecordBatch>,
 }
 
-/// Columns of a batch of actions that are not of the table.
-pub const PLACE_COLUMNS: usize = 3;
+/// Columns of an action batch in front of the columns of the table: segment, row and action.
+const ACTION_HEADER_COLUMNS: usize = 3;
 
-impl Gathered {
-    /// Takes a batch of actions in, and gives the rows to be written.
-    fn take(
+impl CollectedActions {
+    /// Adds a batch of action rows and returns the rows that are to be written. The segment column indexes
+    /// `segment_ids`.
+    fn add(
         &mut self,
         batch: &RecordBatch,
-        places: &[SegmentId],
-        twice: DuplicateMatch,
+        segment_ids: &[SegmentId],
+        duplicate_match: DuplicateMatch,
         table: &Table,
     ) -> Result<Option<RecordBatch>> {
-        let malformed = || Error::internal("actions without their columns");
-        if batch.num_columns() < PLACE_COLUMNS {
+        let malformed = || Error::internal("action rows lack their columns");
+        if batch.num_columns() < ACTION_HEADER_COLUMNS {
             return Err(malformed());
         }
         let segments = batch.column(0).as_primitive_opt::<UInt32Type>().ok_or_else(malformed)?;
@@ -355,11 +385,11 @@ impl Gathered {
         for row in 0..batch.num_rows() {
             let action = if actions.is_null(row) { 0 } else { actions.value(row) };
             if action == DELETE || action == UPDATE {
-                let segment = places.get(segments.value(row) as usize).ok_or_else(malformed)?;
+                let segment = segment_ids.get(segments.value(row) as usize).ok_or_else(malformed)?;
                 let first = self.deleted.entry(*segment).or_default().insert(positions.value(row) as u32);
-                if !first && twice == DuplicateMatch::Error {
+                if !first && duplicate_match == DuplicateMatch::Error {
                     return Err(Error::invalid(format!(
-                        "a row of table {} is matched more than once: nothing says which of the matches counts",
+                        "a row of table {} is matched more than once, which makes the result ambiguous",
                         table.name
                     )));
                 }
@@ -372,18 +402,18 @@ impl Gathered {
                 new.push(row as u64);
             }
         }
-        let columns: Vec<usize> = (PLACE_COLUMNS..batch.num_columns()).collect();
+        let columns: Vec<usize> = (ACTION_HEADER_COLUMNS..batch.num_columns()).collect();
         let rows = batch.project(&columns).map_err(|e| Error::internal(format!("actions: {e}")))?;
-        let pick = |wanted: Vec<u64>| {
-            compute::take_record_batch(&rows, &UInt64Array::from(wanted))
+        let select = |indexes: Vec<u64>| {
+            compute::take_record_batch(&rows, &UInt64Array::from(indexes))
                 .map_err(|e| Error::internal(format!("actions: {e}")).with_source(e))
         };
-        if self.keep && !old.is_empty() {
-            let kept = pick(old)?;
+        if self.keep_deleted && !old.is_empty() {
+            let kept = select(old)?;
             let schema: Arc<Schema> = types::to_arrow(&table.schema);
-            self.old_rows.push(assign(kept, &schema, table)?);
-            check_returned(self.old_rows.iter().map(rows_bytes).sum())?;
+            self.deleted_rows.push(assign(kept, &schema, table)?);
+            check_returned(self.deleted_rows.iter().map(rows_bytes).sum())?;
         }
-        if new.is_empty() { Ok(None) } else { pick(new).map(Some) }
+        if new.is_empty() { Ok(None) } else { select(new).map(Some) }
     }
 }

@@ -1,4 +1,5 @@
-//! Short paths of `INSERT ... VALUES`: planned against what this node knows, or from the parameters alone.
+//! Fast paths of `INSERT ... VALUES`. A single statement is planned against the local manifest, without a
+//! read index. A batch of parameters becomes the rows themselves, without a plan.
 
 use arrow::array::RecordBatch;
 use datafusion::common::ScalarValue;
@@ -8,19 +9,21 @@ use plexus_model::{ErrorKind, Result};
 use plexus_query::Relations;
 
 use crate::exec::context::{Executed, StatementContext};
-use crate::exec::dml::{DmlExecutor, name_null};
+use crate::exec::dml::{DmlExecutor, name_null_column};
 use crate::exec::planner::configure;
 use crate::exec::retry::until_no_conflict;
 use crate::exec::session::Session;
-use crate::sql::kind::{gives_back, is_insert_values, plain_insert};
+use crate::sql::kind::{has_returning, is_insert_values, plain_insert};
 use crate::sql::parameters::bind;
 use crate::sql::rewrite::{Rewritten, Shape};
 use crate::write::coerce::{arrange, assign, column_names};
 
 impl DmlExecutor {
-    /// `INSERT ... VALUES`, planned against what this node knows: the commit checks that the schema is
-    /// still that one, so a read index would only cost time.
-    pub async fn insert_values(
+    /// Runs an `INSERT` of literal values against the local manifest. The commit checks the schema version,
+    /// so a read index would add latency and no safety. `None` when the statement needs the general path: it
+    /// reads tables, returns rows, does not plan against the local manifest, or conflicts with a newer
+    /// schema.
+    pub(crate) async fn insert_values(
         &self,
         session: &Session,
         statement: &Statement,
@@ -30,9 +33,9 @@ impl DmlExecutor {
         if session.read_version().is_some() {
             return Ok(None);
         }
-        let scope = StatementContext { session, manifest: self.planner.meta.manifest(), values, query_id };
-        // What does not plan here may plan at the newest version; that decides, and words the error.
-        let Ok((table, rewritten)) = self.rewrite(&scope, statement).await else {
+        let context = StatementContext { session, manifest: self.planner.meta.manifest(), values, query_id };
+        // The local manifest may be stale: the general path plans at the newest version and reports errors.
+        let Ok((table, rewritten)) = self.rewrite(&context, statement).await else {
             return Ok(None);
         };
         let Rewritten { statement, shape: Shape::Rows, returning: None, .. } = &rewritten else {
@@ -42,7 +45,7 @@ impl DmlExecutor {
             return Ok(None);
         }
         let statement = Statement::Statement(Box::new(statement.clone()));
-        let pin = self.planner.pinned(&scope, Relations::default());
+        let pin = self.planner.pinned(&context, Relations::default());
         let state = configure(self.planner.engine.table_free_session(pin), session)?;
         let Ok(plan) = state.statement_to_plan(statement).await else {
             return Ok(None);
@@ -51,36 +54,37 @@ impl DmlExecutor {
             return Ok(None);
         };
         tracing::Span::current().record("table", tracing::field::display(&table.name));
-        tracing::Span::current().record("version", scope.manifest.version.0);
-        let insert_into = table.clone();
+        tracing::Span::current().record("version", context.manifest.version.0);
+        let target = table.clone();
         let written = async {
-            let rows = self.planner.run(&dml.input, &scope.manifest, || Ok(state.clone())).await?;
+            let rows = self.planner.run(&dml.input, &context.manifest, || Ok(state.clone())).await?;
             self.insert(table, &rewritten, rows).await
         };
         match written.await {
             Err(e) if e.kind() == ErrorKind::Conflict => Ok(None),
-            result => result.map(Some).map_err(|e| name_null(e, &rewritten, &insert_into)),
+            result => result.map(Some).map_err(|e| name_null_column(e, &rewritten, &target)),
         }
     }
 
-    /// `executemany` of `INSERT INTO t VALUES ($1, ..., $n)`: the parameters are the rows.
-    pub async fn insert_batch(
+    /// Runs `INSERT INTO t VALUES ($1, ..., $n)` once for all rows of parameters: the parameter batch is what
+    /// is inserted. `None` when the statement has another form.
+    pub(crate) async fn insert_batch(
         &self,
         session: &Session,
         statement: &Statement,
         batch: &RecordBatch,
     ) -> Result<Option<u64>> {
-        if session.transaction().is_some() || gives_back(statement) {
+        if session.transaction().is_some() || has_returning(statement) {
             return Ok(None);
         }
         let attempt = || async {
-            let scope = StatementContext {
+            let context = StatementContext {
                 session,
                 manifest: self.planner.pin().await?,
                 values: &[],
                 query_id: "executemany",
             };
-            let (table, rewritten) = self.rewrite(&scope, statement).await?;
+            let (table, rewritten) = self.rewrite(&context, statement).await?;
             let columns = match rewritten.shape {
                 Shape::Rows => plain_insert(&rewritten.statement, batch.num_columns()),
                 Shape::Actions { .. } => None,

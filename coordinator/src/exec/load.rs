@@ -1,4 +1,4 @@
-//! Bulk ingest: a stream of batches into a table, which it may create, in one commit.
+//! Bulk ingest: writes a stream of batches to a new or existing table in one commit.
 
 use std::sync::Arc;
 
@@ -24,35 +24,40 @@ use crate::write::keys::OnDuplicate;
 use crate::write::row_changes::RowChanges;
 use crate::write::writer::Writer;
 
-/// Where an ingest goes.
+/// The target table of a bulk ingest, and how to write to it.
 #[derive(Clone, Debug)]
 pub struct IngestTarget {
+    /// Schema of the table; the schema of the session if `None`.
     pub schema: Option<String>,
+    /// Name of the table.
     pub table: String,
+    /// Whether to create the table or append to it.
     pub mode: IngestMode,
+    /// Number of shards of a created table; a default by the number of data nodes if `None`.
     pub shards: Option<u32>,
+    /// Number of replicas of a created table; a default by the number of data nodes if `None`.
     pub replicas: Option<u32>,
-    /// What happens to rows whose primary key is there already.
+    /// What happens to rows whose primary key exists already.
     pub on_duplicate: OnDuplicate,
-    /// Names of columns, when the table is created.
+    /// Primary key columns of a created table, in order.
     pub primary_key: Vec<String>,
 }
 
-/// What an ingest does about a table that is or is not there.
+/// What an ingest does when the table exists or does not exist.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum IngestMode {
-    /// Create it; an error when it exists.
+    /// Create the table; an error when it exists.
     Create,
-    /// Add to it; an error when it does not exist.
+    /// Append to the table; an error when it does not exist.
     Append,
-    /// Create it or take its place.
+    /// Create the table, or replace an existing one.
     Replace,
-    /// Create it or add to it.
+    /// Create the table, or append to an existing one.
     CreateAppend,
 }
 
 /// Writes streams of batches to tables.
-pub struct Loader {
+pub(crate) struct Loader {
     planner: Planner,
     writer: Writer,
     transactions: Arc<Transactions>,
@@ -60,13 +65,17 @@ pub struct Loader {
 
 impl Loader {
     /// A loader that commits through `writer`, or stages in one of `transactions`.
-    pub fn new(planner: Planner, writer: Writer, transactions: Arc<Transactions>) -> Self {
+    pub(crate) fn new(planner: Planner, writer: Writer, transactions: Arc<Transactions>) -> Self {
         Self { planner, writer, transactions }
     }
 
-    /// Writes a stream of batches to a table, which it may create, in one commit.
+    /// Writes a stream of batches to a table in one commit, or stages them in the open transaction of the
+    /// session.
+    ///
+    /// # Errors
+    /// `NotFound` or `AlreadyExists`, depending on the mode, and the errors of writing rows.
     #[tracing::instrument(level = "info", skip_all, fields(table = target.table, query_id = new_query_id()))]
-    pub async fn ingest(
+    pub(crate) async fn ingest(
         &self,
         session: &Session,
         target: IngestTarget,
@@ -74,7 +83,8 @@ impl Loader {
         mut batches: BoxStream<'static, Result<RecordBatch>>,
     ) -> Result<Written> {
         if let Some(id) = session.transaction()
-            && let Some(written) = self.ingest_in(id, session, &target, &schema, &mut batches).await?
+            && let Some(written) =
+                self.ingest_in_transaction(id, session, &target, &schema, &mut batches).await?
         {
             return Ok(written);
         }
@@ -102,9 +112,9 @@ impl Loader {
         self.ingest_new(&manifest, target, name, schema, batches).await
     }
 
-    /// Appends to a table as part of a transaction. A table that is to be created or replaced is not part of
-    /// it: `None`.
-    async fn ingest_in(
+    /// Appends to a table as part of a transaction. `None` when the ingest creates or replaces the table,
+    /// which is not transactional.
+    async fn ingest_in_transaction(
         &self,
         id: TransactionId,
         session: &Session,
@@ -113,13 +123,13 @@ impl Loader {
         batches: &mut BoxStream<'static, Result<RecordBatch>>,
     ) -> Result<Option<Written>> {
         session.check_writable()?;
-        let mut taken = self.transactions.take(id)?;
-        let manifest = self.planner.pin_transaction(session, &mut taken).await?;
+        let mut guard = self.transactions.take(id)?;
+        let manifest = self.planner.pin_transaction(session, &mut guard).await?;
         let name = target_name(session, target)?;
         let table = match (manifest.table(&name).cloned(), target.mode) {
             (Some(table), IngestMode::Append | IngestMode::CreateAppend) => table,
             _ => {
-                taken.restart()?;
+                guard.restart()?;
                 return Ok(None);
             }
         };
@@ -131,12 +141,12 @@ impl Loader {
         let mut changes = RowChanges::new(table.clone());
         changes.add(ingest.stage().await?);
         let rows = changes.resolve_keys(&self.writer, &table, manifest.version, target.on_duplicate).await?;
-        taken.stage(&self.writer, changes).await?;
+        guard.stage(&self.writer, changes).await?;
         Ok(Some(Written { rows, version: None }))
     }
 
-    /// Loads into a table out of sight and gives it its name at the end: the table appears with all its
-    /// rows, or takes the old one's place, in one entry.
+    /// Loads into a staging table and renames it at the end. One log entry makes the table visible with all
+    /// its rows, or replaces the old one.
     async fn ingest_new(
         &self,
         manifest: &Manifest,
@@ -145,7 +155,7 @@ impl Loader {
         schema: SchemaRef,
         mut batches: BoxStream<'static, Result<RecordBatch>>,
     ) -> Result<Written> {
-        // What is wrong with the name is said before the rows are sent.
+        // Checked now, so that a wrong name is reported before the client sends rows.
         validate_name("table", &name.table)?;
         if !manifest.schemas.contains_key(&name.schema) {
             return Err(Error::not_found(format!("schema {:?} does not exist", name.schema)));
@@ -165,7 +175,7 @@ impl Loader {
             let applied = match self.planner.meta.propose(rename, COMMIT_TIMEOUT).await {
                 Err(e) if e.kind() == ErrorKind::AlreadyExists && target.mode == IngestMode::CreateAppend => {
                     return Err(Error::conflict(format!(
-                        "table {name} was created by someone else during the load: load again to append to it"
+                        "table {name} was created concurrently during the load: load again to append to it"
                     )));
                 }
                 renamed => renamed?,
@@ -177,7 +187,7 @@ impl Loader {
             Err(error) => {
                 let drop = Command::DropTable { name: staging, if_exists: true };
                 if let Err(e) = self.planner.meta.propose(drop, COMMIT_TIMEOUT).await {
-                    tracing::warn!(error = %e, "the staging table of a failed load stays for now");
+                    tracing::warn!(error = %e, "the staging table of a failed load could not be dropped");
                 }
                 Err(error)
             }
@@ -185,12 +195,14 @@ impl Loader {
     }
 }
 
-pub fn target_name(session: &Session, target: &IngestTarget) -> Result<TableName> {
+/// The full name of the target table.
+fn target_name(session: &Session, target: &IngestTarget) -> Result<TableName> {
     let schema = target.schema.clone().unwrap_or_else(|| session.schema());
     table_name(&TableReference::partial(schema, target.table.clone()), &session.schema())
 }
 
-pub fn new_table(
+/// The command that creates the target table of an ingest, under `name`.
+fn new_table(
     target: &IngestTarget,
     name: TableName,
     schema: &Schema,
@@ -199,7 +211,7 @@ pub fn new_table(
     let mut columns: TableSchema = types::from_arrow(schema)?;
     for key in &target.primary_key {
         let index = columns.column_index(key).ok_or_else(|| {
-            Error::invalid(format!("primary key column {key:?} is not among the columns of the rows"))
+            Error::invalid(format!("primary key column {key:?} is not a column of the ingested rows"))
         })?;
         columns.columns[index].nullable = false;
         columns.primary_key.push(index as u32);

@@ -1,16 +1,17 @@
-//! Running statements: sessions, transactions, queries, DML, retries, the plan cache, COPY and bulk ingest.
+//! Executes statements: sessions, transactions, planning and the plan cache, queries with retries, DML,
+//! `COPY` and bulk ingest.
 
-pub mod context;
-pub mod coordinator;
-pub mod copy;
-pub mod dml;
-pub mod insert;
-pub mod load;
-pub mod plan_cache;
-pub mod planner;
-pub mod query;
-pub mod retry;
-pub mod session;
-pub mod transaction;
-pub mod transactions;
-pub mod truncate;
+pub(crate) mod context;
+pub(crate) mod coordinator;
+pub(crate) mod copy;
+pub(crate) mod dml;
+pub(crate) mod insert;
+pub(crate) mod load;
+pub(crate) mod plan_cache;
+pub(crate) mod planner;
+pub(crate) mod query;
+pub(crate) mod retry;
+pub(crate) mod session;
+pub(crate) mod transaction;
+pub(crate) mod transactions;
+pub(crate) mod truncate;

@@ -1,9 +1,9 @@
-//! PlanCache of queries, kept for a while.
+//! The plan cache: recently parsed statements, and the plans of queries.
 //!
-//! A query is planned when it is described, and again when its ticket is redeemed; a prepared one for every row of
-//! parameters. Of one manifest the plan is the same each time, as far as it depends on nothing but the text, the tables
-//! and the settings of the session. It is the manifest itself that counts, and not its version: what a transaction sees
-//! has one that others see otherwise.
+//! A query is planned when it is described and again when its ticket is redeemed; a prepared query is planned
+//! for every row of parameters. As long as a plan depends only on the text, the tables and the session
+//! settings, it is the same each time for one manifest. The key is the identity of the manifest and not its
+//! version: the private manifest of a transaction shares its version with the manifest that it started from.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -22,26 +22,27 @@ use crate::exec::context::StatementContext;
 use crate::sql::kind::Parsed;
 use crate::sql::parse;
 
-/// Longer texts are data in disguise, which does not come again.
-pub const TEXT_BYTES_MAX: usize = 32 * 1024;
+/// Longer statements are not cached: they consist of literal data and do not repeat.
+const TEXT_BYTES_MAX: usize = 32 * 1024;
 
-/// What a statement takes, about: so much, and so many times its text.
-pub const BYTES: usize = 4 * 1024;
+/// Estimated fixed memory of a parsed statement.
+const STATEMENT_BYTES: usize = 4 * 1024;
 
-pub const BYTES_PER_TEXT: usize = 32;
+/// Estimated memory of a parsed statement per byte of its text.
+const STATEMENT_BYTES_PER_TEXT_BYTE: usize = 32;
 
-/// What a column of a node of a plan takes, about.
-pub const BYTES_PER_COLUMN: usize = 512;
+/// Estimated memory of one column in one node of a plan.
+const PLAN_BYTES_PER_COLUMN: usize = 512;
 
-/// Of all statements, and of all plans.
-pub const BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Memory of all statements, and again of all plans.
+const CACHE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
-/// How long they are kept. A prepared statement, or one that was just described, comes sooner.
-pub const TIME_TO_LIVE: Duration = Duration::from_secs(10);
+/// How long entries are cached. A prepared or described statement is executed sooner.
+const TIME_TO_LIVE: Duration = Duration::from_secs(10);
 
-/// What a plan is made of: a text, a manifest by its place in memory, and settings of a session.
+/// Everything that a plan depends on: the text, the manifest by its address, and the session settings.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct PlanKey {
+struct PlanKey {
     sql: String,
     manifest: usize,
     schema: String,
@@ -49,46 +50,50 @@ pub struct PlanKey {
 }
 
 impl PlanKey {
-    fn of(scope: &StatementContext<'_>, sql: &str) -> Self {
+    fn of(context: &StatementContext<'_>, sql: &str) -> Self {
         Self {
             sql: sql.to_owned(),
-            manifest: Arc::as_ptr(&scope.manifest) as usize,
-            schema: scope.session.schema(),
-            settings: scope.session.engine_settings(),
+            manifest: Arc::as_ptr(&context.manifest) as usize,
+            schema: context.session.schema(),
+            settings: context.session.engine_settings(),
         }
     }
 }
 
-/// A plan with the manifest that it is of, in whose place no other is as long as it is here.
-pub struct Plan {
+/// A cached plan. It holds its manifest, so that no other manifest gets the address in the key while the
+/// entry lives.
+struct CachedPlan {
     plan: LogicalPlan,
     _manifest: Arc<Manifest>,
     bytes: usize,
 }
 
-/// Statements and plans that came a moment ago.
-pub struct PlanCache {
+/// Cache of parsed statements by text, and of plans by [`PlanKey`].
+pub(crate) struct PlanCache {
     statements: Cache<String, Arc<Parsed>>,
-    plans: Cache<PlanKey, Arc<Plan>>,
+    plans: Cache<PlanKey, Arc<CachedPlan>>,
 }
 
 impl Default for PlanCache {
     fn default() -> Self {
-        let bytes = |sql: &str| BYTES + sql.len() * BYTES_PER_TEXT;
+        let bytes = |sql: &str| STATEMENT_BYTES + sql.len() * STATEMENT_BYTES_PER_TEXT_BYTE;
         let weight = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
         let statements = Cache::builder().weigher(move |sql: &String, _: &Arc<Parsed>| weight(bytes(sql)));
         let plans = Cache::builder()
-            .weigher(move |key: &PlanKey, plan: &Arc<Plan>| weight(bytes(&key.sql) + plan.bytes));
+            .weigher(move |key: &PlanKey, plan: &Arc<CachedPlan>| weight(bytes(&key.sql) + plan.bytes));
         Self {
-            statements: statements.max_capacity(BYTES_MAX).time_to_live(TIME_TO_LIVE).build(),
-            plans: plans.max_capacity(BYTES_MAX).time_to_live(TIME_TO_LIVE).build(),
+            statements: statements.max_capacity(CACHE_BYTES_MAX).time_to_live(TIME_TO_LIVE).build(),
+            plans: plans.max_capacity(CACHE_BYTES_MAX).time_to_live(TIME_TO_LIVE).build(),
         }
     }
 }
 
 impl PlanCache {
-    /// A statement, parsed and classified.
-    pub fn statement(&self, sql: &str) -> Result<Arc<Parsed>> {
+    /// Parses and classifies a statement.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when the text is not exactly one statement.
+    pub(crate) fn statement(&self, sql: &str) -> Result<Arc<Parsed>> {
         if let Some(statement) = self.statements.get(sql) {
             return Ok(statement);
         }
@@ -99,10 +104,10 @@ impl PlanCache {
         Ok(statement)
     }
 
-    /// The plan of a query, from `make` unless it is known.
-    pub async fn plan(
+    /// The plan of a query, from the cache or from `make`.
+    pub(crate) async fn plan(
         &self,
-        scope: &StatementContext<'_>,
+        context: &StatementContext<'_>,
         sql: &str,
         statement: &Statement,
         make: impl Future<Output = Result<LogicalPlan>>,
@@ -110,24 +115,24 @@ impl PlanCache {
         if sql.len() > TEXT_BYTES_MAX {
             return make.await;
         }
-        let key = PlanKey::of(scope, sql);
-        if let Some(known) = self.plans.get(&key) {
-            return Ok(known.plan.clone());
+        let key = PlanKey::of(context, sql);
+        if let Some(found) = self.plans.get(&key) {
+            return Ok(found.plan.clone());
         }
         let plan = make.await?;
-        // Another statement of the session may have changed its settings meanwhile.
-        let is_still = key == PlanKey::of(scope, sql);
-        if is_still && is_the_same_each_time(statement) && is_repeatable(&plan).map_err(from_datafusion)? {
-            let bytes = columns(&plan).map_err(from_datafusion)? * BYTES_PER_COLUMN;
-            let kept = Plan { plan: plan.clone(), _manifest: scope.manifest.clone(), bytes };
-            self.plans.insert(key, Arc::new(kept));
+        // A concurrent statement of the session may have changed the settings that `make` read.
+        let is_current = key == PlanKey::of(context, sql);
+        if is_current && is_plan_reusable(statement) && is_repeatable(&plan).map_err(from_datafusion)? {
+            let bytes = columns(&plan).map_err(from_datafusion)? * PLAN_BYTES_PER_COLUMN;
+            let cached = CachedPlan { plan: plan.clone(), _manifest: context.manifest.clone(), bytes };
+            self.plans.insert(key, Arc::new(cached));
         }
         Ok(plan)
     }
 }
 
-/// Columns of all nodes of a plan.
-pub fn columns(plan: &LogicalPlan) -> datafusion::common::Result<usize> {
+/// The number of columns of all nodes of a plan, plus one per node.
+pub(crate) fn columns(plan: &LogicalPlan) -> datafusion::common::Result<usize> {
     let mut columns = 0;
     plan.apply_with_subqueries(|node| {
         columns += 1 + node.schema().fields().len();
@@ -136,18 +141,20 @@ pub fn columns(plan: &LogicalPlan) -> datafusion::common::Result<usize> {
     Ok(columns)
 }
 
-/// Whether a statement is a query whose plan depends on nothing that is known only when it is planned: the time in the
-/// version of a table, or what is computed, or asked of tables, for an argument of a search.
-pub fn is_the_same_each_time(statement: &Statement) -> bool {
+/// Whether the plan of a statement may be reused. Planning evaluates versions of tables (`TIMESTAMP AS OF
+/// now()`) as well as functions and subqueries in search arguments, so plans of statements with those may
+/// not.
+fn is_plan_reusable(statement: &Statement) -> bool {
     let Statement::Statement(statement) = statement else {
         return false;
     };
-    statement.visit(&mut Changing).is_continue()
+    statement.visit(&mut EvaluatedByPlanning).is_continue()
 }
 
-pub struct Changing;
+/// Stops at the first part of a statement that planning evaluates.
+struct EvaluatedByPlanning;
 
-impl Visitor for Changing {
+impl Visitor for EvaluatedByPlanning {
     type Break = ();
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
@@ -171,14 +178,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_changes_from_time_to_time_is_not_kept() {
-        let kept = |sql: &str| is_the_same_each_time(&parse::statement(sql).unwrap());
+    fn plans_with_values_computed_while_planning_are_not_cached() {
+        let cached = |sql: &str| is_plan_reusable(&parse::statement(sql).unwrap());
         for sql in [
             "SELECT a FROM t WHERE b < now()",
             "SELECT id FROM vector_search(t, v, $1, 10, filter => 'a < 5')",
             "SELECT id FROM vector_search(t, v, [1.0, 2.0], 10) s JOIN u ON u.id = s.id",
         ] {
-            assert!(kept(sql), "{sql}");
+            assert!(cached(sql), "{sql}");
         }
         for sql in [
             "SELECT a FROM t TIMESTAMP AS OF now() - INTERVAL '1 minute'",
@@ -188,7 +195,7 @@ mod tests {
             "SELECT id FROM text_search(t, current_date, 10)",
             "EXPLAIN SELECT a FROM t",
         ] {
-            assert!(!kept(sql), "{sql}");
+            assert!(!cached(sql), "{sql}");
         }
     }
 }

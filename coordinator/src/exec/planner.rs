@@ -1,4 +1,5 @@
-//! Planning: sessions of the engine pinned for one statement, statements made ready for the planner, and queries.
+//! Planning: pins the engine's sessions to a manifest, resolves time travel and search arguments in a
+//! statement, and plans and runs queries.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -21,19 +22,22 @@ use crate::exec::session::Session;
 use crate::exec::transactions::TransactionGuard;
 use crate::limits::READ_INDEX_TIMEOUT;
 use crate::sql::parameters::parameter_types;
-use crate::sql::search_calls::{SUBQUERY_ROWS_MAX, array, place_of, prepare, vector};
+use crate::sql::search_calls::{SUBQUERY_ROWS_MAX, array_of, prepare, subquery_placeholder, vector_literal};
 use crate::sql::time_travel;
 
-/// PlanCache and runs queries for statements. Every executor has one. Cheap to clone.
+/// Plans statements and runs queries. Every executor has one. Cheap to clone.
 #[derive(Clone)]
-pub struct Planner {
-    pub node: NodeId,
-    pub meta: Arc<Meta>,
-    pub engine: Arc<Engine>,
-    /// Nodes that failed under a query a moment ago.
-    pub suspects: Arc<Suspects>,
-    /// Parsed statements and plans, kept for a few seconds.
-    pub cache: Arc<PlanCache>,
+pub(crate) struct Planner {
+    /// The id of this node.
+    pub(crate) node: NodeId,
+    /// This node's member of the metadata group.
+    pub(crate) meta: Arc<Meta>,
+    /// The query engine.
+    pub(crate) engine: Arc<Engine>,
+    /// Nodes that failed a request recently.
+    pub(crate) suspects: Arc<Suspects>,
+    /// Recently parsed statements and their plans.
+    pub(crate) cache: Arc<PlanCache>,
 }
 
 impl Planner {
@@ -41,105 +45,131 @@ impl Planner {
     ///
     /// # Errors
     /// `Unavailable` when no quorum answers in time.
-    pub async fn pin(&self) -> Result<Arc<Manifest>> {
+    pub(crate) async fn pin(&self) -> Result<Arc<Manifest>> {
         self.meta.read(READ_INDEX_TIMEOUT).await
     }
 
-    /// What a session sees of a manifest: all of it, or an older version.
-    pub fn visible_to(&self, session: &Session, manifest: Arc<Manifest>) -> Result<Arc<Manifest>> {
+    /// The manifest as a session reads it: unchanged, or as of `plexus.read_version`.
+    ///
+    /// # Errors
+    /// Those of [`Manifest::as_of`].
+    pub(crate) fn visible_to(&self, session: &Session, manifest: Arc<Manifest>) -> Result<Arc<Manifest>> {
         match session.read_version() {
             Some(version) => manifest.as_of(version).map(Arc::new),
             None => Ok(manifest),
         }
     }
 
-    /// A state of the engine for a statement.
-    pub fn state(&self, scope: &StatementContext<'_>) -> Result<SessionState> {
-        let pin = self.pinned(scope, Relations::default());
-        configure(self.engine.session(pin), scope.session)
+    /// An engine session for a statement. Its plans may be distributed over nodes.
+    pub(crate) fn state(&self, context: &StatementContext<'_>) -> Result<SessionState> {
+        let pin = self.pinned(context, Relations::default());
+        configure(self.engine.session(pin), context.session)
     }
 
-    /// The same for a plan that is not spread over nodes.
-    pub fn local_state(&self, scope: &StatementContext<'_>) -> Result<SessionState> {
-        self.state_with(scope, Relations::default())
+    /// Like [`Self::state`], for plans that run on this node alone.
+    pub(crate) fn local_state(&self, context: &StatementContext<'_>) -> Result<SessionState> {
+        self.state_with(context, Relations::default())
     }
 
-    /// The same with relations of the statement's own.
-    pub fn state_with(&self, scope: &StatementContext<'_>, relations: Relations) -> Result<SessionState> {
+    /// Like [`Self::local_state`], with relations that exist for this statement only.
+    pub(crate) fn state_with(
+        &self,
+        context: &StatementContext<'_>,
+        relations: Relations,
+    ) -> Result<SessionState> {
         let placement = Placement { workers: vec![], task_bytes: u64::MAX };
-        let pin = Pin { placement, ..self.pinned(scope, relations) };
-        configure(self.engine.session(pin), scope.session)
+        let pin = Pin { placement, ..self.pinned(context, relations) };
+        configure(self.engine.session(pin), context.session)
     }
 
-    pub fn pinned(&self, scope: &StatementContext<'_>, relations: Relations) -> Pin {
+    /// The pinned manifest, cluster view and workers of a statement.
+    pub(crate) fn pinned(&self, context: &StatementContext<'_>, relations: Relations) -> Pin {
         let status = self.meta.status();
-        let task_bytes = scope.session.task_bytes();
+        let task_bytes = context.session.task_bytes();
         Pin {
-            manifest: scope.manifest.clone(),
+            manifest: context.manifest.clone(),
             view: ClusterView { leader: status.leader, voters: status.voters },
-            placement: retry::placement(&scope.manifest, self.node, &self.suspects, task_bytes),
-            query_id: scope.query_id.to_owned(),
+            placement: retry::placement(&context.manifest, self.node, &self.suspects, task_bytes),
+            query_id: context.query_id.to_owned(),
             relations,
         }
     }
 
-    /// Replaces tables at a version in a statement by what stands for them.
-    pub fn resolve_versions(
+    /// Replaces tables with a version (`VERSION AS OF`) by the names under which the catalog resolves them.
+    pub(crate) fn resolve_versions(
         &self,
         statement: &mut ast::Statement,
-        scope: &StatementContext<'_>,
+        context: &StatementContext<'_>,
     ) -> Result<()> {
-        time_travel::resolve(statement, &self.engine, &scope.manifest, &scope.session.schema())
+        time_travel::resolve(statement, &self.engine, &context.manifest, &context.session.schema())
     }
 
-    /// Makes a statement ready for the planner.
-    pub async fn resolve(&self, statement: &mut ast::Statement, scope: &StatementContext<'_>) -> Result<()> {
-        self.resolve_versions(statement, scope)?;
-        self.fill_arguments(statement, scope).await
-    }
-
-    /// The plan of a statement, which may be known.
-    pub async fn plan_of_text(
+    /// Resolves time travel and search arguments, after which the engine can plan the statement.
+    pub(crate) async fn resolve(
         &self,
-        scope: &StatementContext<'_>,
+        statement: &mut ast::Statement,
+        context: &StatementContext<'_>,
+    ) -> Result<()> {
+        self.resolve_versions(statement, context)?;
+        self.resolve_search_arguments(statement, context).await
+    }
+
+    /// The plan of a statement, from the plan cache if it is there.
+    pub(crate) async fn cached_plan(
+        &self,
+        context: &StatementContext<'_>,
         sql: &str,
         statement: &Statement,
     ) -> Result<LogicalPlan> {
-        let make = self.plan(scope, statement.clone()).boxed();
-        self.cache.plan(scope, sql, statement, make).await
+        let make = self.plan(context, statement.clone()).boxed();
+        self.cache.plan(context, sql, statement, make).await
     }
 
-    pub async fn plan(&self, scope: &StatementContext<'_>, mut statement: Statement) -> Result<LogicalPlan> {
+    /// Resolves a statement and plans it.
+    pub(crate) async fn plan(
+        &self,
+        context: &StatementContext<'_>,
+        mut statement: Statement,
+    ) -> Result<LogicalPlan> {
         match &mut statement {
-            Statement::Statement(statement) => self.resolve(statement, scope).await?,
+            Statement::Statement(statement) => self.resolve(statement, context).await?,
             Statement::Explain(explained) => {
                 if let Statement::Statement(statement) = explained.statement.as_mut() {
-                    self.resolve(statement, scope).await?;
+                    self.resolve(statement, context).await?;
                 }
             }
             _ => {}
         }
-        self.state(scope)?.statement_to_plan(statement).await.map_err(from_datafusion)
+        self.state(context)?.statement_to_plan(statement).await.map_err(from_datafusion)
     }
 
-    pub async fn query(&self, scope: &StatementContext<'_>, plan: &LogicalPlan) -> Result<RowStream> {
-        // The engine would write files and tables of its own, wherever in a plan it finds that.
-        let writes =
+    /// Runs the plan of a query.
+    ///
+    /// # Errors
+    /// `Unsupported` when the plan writes, otherwise those of [`Self::run`].
+    pub(crate) async fn query(
+        &self,
+        context: &StatementContext<'_>,
+        plan: &LogicalPlan,
+    ) -> Result<RowStream> {
+        // The engine would execute writes of its own wherever they occur in a plan, bypassing the commit
+        // path.
+        let is_write =
             |p: &LogicalPlan| matches!(p, LogicalPlan::Copy(_) | LogicalPlan::Dml(_) | LogicalPlan::Ddl(_));
-        if plan.exists(|p| Ok(writes(p))).map_err(from_datafusion)? {
+        if plan.exists(|p| Ok(is_write(p))).map_err(from_datafusion)? {
             return Err(unsupported("a query that writes"));
         }
-        let rows = retry::run(plan, &self.suspects, &scope.manifest, || self.state(scope)).await?;
-        // What `describe` promised: the physical plan may know better which columns are never null, and
-        // clients compare.
+        let rows = retry::run(plan, &self.suspects, &context.manifest, || self.state(context)).await?;
+        // The physical plan may have fewer nullable columns than the schema that `describe` reported. Clients
+        // compare the two, so the logical schema wins.
         Ok(RowStream { schema: Arc::new(plan.schema().as_arrow().clone()), ..rows })
     }
 
-    /// What a transaction sees, from its first statement on.
+    /// The manifest that a transaction reads. Its first statement pins one.
     ///
     /// # Errors
     /// `Unavailable` when the first statement cannot pin a version.
-    pub async fn pin_transaction(
+    pub(crate) async fn pin_transaction(
         &self,
         session: &Session,
         guard: &mut TransactionGuard,
@@ -153,12 +183,12 @@ impl Planner {
         }
     }
 
-    /// Runs a plan, again on other nodes when one fails before the first rows have left. `session` makes the session of
-    /// each attempt.
+    /// Runs a plan, again on other nodes when a worker fails before the first rows have been returned.
+    /// `session` creates the engine session of each attempt.
     ///
     /// # Errors
     /// `Unavailable` after too many failed attempts, otherwise those of the query.
-    pub async fn run(
+    pub(crate) async fn run(
         &self,
         plan: &LogicalPlan,
         manifest: &Manifest,
@@ -167,11 +197,12 @@ impl Planner {
         retry::run(plan, &self.suspects, manifest, session).await
     }
 
-    /// Prepares the searches of a statement and runs the subqueries among their arguments.
-    pub async fn fill_arguments(
+    /// Prepares the search functions of a statement, runs the subqueries among their arguments, and puts in
+    /// their results.
+    pub(crate) async fn resolve_search_arguments(
         &self,
         statement: &mut ast::Statement,
-        scope: &StatementContext<'_>,
+        context: &StatementContext<'_>,
     ) -> Result<()> {
         let subqueries = prepare(statement)?;
         if subqueries.is_empty() {
@@ -180,65 +211,69 @@ impl Planner {
         let mut values = Vec::with_capacity(subqueries.len());
         for query in subqueries {
             let sql = query.to_string();
-            let vectors = Box::pin(self.vectors(query, scope)).await;
+            let vectors = Box::pin(self.vectors(query, context)).await;
             values.push(vectors.map_err(|e| e.context(format!("argument ({sql:.200})")))?);
         }
         let _: ControlFlow<()> = ast::visit_expressions_mut(statement, |expr| {
-            let place = match expr {
+            let index = match expr {
                 Expr::Value(value) => match &value.value {
                     Value::SingleQuotedString(text) => {
-                        (0..values.len()).find(|place| *text == place_of(*place))
+                        (0..values.len()).find(|index| *text == subquery_placeholder(*index))
                     }
                     _ => None,
                 },
                 _ => None,
             };
-            if let Some(place) = place {
-                *expr = values[place].clone();
+            if let Some(index) = index {
+                *expr = values[index].clone();
             }
             ControlFlow::Continue(())
         });
         Ok(())
     }
 
-    /// The vectors that a query gives, one a row, as an expression: one vector as it is.
-    async fn vectors(&self, query: ast::Query, scope: &StatementContext<'_>) -> Result<Expr> {
+    /// Runs a query whose rows are vectors. One row becomes a vector literal, several become an array of
+    /// them.
+    async fn vectors(&self, query: ast::Query, context: &StatementContext<'_>) -> Result<Expr> {
         let mut statement = ast::Statement::Query(Box::new(query));
-        self.resolve(&mut statement, scope).await?;
-        let state = self.state(scope)?;
+        self.resolve(&mut statement, context).await?;
+        let state = self.state(context)?;
         let plan = state.statement_to_plan(Statement::Statement(Box::new(statement))).await;
         let plan = plan.map_err(from_datafusion)?;
         if !parameter_types(&plan)?.is_empty() {
             return Err(Error::unsupported(
-                "parameters are not taken inside the subquery of a search: give the vector as a parameter",
+                "parameters are not taken inside the subquery of a search: pass the vector itself as a \
+                 parameter",
             ));
         }
-        let mut rows = self.query(scope, &plan).await?;
+        let mut rows = self.query(context, &plan).await?;
         let mut vectors = Vec::new();
         while let Some(batch) = rows.stream.try_next().await? {
             if batch.num_columns() != 1 {
                 return Err(Error::invalid(format!(
-                    "it gives {} columns: one is needed",
+                    "the subquery returns {} columns, one is needed",
                     batch.num_columns()
                 )));
             }
             for row in 0..batch.num_rows() {
-                vectors.push(vector(batch.column(0), row)?);
+                vectors.push(vector_literal(batch.column(0), row)?);
             }
             if vectors.len() > SUBQUERY_ROWS_MAX {
-                return Err(Error::invalid(format!("it gives more than {SUBQUERY_ROWS_MAX} rows")));
+                return Err(Error::invalid(format!(
+                    "the subquery returns more than {SUBQUERY_ROWS_MAX} rows"
+                )));
             }
         }
         match vectors.len() {
-            0 => Err(Error::invalid("it gives no row: a vector is needed")),
+            0 => Err(Error::invalid("the subquery returns no row, a vector is needed")),
             1 => Ok(vectors.remove(0)),
-            _ => Ok(array(vectors)),
+            _ => Ok(array_of(vectors)),
         }
     }
 }
 
-/// The settings of a session, in a state of the engine.
-pub fn configure(mut state: SessionState, session: &Session) -> Result<SessionState> {
+/// Applies the settings of a session to an engine session.
+pub(crate) fn configure(mut state: SessionState, session: &Session) -> Result<SessionState> {
     let options = state.config_mut().options_mut();
     options.catalog.default_schema = session.schema();
     for (name, value) in session.engine_settings() {

@@ -1,4 +1,4 @@
-//! Statements that return rows without changing any, and session settings.
+//! Executes planned queries, `EXPLAIN`, and the session settings `SET` and `RESET`.
 
 use std::sync::Arc;
 
@@ -16,39 +16,49 @@ use crate::exec::retry::RowStream;
 use crate::sql::parameters::bind;
 
 /// Runs queries, `EXPLAIN`, `SET` and `RESET`.
-pub struct QueryExecutor {
+pub(crate) struct QueryExecutor {
     planner: Planner,
 }
 
 impl QueryExecutor {
     /// An executor over `planner`.
-    pub fn new(planner: Planner) -> Self {
+    pub(crate) fn new(planner: Planner) -> Self {
         Self { planner }
     }
 
-    pub async fn run_plan(&self, scope: &StatementContext<'_>, plan: LogicalPlan) -> Result<Executed> {
-        tracing::Span::current().record("version", scope.manifest.version.0);
-        let plan = bind(plan, scope.values)?;
+    /// Binds the parameters of a plan and runs it.
+    ///
+    /// # Errors
+    /// `Unsupported` for plans that would write, `InvalidArgument` for wrong parameters, and the errors of
+    /// the query.
+    pub(crate) async fn run_plan(
+        &self,
+        context: &StatementContext<'_>,
+        plan: LogicalPlan,
+    ) -> Result<Executed> {
+        tracing::Span::current().record("version", context.manifest.version.0);
+        let plan = bind(plan, context.values)?;
         match plan {
             LogicalPlan::Explain(ref inner) => {
-                self.explain(&self.planner.state(scope)?, &plan, &inner.plan).await
+                self.explain(&self.planner.state(context)?, &plan, &inner.plan).await
             }
             LogicalPlan::Statement(PlanStatement::SetVariable(set)) => {
-                scope.session.set(&set.variable, &set.value)?;
+                context.session.set(&set.variable, &set.value)?;
                 Ok(Executed::Affected(0))
             }
             LogicalPlan::Statement(PlanStatement::ResetVariable(reset)) => {
-                scope.session.unset(&reset.variable);
+                context.session.unset(&reset.variable);
                 Ok(Executed::Affected(0))
             }
             LogicalPlan::Statement(other) => Err(unsupported(&other.display().to_string())),
             LogicalPlan::Ddl(_) | LogicalPlan::Copy(_) | LogicalPlan::Dml(_) => {
                 Err(unsupported(&plan.display().to_string()))
             }
-            plan => self.planner.query(scope, &plan).await.map(Executed::Rows),
+            plan => self.planner.query(context, &plan).await.map(Executed::Rows),
         }
     }
 
+    /// The logical and the physical plan of a query, as rows.
     async fn explain(
         &self,
         state: &SessionState,

@@ -1,7 +1,7 @@
-//! Running a query, and running it again when a node fails under it.
+//! Retries: queries after a worker failure, statements after a conflict.
 //!
-//! A query is a function of its pinned version, so it can be planned again for other replicas as long as
-//! no row has left. The first bytes of a result are held back for that long.
+//! A query reads one pinned version, so it can be planned again on other replicas as long as no row has been
+//! sent to the client. The first bytes of a result are held back to extend that window.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -24,36 +24,46 @@ use url::Url;
 use crate::errors::{from_datafusion, unavailable_worker};
 use crate::limits::{HOLD_BACK_BYTES, QUERY_ATTEMPTS_MAX, SUSPECT_TIMEOUT};
 
-/// A result on its way.
+/// A stream of result batches with its schema.
 pub struct RowStream {
+    /// Schema of every batch.
     pub schema: SchemaRef,
+    /// The batches. The stream ends after the first error.
     pub stream: BoxStream<'static, Result<RecordBatch>>,
 }
 
 impl RowStream {
+    /// A stream over batches that are in memory.
     pub fn from_batches(schema: SchemaRef, batches: Vec<RecordBatch>) -> Self {
         Self { schema, stream: stream::iter(batches.into_iter().map(Ok)).boxed() }
     }
 }
 
-/// Nodes that failed under a query a moment ago, before the leader has noticed.
+/// Nodes that failed a request recently, before the leader has noticed. An entry expires by itself.
 #[derive(Default)]
 pub struct Suspects(Mutex<HashMap<NodeId, Instant>>);
 
 impl Suspects {
+    /// Marks a node as suspect from now on.
     pub fn add(&self, node: NodeId) {
         self.0.lock().expect("no code panics while it holds this lock").insert(node, Instant::now());
     }
 
+    /// Whether a node failed a request recently.
     pub fn contains(&self, node: NodeId) -> bool {
         let suspects = self.0.lock().expect("no code panics while it holds this lock");
         suspects.get(&node).is_some_and(|since| since.elapsed() < SUSPECT_TIMEOUT)
     }
 }
 
-/// The workers for a query that `this` node coordinates: itself first when it keeps data, then the other
-/// live data nodes that are not suspected.
-pub fn placement(manifest: &Manifest, this: NodeId, suspects: &Suspects, task_bytes: u64) -> Placement {
+/// The workers of a query that node `this` coordinates: `this` first if it is a data node, then the other
+/// live data nodes that are not suspects.
+pub(crate) fn placement(
+    manifest: &Manifest,
+    this: NodeId,
+    suspects: &Suspects,
+    task_bytes: u64,
+) -> Placement {
     let mut nodes: Vec<_> = manifest
         .nodes
         .values()
@@ -67,13 +77,18 @@ pub fn placement(manifest: &Manifest, this: NodeId, suspects: &Suspects, task_by
     Placement { workers, task_bytes }
 }
 
-/// The worker service listens on TCP where QUIC listens on UDP.
+/// The URL of the worker service of a node, from its peer address. The service listens on TCP at the address
+/// where QUIC listens on UDP. `None` when the address does not form a URL.
 pub fn worker_url(peer: &str) -> Option<Url> {
     Url::parse(&format!("https://{peer}/")).ok()
 }
 
-/// Runs `plan`; `session` makes a session for each attempt, with the nodes that are left.
-pub async fn run(
+/// Runs `plan`, again without the failed worker when one becomes unavailable. `session` creates the engine
+/// session of each attempt, with the workers that are left.
+///
+/// # Errors
+/// `Unavailable` after too many failed attempts, otherwise the error of the query.
+pub(crate) async fn run(
     plan: &LogicalPlan,
     suspects: &Suspects,
     manifest: &Manifest,
@@ -100,11 +115,12 @@ pub async fn run(
     }
 }
 
-pub async fn start(plan: &LogicalPlan, state: &SessionState) -> Result<RowStream, DataFusionError> {
+/// Starts one attempt and holds back the first [`HOLD_BACK_BYTES`] of its result.
+pub(crate) async fn start(plan: &LogicalPlan, state: &SessionState) -> Result<RowStream, DataFusionError> {
     if let Some(found) = run_fast_path(plan, state).await? {
         return Ok(RowStream::from_batches(found.schema(), vec![found]));
     }
-    // A physical plan runs once, so every attempt makes its own.
+    // A physical plan can run only once, so every attempt creates its own.
     let physical = state.create_physical_plan(plan).await?;
     let schema = physical.schema();
     let mut stream: SendableRecordBatchStream = execute_stream(physical, state.task_ctx())?;
@@ -123,14 +139,21 @@ pub async fn start(plan: &LogicalPlan, state: &SessionState) -> Result<RowStream
     Ok(RowStream { schema, stream: stream::iter(held.into_iter().map(Ok)).chain(rest).boxed() })
 }
 
-/// Times that a statement is run again after something changed underneath it.
+/// Attempts to run a statement that conflicts with concurrent commits.
 const CONFLICT_ATTEMPTS_MAX: usize = 10;
 
-/// Runs a statement again when something changed underneath it, up to a bound.
-pub async fn until_no_conflict<T, F: Future<Output = Result<T>>>(attempt: impl Fn() -> F) -> Result<T> {
+/// Runs a statement again while it conflicts with concurrent commits, up to [`CONFLICT_ATTEMPTS_MAX`] times.
+///
+/// # Errors
+/// The error of the statement; `Conflict` when the last attempt conflicts too.
+pub(crate) async fn until_no_conflict<T, F: Future<Output = Result<T>>>(
+    attempt: impl Fn() -> F,
+) -> Result<T> {
     for _ in 1..CONFLICT_ATTEMPTS_MAX {
         match attempt().await {
-            Err(e) if e.kind() == ErrorKind::Conflict => tracing::debug!(error = %e, "running again"),
+            Err(e) if e.kind() == ErrorKind::Conflict => {
+                tracing::debug!(error = %e, "running the statement again after a conflict");
+            }
             result => return result,
         }
     }

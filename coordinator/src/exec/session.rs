@@ -1,4 +1,4 @@
-//! What a client's session remembers between statements.
+//! The session of a client: its settings, and the transaction that its statements are part of.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -9,63 +9,68 @@ use plexus_query::{CATALOG, DEFAULT_SCHEMA};
 
 use crate::exec::transactions::TransactionId;
 
-/// Settings of one client. Shared by its concurrent statements.
+/// The session of one client, shared by its concurrent statements.
 #[derive(Debug, Default)]
 pub struct Session {
     settings: Arc<Mutex<BTreeMap<String, String>>>,
-    /// The transaction that its statements are part of.
+    /// The open transaction that its statements are part of.
     transaction: Mutex<Option<TransactionId>>,
+    /// Whether the session ends with its request. Nothing can be set in it then.
     ephemeral: bool,
 }
 
-/// Settings of ours, with what they mean.
-pub const SETTINGS: [(&str, &str); 7] = [
+/// The settings of Plexus, each with its description.
+const SETTINGS: [(&str, &str); 7] = [
     ("catalog", "database of unqualified names; always plexus"),
     ("schema", "schema of unqualified names"),
-    ("plexus.task_bytes", "segment bytes that are worth a task on another node"),
-    ("plexus.read_version", "version that queries read, instead of the newest"),
+    ("plexus.task_bytes", "segment bytes that justify a task on another node"),
+    ("plexus.read_version", "version that queries read instead of the newest"),
     ("plexus.string_view", "whether text columns reach the client as string views"),
     (
         "plexus.ef_search",
-        "candidates that are kept while an index leads to the nearest vectors: more find more, and take longer",
+        "candidates of a vector index search (ef): more candidates raise recall and latency",
     ),
-    ("plexus.exact_search", "whether searches look at every vector, and not only where an index leads"),
+    ("plexus.exact_search", "whether vector searches compare every vector and use no index"),
 ];
 
-/// Settings of searches, which the query engine reads.
-pub const SEARCH_SETTINGS: [&str; 2] = ["plexus.ef_search", "plexus.exact_search"];
+/// The settings of searches, which the query engine reads from its session.
+const SEARCH_SETTINGS: [&str; 2] = ["plexus.ef_search", "plexus.exact_search"];
 
-/// Length of a setting's value.
-pub const VALUE_BYTES_MAX: usize = 1024;
+/// Maximum length of a setting's value in bytes.
+const VALUE_BYTES_MAX: usize = 1024;
 
-/// Segment bytes that are worth a task on another node, unless the session says otherwise: some tenths of a
-/// second of scanning on two cores. Below it the exchange between nodes costs more than the scan: TPC-H at
-/// scale factor 1, whose largest table has 180 MB, takes 1.7 times as long spread over three nodes.
-pub const TASK_BYTES_DEFAULT: u64 = 256 * 1024 * 1024;
+/// Default of `plexus.task_bytes`: segment bytes that justify a task on another node. They take some tenths
+/// of a second to scan on two cores. Below that the exchange between nodes costs more than the scan: TPC-H at
+/// scale factor 1, whose largest table has 180 MB, takes 1.7 times as long distributed over three nodes.
+const TASK_BYTES_DEFAULT: u64 = 256 * 1024 * 1024;
 
 impl Session {
-    /// A session that ends with its request, so nothing can be set in it.
+    /// A session that ends with its request. Settings and transactions are refused, since they would be lost.
     pub fn ephemeral() -> Self {
         Self { ephemeral: true, ..Self::default() }
     }
 
-    /// The same settings for statements of a transaction that the client names with each of them.
+    /// A session with the same settings, whose statements are part of transaction `id`. For clients that send
+    /// the transaction id with each statement.
     pub fn in_transaction(&self, id: TransactionId) -> Self {
         let transaction = Mutex::new(Some(id));
         Self { settings: self.settings.clone(), transaction, ephemeral: self.ephemeral }
     }
 
+    /// The open transaction of the session.
     pub fn transaction(&self) -> Option<TransactionId> {
         *self.lock_transaction()
     }
 
+    /// Sets or clears the open transaction of the session.
+    ///
     /// # Errors
-    /// `InvalidArgument` when the session ends with its request.
-    pub fn set_transaction(&self, id: Option<TransactionId>) -> Result<()> {
+    /// `InvalidArgument` when the session is ephemeral and `id` is given.
+    pub(crate) fn set_transaction(&self, id: Option<TransactionId>) -> Result<()> {
         if self.ephemeral && id.is_some() {
             return Err(Error::invalid(
-                "a transaction would be forgotten at once: connect with a user name to have a session, or begin \
-                 one by Flight SQL's action",
+                "a transaction would be lost with this request: connect with a user name to have a session, \
+                 or begin one with the Flight SQL action",
             ));
         }
         *self.lock_transaction() = id;
@@ -76,19 +81,22 @@ impl Session {
         self.transaction.lock().expect("no code panics while it holds this lock")
     }
 
-    /// Sets a value after checking it.
+    /// Checks and sets a value.
     ///
     /// # Errors
-    /// `InvalidArgument` names the setting, and what it takes.
+    /// `InvalidArgument` names the setting and the values that it takes.
     pub fn set(&self, name: &str, value: &str) -> Result<()> {
         let name = canonical(name);
         if self.ephemeral {
             return Err(Error::invalid(format!(
-                "setting {name} would be forgotten at once: connect with a user name to have a session"
+                "setting {name} would be lost with this request: connect with a user name to have a session"
             )));
         }
         if value.len() > VALUE_BYTES_MAX {
-            return Err(Error::invalid(format!("setting {name}: a value of {} bytes", value.len())));
+            return Err(Error::invalid(format!(
+                "setting {name}: a value of {} bytes is too long",
+                value.len()
+            )));
         }
         match name.as_str() {
             "catalog" if value != CATALOG => {
@@ -125,12 +133,12 @@ impl Session {
         Ok(())
     }
 
-    /// Back to the default.
+    /// Resets a setting to its default.
     pub fn unset(&self, name: &str) {
         self.lock().remove(&canonical(name));
     }
 
-    /// All that was set, and the defaults of what was not.
+    /// The values of all settings, including the defaults of those that are not set.
     pub fn all(&self) -> BTreeMap<String, String> {
         let mut all = self.lock().clone();
         all.entry("catalog".into()).or_insert_with(|| CATALOG.into());
@@ -143,22 +151,27 @@ impl Session {
         all
     }
 
-    pub fn schema(&self) -> String {
+    /// The schema of unqualified table names.
+    pub(crate) fn schema(&self) -> String {
         self.lock().get("schema").cloned().unwrap_or_else(|| DEFAULT_SCHEMA.into())
     }
 
-    pub fn task_bytes(&self) -> u64 {
+    /// Segment bytes that justify a task on another node.
+    pub(crate) fn task_bytes(&self) -> u64 {
         self.lock().get("plexus.task_bytes").and_then(|v| v.parse().ok()).unwrap_or(TASK_BYTES_DEFAULT)
     }
 
-    /// The version that queries read, unless it is the newest.
-    pub fn read_version(&self) -> Option<Version> {
+    /// The version that queries read; `None` for the newest.
+    pub(crate) fn read_version(&self) -> Option<Version> {
         self.lock().get("plexus.read_version").and_then(|v| v.parse().ok()).map(Version)
     }
 
+    /// Checks that the session may change rows.
+    ///
     /// # Errors
-    /// `InvalidArgument` when it reads an older version: what it would change is not what is there.
-    pub fn check_writable(&self) -> Result<()> {
+    /// `InvalidArgument` when the session reads an older version: changes computed from it would be based on
+    /// stale rows.
+    pub(crate) fn check_writable(&self) -> Result<()> {
         match self.read_version() {
             Some(version) => Err(Error::invalid(format!(
                 "the session reads version {version}: RESET plexus.read_version before changing rows"
@@ -167,12 +180,13 @@ impl Session {
         }
     }
 
+    /// Whether text columns are sent as string views.
     pub fn string_view(&self) -> bool {
         self.lock().get("plexus.string_view").is_some_and(|v| v == "true")
     }
 
-    /// Settings of the query engine and its searches.
-    pub fn engine_settings(&self) -> Vec<(String, String)> {
+    /// The settings that the query engine reads: its own and those of searches.
+    pub(crate) fn engine_settings(&self) -> Vec<(String, String)> {
         let lock = self.lock();
         lock.iter()
             .filter(|(name, _)| name.starts_with("datafusion.") || SEARCH_SETTINGS.contains(&name.as_str()))
@@ -185,14 +199,16 @@ impl Session {
     }
 }
 
-pub fn canonical(name: &str) -> String {
+/// The canonical name of a setting: lower case, with aliases resolved.
+pub(crate) fn canonical(name: &str) -> String {
     match name.to_ascii_lowercase().as_str() {
         "search_path" | "current_schema" => "schema".into(),
         other => other.to_owned(),
     }
 }
 
-pub fn parse<T: std::str::FromStr>(name: &str, value: &str) -> Result<T>
+/// Parses the value of a setting.
+pub(crate) fn parse<T: std::str::FromStr>(name: &str, value: &str) -> Result<T>
 where
     T::Err: std::fmt::Display,
 {

@@ -1,8 +1,9 @@
-//! Transactions: changes over one version, which their own statements see, committed at once.
+//! One transaction: its pinned version, its staged changes, and its commit.
 //!
-//! The changes are applied to a copy of the manifest that the transaction started from, so that reading them
-//! is reading that manifest. What is proposed in the end is the difference. The log refuses it when somebody
-//! else changed the same rows, or wrote the same keys, since: the first committer wins.
+//! Staged changes are applied to a private copy of the pinned manifest, so the statements of the transaction
+//! read their own writes through the ordinary read path. The commit proposes the difference between the two
+//! manifests. The log refuses it when a concurrent commit changed the same rows or wrote the same keys: first
+//! committer wins.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,41 +20,43 @@ use crate::limits::{TRANSACTION_INLINE_BYTES_MAX, WRITE_TIME_MAX};
 use crate::write::row_changes::{RowChanges, inline_union};
 use crate::write::writer::Writer;
 
-/// What others may have done meanwhile.
+/// Isolation level: what concurrent commits may have done when the transaction commits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Isolation {
-    /// Anything but changes to the same rows and keys.
+    /// Snapshot isolation: concurrent commits may change anything but the same rows and keys.
     #[default]
     Snapshot,
-    /// Nothing that it would have seen.
+    /// Serializable: concurrent commits must not have changed a table that the transaction read.
     Serializable,
 }
 
 /// A transaction in progress.
 #[derive(Debug)]
-pub struct Transaction {
+pub(crate) struct Transaction {
     isolation: Isolation,
-    /// Pinned by the first statement, and the same with the changes so far.
+    /// The manifest that the first statement pinned, and its copy with the changes so far.
     pinned: Option<(Arc<Manifest>, Arc<Manifest>)>,
+    /// Tables that were read; filled for [`Isolation::Serializable`] only.
     read: BTreeSet<TableId>,
     started: Instant,
 }
 
 impl Transaction {
-    pub fn new(isolation: Isolation) -> Self {
+    /// A transaction that has not pinned a version yet.
+    pub(crate) fn new(isolation: Isolation) -> Self {
         Self { isolation, pinned: None, read: BTreeSet::new(), started: Instant::now() }
     }
 
-    /// What its statements see; nothing before [`Self::pin`].
-    pub fn manifest(&self) -> Option<&Arc<Manifest>> {
+    /// The manifest that its statements read, with the staged changes; `None` before [`Self::pin`].
+    pub(crate) fn manifest(&self) -> Option<&Arc<Manifest>> {
         self.pinned.as_ref().map(|(_, current)| current)
     }
 
-    /// Forgets the version that it pinned, so that the next statement pins another.
+    /// Drops the pinned version, so that the next statement pins a newer one.
     ///
     /// # Errors
-    /// `InvalidArgument` when it has changed something.
-    pub fn restart(&mut self) -> Result<()> {
+    /// `InvalidArgument` when changes are staged.
+    pub(crate) fn restart(&mut self) -> Result<()> {
         if self.pinned.as_ref().is_some_and(|(base, current)| !Arc::ptr_eq(base, current)) {
             return Err(Error::invalid(
                 "the transaction has changed rows: commit it before tables are defined or changed",
@@ -63,32 +66,34 @@ impl Transaction {
         Ok(())
     }
 
-    pub fn pin(&mut self, manifest: Arc<Manifest>) {
+    /// Pins the version that the transaction reads. Later calls change nothing.
+    pub(crate) fn pin(&mut self, manifest: Arc<Manifest>) {
         self.pinned.get_or_insert_with(|| (manifest.clone(), manifest));
     }
 
-    /// Notes that a statement read a table.
-    pub fn note_read(&mut self, table: TableId) {
+    /// Records that a statement read a table, for the serializability check at commit.
+    pub(crate) fn note_read(&mut self, table: TableId) {
         if self.isolation == Isolation::Serializable {
             self.read.insert(table);
         }
     }
 
-    /// Makes changes visible to the statements that follow.
+    /// Makes changes visible to the following statements of the transaction.
     ///
     /// # Errors
-    /// When they had to be written as files and could not be: then they are not staged.
-    pub async fn stage(&mut self, writer: &Writer, changes: RowChanges) -> Result<()> {
+    /// The error of flushing large inline changes to files. The changes are not staged then.
+    pub(crate) async fn stage(&mut self, writer: &Writer, changes: RowChanges) -> Result<()> {
         let table = changes.table.id;
         let before = self.pinned.clone();
         self.apply(changes);
-        let bounded = self.bound(writer, table).await;
+        let bounded = self.flush_large_inline(writer, table).await;
         if bounded.is_err() {
             self.pinned = before;
         }
         bounded
     }
 
+    /// Applies changes to the private manifest, as the log will when they are committed.
     fn apply(&mut self, changes: RowChanges) {
         let Some((_, current)) = &mut self.pinned else {
             return;
@@ -119,9 +124,9 @@ impl Transaction {
         }
     }
 
-    /// Rows of many small statements become files, so that what a transaction holds in memory, and in the end
-    /// proposes, is bounded.
-    async fn bound(&mut self, writer: &Writer, table: TableId) -> Result<()> {
+    /// Flushes the inline rows of many small statements to files. This bounds the memory of the transaction
+    /// and the size of its log entry.
+    async fn flush_large_inline(&mut self, writer: &Writer, table: TableId) -> Result<()> {
         let Some((base, current)) = &mut self.pinned else {
             return Ok(());
         };
@@ -137,23 +142,25 @@ impl Transaction {
             return Ok(());
         }
         let mut changes = RowChanges::new(table.clone());
-        changes.added = to_files(writer, table, &inline).await?;
+        changes.added = flush_inline(writer, table, &inline).await?;
         changes.removed = inline.iter().map(|s| s.id).collect();
         self.apply(changes);
         Ok(())
     }
 
-    /// Proposes what was changed; `None` when that is nothing.
+    /// Proposes the staged changes as one commit. `None` when there are none.
     ///
     /// # Errors
-    /// `Conflict` when somebody else changed the same meanwhile: nothing was changed.
-    pub async fn commit(self, writer: &Writer) -> Result<Option<Applied>> {
+    /// `Conflict` when a concurrent commit changed the same rows or keys, and `ResourceExhausted` when the
+    /// transaction ran too long. Nothing is changed then.
+    pub(crate) async fn commit(self, writer: &Writer) -> Result<Option<Applied>> {
         let Some((base, current)) = &self.pinned else {
             return Ok(None);
         };
         if self.started.elapsed() > WRITE_TIME_MAX {
             return Err(Error::exhausted(format!(
-                "the transaction is older than {WRITE_TIME_MAX:?}: what it wrote may have been collected as garbage"
+                "the transaction is older than {WRITE_TIME_MAX:?}: its segments may have been \
+                 collected as garbage"
             )));
         }
         let mut changes = Vec::new();
@@ -176,8 +183,8 @@ impl Transaction {
         let proposed = writer.propose(commit).await;
         proposed.map(Some).map_err(|e| match e.kind() {
             ErrorKind::Conflict => Error::conflict(format!(
-                "the transaction started at version {} and conflicts with a later one: {}; nothing was changed, \
-                 run it again from its beginning",
+                "the transaction started at version {} and conflicts with a later one: {}; nothing was \
+                 changed, run it again from its beginning",
                 base.version,
                 e.message()
             )),
@@ -186,14 +193,15 @@ impl Transaction {
     }
 }
 
-/// What a transaction did to one table.
-pub fn difference(before: &Arc<Table>, after: &Arc<Table>, version: Version) -> Result<RowChanges> {
+/// The changes that lead from one state of a table to another. Rows that a transaction both wrote and deleted
+/// do not appear.
+fn difference(before: &Arc<Table>, after: &Arc<Table>, version: Version) -> Result<RowChanges> {
     let mut changes = RowChanges::new(before.clone());
     for (id, segment) in &after.segments {
         let Some(old) = before.segments.get(id) else {
             if segment.removed.is_none() && segment.live_rows(version) > 0 {
                 let mut segment = (**segment).clone();
-                segment.deletions = merged(&segment.deletions)?;
+                segment.deletions = merge_deletions(&segment.deletions)?;
                 changes.added.push(NewSegment(segment));
             }
             continue;
@@ -207,18 +215,21 @@ pub fn difference(before: &Arc<Table>, after: &Arc<Table>, version: Version) -> 
     Ok(changes)
 }
 
-pub fn merged(deletions: &[DeletionVector]) -> Result<Vec<DeletionVector>> {
+/// Several deletion vectors of one segment as at most one.
+fn merge_deletions(deletions: &[DeletionVector]) -> Result<Vec<DeletionVector>> {
     let rows = inline_union(deletions)?;
     Ok(if rows.is_empty() { vec![] } else { vec![DeletionVector::inline(&rows)] })
 }
 
-/// Writes the rows of small statements as files, one a shard.
-pub async fn to_files(writer: &Writer, table: &Table, inline: &[Arc<Segment>]) -> Result<Vec<NewSegment>> {
+/// Writes the live rows of inline segments to files, one file per shard.
+async fn flush_inline(writer: &Writer, table: &Table, inline: &[Arc<Segment>]) -> Result<Vec<NewSegment>> {
     let mut shards: BTreeMap<u32, Vec<RecordBatch>> = BTreeMap::new();
     for segment in inline {
-        let hidden = inline_union(&segment.deletions)?;
-        let mut rows =
-            writer.reader.scan(table, segment, &table.schema, RowSelection::AllExcept(hidden.into())).await?;
+        let deleted = inline_union(&segment.deletions)?;
+        let mut rows = writer
+            .reader
+            .scan(table, segment, &table.schema, RowSelection::AllExcept(deleted.into()))
+            .await?;
         while let Some(found) = rows.try_next().await? {
             shards.entry(segment.shard).or_default().push(found.rows);
         }

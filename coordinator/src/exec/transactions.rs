@@ -1,8 +1,5 @@
-//! Transactions: changes over one version, which their own statements see, committed at once.
-//!
-//! The changes are applied to a copy of the manifest that the transaction started from, so that reading them
-//! is reading that manifest. What is proposed in the end is the difference. The log refuses it when somebody
-//! else changed the same rows, or wrote the same keys, since: the first committer wins.
+//! The open transactions of a node: a registry by id, leases for idle ones, and exclusive use by one
+//! statement at a time.
 
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
@@ -21,26 +18,30 @@ use crate::exec::context::StatementContext;
 use crate::exec::transaction::{Isolation, Transaction};
 use crate::limits::TRANSACTIONS_MAX;
 
-/// Names a transaction to clients.
+/// Identifies an open transaction to clients.
 pub type TransactionId = Token;
 
-/// The transactions of this node.
+/// The open transactions of this node.
 #[derive(Default)]
-pub struct Transactions(Mutex<HashMap<TransactionId, Slot>>);
+pub(crate) struct Transactions(Mutex<HashMap<TransactionId, Slot>>);
 
-pub struct Slot {
-    /// `None` while one of its statements runs.
+/// The entry of one open transaction.
+struct Slot {
+    /// `None` while a statement of the transaction runs.
     transaction: Option<Transaction>,
+    /// End of the last statement; the lease counts from here.
     used: Instant,
 }
 
-/// How long a transaction may be idle.
+/// How long a transaction may be idle before it is rolled back.
 pub const LEASE: Duration = Duration::from_secs(60);
 
 impl Transactions {
+    /// Opens a transaction.
+    ///
     /// # Errors
-    /// `ResourceExhausted` when there are too many.
-    pub fn begin(&self, isolation: Isolation) -> Result<TransactionId> {
+    /// `ResourceExhausted` when too many transactions are open.
+    pub(crate) fn begin(&self, isolation: Isolation) -> Result<TransactionId> {
         let mut slots = self.lock();
         expire(&mut slots);
         if slots.len() >= TRANSACTIONS_MAX {
@@ -51,15 +52,15 @@ impl Transactions {
         Ok(id)
     }
 
-    /// Takes a transaction for one of its statements.
+    /// Takes a transaction for the duration of one statement.
     ///
     /// # Errors
-    /// `NotFound` when it is not here, or was idle past its lease; `InvalidArgument` when another of its
-    /// statements is running.
-    pub fn take(self: &Arc<Self>, id: TransactionId) -> Result<TransactionGuard> {
+    /// `NotFound` when the transaction is not open on this node, or was idle past its lease;
+    /// `InvalidArgument` when another of its statements is running.
+    pub(crate) fn take(self: &Arc<Self>, id: TransactionId) -> Result<TransactionGuard> {
         let mut slots = self.lock();
         expire(&mut slots);
-        let slot = slots.get_mut(&id).ok_or_else(|| unknown(id))?;
+        let slot = slots.get_mut(&id).ok_or_else(|| not_open(id))?;
         slot.used = Instant::now();
         let transaction = slot.transaction.take().ok_or_else(|| {
             Error::invalid(format!(
@@ -69,8 +70,8 @@ impl Transactions {
         Ok(TransactionGuard { transactions: self.clone(), id, transaction })
     }
 
-    /// Whether a transaction has ended, or was never here.
-    pub fn is_gone(&self, id: TransactionId) -> bool {
+    /// Whether a transaction has ended, or was never open on this node.
+    pub(crate) fn is_gone(&self, id: TransactionId) -> bool {
         !self.lock().contains_key(&id)
     }
 
@@ -79,17 +80,18 @@ impl Transactions {
     }
 }
 
-/// A transaction in the hands of one of its statements. It goes back when this is dropped, also when the
-/// statement was given up: what it had not staged is not in it.
-pub struct TransactionGuard {
+/// Exclusive access to a transaction for one statement. Dropping the guard returns the transaction to the
+/// registry, also when the statement failed or was cancelled; changes that the statement had not staged are
+/// lost.
+pub(crate) struct TransactionGuard {
     transactions: Arc<Transactions>,
     id: TransactionId,
     transaction: Transaction,
 }
 
 impl TransactionGuard {
-    /// The transaction for good: nobody else finds it again.
-    pub fn end(mut self) -> Transaction {
+    /// Removes the transaction from the registry and returns it, to be committed or dropped.
+    pub(crate) fn end(mut self) -> Transaction {
         self.transactions.lock().remove(&self.id);
         std::mem::replace(&mut self.transaction, Transaction::new(Isolation::default()))
     }
@@ -119,15 +121,60 @@ impl Drop for TransactionGuard {
     }
 }
 
-pub fn expire(slots: &mut HashMap<TransactionId, Slot>) {
+/// Rolls back transactions that were idle past their lease. One with a running statement never expires.
+fn expire(slots: &mut HashMap<TransactionId, Slot>) {
     slots.retain(|_, slot| slot.transaction.is_none() || slot.used.elapsed() < LEASE);
 }
 
-pub fn unknown(id: TransactionId) -> Error {
+/// The error for a transaction that is not open on this node.
+fn not_open(id: TransactionId) -> Error {
     Error::not_found(format!(
-        "transaction {id} is not open on this node: it has ended, or was rolled back after {LEASE:?} without a \
-         statement, or was begun on another node"
+        "transaction {id} is not open on this node: it has ended, or was rolled back after {LEASE:?} \
+         without a statement, or was begun on another node"
     ))
+}
+
+/// Records the tables that a plan reads, for serializable transactions.
+pub(crate) fn note_reads(
+    guard: &mut TransactionGuard,
+    context: &StatementContext<'_>,
+    plan: &LogicalPlan,
+) -> Result<()> {
+    let mut names: Vec<TableReference> = Vec::new();
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            names.push(scan.table_name.clone());
+        }
+        if let Some(table) = searched_table(node) {
+            guard.note_read(table);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })
+    .map_err(from_datafusion)?;
+    let schema = context.session.schema();
+    for name in names {
+        let name = TableName::new(name.schema().unwrap_or(&schema), name.table());
+        if let Some(id) = context.manifest.names.get(&name) {
+            guard.note_read(*id);
+        }
+    }
+    Ok(())
+}
+
+/// The isolation level that the modes of `BEGIN` request.
+pub(crate) fn isolation(modes: &[ast::TransactionMode]) -> Result<Isolation> {
+    let mut isolation_level = Isolation::default();
+    for mode in modes {
+        match mode {
+            ast::TransactionMode::IsolationLevel(ast::TransactionIsolationLevel::Serializable) => {
+                isolation_level = Isolation::Serializable;
+            }
+            // Snapshot isolation is at least as strong as the weaker standard levels.
+            ast::TransactionMode::IsolationLevel(_) => isolation_level = Isolation::Snapshot,
+            ast::TransactionMode::AccessMode(_) => {}
+        }
+    }
+    Ok(isolation_level)
 }
 
 #[cfg(test)]
@@ -137,13 +184,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_transaction_that_is_idle_past_its_lease_is_gone_and_one_in_use_is_not() {
+    fn idle_transactions_expire_and_busy_ones_do_not() {
         let transactions = Arc::new(Transactions::default());
         let (idle, busy) = (
             transactions.begin(Isolation::Snapshot).unwrap(),
             transactions.begin(Isolation::Snapshot).unwrap(),
         );
-        let taken = transactions.take(busy).unwrap();
+        let guard = transactions.take(busy).unwrap();
         let Some(long_ago) = Instant::now().checked_sub(LEASE) else {
             return;
         };
@@ -152,49 +199,7 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert!(error.message().contains("rolled back after"), "{error}");
         assert!(!transactions.is_gone(busy));
-        drop(taken);
+        drop(guard);
         assert!(transactions.take(busy).is_ok());
     }
-}
-
-/// Notes the tables that a plan reads.
-pub fn note_reads(
-    taken: &mut TransactionGuard,
-    scope: &StatementContext<'_>,
-    plan: &LogicalPlan,
-) -> Result<()> {
-    let mut names: Vec<TableReference> = Vec::new();
-    plan.apply_with_subqueries(|node| {
-        if let LogicalPlan::TableScan(scan) = node {
-            names.push(scan.table_name.clone());
-        }
-        if let Some(table) = searched_table(node) {
-            taken.note_read(table);
-        }
-        Ok(TreeNodeRecursion::Continue)
-    })
-    .map_err(from_datafusion)?;
-    let schema = scope.session.schema();
-    for name in names {
-        let name = TableName::new(name.schema().unwrap_or(&schema), name.table());
-        if let Some(id) = scope.manifest.names.get(&name) {
-            taken.note_read(*id);
-        }
-    }
-    Ok(())
-}
-
-pub fn isolation(modes: &[ast::TransactionMode]) -> Result<Isolation> {
-    let mut wanted = Isolation::default();
-    for mode in modes {
-        match mode {
-            ast::TransactionMode::IsolationLevel(ast::TransactionIsolationLevel::Serializable) => {
-                wanted = Isolation::Serializable;
-            }
-            // Snapshots are at least as strong as the others.
-            ast::TransactionMode::IsolationLevel(_) => wanted = Isolation::Snapshot,
-            ast::TransactionMode::AccessMode(_) => {}
-        }
-    }
-    Ok(wanted)
 }

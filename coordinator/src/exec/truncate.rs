@@ -1,4 +1,4 @@
-//! `TRUNCATE`: every segment that the statement sees goes at once.
+//! `TRUNCATE`: removes every segment that the statement sees, without reading rows.
 
 use std::time::Instant;
 
@@ -12,11 +12,11 @@ use crate::sql::names::object_name;
 use crate::write::row_changes::RowChanges;
 
 impl DmlExecutor {
-    /// Takes all rows that the statement sees out of a table; those that are written meanwhile stay. Returns
-    /// the change and how many rows go; `None` when the table need not exist and does not.
-    pub fn truncated(
+    /// The change that removes all rows that the statement sees, and their number. Rows that are written
+    /// concurrently stay. `None` when the table does not exist and the statement says `IF EXISTS`.
+    pub(crate) fn truncate_changes(
         &self,
-        scope: &StatementContext<'_>,
+        context: &StatementContext<'_>,
         statement: &Statement,
     ) -> Result<Option<(RowChanges, u64)>> {
         let Statement::Statement(statement) = statement else {
@@ -25,27 +25,32 @@ impl DmlExecutor {
         let ast::Statement::Truncate(truncate) = statement.as_ref() else {
             return Err(Error::internal(format!("{statement} is not TRUNCATE")));
         };
-        scope.session.check_writable()?;
+        context.session.check_writable()?;
         let [target] = truncate.table_names.as_slice() else {
             return Err(Error::unsupported("TRUNCATE takes one table at a time"));
         };
-        let name = object_name(&target.name, &scope.session.schema())?;
-        if truncate.if_exists && scope.manifest.table(&name).is_none() {
+        let name = object_name(&target.name, &context.session.schema())?;
+        if truncate.if_exists && context.manifest.table(&name).is_none() {
             return Ok(None);
         }
-        let table = find(&scope.manifest, &name)?;
+        let table = find(&context.manifest, &name)?;
         let mut changes = RowChanges::new(table.clone());
-        changes.removed = table.visible(scope.manifest.version).map(|s| s.id).collect();
-        Ok(Some((changes, table.rows(scope.manifest.version))))
+        changes.removed = table.visible(context.manifest.version).map(|s| s.id).collect();
+        Ok(Some((changes, table.rows(context.manifest.version))))
     }
 
-    pub async fn truncate(&self, scope: &StatementContext<'_>, statement: &Statement) -> Result<u64> {
-        let Some((changes, rows)) = self.truncated(scope, statement)? else {
+    /// Runs `TRUNCATE` and commits it. Returns the number of removed rows.
+    pub(crate) async fn truncate(
+        &self,
+        context: &StatementContext<'_>,
+        statement: &Statement,
+    ) -> Result<u64> {
+        let Some((changes, rows)) = self.truncate_changes(context, statement)? else {
             return Ok(0);
         };
         if !changes.is_empty() {
             let table = changes.table.clone();
-            let change = changes.into_change(&self.writer, &table, scope.manifest.version).await?;
+            let change = changes.into_change(&self.writer, &table, context.manifest.version).await?;
             self.writer.commit(vec![change], "truncate", Instant::now()).await?;
         }
         Ok(rows)

@@ -1,4 +1,4 @@
-//! The SQL that is read: the library's generic dialect, with versions of tables and statements that tend them.
+//! The SQL dialect: sqlparser's generic dialect plus time travel and maintenance statements.
 
 use std::any::TypeId;
 
@@ -11,13 +11,15 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::Token;
 
-/// The generic dialect with `VERSION AS OF`, `TIMESTAMP AS OF` and `FOR SYSTEM_TIME AS OF`; with `VACUUM`,
-/// `RESTORE` and `CHECK TABLE`, which it reads as calls of procedures.
+/// The generic dialect with `VERSION AS OF`, `TIMESTAMP AS OF` and `FOR SYSTEM_TIME AS OF`, and with
+/// `VACUUM`, `RESTORE` and `CHECK TABLE`, which are parsed as procedure calls.
 #[derive(Debug)]
-pub struct PlexusDialect;
+pub(crate) struct PlexusDialect;
 
-pub const GENERIC: GenericDialect = GenericDialect;
+/// The dialect that [`PlexusDialect`] extends.
+const GENERIC: GenericDialect = GenericDialect;
 
+/// Methods that delegate to the generic dialect.
 macro_rules! as_generic {
     ($($name:ident),* $(,)?) => {
         $(fn $name(&self) -> bool {
@@ -27,7 +29,7 @@ macro_rules! as_generic {
 }
 
 impl Dialect for PlexusDialect {
-    /// What the parser asks of the generic dialect by its type holds for this one too.
+    /// The parser compares dialects by type. Whatever it enables for the generic dialect applies here too.
     fn dialect(&self) -> TypeId {
         GENERIC.dialect()
     }
@@ -49,7 +51,9 @@ impl Dialect for PlexusDialect {
             return Some(vacuum(parser));
         }
         if parser.parse_keywords(&[Keyword::CHECK, Keyword::TABLE]) {
-            return Some(parser.parse_object_name(false).map(|t| call("check_table", vec![named(&t)])));
+            return Some(
+                parser.parse_object_name(false).map(|t| call("check_table", vec![name_literal(&t)])),
+            );
         }
         let restore = matches!(&parser.peek_token_ref().token, Token::Word(word)
             if word.quote_style.is_none() && word.value.eq_ignore_ascii_case("restore"));
@@ -91,33 +95,33 @@ impl Dialect for PlexusDialect {
     }
 }
 
-/// `[TABLE] [t] [RETAIN '7 days' | RETAIN 7 DAYS] [DRY RUN]`
-pub fn vacuum(parser: &mut Parser) -> Result<Statement, ParserError> {
+/// Parses the rest of `VACUUM`: `[TABLE] [t] [RETAIN '7 days' | RETAIN 7 DAYS] [DRY RUN]`
+pub(crate) fn vacuum(parser: &mut Parser) -> Result<Statement, ParserError> {
     let required = parser.parse_keyword(Keyword::TABLE);
-    let there = matches!(&parser.peek_token_ref().token, Token::Word(word)
+    let has_table = matches!(&parser.peek_token_ref().token, Token::Word(word)
         if !matches!(word.keyword, Keyword::RETAIN | Keyword::DRY));
-    let table = match required || there {
-        true => named(&parser.parse_object_name(false)?),
-        false => value(Value::Null),
+    let table = match required || has_table {
+        true => name_literal(&parser.parse_object_name(false)?),
+        false => literal(Value::Null),
     };
     let retain = match parser.parse_keyword(Keyword::RETAIN) {
         true => match parser.parse_value()?.value {
             Value::Number(number, _) => {
                 let unit = parser.parse_identifier()?;
-                value(Value::SingleQuotedString(format!("{number} {unit}")))
+                literal(Value::SingleQuotedString(format!("{number} {unit}")))
             }
-            other => value(other),
+            other => literal(other),
         },
-        false => value(Value::Null),
+        false => literal(Value::Null),
     };
     let dry_run = parser.parse_keywords(&[Keyword::DRY, Keyword::RUN]);
-    Ok(call("vacuum", vec![table, retain, value(Value::Boolean(dry_run))]))
+    Ok(call("vacuum", vec![table, retain, literal(Value::Boolean(dry_run))]))
 }
 
-/// `[TABLE] t TO VERSION [AS OF] n` or `[TABLE] t TO TIMESTAMP [AS OF] '...'`
-pub fn restore(parser: &mut Parser) -> Result<Statement, ParserError> {
+/// Parses the rest of `RESTORE`: `[TABLE] t TO VERSION [AS OF] n` or `[TABLE] t TO TIMESTAMP [AS OF] '...'`
+pub(crate) fn restore(parser: &mut Parser) -> Result<Statement, ParserError> {
     let _ = parser.parse_keyword(Keyword::TABLE);
-    let table = named(&parser.parse_object_name(false)?);
+    let table = name_literal(&parser.parse_object_name(false)?);
     parser.expect_keyword(Keyword::TO)?;
     let by_version =
         parser.expect_one_of_keywords(&[Keyword::VERSION, Keyword::TIMESTAMP])? == Keyword::VERSION;
@@ -133,15 +137,18 @@ pub fn restore(parser: &mut Parser) -> Result<Statement, ParserError> {
     }
 }
 
-pub fn named(name: &ObjectName) -> Expr {
-    value(Value::SingleQuotedString(name.to_string()))
+/// A table name as a string argument.
+fn name_literal(name: &ObjectName) -> Expr {
+    literal(Value::SingleQuotedString(name.to_string()))
 }
 
-pub fn value(value: Value) -> Expr {
+/// A literal that has no position in the text.
+pub(crate) fn literal(value: Value) -> Expr {
     Expr::Value(value.with_empty_span())
 }
 
-pub fn call(procedure: &str, arguments: Vec<Expr>) -> Statement {
+/// A call of a procedure in schema `plexus`.
+pub(crate) fn call(procedure: &str, arguments: Vec<Expr>) -> Statement {
     let args = arguments.into_iter().map(|e| FunctionArg::Unnamed(FunctionArgExpr::Expr(e))).collect();
     let list = FunctionArgumentList { duplicate_treatment: None, args, clauses: vec![] };
     Statement::Call(Function {

@@ -1,4 +1,4 @@
-//! What kind a statement is: decided once, when it is parsed, and then dispatched on.
+//! Classification of statements: decided once after parsing, and then used to dispatch to executors.
 
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
@@ -6,16 +6,17 @@ use datafusion::sql::sqlparser::ast;
 use crate::sql::names::identifier;
 use crate::sql::rewrite;
 
-/// What runs a statement.
+/// The kind of a statement, which decides the executor that runs it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum StatementKind {
+pub(crate) enum StatementKind {
     /// `BEGIN`, `COMMIT` and `ROLLBACK`.
     Transaction,
-    /// `CALL`, and the statements that the dialect reads as calls: `OPTIMIZE`, `VACUUM`, `RESTORE`, `CHECK TABLE`.
+    /// `CALL`, and the statements that the dialect parses as calls: `OPTIMIZE`, `VACUUM`, `RESTORE`, `CHECK
+    /// TABLE`.
     Procedure,
     /// `CREATE`, `ALTER` and `DROP`.
     Ddl,
-    /// `TRUNCATE`: changes rows, yet needs no plan.
+    /// `TRUNCATE`, which changes rows but needs no plan.
     Truncate,
     /// `COPY ... TO`.
     CopyTo,
@@ -27,7 +28,7 @@ pub enum StatementKind {
 
 impl StatementKind {
     /// The kind of a parsed statement.
-    pub fn of(statement: &Statement) -> Self {
+    pub(crate) fn of(statement: &Statement) -> Self {
         match statement {
             Statement::CopyTo(_) => Self::CopyTo,
             Statement::CreateExternalTable(_) => Self::Ddl,
@@ -57,11 +58,11 @@ impl StatementKind {
 
 /// A parsed statement with its kind.
 #[derive(Debug)]
-pub struct Parsed {
-    /// The statement, its placeholders numbered.
-    pub statement: Statement,
-    /// What runs it.
-    pub kind: StatementKind,
+pub(crate) struct Parsed {
+    /// The statement, with numbered placeholders.
+    pub(crate) statement: Statement,
+    /// Its kind.
+    pub(crate) kind: StatementKind,
 }
 
 impl From<Statement> for Parsed {
@@ -71,12 +72,13 @@ impl From<Statement> for Parsed {
     }
 }
 
-/// Whether a statement that changes rows gives any back.
-pub fn gives_back(statement: &Statement) -> bool {
-    matches!(statement, Statement::Statement(statement) if rewrite::returns_rows(statement))
+/// Whether a DML statement has `RETURNING`.
+pub(crate) fn has_returning(statement: &Statement) -> bool {
+    matches!(statement, Statement::Statement(statement) if rewrite::has_returning(statement))
 }
 
-pub fn insert_of(statement: &ast::Statement) -> Option<(&ast::Insert, &ast::Values)> {
+/// The insert and its rows, if a statement is an `INSERT ... VALUES`.
+pub(crate) fn insert_values(statement: &ast::Statement) -> Option<(&ast::Insert, &ast::Values)> {
     let ast::Statement::Insert(insert) = statement else {
         return None;
     };
@@ -86,9 +88,9 @@ pub fn insert_of(statement: &ast::Statement) -> Option<(&ast::Insert, &ast::Valu
     Some((insert, values))
 }
 
-/// Whether an insert gives its values themselves: no functions, which the optimizer must see, and no
-/// subqueries, which want a strict pin.
-pub fn is_insert_values(statement: &ast::Statement) -> bool {
+/// Whether a statement inserts literal values only. Functions need the optimizer, and subqueries need a
+/// linearizable read.
+pub(crate) fn is_insert_values(statement: &ast::Statement) -> bool {
     fn is_literal(expr: &ast::Expr) -> bool {
         match expr {
             ast::Expr::Value(_) | ast::Expr::TypedString(_) => true,
@@ -98,12 +100,13 @@ pub fn is_insert_values(statement: &ast::Statement) -> bool {
         }
     }
     let rows = |values: &ast::Values| values.rows.iter().all(|row| row.content.iter().all(is_literal));
-    insert_of(statement).is_some_and(|(_, values)| rows(values))
+    insert_values(statement).is_some_and(|(_, values)| rows(values))
 }
 
-/// The columns of an insert whose only row is exactly the parameters in order.
-pub fn plain_insert(statement: &ast::Statement, parameters: usize) -> Option<Vec<String>> {
-    let (insert, values) = insert_of(statement)?;
+/// The columns of an insert whose single row is exactly `$1, ..., $n`; empty when the statement names none.
+/// `None` for other statements.
+pub(crate) fn plain_insert(statement: &ast::Statement, parameters: usize) -> Option<Vec<String>> {
+    let (insert, values) = insert_values(statement)?;
     let [row] = values.rows.as_slice() else {
         return None;
     };

@@ -1,12 +1,13 @@
-//! SQL text: parsing, the dialect, what kind a statement is, rewriting of DML, calls, time travel, parameters.
+//! SQL text and syntax trees: dialect and parsing, classification, rewriting of DML and searches, procedure
+//! calls, time travel and parameters. Nothing here runs a statement.
 
-pub mod call;
-pub mod dialect;
-pub mod duration;
-pub mod kind;
-pub mod names;
-pub mod parameters;
-pub mod parse;
-pub mod rewrite;
-pub mod search_calls;
-pub mod time_travel;
+pub(crate) mod call;
+pub(crate) mod dialect;
+pub(crate) mod duration;
+pub(crate) mod kind;
+pub(crate) mod names;
+pub(crate) mod parameters;
+pub(crate) mod parse;
+pub(crate) mod rewrite;
+pub(crate) mod search_calls;
+pub(crate) mod time_travel;

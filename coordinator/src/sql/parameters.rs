@@ -1,4 +1,4 @@
-//! TODO module docs.
+//! Parameters of statements: their types, and binding of values.
 
 use std::sync::Arc;
 
@@ -11,10 +11,15 @@ use plexus_query::search::bind_searches;
 
 use crate::errors::from_datafusion;
 
-/// Parameters of a statement.
-pub const PARAMETERS_MAX: usize = 65_535;
+/// Maximum number of parameters of a statement.
+const PARAMETERS_MAX: usize = 65_535;
 
-pub fn parameter_types(plan: &LogicalPlan) -> Result<Vec<DataType>> {
+/// The types of the parameters of a plan, in order from `$1`. [`DataType::Null`] when a type does not follow
+/// from the plan.
+///
+/// # Errors
+/// `InvalidArgument` for named parameters and numbers out of range.
+pub(crate) fn parameter_types(plan: &LogicalPlan) -> Result<Vec<DataType>> {
     let fields = plan.get_parameter_fields().map_err(from_datafusion)?;
     let number = |name: &str| -> Result<usize> {
         name.strip_prefix('$')
@@ -35,8 +40,11 @@ pub fn parameter_types(plan: &LogicalPlan) -> Result<Vec<DataType>> {
     Ok(types)
 }
 
-/// Puts values in the place of parameters, cast to the types that the statement needs.
-pub fn bind(plan: LogicalPlan, values: &[ScalarValue]) -> Result<LogicalPlan> {
+/// Replaces the parameters of a plan by values, cast to the types that the plan needs.
+///
+/// # Errors
+/// `InvalidArgument` when the number of values differs, or a value cannot be cast.
+pub(crate) fn bind(plan: LogicalPlan, values: &[ScalarValue]) -> Result<LogicalPlan> {
     let types = parameter_types(&plan)?;
     if types.len() != values.len() {
         return Err(Error::invalid(format!(
@@ -65,7 +73,11 @@ pub fn bind(plan: LogicalPlan, values: &[ScalarValue]) -> Result<LogicalPlan> {
     plan.with_param_values(ParamValues::from(values)).map_err(from_datafusion)
 }
 
-pub fn row_values(batch: &RecordBatch, row: usize) -> Result<Vec<ScalarValue>> {
+/// The values in one row of a parameter batch.
+///
+/// # Errors
+/// `InvalidArgument` when the batch has columns but no such row.
+pub(crate) fn row_values(batch: &RecordBatch, row: usize) -> Result<Vec<ScalarValue>> {
     if batch.num_columns() > 0 && batch.num_rows() <= row {
         return Err(Error::invalid("the parameters have no row"));
     }
@@ -76,11 +88,11 @@ pub fn row_values(batch: &RecordBatch, row: usize) -> Result<Vec<ScalarValue>> {
         .collect()
 }
 
-/// One field a parameter, named by its number.
-pub fn parameter_schema(plan: &LogicalPlan) -> Result<SchemaRef> {
+/// The parameters of a plan as a schema: one nullable field per parameter, named by its number.
+pub(crate) fn parameter_schema(plan: &LogicalPlan) -> Result<SchemaRef> {
     let types = parameter_types(plan)?;
     let fields = types.into_iter().enumerate().map(|(i, t)| {
-        // A type that does not follow from the statement is called text: clients refuse null.
+        // Clients refuse the null type, so a parameter of unknown type is reported as text.
         Field::new((i + 1).to_string(), if t.is_null() { DataType::Utf8 } else { t }, true)
     });
     Ok(Arc::new(Schema::new(fields.collect::<Vec<_>>())))

@@ -1,4 +1,5 @@
-//! From text to statements, with `?` and `$1` alike.
+//! Parses SQL text into statements. Placeholders `?` and `$1` are both accepted, and syntax errors have a
+//! position.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::ControlFlow;
@@ -7,21 +8,25 @@ use datafusion::common::DataFusionError;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
-use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
+use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 use plexus_model::{Error, Result};
 
 use crate::errors::from_datafusion;
 use crate::sql::dialect::PlexusDialect;
 use crate::sql::names::identifier;
 
-/// A statement may be this long; longer ones are data in disguise.
-pub const SQL_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Maximum length of SQL text in bytes. Longer text consists of literal data, which belongs into a bulk
+/// ingest.
+const SQL_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Nesting of expressions and subqueries.
-pub const RECURSION_MAX: usize = 100;
+/// Maximum nesting depth of expressions and subqueries; bounds the stack of the parser.
+const RECURSION_MAX: usize = 100;
 
-/// Parses one or more statements. Placeholders `?` are numbered in their order.
-pub fn statements(sql: &str) -> Result<VecDeque<Statement>> {
+/// Parses any number of statements. Placeholders `?` are numbered in order of appearance.
+///
+/// # Errors
+/// `InvalidArgument` with the position of a syntax error.
+pub(crate) fn statements(sql: &str) -> Result<VecDeque<Statement>> {
     if sql.len() > SQL_BYTES_MAX {
         return Err(Error::invalid(format!(
             "a statement of {} bytes is longer than {SQL_BYTES_MAX}",
@@ -29,8 +34,8 @@ pub fn statements(sql: &str) -> Result<VecDeque<Statement>> {
         )));
     }
     let dialect = PlexusDialect;
-    let syntax = |e: ParserError| at_end(sql, from_datafusion(DataFusionError::SQL(Box::new(e), None)));
-    let mut tokens = Tokenizer::new(&dialect, sql).tokenize_with_location().map_err(|e| syntax(e.into()))?;
+    let mut tokens =
+        Tokenizer::new(&dialect, sql).tokenize_with_location().map_err(|e| syntax_error(e.into()))?;
     let mut number = 0;
     for token in &mut tokens {
         if let Token::Placeholder(name) = &mut token.token
@@ -40,16 +45,18 @@ pub fn statements(sql: &str) -> Result<VecDeque<Statement>> {
             *name = format!("${number}");
         }
     }
-    DFParserBuilder::new(join_operators(tokens))
+    let mut tokens = join_operators(tokens);
+    tokens.push(end_of_text(sql));
+    DFParserBuilder::new(tokens)
         .with_dialect(&dialect)
         .with_recursion_limit(RECURSION_MAX)
         .build()
         .and_then(|mut parser| parser.parse_statements())
-        .map_err(|e| at_end(sql, from_datafusion(e)))
+        .map_err(from_datafusion)
 }
 
-/// Operators of vectors, which the tokenizer takes for two each.
-pub fn join_operators(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+/// Joins the vector operators `<->` and `<#>`, which the tokenizer splits into two tokens each.
+fn join_operators(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     let mut joined: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
     for token in tokens {
         let operator = match (joined.last().map(|last| &last.token), &token.token) {
@@ -67,19 +74,26 @@ pub fn join_operators(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     joined
 }
 
-/// The parser names no position for what is missing at the end.
-pub fn at_end(sql: &str, error: Error) -> Error {
-    if error.message().contains("Line: ") || !error.message().contains("EOF") {
-        return error;
-    }
+/// An explicit token for the end of the text. The parser makes one up when it runs out of tokens, but without
+/// a position, and its errors about incomplete statements would lack one too.
+fn end_of_text(sql: &str) -> TokenWithSpan {
     let text = sql.trim_end();
-    let line = text.lines().count().max(1);
-    let column = text.lines().next_back().map_or(0, |l| l.chars().count()) + 1;
-    Error::new(error.kind(), format!("{} at Line: {line}, Column: {column}", error.message()))
+    let line = text.lines().count().max(1) as u64;
+    let column = text.lines().next_back().map_or(0, |line| line.chars().count()) as u64 + 1;
+    let end = Location::new(line, column);
+    TokenWithSpan::at(Token::EOF, end, end)
+}
+
+/// A parser error as an error of kind `InvalidArgument`.
+fn syntax_error(error: ParserError) -> Error {
+    from_datafusion(DataFusionError::SQL(Box::new(error), None))
 }
 
 /// Parses exactly one statement.
-pub fn statement(sql: &str) -> Result<Statement> {
+///
+/// # Errors
+/// `InvalidArgument` for a syntax error, an empty text, or several statements.
+pub(crate) fn statement(sql: &str) -> Result<Statement> {
     let mut all = statements(sql)?;
     match (all.pop_front(), all.len()) {
         (Some(statement), 0) => Ok(statement),
@@ -90,8 +104,11 @@ pub fn statement(sql: &str) -> Result<Statement> {
     }
 }
 
-/// Parses one statement of standard SQL.
-pub fn plain_statement(sql: &str) -> Result<ast::Statement> {
+/// Parses one statement that is not an extension of the query engine, such as `COPY`.
+///
+/// # Errors
+/// Those of [`statement`], and `InvalidArgument` for extensions.
+pub(crate) fn plain_statement(sql: &str) -> Result<ast::Statement> {
     match statement(sql)? {
         Statement::Statement(statement) => Ok(*statement),
         other => Err(Error::invalid(format!("{other} is not expected here"))),
@@ -99,25 +116,31 @@ pub fn plain_statement(sql: &str) -> Result<ast::Statement> {
 }
 
 /// Parses a query.
-pub fn query(sql: &str) -> Result<ast::Query> {
+///
+/// # Errors
+/// Those of [`plain_statement`], and `InvalidArgument` for other statements.
+pub(crate) fn query(sql: &str) -> Result<ast::Query> {
     match plain_statement(sql)? {
         ast::Statement::Query(query) => Ok(*query),
         other => Err(Error::invalid(format!("{other} is not a query"))),
     }
 }
 
-/// All names in an expression, as they are meant.
-pub fn identifiers(sql: &str) -> Result<BTreeSet<String>> {
+/// All identifiers in an expression, case folded.
+///
+/// # Errors
+/// `InvalidArgument` for a syntax error.
+pub(crate) fn identifiers(sql: &str) -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
-    let mut note = |ident: &ast::Ident| names.insert(identifier(&ident.to_string()));
+    let mut add = |ident: &ast::Ident| names.insert(identifier(&ident.to_string()));
     let mut expr = expression(sql)?;
     let _: ControlFlow<()> = ast::visit_expressions_mut(&mut expr, |expr| {
         match expr {
             ast::Expr::Identifier(ident) => {
-                note(ident);
+                add(ident);
             }
             ast::Expr::CompoundIdentifier(parts) => parts.iter().for_each(|part| {
-                note(part);
+                add(part);
             }),
             _ => {}
         }
@@ -127,10 +150,12 @@ pub fn identifiers(sql: &str) -> Result<BTreeSet<String>> {
 }
 
 /// Parses an expression.
-pub fn expression(sql: &str) -> Result<ast::Expr> {
-    let fail = |e| from_datafusion(DataFusionError::SQL(Box::new(e), None));
-    let mut parser = Parser::new(&PlexusDialect).try_with_sql(sql).map_err(fail)?;
-    parser.parse_expr().map_err(fail)
+///
+/// # Errors
+/// `InvalidArgument` for a syntax error.
+pub(crate) fn expression(sql: &str) -> Result<ast::Expr> {
+    let mut parser = Parser::new(&PlexusDialect).try_with_sql(sql).map_err(syntax_error)?;
+    parser.parse_expr().map_err(syntax_error)
 }
 
 #[cfg(test)]
@@ -138,14 +163,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn question_marks_are_numbered_and_errors_have_a_position() {
+    fn placeholders_are_numbered_and_errors_have_a_position() {
         assert_eq!(statement("SELECT ?, ?").unwrap().to_string(), "SELECT $1, $2");
         let error = statement("SELECT 1 FRM t x y").unwrap_err();
         assert!(error.message().contains("Line: 1, Column:"), "{error}");
+        for (sql, position) in [
+            ("SELECT a FROM", "at Line: 1, Column: 14"),
+            ("SELECT a\nFROM  \n", "at Line: 2, Column: 5"),
+            ("COPY t TO", "at Line: 1, Column: 10"),
+        ] {
+            let error = statement(sql).unwrap_err();
+            assert!(error.message().ends_with(position), "{error}");
+        }
+        assert!(statement(" ").unwrap_err().message().contains("the statement is empty"));
+        assert!(statement("SELECT 1;").is_ok());
     }
 
     #[test]
-    fn versions_of_tables_are_read_and_what_the_generic_dialect_reads_still_is() {
+    fn time_travel_and_the_generic_dialect_are_parsed() {
         for sql in [
             "SELECT * FROM t VERSION AS OF 5",
             "SELECT * FROM t TIMESTAMP AS OF '2026-01-01' AS old JOIN u ON true",
@@ -158,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn deep_nesting_is_an_error_and_not_an_overflow() {
+    fn deep_nesting_is_an_error() {
         let sql = format!("SELECT {}1{}", "(".repeat(10_000), ")".repeat(10_000));
         assert!(statement(&sql).unwrap_err().message().contains("nested too deeply"));
     }

@@ -1,7 +1,8 @@
-//! Searches as SQL writes them, made ready for the planner.
+//! Rewrites search functions into a form that the planner accepts.
 //!
-//! The arguments of a search are given by name as well as by place, tables and columns are named as they are elsewhere, and
-//! a query vector may come from a subquery, which is run first. The operators of vectors become functions.
+//! The planner takes only positional arguments that are constants. So named arguments become marker calls,
+//! table and column names become strings, and subqueries become placeholders until their results are put in.
+//! Vector operators become function calls.
 
 use std::ops::ControlFlow;
 
@@ -18,12 +19,15 @@ use plexus_query::search::{Function as SearchFunction, NAMED_ARGUMENT};
 
 use crate::sql::names::identifier;
 
-/// Rows that a subquery in the place of an argument may give, each a vector: they become a part of the statement.
-pub const SUBQUERY_ROWS_MAX: usize = 1_000;
+/// Maximum number of vectors that a subquery argument may return, since they become part of the statement.
+pub(crate) const SUBQUERY_ROWS_MAX: usize = 1_000;
 
-/// Prepares the searches of a statement, and gives the subqueries that are their arguments, each where
-/// [`Coordinator::fill_arguments`] puts its result.
-pub fn prepare(statement: &mut ast::Statement) -> Result<Vec<ast::Query>> {
+/// Rewrites the search functions and vector operators of a statement. Returns the subqueries among the
+/// arguments, each replaced in the statement by its [`subquery_placeholder`].
+///
+/// # Errors
+/// `InvalidArgument` for arguments that are no expressions.
+pub(crate) fn prepare(statement: &mut ast::Statement) -> Result<Vec<ast::Query>> {
     let mut searches = Searches::default();
     match VisitMut::visit(statement, &mut searches) {
         ControlFlow::Break(error) => Err(error),
@@ -31,12 +35,14 @@ pub fn prepare(statement: &mut ast::Statement) -> Result<Vec<ast::Query>> {
     }
 }
 
+/// Visits the search functions and vector operators of a statement.
 #[derive(Default)]
-pub struct Searches {
+struct Searches {
     subqueries: Vec<ast::Query>,
 }
 
-pub fn function_of(name: &ObjectName) -> Option<SearchFunction> {
+/// The search function of that name.
+fn search_function(name: &ObjectName) -> Option<SearchFunction> {
     let name = identifier(&name.to_string());
     SearchFunction::ALL.into_iter().find(|function| function.name() == name)
 }
@@ -48,13 +54,13 @@ impl VisitorMut for Searches {
         let TableFactor::Table { name, args: Some(args), .. } = factor else {
             return ControlFlow::Continue(());
         };
-        if function_of(name).is_none() {
+        if search_function(name).is_none() {
             return ControlFlow::Continue(());
         }
-        // The planner looks it up as it is written.
+        // The planner looks functions up without case folding.
         *name = ObjectName::from(vec![Ident::new(identifier(&name.to_string()))]);
         for arg in &mut args.args {
-            if let Err(error) = self.argument(arg) {
+            if let Err(error) = self.rewrite_argument(arg) {
                 return ControlFlow::Break(error);
             }
         }
@@ -63,7 +69,7 @@ impl VisitorMut for Searches {
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
         if let Expr::BinaryOp { op, .. } = expr
-            && let Some(name) = function_of_operator(op)
+            && let Some(name) = operator_function(op)
             && let Expr::BinaryOp { left, right, .. } =
                 std::mem::replace(expr, Expr::Value(Value::Null.into()))
         {
@@ -73,8 +79,8 @@ impl VisitorMut for Searches {
     }
 }
 
-/// The function that an operator of vectors stands for.
-pub fn function_of_operator(op: &BinaryOperator) -> Option<&'static str> {
+/// The function that a vector operator denotes.
+fn operator_function(op: &BinaryOperator) -> Option<&'static str> {
     match op {
         BinaryOperator::Spaceship => Some("cosine_distance"),
         BinaryOperator::Custom(op) if op == "<->" => Some("l2_distance"),
@@ -84,7 +90,8 @@ pub fn function_of_operator(op: &BinaryOperator) -> Option<&'static str> {
 }
 
 impl Searches {
-    fn argument(&mut self, arg: &mut FunctionArg) -> Result<()> {
+    /// Rewrites one argument of a search function.
+    fn rewrite_argument(&mut self, arg: &mut FunctionArg) -> Result<()> {
         let (name, value) = match arg {
             FunctionArg::Unnamed(value) => (None, value),
             FunctionArg::Named { name, arg, .. } => (Some(identifier(&name.to_string())), arg),
@@ -94,7 +101,7 @@ impl Searches {
             return Err(Error::invalid(format!("{arg} is not an argument of a search")));
         };
         match value {
-            // A table or a column. One in quotes keeps them, since it is read as a name again.
+            // A table or column name. It is parsed as a name again later, so quotes must stay.
             Expr::Identifier(ident) if ident.quote_style.is_some() => *value = text(&ident.to_string()),
             Expr::Identifier(ident) => *value = text(&identifier(&ident.to_string())),
             Expr::CompoundIdentifier(parts) => {
@@ -102,9 +109,9 @@ impl Searches {
                 *value = text(&parts.join("."));
             }
             Expr::Subquery(query) => {
-                let place = self.subqueries.len();
+                let index = self.subqueries.len();
                 self.subqueries.push((**query).clone());
-                *value = text(&place_of(place));
+                *value = text(&subquery_placeholder(index));
             }
             _ => {}
         }
@@ -117,16 +124,19 @@ impl Searches {
     }
 }
 
-/// What stands for a subquery until it has run. Not a text that people write.
-pub fn place_of(subquery: usize) -> String {
+/// The string that replaces a subquery until its result is known. The null character keeps it apart from user
+/// text.
+pub(crate) fn subquery_placeholder(subquery: usize) -> String {
     format!("\u{0}subquery {subquery}")
 }
 
-pub fn text(text: &str) -> Expr {
+/// A string literal.
+pub(crate) fn text(text: &str) -> Expr {
     Expr::Value(Value::SingleQuotedString(text.to_owned()).into())
 }
 
-pub fn call(name: &str, args: Vec<Expr>) -> Expr {
+/// A function call.
+pub(crate) fn call(name: &str, args: Vec<Expr>) -> Expr {
     let args = args.into_iter().map(|e| FunctionArg::Unnamed(FunctionArgExpr::Expr(e))).collect();
     let quoted = Ident::with_quote('"', name);
     Expr::Function(Function {
@@ -145,32 +155,38 @@ pub fn call(name: &str, args: Vec<Expr>) -> Expr {
     })
 }
 
-/// One value of a column of vectors, or of texts.
-pub fn vector(column: &ArrayRef, row: usize) -> Result<Expr> {
-    let wrong = || Error::invalid(format!("it gives {}, and no vector", column.data_type()));
+/// The vector in one row of a result, as a string literal that the search functions parse. Accepts lists of
+/// numbers and text.
+///
+/// # Errors
+/// `InvalidArgument` for nulls and other types.
+pub(crate) fn vector_literal(column: &ArrayRef, row: usize) -> Result<Expr> {
+    let invalid =
+        || Error::invalid(format!("the subquery returns {}, a vector is needed", column.data_type()));
     if column.is_null(row) {
-        return Err(Error::invalid("it gives null: a vector is needed"));
+        return Err(Error::invalid("the subquery returns null, a vector is needed"));
     }
     let items = match column.data_type() {
         DataType::FixedSizeList(..) => column.as_fixed_size_list().value(row),
         DataType::List(_) => column.as_list::<i32>().value(row),
         DataType::LargeList(_) => column.as_list::<i64>().value(row),
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
-            let texts = compute::cast(column, &DataType::Utf8).map_err(|_| wrong())?;
+            let texts = compute::cast(column, &DataType::Utf8).map_err(|_| invalid())?;
             return Ok(text(texts.as_string::<i32>().value(row)));
         }
-        _ => return Err(wrong()),
+        _ => return Err(invalid()),
     };
-    let floats = compute::cast(&items, &DataType::Float32).map_err(|_| wrong())?;
-    let floats = floats.as_primitive_opt::<Float32Type>().ok_or_else(wrong)?;
+    let floats = compute::cast(&items, &DataType::Float32).map_err(|_| invalid())?;
+    let floats = floats.as_primitive_opt::<Float32Type>().ok_or_else(invalid)?;
     if floats.null_count() > 0 {
-        return Err(Error::invalid("it gives a vector with a component that is null"));
+        return Err(Error::invalid("the subquery returns a vector with a null component"));
     }
-    // The shortest texts that are read as the same numbers.
+    // The shortest decimal text that parses back to the same float.
     let numbers: Vec<String> = floats.values().iter().map(|value| format!("{value:e}")).collect();
     Ok(text(&format!("[{}]", numbers.join(","))))
 }
 
-pub fn array(elem: Vec<Expr>) -> Expr {
+/// An array literal.
+pub(crate) fn array_of(elem: Vec<Expr>) -> Expr {
     Expr::Array(ast::Array { elem, named: true })
 }

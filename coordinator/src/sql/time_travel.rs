@@ -1,7 +1,7 @@
-//! Older versions of tables in queries.
+//! Time travel: older versions of tables in queries.
 //!
-//! `t VERSION AS OF n` is read as the table `t` of a schema that stands for that version, so that everything
-//! after the parser treats it as any other table.
+//! `t VERSION AS OF n` becomes table `t` of a virtual schema for that version, so that everything after the
+//! parser treats it like any other table.
 
 use std::ops::ControlFlow;
 
@@ -15,11 +15,12 @@ use plexus_query::{Engine, as_of_schema};
 
 use crate::sql::names::quoted;
 
-/// Replaces tables at a version by names that stand for them. `schema` is that of unqualified names.
+/// Replaces tables with a version by their names in virtual schemas. `schema` qualifies names without one.
 ///
 /// # Errors
-/// Names a version or time that cannot be read.
-pub fn resolve(
+/// `InvalidArgument` for a version or time that is invalid or in the future, `NotFound` for one that is no
+/// longer retained, `Unsupported` for other version clauses.
+pub(crate) fn resolve(
     statement: &mut ast::Statement,
     engine: &Engine,
     manifest: &Manifest,
@@ -32,7 +33,8 @@ pub fn resolve(
     }
 }
 
-pub struct Resolver<'a> {
+/// Visits the tables of a statement.
+struct Resolver<'a> {
     engine: &'a Engine,
     manifest: &'a Manifest,
     schema: &'a str,
@@ -45,10 +47,10 @@ impl VisitorMut for Resolver<'_> {
         let TableFactor::Table { name, alias, version, .. } = factor else {
             return ControlFlow::Continue(());
         };
-        let Some(wanted) = version.take() else {
+        let Some(clause) = version.take() else {
             return ControlFlow::Continue(());
         };
-        match self.rename(name, alias, &wanted) {
+        match self.rename(name, alias, &clause) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => ControlFlow::Break(error),
         }
@@ -56,13 +58,15 @@ impl VisitorMut for Resolver<'_> {
 }
 
 impl Resolver<'_> {
+    /// Replaces the name of a table by its name in the virtual schema. Keeps the original name as alias, so
+    /// that qualified columns still resolve.
     fn rename(
         &self,
         name: &mut ObjectName,
         alias: &mut Option<TableAlias>,
-        wanted: &TableVersion,
+        clause: &TableVersion,
     ) -> Result<()> {
-        let version = match wanted {
+        let version = match clause {
             TableVersion::VersionAsOf(expr) => {
                 let number = version_number(expr);
                 number.ok_or_else(|| {
@@ -78,17 +82,17 @@ impl Resolver<'_> {
         };
         let reference = TableReference::parse_str(&name.to_string());
         let (schema, table) = (reference.schema().unwrap_or(self.schema), reference.table());
-        // By the name that it has now, or had then.
-        let called = TableName::new(schema, table);
-        let then = match self.manifest.table(&called).map(|now| now.as_of(version)) {
-            Some(Ok(then)) => then.name.clone(),
-            // Another table may have had the name then.
+        // The statement may use the name that the table has now, or the name that it had at that version.
+        let requested = TableName::new(schema, table);
+        let past = match self.manifest.table(&requested).map(|now| now.as_of(version)) {
+            Some(Ok(past)) => past.name.clone(),
+            // The table that has the name now is newer. Another table may have had the name at that version.
             Some(Err(e)) if e.kind() == ErrorKind::NotFound => {
-                let had = self.manifest.as_of(version).is_ok_and(|then| then.table(&called).is_some());
-                if had { called } else { return Err(e) }
+                let existed = self.manifest.as_of(version).is_ok_and(|past| past.table(&requested).is_some());
+                if existed { requested } else { return Err(e) }
             }
             Some(Err(e)) => return Err(e),
-            None => called,
+            None => requested,
         };
         if version > self.manifest.version {
             return Err(Error::invalid(format!(
@@ -100,33 +104,42 @@ impl Resolver<'_> {
             let name = Ident::with_quote('"', table);
             *alias = Some(TableAlias { explicit: true, name, columns: vec![], at: None });
         }
-        *name = quoted([&as_of_schema(version, &then.schema), &then.table]);
+        *name = quoted([&as_of_schema(version, &past.schema), &past.table]);
         Ok(())
     }
 }
 
-/// The value of an expression that names no column, in microseconds since 1970.
-pub fn time_us(expr: &Expr, engine: &Engine) -> Result<u64> {
-    let wrong = |e: String| Error::invalid(format!("TIMESTAMP AS OF {expr}: {e}"));
+/// Evaluates a constant expression to a time, in microseconds since the Unix epoch.
+///
+/// # Errors
+/// `InvalidArgument` when the expression is not constant, or no time.
+pub(crate) fn time_us(expr: &Expr, engine: &Engine) -> Result<u64> {
+    let invalid = |e: String| Error::invalid(format!("TIMESTAMP AS OF {expr}: {e}"));
     let value = engine.evaluate_constant(&expr.to_string())?;
     let value = ScalarValue::try_from_array(&value, 0)
         .and_then(|value| value.cast_to(&DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))))
-        .map_err(|e| wrong(e.strip_backtrace()))?;
+        .map_err(|e| invalid(e.strip_backtrace()))?;
     match value {
-        ScalarValue::TimestampMicrosecond(Some(us), _) => u64::try_from(us).map_err(|e| wrong(e.to_string())),
-        _ => Err(wrong("it is null".to_owned())),
+        ScalarValue::TimestampMicrosecond(Some(us), _) => {
+            u64::try_from(us).map_err(|e| invalid(e.to_string()))
+        }
+        _ => Err(invalid("it is null".to_owned())),
     }
 }
 
-/// The version that a whole number names, or the last one at a time.
-pub fn version_of(expr: &Expr, engine: &Engine, manifest: &Manifest) -> Result<Version> {
+/// The version that an expression denotes: a whole number, or the last version at a time.
+///
+/// # Errors
+/// Those of [`time_us`] and [`Manifest::version_at`].
+pub(crate) fn version_of(expr: &Expr, engine: &Engine, manifest: &Manifest) -> Result<Version> {
     match version_number(expr) {
         Some(version) => Ok(version),
         None => manifest.version_at(time_us(expr, engine)?),
     }
 }
 
-pub fn version_number(expr: &Expr) -> Option<Version> {
+/// The version that a number literal denotes.
+fn version_number(expr: &Expr) -> Option<Version> {
     match expr {
         Expr::Value(value) => match &value.value {
             Value::Number(digits, _) => digits.parse().ok().map(Version),

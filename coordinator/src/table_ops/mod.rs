@@ -1,4 +1,5 @@
-//! Statements that tend tables: `OPTIMIZE`, `VACUUM`, `RESTORE` and `CHECK TABLE`. Each says what it did.
+//! Maintenance statements (`OPTIMIZE`, `VACUUM`, `RESTORE`, `CHECK TABLE`) and procedures. The statements
+//! return a report of what they did.
 
 use std::sync::Arc;
 
@@ -18,36 +19,42 @@ mod check;
 mod decommission;
 mod optimize;
 mod restore;
-pub mod vacuum;
+pub(crate) mod vacuum;
 mod zorder;
 
 /// Runs procedures and maintenance statements.
-pub struct ProcedureExecutor {
+pub(crate) struct ProcedureExecutor {
     planner: Planner,
     writer: Writer,
     peers: Arc<dyn Peers>,
-    /// Whether a client may make this node fail, for tests.
+    /// Whether clients may arm failpoints on this node. Only for tests.
     failpoints: bool,
 }
 
 impl ProcedureExecutor {
     /// An executor that commits through `writer` and reaches other nodes through `peers`.
-    pub fn new(planner: Planner, writer: Writer, peers: Arc<dyn Peers>, failpoints: bool) -> Self {
+    pub(crate) fn new(planner: Planner, writer: Writer, peers: Arc<dyn Peers>, failpoints: bool) -> Self {
         Self { planner, writer, peers, failpoints }
     }
 
-    pub async fn call(&self, scope: &StatementContext<'_>, procedure: Procedure) -> Result<Executed> {
+    /// Runs a procedure or statement.
+    ///
+    /// # Errors
+    /// Those of the procedure. `Unsupported` for `plexus.fail_at` on a node without failpoints.
+    pub(crate) async fn call(&self, scope: &StatementContext<'_>, procedure: Procedure) -> Result<Executed> {
         match procedure {
             Procedure::RemoveNode(node) => decommission::remove_node(&self.planner.meta, &*self.peers, node)
                 .await
                 .map(|()| Executed::Affected(0)),
             Procedure::Optimize { table, predicate, order } => {
-                self.optimize(scope, &self.tended(scope, &table)?, predicate, order).await
+                self.optimize(scope, &self.writable_table(scope, &table)?, predicate, order).await
             }
             Procedure::Vacuum { table, retain_us, dry_run } => {
                 self.vacuum(scope, table.as_ref(), retain_us, dry_run).await
             }
-            Procedure::Restore { table, to } => self.restore(scope, &self.tended(scope, &table)?, &to).await,
+            Procedure::Restore { table, to } => {
+                self.restore(scope, &self.writable_table(scope, &table)?, &to).await
+            }
             Procedure::FailAt(place) => {
                 if !self.failpoints {
                     return Err(Error::unsupported(
@@ -57,20 +64,23 @@ impl ProcedureExecutor {
                 failpoint::arm(&place);
                 Ok(Executed::Affected(0))
             }
-            Procedure::CheckTable { table } => self.check(&self.tended(scope, &table)?).await,
+            Procedure::CheckTable { table } => self.check(&self.writable_table(scope, &table)?).await,
         }
     }
 
-    /// The table that a statement tends.
-    fn tended(&self, scope: &StatementContext<'_>, name: &ObjectName) -> Result<Arc<Table>> {
+    /// The named table, for a statement that changes it or its files.
+    ///
+    /// # Errors
+    /// Those of a read-only session. `NotFound` when there is no such table.
+    fn writable_table(&self, scope: &StatementContext<'_>, name: &ObjectName) -> Result<Arc<Table>> {
         scope.session.check_writable()?;
         find(&scope.manifest, &object_name(name, &scope.session.schema())?)
     }
 }
 
-/// What a statement did, as rows.
+/// Returns a report as rows.
 fn report(columns: Vec<(&str, ArrayRef)>) -> Result<Executed> {
     let batch = RecordBatch::try_from_iter(columns)
-        .map_err(|e| Error::internal(format!("a report: {e}")).with_source(e))?;
+        .map_err(|e| Error::internal(format!("building the report of a statement: {e}")).with_source(e))?;
     Ok(Executed::Returned(RowStream::from_batches(batch.schema(), vec![batch]), 0))
 }

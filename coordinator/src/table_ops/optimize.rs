@@ -1,4 +1,4 @@
-//! `OPTIMIZE`: the segments of a table become few and full, and their rows ordered if that is wanted.
+//! `OPTIMIZE`: compacts the segments of a table into few, large segments, and sorts their rows on request.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,7 +18,7 @@ use plexus_storage::{rows_bytes, types};
 use super::report;
 use super::zorder::{Sample, ZOrder};
 use crate::background::compaction::{self, Compacted};
-use crate::background::compaction_policy::{self, Sizes};
+use crate::background::compaction_policy::{self, SizeTargets};
 use crate::background::flush::flush;
 use crate::errors::from_datafusion;
 use crate::exec::context::{Executed, StatementContext};
@@ -28,18 +28,22 @@ use crate::sql::parse;
 use crate::table_ops::ProcedureExecutor;
 
 /// In which order rows are written.
-enum Order {
-    /// As they are, which lets writers go on: see [`merging`].
-    AsIs,
-    /// By columns, one after the other.
-    By(Vec<String>),
-    /// Near each other when they are near in all of these columns.
-    Near(Vec<String>),
+enum RowOrder {
+    /// In their current order. Concurrent writes do not interfere: see [`compaction`].
+    Unchanged,
+    /// Sorted by columns.
+    Sort(Vec<String>),
+    /// In the z-order of columns.
+    ZOrder(Vec<String>),
 }
 
 impl ProcedureExecutor {
-    /// Writes the segments of a table anew: all that are not full or have deleted rows, or when rows are to
-    /// be ordered all that there are. With a predicate, only those that may have rows for which it holds.
+    /// Rewrites the segments of a table: those that are not full or have deleted rows, or all of them when
+    /// the rows are sorted. With a predicate, only segments that may contain matching rows.
+    ///
+    /// # Errors
+    /// Those of the predicate and of the `ZORDER BY` columns. `Unavailable` when concurrent writes interfere
+    /// with sorting too often.
     pub(super) async fn optimize(
         &self,
         scope: &StatementContext<'_>,
@@ -47,9 +51,9 @@ impl ProcedureExecutor {
         predicate: Option<Expr>,
         order: Option<Vec<Expr>>,
     ) -> Result<Executed> {
-        let order = order_of(table, order)?;
+        let order = requested_order(table, order)?;
         let predicate = predicate.map(|p| p.to_string());
-        // What is wrong with it is said before anything is done.
+        // Reports an invalid predicate before anything is changed.
         self.matching(scope, table, predicate.as_deref())?;
         self.flush(table).await?;
         let mut total = Compacted::default();
@@ -57,17 +61,17 @@ impl ProcedureExecutor {
             self.optimize_shard(scope, table.id, shard, predicate.as_deref(), &order, &mut total).await?;
             tracing::info!(table = %table.name, shard, of = table.shards.len(), "optimized a shard");
         }
-        let number = |n: u64| Arc::new(UInt64Array::from(vec![n]));
+        let count = |n: u64| Arc::new(UInt64Array::from(vec![n]));
         report(vec![
-            ("rows", number(total.rows)),
-            ("files_before", number(total.segments_before)),
-            ("files_after", number(total.segments_after)),
-            ("bytes_before", number(total.bytes_before)),
-            ("bytes_after", number(total.bytes_after)),
+            ("rows", count(total.rows)),
+            ("files_before", count(total.segments_before)),
+            ("files_after", count(total.segments_after)),
+            ("bytes_before", count(total.bytes_before)),
+            ("bytes_after", count(total.bytes_after)),
         ])
     }
 
-    /// Segments that may have rows for which a predicate holds.
+    /// Segments that may contain rows that match a predicate.
     fn matching(
         &self,
         scope: &StatementContext<'_>,
@@ -85,86 +89,104 @@ impl ProcedureExecutor {
         }
     }
 
-    /// Rows that are in the log become files.
+    /// Flushes all inline segments of a table.
     async fn flush(&self, table: &Table) -> Result<()> {
         for shard in 0..table.shards.len() as u32 {
             let inline = table.segments.values().filter(|s| s.is_inline() && s.shard == shard);
             let inline: Vec<_> = inline.cloned().collect();
             match flush(&self.writer, table, shard, inline).await {
-                // The background work was first.
+                // The background task has flushed them.
                 Err(e) if e.kind() == ErrorKind::Conflict => {}
-                written => written?,
+                flushed => flushed?,
             }
         }
         Ok(())
     }
 
+    /// Optimizes one shard and adds the effect to `total`.
     async fn optimize_shard(
         &self,
         scope: &StatementContext<'_>,
         id: TableId,
         shard: u32,
         predicate: Option<&str>,
-        order: &Order,
+        order: &RowOrder,
         total: &mut Compacted,
     ) -> Result<()> {
         for _ in 0..OPTIMIZE_ATTEMPTS_MAX {
             let manifest = self.planner.pin().await?;
             let table = manifest.tables.get(&id).filter(|t| t.dropped.is_none()).cloned();
-            let table = table.ok_or_else(|| Error::conflict("the table was dropped meanwhile"))?;
+            let table = table.ok_or_else(|| Error::conflict("the table was dropped during OPTIMIZE"))?;
             let scope = StatementContext { manifest: manifest.clone(), ..*scope };
             let chosen = self.matching(&scope, &table, predicate)?;
-            let done = match order {
-                Order::AsIs => {
-                    let now = compaction::now_ms();
-                    let mut candidates = compaction::candidates(&table, manifest.version, shard, now);
-                    candidates.retain(|c| chosen.contains(&c.id));
-                    for group in compaction_policy::all(&candidates, &Sizes::of(&table)) {
-                        let merged =
-                            compaction::compact(&self.writer, &manifest, &table, shard, &group, "optimize")
-                                .await?;
-                        total.add(merged.unwrap_or_default());
-                    }
-                    return Ok(());
+            let sorted = match order {
+                RowOrder::Unchanged => {
+                    return self.compact_shard(&manifest, &table, shard, &chosen, total).await;
                 }
-                Order::By(_) | Order::Near(_) => self.sort_shard(&scope, &table, shard, &chosen, order).await,
+                RowOrder::Sort(_) | RowOrder::ZOrder(_) => {
+                    self.sort_shard(&scope, &table, shard, &chosen, order).await
+                }
             };
-            match done {
+            match sorted {
                 Err(e) if e.kind() == ErrorKind::Conflict => {
-                    tracing::debug!(error = %e, shard, "an ordered compact lost a race");
+                    tracing::debug!(error = %e, shard, "sorting a shard conflicted with another commit");
                 }
                 Err(e) => return Err(e),
-                Ok(merged) => {
-                    total.add(merged);
+                Ok(compacted) => {
+                    total.add(compacted);
                     return Ok(());
                 }
             }
         }
         Err(Error::unavailable(format!(
-            "shard {shard} was changed {OPTIMIZE_ATTEMPTS_MAX} times while its rows were put in order: the shards \
-             before it are done; run OPTIMIZE again when less is written"
+            "shard {shard} was changed {OPTIMIZE_ATTEMPTS_MAX} times while its rows were sorted: the shards \
+             before it are done; run OPTIMIZE again when there are fewer writes"
         )))
     }
 
-    /// Writes segments of one shard anew, their rows in an order.
+    /// Compacts segments of one shard and keeps the order of their rows.
+    async fn compact_shard(
+        &self,
+        manifest: &Manifest,
+        table: &Arc<Table>,
+        shard: u32,
+        chosen: &[SegmentId],
+        total: &mut Compacted,
+    ) -> Result<()> {
+        let now = compaction::now_ms();
+        let mut candidates = compaction::candidates(table, manifest.version, shard, now);
+        candidates.retain(|c| chosen.contains(&c.id));
+        for group in compaction_policy::group_all(&candidates, &SizeTargets::for_table(table)) {
+            let compacted =
+                compaction::compact(&self.writer, manifest, table, shard, &group, "optimize").await?;
+            total.add(compacted.unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    /// Rewrites segments of one shard with their rows in an order.
+    ///
+    /// # Errors
+    /// `Conflict` when a concurrent commit changed one of the segments.
     async fn sort_shard(
         &self,
         scope: &StatementContext<'_>,
         table: &Arc<Table>,
         shard: u32,
         chosen: &[SegmentId],
-        order: &Order,
+        order: &RowOrder,
     ) -> Result<Compacted> {
         let started = Instant::now();
         let version = scope.manifest.version;
-        let of_shard = |s: &&Arc<Segment>| s.shard == shard && !s.is_inline() && chosen.contains(&s.id);
-        let sources: Vec<Arc<Segment>> = table.visible(version).filter(of_shard).cloned().collect();
+        let is_source = |s: &&Arc<Segment>| s.shard == shard && !s.is_inline() && chosen.contains(&s.id);
+        let sources: Vec<Arc<Segment>> = table.visible(version).filter(is_source).cloned().collect();
         if sources.is_empty() {
             return Ok(Compacted::default());
         }
-        let scope = StatementContext { manifest: only(&scope.manifest, table, &sources), ..*scope };
-        let live = sources.iter().map(|s| s.live_rows(version)).sum();
-        let plan = self.ordered(&scope, table, order, live).await?;
+        let scope =
+            StatementContext { manifest: manifest_with_segments(&scope.manifest, table, &sources), ..*scope };
+        let live_rows = sources.iter().map(|s| s.live_rows(version)).sum();
+        let plan = self.ordered_plan(&scope, table, order, live_rows).await?;
         let mut rows = self.planner.run(&plan, &scope.manifest, || self.planner.local_state(&scope)).await?;
         let level = sources.iter().map(|s| s.level).max().unwrap_or(0).saturating_add(1);
         let schema = types::to_arrow(&table.schema);
@@ -177,7 +199,9 @@ impl ProcedureExecutor {
             if let Some(batch) = batch {
                 bytes += rows_bytes(&batch);
                 let batch = RecordBatch::try_new(schema.clone(), batch.columns().to_vec());
-                batches.push(batch.map_err(|e| Error::internal(format!("ordered rows: {e}")))?);
+                batches.push(batch.map_err(|e| {
+                    Error::internal(format!("sorted rows do not have the schema of the table: {e}"))
+                })?);
             }
             if bytes >= SEGMENT_BYTES_TARGET || (last && !batches.is_empty()) {
                 let rows = std::mem::take(&mut batches).into();
@@ -188,87 +212,94 @@ impl ProcedureExecutor {
                 break;
             }
         }
-        let merged = compaction::summary(&sources, &added);
+        let compacted = Compacted::new(&sources, &added);
         let change = TableChange {
             add: added,
             remove: sources.iter().map(|s| s.id).collect(),
             ..TableChange::new(table.id, table.schema_version, version, ChangeKind::Relocate)
         };
         self.writer.commit(vec![change], "optimize", started).await?;
-        Ok(merged)
+        Ok(compacted)
     }
 
-    /// The plan of all rows of a table in an order.
-    async fn ordered(
+    /// The plan of a query for all rows of a table in an order.
+    async fn ordered_plan(
         &self,
         scope: &StatementContext<'_>,
         table: &Table,
-        order: &Order,
-        rows_in_all: u64,
+        order: &RowOrder,
+        row_count: u64,
     ) -> Result<LogicalPlan> {
         let name = quoted([&table.name.schema, &table.name.table]);
-        let all = self.planned(scope, &format!("SELECT * FROM {name}")).await?;
-        let by: Vec<SortExpr> = match order {
-            Order::AsIs => return Ok(all),
-            Order::By(columns) => columns.iter().map(|c| ident(c).sort(true, true)).collect(),
-            Order::Near(columns) => {
-                let place = ScalarUDF::from(self.z_order(scope, table, columns, rows_in_all).await?);
-                vec![place.call(columns.iter().map(ident).collect()).sort(true, true)]
+        let all_rows = self.plan_query(scope, &format!("SELECT * FROM {name}")).await?;
+        let sort: Vec<SortExpr> = match order {
+            RowOrder::Unchanged => return Ok(all_rows),
+            RowOrder::Sort(columns) => columns.iter().map(|c| ident(c).sort(true, true)).collect(),
+            RowOrder::ZOrder(columns) => {
+                let z_order = ScalarUDF::from(self.z_order(scope, table, columns, row_count).await?);
+                vec![z_order.call(columns.iter().map(ident).collect()).sort(true, true)]
             }
         };
-        LogicalPlanBuilder::from(all).sort(by).and_then(LogicalPlanBuilder::build).map_err(from_datafusion)
+        LogicalPlanBuilder::from(all_rows)
+            .sort(sort)
+            .and_then(LogicalPlanBuilder::build)
+            .map_err(from_datafusion)
     }
 
-    /// The z-order of columns, after a look at a sample of them.
+    /// The z-order of columns, from a sample of their values: every n-th row.
     async fn z_order(
         &self,
         scope: &StatementContext<'_>,
         table: &Table,
         columns: &[String],
-        rows_in_all: u64,
+        row_count: u64,
     ) -> Result<ZOrder> {
         let name = quoted([&table.name.schema, &table.name.table]);
-        let named: Vec<String> = columns.iter().map(|c| quoted([c]).to_string()).collect();
-        let plan = self.planned(scope, &format!("SELECT {} FROM {name}", named.join(", "))).await?;
+        let names: Vec<String> = columns.iter().map(|c| quoted([c]).to_string()).collect();
+        let plan = self.plan_query(scope, &format!("SELECT {} FROM {name}", names.join(", "))).await?;
         let mut rows = self.planner.run(&plan, &scope.manifest, || self.planner.local_state(scope)).await?;
-        let every = (rows_in_all as usize).div_ceil(ZORDER_SAMPLE_ROWS).max(1);
+        let stride = (row_count as usize).div_ceil(ZORDER_SAMPLE_ROWS).max(1);
         let types = rows.schema.fields().iter().map(|f| f.data_type().clone()).collect::<Vec<_>>();
         let mut sample = Sample::new(types.into_iter()).map_err(from_datafusion)?;
-        let mut seen = 0;
+        let mut rows_before = 0;
         while let Some(batch) = rows.stream.try_next().await? {
-            let picked: UInt64Array = (0..batch.num_rows())
-                .filter(|row| (seen + row).is_multiple_of(every))
+            let positions: UInt64Array = (0..batch.num_rows())
+                .filter(|row| (rows_before + row).is_multiple_of(stride))
                 .map(|row| row as u64)
                 .collect();
-            seen += batch.num_rows();
-            let picked = arrow::compute::take_record_batch(&batch, &picked);
-            let picked = picked.map_err(|e| Error::internal(format!("a sample of rows: {e}")))?;
-            sample.add(&picked).map_err(from_datafusion)?;
+            rows_before += batch.num_rows();
+            let sampled = arrow::compute::take_record_batch(&batch, &positions)
+                .map_err(|e| Error::internal(format!("sampling rows: {e}")))?;
+            sample.add(&sampled).map_err(from_datafusion)?;
         }
         Ok(sample.into())
     }
 
-    async fn planned(&self, scope: &StatementContext<'_>, sql: &str) -> Result<LogicalPlan> {
+    /// Plans a query.
+    async fn plan_query(&self, scope: &StatementContext<'_>, sql: &str) -> Result<LogicalPlan> {
         let statement = Statement::Statement(Box::new(parse::plain_statement(sql)?));
         self.planner.local_state(scope)?.statement_to_plan(statement).await.map_err(from_datafusion)
     }
 }
 
-/// A database of which nothing is there but some segments of a table: what reads it reads those.
-fn only(manifest: &Manifest, table: &Table, segments: &[Arc<Segment>]) -> Arc<Manifest> {
+/// A manifest in which a table has only the given segments, so that a query for the table reads only those.
+fn manifest_with_segments(manifest: &Manifest, table: &Table, segments: &[Arc<Segment>]) -> Arc<Manifest> {
     let segments = segments.iter().map(|s| (s.id, s.clone())).collect();
     let mut manifest = manifest.clone();
     manifest.tables.insert(table.id, Arc::new(Table { segments, ..table.clone() }));
     Arc::new(manifest)
 }
 
-/// The order that a statement asks for, or the table.
-fn order_of(table: &Table, order: Option<Vec<Expr>>) -> Result<Order> {
+/// The order of the statement, or that of the table when the statement has none.
+///
+/// # Errors
+/// `InvalidArgument`, `NotFound` or `Unsupported` when rows cannot be ordered by an expression.
+fn requested_order(table: &Table, order: Option<Vec<Expr>>) -> Result<RowOrder> {
     let Some(exprs) = order else {
         let columns = table.schema.columns.iter();
         let name = |id: &u32| columns.clone().find(|c| c.id == *id).map(|c| c.name.clone());
-        let by: Vec<String> = table.schema.cluster_by.iter().filter_map(name).collect();
-        return Ok(if by.is_empty() { Order::AsIs } else { Order::By(by) });
+        let cluster_by: Vec<String> = table.schema.cluster_by.iter().filter_map(name).collect();
+        return Ok(if cluster_by.is_empty() { RowOrder::Unchanged } else { RowOrder::Sort(cluster_by) });
     };
     let mut columns = Vec::new();
     for expr in exprs {
@@ -288,10 +319,12 @@ fn order_of(table: &Table, order: Option<Vec<Expr>>) -> Result<Order> {
         columns.push(name);
     }
     match columns.len() {
-        1..=ZORDER_COLUMNS_MAX => Ok(Order::Near(columns)),
-        many => Err(Error::invalid(format!("ZORDER BY takes 1 to {ZORDER_COLUMNS_MAX} columns, not {many}"))),
+        1..=ZORDER_COLUMNS_MAX => Ok(RowOrder::ZOrder(columns)),
+        count => {
+            Err(Error::invalid(format!("ZORDER BY takes 1 to {ZORDER_COLUMNS_MAX} columns, not {count}")))
+        }
     }
 }
 
-/// Columns of a z-order: of more, each counts for too little.
+/// Maximum number of columns of a z-order. With more columns, each one has too little influence on the order.
 const ZORDER_COLUMNS_MAX: usize = 8;

@@ -1,8 +1,8 @@
-//! `RESTORE TABLE`: what a table was at an older version becomes what it is now.
+//! `RESTORE TABLE`: gives a table the schema and the rows that it had at an older version.
 //!
-//! Only rows that differ are touched: those that were written since are deleted, and those that were deleted
-//! since, or were moved to other segments, are written again. It is one commit like any other, so the
-//! versions between stay readable.
+//! Only differing rows are changed. Rows that were written since are deleted. Rows that were deleted since,
+//! or were moved to other segments by a compaction, are written again. A restore is an ordinary commit, so
+//! the versions in between stay readable.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,6 +22,11 @@ use crate::write::keys::OnDuplicate;
 use crate::write::row_changes::RowChanges;
 
 impl ProcedureExecutor {
+    /// Restores a table to the version or time `to`. Returns the number of rows that were written or deleted.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when the version is in the future or cannot be read any more. `Conflict` when the
+    /// table changes concurrently.
     pub(super) async fn restore(
         &self,
         scope: &StatementContext<'_>,
@@ -37,8 +42,8 @@ impl ProcedureExecutor {
                 manifest.version
             )));
         }
-        let then = table.as_of(version)?;
-        let schema = restored_schema(table, &then);
+        let old = table.as_of(version)?;
+        let schema = restored_schema(table, &old);
         let altered = schema != *table.schema;
         let target = Arc::new(Table {
             schema_version: table.schema_version + u32::from(altered),
@@ -47,25 +52,25 @@ impl ProcedureExecutor {
         });
         let mut changes = RowChanges::new(target.clone());
         let mut ingest = self.writer.begin(target.clone(), OnDuplicate::Fail, "restore")?;
-        let mut gone = 0;
+        let mut rows_deleted = 0;
         for segment in table.segments.values() {
-            let was = self.live_rows(&then, segment, version).await?;
-            let is = self.live_rows(table, segment, manifest.version).await?;
-            let written_since = &is - &was;
-            gone += written_since.len();
+            let old_rows = self.live_rows(&old, segment, version).await?;
+            let current_rows = self.live_rows(table, segment, manifest.version).await?;
+            let written_since = &current_rows - &old_rows;
+            rows_deleted += written_since.len();
             if !written_since.is_empty() {
                 changes.delete(segment.id, &written_since);
             }
-            let missing = was - is;
-            if !missing.is_empty() {
-                let pick = RowSelection::Only(Arc::new(missing));
-                let mut rows = self.writer.reader.scan(table, segment, &target.schema, pick).await?;
+            let removed_since = old_rows - current_rows;
+            if !removed_since.is_empty() {
+                let selection = RowSelection::Only(Arc::new(removed_since));
+                let mut rows = self.writer.reader.scan(table, segment, &target.schema, selection).await?;
                 while let Some(found) = rows.try_next().await? {
                     ingest.write(found.rows).await?;
                 }
             }
         }
-        let back = ingest.rows();
+        let rows_written = ingest.rows();
         changes.add(ingest.stage().await?);
         if changes.is_empty() && !altered {
             return Ok(Executed::Affected(0));
@@ -79,17 +84,18 @@ impl ProcedureExecutor {
         let commit = Commit {
             alter: if altered { vec![alter] } else { vec![] },
             changes: vec![changes.into_change(&self.writer, table, manifest.version).await?],
-            // What others wrote meanwhile is not of that version.
+            // Rows of concurrent commits are not part of the restored version, so the commit must fail on
+            // them.
             unchanged: vec![(table.id, manifest.version)],
             operation: "restore".to_owned(),
             duration_us: started.elapsed().as_micros() as u64,
         };
         let applied = self.writer.propose(commit).await?;
         self.planner.meta.wait_version(applied.version, READ_INDEX_TIMEOUT).await?;
-        Ok(Executed::Affected(back + gone))
+        Ok(Executed::Affected(rows_written + rows_deleted))
     }
 
-    /// The rows of a segment that a version sees.
+    /// Positions of the rows of a segment that `version` sees.
     async fn live_rows(&self, table: &Table, segment: &Segment, version: Version) -> Result<RowSet> {
         let mut rows = RowSet::new();
         if segment.is_visible_at(version) {
@@ -100,20 +106,21 @@ impl ProcedureExecutor {
     }
 }
 
-/// The schema of then, with the properties of now: how long versions are kept is not of the rows. Types that were
-/// widened stay wide, since versions between have values that a narrower one does not hold.
-fn restored_schema(now: &Table, then: &Table) -> TableSchema {
+/// The schema of the old version with the table properties of the current one, such as the retention. Widened
+/// types stay wide, because the versions in between have values that do not fit the narrower type.
+fn restored_schema(current: &Table, old: &Table) -> TableSchema {
     let mut schema = TableSchema {
-        retention_us: now.schema.retention_us,
-        last_column: now.schema.last_column,
-        last_index: now.schema.last_index,
-        ..(*then.schema).clone()
+        retention_us: current.schema.retention_us,
+        last_column: current.schema.last_column,
+        last_index: current.schema.last_index,
+        ..(*old.schema).clone()
     };
-    let there = |id: &u32| schema.columns.iter().any(|c| c.id == *id);
-    let indexes = now.schema.indexes.iter().filter(|index| index.kind.columns().iter().all(there)).cloned();
+    let has_column = |id: &u32| schema.columns.iter().any(|c| c.id == *id);
+    let indexes =
+        current.schema.indexes.iter().filter(|index| index.kind.columns().iter().all(has_column)).cloned();
     schema.indexes = indexes.collect();
-    let later = now.history.iter().map(|f| &f.schema).chain([&*now.schema]);
-    for other in later.flat_map(|s| &s.columns) {
+    let schemas = current.history.iter().map(|f| &f.schema).chain([&*current.schema]);
+    for other in schemas.flat_map(|s| &s.columns) {
         let column = schema.columns.iter_mut().find(|c| c.id == other.id);
         if let Some(column) = column.filter(|c| is_wider(&c.data_type, &other.data_type)) {
             column.data_type = other.data_type.clone();

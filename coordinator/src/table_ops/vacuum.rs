@@ -1,4 +1,4 @@
-//! What is kept of a table for readers of older versions, and until when.
+//! `VACUUM`: ends time travel to old versions, so that their files can be removed.
 
 use std::sync::Arc;
 
@@ -11,21 +11,23 @@ use crate::exec::context::{Executed, StatementContext};
 use crate::limits::COMMIT_TIMEOUT;
 use crate::table_ops::ProcedureExecutor;
 
-/// Whether there is something that no version from `until` on sees.
-pub fn has_garbage(table: &Table, until: Version) -> bool {
+/// Whether a vacuum up to `until` has anything to remove: data or history that no version from `until` on
+/// needs.
+pub(crate) fn has_garbage(table: &Table, until: Version) -> bool {
     table.dropped.is_some_and(|dropped| dropped <= until)
         || table.history.iter().any(|history| history.until <= until)
         || table.garbage(until).next().is_some()
 }
 
-/// Bytes of a segment and of its deletions.
-fn bytes(segment: &Segment) -> u64 {
+/// Bytes of a segment and of its deletion vectors.
+fn bytes_with_deletions(segment: &Segment) -> u64 {
     segment.bytes() + segment.deletions.iter().map(DeletionVector::bytes).sum::<u64>()
 }
 
 impl ProcedureExecutor {
-    /// Forgets versions of one table, or of all, that are older than `retain_us`, or than the retention of
-    /// their table. Files go from disk a while after, when no query can be reading them any more.
+    /// Vacuums one table, or all of them: removes versions that are older than `retain_us` microseconds, or
+    /// than the retention of their table. Files stay on disk until no running query can read them any more.
+    /// Returns one row per table. A dry run changes nothing.
     pub(super) async fn vacuum(
         &self,
         scope: &StatementContext<'_>,
@@ -35,35 +37,35 @@ impl ProcedureExecutor {
     ) -> Result<Executed> {
         scope.session.check_writable()?;
         let tables: Vec<Arc<Table>> = match table {
-            Some(name) => vec![self.tended(scope, name)?],
+            Some(name) => vec![self.writable_table(scope, name)?],
             None => scope.manifest.tables.values().cloned().collect(),
         };
         let manifest = &scope.manifest;
-        let (mut names, mut untils, mut segments, mut sizes) = (vec![], vec![], vec![], vec![]);
+        let (mut names, mut oldest_versions, mut segments, mut sizes) = (vec![], vec![], vec![], vec![]);
         for table in &tables {
             let retain_us = retain_us.unwrap_or_else(|| table.retention_us());
-            // Nothing is as old as that: everything is kept.
+            // There is no version of that age, so there is nothing to vacuum.
             let Ok(until) = manifest.version_at(manifest.time_us.saturating_sub(retain_us)) else {
                 continue;
             };
             let due = has_garbage(table, until);
             names.push(table.name.to_string());
-            untils.push(if due { until.max(table.oldest).0 } else { table.oldest.0 });
+            oldest_versions.push(if due { until.max(table.oldest).0 } else { table.oldest.0 });
             segments.push(table.garbage(until).count() as u64);
-            sizes.push(table.garbage(until).map(|s| bytes(s)).sum::<u64>());
+            sizes.push(table.garbage(until).map(|s| bytes_with_deletions(s)).sum::<u64>());
             if dry_run || !due {
                 continue;
             }
             match self.planner.meta.propose(Command::Vacuum { table: table.id, until }, COMMIT_TIMEOUT).await
             {
-                // Dropped, and forgotten by somebody else.
+                // The table was dropped and already vacuumed by a concurrent command.
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
                 done => drop(done?),
             }
         }
         report(vec![
             ("table_name", Arc::new(StringArray::from(names))),
-            ("oldest_version", Arc::new(UInt64Array::from(untils))),
+            ("oldest_version", Arc::new(UInt64Array::from(oldest_versions))),
             ("segments", Arc::new(UInt64Array::from(segments))),
             ("bytes", Arc::new(UInt64Array::from(sizes))),
         ])

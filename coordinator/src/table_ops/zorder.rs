@@ -1,7 +1,8 @@
-//! Z-order: one order of rows that keeps those near each other that are near in several columns.
+//! Z-order: a linear order of rows that keeps rows with similar values in several columns close together.
 //!
-//! Each value becomes its rank among a sample of its column, so that skew and types do not matter; the bits of
-//! the ranks, interleaved from the highest on, are the place of a row (Morton, 1966).
+//! Each value is replaced by its rank in a sample of its column, which removes the influence of skew and
+//! type. The bits of the ranks are interleaved from the highest on into a Morton code (Morton: "A computer
+//! oriented geodetic data base and a new technique in file sequencing", 1966).
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -12,31 +13,39 @@ use arrow_schema::DataType;
 use datafusion::common::Result;
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility};
 
-/// Bits of a rank: all columns together have 64.
+/// Bits of a rank, so that the ranks of all columns fit into 64 bits. At most 16.
 fn rank_bits(columns: usize) -> u32 {
     (u64::BITS / columns.max(1) as u32).min(16)
 }
 
-/// The place of rows, as a function of their columns.
-pub struct ZOrder {
-    /// By column: values that divide the sample into parts of the same size, ascending.
+/// A scalar function from the values of columns to their Morton code.
+pub(crate) struct ZOrder {
+    /// For each column, the quantiles of its sample, ascending.
     bounds: Arc<Vec<Vec<OwnedRow>>>,
     signature: Signature,
 }
 
-/// Values of columns, from which a [`ZOrder`] learns how they are spread.
-pub struct Sample {
+/// A sample of the values of columns. A [`ZOrder`] is made from it.
+pub(crate) struct Sample {
+    /// For each column, its converter to comparable rows, and the sampled values.
     columns: Vec<(RowConverter, Vec<OwnedRow>)>,
 }
 
 impl Sample {
-    pub fn new(types: impl Iterator<Item = DataType>) -> Result<Self> {
+    /// An empty sample of columns of these types.
+    ///
+    /// # Errors
+    /// When values of a type have no order.
+    pub(crate) fn new(types: impl Iterator<Item = DataType>) -> Result<Self> {
         let columns = types.map(|t| Ok((RowConverter::new(vec![SortField::new(t)])?, vec![])));
         Ok(Self { columns: columns.collect::<Result<_>>()? })
     }
 
-    /// Adds rows of the columns. Nothing of the batch is kept but their values.
-    pub fn add(&mut self, rows: &RecordBatch) -> Result<()> {
+    /// Adds rows. Copies the values, so the memory of the batch can be freed.
+    ///
+    /// # Errors
+    /// When the columns do not have the types of the sample.
+    pub(crate) fn add(&mut self, rows: &RecordBatch) -> Result<()> {
         for ((converter, values), column) in self.columns.iter_mut().zip(rows.columns()) {
             let converted = converter.convert_columns(std::slice::from_ref(column))?;
             values.extend(converted.iter().map(|row| row.owned()));
@@ -54,7 +63,7 @@ impl From<Sample> for ZOrder {
     }
 }
 
-/// At most `2^bits` values, between which about as many of the sample are.
+/// At most `2^bits` values that divide the sorted sample into parts of about equal size.
 fn quantiles(mut values: Vec<OwnedRow>, bits: u32) -> Vec<OwnedRow> {
     values.sort();
     let step = values.len().div_ceil(1 << bits).max(1);
@@ -63,15 +72,15 @@ fn quantiles(mut values: Vec<OwnedRow>, bits: u32) -> Vec<OwnedRow> {
     bounds
 }
 
-/// Bits of numbers in turn, from the highest of `bits` on.
+/// Interleaves the lowest `bits` bits of each rank, from the highest bit on.
 fn interleave(ranks: &[u64], bits: u32) -> u64 {
-    let mut place = 0;
+    let mut code = 0;
     for bit in (0..bits).rev() {
         for rank in ranks {
-            place = place << 1 | (rank >> bit & 1);
+            code = code << 1 | (rank >> bit & 1);
         }
     }
-    place
+    code
 }
 
 impl ScalarUDFImpl for ZOrder {
@@ -95,13 +104,14 @@ impl ScalarUDFImpl for ZOrder {
             let converter = RowConverter::new(vec![SortField::new(column.data_type().clone())])?;
             let values = converter.convert_columns(std::slice::from_ref(column))?;
             for (row, value) in values.iter().enumerate() {
-                // The first bound is the smallest value, so that the ranks begin at zero and fit their bits.
+                // The first bound is the smallest value of the sample. Subtracting one makes ranks start at
+                // zero and fit into their bits.
                 let below = self.bounds[index].partition_point(|bound| bound.row() <= value);
                 ranks[row][index] = below.saturating_sub(1) as u64;
             }
         }
-        let places: UInt64Array = ranks.iter().map(|ranks| Some(interleave(ranks, bits))).collect();
-        Ok(ColumnarValue::Array(Arc::new(places)))
+        let codes: UInt64Array = ranks.iter().map(|ranks| Some(interleave(ranks, bits))).collect();
+        Ok(ColumnarValue::Array(Arc::new(codes)))
     }
 }
 
@@ -111,7 +121,7 @@ impl std::fmt::Debug for ZOrder {
     }
 }
 
-// The planner compares functions: one is equal to itself alone.
+// The planner compares functions. Each is equal only to itself.
 impl PartialEq for ZOrder {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.bounds, &other.bounds)
@@ -133,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bits_are_taken_in_turn() {
+    fn bits_are_interleaved() {
         assert_eq!(interleave(&[0b11, 0b00], 2), 0b1010);
         assert_eq!(interleave(&[0b01, 0b11, 0b10], 2), 0b011_110);
         assert_eq!(rank_bits(1), 16);

@@ -1,7 +1,7 @@
-//! Fitting the rows of a client to the columns of a table: order, absent columns, types.
+//! Coerces rows of a client to the columns of a table: their order, absent columns, and types.
 //!
-//! Rows that arrive as Arrow keep their values or are refused: a cast that would round, cut or overflow a
-//! value is an error that names it. Parameters of a statement are cast as the statement would cast them.
+//! Rows that arrive as Arrow keep their values or are rejected: a cast that would round, truncate or overflow
+//! a value is an error that names the value. Rows of a statement are cast like assignments in SQL.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,18 +14,21 @@ use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use plexus_model::{Error, Result, Table};
 use plexus_storage::types;
 
-/// A cast that does not fit is an error, and never a null.
-pub const STRICT: CastOptions<'static> =
+/// A value that does not fit is an error, not a null.
+const STRICT: CastOptions<'static> =
     CastOptions { safe: false, format_options: arrow::util::display::FormatOptions::new() };
 
-/// Names of a table's columns, in their order.
-pub fn column_names(table: &Table) -> Vec<String> {
+/// Names of the columns of a table, in their order.
+pub(crate) fn column_names(table: &Table) -> Vec<String> {
     table.schema.columns.iter().map(|c| c.name.clone()).collect()
 }
 
-/// The columns of a batch, which are called `names`, in the order of the table; those that are absent as
-/// nulls.
-pub fn arrange(batch: &RecordBatch, names: &[String], table: &Table) -> Result<RecordBatch> {
+/// Arranges the columns of a batch, whose names are `names`, in the order of the table. Absent columns are
+/// null. Types are not changed.
+///
+/// # Errors
+/// `InvalidArgument` when `names` does not match the batch or the table, or has duplicates.
+pub(crate) fn arrange(batch: &RecordBatch, names: &[String], table: &Table) -> Result<RecordBatch> {
     if names.len() != batch.num_columns() {
         return Err(Error::invalid(format!(
             "table {}: {} columns are named, the rows have {}",
@@ -60,23 +63,33 @@ pub fn arrange(batch: &RecordBatch, names: &[String], table: &Table) -> Result<R
         .map_err(|e| Error::invalid(format!("rows for table {}: {e}", table.name)).with_source(e))
 }
 
-/// Checks that a batch has the columns of the table in order, and gives them its types.
-pub fn coerce(batch: RecordBatch, schema: &SchemaRef, table: &Table) -> Result<RecordBatch> {
+/// Casts the columns of a batch to the types of a table, without any loss. The batch must have the columns of
+/// the table in their order.
+///
+/// # Errors
+/// `InvalidArgument` names the first column and value that cannot be stored.
+pub(crate) fn coerce(batch: RecordBatch, schema: &SchemaRef, table: &Table) -> Result<RecordBatch> {
     cast_columns(batch, schema, table, cast_exactly)
 }
 
-/// Casts the columns of a batch as assignments in a statement would be cast.
-pub fn assign(batch: RecordBatch, schema: &SchemaRef, table: &Table) -> Result<RecordBatch> {
+/// Casts the columns of a batch to the types of a table, as SQL casts the values of an assignment. Numbers
+/// may be rounded.
+///
+/// # Errors
+/// `InvalidArgument` names the first column that cannot be stored.
+pub(crate) fn assign(batch: RecordBatch, schema: &SchemaRef, table: &Table) -> Result<RecordBatch> {
     cast_columns(batch, schema, table, |array, to| {
         let from = array.data_type();
         let converted =
-            compute::cast_with_options(array, to, &STRICT).map_err(|e| does_not_fit(from, to, &e))?;
+            compute::cast_with_options(array, to, &STRICT).map_err(|e| cast_error(from, to, &e))?;
         check_finite(array, &converted)?;
         Ok(converted)
     })
 }
 
-pub fn cast_columns(
+/// Checks and casts the columns of a batch. `cast` converts a column whose type differs from that of the
+/// table.
+fn cast_columns(
     batch: RecordBatch,
     schema: &SchemaRef,
     table: &Table,
@@ -92,7 +105,7 @@ pub fn cast_columns(
     }
     let mut columns = Vec::with_capacity(batch.num_columns());
     for (array, field) in batch.columns().iter().zip(schema.fields()) {
-        let named = |e: Error| e.context(format!("column {:?} of table {}", field.name(), table.name));
+        let with_column = |e: Error| e.context(format!("column {:?} of table {}", field.name(), table.name));
         if !field.is_nullable() && array.logical_null_count() > 0 {
             return Err(Error::invalid(format!(
                 "column {:?} of table {} must not be null",
@@ -102,32 +115,38 @@ pub fn cast_columns(
         }
         let column = match array.data_type() == field.data_type() {
             true => array.clone(),
-            false => cast(array, field.data_type()).map_err(named)?,
+            false => cast(array, field.data_type()).map_err(with_column)?,
         };
-        check_half(&column).map_err(named)?;
+        check_halfvec(&column).map_err(with_column)?;
         columns.push(column);
     }
     RecordBatch::try_new(schema.clone(), columns)
         .map_err(|e| Error::invalid(format!("rows for table {}: {e}", table.name)).with_source(e))
 }
 
-pub fn does_not_fit(from: &DataType, to: &DataType, error: &ArrowError) -> Error {
+/// The error for a cast that failed.
+fn cast_error(from: &DataType, to: &DataType, error: &ArrowError) -> Error {
     Error::invalid(format!("{from} does not fit {to}: {error}"))
 }
 
 /// What a cast between two types does to values.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Fit {
-    /// It keeps them or fails.
-    Keeps,
-    /// It may round or cut them, which only the way back shows.
+enum CastEffect {
+    /// It preserves them or fails.
+    Lossless,
+    /// It may round or truncate them. Only a cast back to the original type shows whether it did.
     MayRound,
 }
 
-pub fn cast_exactly(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
+/// Casts an array without any loss. A float that becomes a narrower float is rounded all the same, as in
+/// every database.
+///
+/// # Errors
+/// `InvalidArgument` when there is no such cast, or names the first value that would change.
+fn cast_exactly(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
     let from = array.data_type();
     let cast = |array: &ArrayRef, from: &DataType, to: &DataType| {
-        compute::cast_with_options(array, to, &STRICT).map_err(|e| does_not_fit(from, to, &e))
+        compute::cast_with_options(array, to, &STRICT).map_err(|e| cast_error(from, to, &e))
     };
     if let DataType::Dictionary(_, values) = from {
         return cast_exactly(&cast(array, from, values)?, to);
@@ -138,30 +157,30 @@ pub fn cast_exactly(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
     if from == to {
         return Ok(array.clone());
     }
-    // Field by field: that one may round is no reason to refuse what another may.
+    // Field by field: each field is checked by the rule for its own type.
     if let (DataType::Struct(from_fields), DataType::Struct(to_fields)) = (from, to)
         && from_fields.iter().map(|f| f.name()).eq(to_fields.iter().map(|f| f.name()))
     {
-        let parts = array.as_struct();
-        let converted: Vec<ArrayRef> = parts
+        let structs = array.as_struct();
+        let converted: Vec<ArrayRef> = structs
             .columns()
             .iter()
             .zip(to_fields)
-            .map(|(part, field)| {
-                cast_exactly(part, field.data_type())
+            .map(|(column, field)| {
+                cast_exactly(column, field.data_type())
                     .map_err(|e| e.context(format!("field {:?}", field.name())))
             })
             .collect::<Result<_>>()?;
-        let converted = StructArray::try_new(to_fields.clone(), converted, parts.nulls().cloned());
-        return Ok(Arc::new(converted.map_err(|e| does_not_fit(from, to, &e))?));
+        let converted = StructArray::try_new(to_fields.clone(), converted, structs.nulls().cloned());
+        return Ok(Arc::new(converted.map_err(|e| cast_error(from, to, &e))?));
     }
-    let fit = fit(from, to)
+    let effect = cast_effect(from, to)
         .ok_or_else(|| Error::invalid(format!("the rows have type {from}, the table has {to}")))?;
     let converted = cast(array, from, to)?;
-    if fit == Fit::MayRound {
-        let back = cast(&converted, to, from)?;
-        let differs = |row: &usize| array.slice(*row, 1) != back.slice(*row, 1);
-        if array != &back
+    if effect == CastEffect::MayRound {
+        let round_trip = cast(&converted, to, from)?;
+        let differs = |row: &usize| array.slice(*row, 1) != round_trip.slice(*row, 1);
+        if array != &round_trip
             && let Some(row) = (0..array.len()).find(differs)
         {
             let value = array_value_to_string(array, row).unwrap_or_default();
@@ -172,14 +191,19 @@ pub fn cast_exactly(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
     Ok(converted)
 }
 
-/// Refuses infinite components of vectors of half the width: they come from numbers that are too large for it, which the
-/// planner's own casts let pass.
-pub fn check_half(array: &ArrayRef) -> Result<()> {
-    let half = matches!(array.data_type(), DataType::FixedSizeList(item, _) if *item.data_type() == DataType::Float16);
-    if !half {
+/// Rejects infinite components of half-precision vectors. They result from numbers that are too large, which
+/// the casts of the query planner do not reject.
+///
+/// # Errors
+/// `InvalidArgument` names the first such vector.
+fn check_halfvec(array: &ArrayRef) -> Result<()> {
+    let DataType::FixedSizeList(item, _) = array.data_type() else {
+        return Ok(());
+    };
+    if *item.data_type() != DataType::Float16 {
         return Ok(());
     }
-    match (0..array.len()).find(|row| infinities(&array.slice(*row, 1)) > 0) {
+    match (0..array.len()).find(|row| count_infinities(&array.slice(*row, 1)) > 0) {
         Some(row) => {
             let value = array_value_to_string(array, row).unwrap_or_default();
             Err(Error::invalid(format!(
@@ -190,9 +214,12 @@ pub fn check_half(array: &ArrayRef) -> Result<()> {
     }
 }
 
-/// Refuses a cast that made a finite value infinite.
-pub fn check_finite(array: &ArrayRef, converted: &ArrayRef) -> Result<()> {
-    // A text may say that it means infinity.
+/// Rejects a cast that made a finite value infinite.
+///
+/// # Errors
+/// `InvalidArgument` names the first such value.
+fn check_finite(array: &ArrayRef, converted: &ArrayRef) -> Result<()> {
+    // The text "infinity" is a valid float.
     let is_text = matches!(array.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
     let Some(row) = first_new_infinity(array, converted).filter(|_| !is_text) else {
         return Ok(());
@@ -202,17 +229,19 @@ pub fn check_finite(array: &ArrayRef, converted: &ArrayRef) -> Result<()> {
     Err(Error::invalid(format!("{from} {value} does not fit {to}: it is too large")))
 }
 
-/// The first row with a finite value that became infinite in a narrower type.
-pub fn first_new_infinity(before: &ArrayRef, after: &ArrayRef) -> Option<usize> {
-    if infinities(after) <= infinities(before) {
+/// The first row with a finite value in `before` that is infinite in `after`.
+fn first_new_infinity(before: &ArrayRef, after: &ArrayRef) -> Option<usize> {
+    if count_infinities(after) <= count_infinities(before) {
         return None;
     }
-    (0..before.len()).find(|&row| infinities(&after.slice(row, 1)) > infinities(&before.slice(row, 1)))
+    (0..before.len())
+        .find(|&row| count_infinities(&after.slice(row, 1)) > count_infinities(&before.slice(row, 1)))
 }
 
-/// Infinite values in an array, also inside lists and structs.
-pub fn infinities(array: &ArrayRef) -> usize {
-    let within = |values: &ArrayRef, start: usize, end: usize| infinities(&values.slice(start, end - start));
+/// Number of infinite values in an array, with those in lists and structs.
+fn count_infinities(array: &ArrayRef) -> usize {
+    let in_range =
+        |values: &ArrayRef, start: usize, end: usize| count_infinities(&values.slice(start, end - start));
     match array.data_type() {
         t if t.is_floating() => {
             let wide = compute::cast(array, &DataType::Float64).ok();
@@ -222,45 +251,54 @@ pub fn infinities(array: &ArrayRef) -> usize {
         }
         DataType::List(_) => {
             let list = array.as_list::<i32>();
-            within(list.values(), list.value_offsets()[0] as usize, list.value_offsets()[list.len()] as usize)
+            in_range(
+                list.values(),
+                list.value_offsets()[0] as usize,
+                list.value_offsets()[list.len()] as usize,
+            )
         }
         DataType::LargeList(_) => {
             let list = array.as_list::<i64>();
-            within(list.values(), list.value_offsets()[0] as usize, list.value_offsets()[list.len()] as usize)
+            in_range(
+                list.values(),
+                list.value_offsets()[0] as usize,
+                list.value_offsets()[list.len()] as usize,
+            )
         }
-        DataType::FixedSizeList(..) => infinities(array.as_fixed_size_list().values()),
-        DataType::Struct(_) => array.as_struct().columns().iter().map(infinities).sum(),
+        DataType::FixedSizeList(..) => count_infinities(array.as_fixed_size_list().values()),
+        DataType::Struct(_) => array.as_struct().columns().iter().map(count_infinities).sum(),
         _ => 0,
     }
 }
 
-/// Whether values of one type can be those of another, and what the cast does to them.
-pub fn fit(from: &DataType, to: &DataType) -> Option<Fit> {
+/// The effect of a cast between two types; `None` when values of one type cannot be stored as the other.
+fn cast_effect(from: &DataType, to: &DataType) -> Option<CastEffect> {
     use DataType::*;
     let text = |t: &DataType| matches!(t, Utf8 | LargeUtf8 | Utf8View);
     let bytes = |t: &DataType| matches!(t, Binary | LargeBinary | BinaryView | FixedSizeBinary(_));
     let date = |t: &DataType| matches!(t, Date32 | Date64 | Timestamp(..));
     let time = |t: &DataType| matches!(t, Time32(_) | Time64(_));
-    let inner = |a: &DataType, b: &DataType| if a == b { Some(Fit::Keeps) } else { fit(a, b) };
+    let inner =
+        |a: &DataType, b: &DataType| if a == b { Some(CastEffect::Lossless) } else { cast_effect(a, b) };
     match (from, to) {
-        (Null, _) => Some(Fit::Keeps),
+        (Null, _) => Some(CastEffect::Lossless),
         (
             List(a) | LargeList(a) | ListView(a) | LargeListView(a) | FixedSizeList(a, _),
             List(b) | LargeList(b) | ListView(b) | LargeListView(b) | FixedSizeList(b, _),
         ) => inner(a.data_type(), b.data_type()),
         (Struct(a), Struct(b)) if a.len() == b.len() => {
             let fields = a.iter().zip(b);
-            let fits =
+            let effects =
                 fields.map(|(a, b)| inner(a.data_type(), b.data_type()).filter(|_| a.name() == b.name()));
-            fits.collect::<Option<Vec<Fit>>>()?.into_iter().max().or(Some(Fit::Keeps))
+            effects.collect::<Option<Vec<CastEffect>>>()?.into_iter().max().or(Some(CastEffect::Lossless))
         }
         (Map(a, _), Map(b, _)) => inner(a.data_type(), b.data_type()),
-        // A float that is written as a narrower one is rounded, as every database does.
-        (a, b) if a.is_floating() && b.is_floating() => Some(Fit::Keeps),
-        (a, b) if a.is_integer() && b.is_integer() => Some(Fit::Keeps),
-        (a, b) if a.is_numeric() && b.is_numeric() => Some(Fit::MayRound),
-        (a, b) if (date(a) && date(b)) || (time(a) && time(b)) => Some(Fit::MayRound),
-        (a, b) if (text(a) && text(b)) || (bytes(a) && bytes(b)) => Some(Fit::Keeps),
+        // A float is rounded to a narrower float, as in every database.
+        (a, b) if a.is_floating() && b.is_floating() => Some(CastEffect::Lossless),
+        (a, b) if a.is_integer() && b.is_integer() => Some(CastEffect::Lossless),
+        (a, b) if a.is_numeric() && b.is_numeric() => Some(CastEffect::MayRound),
+        (a, b) if (date(a) && date(b)) || (time(a) && time(b)) => Some(CastEffect::MayRound),
+        (a, b) if (text(a) && text(b)) || (bytes(a) && bytes(b)) => Some(CastEffect::Lossless),
         _ => None,
     }
 }
@@ -282,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn times_change_their_unit_as_long_as_nothing_is_lost() {
+    fn times_change_their_unit_without_loss() {
         let nanos = DataType::Timestamp(TimeUnit::Nanosecond, None);
         let micros = DataType::Timestamp(TimeUnit::Microsecond, None);
         let finer = cast(TimestampMicrosecondArray::from(vec![Some(5), None]), nanos.clone()).unwrap();
@@ -297,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_change_their_type_as_long_as_nothing_is_lost() {
+    fn numbers_change_their_type_without_loss() {
         let cents = DataType::Decimal128(10, 2);
         assert!(cast(Float64Array::from(vec![0.1, 12.25]), cents.clone()).is_ok());
         let error = cast(Float64Array::from(vec![0.125]), cents.clone()).unwrap_err();
@@ -313,20 +351,20 @@ mod tests {
     }
 
     #[test]
-    fn dictionaries_are_unpacked_before_they_are_compared() {
+    fn dictionaries_are_decoded_before_the_cast() {
         let values: DictionaryArray<Int32Type> = vec!["a", "b", "a"].into_iter().collect();
         assert_eq!(cast(values, DataType::Utf8View).unwrap().as_string_view().value(2), "a");
     }
 
     #[test]
-    fn nested_values_are_not_rounded_either() {
+    fn nested_values_are_not_rounded() {
         let list = |item| DataType::List(Arc::new(Field::new("item", item, true)));
         let floats =
             |v: f64| ListArray::from_iter_primitive::<Float64Type, _, _>([None, Some(vec![Some(v), None])]);
         assert!(cast(floats(2.0), list(DataType::Int32)).is_ok());
         let error = cast(floats(1.5), list(DataType::Int32)).unwrap_err();
         assert!(error.message().contains("1.5"), "{error}");
-        // Whole numbers become a vector; a float becomes a narrower one.
+        // Integers can become a vector, and a float can become a narrower float.
         let vector = DataType::FixedSizeList(Arc::new(Field::new("item", DataType::Float32, true)), 2);
         let ints = ListArray::from_iter_primitive::<Int64Type, _, _>([Some(vec![Some(1), Some(2)])]);
         assert!(cast(ints, vector.clone()).is_ok());
@@ -335,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn a_float_that_becomes_infinite_is_refused() {
+    fn a_cast_that_makes_a_float_infinite_is_rejected() {
         assert!(cast(Float64Array::from(vec![0.1, f64::INFINITY]), DataType::Float32).is_ok());
         let error = cast(Float64Array::from(vec![0.1, 1e300]), DataType::Float32).unwrap_err();
         assert!(error.message().contains("1e300"), "{error}");
@@ -345,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_a_struct_are_converted_each_by_its_own_rule() {
+    fn each_field_of_a_struct_is_cast_by_its_own_rule() {
         let of = |a, b| vec![Field::new("a", a, true), Field::new("b", b, true)].into();
         let rows = |a: f64, b: f64| {
             let fields: Vec<ArrayRef> =
@@ -360,7 +398,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_fits_comes_back_unchanged(values in proptest::collection::vec(proptest::option::of(any::<i64>()), 0..50), shift in 0u32..63) {
+        fn values_survive_a_successful_cast(
+            values in proptest::collection::vec(proptest::option::of(any::<i64>()), 0..50),
+            shift in 0u32..63,
+        ) {
             let values: Vec<Option<i64>> = values.into_iter().map(|v| v.map(|v| v >> shift)).collect();
             let array: ArrayRef = Arc::new(Int64Array::from(values));
             for to in [

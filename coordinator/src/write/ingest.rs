@@ -1,8 +1,8 @@
-//! Writing rows: from batches to one commit.
+//! One write: from batches of rows to one commit.
 //!
-//! Batches are checked against the schema that the statement pinned, routed to shards, encoded once and
-//! sent to all replicas as they fill. One commit at the end makes all of it visible, or none: segments
-//! of a load that fails are unreachable and become garbage.
+//! Batches are checked against the schema that the statement pinned, routed to shards, encoded once, and
+//! uploaded to all replicas as buffers fill. One commit at the end makes all rows visible, or none. Small
+//! writes have no uploads: their rows travel in the log, in a group commit.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,55 +28,65 @@ use crate::write::coerce::coerce;
 use crate::write::group_queue::{RowsToWrite, Written};
 use crate::write::keys::OnDuplicate;
 use crate::write::row_changes::RowChanges;
-use crate::write::writer::{Writer, current};
+use crate::write::writer::{Writer, current_with_schema_of};
 
+/// Rows of one shard that are not encoded yet.
 #[derive(Default)]
-pub struct Buffer {
+struct ShardBuffer {
     batches: Vec<RecordBatch>,
+    /// Bytes of the batches in memory.
     bytes: usize,
 }
 
-/// One write in progress. Dropping it abandons it.
+/// A write in progress. Dropping it abandons the write.
 pub struct Ingest {
     table: Arc<Table>,
+    /// The Arrow schema of the table.
     schema: SchemaRef,
     checks: RowChecks,
     on_duplicate: OnDuplicate,
     operation: &'static str,
     router: Router,
-    buffers: Vec<Buffer>,
+    /// By shard.
+    buffers: Vec<ShardBuffer>,
     uploads: JoinSet<Result<NewSegment>>,
-    permits: Arc<Semaphore>,
-    /// Held once there is more than fits in the log.
-    permit: Option<OwnedSemaphorePermit>,
+    /// Bounds the uploads in progress.
+    upload_permits: Arc<Semaphore>,
+    /// Held once the write is too large for the log. See [`LOADS_MAX`].
+    load_permit: Option<OwnedSemaphorePermit>,
+    /// Uploaded segments.
     segments: Vec<NewSegment>,
-    /// Of the segments, in the entry of the log.
-    weight: usize,
+    /// Bytes of the records of `segments` in the log entry of the commit.
+    segments_weight: usize,
     rows: u64,
     started: Instant,
     writer: Writer,
 }
 
 impl Writer {
-    /// Begins a write to `table` as the statement pinned it.
-    pub fn begin(
+    /// Begins a write to `table` as the statement pinned it. `operation` is its name in the commit history.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when a `CHECK` constraint of the table cannot be evaluated.
+    pub(crate) fn begin(
         &self,
         table: Arc<Table>,
         on_duplicate: OnDuplicate,
         operation: &'static str,
     ) -> Result<Ingest> {
         let shards = table.shards.len();
-        let first = (SegmentId::generate().0 & 0xffff) as u32;
+        // Tables without a key are filled round-robin. A random start spreads small writes over the shards.
+        let first_shard = (SegmentId::generate().0 & 0xffff) as u32;
         Ok(Ingest {
             schema: types::to_arrow(&table.schema),
             checks: self.engine.row_checks(&table.schema)?,
-            router: Router::new(&table.schema.primary_key, shards as u32, first),
-            buffers: (0..shards).map(|_| Buffer::default()).collect(),
+            router: Router::new(&table.schema.primary_key, shards as u32, first_shard),
+            buffers: (0..shards).map(|_| ShardBuffer::default()).collect(),
             uploads: JoinSet::new(),
-            permits: Arc::new(Semaphore::new(UPLOADS_MAX)),
-            permit: None,
+            upload_permits: Arc::new(Semaphore::new(UPLOADS_MAX)),
+            load_permit: None,
             segments: Vec::new(),
-            weight: 0,
+            segments_weight: 0,
             rows: 0,
             started: Instant::now(),
             writer: self.clone(),
@@ -89,56 +99,73 @@ impl Writer {
 
 impl Ingest {
     /// The schema that batches must have.
-    pub fn schema(&self) -> &SchemaRef {
+    pub(crate) fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
-    pub fn rows(&self) -> u64 {
+    /// Number of rows so far.
+    pub(crate) fn rows(&self) -> u64 {
         self.rows
     }
 
-    /// Adds rows. Waits while too much is being encoded or sent.
-    pub async fn write(&mut self, batch: RecordBatch) -> Result<()> {
+    /// Adds rows. Waits while too many segments are being encoded or sent.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when a row does not fit the table. `ResourceExhausted` when too many loads are in
+    /// progress on this node, or when one commit cannot hold the segments. `Unavailable` when an upload
+    /// failed.
+    pub(crate) async fn write(&mut self, batch: RecordBatch) -> Result<()> {
         let batch = coerce(batch, &self.schema, &self.table)?;
         self.checks.check(&batch).map_err(|e| e.context(format!("table {}", self.table.name)))?;
         self.rows += batch.num_rows() as u64;
-        if self.permit.is_none() && self.buffered() + rows_bytes(&batch) > INLINE_BYTES_MAX {
-            let permit = timeout(LOAD_WAIT_MAX, self.writer.loads.clone().acquire_owned()).await.map_err(|_| {
-                Error::exhausted(format!(
-                    "{LOADS_MAX} loads are in progress on this node, and none has ended in {LOAD_WAIT_MAX:?}"
-                ))
-            })?;
-            self.permit = Some(permit.map_err(|_| Error::unavailable("the node is stopping"))?);
+        if self.load_permit.is_none() && self.buffered_bytes() + rows_bytes(&batch) > INLINE_BYTES_MAX {
+            self.load_permit = Some(self.acquire_load_permit().await?);
         }
         for (shard, part) in self.router.route(batch)? {
             let buffer = &mut self.buffers[shard as usize];
             buffer.bytes += rows_bytes(&part);
             buffer.batches.push(part);
             if buffer.bytes >= SEGMENT_BYTES_TARGET {
-                self.flush(shard as usize).await?;
+                self.start_upload(shard as usize).await?;
             }
         }
-        while self.buffered() > LOAD_BUFFER_BYTES_MAX {
+        while self.buffered_bytes() > LOAD_BUFFER_BYTES_MAX {
             let largest = (0..self.buffers.len()).max_by_key(|&s| self.buffers[s].bytes).unwrap_or_default();
-            self.flush(largest).await?;
+            self.start_upload(largest).await?;
         }
         Ok(())
     }
 
-    fn buffered(&self) -> usize {
+    /// Waits until fewer than [`LOADS_MAX`] loads are in progress on this node.
+    async fn acquire_load_permit(&self) -> Result<OwnedSemaphorePermit> {
+        let permit =
+            timeout(LOAD_WAIT_MAX, self.writer.loads.clone().acquire_owned()).await.map_err(|_| {
+                Error::exhausted(format!(
+                    "{LOADS_MAX} loads are in progress on this node, and none has ended in {LOAD_WAIT_MAX:?}"
+                ))
+            })?;
+        permit.map_err(|_| Error::unavailable("the node is stopping"))
+    }
+
+    fn buffered_bytes(&self) -> usize {
         self.buffers.iter().map(|b| b.bytes).sum()
     }
 
-    async fn flush(&mut self, shard: usize) -> Result<()> {
+    /// Encodes and uploads the buffered rows of a shard in the background. Waits for a free upload slot.
+    async fn start_upload(&mut self, shard: usize) -> Result<()> {
         let buffer = std::mem::take(&mut self.buffers[shard]);
         if buffer.batches.is_empty() {
             return Ok(());
         }
         while let Some(done) = self.uploads.try_join_next() {
-            self.uploaded(joined(done)?)?;
+            self.add_segment(upload_result(done)?)?;
         }
-        let permit =
-            self.permits.clone().acquire_owned().await.map_err(|_| Error::internal("uploads were closed"))?;
+        let permit = self
+            .upload_permits
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|_| Error::internal("the upload semaphore is closed"))?;
         let writer = self.writer.clone();
         let table = self.table.clone();
         let upload = async move {
@@ -149,11 +176,14 @@ impl Ingest {
         Ok(())
     }
 
-    /// Keeps a segment for the commit, as long as the commit fits in an entry of the log.
-    fn uploaded(&mut self, segment: NewSegment) -> Result<()> {
-        self.weight += segment.weight();
+    /// Adds an uploaded segment to the commit.
+    ///
+    /// # Errors
+    /// `ResourceExhausted` when the commit does not fit into a log entry.
+    fn add_segment(&mut self, segment: NewSegment) -> Result<()> {
+        self.segments_weight += segment.weight();
         self.segments.push(segment);
-        if self.weight + INLINE_BYTES_MAX > PROPOSAL_BYTES_MAX {
+        if self.segments_weight + INLINE_BYTES_MAX > PROPOSAL_BYTES_MAX {
             return Err(Error::exhausted(format!(
                 "{} segments of table {} are more than one commit can hold: load less at once",
                 self.segments.len(),
@@ -164,19 +194,23 @@ impl Ingest {
     }
 
     /// Makes all rows visible in one commit.
-    pub async fn finish(mut self) -> Result<Written> {
+    ///
+    /// # Errors
+    /// `AlreadyExists` or `InvalidArgument` for a rejected primary key. `Conflict` when concurrent commits
+    /// interfere. Otherwise those of [`Self::write`] and of the commit.
+    pub(crate) async fn finish(mut self) -> Result<Written> {
         if self.rows == 0 {
             return Ok(Written { rows: 0, version: None });
         }
-        let buffered = self.buffered();
-        if self.uploads.is_empty() && self.segments.is_empty() && self.goes_inline(buffered) {
-            match self.finish_inline(buffered).await {
-                // The log has been filled meanwhile: take the file path.
+        let bytes = self.buffered_bytes();
+        if self.uploads.is_empty() && self.segments.is_empty() && self.fits_inline(bytes) {
+            match self.finish_inline(bytes).await {
+                // The inline bytes of the log have reached their limit in the meantime: write files.
                 Err(e) if e.kind() == ErrorKind::ResourceExhausted => {}
                 other => return other,
             }
         }
-        let segments = self.upload_rest().await?;
+        let segments = self.finish_uploads().await?;
         if self.table.schema.has_key() {
             return self.commit_keyed(segments).await;
         }
@@ -184,38 +218,40 @@ impl Ingest {
         Ok(Written { rows: self.rows, version: Some(applied.version) })
     }
 
-    /// Encodes the rest and waits until all segments are durable.
-    async fn upload_rest(&mut self) -> Result<Vec<NewSegment>> {
+    /// Uploads the remaining rows and waits until all segments are durable.
+    async fn finish_uploads(&mut self) -> Result<Vec<NewSegment>> {
         for shard in 0..self.buffers.len() {
-            self.flush(shard).await?;
+            self.start_upload(shard).await?;
         }
         while let Some(done) = self.uploads.join_next().await {
-            self.uploaded(joined(done)?)?;
+            self.add_segment(upload_result(done)?)?;
         }
         if self.started.elapsed() > WRITE_TIME_MAX {
             return Err(Error::exhausted(format!(
-                "the write took {:?}, longer than {WRITE_TIME_MAX:?}: its first segments may be collected as garbage",
+                "the write took {:?}, longer than {WRITE_TIME_MAX:?}: its first segments may be \
+                 collected as garbage",
                 self.started.elapsed()
             )));
         }
         Ok(std::mem::take(&mut self.segments))
     }
 
+    /// The change that adds segments to the table.
     fn change(&self, add: Vec<NewSegment>) -> TableChange {
         let base = self.writer.meta.manifest().version;
         let change = TableChange::new(self.table.id, self.table.schema_version, base, ChangeKind::Write);
         TableChange { add, ..change }
     }
 
-    /// Commits segments of a table with a primary key: again at a newer version as long as somebody else
-    /// writes to the same keys.
+    /// Commits segments of a table with a primary key. While concurrent commits write the same keys, resolves
+    /// duplicates again at a newer version.
     async fn commit_keyed(&self, segments: Vec<NewSegment>) -> Result<Written> {
         let mut attempt = 1;
         loop {
             let manifest = self.writer.meta.read(READ_INDEX_TIMEOUT).await?;
             let mut changes = RowChanges::new(self.table.clone());
             changes.add(segments.clone());
-            let table = current(&manifest, &self.table)?;
+            let table = current_with_schema_of(&manifest, &self.table)?;
             let rows =
                 changes.resolve_keys(&self.writer, &table, manifest.version, self.on_duplicate).await?;
             if rows == 0 {
@@ -229,29 +265,35 @@ impl Ingest {
         }
     }
 
-    /// The rows as segments that are durable but not committed, for a transaction that will.
-    pub async fn stage(mut self) -> Result<Vec<NewSegment>> {
-        let buffered = self.buffered();
-        if self.uploads.is_empty() && self.segments.is_empty() && buffered <= INLINE_BYTES_MAX {
-            let full = self.buffers.iter().zip(0..).filter(|(b, _)| !b.batches.is_empty());
-            return full
+    /// Returns the rows as segments that are not committed, for a transaction that commits them. Segments in
+    /// files are durable.
+    ///
+    /// # Errors
+    /// Those of [`Self::write`].
+    pub(crate) async fn stage(mut self) -> Result<Vec<NewSegment>> {
+        let bytes = self.buffered_bytes();
+        if self.uploads.is_empty() && self.segments.is_empty() && bytes <= INLINE_BYTES_MAX {
+            let filled = self.buffers.iter().zip(0..).filter(|(b, _)| !b.batches.is_empty());
+            return filled
                 .map(|(buffer, shard)| {
-                    self.writer.inline(&self.table, shard, &buffer.batches.iter().collect::<Vec<_>>())
+                    self.writer.inline_segment(&self.table, shard, &buffer.batches.iter().collect::<Vec<_>>())
                 })
                 .collect();
         }
-        self.upload_rest().await
+        self.finish_uploads().await
     }
 
-    /// Whether so few bytes should ride in the log, as far as this node knows how many do already.
-    fn goes_inline(&self, bytes: usize) -> bool {
+    /// Whether rows of so many bytes may travel in the log, by the inline bytes in the local manifest.
+    /// `apply` makes the final decision.
+    fn fits_inline(&self, bytes: usize) -> bool {
         let manifest = self.writer.meta.manifest();
-        let of_table = manifest.tables.get(&self.table.id).map_or(0, |t| t.inline_bytes);
+        let table_bytes = manifest.tables.get(&self.table.id).map_or(0, |t| t.inline_bytes);
         bytes <= INLINE_BYTES_MAX
-            && of_table + bytes as u64 <= INLINE_TABLE_BYTES_MAX as u64
+            && table_bytes + bytes as u64 <= INLINE_TABLE_BYTES_MAX as u64
             && manifest.inline_bytes() + bytes as u64 <= INLINE_TOTAL_BYTES_MAX as u64
     }
 
+    /// Commits the buffered rows in a group commit.
     async fn finish_inline(&self, bytes: usize) -> Result<Written> {
         let parts: Vec<(u32, RecordBatch)> = self
             .buffers
@@ -264,6 +306,7 @@ impl Ingest {
     }
 }
 
-pub fn joined(done: Result<Result<NewSegment>, tokio::task::JoinError>) -> Result<NewSegment> {
-    done.map_err(|e| Error::internal(format!("writing a segment: {e}")))?
+/// The segment of an upload, or its error.
+fn upload_result(done: Result<Result<NewSegment>, tokio::task::JoinError>) -> Result<NewSegment> {
+    done.map_err(|e| Error::internal(format!("uploading a segment: {e}")))?
 }

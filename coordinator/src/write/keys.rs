@@ -1,6 +1,6 @@
-//! Primary keys: which rows that a version sees have the keys of rows to be written.
+//! Primary keys: finds the stored rows with the keys of rows to be written.
 //!
-//! Candidates come from the key indexes of segments, by hash; the keys themselves decide.
+//! The key indexes of segments give candidates by hash. The keys themselves are then read and compared.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -16,82 +16,83 @@ use plexus_storage::{CanonicalKeys, SegmentReader, SegmentRef, project};
 
 use crate::limits::KEY_INDEX_BYTES_MAX;
 
-/// What a write does about a row whose key is there already.
+/// How a write handles a row whose primary key exists already.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OnDuplicate {
-    /// It fails.
+    /// The write fails.
     Fail,
-    /// It leaves the row that is there.
+    /// The stored row stays, and the new row is ignored.
     Ignore,
-    /// It takes its place.
+    /// The new row replaces the stored row.
     Replace,
 }
 
-/// Rows by the segment that they are in.
-pub type RowsOf = BTreeMap<SegmentId, RowSet>;
+/// Row positions by segment.
+pub(crate) type RowsBySegment = BTreeMap<SegmentId, RowSet>;
 
-/// What writing some segments means for keys that are there.
+/// How the duplicate keys of new segments are resolved.
 #[derive(Default, Debug)]
-pub struct Resolved {
-    /// Visible rows that are replaced.
-    pub replaced: RowsOf,
-    /// Rows of the new segments that are not to be seen, since their key is there.
-    pub kept_out: RowsOf,
+pub(crate) struct KeyResolution {
+    /// Stored rows that are replaced.
+    pub(crate) replaced: RowsBySegment,
+    /// Rows of the new segments that are ignored, because their key exists.
+    pub(crate) ignored: RowsBySegment,
 }
 
-/// Looks keys up. Holds the indexes of segments in memory, up to a bound.
+/// Finds rows by primary key. Caches the key indexes of segments in memory, up to a bound.
 pub struct KeyIndexes {
     reader: SegmentReader,
     cache: Cache<SegmentId, Arc<KeyIndex>>,
 }
 
 impl KeyIndexes {
+    /// An empty cache that reads segments through `reader`.
     pub fn new(reader: SegmentReader) -> Self {
         let weight =
             |_: &SegmentId, index: &Arc<KeyIndex>| u32::try_from(index.bytes() + 64).unwrap_or(u32::MAX);
         Self { reader, cache: Cache::builder().max_capacity(KEY_INDEX_BYTES_MAX).weigher(weight).build() }
     }
 
-    /// Compares the keys of segments that are to be written with each other and with those that `version`
-    /// sees, without the rows that are `gone`.
+    /// Finds and resolves duplicate keys of new segments: among themselves, and with the rows that `version`
+    /// of the table sees, without the `deleted` rows.
     ///
     /// # Errors
-    /// `AlreadyExists` names a key that is there, unless `mode` says what to do; `InvalidArgument` names one
-    /// that is given twice.
-    pub async fn resolve(
+    /// `AlreadyExists` names a key that is stored already, with [`OnDuplicate::Fail`]. `InvalidArgument`
+    /// names a key that occurs twice in the new segments, unless duplicates are ignored.
+    pub(crate) async fn resolve(
         &self,
         table: &Table,
         version: Version,
-        gone: &RowsOf,
+        deleted: &RowsBySegment,
         added: &[NewSegment],
         mode: OnDuplicate,
-    ) -> Result<Resolved> {
-        let mut resolved = Resolved::default();
-        for (i, mine) in added.iter().map(|s| &s.0).enumerate() {
-            let later = added[i..].iter().map(|s| &s.0).filter(|s| s.shard == mine.shard);
+    ) -> Result<KeyResolution> {
+        let mut resolved = KeyResolution::default();
+        for (i, new) in added.iter().map(|s| &s.0).enumerate() {
+            let later = added[i..].iter().map(|s| &s.0).filter(|s| s.shard == new.shard);
             for other in later {
-                for (row, again) in self.equal(table, mine, other, &RowSet::new()).await? {
+                for (row, duplicate) in self.rows_with_equal_keys(table, new, other, &RowSet::new()).await? {
                     match mode {
                         OnDuplicate::Ignore => {
-                            resolved.kept_out.entry(other.id).or_default().insert(again);
+                            resolved.ignored.entry(other.id).or_default().insert(duplicate);
                         }
-                        _ => return Err(self.given_twice(table, mine, row).await),
+                        _ => return Err(self.duplicate_error(table, new, row).await),
                     }
                 }
             }
-            for other in table.visible(version).filter(|s| s.shard == mine.shard) {
-                let mut hidden = self.reader.invisible_rows(table, other, version).await?;
-                if let Some(rows) = gone.get(&other.id) {
-                    hidden = Arc::new(&*hidden | rows);
+            for other in table.visible(version).filter(|s| s.shard == new.shard) {
+                let mut invisible = self.reader.invisible_rows(table, other, version).await?;
+                if let Some(rows) = deleted.get(&other.id) {
+                    invisible = Arc::new(&*invisible | rows);
                 }
-                for (row, theirs) in self.equal(table, mine, other, &hidden).await? {
+                for (row, stored) in self.rows_with_equal_keys(table, new, other, &invisible).await? {
                     match mode {
-                        OnDuplicate::Fail => return Err(self.exists(table, mine, row).await),
+                        OnDuplicate::Fail => return Err(self.exists_error(table, new, row).await),
                         OnDuplicate::Ignore => {
-                            resolved.kept_out.entry(mine.id).or_default().insert(row);
+                            resolved.ignored.entry(new.id).or_default().insert(row);
                         }
                         OnDuplicate::Replace => {
-                            resolved.replaced.entry(other.id).or_default().insert(theirs);
+                            resolved.replaced.entry(other.id).or_default().insert(stored);
                         }
                     }
                 }
@@ -100,59 +101,65 @@ impl KeyIndexes {
         Ok(resolved)
     }
 
-    /// Pairs of rows of two segments with the same key; of one segment with itself, those of two rows.
-    async fn equal(
+    /// Pairs of rows of two segments with the same key, without the `invisible` rows of the second segment.
+    /// For a segment and itself, each pair of different rows occurs once.
+    async fn rows_with_equal_keys(
         &self,
         table: &Table,
-        mine: &Segment,
-        other: &Segment,
-        hidden: &RowSet,
+        left: &Segment,
+        right: &Segment,
+        invisible: &RowSet,
     ) -> Result<Vec<(u32, u32)>> {
-        let (a, b) = (self.index(table, mine).await?, self.index(table, other).await?);
-        let pairs = common(a, b).await?;
-        let same = mine.id == other.id;
+        let (left_index, right_index) = (self.index(table, left).await?, self.index(table, right).await?);
+        let pairs = join_hashes(left_index, right_index).await?;
+        let same = left.id == right.id;
         let pairs: Vec<(u32, u32)> =
-            pairs.into_iter().filter(|(a, b)| !hidden.contains(*b) && (!same || a < b)).collect();
+            pairs.into_iter().filter(|(l, r)| !invisible.contains(*r) && (!same || l < r)).collect();
         if pairs.is_empty() {
             return Ok(pairs);
         }
-        let of_mine = self.keys_at(table, mine, pairs.iter().map(|(a, _)| *a).collect()).await?;
-        let of_other = self.keys_at(table, other, pairs.iter().map(|(_, b)| *b).collect()).await?;
-        Ok(pairs.into_iter().filter(|(a, b)| of_mine.get(a) == of_other.get(b)).collect())
+        let left_keys = self.keys_at(table, left, pairs.iter().map(|(l, _)| *l).collect()).await?;
+        let right_keys = self.keys_at(table, right, pairs.iter().map(|(_, r)| *r).collect()).await?;
+        Ok(pairs.into_iter().filter(|(l, r)| left_keys.get(l) == right_keys.get(r)).collect())
     }
 
-    /// Rows that `version` sees with the given keys: by the position of the key. `mine` is the index of the
-    /// keys.
-    pub async fn find(
+    /// The rows of a shard that `version` sees with the given keys, by the position of the key. `index` is
+    /// the key index of `keys`.
+    ///
+    /// # Errors
+    /// Those of reading segments.
+    pub(crate) async fn find(
         &self,
         table: &Table,
         version: Version,
         shard: u32,
         keys: &CanonicalKeys,
-        mine: Arc<KeyIndex>,
+        index: Arc<KeyIndex>,
     ) -> Result<HashMap<u32, (SegmentId, u32)>> {
         let mut found = HashMap::new();
         for segment in table.visible(version).filter(|s| s.shard == shard) {
-            let theirs = self.index(table, segment).await?;
-            let pairs = common(mine.clone(), theirs).await?;
+            let stored_index = self.index(table, segment).await?;
+            let pairs = join_hashes(index.clone(), stored_index).await?;
             if pairs.is_empty() {
                 continue;
             }
-            let hidden = self.reader.invisible_rows(table, segment, version).await?;
-            let pairs: Vec<(u32, u32)> = pairs.into_iter().filter(|(_, b)| !hidden.contains(*b)).collect();
+            let invisible = self.reader.invisible_rows(table, segment, version).await?;
+            let pairs: Vec<(u32, u32)> =
+                pairs.into_iter().filter(|(_, row)| !invisible.contains(*row)).collect();
             if pairs.is_empty() {
                 continue;
             }
-            let stored = self.keys_at(table, segment, pairs.iter().map(|(_, b)| *b).collect()).await?;
-            for (a, b) in pairs {
-                if stored.get(&b).is_some_and(|key| *key == keys.bytes(a as usize)) {
-                    found.insert(a, (segment.id, b));
+            let stored = self.keys_at(table, segment, pairs.iter().map(|(_, row)| *row).collect()).await?;
+            for (position, row) in pairs {
+                if stored.get(&row).is_some_and(|key| *key == keys.bytes(position as usize)) {
+                    found.insert(position, (segment.id, row));
                 }
             }
         }
         Ok(found)
     }
 
+    /// The key index of a segment. That of an inline segment is built from its keys and not cached.
     async fn index(&self, table: &Table, segment: &Segment) -> Result<Arc<KeyIndex>> {
         let Some(file) = SegmentRef::data_file(table, segment) else {
             return KeyIndex::open(build_key_index(&segment.keys).into()).map(Arc::new);
@@ -165,33 +172,41 @@ impl KeyIndexes {
         Ok(index)
     }
 
-    /// The canonical keys of rows of a segment.
+    /// The canonical keys of rows of a segment, by row.
     async fn keys_at(&self, table: &Table, segment: &Segment, rows: RowSet) -> Result<HashMap<u32, Vec<u8>>> {
         let mut keys = HashMap::with_capacity(rows.len() as usize);
         let mut batches =
             self.reader.scan(table, segment, &key_schema(table), RowSelection::Only(Arc::new(rows))).await?;
         while let Some(found) = batches.try_next().await? {
-            let of_batch = CanonicalKeys::new(found.rows.columns())?;
-            keys.extend(found.positions.iter().zip(0..).map(|(at, row)| (*at as u32, of_batch.bytes(row))));
+            let batch_keys = CanonicalKeys::new(found.rows.columns())?;
+            keys.extend(
+                found
+                    .positions
+                    .iter()
+                    .zip(0..)
+                    .map(|(position, row)| (*position as u32, batch_keys.bytes(row))),
+            );
         }
         Ok(keys)
     }
 
-    async fn exists(&self, table: &Table, segment: &Segment, row: u32) -> Error {
+    /// The error for a row whose key is stored already.
+    async fn exists_error(&self, table: &Table, segment: &Segment, row: u32) -> Error {
         match self.describe(table, segment, row).await {
-            Ok(key) => exists(table, &key),
+            Ok(key) => exists_error(table, &key),
             Err(error) => error,
         }
     }
 
-    async fn given_twice(&self, table: &Table, segment: &Segment, row: u32) -> Error {
+    /// The error for a row whose key occurs twice among the new rows.
+    async fn duplicate_error(&self, table: &Table, segment: &Segment, row: u32) -> Error {
         match self.describe(table, segment, row).await {
-            Ok(key) => given_twice(table, &key),
+            Ok(key) => duplicate_error(table, &key),
             Err(error) => error,
         }
     }
 
-    /// The key of a row, for people.
+    /// The key of a row, for error messages.
     async fn describe(&self, table: &Table, segment: &Segment, row: u32) -> Result<String> {
         let only = RowSelection::Only(Arc::new(RowSet::from_iter([row])));
         let batches = self.reader.scan(table, segment, &key_schema(table), only).await?;
@@ -201,33 +216,38 @@ impl KeyIndexes {
     }
 }
 
-/// CanonicalKeys up to which they are compared on the async thread: some tens of microseconds.
-pub const COMMON_INLINE_MAX: usize = 16 * 1024;
+/// Number of keys up to which two indexes are joined on the async thread. This takes some tens of
+/// microseconds.
+const JOIN_ON_ASYNC_THREAD_KEYS_MAX: usize = 16 * 1024;
 
-pub async fn common(a: Arc<KeyIndex>, b: Arc<KeyIndex>) -> Result<Vec<(u32, u32)>> {
-    if a.len() + b.len() <= COMMON_INLINE_MAX {
-        return Ok(a.join_hashes(&b));
+/// Pairs of rows of two key indexes with the same hash.
+async fn join_hashes(left: Arc<KeyIndex>, right: Arc<KeyIndex>) -> Result<Vec<(u32, u32)>> {
+    if left.len() + right.len() <= JOIN_ON_ASYNC_THREAD_KEYS_MAX {
+        return Ok(left.join_hashes(&right));
     }
-    tokio::task::spawn_blocking(move || a.join_hashes(&b))
+    tokio::task::spawn_blocking(move || left.join_hashes(&right))
         .await
         .map_err(|e| Error::internal(format!("comparing keys: {e}")))
 }
 
-pub fn key_schema(table: &Table) -> TableSchema {
+/// The schema of the primary key columns of a table.
+fn key_schema(table: &Table) -> TableSchema {
     let key: Vec<usize> = table.schema.primary_key.iter().map(|&i| i as usize).collect();
     project(&table.schema, &key)
 }
 
-/// Values of key columns in one row.
-pub fn describe_key(columns: &[arrow::array::ArrayRef], row: usize) -> String {
+/// The values of key columns in one row, for error messages.
+pub(crate) fn describe_key(columns: &[arrow::array::ArrayRef], row: usize) -> String {
     let value = |column: &arrow::array::ArrayRef| array_value_to_string(column, row).unwrap_or_default();
     columns.iter().map(value).collect::<Vec<_>>().join(", ")
 }
 
-pub fn exists(table: &Table, key: &str) -> Error {
+/// The error for a key that is stored already.
+pub(crate) fn exists_error(table: &Table, key: &str) -> Error {
     Error::already_exists(format!("table {}: a row with primary key ({key}) exists already", table.name))
 }
 
-pub fn given_twice(table: &Table, key: &str) -> Error {
+/// The error for a key that occurs twice in one statement.
+pub(crate) fn duplicate_error(table: &Table, key: &str) -> Error {
     Error::invalid(format!("table {}: primary key ({key}) is given twice in one statement", table.name))
 }

@@ -1,10 +1,11 @@
-//! From batches to one commit: coercion, routing, replication, group commit, keys.
+//! The write path, from batches of rows to one commit: coercion, routing, primary keys, replication, group
+//! commit.
 
-pub mod coerce;
-pub mod group_commit;
-pub mod group_queue;
-pub mod ingest;
-pub mod keys;
-pub mod replicate;
-pub mod row_changes;
-pub mod writer;
+pub(crate) mod coerce;
+pub(crate) mod group_commit;
+pub(crate) mod group_queue;
+pub(crate) mod ingest;
+pub(crate) mod keys;
+pub(crate) mod replicate;
+pub(crate) mod row_changes;
+pub(crate) mod writer;

@@ -1,4 +1,4 @@
-//! Sending one segment to the replicas of its shard.
+//! Replication: sends one file to the replicas of its shard.
 
 use std::sync::Arc;
 
@@ -11,26 +11,27 @@ use tokio::time::timeout;
 use crate::limits::{STRAGGLER_TIMEOUT, UPLOAD_TIMEOUT};
 use crate::peers::{Peers, SegmentUpload};
 
-/// Sends segments to replicas and counts who has them durably.
+/// Sends files to replicas and counts the replicas on which they are durable. Cheap to clone.
 #[derive(Clone)]
 pub struct Replicator {
     node: NodeId,
-    /// Absent on a node without the data role.
+    /// `None` on a node without the data role.
     store: Option<Arc<SegmentStore>>,
     peers: Arc<dyn Peers>,
 }
 
 impl Replicator {
+    /// A replicator on `node`, with its own `store`, that reaches other nodes through `peers`.
     pub fn new(node: NodeId, store: Option<Arc<SegmentStore>>, peers: Arc<dyn Peers>) -> Self {
         Self { node, store, peers }
     }
 
-    /// Sends the same bytes to all `replicas` at once and returns those that have them durably: at least
-    /// a majority, and more when they answer soon after.
+    /// Sends the same bytes to all `replicas` concurrently. Returns the replicas on which they are durable:
+    /// at least a majority, and slower replicas that confirm within [`STRAGGLER_TIMEOUT`].
     ///
     /// # Errors
-    /// `Unavailable` when a majority cannot be reached; the message names who failed and why.
-    pub async fn replicate(&self, upload: SegmentUpload, replicas: &[NodeId]) -> Result<Vec<NodeId>> {
+    /// `Unavailable` when a majority cannot be reached. The message names the failed nodes and their errors.
+    pub(crate) async fn replicate(&self, upload: SegmentUpload, replicas: &[NodeId]) -> Result<Vec<NodeId>> {
         let needed = majority(replicas.len());
         let id = upload.id;
         let mut sends = JoinSet::new();
@@ -45,22 +46,23 @@ impl Replicator {
             let Some(joined) = sends.join_next().await else {
                 break;
             };
-            collect(joined, id, &mut durable, &mut failures);
+            record_result(joined, id, &mut durable, &mut failures);
         }
         if durable.len() < needed {
-            return Err(not_enough(id, durable.len(), needed, replicas.len(), &failures));
+            return Err(no_majority(id, durable.len(), needed, replicas.len(), &failures));
         }
-        let rest = async {
+        let stragglers = async {
             while let Some(joined) = sends.join_next().await {
-                collect(joined, id, &mut durable, &mut failures);
+                record_result(joined, id, &mut durable, &mut failures);
             }
         };
-        // Those that are late see the segment in the manifest and pull it.
-        let _ = timeout(STRAGGLER_TIMEOUT, rest).await;
+        // A later replica finds the file in the manifest and repairs it.
+        let _ = timeout(STRAGGLER_TIMEOUT, stragglers).await;
         durable.sort_unstable();
         Ok(durable)
     }
 
+    /// Makes the file durable on one node, which may be this one.
     async fn send(&self, node: NodeId, upload: SegmentUpload) -> Result<()> {
         if node != self.node {
             return self.peers.put_segment(node, upload, UPLOAD_TIMEOUT).await;
@@ -68,14 +70,15 @@ impl Replicator {
         let store = self
             .store
             .clone()
-            .ok_or_else(|| Error::internal("this node keeps a replica without the data role"))?;
+            .ok_or_else(|| Error::internal("this node is a replica but does not have the data role"))?;
         tokio::task::spawn_blocking(move || store.put(upload.id, &upload.bytes, &upload.checksum))
             .await
             .map_err(|e| Error::internal(format!("writing a segment: {e}")))?
     }
 }
 
-pub fn collect(
+/// Adds the result of one send to the nodes that have the file, or to the failures.
+fn record_result(
     joined: Result<(NodeId, Result<()>), tokio::task::JoinError>,
     id: SegmentId,
     durable: &mut Vec<NodeId>,
@@ -84,20 +87,15 @@ pub fn collect(
     match joined {
         Ok((node, Ok(()))) => durable.push(node),
         Ok((node, Err(error))) => {
-            tracing::warn!(segment = %id, replica = %node, %error, "replica did not take the segment");
+            tracing::warn!(segment = %id, replica = %node, %error, "a replica did not store the segment");
             failures.push(format!("node {node}: {error}"));
         }
         Err(error) => failures.push(error.to_string()),
     }
 }
 
-pub fn not_enough(
-    id: SegmentId,
-    durable: usize,
-    needed: usize,
-    replicas: usize,
-    failures: &[String],
-) -> Error {
+/// The error for a file that is durable on too few replicas.
+fn no_majority(id: SegmentId, durable: usize, needed: usize, replicas: usize, failures: &[String]) -> Error {
     Error::unavailable(format!(
         "segment {id} is durable on {durable} of {replicas} replicas, {needed} are needed; {}",
         failures.join("; ")

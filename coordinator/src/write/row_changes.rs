@@ -1,4 +1,4 @@
-//! What a statement does to the rows of one table, before it is committed.
+//! The changes of one statement to the rows of one table, before they are committed.
 
 use std::sync::Arc;
 
@@ -10,38 +10,49 @@ use plexus_model::{
 };
 
 use crate::limits::{DELETIONS_INLINE_BYTES_MAX, MANY_DELETIONS_INLINE_BYTES_MAX, UPLOADS_MAX};
-use crate::write::keys::{OnDuplicate, RowsOf};
+use crate::write::keys::{OnDuplicate, RowsBySegment};
 use crate::write::writer::Writer;
 
-/// Segments that come, rows that go, segments that go whole.
+/// Changes to the rows of one table.
 #[derive(Clone, Debug)]
-pub struct RowChanges {
-    pub table: Arc<Table>,
-    pub added: Vec<NewSegment>,
-    pub deleted: RowsOf,
-    pub removed: Vec<SegmentId>,
+pub(crate) struct RowChanges {
+    /// The table with the schema of the added segments.
+    pub(crate) table: Arc<Table>,
+    /// New segments. Those in files are durable.
+    pub(crate) added: Vec<NewSegment>,
+    /// Deleted rows of existing segments.
+    pub(crate) deleted: RowsBySegment,
+    /// Existing segments that are removed as a whole.
+    pub(crate) removed: Vec<SegmentId>,
 }
 
 impl RowChanges {
-    pub fn new(table: Arc<Table>) -> Self {
-        Self { table, added: vec![], deleted: RowsOf::new(), removed: vec![] }
+    /// No changes.
+    pub(crate) fn new(table: Arc<Table>) -> Self {
+        Self { table, added: vec![], deleted: RowsBySegment::new(), removed: vec![] }
     }
 
-    pub fn is_empty(&self) -> bool {
+    /// Whether there is nothing to commit.
+    pub(crate) fn is_empty(&self) -> bool {
         self.added.is_empty() && self.deleted.is_empty() && self.removed.is_empty()
     }
 
-    pub fn add(&mut self, segments: Vec<NewSegment>) {
+    /// Adds new segments.
+    pub(crate) fn add(&mut self, segments: Vec<NewSegment>) {
         self.added.extend(segments);
     }
 
-    pub fn delete(&mut self, segment: SegmentId, rows: &RowSet) {
+    /// Deletes rows of an existing segment.
+    pub(crate) fn delete(&mut self, segment: SegmentId, rows: &RowSet) {
         *self.deleted.entry(segment).or_default() |= rows;
     }
 
-    /// Makes the added rows agree with the keys that `version` of `table` sees, and with each other. Returns
-    /// how many rows are written.
-    pub async fn resolve_keys(
+    /// Resolves duplicate primary keys, among the added rows and with the rows that `version` of `table`
+    /// sees. Returns the number of rows that are written.
+    ///
+    /// # Errors
+    /// Those of [`KeyIndexes::resolve`](crate::KeyIndexes).
+    pub(crate) async fn resolve_keys(
         &mut self,
         writer: &Writer,
         table: &Table,
@@ -56,24 +67,37 @@ impl RowChanges {
         for (segment, rows) in &resolved.replaced {
             self.delete(*segment, rows);
         }
-        let mut kept_out = 0;
+        let mut ignored = 0;
         for segment in self.added.iter_mut().map(|s| &mut s.0) {
-            if let Some(rows) = resolved.kept_out.get(&segment.id) {
-                kept_out += rows.len();
+            if let Some(rows) = resolved.ignored.get(&segment.id) {
+                ignored += rows.len();
                 segment.deletions = vec![DeletionVector::inline(rows)];
             }
         }
         self.added.retain(|s| s.0.deletions.iter().map(|d| d.count).sum::<u64>() < s.0.rows);
-        Ok(added - kept_out)
+        Ok(added - ignored)
     }
 
-    /// The change as it is proposed, computed from `version` of `table`.
-    pub async fn into_change(self, writer: &Writer, table: &Table, version: Version) -> Result<TableChange> {
+    /// The change to propose, computed from `version` of `table`. Large deletion vectors are written to
+    /// files.
+    ///
+    /// # Errors
+    /// `Conflict` when `table` does not have a segment any more. `Unavailable` when a file cannot be
+    /// replicated.
+    pub(crate) async fn into_change(
+        self,
+        writer: &Writer,
+        table: &Table,
+        version: Version,
+    ) -> Result<TableChange> {
         let mut removed = self.removed;
         let mut deleted = Vec::with_capacity(self.deleted.len());
         for (id, rows) in self.deleted {
             let segment = table.segments.get(&id).ok_or_else(|| {
-                Error::conflict(format!("table {}: segment {id} was removed meanwhile", table.name))
+                Error::conflict(format!(
+                    "table {}: segment {id} was removed by a concurrent commit",
+                    table.name
+                ))
             })?;
             match segment.live_rows(version) == rows.len() {
                 true => removed.push(id),
@@ -84,10 +108,12 @@ impl RowChanges {
         let many = bytes > DELETIONS_INLINE_BYTES_MAX;
         let inline_max = if many { MANY_DELETIONS_INLINE_BYTES_MAX } else { INLINE_DELETION_BYTES_MAX };
         let write = |(segment, rows): (&Arc<Segment>, RowSet)| {
-            // What leaves the log for a file takes its deletions along, which therefore are in the log.
+            // A flush needs the deletions of inline segments, so these must be in the log as well.
             let inline_max = if segment.is_inline() { usize::MAX } else { inline_max };
             let (id, shard) = (segment.id, segment.shard);
-            async move { writer.deletion(table, shard, &rows, inline_max).await.map(|deletion| (id, deletion)) }
+            async move {
+                writer.deletion_vector(table, shard, &rows, inline_max).await.map(|deletion| (id, deletion))
+            }
         };
         let deletions: Vec<_> = deleted.into_iter().map(write).collect();
         let delete = stream::iter(deletions).buffered(UPLOADS_MAX).try_collect().await?;
@@ -96,8 +122,12 @@ impl RowChanges {
     }
 }
 
-/// The rows of deletions that are not committed yet, which are in no file.
-pub fn inline_union(deletions: &[DeletionVector]) -> Result<RowSet> {
+/// The union of deletion vectors that are not committed yet. Vectors in files are left out: before the commit
+/// there are none.
+///
+/// # Errors
+/// `Corrupt` when a vector cannot be decoded.
+pub(crate) fn inline_union(deletions: &[DeletionVector]) -> Result<RowSet> {
     let mut rows = RowSet::new();
     for deletion in deletions {
         rows |= deletion.inline_rows()?.unwrap_or_default();

@@ -1,8 +1,7 @@
-//! Writing rows: from batches to one commit.
+//! The components and basic steps of the write path.
 //!
-//! Batches are checked against the schema that the statement pinned, routed to shards, encoded once and
-//! sent to all replicas as they fill. One commit at the end makes all of it visible, or none: segments
-//! of a load that fails are unreachable and become garbage.
+//! A write uploads segments first and then commits them. Segments of a write that fails before its commit are
+//! unreachable, and garbage collection removes them.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,23 +24,34 @@ use crate::write::group_queue::GroupCommitter;
 use crate::write::keys::KeyIndexes;
 use crate::write::replicate::Replicator;
 
-/// What every write needs.
+/// The components of the write path. Cheap to clone.
 #[derive(Clone)]
 pub struct Writer {
+    /// The metadata group, which commits changes.
     pub meta: Arc<Meta>,
+    /// Sends files to the replicas.
     pub replicator: Replicator,
+    /// Encodes rows as segment files.
     pub encoder: SegmentEncoder,
+    /// Commits small writes in groups.
     pub group: GroupCommitter,
+    /// Reads existing segments.
     pub reader: SegmentReader,
+    /// Finds rows by primary key.
     pub keys: Arc<KeyIndexes>,
+    /// Evaluates `CHECK` constraints and predicates, and reads segments for index builds.
     pub engine: Arc<Engine>,
-    /// One permit a write that is too large for the log.
+    /// One permit for each write that is too large for the log.
     pub loads: Arc<Semaphore>,
 }
 
 impl Writer {
-    /// Commits changes at once.
-    pub async fn commit(
+    /// Commits changes without grouping them with other writes. The commit history records the time since
+    /// `started`.
+    ///
+    /// # Errors
+    /// `Conflict` when a concurrent commit interferes. Otherwise those of [`Meta::propose`].
+    pub(crate) async fn commit(
         &self,
         changes: Vec<TableChange>,
         operation: &str,
@@ -52,17 +62,24 @@ impl Writer {
         self.propose(Commit { changes, operation, duration_us, ..Commit::default() }).await
     }
 
-    /// Commits, under a token that is repeated until the outcome is known.
-    pub async fn propose(&self, commit: Commit) -> Result<Applied> {
+    /// Proposes a commit and waits for its outcome. Repeated proposals use the same token, so it is applied
+    /// once.
+    ///
+    /// # Errors
+    /// Those of [`Meta::propose`].
+    pub(crate) async fn propose(&self, commit: Commit) -> Result<Applied> {
         failpoint::crash_if_armed("commit.propose");
         let applied = self.meta.propose(Command::Commit(commit), COMMIT_TIMEOUT).await;
         failpoint::crash_if_armed("commit.answered");
         applied
     }
 
-    /// Encodes the batches of one shard and makes them durable on its replicas.
+    /// Encodes rows of one shard as a segment file and makes it durable on the replicas.
+    ///
+    /// # Errors
+    /// `Unavailable` when a majority of the replicas cannot be reached.
     #[tracing::instrument(level = "info", skip_all, fields(table = %table.name, shard = shard))]
-    pub async fn upload(
+    pub(crate) async fn upload(
         &self,
         table: &Table,
         shard: u32,
@@ -77,13 +94,17 @@ impl Writer {
         let EncodedSegment { bytes, data, rows, statistics } = encoded;
         let (id, acknowledged) = self.replicate(table, shard, bytes, data.checksum).await?;
         failpoint::crash_if_armed("segment.durable");
-        tracing::debug!(segment = %id, rows, bytes = data.bytes, replicas = acknowledged.len(), "segment is durable");
+        let replicas = acknowledged.len();
+        tracing::debug!(segment = %id, rows, bytes = data.bytes, replicas, "segment is durable");
         let segment = Segment { level, statistics, acknowledged, ..new_segment(table, id, shard, rows) };
         Ok(NewSegment(Segment { data: SegmentData::File(data), ..segment }))
     }
 
-    /// Makes bytes durable on the replicas of a shard, under a new id.
-    pub async fn replicate(
+    /// Makes a file durable on the replicas of a shard. Returns its new id and the replicas that confirmed.
+    ///
+    /// # Errors
+    /// `Unavailable` when a majority of the replicas cannot be reached.
+    pub(crate) async fn replicate(
         &self,
         table: &Table,
         shard: u32,
@@ -96,9 +117,12 @@ impl Writer {
         Ok((id, acknowledged))
     }
 
-    /// The deletion of rows from a segment of a shard: in the log, or in a file when they take more than
-    /// `inline_max` bytes.
-    pub async fn deletion(
+    /// A deletion vector for rows of a segment of a shard. It travels in the log, or is written to a file
+    /// when it has more than `inline_max` bytes.
+    ///
+    /// # Errors
+    /// `Unavailable` when a majority of the replicas cannot be reached.
+    pub(crate) async fn deletion_vector(
         &self,
         table: &Table,
         shard: u32,
@@ -119,8 +143,16 @@ impl Writer {
         Ok(DeletionVector { rows: DeletionVectorData::File { id, data, acknowledged }, ..deletion })
     }
 
-    /// Rows of a shard as a segment that rides in the log.
-    pub fn inline(&self, table: &Table, shard: u32, batches: &[&RecordBatch]) -> Result<NewSegment> {
+    /// Encodes rows of a shard as an inline segment, which travels in the log.
+    ///
+    /// # Errors
+    /// When the rows cannot be encoded.
+    pub(crate) fn inline_segment(
+        &self,
+        table: &Table,
+        shard: u32,
+        batches: &[&RecordBatch],
+    ) -> Result<NewSegment> {
         let encoded = inline::encode(&table.schema, batches)?;
         let segment = new_segment(table, SegmentId::generate(), shard, encoded.rows);
         Ok(NewSegment(Segment {
@@ -132,8 +164,8 @@ impl Writer {
     }
 }
 
-/// A record of a segment without its data.
-pub fn new_segment(table: &Table, id: SegmentId, shard: u32, rows: u64) -> Segment {
+/// The record of a segment without data.
+fn new_segment(table: &Table, id: SegmentId, shard: u32, rows: u64) -> Segment {
     Segment {
         id,
         shard,
@@ -153,10 +185,16 @@ pub fn new_segment(table: &Table, id: SegmentId, shard: u32, rows: u64) -> Segme
     }
 }
 
-/// The table as `manifest` has it, as long as its schema is still the one that rows were made for.
-pub fn current(manifest: &Manifest, table: &Table) -> Result<Arc<Table>> {
+/// The table as `manifest` has it, for rows that were prepared for the schema of `table`.
+///
+/// # Errors
+/// `Conflict` when the table was dropped or its schema has changed.
+pub(crate) fn current_with_schema_of(manifest: &Manifest, table: &Table) -> Result<Arc<Table>> {
     let found = manifest.tables.get(&table.id).filter(|t| t.dropped.is_none());
     found.filter(|t| t.schema_version == table.schema_version).cloned().ok_or_else(|| {
-        Error::conflict(format!("table {} was dropped, or its schema changed, meanwhile", table.name))
+        Error::conflict(format!(
+            "table {} was dropped or its schema was changed by a concurrent commit",
+            table.name
+        ))
     })
 }

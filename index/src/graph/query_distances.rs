@@ -54,7 +54,7 @@ impl QueryDistances {
         self.centroids_approximate.clear();
         match is_dot {
             true => {
-                graph.centroid_codes.negated_inner_products(&self.rotated, &mut self.centroids_approximate)
+                graph.centroid_codes.negated_inner_products(&self.rotated, &mut self.centroids_approximate);
             }
             false => graph.centroid_codes.squared_distances(&self.rotated, &mut self.centroids_approximate),
         }

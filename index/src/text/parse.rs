@@ -47,7 +47,7 @@ pub fn parse_query(
     fields: &[String],
     defaults: &[(usize, f32)],
 ) -> Result<TextQuery> {
-    let fail = |what: String| Error::invalid(format!("text query {:.80?}: {what}", text));
+    let fail = |what: String| Error::invalid(format!("text query {text:.80?}: {what}"));
     if text.len() > QUERY_BYTES_MAX {
         return Err(fail(format!("{} bytes are more than {QUERY_BYTES_MAX}", text.len())));
     }

@@ -1,5 +1,7 @@
 //! Tests with real processes: the built binary, started, killed and restarted.
 
+#![allow(clippy::disallowed_methods, reason = "these tests wait for processes, on threads of their own")]
+
 mod bad_input;
 mod demo;
 mod failpoints;

@@ -282,16 +282,16 @@ async fn segments_are_searched_where_they_are_stored() {
     // The last node stores nothing.
     let cluster = Cluster::start_with_roles(&["meta,data,query", "data,query", "data,query", "query"]).await;
     let mut client = cluster.nodes[0].client().await;
-    client.execute(&format!("CREATE TABLE local {COLUMNS} WITH (replicas = 3)")).await.unwrap();
+    client.execute(&format!("CREATE TABLE replicated {COLUMNS} WITH (replicas = 3)")).await.unwrap();
     client.execute(&format!("CREATE TABLE t {COLUMNS} WITH (shards = 6, replicas = 1)")).await.unwrap();
-    for table in ["local", "t"] {
+    for table in ["replicated", "t"] {
         insert(&mut client, table, 0..1_500).await;
         client.execute(&format!("DELETE FROM {table} WHERE id % 7 = 3")).await.unwrap();
         client.execute(&format!("OPTIMIZE {table}")).await.unwrap();
         client.execute(&format!("DELETE FROM {table} WHERE id % 11 = 5")).await.unwrap();
     }
     let before = remote_requests(&cluster).await;
-    let expected = results(&mut client, "local").await;
+    let expected = results(&mut client, "replicated").await;
     assert_eq!(remote_requests(&cluster).await, before, "local segments were searched remotely");
     check_scatter_gather(&cluster, &expected).await;
     client.execute("CREATE INDEX t_text ON t USING text (body)").await.unwrap();

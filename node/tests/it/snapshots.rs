@@ -159,7 +159,7 @@ fn placeholder(before: &str, word: &str) -> Option<&'static str> {
     let after = |ending: &str| before.to_ascii_lowercase().ends_with(ending);
     if after("127.0.0.1:") {
         Some("[port]")
-    } else if after("version ") || after("as of ") {
+    } else if after("version ") || after("as of ") || after("the latest is ") {
         Some("[version]")
     } else if after("..") {
         // The end of a byte range: the size of a file.

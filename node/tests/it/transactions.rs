@@ -59,7 +59,7 @@ async fn every_version_of_a_table_can_be_read_on_every_node() {
     for (sql, message) in [
         ("SELECT * FROM t VERSION AS OF 1", "created by version"),
         ("SELECT * FROM t VERSION AS OF 99999999", "yet to come"),
-        ("SELECT * FROM t TIMESTAMP AS OF '1999-01-01'", "older than the history"),
+        ("SELECT * FROM t TIMESTAMP AS OF '1999-01-01'", "older than the commit history"),
         ("SELECT * FROM t TIMESTAMP AS OF 'yesterday'", "TIMESTAMP AS OF"),
     ] {
         let error = client.query(sql).await.unwrap_err();

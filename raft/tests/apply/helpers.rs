@@ -10,13 +10,13 @@ use plexus_model::{
 use plexus_raft::apply::apply;
 
 /// Id of the table that [`cluster`] creates: the index of the log entry that created it.
-pub const TABLE: u64 = 5;
+pub(crate) const TABLE: u64 = 5;
 
 /// Rows of every segment, unless a test says otherwise.
-pub const ROWS: u64 = 10;
+pub(crate) const ROWS: u64 = 10;
 
 /// A cluster of nodes 1, 2 and 3 with table `public.t`, which has two shards of three replicas.
-pub fn cluster() -> Manifest {
+pub(crate) fn cluster() -> Manifest {
     let mut manifest = Manifest::default();
     let commands = [
         Command::Bootstrap { cluster: ClusterId(1) },
@@ -33,19 +33,19 @@ pub fn cluster() -> Manifest {
     manifest
 }
 
-pub fn proposal(token: u128, command: Command) -> Proposal {
+pub(crate) fn proposal(token: u128, command: Command) -> Proposal {
     Proposal { token: Token(token), command }
 }
 
 /// Applies one command as the next log entry.
-pub fn apply_one(manifest: &mut Manifest, token: u128, command: Command) -> Outcome {
+pub(crate) fn apply_one(manifest: &mut Manifest, token: u128, command: Command) -> Outcome {
     let index = Version(manifest.version.0 + 1);
     apply(manifest, index, 2_000, vec![proposal(token, command)]).remove(0)
 }
 
 /// Applies a command that must succeed, and returns the table that it created or changed, if it names one.
 #[track_caller]
-pub fn accept(manifest: &mut Manifest, token: u128, command: Command) -> Option<TableId> {
+pub(crate) fn accept(manifest: &mut Manifest, token: u128, command: Command) -> Option<TableId> {
     match apply_one(manifest, token, command) {
         Outcome::Applied { table, .. } => table,
         rejected => panic!("should be applied: {rejected:?}"),
@@ -54,20 +54,24 @@ pub fn accept(manifest: &mut Manifest, token: u128, command: Command) -> Option<
 
 /// Applies a command that must be rejected, and returns the kind of the error.
 #[track_caller]
-pub fn reject(manifest: &mut Manifest, token: u128, command: Command) -> ErrorKind {
+pub(crate) fn reject(manifest: &mut Manifest, token: u128, command: Command) -> ErrorKind {
     reject_with_message(manifest, token, command).0
 }
 
 /// Applies a command that must be rejected, and returns the kind and the message of the error.
 #[track_caller]
-pub fn reject_with_message(manifest: &mut Manifest, token: u128, command: Command) -> (ErrorKind, String) {
+pub(crate) fn reject_with_message(
+    manifest: &mut Manifest,
+    token: u128,
+    command: Command,
+) -> (ErrorKind, String) {
     match apply_one(manifest, token, command) {
         Outcome::Rejected { kind, message } => (kind, message),
         applied => panic!("should be rejected: {applied:?}"),
     }
 }
 
-pub fn node(id: u64) -> NodeRecord {
+pub(crate) fn node(id: u64) -> NodeRecord {
     let address = |port: u64| format!("10.0.0.{id}:{port}");
     NodeRecord {
         id: NodeId(id),
@@ -79,20 +83,20 @@ pub fn node(id: u64) -> NodeRecord {
     }
 }
 
-pub fn node_ids(ids: &[u64]) -> Vec<NodeId> {
+pub(crate) fn node_ids(ids: &[u64]) -> Vec<NodeId> {
     ids.iter().copied().map(NodeId).collect()
 }
 
-pub fn table_name(name: &str) -> TableName {
+pub(crate) fn table_name(name: &str) -> TableName {
     TableName::new("public", name)
 }
 
-pub fn schema() -> TableSchema {
+pub(crate) fn schema() -> TableSchema {
     let column = Column { id: 1, name: "a".into(), data_type: ColumnType::Int64, nullable: false };
     TableSchema { columns: vec![column], last_column: 1, ..TableSchema::default() }
 }
 
-pub fn create_table(name: &str, replicas: u32) -> Command {
+pub(crate) fn create_table(name: &str, replicas: u32) -> Command {
     Command::CreateTable(CreateTable {
         name: table_name(name),
         schema: schema(),
@@ -103,7 +107,7 @@ pub fn create_table(name: &str, replicas: u32) -> Command {
     })
 }
 
-pub fn drop_table(name: &str) -> Command {
+pub(crate) fn drop_table(name: &str) -> Command {
     Command::DropTable { name: table_name(name), if_exists: false }
 }
 
@@ -128,72 +132,72 @@ fn segment(id: u128, data: SegmentData, acknowledged: Vec<NodeId>) -> NewSegment
 }
 
 /// An inline segment. Even ids belong to shard 0, odd ones to shard 1.
-pub fn inline_segment(id: u128) -> NewSegment {
+pub(crate) fn inline_segment(id: u128) -> NewSegment {
     segment(id, SegmentData::Inline(vec![7; 100]), vec![])
 }
 
 /// A segment in a file that the nodes `acknowledged` hold. Even ids belong to shard 0, odd ones to shard 1.
-pub fn file_segment(id: u128, acknowledged: &[u64]) -> NewSegment {
+pub(crate) fn file_segment(id: u128, acknowledged: &[u64]) -> NewSegment {
     let file = FileData { bytes: 1000, checksum: [id as u8; 32], column_bytes: 1000 };
     segment(id, SegmentData::File(file), node_ids(acknowledged))
 }
 
 /// A segment of `rows` rows in a file that all nodes hold.
-pub fn file_of_rows(id: u128, rows: u64) -> NewSegment {
+pub(crate) fn file_of_rows(id: u128, rows: u64) -> NewSegment {
     let NewSegment(segment) = file_segment(id, &[1, 2, 3]);
     NewSegment(Segment { rows, ..segment })
 }
 
 /// A write whose base is the greatest version, so that no commit is newer than it.
-pub fn write(table: u64) -> TableChange {
+pub(crate) fn write(table: u64) -> TableChange {
     TableChange::new(TableId(table), 1, Version(u64::MAX), ChangeKind::Write)
 }
 
-pub fn commit_change(change: TableChange) -> Command {
+pub(crate) fn commit_change(change: TableChange) -> Command {
     Command::Commit(Commit { changes: vec![change], operation: "test".into(), ..Commit::default() })
 }
 
-pub fn commit(table: u64, add: Vec<NewSegment>, remove: Vec<u128>) -> Command {
+pub(crate) fn commit(table: u64, add: Vec<NewSegment>, remove: Vec<u128>) -> Command {
     let remove = remove.into_iter().map(SegmentId).collect();
     commit_change(TableChange { add, remove, ..write(table) })
 }
 
-pub fn add(segments: Vec<NewSegment>) -> Command {
+pub(crate) fn add(segments: Vec<NewSegment>) -> Command {
     commit(TABLE, segments, vec![])
 }
 
-pub fn flush(table: u64, from: Vec<u128>, segment: NewSegment) -> Command {
+pub(crate) fn flush(table: u64, from: Vec<u128>, segment: NewSegment) -> Command {
     let from = from.into_iter().map(SegmentId).collect();
     commit_change(TableChange { flush: vec![Flush { from, segment }], ..write(table) })
 }
 
 /// Deletes rows of a segment, as seen at version `base`.
-pub fn delete_rows(base: u64, segment: u128, rows: &[u32]) -> Command {
+pub(crate) fn delete_rows(base: u64, segment: u128, rows: &[u32]) -> Command {
     let deletion = DeletionVector::inline(&RowSet::from_iter(rows));
     let delete = vec![(SegmentId(segment), deletion)];
     commit_change(TableChange { base: Version(base), delete, ..write(TABLE) })
 }
 
 /// Removes a segment as a whole, as seen at version `base`.
-pub fn remove_segment(base: u64, segment: u128) -> Command {
+pub(crate) fn remove_segment(base: u64, segment: u128) -> Command {
     commit_change(TableChange { base: Version(base), remove: vec![SegmentId(segment)], ..write(TABLE) })
 }
 
-pub fn table(manifest: &Manifest) -> &Arc<Table> {
+pub(crate) fn table(manifest: &Manifest) -> &Arc<Table> {
     manifest.tables.get(&TableId(TABLE)).unwrap()
 }
 
-pub fn table_segment(manifest: &Manifest, id: u128) -> &Arc<Segment> {
+pub(crate) fn table_segment(manifest: &Manifest, id: u128) -> &Arc<Segment> {
     table(manifest).segments.get(&SegmentId(id)).unwrap()
 }
 
 /// Ids of the segments that are visible at a version.
-pub fn visible_segments(manifest: &Manifest, version: Version) -> Vec<u128> {
+pub(crate) fn visible_segments(manifest: &Manifest, version: Version) -> Vec<u128> {
     table(manifest).visible(version).map(|s| s.id.0).collect()
 }
 
 /// Rows of a segment that are deleted at a version.
-pub fn deleted_rows(manifest: &Manifest, segment: u128, version: u64) -> Vec<u32> {
+pub(crate) fn deleted_rows(manifest: &Manifest, segment: u128, version: u64) -> Vec<u32> {
     let mut rows = RowSet::new();
     for deletion in table_segment(manifest, segment).deletions_at(Version(version)) {
         rows |= deletion.inline_rows().unwrap().unwrap();

@@ -52,7 +52,7 @@ impl SearchSnapshot {
         view: &SegmentView,
         fields: &TextFields,
     ) -> Result<TextIndex> {
-        let bytes = self.reads().memory_mapped().read_range(&file, 0, file.data.bytes).await?;
+        let bytes = self.reads().memory_mapped().read_range(file, 0, file.data.bytes).await?;
         let analyzer = fields.analyzer.clone();
         let index = blocking(move || TextIndex::open(bytes, &analyzer)).await?;
         if u64::from(index.rows()) != view.segment.rows {

@@ -1,0 +1,131 @@
+//! Matches on error texts of the query engine, for errors that have no type of their own.
+//!
+//! All of them are here, each with the version and the source line that produces the text. The tests provoke
+//! the real errors, so that an upgrade that changes a text fails them. A text that no longer matches makes an
+//! error less precise; it does not change results.
+
+use crate::errors::WORKER_UNAVAILABLE;
+
+/// Starts a position in the SQL text, at the end of a parser error.
+///
+/// sqlparser 0.62.0, `src/tokenizer.rs` line 568, `impl Display for Location`. `ParserError` has only the
+/// text.
+const POSITION: &str = " at Line: ";
+
+/// Whether a message has a position in the SQL text.
+pub(crate) fn has_position(message: &str) -> bool {
+    message.contains(POSITION)
+}
+
+/// A position in the SQL text, in the form of the parser. Both numbers start at 1.
+pub(crate) fn position(line: u64, column: u64) -> String {
+    format!("{POSITION}{line}, Column: {column}")
+}
+
+/// A message without its position in the SQL text.
+pub(crate) fn strip_position(message: &str) -> &str {
+    message.split(POSITION).next().unwrap_or_default()
+}
+
+/// Whether a planning error says that the catalog has no such table.
+///
+/// datafusion 55.2.0, `src/execution/session_state.rs` line 1991, `get_table_source`. The error is the
+/// general `DataFusionError::Plan`. The planner attaches a diagnostic (datafusion-sql, `src/relation/mod.rs`
+/// line 205), but that has only a text as well. Resolving the names of the statement against the manifest
+/// would have to repeat the rules of the planner for common table expressions and virtual schemas.
+pub(crate) fn is_unknown_table(text: &str) -> bool {
+    text.starts_with("table '") && text.ends_with("' not found")
+}
+
+/// The index, starting at 0, of the column of `VALUES` that has a null although the target column is not
+/// nullable.
+///
+/// arrow-array 59.3.2, `src/record_batch.rs` line 350, `RecordBatch::try_new_impl`: a general
+/// `ArrowError::InvalidArgumentError`. The engine names the columns of `VALUES` `column1`, `column2` and so
+/// on: datafusion-expr 55.2.0, `src/logical_plan/builder.rs`, `ValuesFields`.
+pub(crate) fn null_column_of_values(text: &str) -> Option<usize> {
+    let (number, rest) = text.split_once("Column 'column")?.1.split_once('\'')?;
+    if !rest.contains("non-nullable") {
+        return None;
+    }
+    number.parse::<usize>().ok()?.checked_sub(1)
+}
+
+/// The URL of the worker that an error context names as unavailable: see [`WORKER_UNAVAILABLE`]. This text is
+/// ours, but it is embedded in texts of the engine.
+pub(crate) fn unavailable_worker(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once(WORKER_UNAVAILABLE)?;
+    let url: String = rest.chars().take_while(|c| !c.is_whitespace()).collect();
+    Some(url.trim_end_matches([',', ';', ':']).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_schema::{DataType, Field, Schema};
+    use datafusion::catalog::MemTable;
+    use datafusion::common::DataFusionError;
+    use datafusion::logical_expr::LogicalPlan;
+    use datafusion::physical_plan::collect;
+    use datafusion::prelude::SessionContext;
+    use plexus_model::ErrorKind;
+
+    use super::*;
+    use crate::errors::from_datafusion;
+
+    /// An engine with table `t (a BIGINT, b TEXT NOT NULL)`.
+    fn engine() -> SessionContext {
+        let context = SessionContext::new();
+        let fields = vec![Field::new("a", DataType::Int64, true), Field::new("b", DataType::Utf8, false)];
+        let table = MemTable::try_new(Arc::new(Schema::new(fields)), vec![vec![]]).unwrap();
+        context.register_table("t", Arc::new(table)).unwrap();
+        context
+    }
+
+    async fn plan(sql: &str) -> Result<LogicalPlan, DataFusionError> {
+        engine().state().create_logical_plan(sql).await
+    }
+
+    #[tokio::test]
+    async fn unknown_tables_are_recognized() {
+        let error = plan("SELECT * FROM missing").await.unwrap_err();
+        let DataFusionError::Plan(text) = error.find_root() else { panic!("{error:?}") };
+        assert!(is_unknown_table(text), "{text}");
+        assert_eq!(from_datafusion(error).kind(), ErrorKind::NotFound);
+        let error = plan("SELECT missing FROM t").await.unwrap_err();
+        assert_eq!(from_datafusion(error).kind(), ErrorKind::InvalidArgument);
+    }
+
+    #[tokio::test]
+    async fn nulls_in_values_are_recognized() {
+        let insert = plan("INSERT INTO t VALUES (1, 'x'), (2, NULL)").await.unwrap();
+        let LogicalPlan::Dml(insert) = insert else { panic!("not an insert") };
+        let state = engine().state();
+        let error = match state.create_physical_plan(&insert.input).await {
+            Ok(physical) => collect(physical, state.task_ctx()).await.unwrap_err(),
+            Err(error) => error,
+        };
+        let error = from_datafusion(error);
+        assert_eq!(null_column_of_values(error.message()), Some(1), "{error}");
+        assert_eq!(
+            null_column_of_values("Column 'b' is declared as non-nullable but contains null values"),
+            None
+        );
+    }
+
+    #[tokio::test]
+    async fn positions_of_the_parser_are_recognized() {
+        let error = from_datafusion(plan("SELECT 1 FRM t x y").await.unwrap_err());
+        assert!(has_position(error.message()), "{error}");
+        assert!(!has_position(strip_position(error.message())), "{error}");
+        assert_eq!(strip_position(&format!("text{}", position(3, 7))), "text");
+    }
+
+    #[test]
+    fn urls_of_unavailable_workers_end_at_a_space() {
+        let text = format!("stage 1\ncaused by\n{WORKER_UNAVAILABLE}https://a:1/ \ncaused by\nrefused");
+        assert_eq!(unavailable_worker(&text).as_deref(), Some("https://a:1/"));
+        assert_eq!(unavailable_worker("refused"), None);
+    }
+}

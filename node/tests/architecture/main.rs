@@ -1,0 +1,112 @@
+//! The architecture is tested: the paths that ARCHITECTURE.md names exist, crates and folders depend on each
+//! other in the directions that it states, and no ring of files spans folders.
+
+mod graph;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use graph::FileGraph;
+
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+#[test]
+fn named_paths_exist() {
+    let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let mut seen = 0;
+    for path in text.split('`').skip(1).step_by(2).filter(|t| t.contains('/') && !t.contains(' ')) {
+        assert!(root().join(path).exists(), "ARCHITECTURE.md names {path}, which does not exist");
+        seen += 1;
+    }
+    assert!(seen > 15, "only {seen} paths were found");
+}
+
+#[test]
+fn crates_depend_only_on_crates_below_them() {
+    // Each crate, and which of ours it may use directly.
+    let allowed: BTreeMap<&str, &[&str]> = BTreeMap::from([
+        ("model", &[][..]),
+        ("raft", &["model"][..]),
+        ("index", &["model"][..]),
+        ("storage", &["model", "index"][..]),
+        ("query", &["model", "index", "storage"][..]),
+        ("coordinator", &["model", "index", "storage", "query", "raft"][..]),
+        ("flight", &["model", "index", "storage", "query", "raft", "coordinator"][..]),
+        ("node", &["model", "index", "storage", "query", "raft", "coordinator", "flight"][..]),
+        ("bench", &["model", "index", "storage", "query", "raft", "coordinator", "flight", "node"][..]),
+    ]);
+    for (name, allowed) in allowed {
+        let manifest = std::fs::read_to_string(root().join(name).join("Cargo.toml")).unwrap();
+        for line in manifest.lines().filter_map(|l| l.strip_prefix("plexus-")) {
+            let used = line.split(['.', ' ', '=']).next().unwrap();
+            assert!(allowed.contains(&used), "{name} uses {used}, which ARCHITECTURE.md does not allow");
+        }
+    }
+    let raft = std::fs::read_to_string(root().join("raft/Cargo.toml")).unwrap();
+    assert!(!raft.contains("arrow"), "raft knows no Arrow");
+    let storage = std::fs::read_to_string(root().join("storage/Cargo.toml")).unwrap();
+    assert!(!storage.contains("datafusion"), "storage knows no SQL");
+}
+
+const CRATES: [&str; 9] =
+    ["model", "raft", "index", "storage", "query", "coordinator", "flight", "node", "bench"];
+
+#[test]
+fn no_ring_of_files_spans_folders() {
+    for name in CRATES {
+        let graph = FileGraph::of_crate(&root().join(name).join("src"));
+        for ring in graph.rings() {
+            let folders: BTreeSet<_> = ring.iter().map(|file| Path::new(file).parent()).collect();
+            assert!(folders.len() == 1, "{name}: a ring across folders: {ring:?}\n{graph}");
+        }
+    }
+}
+
+#[test]
+fn coordinator_has_no_ring_of_files() {
+    let graph = FileGraph::of_crate(&root().join("coordinator/src"));
+    assert!(graph.rings().is_empty(), "rings: {:?}\n{graph}", graph.rings());
+}
+
+/// Folders of a crate, each with the folders of the same list that it may depend on.
+fn check_layers(source: &str, layers: &[(&str, &[&str])]) {
+    let graph = FileGraph::of_crate(&root().join(source));
+    let layer_of = |file: &str| {
+        layers.iter().map(|(folder, _)| *folder).find(|folder| file.starts_with(&format!("{folder}/")))
+    };
+    let mut seen = 0;
+    for (from, to) in graph.edges() {
+        let (Some(from_layer), Some(to_layer)) = (layer_of(from), layer_of(to)) else {
+            continue;
+        };
+        seen += 1;
+        let allowed = layers.iter().find(|(folder, _)| *folder == from_layer).map_or(&[][..], |(_, a)| *a);
+        assert!(
+            from_layer == to_layer || allowed.contains(&to_layer),
+            "{source}: {from} uses {to}: {from_layer} must not depend on {to_layer}\n{graph}"
+        );
+    }
+    assert!(seen > 10, "{source}: only {seen} dependencies between layers were found\n{graph}");
+}
+
+#[test]
+fn search_layers_depend_in_one_direction() {
+    check_layers(
+        "query/src",
+        &[
+            ("search/sql", &["search/exec", "search/remote", "search/snapshot", "tables", "scan"]),
+            ("tables", &["search/exec", "search/snapshot", "scan"]),
+            ("search/exec", &["search/remote", "search/snapshot", "scan"]),
+            ("search/remote", &["search/snapshot"]),
+            ("search/snapshot", &[]),
+            ("scan", &[]),
+        ],
+    );
+}
+
+#[test]
+fn coordinator_layers_depend_in_one_direction() {
+    check_layers("coordinator/src", &[("background", &["write", "table_ops"]), ("write", &[])]);
+}
