@@ -4,7 +4,13 @@
 //! the real errors, so that an upgrade that changes a text fails them. A text that no longer matches makes an
 //! error less precise; it does not change results.
 
-use crate::errors::WORKER_UNAVAILABLE;
+/// Starts the context of an error about a worker that could not be reached; the URL of the worker and a space
+/// follow.
+///
+/// Errors travel between workers as protobuf messages of datafusion-distributed. These keep the contexts of
+/// an error, but of an external error only the text, so the type [`WorkerUnavailable`](crate::WorkerUnavailable) is lost on the first
+/// hop.
+pub(crate) const WORKER_UNAVAILABLE: &str = "worker unavailable: ";
 
 /// Starts a position in the SQL text, at the end of a parser error.
 ///

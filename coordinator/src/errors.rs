@@ -11,15 +11,7 @@ use datafusion::sql::sqlparser::parser::ParserError;
 use plexus_model::{Error, ErrorKind};
 use url::Url;
 
-use crate::engine_text;
-
-/// Starts the context of an error about a worker that could not be reached; the URL of the worker and a space
-/// follow.
-///
-/// Errors travel between workers as protobuf messages of datafusion-distributed. These keep the contexts of
-/// an error, but of an external error only the text, so the type [`WorkerUnavailable`] is lost on the first
-/// hop.
-pub const WORKER_UNAVAILABLE: &str = "worker unavailable: ";
+use crate::engine_text::{self, WORKER_UNAVAILABLE};
 
 /// A worker that could not be reached, and the connection error.
 #[derive(Debug)]

@@ -35,7 +35,7 @@ pub use background::context::TaskContext;
 pub use background::maintenance::Maintenance;
 pub use background::repair::Repairer;
 pub use background::runner::{TaskMetrics, TaskStatistics};
-pub use errors::{WORKER_UNAVAILABLE, WorkerUnavailable, from_datafusion};
+pub use errors::{WorkerUnavailable, from_datafusion};
 pub use exec::context::Executed;
 pub use exec::coordinator::{Coordinator, CoordinatorOptions, Described};
 pub use exec::load::{IngestMode, IngestTarget};

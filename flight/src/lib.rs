@@ -1,6 +1,6 @@
 //! The network interfaces of a Plexus node: Arrow Flight SQL for clients, QUIC and gRPC between nodes.
 //!
-//! This crate owns everything that is bytes on the wire: message formats, tickets, TLS, the mapping between
+//! This crate owns sockets, framing, client protocols, tickets, TLS and the mapping between
 //! error kinds and gRPC status codes. It knows nothing about SQL, storage formats or consensus. It passes
 //! statements to the coordinator, search requests to the query engine, and Raft messages to the metadata
 //! group, as opaque text or bytes.

@@ -26,11 +26,11 @@
 //! let query = parse_query("wings", &analyzer, &["body".to_owned()], &[(0, 1.0)])?;
 //! let deleted = RowSet::new();
 //! let counts = index.statistics(&deleted);
-//! let frequencies = query.scored_terms().into_iter().map(|term| {
+//! let document_frequencies = query.scored_terms().into_iter().map(|term| {
 //!     let rows = index.document_frequency(term.field, &term.term, &deleted)?;
 //!     Ok((term, rows))
 //! });
-//! let frequencies = frequencies.collect::<Result<_>>()?;
+//! let document_frequencies = document_frequencies.collect::<Result<_>>()?;
 //! let statistics = GlobalStatistics { rows: counts.rows, tokens: counts.tokens, document_frequencies };
 //!
 //! let mut top = TopK::new(10);

@@ -5,8 +5,8 @@
 //! A [`Command`] is one change of the manifest that can be proposed to the metadata log. An [`Error`] has a
 //! kind that tells the caller what to do next.
 //!
-//! This crate knows neither Arrow nor Raft, and it reads no disk, network or clock: times come in as
-//! arguments. It also does not apply commands to the manifest; `plexus-raft` does.
+//! This crate knows neither Arrow nor Raft, and it reads no disk or network. Times come in as
+//! arguments; only new ids read a clock. It also does not apply commands to the manifest; `plexus-raft` does.
 //!
 //! ```
 //! use plexus_model::{Column, ColumnType, ErrorKind, Manifest, TableName, TableSchema, Version};

@@ -100,7 +100,7 @@ pub struct Manifest {
     pub nodes: OrdMap<NodeId, Arc<NodeRecord>>,
     /// Schemas by name, each with the version that created it.
     pub schemas: OrdMap<String, Version>,
-    /// All tables, including dropped ones that are not purged yet.
+    /// All tables, including dropped ones that are not vacuumed yet.
     pub tables: OrdMap<TableId, Arc<Table>>,
     /// The tables that are not dropped, by name.
     pub names: OrdMap<TableName, TableId>,

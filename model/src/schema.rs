@@ -21,7 +21,7 @@ pub struct TableSchema {
     pub checks: Vec<Check>,
     /// Microseconds for which removed segments stay readable. `None` is the default of one day.
     pub retention_us: Option<u64>,
-    /// Ids of the columns by which compaction sorts rows.
+    /// Ids of the columns by which `OPTIMIZE` sorts rows.
     pub cluster_by: Vec<u32>,
     /// The largest column id that was ever assigned. Ids are not reused.
     pub last_column: u32,

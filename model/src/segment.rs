@@ -104,7 +104,7 @@ pub struct Segment {
     pub newest: Version,
     /// Version that made it invisible.
     pub removed: Option<Version>,
-    /// Commit time of `removed`, in microseconds since 1970. Decides when the segment is purged.
+    /// Commit time of `removed`, in microseconds since 1970. Decides when the segment is vacuumed.
     pub removed_time_us: u64,
     /// Where the rows are stored.
     pub data: SegmentData,
@@ -114,7 +114,7 @@ pub struct Segment {
     pub keys: Vec<u64>,
     /// Deletion vectors, oldest first.
     pub deletions: Vec<DeletionVector>,
-    /// Index files, at most one per definition. A segment without one is searched by a scan.
+    /// Index files, at most one per definition. A segment without one is searched without its index file.
     pub indexes: Vec<SegmentIndex>,
     /// Nodes that have made the file durable, at the time of the proposal. Empty once it is committed: from
     /// then on the placement of the shard names the nodes.

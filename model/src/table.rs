@@ -52,7 +52,7 @@ pub struct Shard {
     pub replicas: Vec<NodeId>,
 }
 
-/// A table, including its dropped and removed parts that are not purged yet.
+/// A table, including its dropped and removed parts that are not vacuumed yet.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Table {
     /// Unique in the cluster and never reused.
@@ -72,17 +72,17 @@ pub struct Table {
     /// Commit time of `created`, in microseconds since 1970.
     pub created_time_us: u64,
     /// Version that dropped the table. The record stays for time travel and running queries until it is
-    /// purged.
+    /// vacuumed.
     pub dropped: Option<Version>,
     /// Commit time of `dropped`, in microseconds since 1970. Zero while the table is not dropped.
     pub dropped_time_us: u64,
-    /// All segments, including removed ones that are not purged yet.
+    /// All segments, including removed ones that are not vacuumed yet.
     pub segments: OrdMap<SegmentId, Arc<Segment>>,
     /// Total bytes of the inline segments. They are bounded, because every node holds them in memory.
     pub inline_bytes: u64,
     /// Earlier names and schemas, oldest first.
     pub history: Vec<TableHistory>,
-    /// Oldest version that can be read: segments that only earlier versions see are purged.
+    /// Oldest version that can be read: segments that only earlier versions see are vacuumed.
     pub oldest: Version,
     /// Version of the last change of the rows or the schema.
     pub changed: Version,

@@ -214,7 +214,7 @@ impl Engine {
         // Dropping the set aborts the search, for example when the caller disconnects.
         let mut tasks = JoinSet::new();
         let answer = async move {
-            search::remote::server::handle(&task, &manifest, &this.tables.search, &this.base).await
+            search::exec::respond::handle(&task, &manifest, &this.tables.search, &this.base).await
         };
         tasks.spawn_on(answer, &self.runtime);
         match tasks.join_next().await {

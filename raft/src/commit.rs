@@ -8,11 +8,11 @@
 //! [`checks`] and [`deletions`] decide whether a change is accepted. [`relocations`] and [`flush`] keep
 //! deletions correct while rows move between segments.
 
-mod checks;
+pub(crate) mod checks;
 mod deletions;
 mod flush;
 mod history;
-mod relocations;
+pub(crate) mod relocations;
 
 use std::sync::Arc;
 
@@ -21,8 +21,8 @@ use plexus_model::{
     Version,
 };
 
-pub(crate) use self::checks::{check_unchanged, live_table};
-pub(crate) use self::relocations::expire_relocations;
+use self::checks::check_unchanged;
+use self::relocations::expire_relocations;
 use crate::apply::alter_table;
 use crate::rebase::rebase;
 

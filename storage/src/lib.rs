@@ -1,6 +1,6 @@
 //! Segments on disk: how rows become immutable files, how a node stores them, and how they are read.
 //!
-//! Three types are central. [`SegmentEncoder`] turns batches into the bytes of a segment. [`SegmentStore`]
+//! Four types are central. [`SegmentEncoder`] turns batches into the bytes of a segment. [`SegmentStore`]
 //! makes these bytes durable on the local disk and verifies them. [`SegmentReader`] reads segments from the
 //! local disk or from another replica. [`Router`] assigns rows to shards.
 //!

@@ -11,7 +11,7 @@ use super::flush::FlushTask;
 use super::garbage::GarbageTask;
 use super::index_build::IndexBuildTask;
 use super::liveness::{HeartbeatTask, LivenessTask, VotersTask};
-use super::repair::RepairTask;
+use super::repair_task::RepairTask;
 use super::retention::RetentionTask;
 use super::runner::{Runner, TaskMetrics};
 use super::scrub::ScrubTask;

@@ -10,6 +10,7 @@ pub(crate) mod index_build;
 pub(crate) mod liveness;
 pub(crate) mod maintenance;
 pub(crate) mod repair;
+pub(crate) mod repair_task;
 pub(crate) mod retention;
 pub(crate) mod runner;
 pub(crate) mod scrub;

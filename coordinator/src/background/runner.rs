@@ -35,7 +35,7 @@ pub(crate) trait BackgroundTask: Send {
     /// Name of the task in logs and metrics.
     fn name(&self) -> &'static str;
 
-    /// Time between the end of one run and the start of the next.
+    /// Time between the starts of two runs. A run that takes longer delays the next ones.
     fn interval(&self) -> Duration;
 
     /// Whether a run may take minutes of CPU time. At most [`HEAVY_TASKS_MAX`] such tasks run at once.

@@ -21,7 +21,7 @@ use crate::sql::parse;
 /// Default number of replicas of a table, limited by the number of data nodes.
 pub(crate) const REPLICAS_DEFAULT: u32 = 3;
 
-/// Default number of shards of a table per data node. More than one, so that shards can move when nodes join.
+/// Default number of shards of a table per data node. More than one, so that the work of a node has parts.
 pub(crate) const SHARDS_PER_NODE: u32 = 2;
 
 /// The command for `CREATE TABLE`. Column types are those of the query engine, `VECTOR(n)` and `HALFVEC(n)`.

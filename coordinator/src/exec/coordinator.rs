@@ -27,10 +27,11 @@ use crate::exec::dml::DmlExecutor;
 use crate::exec::load::{IngestTarget, Loader};
 use crate::exec::planner::Planner;
 use crate::exec::query::QueryExecutor;
+use crate::exec::read_tracking::note_reads;
 use crate::exec::retry::{Suspects, until_no_conflict};
 use crate::exec::session::Session;
 use crate::exec::transaction::Isolation;
-use crate::exec::transactions::{TransactionGuard, TransactionId, Transactions, isolation, note_reads};
+use crate::exec::transactions::{TransactionGuard, TransactionId, Transactions, isolation};
 use crate::limits::READ_INDEX_TIMEOUT;
 use crate::peers::Peers;
 use crate::sql::kind::{Parsed, StatementKind};
@@ -249,7 +250,7 @@ impl Coordinator {
     ///
     /// # Errors
     /// `NotFound` or `AlreadyExists`, depending on `target.mode`, and the errors of writing rows. On an error
-    /// without_rows is written.
+    /// nothing is written.
     pub fn ingest<'a>(
         &'a self,
         session: &'a Session,
@@ -341,7 +342,9 @@ impl Coordinator {
                     }
                     executed
                 }
-                None => until_no_conflict(|| self.attempt(session, parsed, &values, &query_id).boxed()).await,
+                None => {
+                    until_no_conflict(|| self.dispatch(session, parsed, &values, &query_id).boxed()).await
+                }
             }
         };
         // Boxed: the nested future of all kinds of statements exceeds the type depth that the compiler
@@ -350,7 +353,7 @@ impl Coordinator {
     }
 
     /// Runs a statement in a transaction of its own.
-    async fn attempt(
+    async fn dispatch(
         &self,
         session: &Session,
         parsed: &Parsed,

@@ -164,7 +164,7 @@ async fn publish(from: PathBuf, to: PathBuf) -> Result<()> {
     })
 }
 
-/// The path of a target resolve_target the export directory.
+/// The path of a target below the export directory.
 ///
 /// # Errors
 /// `InvalidArgument` for targets that are not plain relative paths; `NotFound` when the parent directory does

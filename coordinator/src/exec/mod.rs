@@ -10,6 +10,7 @@ pub(crate) mod load;
 pub(crate) mod plan_cache;
 pub(crate) mod planner;
 pub(crate) mod query;
+pub(crate) mod read_tracking;
 pub(crate) mod retry;
 pub(crate) mod session;
 pub(crate) mod transaction;

@@ -6,15 +6,9 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use datafusion::common::TableReference;
-use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::sqlparser::ast;
-use plexus_model::{Error, Result, TableName, Token};
-use plexus_query::search::searched_table;
+use plexus_model::{Error, Result, Token};
 
-use crate::errors::from_datafusion;
-use crate::exec::context::StatementContext;
 use crate::exec::transaction::{Isolation, Transaction};
 use crate::limits::TRANSACTIONS_MAX;
 
@@ -134,33 +128,6 @@ fn not_open(id: TransactionId) -> Error {
     ))
 }
 
-/// Records the tables that a plan reads, for serializable transactions.
-pub(crate) fn note_reads(
-    guard: &mut TransactionGuard,
-    context: &StatementContext<'_>,
-    plan: &LogicalPlan,
-) -> Result<()> {
-    let mut names: Vec<TableReference> = Vec::new();
-    plan.apply_with_subqueries(|node| {
-        if let LogicalPlan::TableScan(scan) = node {
-            names.push(scan.table_name.clone());
-        }
-        if let Some(table) = searched_table(node) {
-            guard.note_read(table);
-        }
-        Ok(TreeNodeRecursion::Continue)
-    })
-    .map_err(from_datafusion)?;
-    let schema = context.session.schema();
-    for name in names {
-        let name = TableName::new(name.schema().unwrap_or(&schema), name.table());
-        if let Some(id) = context.manifest.names.get(&name) {
-            guard.note_read(*id);
-        }
-    }
-    Ok(())
-}
-
 /// The isolation level that the modes of `BEGIN` request.
 pub(crate) fn isolation(modes: &[ast::TransactionMode]) -> Result<Isolation> {
     let mut isolation_level = Isolation::default();
@@ -191,9 +158,7 @@ mod tests {
             transactions.begin(Isolation::Snapshot).unwrap(),
         );
         let guard = transactions.take(busy).unwrap();
-        let Some(long_ago) = Instant::now().checked_sub(LEASE) else {
-            return;
-        };
+        let long_ago = Instant::now().checked_sub(LEASE).expect("the machine runs for longer than a lease");
         transactions.lock().values_mut().for_each(|slot| slot.used = long_ago);
         let error = transactions.take(idle).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::NotFound);

@@ -41,19 +41,23 @@ impl ProcedureExecutor {
     ///
     /// # Errors
     /// Those of the procedure. `Unsupported` for `plexus.fail_at` on a node without failpoints.
-    pub(crate) async fn call(&self, scope: &StatementContext<'_>, procedure: Procedure) -> Result<Executed> {
+    pub(crate) async fn call(
+        &self,
+        context: &StatementContext<'_>,
+        procedure: Procedure,
+    ) -> Result<Executed> {
         match procedure {
             Procedure::RemoveNode(node) => decommission::remove_node(&self.planner.meta, &*self.peers, node)
                 .await
                 .map(|()| Executed::Affected(0)),
             Procedure::Optimize { table, predicate, order } => {
-                self.optimize(scope, &self.writable_table(scope, &table)?, predicate, order).await
+                self.optimize(context, &self.writable_table(context, &table)?, predicate, order).await
             }
             Procedure::Vacuum { table, retain_us, dry_run } => {
-                self.vacuum(scope, table.as_ref(), retain_us, dry_run).await
+                self.vacuum(context, table.as_ref(), retain_us, dry_run).await
             }
             Procedure::Restore { table, to } => {
-                self.restore(scope, &self.writable_table(scope, &table)?, &to).await
+                self.restore(context, &self.writable_table(context, &table)?, &to).await
             }
             Procedure::FailAt(place) => {
                 if !self.failpoints {
@@ -64,7 +68,7 @@ impl ProcedureExecutor {
                 failpoint::arm(&place);
                 Ok(Executed::Affected(0))
             }
-            Procedure::CheckTable { table } => self.check(&self.writable_table(scope, &table)?).await,
+            Procedure::CheckTable { table } => self.check(&self.writable_table(context, &table)?).await,
         }
     }
 
@@ -72,9 +76,9 @@ impl ProcedureExecutor {
     ///
     /// # Errors
     /// Those of a read-only session. `NotFound` when there is no such table.
-    fn writable_table(&self, scope: &StatementContext<'_>, name: &ObjectName) -> Result<Arc<Table>> {
-        scope.session.check_writable()?;
-        find(&scope.manifest, &object_name(name, &scope.session.schema())?)
+    fn writable_table(&self, context: &StatementContext<'_>, name: &ObjectName) -> Result<Arc<Table>> {
+        context.session.check_writable()?;
+        find(&context.manifest, &object_name(name, &context.session.schema())?)
     }
 }
 

@@ -46,7 +46,7 @@ impl ProcedureExecutor {
     /// with sorting too often.
     pub(super) async fn optimize(
         &self,
-        scope: &StatementContext<'_>,
+        context: &StatementContext<'_>,
         table: &Arc<Table>,
         predicate: Option<Expr>,
         order: Option<Vec<Expr>>,
@@ -54,11 +54,11 @@ impl ProcedureExecutor {
         let order = requested_order(table, order)?;
         let predicate = predicate.map(|p| p.to_string());
         // Reports an invalid predicate before anything is changed.
-        self.matching(scope, table, predicate.as_deref())?;
+        self.matching(context, table, predicate.as_deref())?;
         self.flush(table).await?;
         let mut total = Compacted::default();
         for shard in 0..table.shards.len() as u32 {
-            self.optimize_shard(scope, table.id, shard, predicate.as_deref(), &order, &mut total).await?;
+            self.optimize_shard(context, table.id, shard, predicate.as_deref(), &order, &mut total).await?;
             tracing::info!(table = %table.name, shard, of = table.shards.len(), "optimized a shard");
         }
         let count = |n: u64| Arc::new(UInt64Array::from(vec![n]));
@@ -74,17 +74,17 @@ impl ProcedureExecutor {
     /// Segments that may contain rows that match a predicate.
     fn matching(
         &self,
-        scope: &StatementContext<'_>,
+        context: &StatementContext<'_>,
         table: &Arc<Table>,
         predicate: Option<&str>,
     ) -> Result<Vec<SegmentId>> {
-        let version = scope.manifest.version;
+        let version = context.manifest.version;
         match predicate {
             None => Ok(table.visible(version).map(|s| s.id).collect()),
             Some(predicate) => self
                 .planner
                 .engine
-                .matching_segments(&self.planner.local_state(scope)?, table, version, predicate)
+                .matching_segments(&self.planner.local_state(context)?, table, version, predicate)
                 .map_err(|e| from_datafusion(e).context(format!("OPTIMIZE ... WHERE {predicate}"))),
         }
     }
@@ -106,7 +106,7 @@ impl ProcedureExecutor {
     /// Optimizes one shard and adds the effect to `total`.
     async fn optimize_shard(
         &self,
-        scope: &StatementContext<'_>,
+        context: &StatementContext<'_>,
         id: TableId,
         shard: u32,
         predicate: Option<&str>,
@@ -117,14 +117,14 @@ impl ProcedureExecutor {
             let manifest = self.planner.pin().await?;
             let table = manifest.tables.get(&id).filter(|t| t.dropped.is_none()).cloned();
             let table = table.ok_or_else(|| Error::conflict("the table was dropped during OPTIMIZE"))?;
-            let scope = StatementContext { manifest: manifest.clone(), ..*scope };
-            let chosen = self.matching(&scope, &table, predicate)?;
+            let context = StatementContext { manifest: manifest.clone(), ..*context };
+            let chosen = self.matching(&context, &table, predicate)?;
             let sorted = match order {
                 RowOrder::Unchanged => {
                     return self.compact_shard(&manifest, &table, shard, &chosen, total).await;
                 }
                 RowOrder::Sort(_) | RowOrder::ZOrder(_) => {
-                    self.sort_shard(&scope, &table, shard, &chosen, order).await
+                    self.sort_shard(&context, &table, shard, &chosen, order).await
                 }
             };
             match sorted {
@@ -170,24 +170,27 @@ impl ProcedureExecutor {
     /// `Conflict` when a concurrent commit changed one of the segments.
     async fn sort_shard(
         &self,
-        scope: &StatementContext<'_>,
+        context: &StatementContext<'_>,
         table: &Arc<Table>,
         shard: u32,
         chosen: &[SegmentId],
         order: &RowOrder,
     ) -> Result<Compacted> {
         let started = Instant::now();
-        let version = scope.manifest.version;
+        let version = context.manifest.version;
         let is_source = |s: &&Arc<Segment>| s.shard == shard && !s.is_inline() && chosen.contains(&s.id);
         let sources: Vec<Arc<Segment>> = table.visible(version).filter(is_source).cloned().collect();
         if sources.is_empty() {
             return Ok(Compacted::default());
         }
-        let scope =
-            StatementContext { manifest: manifest_with_segments(&scope.manifest, table, &sources), ..*scope };
+        let context = StatementContext {
+            manifest: manifest_with_segments(&context.manifest, table, &sources),
+            ..*context
+        };
         let live_rows = sources.iter().map(|s| s.live_rows(version)).sum();
-        let plan = self.ordered_plan(&scope, table, order, live_rows).await?;
-        let mut rows = self.planner.run(&plan, &scope.manifest, || self.planner.local_state(&scope)).await?;
+        let plan = self.ordered_plan(&context, table, order, live_rows).await?;
+        let mut rows =
+            self.planner.run(&plan, &context.manifest, || self.planner.local_state(&context)).await?;
         let level = sources.iter().map(|s| s.level).max().unwrap_or(0).saturating_add(1);
         let schema = types::to_arrow(&table.schema);
         let mut added: Vec<NewSegment> = Vec::new();
@@ -225,18 +228,18 @@ impl ProcedureExecutor {
     /// The plan of a query for all rows of a table in an order.
     async fn ordered_plan(
         &self,
-        scope: &StatementContext<'_>,
+        context: &StatementContext<'_>,
         table: &Table,
         order: &RowOrder,
         row_count: u64,
     ) -> Result<LogicalPlan> {
         let name = quoted([&table.name.schema, &table.name.table]);
-        let all_rows = self.plan_query(scope, &format!("SELECT * FROM {name}")).await?;
+        let all_rows = self.plan_query(context, &format!("SELECT * FROM {name}")).await?;
         let sort: Vec<SortExpr> = match order {
             RowOrder::Unchanged => return Ok(all_rows),
             RowOrder::Sort(columns) => columns.iter().map(|c| ident(c).sort(true, true)).collect(),
             RowOrder::ZOrder(columns) => {
-                let z_order = ScalarUDF::from(self.z_order(scope, table, columns, row_count).await?);
+                let z_order = ScalarUDF::from(self.z_order(context, table, columns, row_count).await?);
                 vec![z_order.call(columns.iter().map(ident).collect()).sort(true, true)]
             }
         };
@@ -249,15 +252,16 @@ impl ProcedureExecutor {
     /// The z-order of columns, from a sample of their values: every n-th row.
     async fn z_order(
         &self,
-        scope: &StatementContext<'_>,
+        context: &StatementContext<'_>,
         table: &Table,
         columns: &[String],
         row_count: u64,
     ) -> Result<ZOrder> {
         let name = quoted([&table.name.schema, &table.name.table]);
         let names: Vec<String> = columns.iter().map(|c| quoted([c]).to_string()).collect();
-        let plan = self.plan_query(scope, &format!("SELECT {} FROM {name}", names.join(", "))).await?;
-        let mut rows = self.planner.run(&plan, &scope.manifest, || self.planner.local_state(scope)).await?;
+        let plan = self.plan_query(context, &format!("SELECT {} FROM {name}", names.join(", "))).await?;
+        let mut rows =
+            self.planner.run(&plan, &context.manifest, || self.planner.local_state(context)).await?;
         let stride = (row_count as usize).div_ceil(ZORDER_SAMPLE_ROWS).max(1);
         let types = rows.schema.fields().iter().map(|f| f.data_type().clone()).collect::<Vec<_>>();
         let mut sample = Sample::new(types.into_iter()).map_err(from_datafusion)?;
@@ -276,9 +280,9 @@ impl ProcedureExecutor {
     }
 
     /// Plans a query.
-    async fn plan_query(&self, scope: &StatementContext<'_>, sql: &str) -> Result<LogicalPlan> {
+    async fn plan_query(&self, context: &StatementContext<'_>, sql: &str) -> Result<LogicalPlan> {
         let statement = Statement::Statement(Box::new(parse::plain_statement(sql)?));
-        self.planner.local_state(scope)?.statement_to_plan(statement).await.map_err(from_datafusion)
+        self.planner.local_state(context)?.statement_to_plan(statement).await.map_err(from_datafusion)
     }
 }
 

@@ -29,12 +29,12 @@ impl ProcedureExecutor {
     /// table changes concurrently.
     pub(super) async fn restore(
         &self,
-        scope: &StatementContext<'_>,
+        context: &StatementContext<'_>,
         table: &Arc<Table>,
         to: &Expr,
     ) -> Result<Executed> {
         let started = Instant::now();
-        let manifest = &scope.manifest;
+        let manifest = &context.manifest;
         let version = time_travel::version_of(to, &self.writer.engine, manifest)?;
         if version > manifest.version {
             return Err(Error::invalid(format!(

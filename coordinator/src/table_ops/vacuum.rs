@@ -30,17 +30,17 @@ impl ProcedureExecutor {
     /// Returns one row per table. A dry run changes nothing.
     pub(super) async fn vacuum(
         &self,
-        scope: &StatementContext<'_>,
+        context: &StatementContext<'_>,
         table: Option<&ObjectName>,
         retain_us: Option<u64>,
         dry_run: bool,
     ) -> Result<Executed> {
-        scope.session.check_writable()?;
+        context.session.check_writable()?;
         let tables: Vec<Arc<Table>> = match table {
-            Some(name) => vec![self.writable_table(scope, name)?],
-            None => scope.manifest.tables.values().cloned().collect(),
+            Some(name) => vec![self.writable_table(context, name)?],
+            None => context.manifest.tables.values().cloned().collect(),
         };
-        let manifest = &scope.manifest;
+        let manifest = &context.manifest;
         let (mut names, mut oldest_versions, mut segments, mut sizes) = (vec![], vec![], vec![], vec![]);
         for table in &tables {
             let retain_us = retain_us.unwrap_or_else(|| table.retention_us());

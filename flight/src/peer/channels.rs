@@ -20,7 +20,7 @@ use datafusion_distributed::{
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use http::HeaderMap;
-use plexus_coordinator::WORKER_UNAVAILABLE;
+use plexus_coordinator::WorkerUnavailable;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Status};
 use url::Url;
@@ -127,13 +127,12 @@ impl WorkerChannel for NamedChannel {
     }
 }
 
-/// Wraps a connection error in the context that the coordinator looks for.
+/// Names the worker in a connection error, so that the coordinator runs the query again without it.
 fn name_worker(url: &Url, error: DataFusionError) -> DataFusionError {
     if !is_connection_error(&error) {
         return error;
     }
-    let context = format!("{WORKER_UNAVAILABLE}{url} ");
-    DataFusionError::Context(context, Box::new(DataFusionError::Execution(error.to_string())))
+    WorkerUnavailable::engine_error(url, &error)
 }
 
 /// Whether the connection failed rather than the task. Errors of tasks arrive as errors of the engine.

@@ -81,7 +81,7 @@ impl std::fmt::Debug for TextIndex {
 }
 
 impl TextIndex {
-    /// Opens the bytes that [`build_text_index`](super::build_text_index) returned. `analyzer` is the one of the
+    /// Opens the bytes that [`build_text_index`](super::build_text_index) returned. `analyzer` is that of the
     /// build.
     ///
     /// The caller must have verified a checksum of the bytes: not all damage is detected here.

@@ -84,10 +84,14 @@ impl fmt::Display for FileGraph {
     }
 }
 
-fn rust_files(folder: &Path) -> Vec<PathBuf> {
+/// All Rust files below a folder, in any order. Build directories do not count.
+pub(crate) fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
+        if path.ends_with("target") {
+            continue;
+        }
         match path.is_dir() {
             true => files.extend(rust_files(&path)),
             false => files.extend(path.extension().is_some_and(|e| e == "rs").then_some(path)),

@@ -110,3 +110,18 @@ fn search_layers_depend_in_one_direction() {
 fn coordinator_layers_depend_in_one_direction() {
     check_layers("coordinator/src", &[("background", &["write", "table_ops"]), ("write", &[])]);
 }
+
+#[test]
+fn files_stay_short() {
+    let mut lines = Vec::new();
+    for name in CRATES {
+        for file in graph::rust_files(&root().join(name)) {
+            let count = std::fs::read_to_string(&file).unwrap().lines().count();
+            assert!(count <= 600, "{}: {count} lines; a file of that length holds two ideas", file.display());
+            lines.push(count);
+        }
+    }
+    lines.sort_unstable();
+    let median = lines[lines.len() / 2];
+    assert!(median <= 150, "the median file has {median} lines");
+}

@@ -167,7 +167,7 @@ async fn copy_writes_files_only_to_the_export_directory() {
         ("COPY t TO '/tmp/plexus.csv'", "relative to"),
         ("COPY t TO '../plexus.csv'", "relative to"),
         ("COPY t TO 'no/where.csv'", "does not exist"),
-        ("COPY t TO 'all.xyz'", "is no format"),
+        ("COPY t TO 'all.xyz'", "is unknown: use parquet"),
         ("COPY nothing TO 'b.csv'", "not found"),
         ("COPY (SELECT id / (id - 5) FROM t) TO 'b.csv'", "zero"),
     ] {

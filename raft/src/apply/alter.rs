@@ -9,7 +9,7 @@ use plexus_model::{
 };
 
 use super::tables::{check_schema_exists, mark_dropped};
-use crate::commit;
+use crate::commit::checks;
 
 pub(super) fn rename_table(
     manifest: &mut Manifest,
@@ -45,9 +45,9 @@ pub(super) fn rename_table(
 /// Replaces the schema of a table. Segments stay as they are; readers adapt old segments to the new schema.
 pub(crate) fn alter_table(manifest: &mut Manifest, version: Version, alter: AlterTable) -> Result<TableId> {
     let AlterTable { table: id, schema_version, schema, base } = alter;
-    let table = commit::live_table(manifest, id, schema_version)?;
+    let table = checks::live_table(manifest, id, schema_version)?;
     if let Some(base) = base {
-        commit::check_unchanged(manifest, id, base)?;
+        checks::check_unchanged(manifest, id, base)?;
     }
     schema.validate()?;
     if table.schema.has_key() != schema.has_key() {

@@ -7,7 +7,7 @@ use plexus_model::placement::rendezvous;
 use plexus_model::schema::validate_name;
 use plexus_model::{CreateTable, Error, Manifest, Result, Shard, Table, TableId, TableName, Version};
 
-use crate::commit;
+use crate::commit::relocations;
 
 pub(super) fn create_schema(
     manifest: &mut Manifest,
@@ -163,7 +163,7 @@ pub(super) fn vacuum(manifest: &mut Manifest, id: TableId, until: Version) -> Re
             table.inline_bytes -= segment.bytes();
         }
     }
-    commit::expire_relocations(table, time_us);
+    relocations::expire_relocations(table, time_us);
     table.history.retain(|history| history.until > until);
     table.oldest = table.oldest.max(until);
     Ok(())

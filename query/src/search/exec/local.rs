@@ -34,10 +34,10 @@ pub(crate) async fn search_local(
             let read = |view: u32| async move { snapshot.text(&snapshot.views[view as usize], fields).await };
             let text_search = search.clone();
             let search =
-                move |index: TextIndex, accepted: &RowSelection, tops: &mut [TopK<Hit>], view: u32| {
+                move |index: TextIndex, selection: &RowSelection, tops: &mut [TopK<Hit>], view: u32| {
                     tops.iter_mut().try_for_each(|top| {
                         let threshold = top.threshold();
-                        text_search.run(&index, accepted, k, threshold, &mut |hit| {
+                        text_search.run(&index, selection, k, threshold, &mut |hit| {
                             top.push(hit.score, Hit { view, row: hit.row })
                         })
                     })
@@ -58,7 +58,7 @@ pub(crate) async fn search_local(
             };
             let (caches, queries) = (snapshot.context.caches.clone(), queries.clone());
             let search = move |(vectors, graph): VectorsOf,
-                               accepted: &RowSelection,
+                               selection: &RowSelection,
                                tops: &mut [TopK<Hit>],
                                view: u32| {
                 for (query, top) in queries.iter().zip(tops) {
@@ -67,8 +67,8 @@ pub(crate) async fn search_local(
                         top.push(-distance, Hit { view, row });
                     };
                     match &graph {
-                        Some(graph) => nearest.search_graph(graph, accepted, &caches, found),
-                        None => nearest.brute_force(accepted, found),
+                        Some(graph) => nearest.search_graph(graph, selection, &caches, found),
+                        None => nearest.brute_force(selection, found),
                     }
                 }
                 Ok(())
@@ -98,7 +98,7 @@ where
     // A row that is worse than the k-th best of one segment is not among the k best of all segments.
     let thresholds = Arc::new(Mutex::new(vec![f32::NEG_INFINITY; query_count]));
     let found = views.into_iter().map(|view| {
-        let (read, search, accepted) = (read(view), search.clone(), selections.get(view as usize).clone());
+        let (read, search, selection) = (read(view), search.clone(), selections.get(view as usize).clone());
         let thresholds = thresholds.clone();
         async move {
             let read = read.await?;
@@ -106,7 +106,7 @@ where
                 let mut tops = tops();
                 let lock = || thresholds.lock().expect("no code panics while it holds this lock");
                 tops.iter_mut().zip(lock().iter()).for_each(|(top, least)| top.raise_threshold(*least));
-                search(read, &accepted, &mut tops, view)?;
+                search(read, &selection, &mut tops, view)?;
                 lock().iter_mut().zip(&tops).for_each(|(least, top)| *least = least.max(top.threshold()));
                 Ok(tops.into_iter().map(TopK::into_sorted).collect::<Vec<_>>())
             })

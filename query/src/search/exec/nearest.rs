@@ -1,4 +1,4 @@
-//! The nearest vectors of one segment, by brute force or by graph search.
+//! The nearest vectors of one segment, by brute force or through its graph.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -56,13 +56,13 @@ impl Nearest<'_> {
     }
 
     /// Compares every selected row.
-    pub(crate) fn brute_force(&self, accepted: &RowSelection, mut found: impl FnMut(f32, u32)) {
+    pub(crate) fn brute_force(&self, selection: &RowSelection, mut found: impl FnMut(f32, u32)) {
         let mut visit = |row: u32| {
             if let Some(distance) = self.distance(row) {
                 found(distance, row);
             }
         };
-        match accepted {
+        match selection {
             RowSelection::Only(rows) => rows.iter().for_each(visit),
             RowSelection::AllExcept(rows) if rows.is_empty() => (0..self.vectors.rows()).for_each(&mut visit),
             RowSelection::AllExcept(rows) => {
@@ -76,11 +76,11 @@ impl Nearest<'_> {
     pub(crate) fn search_graph(
         &self,
         graph: &OpenGraph,
-        accepted: &RowSelection,
+        selection: &RowSelection,
         caches: &SearchCaches,
         mut found: impl FnMut(f32, u32),
     ) {
-        let nodes = match accepted {
+        let nodes = match selection {
             RowSelection::Only(rows) => Some(caches.node_filter(graph.file, &graph.graph, rows)),
             RowSelection::AllExcept(_) => None,
         };
@@ -88,7 +88,7 @@ impl Nearest<'_> {
         let options = GraphSearchOptions { k: self.k, beam_width: self.beam };
         let vector = self.query.vector();
         let mut nearest = SEARCHER.with_borrow_mut(|searcher| {
-            searcher.search(&graph.graph, vector, options, accepted, nodes.as_deref(), distance)
+            searcher.search(&graph.graph, vector, options, selection, nodes.as_deref(), distance)
         });
         nearest.retain(|(distance, _)| distance.is_finite());
         // With the cosine metric, zero vectors are not in the graph; their distance is one.
@@ -96,7 +96,7 @@ impl Nearest<'_> {
         let far = nearest.get(self.k - 1).is_none_or(|(distance, _)| *distance >= 1.0);
         let fewer = nearest.len() < self.k && nodes.is_none_or(|nodes| nearest.len() < nodes.len());
         if fewer || (zeros && far) {
-            return self.brute_force(accepted, found);
+            return self.brute_force(selection, found);
         }
         nearest.into_iter().for_each(|(distance, row)| found(distance, row));
     }

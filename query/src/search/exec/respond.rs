@@ -7,7 +7,7 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::Expr;
 use datafusion_proto::bytes::Serializeable;
 use plexus_index::VectorQuery;
-use plexus_model::{Error, Result, RowSet, encode_row_set};
+use plexus_model::{Error, Manifest, Result, RowSet, encode, encode_row_set};
 use plexus_storage::inline;
 
 use crate::search::exec::bound_retriever::BoundRetriever;
@@ -16,8 +16,24 @@ use crate::search::exec::local::{matching, search_local};
 use crate::search::exec::statistics::statistics_of;
 use crate::search::hit::Hit;
 use crate::search::remote::protocol::{RetrievalParams, ShardRequest, ShardResponse, decode_sets};
+use crate::search::remote::server;
 use crate::search::snapshot::SearchSnapshot;
+use crate::search::snapshot::context::SearchContext;
 use crate::search::snapshot::text_fields::TextFields;
+
+/// Answers an encoded search request of another node. `manifest` is the latest that this node knows.
+///
+/// # Errors
+/// What the search fails with. The caller then tries another replica or searches itself.
+pub(crate) async fn handle(
+    task: &[u8],
+    manifest: &Manifest,
+    context: &SearchContext,
+    state: &SessionState,
+) -> Result<Vec<u8>> {
+    let (snapshot, request) = server::open(task, manifest, context).await?;
+    Ok(encode(&respond(&snapshot, request, state).await?))
+}
 
 /// Converts an error of DataFusion. An error of this project inside of it stays as it is.
 fn of_engine(error: DataFusionError) -> Error {
@@ -36,7 +52,7 @@ fn of_engine(error: DataFusionError) -> Error {
 ///
 /// # Errors
 /// `InvalidArgument` when the request does not fit the segments; otherwise what reading them fails with.
-pub(crate) async fn respond(
+async fn respond(
     snapshot: &SearchSnapshot,
     request: ShardRequest,
     state: &SessionState,

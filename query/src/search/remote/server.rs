@@ -2,24 +2,23 @@
 
 use std::sync::Arc;
 
-use datafusion::execution::SessionState;
-use plexus_model::{Error, Manifest, Result, Segment, SegmentData, Table, Version, decode, encode};
+use plexus_model::{Error, Manifest, Result, Segment, SegmentData, Table, Version, decode};
 
-use crate::search::exec::respond::respond;
-use crate::search::remote::protocol::ShardTask;
+use crate::search::remote::protocol::{ShardRequest, ShardTask};
 use crate::search::snapshot::context::SearchContext;
 use crate::search::snapshot::{SearchSnapshot, SegmentView};
 
-/// Answers an encoded [`ShardTask`] with an encoded response. `manifest` is the latest that this node knows.
+/// Opens an encoded [`ShardTask`]: a snapshot of the segments that it names, and the request. `manifest` is
+/// the latest that this node knows.
 ///
 /// # Errors
-/// What the search fails with. The caller then tries another replica or searches itself.
-pub(crate) async fn handle(
+/// `InvalidArgument` when a segment has other files here; otherwise what reading its deletion vectors fails
+/// with.
+pub(crate) async fn open(
     task: &[u8],
     manifest: &Manifest,
     context: &SearchContext,
-    state: &SessionState,
-) -> Result<Vec<u8>> {
+) -> Result<(SearchSnapshot, ShardRequest)> {
     let task: ShardTask = decode("search request", task)?;
     for segment in &task.segments {
         check_files(segment, manifest)?;
@@ -50,7 +49,7 @@ pub(crate) async fn handle(
     }
     let snapshot = SearchSnapshot::of(table, task.version, context.clone(), views).for_query(task.query_id);
     tracing::debug!(query_id = snapshot.query_id, version = snapshot.version.0, "searching for another node");
-    Ok(encode(&respond(&snapshot, task.request, state).await?))
+    Ok((snapshot, task.request))
 }
 
 /// Fails when a segment has other files than this node knows it to have. Reading such a file would fail its
