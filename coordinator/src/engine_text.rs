@@ -8,8 +8,8 @@
 /// follow.
 ///
 /// Errors travel between workers as protobuf messages of datafusion-distributed. These keep the contexts of
-/// an error, but of an external error only the text, so the type [`WorkerUnavailable`](crate::WorkerUnavailable) is lost on the first
-/// hop.
+/// an error, but of an external error only the text, so the type
+/// [`WorkerUnavailable`](crate::WorkerUnavailable) is lost on the first hop.
 pub(crate) const WORKER_UNAVAILABLE: &str = "worker unavailable: ";
 
 /// Starts a position in the SQL text, at the end of a parser error.
