@@ -35,14 +35,14 @@ bench: build $(VENV)/.bench ## Measure, and print a table. ARGS="--only dml" for
 	PLEXUS_BENCH_PEERS=$(CARGO_TARGET_DIR)/peers/release/plexus-bench-peers \
 	$(CARGO_TARGET_DIR)/release/plexus-bench $(ARGS)
 
-lint: system-packages ## Formatting, line width, lints, and licences where cargo-deny is installed
+lint: system-packages ## Formatting, line width, lints, and licenses where cargo-deny is installed
 	cargo fmt --all --check
 	cargo fmt --manifest-path bench/peers/Cargo.toml --check
 	scripts/check-width
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --manifest-path bench/peers/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/peers -- -D warnings
 	@if command -v cargo-deny >/dev/null 2>&1; then cargo deny check; \
-	else echo "cargo-deny is not installed: licences and advisories were not checked" >&2; fi
+	else echo "cargo-deny is not installed: licenses and advisories were not checked" >&2; fi
 
 system-packages: # libclang, which a dependency of the columnar format needs to build
 	@scripts/system-packages

@@ -4,9 +4,8 @@ use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
 
+use fastrand::Rng;
 use plexus_model::{Error, Result};
-
-use crate::random::Random;
 
 /// Queries of each kind.
 pub(crate) const QUERIES: usize = 300;
@@ -16,11 +15,10 @@ const TERMS_PER_TEXT: Range<u64> = 5..56;
 
 /// Texts of many lengths. The frequency of the n-th term is in proportion to 1/n (Zipf's law).
 pub(crate) fn texts(rows: usize) -> Vec<String> {
-    let mut random = Random::new(0xbe_ef);
+    let mut random = Rng::with_seed(0xbe_ef);
     let text = |_| {
-        let length = TERMS_PER_TEXT.start + random.below(TERMS_PER_TEXT.end - TERMS_PER_TEXT.start);
-        let mut term =
-            || ((VOCABULARY as f64).powf((random.next() >> 11) as f64 / (1u64 << 53) as f64)) as u64;
+        let length = random.u64(TERMS_PER_TEXT);
+        let mut term = || ((VOCABULARY as f64).powf(random.f64())) as u64;
         (0..length).map(|_| format!("w{}", term())).collect::<Vec<_>>().join(" ")
     };
     (0..rows).map(text).collect()

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use fastrand::Rng;
 use futures::{StreamExt, stream};
 use plexus_model::{Error, Result};
 use plexus_node::client::{Client, IngestOptions};
@@ -16,7 +17,6 @@ use crate::cluster::{
     with_cluster,
 };
 use crate::latency::Latencies;
-use crate::random::Random;
 use crate::{Figure, manifest, peers};
 
 /// Rows of the large table, unless the command line says otherwise.
@@ -175,9 +175,9 @@ async fn upsert_clients(client: &mut Client, cluster: &LocalCluster) -> Result<F
         tokio::spawn(async move {
             let mut client = Client::connect(&url).await?;
             let mut latencies = Latencies::new();
-            let mut random = Random::new(index as u64 + 1);
+            let mut random = Rng::with_seed(index as u64 + 1);
             while started.elapsed() < CLIENT_TIME {
-                let key = random.below(CLIENT_KEYS) + 1;
+                let key = random.u64(..CLIENT_KEYS) + 1;
                 let sql = format!(
                     "INSERT INTO counters VALUES ({key}, {index}) \
                      ON CONFLICT (id) DO UPDATE SET v = excluded.v"

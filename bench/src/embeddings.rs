@@ -4,10 +4,9 @@
 use std::io::Write;
 use std::path::Path;
 
+use fastrand::Rng;
 use plexus_index::squared_l2;
 use plexus_model::{Error, Result};
-
-use crate::random::Random;
 
 /// Components of each vector.
 pub(crate) const DIMENSIONS: usize = 384;
@@ -48,18 +47,28 @@ impl<'a> Vectors<'a> {
     }
 }
 
+/// Approximately standard normal: the sum of twelve uniform numbers, minus their mean (Irwin-Hall).
+fn normal(random: &mut Rng) -> f32 {
+    (0..12).map(|_| random.f32()).sum::<f32>() - 6.0
+}
+
+/// `count` numbers, each approximately standard normal.
+fn normals(random: &mut Rng, count: usize) -> Vec<f32> {
+    (0..count).map(|_| normal(random)).collect()
+}
+
 /// Unit vectors around centroids in a space of low rank, with some noise in all directions. The centroids are
 /// the same for every seed, so that queries can be drawn from the distribution of the base vectors.
 pub(crate) fn generate(count: usize, seed: u64) -> Vec<f32> {
-    let mut fixed = Random::new(0x5eed);
-    let basis = fixed.normals(RANK * DIMENSIONS);
-    let centroids: Vec<Vec<f32>> = (0..CLUSTERS).map(|_| fixed.normals(RANK)).collect();
-    let mut random = Random::new(seed);
+    let mut fixed = Rng::with_seed(0x5eed);
+    let basis = normals(&mut fixed, RANK * DIMENSIONS);
+    let centroids: Vec<Vec<f32>> = (0..CLUSTERS).map(|_| normals(&mut fixed, RANK)).collect();
+    let mut random = Rng::with_seed(seed);
     let mut vectors = Vec::with_capacity(count * DIMENSIONS);
     for _ in 0..count {
-        let centroid = &centroids[random.below(CLUSTERS as u64) as usize];
-        let position: Vec<f32> = centroid.iter().map(|x| x + random.normal()).collect();
-        let mut vector = random.normals(DIMENSIONS);
+        let centroid = &centroids[random.u64(..CLUSTERS as u64) as usize];
+        let position: Vec<f32> = centroid.iter().map(|x| x + normal(&mut random)).collect();
+        let mut vector = normals(&mut random, DIMENSIONS);
         vector.iter_mut().for_each(|x| *x *= NOISE);
         for (x, direction) in position.iter().zip(basis.chunks_exact(DIMENSIONS)) {
             vector.iter_mut().zip(direction).for_each(|(v, d)| *v += x * d);

@@ -8,10 +8,10 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
 use plexus_model::{Error, Result};
 
 use crate::Figure;
-use crate::random::Random;
 
 const GIB: f64 = (1u64 << 30) as f64;
 
@@ -92,11 +92,11 @@ fn reads_per_s(dir: &Path) -> std::io::Result<f64> {
     std::fs::write(&path, vec![7; BLOCKS as usize * 4096])?;
     let file = File::open(&path)?;
     let mut buffer = [0; 4096];
-    let mut random = Random::new(1);
+    let mut random = Rng::with_seed(1);
     let started = Instant::now();
     let mut count = 0u64;
     while started.elapsed() < Duration::from_secs(1) {
-        file.read_exact_at(&mut buffer, random.below(BLOCKS) * 4096)?;
+        file.read_exact_at(&mut buffer, random.u64(..BLOCKS) * 4096)?;
         count += 1;
     }
     std::fs::remove_file(path)?;

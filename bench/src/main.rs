@@ -12,7 +12,6 @@ mod latency;
 mod limits;
 mod manifest;
 mod peers;
-mod random;
 mod search;
 mod text;
 mod tpch;

@@ -12,7 +12,7 @@
 //!   them visible.
 //! - [`Maintenance`] runs the background work of a node.
 //!
-//! Folders:
+//! Folders, each above those that it uses; `coordinator.rs` dispatches to them:
 //! - `sql`: parsing, classification and rewriting of SQL text. No I/O.
 //! - `exec`: sessions, transactions, planning, queries, DML, `COPY` and bulk ingest.
 //! - `ddl`: definitions of tables, schemas and indexes.
@@ -21,6 +21,7 @@
 //! - `background`: flush, compaction, index builds, repair, scrubbing, garbage collection and liveness.
 
 mod background;
+mod coordinator;
 mod ddl;
 mod engine_text;
 mod errors;
@@ -35,16 +36,16 @@ pub use background::context::TaskContext;
 pub use background::maintenance::Maintenance;
 pub use background::repair::Repairer;
 pub use background::runner::{TaskMetrics, TaskStatistics};
+pub use coordinator::{Coordinator, CoordinatorOptions, Described};
 pub use errors::{WorkerUnavailable, from_datafusion};
 pub use exec::context::Executed;
-pub use exec::coordinator::{Coordinator, CoordinatorOptions, Described};
 pub use exec::load::{IngestMode, IngestTarget};
 pub use exec::retry::{RowStream, Suspects, worker_url};
 pub use exec::session::Session;
 pub use exec::transaction::Isolation;
 pub use exec::transactions::{LEASE, TransactionId};
-pub use peers::{Checked, Missing, NodeReport, Peers, SegmentUpload};
-pub use write::group_queue::{GroupCommitter, Written};
+pub use peers::{CheckResult, MissingSegments, NodeReport, Peers, SegmentUpload};
+pub use write::group_queue::{GroupCommitter, WriteResult};
 pub use write::ingest::Ingest;
 pub use write::keys::{KeyIndexes, OnDuplicate};
 pub use write::replicate::Replicator;

@@ -2,6 +2,12 @@
 
 use std::time::Duration;
 
+/// Default number of replicas of a table, limited by the number of data nodes.
+pub(crate) const REPLICAS_DEFAULT: u32 = 3;
+
+/// Default number of shards of a table per data node. More than one, so that the work of a node has parts.
+pub(crate) const SHARDS_PER_NODE: u32 = 2;
+
 /// Arrow bytes of one shard that are encoded into one segment. Large enough for wide zones and few files.
 /// Small enough to send, verify and hold in memory as a whole: the encoded segment has about a quarter of
 /// these bytes.

@@ -26,7 +26,7 @@ pub(crate) const MISSING_LISTED_MAX: usize = 10_000;
 
 /// Segments that this node should hold and lacked at the last check. [`crate::Maintenance`] updates it.
 #[derive(Default, Debug)]
-pub struct Missing(Mutex<MissingCheck>);
+pub struct MissingSegments(Mutex<MissingCheck>);
 
 /// The result of one check for missing segments.
 #[derive(Default, Debug)]
@@ -36,7 +36,7 @@ struct MissingCheck {
     missing: BTreeSet<SegmentId>,
 }
 
-impl Missing {
+impl MissingSegments {
     /// Replaces the result by that of a check of `version`.
     pub(crate) fn set(&self, version: Version, segments: impl Iterator<Item = SegmentId>) {
         *self.lock() = MissingCheck { version, missing: segments.collect() };
@@ -77,7 +77,7 @@ pub struct NodeReport {
 
 /// Result of verifying the local replicas of files.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Checked {
+pub struct CheckResult {
     /// Files that did not match their checksum. They are in quarantine.
     pub damaged: Vec<SegmentId>,
     /// Files that the node does not have, or not yet.
@@ -103,5 +103,5 @@ pub trait Peers: Send + Sync + 'static {
     ///
     /// # Errors
     /// `Unavailable` when the node does not answer in time. Otherwise the error of its store.
-    async fn check(&self, node: NodeId, files: &[SegmentRef]) -> Result<Checked>;
+    async fn check(&self, node: NodeId, files: &[SegmentRef]) -> Result<CheckResult>;
 }

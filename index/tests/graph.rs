@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use fastrand::Rng;
 use plexus_index::graph::{BuildOptions, Graph, GraphSearchOptions, GraphSearcher, NodeFilter, build_graph};
 use plexus_index::{VectorQuery, dot};
 use plexus_model::{ErrorKind, Metric, RowSelection, RowSet};
@@ -9,29 +10,21 @@ use plexus_model::{ErrorKind, Metric, RowSelection, RowSet};
 const DIMENSIONS: usize = 40;
 const K: usize = 10;
 
-/// A seeded generator (Marsaglia: "Xorshift RNGs", 2003).
-struct Xorshift(u64);
-
-impl Xorshift {
-    /// Uniform from -1 to 1.
-    fn next(&mut self) -> f32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
+/// Uniform from -1 to 1.
+fn component(random: &mut Rng) -> f32 {
+    2.0 * random.f32() - 1.0
 }
 
 /// Vectors around 30 centers, which are the same for every seed.
 fn vectors(count: usize, seed: u64) -> Vec<f32> {
-    let mut center_random = Xorshift(7);
+    let mut center_random = Rng::with_seed(7);
     let centers: Vec<Vec<f32>> =
-        (0..30).map(|_| (0..DIMENSIONS).map(|_| center_random.next()).collect()).collect();
-    let mut random = Xorshift(seed);
+        (0..30).map(|_| (0..DIMENSIONS).map(|_| component(&mut center_random)).collect()).collect();
+    let mut random = Rng::with_seed(seed);
     (0..count)
         .flat_map(|row| {
             let center = &centers[row % centers.len()];
-            center.iter().map(|x| x + 0.5 * random.next()).collect::<Vec<_>>()
+            center.iter().map(|x| x + 0.5 * component(&mut random)).collect::<Vec<_>>()
         })
         .collect()
 }

@@ -169,6 +169,14 @@ impl Table {
             .filter(move |s| is_dropped || s.removed.is_some_and(|removed| removed <= until))
     }
 
+    /// Whether a vacuum up to `until` has anything to remove: data or history that no version from `until` on
+    /// needs.
+    pub fn has_garbage(&self, until: Version) -> bool {
+        self.dropped.is_some_and(|dropped| dropped <= until)
+            || self.history.iter().any(|history| history.until <= until)
+            || self.garbage(until).next().is_some()
+    }
+
     /// Number of rows at `version`. Counts rows of flushed segments that are newer than `version` too.
     pub fn rows(&self, version: Version) -> u64 {
         self.visible(version).map(|s| s.live_rows(version)).sum()

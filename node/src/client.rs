@@ -28,7 +28,7 @@ pub struct Client {
 }
 
 /// The result of a statement.
-pub struct Answer {
+pub struct StatementResult {
     /// Schema of the rows. Has no fields if the statement returns no rows.
     pub schema: SchemaRef,
     /// The rows, as they arrive.
@@ -93,7 +93,7 @@ impl Client {
     ///
     /// # Errors
     /// Those of the statement.
-    pub async fn execute(&mut self, sql: &str) -> Result<Answer> {
+    pub async fn execute(&mut self, sql: &str) -> Result<StatementResult> {
         let info: FlightInfo = self.inner.execute(sql.to_owned(), None).await.map_err(from_flight)?;
         let affected = (info.total_records >= 0).then_some(info.total_records as u64);
         let schema: Schema = info
@@ -102,7 +102,7 @@ impl Client {
             .map_err(|e| Error::corrupt(format!("schema of the result: {e}")))?;
         let schema: SchemaRef = schema.into();
         if schema.fields().is_empty() {
-            return Ok(Answer { schema, rows: futures::stream::empty().boxed(), affected });
+            return Ok(StatementResult { schema, rows: futures::stream::empty().boxed(), affected });
         }
         let ticket = info
             .endpoint
@@ -111,7 +111,7 @@ impl Client {
             .and_then(|e| e.ticket)
             .ok_or_else(|| Error::corrupt("the FlightInfo has no endpoint"))?;
         let rows = self.inner.do_get(ticket).await.map_err(from_flight)?;
-        Ok(Answer { schema, rows: rows.map_err(from_flight).boxed(), affected: None })
+        Ok(StatementResult { schema, rows: rows.map_err(from_flight).boxed(), affected: None })
     }
 
     /// Runs one statement and collects its rows.

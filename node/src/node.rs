@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use plexus_coordinator::limits::LOADS_MAX;
 use plexus_coordinator::{
-    Coordinator, CoordinatorOptions, GroupCommitter, KeyIndexes, Maintenance, Missing, Repairer, Replicator,
-    TaskContext, TaskMetrics, Writer,
+    Coordinator, CoordinatorOptions, GroupCommitter, KeyIndexes, Maintenance, MissingSegments, Repairer,
+    Replicator, TaskContext, TaskMetrics, Writer,
 };
 use plexus_flight::peer::{NodeState, PeerEndpoint, PeerNetwork, PeerService, WorkerChannels};
 use plexus_flight::sql::SqlService;
@@ -57,7 +57,7 @@ impl Node {
     /// joins.
     pub(crate) async fn start(config: Config, control: &Handle) -> Result<Self> {
         let Listeners { flight, peer, quic, http } = Listeners::bind(&config)?;
-        let base = Base::open(&config, quic, control).await?;
+        let base = NodeCore::open(&config, quic, control).await?;
 
         let (stop_serving, stop) = (CancellationToken::new(), CancellationToken::new());
         let (mut servers, mut background) = (JoinSet::new(), JoinSet::new());
@@ -102,7 +102,7 @@ impl Node {
             node = %base.id, cluster = %base.data.authority.cluster, flight = %config.flight,
             peer = %config.peer, http = %config.http, roles = %config.roles, "node is ready"
         );
-        let Base { meta, endpoint, data, .. } = base;
+        let NodeCore { meta, endpoint, data, .. } = base;
         Ok(Self { meta, endpoint, stop_serving, servers, stop, background, _data: data })
     }
 
@@ -147,7 +147,7 @@ impl Node {
 
 /// What a node has before it enters the cluster: its identity, its storage, its network, and its member of
 /// the metadata group.
-struct Base {
+struct NodeCore {
     id: NodeId,
     identity: Identity,
     endpoint: PeerEndpoint,
@@ -158,7 +158,7 @@ struct Base {
     task_metrics: TaskMetrics,
 }
 
-impl Base {
+impl NodeCore {
     async fn open(config: &Config, socket: UdpSocket, control: &Handle) -> Result<Self> {
         let token = match &config.membership {
             Membership::Join { token, .. } => Some(token.as_str()),
@@ -178,7 +178,7 @@ impl Base {
         let state = Arc::new(NodeState {
             meta: Default::default(),
             store,
-            missing: Arc::new(Missing::default()),
+            missing: Arc::new(MissingSegments::default()),
             engine: Default::default(),
         });
         let network = PeerNetwork::new(endpoint.client(), state.clone());

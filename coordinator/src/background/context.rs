@@ -7,7 +7,7 @@ use plexus_raft::Meta;
 use plexus_storage::SegmentStore;
 
 use crate::background::repair::Repairer;
-use crate::peers::Missing;
+use crate::peers::MissingSegments;
 use crate::write::writer::Writer;
 
 /// The components of a node that background tasks work with. Cheap to clone.
@@ -24,7 +24,7 @@ pub struct TaskContext {
     /// Fetches segments from other replicas.
     pub repairer: Arc<Repairer>,
     /// Segments that this node should hold and lacks.
-    pub missing: Arc<Missing>,
+    pub missing: Arc<MissingSegments>,
 }
 
 impl TaskContext {

@@ -10,7 +10,6 @@ use plexus_model::{Command, Result};
 use super::context::TaskContext;
 use super::runner::BackgroundTask;
 use crate::limits::{COMMIT_TIMEOUT, SWEEP_INTERVAL};
-use crate::table_ops::vacuum::has_garbage;
 
 /// On the leader: vacuums all tables and drops abandoned staging tables. Does nothing on other nodes.
 pub(crate) struct RetentionTask(pub(crate) TaskContext);
@@ -39,7 +38,7 @@ impl BackgroundTask for RetentionTask {
             }
             let retention = table.retention_us().max(RETENTION_MIN_US);
             if let Ok(until) = manifest.version_at(manifest.time_us.saturating_sub(retention))
-                && has_garbage(table, until)
+                && table.has_garbage(until)
             {
                 self.0.meta.propose(Command::Vacuum { table: table.id, until }, COMMIT_TIMEOUT).await?;
             }

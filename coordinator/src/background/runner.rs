@@ -2,7 +2,6 @@
 //! name, an interval, counters, and a bound on how many heavy ones run at once.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -147,8 +146,7 @@ async fn run_task(mut task: Box<dyn BackgroundTask>, heavy: &Semaphore, metrics:
 
 /// A random delay between zero and [`JITTER_FRACTION`] of `period`.
 fn jitter(period: Duration) -> Duration {
-    let random = RandomState::new().hash_one(period) as f64 / u64::MAX as f64;
-    period.mul_f64(random * JITTER_FRACTION)
+    period.mul_f64(fastrand::f64() * JITTER_FRACTION)
 }
 
 #[cfg(test)]

@@ -18,12 +18,6 @@ use crate::sql::duration::duration_us;
 use crate::sql::names::{identifier, table_name};
 use crate::sql::parse;
 
-/// Default number of replicas of a table, limited by the number of data nodes.
-pub(crate) const REPLICAS_DEFAULT: u32 = 3;
-
-/// Default number of shards of a table per data node. More than one, so that the work of a node has parts.
-pub(crate) const SHARDS_PER_NODE: u32 = 2;
-
 /// The command for `CREATE TABLE`. Column types are those of the query engine, `VECTOR(n)` and `HALFVEC(n)`.
 /// `schema` qualifies a name without one.
 ///

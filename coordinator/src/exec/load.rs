@@ -11,15 +11,14 @@ use plexus_model::schema::validate_name;
 use plexus_model::{Command, CreateTable, Error, ErrorKind, Manifest, Result, TableName, TableSchema};
 use plexus_storage::types;
 
-use crate::ddl::create_table;
 use crate::exec::context::{find, new_query_id};
 use crate::exec::planner::Planner;
 use crate::exec::session::Session;
 use crate::exec::transactions::{TransactionId, Transactions};
-use crate::limits::{COMMIT_TIMEOUT, READ_INDEX_TIMEOUT};
+use crate::limits::{COMMIT_TIMEOUT, READ_INDEX_TIMEOUT, REPLICAS_DEFAULT, SHARDS_PER_NODE};
 use crate::sql::names::table_name;
 use crate::write::coerce::arrange;
-use crate::write::group_queue::Written;
+use crate::write::group_queue::WriteResult;
 use crate::write::keys::OnDuplicate;
 use crate::write::row_changes::RowChanges;
 use crate::write::writer::Writer;
@@ -81,7 +80,7 @@ impl Loader {
         target: IngestTarget,
         schema: SchemaRef,
         mut batches: BoxStream<'static, Result<RecordBatch>>,
-    ) -> Result<Written> {
+    ) -> Result<WriteResult> {
         if let Some(id) = session.transaction()
             && let Some(written) =
                 self.ingest_in_transaction(id, session, &target, &schema, &mut batches).await?
@@ -121,7 +120,7 @@ impl Loader {
         target: &IngestTarget,
         schema: &SchemaRef,
         batches: &mut BoxStream<'static, Result<RecordBatch>>,
-    ) -> Result<Option<Written>> {
+    ) -> Result<Option<WriteResult>> {
         session.check_writable()?;
         let mut guard = self.transactions.take(id)?;
         let manifest = self.planner.pin_transaction(session, &mut guard).await?;
@@ -142,7 +141,7 @@ impl Loader {
         changes.add(ingest.stage().await?);
         let rows = changes.resolve_keys(&self.writer, &table, manifest.version, target.on_duplicate).await?;
         guard.stage(&self.writer, changes).await?;
-        Ok(Some(Written { rows, version: None }))
+        Ok(Some(WriteResult { rows, version: None }))
     }
 
     /// Loads into a staging table and renames it at the end. One log entry makes the table visible with all
@@ -154,7 +153,7 @@ impl Loader {
         name: TableName,
         schema: SchemaRef,
         mut batches: BoxStream<'static, Result<RecordBatch>>,
-    ) -> Result<Written> {
+    ) -> Result<WriteResult> {
         // Checked now, so that a wrong name is reported before the client sends rows.
         validate_name("table", &name.table)?;
         if !manifest.schemas.contains_key(&name.schema) {
@@ -180,7 +179,7 @@ impl Loader {
                 }
                 renamed => renamed?,
             };
-            Ok(Written { version: Some(applied.version), ..written })
+            Ok(WriteResult { version: Some(applied.version), ..written })
         };
         match loaded.await {
             Ok(written) => Ok(written),
@@ -221,8 +220,8 @@ fn new_table(
     Ok(CreateTable {
         name,
         schema: columns,
-        shards: target.shards.unwrap_or((nodes * create_table::SHARDS_PER_NODE).max(1)),
-        replicas: target.replicas.unwrap_or(create_table::REPLICAS_DEFAULT.min(nodes).max(1)),
+        shards: target.shards.unwrap_or((nodes * SHARDS_PER_NODE).max(1)),
+        replicas: target.replicas.unwrap_or(REPLICAS_DEFAULT.min(nodes).max(1)),
         if_not_exists: false,
         or_replace: false,
     })

@@ -2,7 +2,6 @@
 //! `COPY` and bulk ingest.
 
 pub(crate) mod context;
-pub(crate) mod coordinator;
 pub(crate) mod copy;
 pub(crate) mod dml;
 pub(crate) mod insert;

@@ -15,7 +15,7 @@ use datafusion::sql::sqlparser::ast::{
     FunctionArguments, Ident, ObjectName, TableFactor, Value, VisitMut, VisitorMut,
 };
 use plexus_model::{Error, Result};
-use plexus_query::search::{Function as SearchFunction, NAMED_ARGUMENT};
+use plexus_query::search::{NAMED_ARGUMENT, SearchFunction};
 
 use crate::sql::names::identifier;
 

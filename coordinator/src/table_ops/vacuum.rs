@@ -4,20 +4,12 @@ use std::sync::Arc;
 
 use arrow::array::{StringArray, UInt64Array};
 use datafusion::sql::sqlparser::ast::ObjectName;
-use plexus_model::{Command, DeletionVector, ErrorKind, Result, Segment, Table, Version};
+use plexus_model::{Command, DeletionVector, ErrorKind, Result, Segment, Table};
 
 use super::report;
 use crate::exec::context::{Executed, StatementContext};
 use crate::limits::COMMIT_TIMEOUT;
 use crate::table_ops::ProcedureExecutor;
-
-/// Whether a vacuum up to `until` has anything to remove: data or history that no version from `until` on
-/// needs.
-pub(crate) fn has_garbage(table: &Table, until: Version) -> bool {
-    table.dropped.is_some_and(|dropped| dropped <= until)
-        || table.history.iter().any(|history| history.until <= until)
-        || table.garbage(until).next().is_some()
-}
 
 /// Bytes of a segment and of its deletion vectors.
 fn bytes_with_deletions(segment: &Segment) -> u64 {
@@ -48,7 +40,7 @@ impl ProcedureExecutor {
             let Ok(until) = manifest.version_at(manifest.time_us.saturating_sub(retain_us)) else {
                 continue;
             };
-            let due = has_garbage(table, until);
+            let due = table.has_garbage(until);
             names.push(table.name.to_string());
             oldest_versions.push(if due { until.max(table.oldest).0 } else { table.oldest.0 });
             segments.push(table.garbage(until).count() as u64);

@@ -23,7 +23,7 @@ use plexus_storage::{CanonicalKeys, primary_keys, take_rows, types};
 use tokio_util::sync::CancellationToken;
 
 use crate::limits::{GROUP_BYTES_MAX, GROUP_SIZE_MAX, READ_INDEX_TIMEOUT, WRITE_ATTEMPTS_MAX};
-use crate::write::group_queue::{GroupTask, PendingWrite, TableKey, Written};
+use crate::write::group_queue::{GroupTask, PendingWrite, TableKey, WriteResult};
 use crate::write::keys;
 use crate::write::keys::OnDuplicate;
 use crate::write::row_changes::RowChanges;
@@ -103,7 +103,7 @@ async fn commit_plain(writer: &Writer, group: Vec<PendingWrite>) {
 fn reply_all(group: Vec<PendingWrite>, result: &Result<Applied>) {
     for pending in group {
         let rows = pending.row_count();
-        let result = result.as_ref().map(|a| Written { rows, version: Some(a.version) });
+        let result = result.as_ref().map(|a| WriteResult { rows, version: Some(a.version) });
         // The send fails when the caller has stopped waiting, which is fine.
         let _ = pending.reply.send(result.map_err(|e| Error::new(e.kind(), e.message())));
     }
@@ -180,7 +180,7 @@ async fn attempt_keyed(
     manifest: &Manifest,
     group: &[PendingWrite],
     linearizable: bool,
-) -> Result<Vec<Result<Written>>> {
+) -> Result<Vec<Result<WriteResult>>> {
     let table = current_with_schema_of(manifest, &group[0].rows.table)?;
     let mut shards = split_by_shard(group);
     for (number, shard) in &mut shards {
@@ -212,7 +212,7 @@ async fn attempt_keyed(
             Some(propose(writer, vec![change], group).await?.version)
         }
     };
-    let written = |rows| Written { rows, version };
+    let written = |rows| WriteResult { rows, version };
     Ok(outcomes.into_iter().map(|outcome| outcome.map(written)).collect())
 }
 

@@ -12,7 +12,7 @@ use crate::write::keys::OnDuplicate;
 
 /// The result of a successful write.
 #[derive(Clone, Copy, Debug)]
-pub struct Written {
+pub struct WriteResult {
     /// Number of rows written.
     pub rows: u64,
     /// Version from which the rows are visible; `None` when no row was written or the write is not committed
@@ -47,7 +47,7 @@ pub(crate) struct PendingWrite {
     /// When the write entered the queue.
     pub(crate) enqueued_at: Instant,
     /// Receives the result.
-    pub(crate) reply: oneshot::Sender<Result<Written>>,
+    pub(crate) reply: oneshot::Sender<Result<WriteResult>>,
 }
 
 /// A table and the version of its schema. Only rows with the same key fit into one segment.
@@ -81,7 +81,7 @@ impl GroupCommitter {
     /// # Errors
     /// `AlreadyExists` or `InvalidArgument` for a rejected primary key, `Unavailable` when the node is
     /// stopping. Otherwise the error of the commit.
-    pub(crate) async fn write(&self, rows: RowsToWrite, operation: &'static str) -> Result<Written> {
+    pub(crate) async fn write(&self, rows: RowsToWrite, operation: &'static str) -> Result<WriteResult> {
         let (reply, result) = oneshot::channel();
         let stopping = |_| Error::unavailable("the node is stopping");
         let pending = PendingWrite { rows, operation, enqueued_at: Instant::now(), reply };

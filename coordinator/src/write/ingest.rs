@@ -25,7 +25,7 @@ use crate::limits::{
     WRITE_ATTEMPTS_MAX, WRITE_TIME_MAX,
 };
 use crate::write::coerce::coerce;
-use crate::write::group_queue::{RowsToWrite, Written};
+use crate::write::group_queue::{RowsToWrite, WriteResult};
 use crate::write::keys::OnDuplicate;
 use crate::write::row_changes::RowChanges;
 use crate::write::writer::{Writer, current_with_schema_of};
@@ -198,9 +198,9 @@ impl Ingest {
     /// # Errors
     /// `AlreadyExists` or `InvalidArgument` for a rejected primary key. `Conflict` when concurrent commits
     /// interfere. Otherwise those of [`Self::write`] and of the commit.
-    pub(crate) async fn finish(mut self) -> Result<Written> {
+    pub(crate) async fn finish(mut self) -> Result<WriteResult> {
         if self.rows == 0 {
-            return Ok(Written { rows: 0, version: None });
+            return Ok(WriteResult { rows: 0, version: None });
         }
         let bytes = self.buffered_bytes();
         if self.uploads.is_empty() && self.segments.is_empty() && self.fits_inline(bytes) {
@@ -215,7 +215,7 @@ impl Ingest {
             return self.commit_keyed(segments).await;
         }
         let applied = self.writer.commit(vec![self.change(segments)], self.operation, self.started).await?;
-        Ok(Written { rows: self.rows, version: Some(applied.version) })
+        Ok(WriteResult { rows: self.rows, version: Some(applied.version) })
     }
 
     /// Uploads the remaining rows and waits until all segments are durable.
@@ -245,7 +245,7 @@ impl Ingest {
 
     /// Commits segments of a table with a primary key. While concurrent commits write the same keys, resolves
     /// duplicates again at a newer version.
-    async fn commit_keyed(&self, segments: Vec<NewSegment>) -> Result<Written> {
+    async fn commit_keyed(&self, segments: Vec<NewSegment>) -> Result<WriteResult> {
         let mut attempt = 1;
         loop {
             let manifest = self.writer.meta.read(READ_INDEX_TIMEOUT).await?;
@@ -255,12 +255,12 @@ impl Ingest {
             let rows =
                 changes.resolve_keys(&self.writer, &table, manifest.version, self.on_duplicate).await?;
             if rows == 0 {
-                return Ok(Written { rows, version: None });
+                return Ok(WriteResult { rows, version: None });
             }
             let change = changes.into_change(&self.writer, &table, manifest.version).await?;
             match self.writer.commit(vec![change], self.operation, self.started).await {
                 Err(e) if e.kind() == ErrorKind::Conflict && attempt < WRITE_ATTEMPTS_MAX => attempt += 1,
-                applied => return Ok(Written { rows, version: Some(applied?.version) }),
+                applied => return Ok(WriteResult { rows, version: Some(applied?.version) }),
             }
         }
     }
@@ -294,7 +294,7 @@ impl Ingest {
     }
 
     /// Commits the buffered rows in a group commit.
-    async fn finish_inline(&self, bytes: usize) -> Result<Written> {
+    async fn finish_inline(&self, bytes: usize) -> Result<WriteResult> {
         let parts: Vec<(u32, RecordBatch)> = self
             .buffers
             .iter()

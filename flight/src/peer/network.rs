@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use plexus_coordinator::{Checked, NodeReport, Peers, SegmentUpload, Suspects};
+use plexus_coordinator::{CheckResult, NodeReport, Peers, SegmentUpload, Suspects};
 use plexus_model::{Error, ErrorKind, NodeId, Result, SegmentId, Version};
 use plexus_query::search::SearchTransport;
 use plexus_raft::Transport;
@@ -92,7 +92,7 @@ impl Peers for PeerNetwork {
         }
     }
 
-    async fn check(&self, node: NodeId, files: &[SegmentRef]) -> Result<Checked> {
+    async fn check(&self, node: NodeId, files: &[SegmentRef]) -> Result<CheckResult> {
         let to_check =
             |f: &SegmentRef| FileToCheck { id: f.id.0, length: f.data.bytes, checksum: f.data.checksum };
         let files: Vec<FileToCheck> = files.iter().map(to_check).collect();
@@ -102,7 +102,7 @@ impl Peers for PeerNetwork {
         match self.request(node, Request::CheckFiles(files), None, CHECK_TIMEOUT).await? {
             (Response::Checked { damaged, missing }, _) => {
                 let ids = |ids: Vec<u128>| ids.into_iter().map(SegmentId).collect();
-                Ok(Checked { damaged: ids(damaged), missing: ids(missing) })
+                Ok(CheckResult { damaged: ids(damaged), missing: ids(missing) })
             }
             (other, _) => Err(unexpected(node, &other)),
         }

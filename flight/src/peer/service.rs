@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use plexus_coordinator::{Checked, Missing, NodeReport};
+use plexus_coordinator::{CheckResult, MissingSegments, NodeReport};
 use plexus_model::{Error, Result, SegmentData, SegmentId};
 use plexus_query::Engine;
 use plexus_raft::Meta;
@@ -29,7 +29,7 @@ pub struct NodeState {
     /// The segments of this node. `None` without the data role.
     pub store: Option<Arc<SegmentStore>>,
     /// The segments that this node should hold and does not.
-    pub missing: Arc<Missing>,
+    pub missing: Arc<MissingSegments>,
     /// The query engine, once it has started.
     pub engine: OnceLock<Arc<Engine>>,
 }
@@ -153,7 +153,7 @@ impl PeerService {
             }
             Request::Search(request) => self.search(request).await,
             Request::CheckFiles(files) => {
-                let Checked { damaged, missing } = check_files(self.state.store()?, files).await?;
+                let CheckResult { damaged, missing } = check_files(self.state.store()?, files).await?;
                 let ids = |ids: Vec<SegmentId>| ids.into_iter().map(|id| id.0).collect();
                 Ok((Response::Checked { damaged: ids(damaged), missing: ids(missing) }, Bytes::new()))
             }
@@ -200,9 +200,9 @@ async fn read_request(receive: &mut RecvStream) -> Result<Request> {
 }
 
 /// Compares segment files with their checksums.
-pub(crate) async fn check_files(store: Arc<SegmentStore>, files: Vec<FileToCheck>) -> Result<Checked> {
+pub(crate) async fn check_files(store: Arc<SegmentStore>, files: Vec<FileToCheck>) -> Result<CheckResult> {
     blocking(move || {
-        let mut checked = Checked::default();
+        let mut checked = CheckResult::default();
         for FileToCheck { id, length, checksum } in files {
             match store.check(SegmentId(id), length, &checksum)? {
                 SegmentCondition::Intact => {}

@@ -12,7 +12,6 @@ mod membership;
 mod model;
 mod operations;
 mod queries;
-mod random;
 mod relevance;
 mod roles;
 mod search;

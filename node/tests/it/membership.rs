@@ -23,7 +23,7 @@ async fn a_node_is_decommissioned_when_others_can_take_its_replicas() {
     let id = cluster.nodes[victim].id;
     let leader_id = cluster.nodes[leader].id;
     let remove = format!("CALL plexus.remove_node({id})");
-    let affected = |answer: plexus_node::client::Answer| answer.affected;
+    let affected = |answer: plexus_node::client::StatementResult| answer.affected;
     let error = client.execute(&remove).await.map(affected).unwrap_err();
     assert!(error.message().contains("public.t"), "{error}");
     let error = client.execute("CALL plexus.remove_node(99)").await.map(affected).unwrap_err();

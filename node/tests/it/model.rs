@@ -9,28 +9,35 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::Int64Type;
+use fastrand::Rng;
 use plexus_model::{Error, ErrorKind, Result};
 use plexus_node::client::Client;
 
 use crate::harness::{Cluster, PATIENCE};
 use crate::queries::{latest_version, number};
-use crate::random::{Random, number_from_env};
 
 const STEPS: u64 = 150;
 /// CanonicalKeys of small statements: few, so that statements often meet the same rows.
 const KEYS: i64 = 60;
 
-fn random_key(random: &mut Random) -> i64 {
-    random.below(KEYS as u64) as i64
+/// The whole number of an environment variable, if it is set. Panics when it is something else: a seed with a
+/// typing error must not start a run with another seed.
+fn number_from_env(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}")))
 }
 
-fn random_value(random: &mut Random) -> i64 {
-    random.below(1_000) as i64 - 500
+fn random_key(random: &mut Rng) -> i64 {
+    random.u64(..KEYS as u64) as i64
+}
+
+fn random_value(random: &mut Rng) -> i64 {
+    random.u64(..1_000) as i64 - 500
 }
 
 /// One to five distinct keys.
-fn random_keys(random: &mut Random) -> Vec<i64> {
-    let count = 1 + random.below(5);
+fn random_keys(random: &mut Rng) -> Vec<i64> {
+    let count = 1 + random.u64(..5);
     let mut keys: Vec<i64> = (0..count).map(|_| random_key(random)).collect();
     keys.sort_unstable();
     keys.dedup();
@@ -38,7 +45,7 @@ fn random_keys(random: &mut Random) -> Vec<i64> {
 }
 
 /// Distinct keys, each with a value.
-fn random_rows(random: &mut Random) -> Vec<(i64, i64)> {
+fn random_rows(random: &mut Rng) -> Vec<(i64, i64)> {
     random_keys(random).into_iter().map(|key| (key, random_value(random))).collect()
 }
 
@@ -80,9 +87,9 @@ type Effect = std::result::Result<(), &'static str>;
 
 /// A statement that changes rows, and its effect on the model. `fresh` is the first key that no statement has
 /// used; inserts of many rows start there.
-fn dml(random: &mut Random, model: &mut Model, fresh: &mut i64) -> (String, Effect) {
+fn dml(random: &mut Rng, model: &mut Model, fresh: &mut i64) -> (String, Effect) {
     let v = model.v();
-    match random.below(9) {
+    match random.u64(..9) {
         0 => {
             let rows = random_rows(random);
             let sql = format!("INSERT INTO m (id, v) VALUES {}", values(&rows));
@@ -95,7 +102,7 @@ fn dml(random: &mut Random, model: &mut Model, fresh: &mut i64) -> (String, Effe
             (sql, Ok(()))
         }
         1 => {
-            let (first, count) = (*fresh, 500 + random.below(3_000) as i64);
+            let (first, count) = (*fresh, 500 + random.u64(..3_000) as i64);
             *fresh += count;
             for key in first..first + count {
                 model.rows.insert(key, model.new_row(key * 3));
@@ -163,25 +170,25 @@ fn values(rows: &[(i64, i64)]) -> String {
     rows.iter().map(|(key, value)| format!("({key}, {value})")).collect::<Vec<_>>().join(", ")
 }
 
-fn condition(random: &mut Random) -> (String, Box<dyn Fn(i64) -> bool>) {
-    if random.below(3) == 0 {
-        let (modulus, rest) = (5 + random.below(40) as i64, random.below(5) as i64);
+fn condition(random: &mut Rng) -> (String, Box<dyn Fn(i64) -> bool>) {
+    if random.u64(..3) == 0 {
+        let (modulus, rest) = (5 + random.u64(..40) as i64, random.u64(..5) as i64);
         return (format!("id % {modulus} = {rest}"), Box::new(move |key| key % modulus == rest));
     }
     let first = random_key(random);
-    let last = first + random.below(8) as i64;
+    let last = first + random.u64(..8) as i64;
     (format!("id BETWEEN {first} AND {last}"), Box::new(move |key| (first..=last).contains(&key)))
 }
 
 /// A change of the schema, and its effect on the model. New names of columns end in `number`, so that no
 /// name is used twice.
-fn alter(random: &mut Random, model: &mut Model, number: u64) -> (String, Effect) {
+fn alter(random: &mut Rng, model: &mut Model, number: u64) -> (String, Effect) {
     let others: Vec<usize> = (0..model.columns.len()).filter(|c| *c != model.v()).collect();
-    let some = |random: &mut Random| others[random.below(others.len() as u64) as usize];
-    let kind = random.below(6);
+    let some = |random: &mut Rng| others[random.u64(..others.len() as u64) as usize];
+    let kind = random.u64(..6);
     if kind < 2 || others.is_empty() {
-        let default = (random.below(2) == 0).then(|| random_value(random));
-        let narrow = random.below(2) == 0;
+        let default = (random.u64(..2) == 0).then(|| random_value(random));
+        let narrow = random.u64(..2) == 0;
         model.columns.push(Column { name: format!("c{number}"), default, narrow, not_null: false });
         model.rows.values_mut().for_each(|row| row.push(default));
         let clause = default.map(|d| format!(" DEFAULT {d}")).unwrap_or_default();
@@ -247,10 +254,10 @@ async fn read(client: &mut Client, model: &Model, at: &str) -> Result<BTreeMap<i
 /// A run: the cluster, the model of its table, and the models of earlier versions.
 struct Run {
     cluster: Cluster,
-    random: Random,
+    random: Rng,
     /// Chooses nodes. It is a generator of its own, because the number of choices depends on how long
     /// results take and must not influence the statements.
-    chooser: Random,
+    chooser: Rng,
     model: Model,
     /// The model at each version.
     versions: BTreeMap<i64, Model>,
@@ -266,7 +273,7 @@ impl Run {
     /// A session on a random node that is not down.
     async fn client(&mut self) -> Client {
         loop {
-            let node = self.chooser.below(self.cluster.nodes.len() as u64) as usize;
+            let node = self.chooser.u64(..self.cluster.nodes.len() as u64) as usize;
             if Some(node) != self.down {
                 return self.cluster.nodes[node].client().await;
             }
@@ -365,8 +372,8 @@ impl Run {
     /// Runs random statements and checks their effect. In some steps a node is killed while they run.
     async fn step(&mut self, number: u64) {
         let mut after = self.model.clone();
-        let kind = self.random.below(20);
-        let kills = self.random.below(12) == 0 && self.down.is_none();
+        let kind = self.random.u64(..20);
+        let kills = self.random.u64(..12) == 0 && self.down.is_none();
         if matches!(kind, 2 | 3) && !kills {
             return self.change_during_compaction(after).await;
         }
@@ -399,7 +406,7 @@ impl Run {
             2 => one("OPTIMIZE m"),
             3 => one("OPTIMIZE m ZORDER BY (id, v)"),
             4 => one("VACUUM m RETAIN 15 seconds"),
-            5 if self.random.below(4) == 0 => {
+            5 if self.random.u64(..4) == 0 => {
                 after.rows.clear();
                 one("TRUNCATE TABLE m")
             }
@@ -421,7 +428,7 @@ impl Run {
     /// A transaction of up to four statements that succeed, some of which are rolled back.
     fn transaction(&mut self, after: &mut Model) -> Vec<String> {
         let mut statements = vec!["BEGIN".to_owned()];
-        for _ in 0..2 + self.random.below(3) {
+        for _ in 0..2 + self.random.u64(..3) {
             let before = after.clone();
             let (sql, effect) = dml(&mut self.random, after, &mut self.fresh);
             if effect.is_err() {
@@ -431,7 +438,7 @@ impl Run {
             }
             statements.push(sql);
         }
-        let rolled_back = self.random.below(4) == 0;
+        let rolled_back = self.random.u64(..4) == 0;
         statements.push(if rolled_back { "ROLLBACK" } else { "COMMIT" }.to_owned());
         if rolled_back {
             *after = self.model.clone();
@@ -442,8 +449,8 @@ impl Run {
     /// Kills a random node while the statements run, possibly the one that runs them. Restarts it after the
     /// check.
     async fn run_and_kill(&mut self, statements: Vec<String>, expected: Effect, after: Model) {
-        let victim = self.random.below(self.cluster.nodes.len() as u64) as usize;
-        let delay = Duration::from_millis(self.random.below(60));
+        let victim = self.random.u64(..self.cluster.nodes.len() as u64) as usize;
+        let delay = Duration::from_millis(self.random.u64(..60));
         self.trace.push(format!("-- node {} is killed after {delay:?}", victim + 1));
         let mut client = self.client().await;
         let run = async {
@@ -468,7 +475,7 @@ impl Run {
     /// Changes rows while their segments are compacted.
     async fn change_during_compaction(&mut self, mut after: Model) {
         let (sql, expected) = dml(&mut self.random, &mut after, &mut self.fresh);
-        let delay = Duration::from_millis(self.random.below(40));
+        let delay = Duration::from_millis(self.random.u64(..40));
         let (mut compacting, mut changing) = (self.client().await, self.client().await);
         self.trace.push(format!("OPTIMIZE m, and after {delay:?}: {sql}"));
         let compact = compacting.execute("OPTIMIZE m");
@@ -487,7 +494,7 @@ impl Run {
         let oldest = number(&mut client, OLDEST).await.ok()?;
         // Nothing vacuums it meanwhile, since VACUUM is a step of its own.
         let retained: Vec<i64> = self.versions.range(oldest..).map(|(version, _)| *version).collect();
-        let version = *retained.get(self.random.below(retained.len().max(1) as u64) as usize)?;
+        let version = *retained.get(self.random.u64(..retained.len().max(1) as u64) as usize)?;
         Some((version, self.versions[&version].clone()))
     }
 }
@@ -503,8 +510,8 @@ async fn random_statements_have_the_effect_of_the_model() {
     println!("PLEXUS_MODEL_SEED={seed} PLEXUS_MODEL_STEPS={steps}");
     let mut run = Run {
         cluster: Cluster::start(3).await,
-        random: Random::new(seed),
-        chooser: Random::new(seed ^ 0x5555),
+        random: Rng::with_seed(seed),
+        chooser: Rng::with_seed(seed ^ 0x5555),
         model: Model {
             columns: vec![Column { name: "v".to_owned(), ..Column::default() }],
             rows: BTreeMap::new(),

@@ -10,13 +10,13 @@ use arrow::array::{Array, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{Float64Type, Int64Type};
 use arrow_schema::DataType;
+use fastrand::Rng;
 use plexus_model::ErrorKind;
 use plexus_node::client::Client;
 use plexus_node::command::status;
 
 use crate::harness::Cluster;
 use crate::queries::{column, execute_all, explain, latest_version, number, wait_indexed};
-use crate::random::Random;
 
 /// Columns of the tables of random documents.
 const COLUMNS: &str = "(id BIGINT PRIMARY KEY, body VARCHAR, v VECTOR(4), n INT)";
@@ -40,9 +40,9 @@ pub(crate) async fn hits(client: &mut Client, sql: &str) -> Vec<Hit> {
 fn row(id: u64) -> String {
     const TERMS: [&str; 12] =
         ["wing", "flow", "heat", "lift", "drag", "shock", "mach", "plate", "layer", "jet", "gust", "body"];
-    let mut random = Random::new(id.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    let terms: Vec<&str> = (0..1 + random.below(12)).map(|_| TERMS[random.below(12) as usize]).collect();
-    let vector: Vec<String> = (0..4).map(|_| format!("{}.5", random.below(5) as i64 - 2)).collect();
+    let mut random = Rng::with_seed(id.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let terms: Vec<&str> = (0..1 + random.u64(..12)).map(|_| TERMS[random.u64(..12) as usize]).collect();
+    let vector: Vec<String> = (0..4).map(|_| format!("{}.5", random.u64(..5) as i64 - 2)).collect();
     format!("({id}, '{}', [{}], {})", terms.join(" "), vector.join(", "), id % 10)
 }
 

@@ -28,27 +28,27 @@ pub use snapshot::vectors::Vectors;
 pub use snapshot::{SearchSnapshot, SegmentView, blocking};
 pub(crate) use sql::binding::BindRule;
 pub use sql::fast_path::{bind_searches, is_repeatable, run_fast_path};
-pub use sql::function::Function;
 pub(crate) use sql::function_codec::{decode as decode_function, encode as encode_function};
-pub use sql::functions::NAMED_ARGUMENT;
 pub use sql::relation::searched_table;
 pub(crate) use sql::rule::SearchRule;
+pub use sql::scalar_functions::NAMED_ARGUMENT;
+pub use sql::search_function::SearchFunction;
 
 /// The scalar functions over vectors and texts.
 pub(crate) fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
-    let distances = sql::functions::DistanceFunction::all();
-    let texts = sql::functions::TextFunction::all();
-    let named = [sql::functions::NamedArgument::function()];
+    let distances = sql::scalar_functions::DistanceFunction::all();
+    let texts = sql::scalar_functions::TextFunction::all();
+    let named = [sql::scalar_functions::NamedArgument::function()];
     distances.into_iter().chain(texts).chain(named).map(Arc::new).collect()
 }
 
 /// The table functions that search: `vector_search`, `text_search` and `hybrid_search`.
 pub(crate) fn table_functions() -> Vec<Arc<TableFunction>> {
-    let function = |function: Function| {
+    let function = |function: SearchFunction| {
         Arc::new(TableFunction::new(
             function.name().to_owned(),
-            Arc::new(sql::relation::SearchFunction(function)),
+            Arc::new(sql::relation::SearchTableFunction(function)),
         ))
     };
-    Function::ALL.into_iter().map(function).collect()
+    SearchFunction::ALL.into_iter().map(function).collect()
 }

@@ -9,7 +9,7 @@ use plexus_index::{TopK, VectorQuery};
 use plexus_model::{Result, RowSelection, RowSet};
 
 use crate::search::exec::bound_retriever::BoundRetriever;
-use crate::search::exec::nearest::{Nearest, VectorsOf};
+use crate::search::exec::nearest::{Nearest, VectorSource};
 use crate::search::hit::{Hit, Ranking};
 use crate::search::params::SearchParams;
 use crate::search::snapshot::selections::RowSelections;
@@ -57,7 +57,7 @@ pub(crate) async fn search_local(
                 Ok((snapshot.vectors(view, column).await?, graph))
             };
             let (caches, queries) = (snapshot.context.caches.clone(), queries.clone());
-            let search = move |(vectors, graph): VectorsOf,
+            let search = move |(vectors, graph): VectorSource,
                                selection: &RowSelection,
                                tops: &mut [TopK<Hit>],
                                view: u32| {

@@ -38,7 +38,7 @@ pub(crate) async fn any_without_distance(
 }
 
 /// The vectors of a segment, and their graph if the search uses one.
-pub(crate) type VectorsOf = (Arc<Vectors>, Option<OpenGraph>);
+pub(crate) type VectorSource = (Arc<Vectors>, Option<OpenGraph>);
 
 /// A search for the `k` nearest vectors of a segment.
 pub(crate) struct Nearest<'a> {

@@ -66,10 +66,10 @@ impl TermStatisticsCache {
 pub(crate) struct VersionStatistics {
     /// Keeps the address of the table from being reused for another table.
     _table: Weak<Table>,
-    known: Mutex<Option<Known>>,
+    known: Mutex<Option<KnownStatistics>>,
 }
 
-struct Known {
+struct KnownStatistics {
     rows: u64,
     tokens: Vec<u64>,
     document_frequencies: HashMap<ScoredTerm, u64>,
@@ -88,7 +88,7 @@ impl VersionStatistics {
     /// Adds counted terms. A full entry is cleared first.
     pub(crate) fn add(&self, counted: &GlobalStatistics) {
         let mut known = self.known.lock().expect("no code panics while it holds this lock");
-        let known = known.get_or_insert_with(|| Known {
+        let known = known.get_or_insert_with(|| KnownStatistics {
             rows: counted.rows,
             tokens: counted.tokens.clone(),
             document_frequencies: HashMap::new(),

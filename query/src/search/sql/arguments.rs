@@ -18,7 +18,7 @@ use crate::search::exec::request::{Highlight, Request};
 use crate::search::exec::retriever::Retriever;
 use crate::search::params::EF_SEARCH_MAX;
 use crate::search::snapshot::text_fields::{TextFields, name_of, no_column, text_fields};
-use crate::search::sql::function::Function;
+use crate::search::sql::search_function::SearchFunction;
 
 /// Rows that one search may return, since they are in memory at once. Cursors page through more.
 pub(crate) const K_MAX: usize = 10_000;
@@ -51,7 +51,7 @@ const HIGHLIGHT_BYTES_MAX: usize = 100_000;
 #[derive(Clone, Debug)]
 pub(crate) struct Arguments {
     /// The function that is called.
-    pub function: Function,
+    pub function: SearchFunction,
     /// Names of all arguments that are given.
     pub names: Vec<String>,
     /// The values that are known.
@@ -216,7 +216,7 @@ impl Arguments {
             .ok_or_else(|| self.fail("k", "is needed: the number of rows to return"))?;
         let mut retrievers = Vec::new();
         let mut marks = Vec::new();
-        if self.function != Function::Vector {
+        if self.function != SearchFunction::Vector {
             let queries = self.texts("query")?;
             if queries.is_empty() {
                 return Err(self.fail("query", "is needed: the text to search for"));
@@ -228,7 +228,7 @@ impl Arguments {
                 retrievers.push(Retriever::Text { fields: fields.clone(), query });
             }
         }
-        if self.function != Function::Text {
+        if self.function != SearchFunction::Text {
             let column = self.vector_column(table)?;
             let metric = self.metric(table, column)?;
             let length = column.data_type.vector_dimensions().unwrap_or_default() as usize;

@@ -14,8 +14,8 @@ use plexus_model::Table;
 
 use crate::context::external;
 use crate::search::exec::text_binding::{Bindings, TextBinding};
-use crate::search::sql::functions::{TextFunction, as_function};
 use crate::search::sql::relation::SearchNode;
+use crate::search::sql::scalar_functions::{TextFunction, as_function};
 use crate::tables::dml_target::TargetTable;
 use crate::tables::pinned::PinnedTable;
 

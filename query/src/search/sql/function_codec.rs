@@ -15,7 +15,7 @@ use tokio::sync::OnceCell;
 
 use crate::search::exec::text_binding::TextBinding;
 use crate::search::snapshot::text_fields::TextFields;
-use crate::search::sql::functions::{TextFunction, as_function};
+use crate::search::sql::scalar_functions::{TextFunction, as_function};
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct WireFunction {

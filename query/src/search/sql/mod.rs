@@ -4,9 +4,9 @@
 pub(crate) mod arguments;
 pub(crate) mod binding;
 pub(crate) mod fast_path;
-pub(crate) mod found_rows;
-pub(crate) mod function;
 pub(crate) mod function_codec;
-pub(crate) mod functions;
 pub(crate) mod relation;
 pub(crate) mod rule;
+pub(crate) mod scalar_functions;
+pub(crate) mod search_function;
+pub(crate) mod search_results;

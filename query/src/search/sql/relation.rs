@@ -25,9 +25,9 @@ use plexus_model::{TableId, Version};
 use crate::search::exec::cursor::Cursor;
 use crate::search::snapshot::context::SearchContext;
 use crate::search::sql::arguments::Arguments;
-use crate::search::sql::found_rows::SearchResults;
-use crate::search::sql::function::Function;
-use crate::search::sql::functions::NAMED_ARGUMENT;
+use crate::search::sql::scalar_functions::NAMED_ARGUMENT;
+use crate::search::sql::search_function::SearchFunction;
+use crate::search::sql::search_results::SearchResults;
 use crate::tables::pinned::PinnedTable;
 
 /// Result column: the score of the search, where higher is better.
@@ -41,21 +41,21 @@ pub(crate) const QUERY: &str = "_query";
 
 /// A search function as a table function of DataFusion.
 #[derive(Debug)]
-pub(crate) struct SearchFunction(pub Function);
+pub(crate) struct SearchTableFunction(pub SearchFunction);
 
-impl TableFunctionImpl for SearchFunction {
+impl TableFunctionImpl for SearchTableFunction {
     fn call_with_args(&self, args: TableFunctionArgs) -> Result<Arc<dyn TableProvider>> {
         let Some(state) = args.session().as_any().downcast_ref::<SessionState>() else {
             return plan_err!("{} cannot be planned in this session", self.0.name());
         };
         let (names, values) = named(self.0, args.exprs())?;
-        let call = Arc::new(Call::new(self.0, names, &values, state)?);
+        let call = Arc::new(SearchCall::new(self.0, names, &values, state)?);
         Ok(Arc::new(CallTable { node: SearchNode { call, values } }))
     }
 }
 
 /// The names and values of the arguments of a call.
-fn named(function: Function, exprs: &[Expr]) -> Result<(Vec<String>, Vec<Expr>)> {
+fn named(function: SearchFunction, exprs: &[Expr]) -> Result<(Vec<String>, Vec<Expr>)> {
     let (mut names, mut values): (Vec<String>, Vec<Expr>) = (vec![], vec![]);
     for expr in exprs {
         let (name, value) = match expr {
@@ -94,9 +94,9 @@ fn named(function: Function, exprs: &[Expr]) -> Result<(Vec<String>, Vec<Expr>)>
 
 /// What is known of a search call when a statement is planned: the table and the columns of the result.
 #[derive(Debug)]
-pub(crate) struct Call {
+pub(crate) struct SearchCall {
     /// The function that is called.
-    pub function: Function,
+    pub function: SearchFunction,
     /// Names of the arguments.
     pub names: Vec<String>,
     /// The table at `version`.
@@ -111,8 +111,13 @@ pub(crate) struct Call {
     pub qualified: DFSchemaRef,
 }
 
-impl Call {
-    fn new(function: Function, names: Vec<String>, values: &[Expr], state: &SessionState) -> Result<Self> {
+impl SearchCall {
+    fn new(
+        function: SearchFunction,
+        names: Vec<String>,
+        values: &[Expr],
+        state: &SessionState,
+    ) -> Result<Self> {
         let known = constants(function, &names, values);
         let Some(name) = known.text("table").map_err(external)? else {
             return plan_err!("{} needs the name of a table as its first argument", function.name());
@@ -160,7 +165,7 @@ fn find(state: &SessionState, name: &str) -> Result<Arc<dyn TableProvider>> {
 }
 
 /// The arguments that are constants.
-fn constants(function: Function, names: &[String], values: &[Expr]) -> Arguments {
+fn constants(function: SearchFunction, names: &[String], values: &[Expr]) -> Arguments {
     let constant = |(name, value): (&String, &Expr)| match value {
         Expr::Literal(value, _) => Some((name.clone(), value.clone())),
         _ => None,
@@ -181,9 +186,9 @@ fn result_schema(table: &plexus_model::Table, known: &Arguments) -> Result<Schem
         .collect();
     fields.push(Field::new(SCORE, DataType::Float64, false));
     let kinds: &[bool] = match known.function {
-        Function::Text => &[true],
-        Function::Vector => &[false],
-        Function::Hybrid => &[true, false],
+        SearchFunction::Text => &[true],
+        SearchFunction::Vector => &[false],
+        SearchFunction::Hybrid => &[true, false],
     };
     for text in kinds {
         let (rank, value) = retriever_columns(*text);
@@ -219,12 +224,12 @@ fn retriever_columns(text: bool) -> (&'static str, &'static str) {
 /// A search as a node of a logical plan. Its arguments are expressions, so that they can contain parameters.
 #[derive(Debug, Clone)]
 pub(crate) struct SearchNode {
-    call: Arc<Call>,
+    call: Arc<SearchCall>,
     values: Vec<Expr>,
 }
 
 impl SearchNode {
-    fn key(&self) -> (Function, u64, u64, &[String]) {
+    fn key(&self) -> (SearchFunction, u64, u64, &[String]) {
         (self.call.function, self.call.table.id.0, self.call.version.0, &self.call.names)
     }
 
@@ -233,7 +238,7 @@ impl SearchNode {
     /// # Errors
     /// When an argument is not a constant or is invalid.
     pub(crate) fn lower(&self) -> Result<LogicalPlan> {
-        let table = self.found_rows()?;
+        let table = self.search_results()?;
         LogicalPlanBuilder::scan(self.call.function.name(), provider_as_source(Arc::new(table)), None)?
             .project(self.call.schema.fields().iter().map(|f| Expr::Column(f.name().as_str().into())))?
             .build()
@@ -265,11 +270,11 @@ impl SearchNode {
     /// # Errors
     /// When an argument is not a constant or is invalid, and what the search fails with.
     pub(crate) async fn rows(&self, state: &dyn Session, columns: &[usize]) -> Result<RecordBatch> {
-        self.found_rows()?.rows(state, columns).await
+        self.search_results()?.rows(state, columns).await
     }
 
     /// The search with its arguments resolved.
-    fn found_rows(&self) -> Result<SearchResults> {
+    fn search_results(&self) -> Result<SearchResults> {
         let function = self.call.function;
         for (name, value) in self.call.names.iter().zip(&self.values) {
             if !is_known(value) {

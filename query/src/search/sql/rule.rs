@@ -38,7 +38,7 @@ use crate::search::snapshot::SearchSnapshot;
 use crate::search::snapshot::selections::RowSelections;
 use crate::search::sql::arguments::K_MAX;
 use crate::search::sql::binding::text_call;
-use crate::search::sql::functions::{DistanceFunction, as_function, vector_of};
+use crate::search::sql::scalar_functions::{DistanceFunction, as_function, vector_of};
 use crate::tables::pinned::PinnedTable;
 
 /// Restricts table scans to the rows that a search selects.

@@ -2,7 +2,7 @@
 
 /// A search function of SQL.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Function {
+pub enum SearchFunction {
     /// `vector_search`: the rows whose vectors are nearest to a query vector.
     Vector,
     /// `text_search`: the rows that match a full-text query, ranked by BM25.
@@ -11,7 +11,7 @@ pub enum Function {
     Hybrid,
 }
 
-impl Function {
+impl SearchFunction {
     /// All search functions.
     pub const ALL: [Self; 3] = [Self::Vector, Self::Text, Self::Hybrid];
 

@@ -27,13 +27,13 @@ use crate::search::exec::retriever::Retriever;
 use crate::search::exec::search::{ScoredRow, search_all};
 use crate::search::snapshot::SearchSnapshot;
 use crate::search::sql::binding::text_call;
-use crate::search::sql::relation::{CURSOR, Call, HIGHLIGHT, QUERY, SCORE};
+use crate::search::sql::relation::{CURSOR, HIGHLIGHT, QUERY, SCORE, SearchCall};
 
 /// The rows that a search finds, the best first. The search runs during physical planning.
 #[derive(Debug)]
 pub(crate) struct SearchResults {
     /// The call.
-    pub call: Arc<Call>,
+    pub call: Arc<SearchCall>,
     /// The table at `version`.
     pub table: Arc<plexus_model::Table>,
     /// The version of the cursor if there is one, otherwise that of the session.

@@ -39,7 +39,7 @@ use crate::sql::parameters::{bind, parameter_schema, row_values};
 use crate::sql::rewrite::Shape;
 use crate::sql::{call, parse};
 use crate::table_ops::ProcedureExecutor;
-use crate::write::group_queue::Written;
+use crate::write::group_queue::WriteResult;
 use crate::write::writer::Writer;
 
 /// The components of a [`Coordinator`].
@@ -257,7 +257,7 @@ impl Coordinator {
         target: IngestTarget,
         schema: SchemaRef,
         batches: BoxStream<'static, Result<RecordBatch>>,
-    ) -> BoxFuture<'a, Result<Written>> {
+    ) -> BoxFuture<'a, Result<WriteResult>> {
         Box::pin(async move { self.loader.ingest(session, target, schema, batches).await })
     }
 

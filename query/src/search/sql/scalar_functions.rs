@@ -89,7 +89,7 @@ impl ScalarUDFImpl for DistanceFunction {
         let [a, b] = args.args.as_slice() else {
             return exec_err!("{} takes two vectors", self.name);
         };
-        let (a, b) = (Side::new(a)?, Side::new(b)?);
+        let (a, b) = (VectorOperand::new(a)?, VectorOperand::new(b)?);
         let mut distances = Float32Builder::with_capacity(rows);
         for row in 0..rows {
             let distance = match (a.vector(row), b.vector(row)) {
@@ -111,7 +111,7 @@ impl ScalarUDFImpl for DistanceFunction {
 }
 
 /// The vectors of one argument.
-struct Side {
+struct VectorOperand {
     values: Float32Array,
     /// The range of values of each vector; `None` where it is null.
     ranges: Vec<Option<(usize, usize)>>,
@@ -119,7 +119,7 @@ struct Side {
     constant: bool,
 }
 
-impl Side {
+impl VectorOperand {
     fn new(value: &ColumnarValue) -> Result<Self> {
         let (array, constant) = match value {
             ColumnarValue::Array(array) => (array.clone(), false),
