@@ -13,7 +13,7 @@ use plexus_coordinator::limits::SEGMENT_BYTES_TARGET;
 use plexus_model::{Error, Result};
 use plexus_node::client::{Client, IngestOptions};
 use plexus_node::command::demo::{TpchTable, tpch};
-use plexus_node::command::load::load_files;
+use plexus_node::command::load::{TextOptions, load_files};
 use plexus_storage::{SegmentEncoder, rows_bytes, types};
 use vortex::VortexSessionDefault;
 use vortex::io::session::RuntimeSessionExt;
@@ -197,7 +197,7 @@ async fn load(client: &mut Client, dir: &Path, options: &Options, nodes: u16) ->
             primary_key: table.key.iter().filter(|_| options.keys).map(|k| (*k).into()).collect(),
             ..append_to(table.name)
         };
-        load_files(client, &[path], ingest).await?;
+        load_files(client, &[path], &TextOptions::default(), ingest).await?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use parquet::file::properties::WriterProperties;
 use plexus_model::{Error, Result};
 use plexus_node::client::{Client, IngestOptions};
 use plexus_node::command::demo::tpch;
-use plexus_node::command::load::{load_files, progress, read_ahead};
+use plexus_node::command::load::{TextOptions, load_files, progress, read_ahead};
 use plexus_node::local::LocalCluster;
 use tokio::time::sleep;
 
@@ -110,7 +110,7 @@ pub(crate) fn write_parquet(dir: &Path, scale: f64, name: &str) -> Result<PathBu
 async fn load(client: &mut Client, dir: &Path, cluster: &LocalCluster) -> Result<Figure> {
     let file = write_parquet(dir, 1.0, "lineitem")?;
     let started = Instant::now();
-    let rows = load_files(client, &[file], replace("loaded", 3, &[])).await?;
+    let rows = load_files(client, &[file], &TextOptions::default(), replace("loaded", 3, &[])).await?;
     let rate = rows as f64 / started.elapsed().as_secs_f64();
     let (peak, after) = (largest_memory_mib(cluster, "VmHWM:"), largest_memory_mib(cluster, "VmRSS:"));
     client.execute("DROP TABLE loaded").await?;

@@ -178,7 +178,7 @@ impl Coordinator {
                 | LogicalPlan::Ddl(_)
                 | LogicalPlan::Statement(_)
                 | LogicalPlan::Copy(_) => None,
-                plan => Some(Arc::new(plan.schema().as_arrow().clone())),
+                plan => Some(parsed.names.apply(self.planner.result_schema(&context, plan)?.as_ref())),
             };
             Ok(Described { schema, parameters: parameter_fields, version })
         })
@@ -238,7 +238,7 @@ impl Coordinator {
         Box::pin(async move {
             let mut affected = 0;
             for statement in parse::statements(sql)? {
-                let parsed = Parsed::from(statement);
+                let parsed = Parsed::new(statement)?;
                 affected += self.execute_statement(session, &parsed, vec![]).await?.affected();
             }
             Ok(affected)
@@ -287,7 +287,7 @@ impl Coordinator {
             let context = StatementContext { session, manifest, values: &values, query_id: &query_id };
             let run = async {
                 let plan = self.planner.cached_plan(&context, sql, &parsed.statement).await?;
-                self.queries.run_plan(&context, plan).await
+                Ok(self.queries.run_plan(&context, plan).await?.named(&parsed.names))
             };
             run.boxed().instrument(span).await
         })
@@ -302,12 +302,16 @@ impl Coordinator {
     }
 
     /// Commits a transaction, or rolls it back. The transaction has ended either way, also on an error.
+    /// Rolling back a transaction that has ended changes nothing.
     ///
     /// # Errors
-    /// `NotFound` when the transaction is not open on this node; `Conflict` when a concurrent commit changed
-    /// the same rows or keys.
+    /// `NotFound` when the transaction to commit is not open on this node; `Conflict` when a concurrent
+    /// commit changed the same rows or keys.
     pub fn end<'a>(&'a self, id: TransactionId, commit: bool) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
+            if !commit && self.transactions.is_gone(id) {
+                return Ok(());
+            }
             let transaction = self.transactions.take(id)?.end();
             if !commit {
                 return Ok(());
@@ -318,6 +322,18 @@ impl Coordinator {
             }
             Ok(())
         })
+    }
+
+    /// Sets a setting of a session, or resets it.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for an unknown setting or a wrong value, `NotFound` for a schema that does not
+    /// exist.
+    pub fn set(&self, session: &Session, name: &str, value: Option<&str>) -> Result<()> {
+        match value {
+            Some(value) => session.set(name, value, &self.meta().manifest()),
+            None => session.unset(name),
+        }
     }
 
     /// Runs a parsed statement, in the transaction of the session if there is one.
@@ -388,7 +404,7 @@ impl Coordinator {
                 let manifest = self.planner.visible_to(session, self.pin().await?)?;
                 let context = StatementContext { session, manifest, values, query_id };
                 let plan = self.planner.plan(&context, statement.clone()).await?;
-                self.queries.run_plan(&context, plan).await
+                Ok(self.queries.run_plan(&context, plan).await?.named(&parsed.names))
             }
         }
     }
@@ -468,7 +484,7 @@ impl Coordinator {
             _ => {
                 let plan = self.planner.plan(&context, statement.clone()).await?;
                 note_reads(&mut guard, &context, &plan)?;
-                self.queries.run_plan(&context, plan).await
+                Ok(self.queries.run_plan(&context, plan).await?.named(&parsed.names))
             }
         }
     }
@@ -482,10 +498,10 @@ impl Coordinator {
     ) -> Result<Executed> {
         let (table, rewritten) = self.dml.rewrite(context, statement).await?;
         tracing::Span::current().record("table", tracing::field::display(&table.name));
-        if rewritten.shape != Shape::Rows {
+        if !matches!(rewritten.shape, Shape::Rows { .. }) {
             guard.note_read(table.id);
         }
-        let plan = self.dml.plan(context, &rewritten).await?;
+        let plan = self.dml.plan(context, &table, &rewritten).await?;
         note_reads(guard, context, &plan)?;
         let staged = self.dml.stage(context, &table, rewritten).boxed().await?;
         guard.stage(&self.writer, staged.changes.clone()).await?;

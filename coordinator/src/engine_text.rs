@@ -28,11 +28,6 @@ pub(crate) fn position(line: u64, column: u64) -> String {
     format!("{POSITION}{line}, Column: {column}")
 }
 
-/// A message without its position in the SQL text.
-pub(crate) fn strip_position(message: &str) -> &str {
-    message.split(POSITION).next().unwrap_or_default()
-}
-
 /// Whether a planning error says that the catalog has no such table.
 ///
 /// datafusion 55.2.0, `src/execution/session_state.rs` line 1991, `get_table_source`. The error is the
@@ -41,20 +36,6 @@ pub(crate) fn strip_position(message: &str) -> &str {
 /// would have to repeat the rules of the planner for common table expressions and virtual schemas.
 pub(crate) fn is_unknown_table(text: &str) -> bool {
     text.starts_with("table '") && text.ends_with("' not found")
-}
-
-/// The index, starting at 0, of the column of `VALUES` that has a null although the target column is not
-/// nullable.
-///
-/// arrow-array 59.3.2, `src/record_batch.rs` line 350, `RecordBatch::try_new_impl`: a general
-/// `ArrowError::InvalidArgumentError`. The engine names the columns of `VALUES` `column1`, `column2` and so
-/// on: datafusion-expr 55.2.0, `src/logical_plan/builder.rs`, `ValuesFields`.
-pub(crate) fn null_column_of_values(text: &str) -> Option<usize> {
-    let (number, rest) = text.split_once("Column 'column")?.1.split_once('\'')?;
-    if !rest.contains("non-nullable") {
-        return None;
-    }
-    number.parse::<usize>().ok()?.checked_sub(1)
 }
 
 /// The URL of the worker that an error context names as unavailable: see [`WORKER_UNAVAILABLE`]. This text is
@@ -73,7 +54,6 @@ mod tests {
     use datafusion::catalog::MemTable;
     use datafusion::common::DataFusionError;
     use datafusion::logical_expr::LogicalPlan;
-    use datafusion::physical_plan::collect;
     use datafusion::prelude::SessionContext;
     use plexus_model::ErrorKind;
 
@@ -104,28 +84,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nulls_in_values_are_recognized() {
-        let insert = plan("INSERT INTO t VALUES (1, 'x'), (2, NULL)").await.unwrap();
-        let LogicalPlan::Dml(insert) = insert else { panic!("not an insert") };
-        let state = engine().state();
-        let error = match state.create_physical_plan(&insert.input).await {
-            Ok(physical) => collect(physical, state.task_ctx()).await.unwrap_err(),
-            Err(error) => error,
-        };
-        let error = from_datafusion(error);
-        assert_eq!(null_column_of_values(error.message()), Some(1), "{error}");
-        assert_eq!(
-            null_column_of_values("Column 'b' is declared as non-nullable but contains null values"),
-            None
-        );
-    }
-
-    #[tokio::test]
     async fn positions_of_the_parser_are_recognized() {
         let error = from_datafusion(plan("SELECT 1 FRM t x y").await.unwrap_err());
         assert!(has_position(error.message()), "{error}");
-        assert!(!has_position(strip_position(error.message())), "{error}");
-        assert_eq!(strip_position(&format!("text{}", position(3, 7))), "text");
     }
 
     #[test]

@@ -16,14 +16,14 @@
 //! ```
 //! use plexus_index::TopK;
 //! use plexus_index::text::{Analyzer, GlobalStatistics, TextIndex, TextSearch};
-//! use plexus_index::text::{build_text_index, parse_query};
+//! use plexus_index::text::{Syntax, build_text_index, parse_query};
 //! use plexus_model::{Result, RowSelection, RowSet};
 //!
 //! let analyzer = Analyzer::named("en_stem")?;
 //! let rows = [vec![Some("Heat and flow")], vec![Some("A wing that flutters")]];
 //! let index = TextIndex::open(build_text_index(1, &analyzer, rows.into_iter())?.into(), &analyzer)?;
 //!
-//! let query = parse_query("wings", &analyzer, &["body".to_owned()], &[(0, 1.0)])?;
+//! let query = parse_query("wings", Syntax::Lenient, &analyzer, &["body".to_owned()], &[(0, 1.0)])?;
 //! let deleted = RowSet::new();
 //! let counts = index.statistics(&deleted);
 //! let document_frequencies = query.scored_terms().into_iter().map(|term| {

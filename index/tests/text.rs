@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use plexus_index::TopK;
 use plexus_index::text::{
-    Analyzer, GlobalStatistics, TextHit, TextIndex, TextQuery, TextSearch, build_text_index, parse_query,
+    Analyzer, GlobalStatistics, Syntax, TextHit, TextIndex, TextQuery, TextSearch, build_text_index,
+    parse_query,
 };
 use plexus_model::{RowSelection, RowSet};
 use proptest::prelude::*;
@@ -119,7 +120,7 @@ fn single_segment(rows: &[(Row, bool)]) -> Layout {
 
 fn parse(query: &str) -> TextQuery {
     let fields = ["title".to_owned(), "body".to_owned()];
-    parse_query(query, &analyzer(), &fields, &[(0, 1.0), (1, 1.0)]).unwrap()
+    parse_query(query, Syntax::Strict, &analyzer(), &fields, &[(0, 1.0), (1, 1.0)]).unwrap()
 }
 
 /// BM25 scores of a disjunction of words over both fields, in double precision.
@@ -345,7 +346,9 @@ fn skipping_blocks_does_not_change_the_top_k() {
     let texts: Vec<String> = (0..ROWS).map(skewed_text).collect();
     let bytes = build_text_index(1, &analyzer(), texts.iter().map(|text| vec![Some(text.as_str())])).unwrap();
     let index = TextIndex::open(bytes.into(), &analyzer()).unwrap();
-    let parse = |query: &str| parse_query(query, &analyzer(), &["body".to_owned()], &[(0, 1.0)]).unwrap();
+    let parse = |query: &str| {
+        parse_query(query, Syntax::Strict, &analyzer(), &["body".to_owned()], &[(0, 1.0)]).unwrap()
+    };
     let sets: Vec<RowSet> = [1u32, 2, 7, 90, 1_500]
         .into_iter()
         .map(|share| (0..ROWS as u32).filter(|row| row.wrapping_mul(2_654_435_761) % share == 0).collect())

@@ -1,21 +1,32 @@
-//! `CHECK` constraints, and expressions that are evaluated without a table.
+//! `CHECK` constraints, defaults, and expressions that are evaluated without a table.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
-use datafusion::common::DFSchema;
+use datafusion::common::{DFSchema, DataFusionError};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_plan::PhysicalExpr;
+use datafusion::sql::sqlparser::ast;
 use plexus_model::{Error, Result, TableSchema};
 use plexus_storage::types;
 
+use crate::context::{plan_expression, plan_parsed, simplify};
 use crate::engine::Engine;
 
 /// The `CHECK` constraints of a table, compiled over its columns.
 #[derive(Default)]
-pub struct RowChecks(Vec<(String, Arc<dyn PhysicalExpr>)>);
+pub struct RowChecks(Vec<RowCheck>);
+
+/// One compiled constraint.
+struct RowCheck {
+    name: String,
+    /// For error messages.
+    text: String,
+    expr: Arc<dyn PhysicalExpr>,
+}
 
 impl Engine {
     /// Compiles the `CHECK` constraints of a table.
@@ -30,14 +41,15 @@ impl Engine {
     ///
     /// # Errors
     /// `InvalidArgument` when the expression cannot be evaluated.
-    pub fn evaluate_constant(&self, sql: &str) -> Result<ArrayRef> {
-        let fail = |e: datafusion::common::DataFusionError| {
-            Error::invalid(format!("{}: {}", plexus_model::cut(sql, 200), e.strip_backtrace()))
+    pub fn evaluate_constant(&self, expr: &ast::Expr) -> Result<ArrayRef> {
+        let fail = |e: DataFusionError| {
+            let text = expr.to_string();
+            Error::invalid(format!("{}: {}", plexus_model::cut(&text, 200), e.strip_backtrace()))
         };
         let none = DFSchema::empty();
         let mut state = self.table_free_state().clone();
         state.mark_start_execution();
-        let expr = state.create_logical_expr(sql, &none).map_err(fail)?;
+        let expr = plan_parsed(expr.clone(), &none, &state).map_err(fail)?;
         let now = state.execution_props().query_execution_start_time;
         let info = SimplifyContext::builder().with_query_execution_start_time(now).build();
         let expr = ExprSimplifier::new(info).simplify(expr).map_err(fail)?;
@@ -49,23 +61,74 @@ impl Engine {
     }
 }
 
+/// The defaults of columns that rows lack, compiled.
+#[derive(Default)]
+pub struct ColumnDefaults(HashMap<String, Arc<dyn PhysicalExpr>>);
+
+impl Engine {
+    /// Compiles the defaults of the columns of a table that are not among `given`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` names a default that cannot be evaluated.
+    pub fn column_defaults(&self, schema: &TableSchema, given: &[String]) -> Result<ColumnDefaults> {
+        let none = DFSchema::empty();
+        let mut state = self.table_free_state().clone();
+        state.mark_start_execution();
+        let mut defaults = HashMap::new();
+        for column in schema.columns.iter().filter(|column| !given.contains(&column.name)) {
+            let Some(sql) = schema.default_of(column.id) else {
+                continue;
+            };
+            let compile = || {
+                let expr = simplify(plan_expression(sql, &none, &state)?, none.clone(), &state)?;
+                state.create_physical_expr(expr, &none)
+            };
+            let expr = compile().map_err(|e| {
+                Error::invalid(format!("default of column {:?}: {}", column.name, e.strip_backtrace()))
+            })?;
+            defaults.insert(column.name.clone(), expr);
+        }
+        Ok(ColumnDefaults(defaults))
+    }
+}
+
+impl ColumnDefaults {
+    /// The values of a column in `rows` new rows; `None` if it has no default. Each row has a value of its
+    /// own where the default is not the same for all, such as `uuid()`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when the default cannot be evaluated.
+    pub fn values(&self, column: &str, rows: usize) -> Result<Option<ArrayRef>> {
+        let Some(expr) = self.0.get(column) else {
+            return Ok(None);
+        };
+        let fail = |e: DataFusionError| {
+            Error::invalid(format!("default of column {column:?}: {}", e.strip_backtrace()))
+        };
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        let schema = DFSchema::empty().inner().clone();
+        let batch =
+            RecordBatch::try_new_with_options(schema, vec![], &options).map_err(|e| fail(e.into()))?;
+        expr.evaluate(&batch).and_then(|value| value.into_array(rows)).map(Some).map_err(fail)
+    }
+}
+
 fn compile(state: &SessionState, schema: &TableSchema) -> Result<RowChecks> {
     if schema.checks.is_empty() {
         return Ok(RowChecks::default());
     }
-    let fail = |name: &str, e: datafusion::common::DataFusionError| {
-        Error::invalid(format!("check {name:?}: {}", e.strip_backtrace()))
-    };
+    let fail =
+        |name: &str, e: DataFusionError| Error::invalid(format!("check {name:?}: {}", e.strip_backtrace()));
     let columns = DFSchema::try_from(types::to_arrow(schema)).map_err(|e| fail("", e))?;
     let compiled = schema.checks.iter().map(|check| {
         let named = |e| fail(&check.name, e);
-        let expr = state.create_logical_expr(&check.expression, &columns).map_err(named)?;
+        let expr = plan_expression(&check.expression, &columns, state).map_err(named)?;
         let expr = state.create_physical_expr(expr, &columns).map_err(named)?;
         let data_type = expr.data_type(columns.as_arrow()).map_err(named)?;
         if data_type != arrow_schema::DataType::Boolean {
             return Err(Error::invalid(format!("check {:?} is {data_type}, not a condition", check.name)));
         }
-        Ok((check.name.clone(), expr))
+        Ok(RowCheck { name: check.name.clone(), text: check.expression.clone(), expr })
     });
     compiled.collect::<Result<Vec<_>>>().map(RowChecks)
 }
@@ -76,7 +139,7 @@ impl RowChecks {
     /// # Errors
     /// `InvalidArgument` names the constraint and the first row that violates it.
     pub fn check(&self, batch: &RecordBatch) -> Result<()> {
-        for (name, expr) in &self.0 {
+        for RowCheck { name, text, expr } in &self.0 {
             let values = expr
                 .evaluate(batch)
                 .and_then(|v| v.into_array(batch.num_rows()))
@@ -84,7 +147,11 @@ impl RowChecks {
             let values = values.as_boolean();
             let broken = (0..values.len()).find(|&row| values.is_valid(row) && !values.value(row));
             if let Some(row) = broken {
-                return Err(Error::invalid(format!("a row breaks check {name:?}: {}", describe(batch, row))));
+                return Err(Error::invalid(format!(
+                    "a row breaks check {name:?} ({}): {}",
+                    plexus_model::cut(text, 200),
+                    describe(batch, row)
+                )));
             }
         }
         Ok(())

@@ -5,12 +5,17 @@ use plexus_model::Error;
 use std::sync::Arc;
 
 use datafusion::catalog::Session;
+use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{DFSchema, Result, extensions_options};
 use datafusion::config::ConfigExtension;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+use datafusion::sql::sqlparser::ast;
+
+use crate::analysis::float_operands;
+use crate::analysis::literals::make_doubles_in;
 
 extensions_options! {
     /// What the workers of a query know of it.
@@ -44,8 +49,29 @@ pub(crate) fn simplify(expr: Expr, schema: DFSchema, state: &SessionState) -> Re
         .with_config_options(state.config_options().clone())
         .with_query_execution_start_time(state.execution_props().query_execution_start_time)
         .build();
+    let expr = expr.transform_up(|expr| float_operands::rewrite(expr, &schema))?.data;
     let simplifier = ExprSimplifier::new(context);
     simplifier.simplify(simplifier.coerce(expr, &schema)?)
+}
+
+/// Plans an SQL expression over the columns of a schema.
+///
+/// # Errors
+/// When the text cannot be parsed, or the expression cannot be planned.
+pub(crate) fn plan_expression(sql: &str, schema: &DFSchema, state: &SessionState) -> Result<Expr> {
+    let dialect = state.config_options().sql_parser.dialect;
+    plan_parsed(state.sql_to_expr_with_alias(sql, &dialect)?.expr, schema, state)
+}
+
+/// The same for an expression that is parsed.
+///
+/// # Errors
+/// When the expression cannot be planned.
+pub(crate) fn plan_parsed(mut expr: ast::Expr, schema: &DFSchema, state: &SessionState) -> Result<Expr> {
+    make_doubles_in(&mut expr);
+    let expr = ast::ExprWithAlias { expr, alias: None };
+    let expr = state.create_logical_expr_from_sql_expr(expr, schema)?;
+    Ok(expr.transform_up(|expr| float_operands::rewrite(expr, schema))?.data)
 }
 
 /// Wraps an error of this project as an error of DataFusion.

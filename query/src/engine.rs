@@ -12,6 +12,7 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{FunctionRegistry, SessionState, SessionStateBuilder};
 use datafusion::logical_expr::ExprSchemable;
 use datafusion::prelude::SessionConfig;
+use datafusion::sql::sqlparser::ast;
 use datafusion_distributed::{
     ChannelResolver, DistributedExt, SessionStateBuilderExt, Worker, WorkerQueryContext,
 };
@@ -26,8 +27,9 @@ use vortex::VortexSessionDefault;
 use vortex::io::session::RuntimeSessionExt;
 use vortex::session::VortexSession;
 
+use crate::analysis;
 use crate::codec::ScanCodec;
-use crate::context::{QueryContext, simplify};
+use crate::context::{QueryContext, plan_parsed, simplify};
 use crate::scan::distribution::{Placement, desired_tasks, route, scale_up};
 use crate::scan::files::STORE_URL;
 use crate::scan::leaf::ScanContext;
@@ -129,6 +131,7 @@ impl Engine {
             // On a fast network, compression costs more time than it saves.
             .with_distributed_compression(None)?
             .with_distributed_metrics_collection(false)?
+            .with_analyzer_rules(analysis::analyzer_rules())
             .with_analyzer_rule(Arc::new(BindRule))
             .with_optimizer_rule(Arc::new(SearchRule))
             .build();
@@ -140,6 +143,7 @@ impl Engine {
             .with_default_features()
             .with_config(config(partitions))
             .with_runtime_env(runtime)
+            .with_analyzer_rules(analysis::analyzer_rules())
             .with_optimizer_rules(vec![])
             .with_physical_optimizer_rules(vec![])
             .build();
@@ -174,11 +178,11 @@ impl Engine {
         state: &SessionState,
         table: &Arc<Table>,
         version: Version,
-        predicate: &str,
+        predicate: &ast::Expr,
     ) -> Result<Vec<SegmentId>> {
         let pinned = PinnedTable::new(table.clone(), version, self.tables.clone());
         let schema = DFSchema::try_from(pinned.arrow_schema().clone())?;
-        let expr = state.create_logical_expr(predicate, &schema)?;
+        let expr = plan_parsed(predicate.clone(), &schema, state)?;
         if expr.get_type(&schema)? != DataType::Boolean {
             return plan_err!("{predicate} is not true or false");
         }
@@ -261,12 +265,12 @@ impl Engine {
     }
 }
 
-/// Registers the search functions. They replace DataFusion's functions of the same name.
+/// Registers our own functions. They replace DataFusion's functions of the same name.
 fn add_functions(state: &mut SessionState) -> Result<()> {
     for function in search::scalar_functions() {
         state.register_udf(function)?;
     }
-    Ok(())
+    analysis::register_functions(state)
 }
 
 /// The resources that the queries of a node share.

@@ -21,6 +21,7 @@
 //! assert_eq!(dml_target_schema("public"), "$target:public");
 //! ```
 
+mod analysis;
 mod checks;
 mod codec;
 mod context;
@@ -30,7 +31,8 @@ mod scan;
 pub mod search;
 mod tables;
 
-pub use checks::RowChecks;
+pub use analysis::literals::{make_doubles, make_doubles_in};
+pub use checks::{ColumnDefaults, RowChecks};
 pub use engine::{Engine, EngineOptions, Pin};
 pub use explain::explain;
 pub use scan::distribution::{Placement, Worker as PlacedWorker};

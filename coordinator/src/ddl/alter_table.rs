@@ -2,7 +2,8 @@
 //! to the new schema.
 
 use datafusion::sql::sqlparser::ast::{
-    self, AlterColumnOperation, AlterTableOperation, Ident, ObjectName, RenameTableNameKind, TableConstraint,
+    self, AlterColumnOperation, AlterTableOperation, Expr, Ident, RenameTableNameKind, SelectItem,
+    TableConstraint, UnaryOperator,
 };
 use futures::TryStreamExt;
 use plexus_model::{AlterTable, Check, Column, ColumnType, Command, Error, Result, Table, TableSchema};
@@ -13,15 +14,16 @@ use crate::ddl::create_table::DefinedColumn;
 use crate::ddl::executor::DdlExecutor;
 use crate::errors::unsupported;
 use crate::exec::context::{StatementContext, find};
-use crate::sql::names::{identifier, object_name};
-use crate::sql::parse;
+use crate::sql::definition::definition;
+use crate::sql::names::{name_of, object_name};
+use crate::sql::{parse, syntax};
 
 /// How an existing row may violate a new constraint.
 struct Violation {
     /// For the error message.
     description: String,
-    /// SQL condition that holds for rows that violate the constraint.
-    condition: String,
+    /// Condition that holds for rows that violate the constraint.
+    condition: Expr,
 }
 
 impl DdlExecutor {
@@ -104,12 +106,15 @@ impl DdlExecutor {
                 constraint: TableConstraint::Check(check),
                 not_valid: false,
             } => {
-                let check = create_table::name_check(check, schema);
+                let named = create_table::name_check(check, schema)?;
                 violations.push(Violation {
-                    description: format!("a row breaks check {:?}", check.name),
-                    condition: format!("NOT ({})", check.expression),
+                    description: format!("a row breaks check {:?} ({})", named.name, named.expression),
+                    condition: Expr::UnaryOp {
+                        op: UnaryOperator::Not,
+                        expr: Box::new(syntax::nested((*check.expr).clone())),
+                    },
                 });
-                schema.checks.push(check);
+                schema.checks.push(named);
                 Ok(())
             }
             AlterTableOperation::DropConstraint { if_exists, name, .. } => {
@@ -143,17 +148,18 @@ impl DdlExecutor {
         let id = schema.columns[index].id;
         match operation {
             AlterColumnOperation::SetNotNull => {
-                let quoted = Ident::with_quote('"', &schema.columns[index].name);
+                let name = schema.columns[index].name.clone();
                 schema.columns[index].nullable = false;
                 violations.push(Violation {
-                    description: format!("column {quoted} is null"),
-                    condition: format!("{quoted} IS NULL"),
+                    description: format!("column {name:?} is null"),
+                    condition: Expr::IsNull(Box::new(Expr::Identifier(syntax::ident(name)))),
                 });
             }
             AlterColumnOperation::DropNotNull => schema.columns[index].nullable = true,
             AlterColumnOperation::SetDefault { value } => {
-                let sql = value.to_string();
-                self.writer().engine.evaluate_constant(&sql)?;
+                let sql = definition(value)?;
+                let evaluated = self.writer().engine.evaluate_constant(value)?;
+                create_table::check_default_value(&schema.columns[index], &sql, evaluated)?;
                 schema.defaults.retain(|(column, _)| *column != id);
                 schema.defaults.push((id, sql));
             }
@@ -176,14 +182,12 @@ impl DdlExecutor {
         violation: &Violation,
     ) -> Result<()> {
         let Violation { description, condition } = violation;
-        let name = ObjectName::from(vec![
-            Ident::with_quote('"', &table.name.schema),
-            Ident::with_quote('"', &table.name.table),
-        ]);
-        let sql = format!("SELECT 1 FROM {name} WHERE {condition} LIMIT 1");
-        let statement = parse::statement(&sql)?;
-        let plan = self.planner().state(context)?.statement_to_plan(statement).await;
-        let mut rows = self.planner().query(context, &plan.map_err(crate::errors::from_datafusion)?).await?;
+        let name = syntax::object_name([table.name.schema.as_str(), &table.name.table]);
+        let from = syntax::table(name, syntax::ident(&table.name.table));
+        let found = vec![SelectItem::UnnamedExpr(syntax::number(1))];
+        let query = syntax::select(found, vec![syntax::relation(from)], Some(condition.clone()));
+        let plan = self.planner().plan_query(context, query).await?;
+        let mut rows = self.planner().query(context, &plan).await?;
         while let Some(batch) = rows.stream.try_next().await? {
             if batch.num_rows() > 0 {
                 return Err(Error::invalid(format!(
@@ -194,11 +198,6 @@ impl DdlExecutor {
         }
         Ok(())
     }
-}
-
-/// The name that an identifier denotes.
-fn name_of(ident: &Ident) -> String {
-    identifier(&ident.to_string())
 }
 
 /// The index of a column in the new schema.
@@ -236,20 +235,8 @@ fn add_column(
     column.id = schema.last_column;
     if let Some(sql) = default {
         // Evaluated once: existing rows keep this value, also when the default changes later.
-        let value = engine.evaluate_constant(&sql)?;
-        let data_type = types::to_data_type(&column.data_type);
-        let value = arrow::compute::cast(&value, &data_type).map_err(|e| {
-            Error::invalid(format!(
-                "column {:?}: its default {sql} cannot be cast to {data_type}: {e}",
-                column.name
-            ))
-        })?;
-        if value.is_null(0) && !column.nullable {
-            return Err(Error::invalid(format!(
-                "column {:?} is NOT NULL, but its default is null",
-                column.name
-            )));
-        }
+        let value = engine.evaluate_constant(&parse::expression(&sql)?)?;
+        let value = create_table::check_default_value(&column, &sql, value)?;
         schema.initial_defaults.push((column.id, inline::encode_value(value)?));
         schema.defaults.push((column.id, sql));
     }

@@ -1,22 +1,28 @@
 //! `CREATE TABLE`: column types, constraints, defaults, checks and table options. Column definitions and
 //! options are shared with `ALTER TABLE`.
 
+use arrow::array::{Array, ArrayRef};
 use datafusion::common::{Constraint, DFSchema};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{CreateMemoryTable, DdlStatement, LogicalPlan};
 use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::ExprWithAlias as SQLExprWithAlias;
 use datafusion::sql::sqlparser::ast::{
     self, ArrayElemTypeDef, CheckConstraint, ColumnDef, ColumnOption, CreateTable as SqlCreateTable,
     CreateTableOptions, Expr, SqlOption, TableConstraint, Value, WrappedCollection,
 };
 use plexus_model::limits::VECTOR_DIMENSIONS_MAX;
 use plexus_model::{Check, Column, ColumnType, CreateTable, Error, Manifest, Result, TableSchema};
+use plexus_query::Engine;
 use plexus_storage::types;
 
 use crate::errors::from_datafusion;
+use crate::limits::{REPLICAS_DEFAULT, SHARDS_PER_NODE};
+use crate::sql::definition::definition;
 use crate::sql::duration::duration_us;
-use crate::sql::names::{identifier, table_name};
+use crate::sql::names::{identifier, name_of, table_name};
 use crate::sql::parse;
+use crate::write::assign::assign_value;
 
 /// The command for `CREATE TABLE`. Column types are those of the query engine, `VECTOR(n)` and `HALFVEC(n)`.
 /// `schema` qualifies a name without one.
@@ -26,6 +32,7 @@ use crate::sql::parse;
 pub(crate) async fn create_table(
     mut create: SqlCreateTable,
     state: &SessionState,
+    engine: &Engine,
     manifest: &Manifest,
     schema: &str,
 ) -> Result<CreateTable> {
@@ -43,11 +50,13 @@ pub(crate) async fn create_table(
     };
     let mut table = table_schema(&plan, vectors)?;
     for (column, sql) in defaults {
-        let id = table.columns[column].id;
+        let column = &table.columns[column];
+        check_default_value(column, &sql, engine.evaluate_constant(&parse::expression(&sql)?)?)?;
+        let id = column.id;
         table.defaults.push((id, sql));
     }
     for check in &checks {
-        let check = name_check(check, &table);
+        let check = name_check(check, &table)?;
         table.checks.push(check);
     }
     let TableOptions { shards, replicas, properties } = table_options(options)?;
@@ -163,7 +172,8 @@ pub(crate) fn set_properties(options: &[SqlOption], table: &mut TableSchema) -> 
             "retention" => table.retention_us = Some(duration_us(text)?),
             "cluster_by" => {
                 let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
-                set_cluster_by(names, table).map_err(|e| e.context(format!("table option {option}")))?;
+                set_cluster_by(names.map(identifier), table)
+                    .map_err(|e| e.context(format!("table option {option}")))?;
             }
             name => {
                 return Err(Error::invalid(format!(
@@ -175,10 +185,9 @@ pub(crate) fn set_properties(options: &[SqlOption], table: &mut TableSchema) -> 
     Ok(())
 }
 
-/// Sets the clustering columns of a table, named as in SQL.
-fn set_cluster_by<'a>(names: impl Iterator<Item = &'a str>, table: &mut TableSchema) -> Result<()> {
+/// Sets the clustering columns of a table.
+fn set_cluster_by(names: impl Iterator<Item = String>, table: &mut TableSchema) -> Result<()> {
     let ids = names.map(|name| {
-        let name = identifier(name);
         let index = table.column_index(&name);
         let index =
             index.ok_or_else(|| Error::invalid(format!("there is no column {name:?} to cluster by")))?;
@@ -193,15 +202,20 @@ fn set_cluster_by<'a>(names: impl Iterator<Item = &'a str>, table: &mut TableSch
 /// # Errors
 /// `InvalidArgument` for expressions that are not columns.
 pub(crate) fn cluster_by_exprs(exprs: &[Expr], table: &mut TableSchema) -> Result<()> {
-    let mut names = Vec::new();
-    for expr in exprs {
+    fn add(expr: &Expr, names: &mut Vec<String>) -> Result<()> {
         match expr {
-            Expr::Tuple(parts) => names.extend(parts.iter().map(ToString::to_string)),
-            Expr::Nested(inner) => names.push(inner.to_string()),
-            other => names.push(other.to_string()),
+            Expr::Tuple(parts) => parts.iter().try_for_each(|part| add(part, names)),
+            Expr::Nested(inner) => add(inner, names),
+            Expr::Identifier(ident) => {
+                names.push(name_of(ident));
+                Ok(())
+            }
+            other => Err(Error::invalid(format!("CLUSTER BY {other}: a column is needed"))),
         }
     }
-    set_cluster_by(names.iter().map(String::as_str), table).map_err(|e| e.context("CLUSTER BY"))
+    let mut names = Vec::new();
+    exprs.iter().try_for_each(|expr| add(expr, &mut names))?;
+    set_cluster_by(names.into_iter(), table).map_err(|e| e.context("CLUSTER BY"))
 }
 
 /// Defaults as SQL, each with the index of its column.
@@ -218,9 +232,8 @@ fn take_expressions(
         for option in std::mem::take(&mut column.options) {
             match &option.option {
                 ColumnOption::Default(expr) => {
-                    let sql = expr.to_string();
-                    check_default(&sql, state)?;
-                    defaults.push((index, sql));
+                    check_default(expr, state)?;
+                    defaults.push((index, definition(expr)?));
                 }
                 ColumnOption::Check(check) => checks.push(check.clone()),
                 _ => column.options.push(option),
@@ -237,17 +250,34 @@ fn take_expressions(
 }
 
 /// Fails when a default does not plan, or refers to a column.
-fn check_default(sql: &str, state: &SessionState) -> Result<()> {
-    let parsed = state.create_logical_expr(sql, &DFSchema::empty());
-    parsed.map(|_| ()).map_err(|e| from_datafusion(e).context(format!("DEFAULT {sql}")))
+fn check_default(default: &Expr, state: &SessionState) -> Result<()> {
+    let expr = SQLExprWithAlias { expr: default.clone(), alias: None };
+    let planned = state.create_logical_expr_from_sql_expr(expr, &DFSchema::empty());
+    planned.map(|_| ()).map_err(|e| from_datafusion(e).context(format!("DEFAULT {default}")))
+}
+
+/// The value of a default as it is stored in its column. `text` is the default, for errors.
+///
+/// # Errors
+/// `InvalidArgument` when the column cannot hold the value.
+pub(crate) fn check_default_value(column: &Column, text: &str, value: ArrayRef) -> Result<ArrayRef> {
+    let context = |e: Error| e.context(format!("column {:?}: DEFAULT {text}", column.name));
+    let value = assign_value(&value, &types::to_data_type(&column.data_type)).map_err(context)?;
+    if value.is_null(0) && !column.nullable {
+        return Err(context(Error::invalid("the column is NOT NULL, but its default is null")));
+    }
+    Ok(value)
 }
 
 /// A check with its name, or with a generated one.
-pub(crate) fn name_check(check: &CheckConstraint, table: &TableSchema) -> Check {
+///
+/// # Errors
+/// Those of [`definition`].
+pub(crate) fn name_check(check: &CheckConstraint, table: &TableSchema) -> Result<Check> {
     let free = |name: &String| table.checks.iter().all(|c| c.name != *name);
     let generated = || (1..).map(|n| format!("check_{n}")).find(free).unwrap_or_default();
-    let name = check.name.as_ref().map_or_else(generated, |name| identifier(&name.to_string()));
-    Check { name, expression: check.expr.to_string() }
+    let name = check.name.as_ref().map_or_else(generated, name_of);
+    Ok(Check { name, expression: definition(&check.expr)? })
 }
 
 /// The definition of a column, which has no id yet.

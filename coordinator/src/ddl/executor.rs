@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::sql::parser::Statement;
-use datafusion::sql::sqlparser::ast::{self, ObjectType};
+use datafusion::sql::sqlparser::ast::{self, ObjectType, SchemaName};
 use futures::FutureExt;
 use plexus_model::{Command, Error, Result};
 
@@ -15,7 +15,8 @@ use crate::exec::load::{IngestMode, IngestTarget, Loader};
 use crate::exec::planner::Planner;
 use crate::exec::session::Session;
 use crate::limits::{COMMIT_TIMEOUT, READ_INDEX_TIMEOUT};
-use crate::sql::names::{free_schema_name, identifier, object_name};
+use crate::sql::names::{free_schema_name, object_name, unqualified};
+use crate::sql::result_names::ResultNames;
 use crate::write::keys::OnDuplicate;
 use crate::write::writer::Writer;
 
@@ -82,10 +83,15 @@ impl DdlExecutor {
         let pin = || self.context(session, query_id);
         Ok(match statement {
             ast::Statement::CreateTable(create) => Some(self.create_table(&pin().await?, create).await?),
-            ast::Statement::CreateSchema { schema_name, if_not_exists, .. } => Some(Command::CreateSchema {
-                name: free_schema_name(identifier(&schema_name.to_string()))?,
-                if_not_exists: *if_not_exists,
-            }),
+            ast::Statement::CreateSchema { schema_name, if_not_exists, .. } => {
+                let SchemaName::Simple(name) = schema_name else {
+                    return Err(Error::unsupported("CREATE SCHEMA takes no AUTHORIZATION"));
+                };
+                Some(Command::CreateSchema {
+                    name: free_schema_name(unqualified(name)?)?,
+                    if_not_exists: *if_not_exists,
+                })
+            }
             ast::Statement::Drop { object_type, if_exists, names, .. } => {
                 let [name] = names.as_slice() else {
                     return Err(Error::unsupported("DROP takes one name at a time"));
@@ -97,7 +103,7 @@ impl DdlExecutor {
                     }
                     ObjectType::Index => drop_index(&pin().await?, name, *if_exists)?,
                     ObjectType::Schema => Some(Command::DropSchema {
-                        name: free_schema_name(identifier(&name.to_string()))?,
+                        name: free_schema_name(unqualified(name)?)?,
                         if_exists: *if_exists,
                     }),
                     _ => return Err(unsupported(&statement.to_string())),
@@ -122,9 +128,10 @@ impl DdlExecutor {
         create: &ast::CreateTable,
     ) -> Result<Command> {
         let state = self.planner.state(context)?;
+        let schema = context.session.schema();
+        let engine = &self.writer.engine;
         let create =
-            create_table::create_table(create.clone(), &state, &context.manifest, &context.session.schema())
-                .await?;
+            create_table::create_table(create.clone(), &state, engine, &context.manifest, &schema).await?;
         // Reports checks that cannot be evaluated now, and not at the first insert.
         self.writer.engine.row_checks(&create.schema)?;
         Ok(Command::CreateTable(create))
@@ -163,7 +170,8 @@ impl DdlExecutor {
             on_duplicate: OnDuplicate::Fail,
             primary_key: vec![],
         };
-        let written = self.loader.ingest(context.session, target, rows.schema.clone(), rows.stream).await?;
+        let schema = ResultNames::of(query).apply(&rows.schema);
+        let written = self.loader.ingest(context.session, target, schema, rows.stream).await?;
         Ok(written.rows)
     }
 }

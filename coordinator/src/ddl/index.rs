@@ -13,7 +13,7 @@ use plexus_model::{
 };
 
 use crate::exec::context::{StatementContext, find};
-use crate::sql::names::{identifier, object_name};
+use crate::sql::names::{identifier, name_of, object_name, unqualified};
 
 /// The command for `CREATE INDEX`. `None` when the index exists and the statement says `IF NOT EXISTS`.
 ///
@@ -23,7 +23,7 @@ use crate::sql::names::{identifier, object_name};
 pub(crate) fn create_index(context: &StatementContext<'_>, create: &CreateIndex) -> Result<Option<Command>> {
     let name = object_name(&create.table_name, &context.session.schema())?;
     let table = find(&context.manifest, &name)?;
-    let index_name = create.name.as_ref().map(|name| identifier(&name.to_string()));
+    let index_name = create.name.as_ref().map(unqualified).transpose()?;
     let index_name =
         index_name.ok_or_else(|| Error::invalid("CREATE INDEX needs a name: CREATE INDEX i ON t"))?;
     if create.unique || create.predicate.is_some() || !create.include.is_empty() {
@@ -88,7 +88,7 @@ fn index_kind(create: &CreateIndex, table: &Table) -> Result<IndexKind> {
     let mut take =
         |name: &str| options.iter().position(|(n, _)| n == name).map(|index| options.remove(index).1);
     let kind = match &create.using {
-        Some(IndexType::Custom(name)) => identifier(&name.to_string()),
+        Some(IndexType::Custom(name)) => name_of(name),
         Some(other) => other.to_string().to_ascii_lowercase(),
         None => String::new(),
     };
@@ -130,7 +130,7 @@ fn column_id(column: &IndexColumn, table: &Table) -> Result<u32> {
         )));
     }
     let name = match expr {
-        Expr::Identifier(ident) => identifier(&ident.to_string()),
+        Expr::Identifier(ident) => name_of(ident),
         _ => return Err(Error::invalid(format!("{expr}: only columns can be indexed"))),
     };
     let index = table.schema.column_index(&name);

@@ -7,6 +7,7 @@ use plexus_model::{Error, Manifest, Result, Table, TableName};
 
 use crate::exec::retry::RowStream;
 use crate::exec::session::Session;
+use crate::sql::result_names::ResultNames;
 
 /// The result of a statement.
 pub enum Executed {
@@ -20,6 +21,16 @@ pub enum Executed {
 }
 
 impl Executed {
+    /// The same result with the names of its columns.
+    pub(crate) fn named(self, names: &ResultNames) -> Self {
+        match self {
+            Self::Rows(RowStream { schema, stream }) => {
+                Self::Rows(RowStream { schema: names.apply(&schema), stream })
+            }
+            other => other,
+        }
+    }
+
     /// The number of rows that the statement wrote.
     pub fn affected(&self) -> u64 {
         match self {

@@ -16,8 +16,9 @@ use plexus_model::{Error, Result, Token};
 use crate::errors::from_datafusion;
 use crate::exec::context::{Executed, StatementContext};
 use crate::exec::planner::Planner;
+use crate::sql::names::last_part;
 use crate::sql::parameters::bind;
-use crate::sql::parse;
+use crate::sql::syntax;
 
 /// Formats by file name extension or `STORED AS` name.
 const FORMATS: [(&str, &str); 8] = [
@@ -86,10 +87,14 @@ impl CopyExecutor {
     ) -> Result<LogicalPlan> {
         let copy = copy_of(statement)?;
         let query = match &copy.source {
-            CopyToSource::Query(query) => query.to_string(),
-            CopyToSource::Relation(name) => format!("SELECT * FROM {name}"),
+            CopyToSource::Query(query) => query.clone(),
+            CopyToSource::Relation(name) => {
+                let alias = last_part(name)?.clone();
+                let rows = vec![syntax::relation(syntax::table(name.clone(), alias))];
+                Box::new(syntax::select(vec![syntax::wildcard()], rows, None))
+            }
         };
-        let mut statement = parse::plain_statement(&query)?;
+        let mut statement = ast::Statement::Query(query);
         self.planner.resolve(&mut statement, context).await?;
         let statement = Statement::Statement(Box::new(statement));
         self.planner.local_state(context)?.statement_to_plan(statement).await.map_err(from_datafusion)

@@ -10,26 +10,28 @@ use arrow::compute;
 use arrow::datatypes::{Int64Type, UInt32Type, UInt64Type};
 use arrow_schema::{Schema, SchemaRef};
 use datafusion::catalog::{MemTable, TableProvider};
-use datafusion::execution::SessionState;
+use datafusion::execution::{FunctionRegistry, SessionState};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
 use futures::TryStreamExt;
 use plexus_model::{Error, Result, RowSelection, SegmentId, Table};
-use plexus_query::{Relations, STATEMENT_SCHEMA};
+use plexus_query::{ColumnDefaults, Relations, STATEMENT_SCHEMA};
 use plexus_storage::{rows_bytes, types};
 
-use crate::engine_text;
 use crate::errors::{from_datafusion, unsupported};
 use crate::exec::context::{Executed, StatementContext, find};
 use crate::exec::planner::Planner;
 use crate::exec::retry::RowStream;
 use crate::limits::RETURNING_BYTES_MAX;
-use crate::sql::names::{identifier, object_name};
+use crate::sql::kind::is_rows;
+use crate::sql::names::object_name;
 use crate::sql::parameters::bind;
-use crate::sql::rewrite::{DELETE, DuplicateMatch, INSERT, Rewritten, Shape, UPDATE};
-use crate::sql::{parse, rewrite};
-use crate::write::coerce::assign;
+use crate::sql::rewrite::{self, DELETE, DuplicateMatch, INSERT, Returning, Rewritten, Shape, UPDATE};
+use crate::sql::syntax;
+use crate::write::assign::{AssignFunction, assign};
+use crate::write::coerce::arrange;
+use crate::write::ingest::Ingest;
 use crate::write::keys::RowsBySegment;
 use crate::write::row_changes::{RowChanges, inline_union};
 use crate::write::writer::Writer;
@@ -82,7 +84,7 @@ impl DmlExecutor {
             return Err(unsupported(&statement.to_string()));
         };
         let name = rewrite::target(statement).ok_or_else(|| unsupported(&statement.to_string()))?;
-        let table = find(&context.manifest, &object_name(&name, &context.session.schema())?)?;
+        let table = find(&context.manifest, &object_name(name, &context.session.schema())?)?;
         let mut statement = (**statement).clone();
         self.planner.resolve(&mut statement, context).await?;
         let rewritten = rewrite::rewrite(statement, &table)?;
@@ -99,7 +101,7 @@ impl DmlExecutor {
         statement: &Statement,
     ) -> Result<(Option<SchemaRef>, LogicalPlan)> {
         let (table, rewritten) = self.rewrite(context, statement).await?;
-        let plan = self.plan(context, &rewritten).await?;
+        let plan = self.plan(context, &table, &rewritten).await?;
         let schema = match &rewritten.returning {
             Some(returning) => Some(self.returning_schema(context, &table, returning).await?),
             None => None,
@@ -132,10 +134,9 @@ impl DmlExecutor {
         tracing::Span::current().record("version", context.manifest.version.0);
         let operation = rewritten.operation;
         tracing::Span::current().record("table", tracing::field::display(&table.name));
-        if rewritten.shape == Shape::Rows && rewritten.returning.is_none() {
-            let named = |e| name_null_column(e, &rewritten, &table);
-            let rows = self.inserted_rows(context, &rewritten).await.map_err(named)?;
-            return self.insert(table.clone(), &rewritten, rows).await.map_err(named);
+        if let (Shape::Rows { columns }, None) = (&rewritten.shape, &rewritten.returning) {
+            let rows = self.inserted_rows(context, &table, &rewritten).await?;
+            return self.insert(table, &rewritten, columns, rows).await;
         }
         let staged = self.stage(context, &table, rewritten).await?;
         if !staged.changes.is_empty() {
@@ -151,12 +152,11 @@ impl DmlExecutor {
         &self,
         table: Arc<Table>,
         rewritten: &Rewritten,
-        mut rows: RowStream,
+        columns: &[usize],
+        rows: RowStream,
     ) -> Result<Executed> {
-        let mut ingest = self.writer.begin(table, rewritten.on_duplicate, rewritten.operation)?;
-        while let Some(batch) = rows.stream.try_next().await? {
-            ingest.write(batch).await?;
-        }
+        let mut ingest = self.writer.begin(table.clone(), rewritten.on_duplicate, rewritten.operation)?;
+        write_rows(&mut ingest, &table, columns, rows).await?;
         ingest.finish().await.map(|written| Executed::Affected(written.rows))
     }
 
@@ -172,15 +172,13 @@ impl DmlExecutor {
         let mut ingest = self.writer.begin(table.clone(), rewritten.on_duplicate, rewritten.operation)?;
         let mut collected = CollectedActions::default();
         match rewritten.shape {
-            Shape::Rows => {
-                let mut rows = self.inserted_rows(context, &rewritten).await?;
-                while let Some(batch) = rows.stream.try_next().await? {
-                    ingest.write(batch).await?;
-                }
+            Shape::Rows { ref columns } => {
+                let rows = self.inserted_rows(context, table, &rewritten).await?;
+                write_rows(&mut ingest, table, columns, rows).await?;
             }
             Shape::Actions { duplicate_match } => {
                 collected.keep_deleted = rewritten.returning.is_some();
-                let plan = self.plan_change(context, &rewritten).await?;
+                let plan = self.plan_change(context, table, &rewritten).await?;
                 let mut rows =
                     self.planner.run(&plan, &context.manifest, || self.planner.local_state(context)).await?;
                 let segment_ids: Vec<SegmentId> =
@@ -208,42 +206,39 @@ impl DmlExecutor {
         Ok(Staged { changes, affected: written + collected.deleted_only, returning })
     }
 
-    /// Runs the query of an insert, whose rows have all columns of the table.
+    /// Runs the query of an insert.
     async fn inserted_rows(
         &self,
         context: &StatementContext<'_>,
+        table: &Arc<Table>,
         rewritten: &Rewritten,
     ) -> Result<RowStream> {
-        match self.plan_change(context, rewritten).await? {
-            LogicalPlan::Dml(dml) => {
-                self.planner.run(&dml.input, &context.manifest, || self.planner.state(context)).await
-            }
-            plan => Err(Error::internal(format!("an insert was planned as {}", plan.display()))),
+        let plan = self.plan_change(context, table, rewritten).await?;
+        if is_rows(&rewritten.query) {
+            // Other nodes do not know the function that assigns literal rows.
+            return self.planner.run(&plan, &context.manifest, || self.planner.local_state(context)).await;
         }
+        self.planner.query(context, &plan).await
     }
 
     /// The plan of a rewritten statement with its parameters bound.
     async fn plan_change(
         &self,
         context: &StatementContext<'_>,
+        table: &Arc<Table>,
         rewritten: &Rewritten,
     ) -> Result<LogicalPlan> {
-        bind(self.plan(context, rewritten).await?, context.values)
+        bind(self.plan(context, table, rewritten).await?, context.values)
     }
 
     /// The plan of a rewritten statement, with unbound parameters.
     pub(crate) async fn plan(
         &self,
         context: &StatementContext<'_>,
+        table: &Arc<Table>,
         rewritten: &Rewritten,
     ) -> Result<LogicalPlan> {
-        let statement = Statement::Statement(Box::new(rewritten.statement.clone()));
-        let planned = self.planner.local_state(context)?.statement_to_plan(statement).await;
-        planned.map_err(from_datafusion).map_err(|e| match rewritten.shape {
-            Shape::Rows => e,
-            // A position in the rewritten query does not correspond to a position in the statement.
-            Shape::Actions { .. } => without_position(e),
-        })
+        plan_change(self.planner.local_state(context)?, table, rewritten).await
     }
 
     /// Reads the live rows of the new segments and appends them to `batches`.
@@ -271,7 +266,7 @@ impl DmlExecutor {
         &self,
         context: &StatementContext<'_>,
         table: &Table,
-        returning: &(String, String),
+        returning: &Returning,
         batches: Vec<RecordBatch>,
     ) -> Result<RowStream> {
         let state = self.returning_state(context, table, batches)?;
@@ -288,7 +283,7 @@ impl DmlExecutor {
         &self,
         context: &StatementContext<'_>,
         table: &Table,
-        returning: &(String, String),
+        returning: &Returning,
     ) -> Result<SchemaRef> {
         let plan = plan_returning(&self.returning_state(context, table, vec![])?, returning).await?;
         Ok(Arc::new(plan.schema().as_arrow().clone()))
@@ -308,13 +303,51 @@ impl DmlExecutor {
     }
 }
 
+/// Plans the query of a rewritten statement. Literal rows are assigned to their columns one by one.
+pub(crate) async fn plan_change(
+    mut state: SessionState,
+    table: &Arc<Table>,
+    rewritten: &Rewritten,
+) -> Result<LogicalPlan> {
+    state.register_udf(Arc::new(AssignFunction::of(table.clone()))).map_err(from_datafusion)?;
+    let mut query = rewritten.query.clone();
+    if let Shape::Rows { columns } = &rewritten.shape {
+        rewrite::assign_values(&mut query, columns);
+    }
+    let statement = ast::Statement::Query(Box::new(query));
+    let plan = state.statement_to_plan(Statement::Statement(Box::new(statement))).await;
+    plan.map_err(from_datafusion)
+}
+
+/// Writes the rows of an insert, whose columns are those of the table at the indexes `columns`.
+async fn write_rows(
+    ingest: &mut Ingest,
+    table: &Table,
+    columns: &[usize],
+    mut rows: RowStream,
+) -> Result<()> {
+    let names: Vec<String> = columns.iter().map(|&c| table.schema.columns[c].name.clone()).collect();
+    while let Some(batch) = rows.stream.try_next().await? {
+        ingest
+            .write(assign(
+                arrange(&batch, &names, &ColumnDefaults::default(), table)?,
+                ingest.schema(),
+                table,
+            )?)
+            .await?;
+    }
+    Ok(())
+}
+
 /// Plans `RETURNING` over the relation [`RETURNED`], under the name by which the statement refers to its
 /// target.
-async fn plan_returning(state: &SessionState, (items, alias): &(String, String)) -> Result<LogicalPlan> {
-    let sql = format!("SELECT {items} FROM \"{STATEMENT_SCHEMA}\".\"{RETURNED}\" AS {alias}");
-    let statement: ast::Statement = parse::plain_statement(&sql)?;
-    let planned = state.statement_to_plan(Statement::Statement(Box::new(statement))).await;
-    planned.map_err(|e| without_position(from_datafusion(e)).context("RETURNING"))
+async fn plan_returning(state: &SessionState, returning: &Returning) -> Result<LogicalPlan> {
+    let Returning { items, alias } = returning.clone();
+    let rows = syntax::table(syntax::object_name([STATEMENT_SCHEMA, RETURNED]), alias);
+    let query = syntax::select(items, vec![syntax::relation(rows)], None);
+    let statement = Statement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
+    let planned = state.statement_to_plan(statement).await;
+    planned.map_err(|e| from_datafusion(e).context("RETURNING"))
 }
 
 /// Bounds the rows of `RETURNING`, which are held in memory until the client fetches them.
@@ -326,26 +359,6 @@ fn check_returned(bytes: usize) -> Result<()> {
         )));
     }
     Ok(())
-}
-
-/// Names the column in the error for a null in a `NOT NULL` column. The engine refers to the columns of
-/// `VALUES` by position.
-pub(crate) fn name_null_column(error: Error, rewritten: &Rewritten, table: &Table) -> Error {
-    let Some(position) = engine_text::null_column_of_values(error.message()) else {
-        return error;
-    };
-    let named = match &rewritten.statement {
-        ast::Statement::Insert(insert) => insert.columns.get(position).map(|c| identifier(&c.to_string())),
-        _ => None,
-    };
-    let own = table.schema.columns.get(position).map(|c| c.name.clone());
-    let column = named.or(own).unwrap_or_default();
-    Error::invalid(format!("column {column:?} of table {} must not be null", table.name))
-}
-
-/// The same error without its position in the SQL text.
-fn without_position(error: Error) -> Error {
-    Error::new(error.kind(), engine_text::strip_position(error.message()))
 }
 
 /// The deletions that the action rows of a statement amount to.

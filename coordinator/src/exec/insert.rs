@@ -3,20 +3,20 @@
 
 use arrow::array::RecordBatch;
 use datafusion::common::ScalarValue;
-use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement;
 use plexus_model::{ErrorKind, Result};
-use plexus_query::Relations;
+use plexus_query::{ColumnDefaults, Relations};
 
 use crate::exec::context::{Executed, StatementContext};
-use crate::exec::dml::{DmlExecutor, name_null_column};
+use crate::exec::dml::{DmlExecutor, plan_change};
 use crate::exec::planner::configure;
 use crate::exec::retry::until_no_conflict;
 use crate::exec::session::Session;
-use crate::sql::kind::{has_returning, is_insert_values, plain_insert};
+use crate::sql::kind::{has_returning, is_literal_rows, is_row_of_parameters};
 use crate::sql::parameters::bind;
 use crate::sql::rewrite::{Rewritten, Shape};
-use crate::write::coerce::{arrange, assign, column_names};
+use crate::write::assign::assign;
+use crate::write::coerce::arrange;
 
 impl DmlExecutor {
     /// Runs an `INSERT` of literal values against the local manifest. The commit checks the schema version,
@@ -38,31 +38,27 @@ impl DmlExecutor {
         let Ok((table, rewritten)) = self.rewrite(&context, statement).await else {
             return Ok(None);
         };
-        let Rewritten { statement, shape: Shape::Rows, returning: None, .. } = &rewritten else {
+        let Rewritten { query, shape: Shape::Rows { columns }, returning: None, .. } = &rewritten else {
             return Ok(None);
         };
-        if !is_insert_values(statement) {
+        if !is_literal_rows(query) {
             return Ok(None);
         }
-        let statement = Statement::Statement(Box::new(statement.clone()));
         let pin = self.planner.pinned(&context, Relations::default());
         let state = configure(self.planner.engine.table_free_session(pin), session)?;
-        let Ok(plan) = state.statement_to_plan(statement).await else {
+        let Ok(plan) = plan_change(state.clone(), &table, &rewritten).await else {
             return Ok(None);
         };
-        let LogicalPlan::Dml(dml) = bind(plan, values)? else {
-            return Ok(None);
-        };
+        let plan = bind(plan, values)?;
         tracing::Span::current().record("table", tracing::field::display(&table.name));
         tracing::Span::current().record("version", context.manifest.version.0);
-        let target = table.clone();
         let written = async {
-            let rows = self.planner.run(&dml.input, &context.manifest, || Ok(state.clone())).await?;
-            self.insert(table, &rewritten, rows).await
+            let rows = self.planner.run(&plan, &context.manifest, || Ok(state.clone())).await?;
+            self.insert(table, &rewritten, columns, rows).await
         };
         match written.await {
             Err(e) if e.kind() == ErrorKind::Conflict => Ok(None),
-            result => result.map(Some).map_err(|e| name_null_column(e, &rewritten, &target)),
+            result => result.map(Some),
         }
     }
 
@@ -85,16 +81,22 @@ impl DmlExecutor {
                 query_id: "executemany",
             };
             let (table, rewritten) = self.rewrite(&context, statement).await?;
-            let columns = match rewritten.shape {
-                Shape::Rows => plain_insert(&rewritten.statement, batch.num_columns()),
-                Shape::Actions { .. } => None,
+            let columns = match &rewritten.shape {
+                Shape::Rows { columns } if is_row_of_parameters(&rewritten.query, batch.num_columns()) => {
+                    columns
+                }
+                _ => return Ok(None),
             };
-            let Some(columns) = columns else {
-                return Ok(None);
-            };
-            let columns = if columns.is_empty() { column_names(&table) } else { columns };
+            let columns: Vec<String> =
+                columns.iter().map(|&c| table.schema.columns[c].name.clone()).collect();
             let mut ingest = self.writer.begin(table.clone(), rewritten.on_duplicate, "insert")?;
-            ingest.write(assign(arrange(batch, &columns, &table)?, ingest.schema(), &table)?).await?;
+            ingest
+                .write(assign(
+                    arrange(batch, &columns, &ColumnDefaults::default(), &table)?,
+                    ingest.schema(),
+                    &table,
+                )?)
+                .await?;
             ingest.finish().await.map(|written| Some(written.rows))
         };
         until_no_conflict(attempt).await

@@ -102,9 +102,10 @@ impl Loader {
         };
         if let Some(table) = append {
             let columns: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
+            let defaults = self.writer.engine.column_defaults(&table.schema, &columns)?;
             let mut ingest = self.writer.begin(table.clone(), target.on_duplicate, "ingest")?;
             while let Some(batch) = batches.try_next().await? {
-                ingest.write(arrange(&batch, &columns, &table)?).await?;
+                ingest.write(arrange(&batch, &columns, &defaults, &table)?).await?;
             }
             return ingest.finish().await;
         }
@@ -133,9 +134,10 @@ impl Loader {
             }
         };
         let columns: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
+        let defaults = self.writer.engine.column_defaults(&table.schema, &columns)?;
         let mut ingest = self.writer.begin(table.clone(), target.on_duplicate, "ingest")?;
         while let Some(batch) = batches.try_next().await? {
-            ingest.write(arrange(&batch, &columns, &table)?).await?;
+            ingest.write(arrange(&batch, &columns, &defaults, &table)?).await?;
         }
         let mut changes = RowChanges::new(table.clone());
         changes.add(ingest.stage().await?);

@@ -97,7 +97,7 @@ impl PlanCache {
         if let Some(statement) = self.statements.get(sql) {
             return Ok(statement);
         }
-        let statement = Arc::new(Parsed::from(parse::statement(sql)?));
+        let statement = Arc::new(Parsed::new(parse::statement(sql)?)?);
         if sql.len() <= TEXT_BYTES_MAX {
             self.statements.insert(sql.to_owned(), statement.clone());
         }

@@ -4,6 +4,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use arrow_schema::{Field, FieldRef, Schema, SchemaRef};
 use datafusion::common::tree_node::TreeNode;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
@@ -143,6 +144,16 @@ impl Planner {
         self.state(context)?.statement_to_plan(statement).await.map_err(from_datafusion)
     }
 
+    /// Plans a query that the coordinator composed, for this node alone.
+    pub(crate) async fn plan_query(
+        &self,
+        context: &StatementContext<'_>,
+        query: ast::Query,
+    ) -> Result<LogicalPlan> {
+        let statement = Statement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
+        self.local_state(context)?.statement_to_plan(statement).await.map_err(from_datafusion)
+    }
+
     /// Runs the plan of a query.
     ///
     /// # Errors
@@ -160,9 +171,22 @@ impl Planner {
             return Err(unsupported("a query that writes"));
         }
         let rows = retry::run(plan, &self.suspects, &context.manifest, || self.state(context)).await?;
-        // The physical plan may have fewer nullable columns than the schema that `describe` reported. Clients
-        // compare the two, so the logical schema wins.
-        Ok(RowStream { schema: Arc::new(plan.schema().as_arrow().clone()), ..rows })
+        Ok(RowStream { schema: announced_schema(plan, &rows.schema), ..rows })
+    }
+
+    /// The schema of the rows of a plan, before it is run.
+    ///
+    /// # Errors
+    /// The error of analyzing the plan.
+    pub(crate) fn result_schema(
+        &self,
+        context: &StatementContext<'_>,
+        plan: &LogicalPlan,
+    ) -> Result<SchemaRef> {
+        let state = self.local_state(context)?;
+        let analyzed = state.analyzer().execute_and_check(plan.clone(), state.config_options(), |_, _| {});
+        let analyzed = analyzed.map_err(from_datafusion)?;
+        Ok(announced_schema(plan, analyzed.schema().as_arrow()))
     }
 
     /// The manifest that a transaction reads. Its first statement pins one.
@@ -270,6 +294,19 @@ impl Planner {
             _ => Ok(array_of(vectors)),
         }
     }
+}
+
+/// The schema that clients see of a plan whose rows have the schema `rows`. Types are those of the rows,
+/// since they are known only when types are coerced. Columns are nullable as in the plan: clients compare
+/// what was announced before the plan was optimized with what is sent.
+fn announced_schema(plan: &LogicalPlan, rows: &Schema) -> SchemaRef {
+    let planned = plan.schema().fields();
+    let field = |(planned, row): (&FieldRef, &FieldRef)| {
+        let nullable = planned.is_nullable() || row.is_nullable();
+        planned.as_ref().clone().with_data_type(row.data_type().clone()).with_nullable(nullable)
+    };
+    let fields: Vec<Field> = planned.iter().zip(rows.fields()).map(field).collect();
+    Arc::new(Schema::new_with_metadata(fields, plan.schema().metadata().clone()))
 }
 
 /// Applies the settings of a session to an engine session.

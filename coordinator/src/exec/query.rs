@@ -43,11 +43,11 @@ impl QueryExecutor {
                 self.explain(&self.planner.state(context)?, &plan, &inner.plan).await
             }
             LogicalPlan::Statement(PlanStatement::SetVariable(set)) => {
-                context.session.set(&set.variable, &set.value)?;
+                context.session.set(&set.variable, &set.value, &context.manifest)?;
                 Ok(Executed::Affected(0))
             }
             LogicalPlan::Statement(PlanStatement::ResetVariable(reset)) => {
-                context.session.unset(&reset.variable);
+                context.session.unset(&reset.variable)?;
                 Ok(Executed::Affected(0))
             }
             LogicalPlan::Statement(other) => Err(unsupported(&other.display().to_string())),

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use plexus_model::{Error, Result, Version};
+use arrow::array::timezone::Tz;
+use plexus_model::{Error, Manifest, Result, Version};
 use plexus_query::search::{EF_SEARCH_MAX, SearchOptions};
-use plexus_query::{CATALOG, DEFAULT_SCHEMA};
+use plexus_query::{CATALOG, DEFAULT_SCHEMA, SYSTEM_SCHEMA};
 
 use crate::exec::transactions::TransactionId;
 
@@ -20,9 +21,10 @@ pub struct Session {
 }
 
 /// The settings of Plexus, each with its description.
-const SETTINGS: [(&str, &str); 7] = [
+const SETTINGS: [(&str, &str); 8] = [
     ("catalog", "database of unqualified names; always plexus"),
     ("schema", "schema of unqualified names"),
+    (TIME_ZONE, "zone of times that are written without one, such as Europe/Berlin or +02:00"),
     ("plexus.task_bytes", "segment bytes that justify a task on another node"),
     ("plexus.read_version", "version that queries read instead of the newest"),
     ("plexus.string_view", "whether text columns reach the client as string views"),
@@ -32,6 +34,9 @@ const SETTINGS: [(&str, &str); 7] = [
     ),
     ("plexus.exact_search", "whether vector searches compare every vector and use no index"),
 ];
+
+/// The setting of the time zone.
+const TIME_ZONE: &str = "time_zone";
 
 /// The settings of searches, which the query engine reads from its session.
 const SEARCH_SETTINGS: [&str; 2] = ["plexus.ef_search", "plexus.exact_search"];
@@ -84,8 +89,9 @@ impl Session {
     /// Checks and sets a value.
     ///
     /// # Errors
-    /// `InvalidArgument` names the setting and the values that it takes.
-    pub fn set(&self, name: &str, value: &str) -> Result<()> {
+    /// `InvalidArgument` names the setting and the values that it takes. `NotFound` for a schema that
+    /// `manifest` does not have.
+    pub(crate) fn set(&self, name: &str, value: &str, manifest: &Manifest) -> Result<()> {
         let name = canonical(name);
         if self.ephemeral {
             return Err(Error::invalid(format!(
@@ -104,7 +110,14 @@ impl Session {
                     "catalog {value:?} does not exist; there is only {CATALOG:?}"
                 )));
             }
-            "catalog" | "schema" => {}
+            "catalog" => {}
+            "schema" => {
+                let system = [SYSTEM_SCHEMA, "information_schema"].contains(&value);
+                if !system && !manifest.schemas.contains_key(value) {
+                    return Err(Error::not_found(format!("schema {value:?} does not exist")));
+                }
+            }
+            TIME_ZONE => drop(parse::<Tz>(&name, value)?),
             "plexus.task_bytes" => drop(parse::<u64>(&name, value)?),
             "plexus.read_version" => drop(parse::<u64>(&name, value)?),
             "plexus.string_view" => drop(parse::<bool>(&name, value)?),
@@ -121,21 +134,25 @@ impl Session {
                 let mut config = datafusion::prelude::SessionConfig::new();
                 config.options_mut().set(&name, value).map_err(|e| Error::invalid(e.strip_backtrace()))?;
             }
-            _ => {
-                let known: Vec<&str> = SETTINGS.iter().map(|(name, _)| *name).collect();
-                return Err(Error::invalid(format!(
-                    "setting {name:?} does not exist; there are {}",
-                    known.join(", ")
-                )));
-            }
+            _ => return Err(unknown(&name)),
         }
         self.lock().insert(name, value.to_owned());
         Ok(())
     }
 
     /// Resets a setting to its default.
-    pub fn unset(&self, name: &str) {
-        self.lock().remove(&canonical(name));
+    ///
+    /// # Errors
+    /// `InvalidArgument` when there is no such setting.
+    pub(crate) fn unset(&self, name: &str) -> Result<()> {
+        let name = canonical(name);
+        let is_ours = SETTINGS.iter().any(|(known, _)| *known == name);
+        let config = datafusion::prelude::SessionConfig::new();
+        if !is_ours && !config.options().entries().iter().any(|entry| entry.key == name) {
+            return Err(unknown(&name));
+        }
+        self.lock().remove(&name);
+        Ok(())
     }
 
     /// The values of all settings, including the defaults of those that are not set.
@@ -143,6 +160,7 @@ impl Session {
         let mut all = self.lock().clone();
         all.entry("catalog".into()).or_insert_with(|| CATALOG.into());
         all.entry("schema".into()).or_insert_with(|| DEFAULT_SCHEMA.into());
+        all.entry(TIME_ZONE.into()).or_insert_with(|| "UTC".into());
         all.entry("plexus.task_bytes".into()).or_insert_with(|| TASK_BYTES_DEFAULT.to_string());
         all.entry("plexus.string_view".into()).or_insert_with(|| "false".into());
         let search = SearchOptions::default();
@@ -189,8 +207,15 @@ impl Session {
     pub(crate) fn engine_settings(&self) -> Vec<(String, String)> {
         let lock = self.lock();
         lock.iter()
-            .filter(|(name, _)| name.starts_with("datafusion.") || SEARCH_SETTINGS.contains(&name.as_str()))
-            .map(|(k, v)| (k.clone(), v.clone()))
+            .filter(|(name, _)| {
+                name.starts_with("datafusion.")
+                    || *name == TIME_ZONE
+                    || SEARCH_SETTINGS.contains(&name.as_str())
+            })
+            .map(|(name, value)| match name.as_str() {
+                TIME_ZONE => ("datafusion.execution.time_zone".to_owned(), value.clone()),
+                _ => (name.clone(), value.clone()),
+            })
             .collect()
     }
 
@@ -199,10 +224,17 @@ impl Session {
     }
 }
 
+/// The error for a setting that does not exist.
+fn unknown(name: &str) -> Error {
+    let known: Vec<&str> = SETTINGS.iter().map(|(name, _)| *name).collect();
+    Error::invalid(format!("setting {name:?} does not exist; there are {}", known.join(", ")))
+}
+
 /// The canonical name of a setting: lower case, with aliases resolved.
 pub(crate) fn canonical(name: &str) -> String {
     match name.to_ascii_lowercase().as_str() {
         "search_path" | "current_schema" => "schema".into(),
+        "timezone" | "time.zone" | "datafusion.execution.time_zone" => TIME_ZONE.into(),
         other => other.to_owned(),
     }
 }

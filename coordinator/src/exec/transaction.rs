@@ -52,12 +52,17 @@ impl Transaction {
         self.pinned.as_ref().map(|(_, current)| current)
     }
 
+    /// Whether the transaction has changed rows.
+    pub(crate) fn has_changes(&self) -> bool {
+        self.pinned.as_ref().is_some_and(|(base, current)| !Arc::ptr_eq(base, current))
+    }
+
     /// Drops the pinned version, so that the next statement pins a newer one.
     ///
     /// # Errors
     /// `InvalidArgument` when changes are staged.
     pub(crate) fn restart(&mut self) -> Result<()> {
-        if self.pinned.as_ref().is_some_and(|(base, current)| !Arc::ptr_eq(base, current)) {
+        if self.has_changes() {
             return Err(Error::invalid(
                 "the transaction has changed rows: commit it before tables are defined or changed",
             ));
@@ -69,6 +74,14 @@ impl Transaction {
     /// Pins the version that the transaction reads. Later calls change nothing.
     pub(crate) fn pin(&mut self, manifest: Arc<Manifest>) {
         self.pinned.get_or_insert_with(|| (manifest.clone(), manifest));
+    }
+
+    /// Makes the transaction one that has changed rows.
+    #[cfg(test)]
+    pub(crate) fn mark_changed(&mut self) {
+        if let Some((_, current)) = &mut self.pinned {
+            *current = Arc::new((**current).clone());
+        }
     }
 
     /// Records that a statement read a table, for the serializability check at commit.

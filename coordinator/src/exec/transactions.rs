@@ -27,8 +27,12 @@ struct Slot {
     used: Instant,
 }
 
-/// How long a transaction may be idle before it is rolled back.
+/// How long a transaction that has changed rows may be idle before it is rolled back.
 pub const LEASE: Duration = Duration::from_secs(60);
+
+/// The same for one that has changed nothing. Clients without autocommit have one open all the time, and
+/// nothing is lost when it goes on with a newer version.
+const UNCHANGED_LEASE: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Transactions {
     /// Opens a transaction.
@@ -115,9 +119,23 @@ impl Drop for TransactionGuard {
     }
 }
 
-/// Rolls back transactions that were idle past their lease. One with a running statement never expires.
+/// Rolls back transactions that were idle past their lease. One with a running statement never expires. One
+/// that has changed nothing for as long reads a newer version from then on.
 fn expire(slots: &mut HashMap<TransactionId, Slot>) {
-    slots.retain(|_, slot| slot.transaction.is_none() || slot.used.elapsed() < LEASE);
+    slots.retain(|_, slot| {
+        let idle = slot.used.elapsed();
+        match &mut slot.transaction {
+            None => true,
+            Some(transaction) if transaction.has_changes() => idle < LEASE,
+            Some(transaction) => {
+                if idle >= LEASE {
+                    // Fails for changed ones only.
+                    let _ = transaction.restart();
+                }
+                idle < UNCHANGED_LEASE
+            }
+        }
+    });
 }
 
 /// The error for a transaction that is not open on this node.
@@ -151,18 +169,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn idle_transactions_expire_and_busy_ones_do_not() {
+    fn idle_transactions_expire_once_they_have_changed_rows() {
         let transactions = Arc::new(Transactions::default());
-        let (idle, busy) = (
-            transactions.begin(Isolation::Snapshot).unwrap(),
-            transactions.begin(Isolation::Snapshot).unwrap(),
-        );
+        let [idle, changed, busy] = [(); 3].map(|()| transactions.begin(Isolation::Snapshot).unwrap());
+        let mut guard = transactions.take(changed).unwrap();
+        guard.pin(Arc::default());
+        guard.mark_changed();
+        drop(guard);
         let guard = transactions.take(busy).unwrap();
         let long_ago = Instant::now().checked_sub(LEASE).expect("the machine runs for longer than a lease");
         transactions.lock().values_mut().for_each(|slot| slot.used = long_ago);
-        let error = transactions.take(idle).err().unwrap();
+        let error = transactions.take(changed).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert!(error.message().contains("rolled back after"), "{error}");
+        assert!(transactions.take(idle).is_ok());
         assert!(!transactions.is_gone(busy));
         drop(guard);
         assert!(transactions.take(busy).is_ok());

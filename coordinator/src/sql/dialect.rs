@@ -2,14 +2,15 @@
 
 use std::any::TypeId;
 
-use datafusion::sql::sqlparser::ast::{
-    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName,
-    Statement, Value,
-};
-use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect};
+use datafusion::sql::sqlparser::ast::{Expr, Ident, ObjectName, ObjectNamePart, Statement, Value};
+use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect, Precedence};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::Token;
+
+use crate::sql::definition::quoted_name;
+use crate::sql::names::name_of;
+use crate::sql::syntax::{self, literal};
 
 /// The generic dialect with `VERSION AS OF`, `TIMESTAMP AS OF` and `FOR SYSTEM_TIME AS OF`, and with
 /// `VACUUM`, `RESTORE` and `CHECK TABLE`, which are parsed as procedure calls.
@@ -44,6 +45,16 @@ impl Dialect for PlexusDialect {
 
     fn is_identifier_part(&self, ch: char) -> bool {
         GENERIC.is_identifier_part(ch)
+    }
+
+    /// Vector operators bind as other operators do in PostgreSQL: tighter than comparisons, looser than sums.
+    fn get_next_precedence(&self, parser: &Parser) -> Option<Result<u8, ParserError>> {
+        let is_distance = match &parser.peek_token_ref().token {
+            Token::Spaceship => true,
+            Token::CustomBinaryOperator(operator) => ["<->", "<#>"].contains(&operator.as_str()),
+            _ => false,
+        };
+        is_distance.then(|| Ok(self.prec_value(Precedence::Eq) + 1))
     }
 
     fn parse_statement(&self, parser: &mut Parser) -> Option<Result<Statement, ParserError>> {
@@ -139,26 +150,15 @@ pub(crate) fn restore(parser: &mut Parser) -> Result<Statement, ParserError> {
 
 /// A table name as a string argument.
 fn name_literal(name: &ObjectName) -> Expr {
-    literal(Value::SingleQuotedString(name.to_string()))
-}
-
-/// A literal that has no position in the text.
-pub(crate) fn literal(value: Value) -> Expr {
-    Expr::Value(value.with_empty_span())
+    let part = |part: &ObjectNamePart| match part.as_ident() {
+        Some(ident) => quoted_name(&name_of(ident)),
+        None => part.to_string(),
+    };
+    syntax::text(&name.0.iter().map(part).collect::<Vec<_>>().join("."))
 }
 
 /// A call of a procedure in schema `plexus`.
-pub(crate) fn call(procedure: &str, arguments: Vec<Expr>) -> Statement {
-    let args = arguments.into_iter().map(|e| FunctionArg::Unnamed(FunctionArgExpr::Expr(e))).collect();
-    let list = FunctionArgumentList { duplicate_treatment: None, args, clauses: vec![] };
-    Statement::Call(Function {
-        name: ObjectName::from(vec![Ident::new("plexus"), Ident::new(procedure)]),
-        uses_odbc_syntax: false,
-        parameters: FunctionArguments::None,
-        args: FunctionArguments::List(list),
-        filter: None,
-        null_treatment: None,
-        over: None,
-        within_group: vec![],
-    })
+fn call(procedure: &str, arguments: Vec<Expr>) -> Statement {
+    let name = ObjectName::from(vec![Ident::new("plexus"), Ident::new(procedure)]);
+    Statement::Call(syntax::function(name, arguments))
 }

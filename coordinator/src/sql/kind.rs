@@ -3,8 +3,11 @@
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
 
-use crate::sql::names::identifier;
-use crate::sql::rewrite;
+use plexus_model::Result;
+use plexus_query::make_doubles;
+
+use crate::sql::result_names::{self, ResultNames};
+use crate::sql::{clauses, rewrite};
 
 /// The kind of a statement, which decides the executor that runs it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,12 +66,22 @@ pub(crate) struct Parsed {
     pub(crate) statement: Statement,
     /// Its kind.
     pub(crate) kind: StatementKind,
+    /// The names of the columns of its result, if it is a query.
+    pub(crate) names: ResultNames,
 }
 
-impl From<Statement> for Parsed {
-    fn from(statement: Statement) -> Self {
+impl Parsed {
+    /// Classifies a statement.
+    ///
+    /// # Errors
+    /// Those of [`clauses::check`].
+    pub(crate) fn new(mut statement: Statement) -> Result<Self> {
+        clauses::check(&statement)?;
         let kind = StatementKind::of(&statement);
-        Self { statement, kind }
+        let names = ResultNames::of_statement(&statement);
+        result_names::tell_apart(&mut statement);
+        make_doubles(&mut statement);
+        Ok(Self { statement, kind, names })
     }
 }
 
@@ -77,42 +90,41 @@ pub(crate) fn has_returning(statement: &Statement) -> bool {
     matches!(statement, Statement::Statement(statement) if rewrite::has_returning(statement))
 }
 
-/// The insert and its rows, if a statement is an `INSERT ... VALUES`.
-pub(crate) fn insert_values(statement: &ast::Statement) -> Option<(&ast::Insert, &ast::Values)> {
-    let ast::Statement::Insert(insert) = statement else {
-        return None;
-    };
-    let ast::SetExpr::Values(values) = insert.source.as_ref()?.body.as_ref() else {
-        return None;
-    };
-    Some((insert, values))
+/// Whether a query is `VALUES`.
+pub(crate) fn is_rows(query: &ast::Query) -> bool {
+    matches!(query.body.as_ref(), ast::SetExpr::Values(_))
 }
 
-/// Whether a statement inserts literal values only. Functions need the optimizer, and subqueries need a
-/// linearizable read.
-pub(crate) fn is_insert_values(statement: &ast::Statement) -> bool {
+/// Whether a query is literal rows only. Functions need the optimizer, and subqueries need a linearizable
+/// read.
+pub(crate) fn is_literal_rows(query: &ast::Query) -> bool {
     fn is_literal(expr: &ast::Expr) -> bool {
         match expr {
             ast::Expr::Value(_) | ast::Expr::TypedString(_) => true,
-            ast::Expr::UnaryOp { expr, .. } | ast::Expr::Nested(expr) => is_literal(expr),
+            ast::Expr::UnaryOp { expr, .. } | ast::Expr::Nested(expr) | ast::Expr::Cast { expr, .. } => {
+                is_literal(expr)
+            }
             ast::Expr::Array(array) => array.elem.iter().all(is_literal),
             _ => false,
         }
     }
-    let rows = |values: &ast::Values| values.rows.iter().all(|row| row.content.iter().all(is_literal));
-    insert_values(statement).is_some_and(|(_, values)| rows(values))
+    match query.body.as_ref() {
+        ast::SetExpr::Values(values) => values.rows.iter().all(|row| row.content.iter().all(is_literal)),
+        _ => false,
+    }
 }
 
-/// The columns of an insert whose single row is exactly `$1, ..., $n`; empty when the statement names none.
-/// `None` for other statements.
-pub(crate) fn plain_insert(statement: &ast::Statement, parameters: usize) -> Option<Vec<String>> {
-    let (insert, values) = insert_values(statement)?;
-    let [row] = values.rows.as_slice() else {
-        return None;
+/// Whether a query is the single row `$1, ..., $n` and nothing else.
+pub(crate) fn is_row_of_parameters(query: &ast::Query, parameters: usize) -> bool {
+    let ast::SetExpr::Values(values) = query.body.as_ref() else {
+        return false;
     };
-    let expected = (1..=parameters).map(|i| format!("${i}"));
-    if !row.content.iter().map(ToString::to_string).eq(expected) {
-        return None;
-    }
-    Some(insert.columns.iter().map(|c| identifier(&c.to_string())).collect())
+    let [row] = values.rows.as_slice() else {
+        return false;
+    };
+    let is_parameter = |(number, expr): (usize, &ast::Expr)| {
+        matches!(expr, ast::Expr::Value(value)
+            if matches!(&value.value, ast::Value::Placeholder(name) if *name == format!("${}", number + 1)))
+    };
+    row.content.len() == parameters && row.content.iter().enumerate().all(is_parameter)
 }

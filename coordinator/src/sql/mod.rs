@@ -2,12 +2,16 @@
 //! calls, time travel and parameters. Nothing here runs a statement.
 
 pub(crate) mod call;
+pub(crate) mod clauses;
+pub(crate) mod definition;
 pub(crate) mod dialect;
 pub(crate) mod duration;
 pub(crate) mod kind;
 pub(crate) mod names;
 pub(crate) mod parameters;
 pub(crate) mod parse;
+pub(crate) mod result_names;
 pub(crate) mod rewrite;
 pub(crate) mod search_calls;
+pub(crate) mod syntax;
 pub(crate) mod time_travel;

@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{ParamValues, ScalarValue};
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{Expr, LogicalPlan};
 use plexus_model::{Error, Result};
 use plexus_query::search::bind_searches;
 
 use crate::errors::from_datafusion;
+use crate::write::assign::AssignFunction;
+use crate::write::coerce::cast_exactly;
 
 /// Maximum number of parameters of a statement.
 const PARAMETERS_MAX: usize = 65_535;
@@ -37,10 +40,51 @@ pub(crate) fn parameter_types(plan: &LogicalPlan) -> Result<Vec<DataType>> {
             types[number - 1] = field.data_type().clone();
         }
     }
+    for (name, data_type) in types_from_use(plan).map_err(from_datafusion)? {
+        let slot = &mut types[number(&name)? - 1];
+        if slot.is_null() {
+            *slot = data_type;
+        }
+    }
     Ok(types)
 }
 
-/// Replaces the parameters of a plan by values, cast to the types that the plan needs.
+/// Types of parameters that follow from what is done with them: an assignment to a column, a cast, a limit.
+/// The engine infers those of comparisons only.
+fn types_from_use(plan: &LogicalPlan) -> datafusion::common::Result<Vec<(String, DataType)>> {
+    fn add(found: &mut Vec<(String, DataType)>, expr: &Expr, data_type: Option<DataType>) {
+        if let (Expr::Placeholder(placeholder), Some(data_type)) = (expr, data_type) {
+            found.push((placeholder.id.clone(), data_type));
+        }
+    }
+    let mut found = Vec::new();
+    plan.apply_with_subqueries(|plan| {
+        if let LogicalPlan::Limit(limit) = plan {
+            for expr in limit.skip.iter().chain(&limit.fetch) {
+                add(&mut found, expr, Some(DataType::Int64));
+            }
+        }
+        plan.apply_expressions(|expr| {
+            expr.apply(|expr| {
+                match expr {
+                    Expr::Cast(cast) => add(&mut found, &cast.expr, Some(cast.field.data_type().clone())),
+                    Expr::ScalarFunction(call) => {
+                        if let ([value, Expr::Literal(column, _)], Some(assign)) =
+                            (call.args.as_slice(), AssignFunction::in_plan(&call.func))
+                        {
+                            add(&mut found, value, assign.data_type(column));
+                        }
+                    }
+                    _ => {}
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    Ok(found)
+}
+
+/// Replaces the parameters of a plan by values, in the types that the plan needs where these hold them.
 ///
 /// # Errors
 /// `InvalidArgument` when the number of values differs, or a value cannot be cast.
@@ -56,21 +100,22 @@ pub(crate) fn bind(plan: LogicalPlan, values: &[ScalarValue]) -> Result<LogicalP
     if types.is_empty() {
         return Ok(plan);
     }
-    let values = values
-        .iter()
-        .zip(&types)
-        .enumerate()
-        .map(|(i, (value, t))| {
-            if t.is_null() {
-                return Ok(value.clone());
-            }
-            value.cast_to(t).map_err(|e| {
-                Error::invalid(format!("parameter ${}: {}", i + 1, e.strip_backtrace())).with_source(e)
-            })
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let values = values.iter().zip(&types).map(|(value, t)| fit(value, t)).collect::<Result<Vec<_>>>()?;
     let plan = bind_searches(plan, &values).map_err(from_datafusion)?;
     plan.with_param_values(ParamValues::from(values)).map_err(from_datafusion)
+}
+
+/// A value in the type that the plan expects, if that holds it exactly. Otherwise the value keeps its own
+/// type and means what a literal of that type would: `id = ?` with 1.5 finds no row.
+fn fit(value: &ScalarValue, data_type: &DataType) -> Result<ScalarValue> {
+    if data_type.is_null() || value.data_type() == *data_type {
+        return Ok(value.clone());
+    }
+    let array = value.to_array().map_err(from_datafusion)?;
+    match cast_exactly(&array, data_type) {
+        Ok(cast) => ScalarValue::try_from_array(&cast, 0).map_err(from_datafusion),
+        Err(_) => Ok(value.clone()),
+    }
 }
 
 /// The values in one row of a parameter batch.
@@ -92,8 +137,14 @@ pub(crate) fn row_values(batch: &RecordBatch, row: usize) -> Result<Vec<ScalarVa
 pub(crate) fn parameter_schema(plan: &LogicalPlan) -> Result<SchemaRef> {
     let types = parameter_types(plan)?;
     let fields = types.into_iter().enumerate().map(|(i, t)| {
-        // Clients refuse the null type, so a parameter of unknown type is reported as text.
-        Field::new((i + 1).to_string(), if t.is_null() { DataType::Utf8 } else { t }, true)
+        // Clients refuse the null type, so a parameter of unknown type is reported as text; and many do not
+        // know views.
+        let t = match t {
+            DataType::Null | DataType::Utf8View => DataType::Utf8,
+            DataType::BinaryView => DataType::Binary,
+            t => t,
+        };
+        Field::new((i + 1).to_string(), t, true)
     });
     Ok(Arc::new(Schema::new(fields.collect::<Vec<_>>())))
 }

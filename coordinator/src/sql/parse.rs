@@ -13,7 +13,7 @@ use plexus_model::{Error, Result};
 
 use crate::errors::from_datafusion;
 use crate::sql::dialect::PlexusDialect;
-use crate::sql::names::identifier;
+use crate::sql::names::name_of;
 
 /// Maximum length of SQL text in bytes. Longer text consists of literal data, which belongs into a bulk
 /// ingest.
@@ -115,24 +115,13 @@ pub(crate) fn plain_statement(sql: &str) -> Result<ast::Statement> {
     }
 }
 
-/// Parses a query.
-///
-/// # Errors
-/// Those of [`plain_statement`], and `InvalidArgument` for other statements.
-pub(crate) fn query(sql: &str) -> Result<ast::Query> {
-    match plain_statement(sql)? {
-        ast::Statement::Query(query) => Ok(*query),
-        other => Err(Error::invalid(format!("{other} is not a query"))),
-    }
-}
-
 /// All identifiers in an expression, case folded.
 ///
 /// # Errors
 /// `InvalidArgument` for a syntax error.
 pub(crate) fn identifiers(sql: &str) -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
-    let mut add = |ident: &ast::Ident| names.insert(identifier(&ident.to_string()));
+    let mut add = |ident: &ast::Ident| names.insert(name_of(ident));
     let mut expr = expression(sql)?;
     let _: ControlFlow<()> = ast::visit_expressions_mut(&mut expr, |expr| {
         match expr {

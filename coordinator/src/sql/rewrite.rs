@@ -3,29 +3,35 @@
 //! `UPDATE`, `DELETE` and `MERGE` become one query over the DML target of the table (see `plexus_query`). Its
 //! rows have the address of the row to delete in [`SEGMENT_COLUMN`] and [`ROW_COLUMN`], an action in
 //! [`ACTION_COLUMN`], and then the columns of the row to insert. Plain inserts stay inserts. Everything here
-//! works on syntax trees: no I/O, and no planning.
+//! works on syntax trees: no I/O, no planning, and no SQL text.
 
 use datafusion::sql::sqlparser::ast::{
     self, Assignment, AssignmentTarget, Expr, FromTable, Ident, ObjectName, SelectItem, TableFactor,
     TableObject, TableWithJoins, UpdateTableFromKind,
 };
 use plexus_model::{Error, Result, Table};
-use plexus_query::{ROW_COLUMN, SEGMENT_COLUMN, dml_target_schema};
+use plexus_query::{ROW_COLUMN, SEGMENT_COLUMN, dml_target_schema, make_doubles_in};
 
-use crate::sql::names::identifier;
+use crate::sql::names::{last_part, name_of};
 use crate::sql::parse;
+pub(crate) use crate::sql::rewrite::insert::assign_values;
 use crate::sql::rewrite::insert::rewrite_insert;
 use crate::sql::rewrite::merge::rewrite_merge;
+use crate::sql::rewrite::qualifiers::{Qualifier, shorten};
+use crate::sql::syntax;
+use crate::write::assign::ASSIGN;
 use crate::write::keys::OnDuplicate;
 
 mod insert;
 mod merge;
+mod qualifiers;
 
-/// Column of the action of a row: [`DELETE`], [`UPDATE`] or [`INSERT`].
-pub(crate) const ACTION_COLUMN: &str = "$action";
+/// Column of the action of a row: [`DELETE`], [`UPDATE`] or [`INSERT`]. No table has a column of that name,
+/// since it contains a control character.
+pub(crate) const ACTION_COLUMN: &str = "\u{1}action";
 
 /// Column of a merge that is not null in rows that come from its source.
-pub(crate) const SOURCE_COLUMN: &str = "$source";
+pub(crate) const SOURCE_COLUMN: &str = "\u{1}source";
 
 /// Action: delete the addressed row.
 pub(crate) const DELETE: i64 = 1;
@@ -38,23 +44,35 @@ pub(crate) const INSERT: i64 = 3;
 
 /// A DML statement, rewritten.
 pub(crate) struct Rewritten {
-    /// An `INSERT`, or a query whose rows are actions, by `shape`.
-    pub(crate) statement: ast::Statement,
+    /// The query whose rows are described by `shape`.
+    pub(crate) query: ast::Query,
     /// What the rows of the statement are.
     pub(crate) shape: Shape,
     /// What happens to new rows whose primary key exists already.
     pub(crate) on_duplicate: OnDuplicate,
-    /// The select list of `RETURNING`, and the alias of the rows that it reads.
-    pub(crate) returning: Option<(String, String)>,
+    /// What the statement returns.
+    pub(crate) returning: Option<Returning>,
     /// Name of the operation in the history of the table.
     pub(crate) operation: &'static str,
 }
 
+/// `RETURNING`: a select list over the affected rows.
+#[derive(Clone)]
+pub(crate) struct Returning {
+    /// The select list.
+    pub(crate) items: Vec<SelectItem>,
+    /// The name by which it refers to the affected rows.
+    pub(crate) alias: Ident,
+}
+
 /// What the rows of a rewritten statement are.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Shape {
-    /// Rows to insert, with all columns of the table.
-    Rows,
+    /// Rows to insert.
+    Rows {
+        /// The index of the column of the table that each column of the rows is for.
+        columns: Vec<usize>,
+    },
     /// Actions on rows of the target.
     Actions {
         /// What happens when a row of the target has several actions.
@@ -71,23 +89,35 @@ pub(crate) enum DuplicateMatch {
     Error,
 }
 
+/// The target of a statement as its query reads it.
+pub(crate) struct Target {
+    /// The DML target of the table, under `alias`.
+    pub(crate) factor: TableFactor,
+    /// The name by which the statement refers to the target.
+    pub(crate) alias: Ident,
+}
+
 /// The table that a DML statement changes; `None` for other statements.
-pub(crate) fn target(statement: &ast::Statement) -> Option<ObjectName> {
-    let of_factor = |factor: &TableFactor| match factor {
-        TableFactor::Table { name, .. } => Some(name.clone()),
-        _ => None,
-    };
+pub(crate) fn target(statement: &ast::Statement) -> Option<&ObjectName> {
     match statement {
         ast::Statement::Insert(insert) => match &insert.table {
-            TableObject::TableName(name) => Some(name.clone()),
+            TableObject::TableName(name) => Some(name),
             _ => None,
         },
-        ast::Statement::Update(update) => of_factor(&update.table.relation),
+        ast::Statement::Update(update) => name_in(&update.table.relation),
         ast::Statement::Delete(delete) => match from_tables(&delete.from) {
-            [TableWithJoins { relation, joins }] if joins.is_empty() => of_factor(relation),
+            [TableWithJoins { relation, joins }] if joins.is_empty() => name_in(relation),
             _ => None,
         },
-        ast::Statement::Merge(merge) => of_factor(&merge.table),
+        ast::Statement::Merge(merge) => name_in(&merge.table),
+        _ => None,
+    }
+}
+
+/// The name of the table in a `FROM` clause.
+fn name_in(factor: &TableFactor) -> Option<&ObjectName> {
+    match factor {
+        TableFactor::Table { name, .. } => Some(name),
         _ => None,
     }
 }
@@ -106,7 +136,9 @@ pub(crate) fn has_returning(statement: &ast::Statement) -> bool {
 ///
 /// # Errors
 /// `InvalidArgument` or `Unsupported` names what is wrong with the statement.
-pub(crate) fn rewrite(statement: ast::Statement, table: &Table) -> Result<Rewritten> {
+pub(crate) fn rewrite(mut statement: ast::Statement, table: &Table) -> Result<Rewritten> {
+    let qualifier = Qualifier::of_target(&statement, table);
+    shorten(&mut statement, &qualifier);
     match statement {
         ast::Statement::Insert(insert) => rewrite_insert(insert, table),
         ast::Statement::Update(update) => rewrite_update(update, table),
@@ -123,102 +155,88 @@ fn from_tables(from: &FromTable) -> &[TableWithJoins] {
     }
 }
 
-/// A quoted identifier.
-pub(crate) fn quote(name: &str) -> String {
-    Ident::with_quote('"', name).to_string()
-}
-
-/// The DML target of `table` with the alias that the statement uses for it, and that alias.
-pub(crate) fn target_as(factor: &TableFactor, table: &Table) -> Result<(String, String)> {
+/// The DML target of `table` under the name that the statement uses for it.
+pub(crate) fn target_of(factor: &TableFactor, table: &Table) -> Result<Target> {
     let TableFactor::Table { name, alias, .. } = factor else {
         return Err(Error::invalid(format!("{factor} is not a table that can be changed")));
     };
-    let alias = match (alias, name.0.last()) {
-        (Some(alias), _) => alias.name.to_string(),
-        (None, Some(last)) => last.to_string(),
-        (None, None) => quote(&table.name.table),
+    let alias = match alias {
+        Some(alias) if !alias.columns.is_empty() => {
+            return Err(Error::unsupported(format!("{factor}: the columns of a target keep their names")));
+        }
+        Some(alias) => alias.name.clone(),
+        None => last_part(name)?.clone(),
     };
-    let schema = quote(&dml_target_schema(&table.name.schema));
-    Ok((format!("{schema}.{} AS {alias}", quote(&table.name.table)), alias))
+    let schema = dml_target_schema(&table.name.schema);
+    let factor = syntax::table(syntax::object_name([schema.as_str(), &table.name.table]), alias.clone());
+    Ok(Target { factor, alias })
 }
 
 /// Select items for the address of a row of the target.
-pub(crate) fn row_address(alias: &str) -> String {
-    let (segment, row) = (quote(SEGMENT_COLUMN), quote(ROW_COLUMN));
-    format!("{alias}.{segment} AS {segment}, {alias}.{row} AS {row}")
+pub(crate) fn row_address(alias: &Ident) -> [SelectItem; 2] {
+    [SEGMENT_COLUMN, ROW_COLUMN].map(|name| syntax::item(syntax::column(alias, name), name))
 }
 
-/// The select list of `RETURNING` with the alias of its rows.
-pub(crate) fn returning_of(items: Option<Vec<SelectItem>>, alias: &str) -> Option<(String, String)> {
-    let items: Vec<String> = items?.iter().map(ToString::to_string).collect();
-    Some((items.join(", "), alias.to_owned()))
+/// The select item of an action that is the same for all rows.
+fn constant_action(action: i64) -> SelectItem {
+    syntax::item(syntax::number(action), ACTION_COLUMN)
 }
 
 /// A `DELETE` as a query. It selects the columns of the table only for `RETURNING`.
 fn rewrite_delete(delete: ast::Delete, table: &Table) -> Result<Rewritten> {
-    let ast::Delete { from, using, selection, returning, order_by, limit, tables, .. } = delete;
-    if !order_by.is_empty() || limit.is_some() || !tables.is_empty() {
-        return Err(Error::unsupported("DELETE takes a WHERE, no ORDER BY, LIMIT or list of tables"));
-    }
+    let ast::Delete { from, using, selection, returning, .. } = delete;
     let [TableWithJoins { relation, joins }] = from_tables(&from) else {
         return Err(Error::unsupported("DELETE takes one table; others go into USING or a subquery"));
     };
     if !joins.is_empty() {
         return Err(Error::unsupported("DELETE takes one table; others go into USING or a subquery"));
     }
-    let (target, alias) = target_as(relation, table)?;
-    let mut sql = format!("SELECT {}, {DELETE} AS {}", row_address(&alias), quote(ACTION_COLUMN));
+    let Target { factor, alias } = target_of(relation, table)?;
+    let mut items = row_address(&alias).to_vec();
+    items.push(constant_action(DELETE));
     if returning.is_some() {
-        for column in &table.schema.columns {
-            let name = quote(&column.name);
-            sql += &format!(", {alias}.{name} AS {name}");
-        }
+        let columns = table.schema.columns.iter();
+        items.extend(columns.map(|c| syntax::item(syntax::column(&alias, &c.name), &c.name)));
     }
-    sql += &format!(" FROM {target}");
-    for other in using.iter().flatten() {
-        sql += &format!(", {other}");
-    }
-    if let Some(condition) = selection {
-        sql += &format!(" WHERE {condition}");
-    }
+    let mut from = vec![syntax::relation(factor)];
+    from.extend(using.into_iter().flatten());
+    let query = syntax::select(items, from, selection);
     Ok(Rewritten {
-        statement: parse::plain_statement(&sql)?,
+        query,
         shape: Shape::Actions { duplicate_match: DuplicateMatch::Ignore },
         on_duplicate: OnDuplicate::Fail,
-        returning: returning_of(returning, &alias),
+        returning: returning.map(|items| Returning { items, alias }),
         operation: "delete",
     })
 }
 
 /// An `UPDATE` as a query.
 fn rewrite_update(update: ast::Update, table: &Table) -> Result<Rewritten> {
-    let ast::Update { table: target, assignments, from, selection, returning, or, order_by, limit, .. } =
-        update;
-    if !order_by.is_empty() || limit.is_some() || or.is_some() || !target.joins.is_empty() {
-        return Err(Error::unsupported("UPDATE takes SET, FROM and WHERE; no joins, ORDER BY or LIMIT"));
+    let ast::Update { table: relation, assignments, from: others, selection, returning, .. } = update;
+    if !relation.joins.is_empty() {
+        return Err(Error::unsupported("UPDATE takes one table; others go into FROM or a subquery"));
     }
-    let (target, alias) = target_as(&target.relation, table)?;
-    let mut sql = format!("SELECT {}, {UPDATE} AS {}", row_address(&alias), quote(ACTION_COLUMN));
-    let assigned = assigned_columns(&assignments, table)?;
+    let Target { factor, alias } = target_of(&relation.relation, table)?;
+    let mut items = row_address(&alias).to_vec();
+    items.push(constant_action(UPDATE));
+    let assigned = assigned_columns(&assignments, table, &alias)?;
     for (column, value) in table.schema.columns.iter().zip(assigned) {
-        let name = quote(&column.name);
-        match value {
-            Some(value) => sql += &format!(", {} AS {name}", or_default(value, table, column.id)),
-            None => sql += &format!(", {alias}.{name} AS {name}"),
-        }
+        let value = match value {
+            Some(value) => or_default(value, table, column.id)?,
+            None => syntax::column(&alias, &column.name),
+        };
+        items.push(syntax::item(value, &column.name));
     }
-    sql += &format!(" FROM {target}");
-    if let Some(UpdateTableFromKind::BeforeSet(others) | UpdateTableFromKind::AfterSet(others)) = from {
-        others.iter().for_each(|other| sql += &format!(", {other}"));
+    let mut from = vec![syntax::relation(factor)];
+    if let Some(UpdateTableFromKind::BeforeSet(others) | UpdateTableFromKind::AfterSet(others)) = others {
+        from.extend(others);
     }
-    if let Some(condition) = selection {
-        sql += &format!(" WHERE {condition}");
-    }
+    let query = syntax::select(items, from, selection);
     Ok(Rewritten {
-        statement: parse::plain_statement(&sql)?,
+        query,
         shape: Shape::Actions { duplicate_match: DuplicateMatch::Error },
         on_duplicate: OnDuplicate::Fail,
-        returning: returning_of(returning, &alias),
+        returning: returning.map(|items| Returning { items, alias }),
         operation: "update",
     })
 }
@@ -227,13 +245,14 @@ fn rewrite_update(update: ast::Update, table: &Table) -> Result<Rewritten> {
 pub(crate) fn assigned_columns<'a>(
     assignments: &'a [Assignment],
     table: &Table,
+    alias: &Ident,
 ) -> Result<Vec<Option<&'a Expr>>> {
     let mut values = vec![None; table.schema.columns.len()];
     for assignment in assignments {
         let AssignmentTarget::ColumnName(name) = &assignment.target else {
             return Err(Error::unsupported(format!("{assignment}: set one column at a time")));
         };
-        let index = column_of(name, table)?;
+        let index = column_of(name, table, alias)?;
         if values[index].replace(&assignment.value).is_some() {
             return Err(Error::invalid(format!("column {name} is set twice")));
         }
@@ -241,11 +260,19 @@ pub(crate) fn assigned_columns<'a>(
     Ok(values)
 }
 
-/// The index of the column that an assignment or a column list names.
-pub(crate) fn column_of(name: &ObjectName, table: &Table) -> Result<usize> {
-    let last = name.0.last().map(|part| identifier(&part.to_string())).unwrap_or_default();
-    let found = table.schema.column_index(&last);
-    found.ok_or_else(|| Error::invalid(format!("table {} has no column {last:?}", table.name)))
+/// The index of the column that an assignment or a column list names. A qualifier must be that of the target.
+pub(crate) fn column_of(name: &ObjectName, table: &Table, alias: &Ident) -> Result<usize> {
+    let column = name_of(last_part(name)?);
+    let qualifiers: Vec<String> =
+        name.0.iter().rev().skip(1).rev().filter_map(|part| part.as_ident().map(name_of)).collect();
+    if !qualifiers.is_empty() && !Qualifier::names(&qualifiers, table, alias) {
+        return Err(Error::invalid(format!(
+            "column {name} is not of table {}: only its columns can be set",
+            table.name
+        )));
+    }
+    let found = table.schema.column_index(&column);
+    found.ok_or_else(|| Error::invalid(format!("table {} has no column {column:?}", table.name)))
 }
 
 /// Whether an expression is the keyword `DEFAULT`, which the parser returns as an identifier.
@@ -254,12 +281,38 @@ pub(crate) fn is_default(expr: &Expr) -> bool {
         if name.quote_style.is_none() && name.value.eq_ignore_ascii_case("default"))
 }
 
-/// The default of a column as SQL; `NULL` if it has none.
-pub(crate) fn default_sql(table: &Table, column: u32) -> String {
-    table.schema.default_of(column).map_or_else(|| "NULL".to_owned(), |sql| format!("({sql})"))
+/// The indexes of the columns that a column list names; all columns if it is empty.
+pub(crate) fn named_columns(names: &[ObjectName], table: &Table, alias: &Ident) -> Result<Vec<usize>> {
+    if names.is_empty() {
+        return Ok((0..table.schema.columns.len()).collect());
+    }
+    let mut columns = Vec::with_capacity(names.len());
+    for name in names {
+        let column = column_of(name, table, alias)?;
+        if columns.contains(&column) {
+            return Err(Error::invalid(format!("column {name} is named twice")));
+        }
+        columns.push(column);
+    }
+    Ok(columns)
 }
 
-/// An expression as SQL, with `DEFAULT` replaced by the default of the column.
-pub(crate) fn or_default(value: &Expr, table: &Table, column: u32) -> String {
-    if is_default(value) { default_sql(table, column) } else { value.to_string() }
+/// A value as it is stored in the column of that index: see [`crate::write::assign`].
+pub(crate) fn assign_call(column: usize, value: Expr) -> Expr {
+    syntax::call(ASSIGN, vec![value, syntax::number(column as i64)])
+}
+
+/// The default of a column; `NULL` if it has none.
+pub(crate) fn default_of(table: &Table, column: u32) -> Result<Expr> {
+    let Some(default) = table.schema.default_of(column) else {
+        return Ok(syntax::null());
+    };
+    let mut default = parse::expression(default)?;
+    make_doubles_in(&mut default);
+    Ok(syntax::nested(default))
+}
+
+/// A value, where `DEFAULT` is the default of the column.
+pub(crate) fn or_default(value: &Expr, table: &Table, column: u32) -> Result<Expr> {
+    if is_default(value) { default_of(table, column) } else { Ok(value.clone()) }
 }

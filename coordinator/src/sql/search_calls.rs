@@ -11,13 +11,15 @@ use arrow::compute;
 use arrow::datatypes::Float32Type;
 use arrow_schema::DataType;
 use datafusion::sql::sqlparser::ast::{
-    self, BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
-    FunctionArguments, Ident, ObjectName, TableFactor, Value, VisitMut, VisitorMut,
+    self, BinaryOperator, CastKind, Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, TableFactor,
+    Value, VisitMut, VisitorMut,
 };
 use plexus_model::{Error, Result};
 use plexus_query::search::{NAMED_ARGUMENT, SearchFunction};
 
-use crate::sql::names::identifier;
+use crate::sql::definition::quoted_name;
+use crate::sql::names::{name_of, unqualified};
+use crate::sql::syntax::{self, call, text};
 
 /// Maximum number of vectors that a subquery argument may return, since they become part of the statement.
 pub(crate) const SUBQUERY_ROWS_MAX: usize = 1_000;
@@ -43,7 +45,7 @@ struct Searches {
 
 /// The search function of that name.
 fn search_function(name: &ObjectName) -> Option<SearchFunction> {
-    let name = identifier(&name.to_string());
+    let name = unqualified(name).ok()?;
     SearchFunction::ALL.into_iter().find(|function| function.name() == name)
 }
 
@@ -54,11 +56,11 @@ impl VisitorMut for Searches {
         let TableFactor::Table { name, args: Some(args), .. } = factor else {
             return ControlFlow::Continue(());
         };
-        if search_function(name).is_none() {
+        let Some(function) = search_function(name) else {
             return ControlFlow::Continue(());
-        }
+        };
         // The planner looks functions up without case folding.
-        *name = ObjectName::from(vec![Ident::new(identifier(&name.to_string()))]);
+        *name = ObjectName::from(vec![Ident::new(function.name())]);
         for arg in &mut args.args {
             if let Err(error) = self.rewrite_argument(arg) {
                 return ControlFlow::Break(error);
@@ -70,10 +72,9 @@ impl VisitorMut for Searches {
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
         if let Expr::BinaryOp { op, .. } = expr
             && let Some(name) = operator_function(op)
-            && let Expr::BinaryOp { left, right, .. } =
-                std::mem::replace(expr, Expr::Value(Value::Null.into()))
+            && let Expr::BinaryOp { left, right, .. } = std::mem::replace(expr, syntax::null())
         {
-            *expr = call(name, vec![*left, *right]);
+            *expr = call(name, vec![vector_operand(*left), vector_operand(*right)]);
         }
         ControlFlow::Continue(())
     }
@@ -89,23 +90,53 @@ fn operator_function(op: &BinaryOperator) -> Option<&'static str> {
     }
 }
 
+/// An operand of a vector operator. A text such as `'[1, 2.5]'` is a vector, as in pgvector.
+fn vector_operand(expr: Expr) -> Expr {
+    let Expr::Value(value) = &expr else {
+        return expr;
+    };
+    let Value::SingleQuotedString(text) = &value.value else {
+        return expr;
+    };
+    let Some(inner) = text.trim().strip_prefix('[').and_then(|t| t.strip_suffix(']')) else {
+        return expr;
+    };
+    let numbers: Vec<&str> = inner.split(',').map(str::trim).collect();
+    if !numbers.iter().all(|number| number.parse::<f32>().is_ok()) {
+        return expr;
+    }
+    let real = |number: &str| Expr::Cast {
+        kind: CastKind::Cast,
+        expr: Box::new(syntax::text(number)),
+        data_type: ast::DataType::Real,
+        array: false,
+        format: None,
+    };
+    array_of(numbers.into_iter().map(real).collect())
+}
+
 impl Searches {
     /// Rewrites one argument of a search function.
     fn rewrite_argument(&mut self, arg: &mut FunctionArg) -> Result<()> {
         let (name, value) = match arg {
             FunctionArg::Unnamed(value) => (None, value),
-            FunctionArg::Named { name, arg, .. } => (Some(identifier(&name.to_string())), arg),
-            FunctionArg::ExprNamed { name, arg, .. } => (Some(identifier(&name.to_string())), arg),
+            FunctionArg::Named { name, arg, .. } => (Some(name_of(name)), arg),
+            FunctionArg::ExprNamed { name: Expr::Identifier(name), arg, .. } => (Some(name_of(name)), arg),
+            FunctionArg::ExprNamed { name, .. } => {
+                return Err(Error::invalid(format!("{name} is not the name of an argument")));
+            }
         };
         let FunctionArgExpr::Expr(value) = value else {
             return Err(Error::invalid(format!("{arg} is not an argument of a search")));
         };
         match value {
             // A table or column name. It is parsed as a name again later, so quotes must stay.
-            Expr::Identifier(ident) if ident.quote_style.is_some() => *value = text(&ident.to_string()),
-            Expr::Identifier(ident) => *value = text(&identifier(&ident.to_string())),
+            Expr::Identifier(ident) if ident.quote_style.is_some() => {
+                *value = text(&quoted_name(&ident.value));
+            }
+            Expr::Identifier(ident) => *value = text(&name_of(ident)),
             Expr::CompoundIdentifier(parts) => {
-                let parts: Vec<String> = parts.iter().map(ToString::to_string).collect();
+                let parts: Vec<String> = parts.iter().map(|part| quoted_name(&name_of(part))).collect();
                 *value = text(&parts.join("."));
             }
             Expr::Subquery(query) => {
@@ -116,7 +147,7 @@ impl Searches {
             _ => {}
         }
         if let Some(name) = name {
-            let value = std::mem::replace(value, Expr::Value(Value::Null.into()));
+            let value = std::mem::replace(value, syntax::null());
             *arg =
                 FunctionArg::Unnamed(FunctionArgExpr::Expr(call(NAMED_ARGUMENT, vec![text(&name), value])));
         }
@@ -128,31 +159,6 @@ impl Searches {
 /// text.
 pub(crate) fn subquery_placeholder(subquery: usize) -> String {
     format!("\u{0}subquery {subquery}")
-}
-
-/// A string literal.
-pub(crate) fn text(text: &str) -> Expr {
-    Expr::Value(Value::SingleQuotedString(text.to_owned()).into())
-}
-
-/// A function call.
-pub(crate) fn call(name: &str, args: Vec<Expr>) -> Expr {
-    let args = args.into_iter().map(|e| FunctionArg::Unnamed(FunctionArgExpr::Expr(e))).collect();
-    let quoted = Ident::with_quote('"', name);
-    Expr::Function(Function {
-        name: ObjectName::from(vec![quoted]),
-        uses_odbc_syntax: false,
-        parameters: FunctionArguments::None,
-        args: FunctionArguments::List(FunctionArgumentList {
-            duplicate_treatment: None,
-            args,
-            clauses: vec![],
-        }),
-        filter: None,
-        null_treatment: None,
-        over: None,
-        within_group: vec![],
-    })
 }
 
 /// The vector in one row of a result, as a string literal that the search functions parse. Accepts lists of

@@ -6,14 +6,15 @@
 use std::ops::ControlFlow;
 
 use arrow_schema::{DataType, TimeUnit};
-use datafusion::common::{ScalarValue, TableReference};
+use datafusion::common::ScalarValue;
 use datafusion::sql::sqlparser::ast::{
-    self, Expr, Ident, ObjectName, TableAlias, TableFactor, TableVersion, Value, VisitMut, VisitorMut,
+    self, Expr, ObjectName, TableAlias, TableFactor, TableVersion, Value, VisitMut, VisitorMut,
 };
 use plexus_model::{Error, ErrorKind, Manifest, Result, TableName, Version};
 use plexus_query::{Engine, as_of_schema};
 
-use crate::sql::names::quoted;
+use crate::sql::names::table_reference;
+use crate::sql::syntax;
 
 /// Replaces tables with a version by their names in virtual schemas. `schema` qualifies names without one.
 ///
@@ -80,7 +81,7 @@ impl Resolver<'_> {
                 return Err(Error::unsupported(format!("{other} is not supported; write VERSION AS OF")));
             }
         };
-        let reference = TableReference::parse_str(&name.to_string());
+        let reference = table_reference(name)?;
         let (schema, table) = (reference.schema().unwrap_or(self.schema), reference.table());
         // The statement may use the name that the table has now, or the name that it had at that version.
         let requested = TableName::new(schema, table);
@@ -101,10 +102,10 @@ impl Resolver<'_> {
             )));
         }
         if alias.is_none() {
-            let name = Ident::with_quote('"', table);
+            let name = syntax::ident(table);
             *alias = Some(TableAlias { explicit: true, name, columns: vec![], at: None });
         }
-        *name = quoted([&as_of_schema(version, &past.schema), &past.table]);
+        *name = syntax::object_name([as_of_schema(version, &past.schema).as_str(), &past.table]);
         Ok(())
     }
 }
@@ -115,7 +116,7 @@ impl Resolver<'_> {
 /// `InvalidArgument` when the expression is not constant, or no time.
 pub(crate) fn time_us(expr: &Expr, engine: &Engine) -> Result<u64> {
     let invalid = |e: String| Error::invalid(format!("TIMESTAMP AS OF {expr}: {e}"));
-    let value = engine.evaluate_constant(&expr.to_string())?;
+    let value = engine.evaluate_constant(expr)?;
     let value = ScalarValue::try_from_array(&value, 0)
         .and_then(|value| value.cast_to(&DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))))
         .map_err(|e| invalid(e.strip_backtrace()))?;

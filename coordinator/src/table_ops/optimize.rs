@@ -6,8 +6,7 @@ use std::time::Instant;
 use arrow::array::{RecordBatch, UInt64Array};
 use arrow::row::{RowConverter, SortField};
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, ScalarUDF, SortExpr, ident};
-use datafusion::sql::parser::Statement;
-use datafusion::sql::sqlparser::ast::Expr;
+use datafusion::sql::sqlparser::ast::{Expr, Query, SelectItem};
 use futures::TryStreamExt;
 use plexus_model::{
     ChangeKind, Error, ErrorKind, Manifest, NewSegment, Result, Segment, SegmentId, Table, TableChange,
@@ -23,8 +22,8 @@ use crate::background::flush::flush;
 use crate::errors::from_datafusion;
 use crate::exec::context::{Executed, StatementContext};
 use crate::limits::{OPTIMIZE_ATTEMPTS_MAX, SEGMENT_BYTES_TARGET, ZORDER_SAMPLE_ROWS};
-use crate::sql::names::{identifier, quoted};
-use crate::sql::parse;
+use crate::sql::names::name_of;
+use crate::sql::syntax;
 use crate::table_ops::ProcedureExecutor;
 
 /// In which order rows are written.
@@ -52,13 +51,12 @@ impl ProcedureExecutor {
         order: Option<Vec<Expr>>,
     ) -> Result<Executed> {
         let order = requested_order(table, order)?;
-        let predicate = predicate.map(|p| p.to_string());
         // Reports an invalid predicate before anything is changed.
-        self.matching(context, table, predicate.as_deref())?;
+        self.matching(context, table, predicate.as_ref())?;
         self.flush(table).await?;
         let mut total = Compacted::default();
         for shard in 0..table.shards.len() as u32 {
-            self.optimize_shard(context, table.id, shard, predicate.as_deref(), &order, &mut total).await?;
+            self.optimize_shard(context, table.id, shard, predicate.as_ref(), &order, &mut total).await?;
             tracing::info!(table = %table.name, shard, of = table.shards.len(), "optimized a shard");
         }
         let count = |n: u64| Arc::new(UInt64Array::from(vec![n]));
@@ -76,7 +74,7 @@ impl ProcedureExecutor {
         &self,
         context: &StatementContext<'_>,
         table: &Arc<Table>,
-        predicate: Option<&str>,
+        predicate: Option<&Expr>,
     ) -> Result<Vec<SegmentId>> {
         let version = context.manifest.version;
         match predicate {
@@ -109,7 +107,7 @@ impl ProcedureExecutor {
         context: &StatementContext<'_>,
         id: TableId,
         shard: u32,
-        predicate: Option<&str>,
+        predicate: Option<&Expr>,
         order: &RowOrder,
         total: &mut Compacted,
     ) -> Result<()> {
@@ -233,8 +231,7 @@ impl ProcedureExecutor {
         order: &RowOrder,
         row_count: u64,
     ) -> Result<LogicalPlan> {
-        let name = quoted([&table.name.schema, &table.name.table]);
-        let all_rows = self.plan_query(context, &format!("SELECT * FROM {name}")).await?;
+        let all_rows = self.planner.plan_query(context, rows_of(table, vec![syntax::wildcard()])).await?;
         let sort: Vec<SortExpr> = match order {
             RowOrder::Unchanged => return Ok(all_rows),
             RowOrder::Sort(columns) => columns.iter().map(|c| ident(c).sort(true, true)).collect(),
@@ -257,9 +254,9 @@ impl ProcedureExecutor {
         columns: &[String],
         row_count: u64,
     ) -> Result<ZOrder> {
-        let name = quoted([&table.name.schema, &table.name.table]);
-        let names: Vec<String> = columns.iter().map(|c| quoted([c]).to_string()).collect();
-        let plan = self.plan_query(context, &format!("SELECT {} FROM {name}", names.join(", "))).await?;
+        let item = |column: &String| SelectItem::UnnamedExpr(Expr::Identifier(syntax::ident(column)));
+        let plan =
+            self.planner.plan_query(context, rows_of(table, columns.iter().map(item).collect())).await?;
         let mut rows =
             self.planner.run(&plan, &context.manifest, || self.planner.local_state(context)).await?;
         let stride = (row_count as usize).div_ceil(ZORDER_SAMPLE_ROWS).max(1);
@@ -278,12 +275,13 @@ impl ProcedureExecutor {
         }
         Ok(sample.into())
     }
+}
 
-    /// Plans a query.
-    async fn plan_query(&self, context: &StatementContext<'_>, sql: &str) -> Result<LogicalPlan> {
-        let statement = Statement::Statement(Box::new(parse::plain_statement(sql)?));
-        self.planner.local_state(context)?.statement_to_plan(statement).await.map_err(from_datafusion)
-    }
+/// The query for columns of all rows of a table.
+fn rows_of(table: &Table, items: Vec<SelectItem>) -> Query {
+    let name = syntax::object_name([table.name.schema.as_str(), &table.name.table]);
+    let from = syntax::table(name, syntax::ident(&table.name.table));
+    syntax::select(items, vec![syntax::relation(from)], None)
 }
 
 /// A manifest in which a table has only the given segments, so that a query for the table reads only those.
@@ -308,7 +306,7 @@ fn requested_order(table: &Table, order: Option<Vec<Expr>>) -> Result<RowOrder> 
     let mut columns = Vec::new();
     for expr in exprs {
         let name = match &expr {
-            Expr::Identifier(_) => identifier(&expr.to_string()),
+            Expr::Identifier(ident) => name_of(ident),
             _ => return Err(Error::invalid(format!("ZORDER BY {expr}: a column is needed"))),
         };
         let Some(index) = table.schema.column_index(&name) else {

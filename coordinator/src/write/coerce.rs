@@ -1,7 +1,8 @@
 //! Coerces rows of a client to the columns of a table: their order, absent columns, and types.
 //!
 //! Rows that arrive as Arrow keep their values or are rejected: a cast that would round, truncate or overflow
-//! a value is an error that names the value. Rows of a statement are cast like assignments in SQL.
+//! a value is an error that names the value. Rows of a statement are assigned: see
+//! [`assign`](crate::write::assign).
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,23 +13,26 @@ use arrow::datatypes::Float64Type;
 use arrow::util::display::array_value_to_string;
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use plexus_model::{Error, Result, Table};
+use plexus_query::ColumnDefaults;
 use plexus_storage::types;
 
+use crate::write::assign::assign_value;
+
 /// A value that does not fit is an error, not a null.
-const STRICT: CastOptions<'static> =
+pub(crate) const STRICT: CastOptions<'static> =
     CastOptions { safe: false, format_options: arrow::util::display::FormatOptions::new() };
 
-/// Names of the columns of a table, in their order.
-pub(crate) fn column_names(table: &Table) -> Vec<String> {
-    table.schema.columns.iter().map(|c| c.name.clone()).collect()
-}
-
-/// Arranges the columns of a batch, whose names are `names`, in the order of the table. Absent columns are
-/// null. Types are not changed.
+/// Arranges the columns of a batch, whose names are `names`, in the order of the table. Absent columns have
+/// their default, or are null. Types are not changed.
 ///
 /// # Errors
 /// `InvalidArgument` when `names` does not match the batch or the table, or has duplicates.
-pub(crate) fn arrange(batch: &RecordBatch, names: &[String], table: &Table) -> Result<RecordBatch> {
+pub(crate) fn arrange(
+    batch: &RecordBatch,
+    names: &[String],
+    defaults: &ColumnDefaults,
+    table: &Table,
+) -> Result<RecordBatch> {
     if names.len() != batch.num_columns() {
         return Err(Error::invalid(format!(
             "table {}: {} columns are named, the rows have {}",
@@ -47,17 +51,20 @@ pub(crate) fn arrange(batch: &RecordBatch, names: &[String], table: &Table) -> R
         }
     }
     let schema = types::to_arrow(&table.schema);
-    let (fields, arrays): (Vec<Field>, Vec<ArrayRef>) = schema
-        .fields()
-        .iter()
-        .map(|field| {
-            let array = match names.iter().position(|name| name == field.name()) {
-                Some(source) => batch.column(source).clone(),
+    let mut fields = Vec::with_capacity(schema.fields().len());
+    let mut arrays = Vec::with_capacity(schema.fields().len());
+    for field in schema.fields() {
+        let array = match names.iter().position(|name| name == field.name()) {
+            Some(source) => batch.column(source).clone(),
+            None => match defaults.values(field.name(), batch.num_rows())? {
+                Some(values) => assign_value(&values, field.data_type())
+                    .map_err(|e| e.context(format!("default of column {:?}", field.name())))?,
                 None => new_null_array(field.data_type(), batch.num_rows()),
-            };
-            (Field::new(field.name(), array.data_type().clone(), true), array)
-        })
-        .unzip();
+            },
+        };
+        fields.push(Field::new(field.name(), array.data_type().clone(), true));
+        arrays.push(array);
+    }
     let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)
         .map_err(|e| Error::invalid(format!("rows for table {}: {e}", table.name)).with_source(e))
@@ -72,24 +79,9 @@ pub(crate) fn coerce(batch: RecordBatch, schema: &SchemaRef, table: &Table) -> R
     cast_columns(batch, schema, table, cast_exactly)
 }
 
-/// Casts the columns of a batch to the types of a table, as SQL casts the values of an assignment. Numbers
-/// may be rounded.
-///
-/// # Errors
-/// `InvalidArgument` names the first column that cannot be stored.
-pub(crate) fn assign(batch: RecordBatch, schema: &SchemaRef, table: &Table) -> Result<RecordBatch> {
-    cast_columns(batch, schema, table, |array, to| {
-        let from = array.data_type();
-        let converted =
-            compute::cast_with_options(array, to, &STRICT).map_err(|e| cast_error(from, to, &e))?;
-        check_finite(array, &converted)?;
-        Ok(converted)
-    })
-}
-
 /// Checks and casts the columns of a batch. `cast` converts a column whose type differs from that of the
 /// table.
-fn cast_columns(
+pub(crate) fn cast_columns(
     batch: RecordBatch,
     schema: &SchemaRef,
     table: &Table,
@@ -125,7 +117,7 @@ fn cast_columns(
 }
 
 /// The error for a cast that failed.
-fn cast_error(from: &DataType, to: &DataType, error: &ArrowError) -> Error {
+pub(crate) fn cast_error(from: &DataType, to: &DataType, error: &ArrowError) -> Error {
     Error::invalid(format!("{from} does not fit {to}: {error}"))
 }
 
@@ -143,7 +135,7 @@ enum CastEffect {
 ///
 /// # Errors
 /// `InvalidArgument` when there is no such cast, or names the first value that would change.
-fn cast_exactly(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
+pub(crate) fn cast_exactly(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
     let from = array.data_type();
     let cast = |array: &ArrayRef, from: &DataType, to: &DataType| {
         compute::cast_with_options(array, to, &STRICT).map_err(|e| cast_error(from, to, &e))
@@ -218,7 +210,7 @@ fn check_halfvec(array: &ArrayRef) -> Result<()> {
 ///
 /// # Errors
 /// `InvalidArgument` names the first such value.
-fn check_finite(array: &ArrayRef, converted: &ArrayRef) -> Result<()> {
+pub(crate) fn check_finite(array: &ArrayRef, converted: &ArrayRef) -> Result<()> {
     // The text "infinity" is a valid float.
     let is_text = matches!(array.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
     let Some(row) = first_new_infinity(array, converted).filter(|_| !is_text) else {

@@ -1,6 +1,7 @@
 //! The write path, from batches of rows to one commit: coercion, routing, primary keys, replication, group
 //! commit.
 
+pub(crate) mod assign;
 pub(crate) mod coerce;
 pub(crate) mod group_commit;
 pub(crate) mod group_queue;

@@ -69,11 +69,8 @@ impl ClientService {
         let session = self.sql.session(request);
         let mut result = SetSessionOptionsResult::default();
         for (name, value) in requested.session_options {
-            let Some(text) = value.to_text() else {
-                session.unset(&name);
-                continue;
-            };
-            if let Err(error) = session.set(&name, &text) {
+            let set = self.sql.coordinator.set(&session, &name, value.to_text().as_deref());
+            if let Err(error) = set {
                 tracing::debug!(%error, "a client set an invalid session option");
                 let exists = session.all().contains_key(&name);
                 let value = if exists { INVALID_VALUE } else { INVALID_NAME };

@@ -35,8 +35,8 @@ impl SqlService {
         let (schema, handle, records) =
             self.describe_or_run(session, handle).await.map_err(|e| to_status(&e))?;
         // The descriptor of a large INSERT holds all of its text: sent back, it would exceed the message size
-        // that clients accept.
-        let descriptor = if handle.executed { FlightDescriptor::default() } else { descriptor };
+        // that clients accept. Some clients refuse a descriptor without a type.
+        let descriptor = if handle.executed { FlightDescriptor::new_cmd(vec![]) } else { descriptor };
         let mut info = flight_info(&schema, as_ticket(handle.encode()), descriptor)?;
         info.total_records = records;
         Ok(Response::new(info))

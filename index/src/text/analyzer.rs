@@ -2,13 +2,14 @@
 
 use plexus_model::{Error, Result};
 use tantivy::tokenizer::{
-    AsciiFoldingFilter, Language, LowerCaser, NgramTokenizer, RawTokenizer, RemoveLongFilter,
-    SimpleTokenizer, Stemmer, StopWordFilter, TextAnalyzer, TextAnalyzerBuilder, Tokenizer,
-    WhitespaceTokenizer,
+    AsciiFoldingFilter, Language, LowerCaser, NgramTokenizer, RawTokenizer, RemoveLongFilter, Stemmer,
+    StopWordFilter, TextAnalyzer, TextAnalyzerBuilder, Tokenizer, WhitespaceTokenizer,
 };
 
-/// Longer terms are not indexed, in bytes.
-const TERM_BYTES_MAX: usize = 255;
+use super::word_tokenizer::WordTokenizer;
+
+/// Longer terms are not indexed, in bytes. No query can have one: this is the longest query.
+const TERM_BYTES_MAX: usize = super::parse::QUERY_BYTES_MAX;
 /// The longest n-gram, in characters. Each length adds one term for every character of the text.
 const NGRAM_CHARS_MAX: usize = 8;
 
@@ -16,7 +17,7 @@ const NGRAM_CHARS_MAX: usize = 8;
 ///
 /// | name | terms |
 /// |---|---|
-/// | `standard` | words in lower case |
+/// | `standard` | words in lower case; Chinese, Japanese and Korean text in pairs of characters |
 /// | `whitespace` | the text between white space, unchanged |
 /// | `keyword` | the whole text as one term |
 /// | `ngram(2,3)` | all sequences of 2 to 3 characters, in lower case |
@@ -100,6 +101,25 @@ impl Analyzer {
         Ok(Self { name, analyzer })
     }
 
+    /// Whether the analyzer splits text into words.
+    pub(crate) fn splits_words(&self) -> bool {
+        !matches!(self.name.as_str(), "whitespace" | "keyword")
+    }
+
+    /// A part of a word as it is at the start of terms: in their case and without accents, but not stemmed.
+    pub(crate) fn normalize(&self, text: &str) -> String {
+        let mut fold = match self.name.as_str() {
+            "whitespace" | "keyword" => return text.to_owned(),
+            "ascii_folding" => TextAnalyzer::builder(RawTokenizer::default())
+                .filter(LowerCaser)
+                .filter(AsciiFoldingFilter)
+                .build(),
+            _ => TextAnalyzer::builder(RawTokenizer::default()).filter(LowerCaser).build(),
+        };
+        let mut stream = fold.token_stream(text);
+        stream.next().map(|token| token.text.clone()).unwrap_or_default()
+    }
+
     /// The name in lower case.
     pub fn name(&self) -> &str {
         &self.name
@@ -130,7 +150,7 @@ fn term_length_filter() -> RemoveLongFilter {
 }
 
 fn lower_case_words() -> TextAnalyzerBuilder<impl Tokenizer> {
-    TextAnalyzer::builder(SimpleTokenizer::default()).filter(term_length_filter()).filter(LowerCaser)
+    TextAnalyzer::builder(WordTokenizer).filter(term_length_filter()).filter(LowerCaser)
 }
 
 fn unknown_tokenizer(name: &str) -> Error {

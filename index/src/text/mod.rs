@@ -25,12 +25,13 @@ mod term_expansion;
 mod term_frequency_bitmap;
 mod term_scorer;
 mod weighted_query;
+mod word_tokenizer;
 
 pub use analyzer::Analyzer;
 pub use bm25::GlobalStatistics;
 pub use build::build_text_index;
 pub use index::{TextIndex, TextStatistics};
-pub use parse::parse_query;
+pub use parse::{Syntax, parse_query};
 pub use query::{ScoredTerm, TextQuery};
 pub use search::{TextHit, TextSearch};
 pub use snippet::{Snippet, snippet};

@@ -12,7 +12,7 @@
 //! | `wing^2` | a word whose score counts twice |
 //!
 //! A word that the analyzer splits into several tokens is a phrase. The grammar is that of tantivy, except
-//! for prefixes and fuzzy words.
+//! for prefixes and fuzzy words. What is not well-formed is taken for words: see [`Syntax`].
 
 use plexus_model::{Error, Result};
 use tantivy::query_grammar::{
@@ -24,7 +24,7 @@ use super::Analyzer;
 use super::query::{ScoredTerm, TextQuery};
 
 /// Size of a query in bytes at most. It limits the time of parsing, which precedes the count of the terms.
-const QUERY_BYTES_MAX: usize = 16 * 1024;
+pub(super) const QUERY_BYTES_MAX: usize = 16 * 1024;
 /// Levels of nesting at most. The parser of the grammar is recursive and would overflow the stack.
 const NESTING_MAX: usize = 32;
 /// Terms of a query at most: each needs a cursor in every segment.
@@ -34,15 +34,27 @@ const BOOST_MAX: f32 = 1e6;
 /// The largest edit distance of a fuzzy word.
 const EDIT_DISTANCE_MAX: u8 = 2;
 
+/// How a query is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Syntax {
+    /// Every text is a query, as people type it. Operators count where they are well-formed; anything else is
+    /// words: `don't`, `10:30`, an address, a quote that is not closed.
+    #[default]
+    Lenient,
+    /// A text that is not well-formed is an error.
+    Strict,
+}
+
 /// Parses a query over the fields with the given names.
 ///
 /// Words without a field are searched in `defaults`, which holds positions of fields with a boost for each.
 ///
 /// # Errors
-/// `InvalidArgument` when the query is malformed, too long or too deep, or names an unknown field.
-/// The message says where.
+/// `InvalidArgument` when the query is too long; if `syntax` is strict, also when it is malformed or too
+/// deep, or names an unknown field. The message says where.
 pub fn parse_query(
     text: &str,
+    syntax: Syntax,
     analyzer: &Analyzer,
     fields: &[String],
     defaults: &[(usize, f32)],
@@ -51,22 +63,36 @@ pub fn parse_query(
     if text.len() > QUERY_BYTES_MAX {
         return Err(fail(format!("{} bytes are more than {QUERY_BYTES_MAX}", text.len())));
     }
-    if let Some(position) = nesting_exceeded_at(text) {
-        return Err(fail(format!("it is nested more than {NESTING_MAX} times, at character {position}")));
-    }
-    let ast = parse_strict(text).map_err(|_| {
-        let errors = parse_query_lenient(text).1;
-        match errors.into_iter().next() {
-            Some(error) => {
-                let before = text.get(..error.pos.min(text.len())).unwrap_or(text);
-                fail(format!("{} at character {}", error.message, before.chars().count() + 1))
-            }
-            None => fail("it cannot be parsed".to_owned()),
-        }
-    })?;
     let mut lowering = Lowering { analyzer, fields, defaults, terms: 0 };
-    let query = lowering.lower(ast, 1.0).map_err(|e| fail(e.message().to_owned()))?;
+    let strict = lowering.parse(text);
+    let query = match (strict, syntax) {
+        (Ok(query), _) => query,
+        (Err(error), Syntax::Strict) => return Err(fail(error.message().to_owned())),
+        (Err(_), Syntax::Lenient) => {
+            lowering.terms = 0;
+            lowering.pieces(text).map_err(|e| fail(e.message().to_owned()))?
+        }
+    };
     Ok(query.unwrap_or_else(TextQuery::match_none))
+}
+
+/// Splits a text at white space outside of quotes. A quote that is not closed is a character like others.
+fn split(text: &str) -> Vec<&str> {
+    let mut pieces = Vec::new();
+    let mut rest = text.trim_start();
+    while !rest.is_empty() {
+        let end_of_word = rest.find(char::is_whitespace).unwrap_or(rest.len());
+        // A quote within the word takes in everything up to the next one.
+        let quoted = rest[..end_of_word].find('"').and_then(|open| {
+            let close = rest[open + 1..].find('"')? + open + 1;
+            let after = &rest[close + 1..];
+            Some(close + 1 + after.find(char::is_whitespace).unwrap_or(after.len()))
+        });
+        let (piece, after) = rest.split_at(quoted.unwrap_or(end_of_word));
+        pieces.push(piece);
+        rest = after.trim_start();
+    }
+    pieces
 }
 
 /// The position of the character, counted from 1, at which the nesting exceeds its limit.
@@ -101,6 +127,75 @@ struct Lowering<'a> {
 }
 
 impl Lowering<'_> {
+    /// Parses a text that is well-formed.
+    fn parse(&mut self, text: &str) -> Result<Option<TextQuery>> {
+        if let Some(position) = nesting_exceeded_at(text) {
+            return Err(Error::invalid(format!(
+                "it is nested more than {NESTING_MAX} times, at character {position}"
+            )));
+        }
+        let ast = parse_strict(text).map_err(|_| {
+            let errors = parse_query_lenient(text).1;
+            match errors.into_iter().next() {
+                Some(error) => {
+                    let before = text.get(..error.pos.min(text.len())).unwrap_or(text);
+                    Error::invalid(format!("{} at character {}", error.message, before.chars().count() + 1))
+                }
+                None => Error::invalid("it cannot be parsed"),
+            }
+        })?;
+        self.lower(ast, 1.0)
+    }
+
+    /// Reads a text piece by piece. A piece that is well-formed means what it says, any other is words.
+    fn pieces(&mut self, text: &str) -> Result<Option<TextQuery>> {
+        let (mut must, mut should, mut must_not) = (vec![], vec![], vec![]);
+        for piece in split(text) {
+            if matches!(piece, "AND" | "OR" | "NOT") {
+                continue;
+            }
+            let (occur, bare) = match piece.as_bytes().first() {
+                Some(b'+') => (Occur::Must, &piece[1..]),
+                Some(b'-') => (Occur::MustNot, &piece[1..]),
+                _ => (Occur::Should, piece),
+            };
+            let before = self.terms;
+            let query = match self.parse(bare) {
+                Ok(query) => query,
+                Err(_) => {
+                    self.terms = before;
+                    self.words(bare)?
+                }
+            };
+            match occur {
+                Occur::Must => must.extend(query),
+                Occur::MustNot => must_not.extend(query),
+                Occur::Should => should.extend(query),
+            }
+        }
+        Ok(combine(must, should, must_not))
+    }
+
+    /// The words of a text that is not well-formed: each of them may match.
+    fn words(&mut self, text: &str) -> Result<Option<TextQuery>> {
+        let mut queries = Vec::new();
+        for (field, boost) in self.defaults.to_vec() {
+            let tokens = self.analyzer.tokens(text);
+            self.count(tokens.len())?;
+            queries.extend(tokens.iter().map(|token| term_query(field, &token.term, boost)));
+        }
+        Ok(disjunction(queries))
+    }
+
+    /// Counts terms.
+    fn count(&mut self, terms: usize) -> Result<()> {
+        self.terms += terms;
+        if self.terms > TERMS_MAX {
+            return Err(Error::invalid(format!("it has more than {TERMS_MAX} terms")));
+        }
+        Ok(())
+    }
+
     /// Translates a node. `None` if nothing of it remains, for example because all words are stop words.
     fn lower(&mut self, ast: UserInputAst, boost: f32) -> Result<Option<TextQuery>> {
         match ast {
@@ -147,29 +242,20 @@ impl Lowering<'_> {
         boost: f32,
     ) -> Result<Option<TextQuery>> {
         let (mut must, mut should, mut must_not) = (vec![], vec![], vec![]);
-        let empty = clauses.is_empty();
         for (occur, clause) in clauses {
             let Some(query) = self.lower(clause, boost)? else {
                 continue;
             };
-            match occur.unwrap_or(Occur::Should) {
-                Occur::Must => must.push(query),
-                Occur::Should => should.push(query),
-                Occur::MustNot => must_not.push(query),
+            match (occur.unwrap_or(Occur::Should), query) {
+                // `alpha AND NOT beta`: what a clause only excludes, the clauses beside it must not have
+                // either.
+                (Occur::Must, query) if only_excludes(&query) => must_not.extend(excluded(query)),
+                (Occur::Must, query) => must.push(query),
+                (Occur::Should, query) => should.push(query),
+                (Occur::MustNot, query) => must_not.push(query),
             }
         }
-        if must.is_empty() && should.is_empty() {
-            if !empty && !must_not.is_empty() {
-                return Err(Error::invalid(
-                    "it only excludes rows; add a positive clause, or * for all rows",
-                ));
-            }
-            return Ok(None);
-        }
-        if must.is_empty() && must_not.is_empty() {
-            return Ok(disjunction(should));
-        }
-        Ok(Some(TextQuery::Bool { must, should, must_not }))
+        Ok(combine(must, should, must_not))
     }
 
     fn literal(&mut self, literal: UserInputLiteral, boost: f32) -> Result<Option<TextQuery>> {
@@ -194,7 +280,10 @@ impl Lowering<'_> {
         let queries = fields.into_iter().map(|(field, field_boost)| {
             let boost = boost * field_boost;
             if !quoted && let Some(stem) = phrase.strip_suffix('*').filter(|s| !s.is_empty()) {
-                return Ok(Some(TextQuery::Prefix { field, prefix: stem.to_lowercase(), boost }));
+                return this.prefix(field, stem, boost).map(Some);
+            }
+            if !quoted && phrase.contains(['*', '?']) && this.analyzer.splits_words() {
+                return Err(Error::invalid(format!("{phrase}: a wildcard is the last character of a word")));
             }
             if !quoted && let Some((word, distance)) = phrase.rsplit_once('~') {
                 return this.fuzzy(field, word, distance, boost);
@@ -207,11 +296,20 @@ impl Lowering<'_> {
             TextQuery::Bool { must, .. } => must.len(),
             _ => 1,
         };
-        self.terms += queries.iter().map(tokens).sum::<usize>();
-        if self.terms > TERMS_MAX {
-            return Err(Error::invalid(format!("it has more than {TERMS_MAX} terms")));
-        }
+        self.count(queries.iter().map(tokens).sum())?;
         Ok(disjunction(queries))
+    }
+
+    /// Rows that have a word with a prefix. It goes through the analyzer as words do, but for stemming.
+    fn prefix(&self, field: usize, stem: &str, boost: f32) -> Result<TextQuery> {
+        if stem.contains(['*', '?']) && self.analyzer.splits_words() {
+            return Err(Error::invalid(format!("{stem}*: a wildcard is the last character of a word")));
+        }
+        let prefix = self.analyzer.normalize(stem);
+        if self.analyzer.splits_words() && prefix.contains(|c: char| !c.is_alphanumeric()) {
+            return Err(Error::invalid(format!("{stem}*: a prefix must be a single word")));
+        }
+        Ok(TextQuery::Prefix { field, prefix, boost })
     }
 
     fn fuzzy(&self, field: usize, word: &str, distance: &str, boost: f32) -> Result<Option<TextQuery>> {
@@ -254,6 +352,36 @@ impl Lowering<'_> {
     }
 }
 
+/// Clauses together; `None` if there are none. If all of them exclude, the query is for all other rows.
+fn combine(must: Vec<TextQuery>, should: Vec<TextQuery>, must_not: Vec<TextQuery>) -> Option<TextQuery> {
+    match (must.is_empty(), should.is_empty(), must_not.is_empty()) {
+        (true, true, true) => None,
+        (true, false, true) => disjunction(should),
+        (true, true, false) => {
+            Some(TextQuery::Bool { must: vec![TextQuery::All { boost: 0.0 }], should, must_not })
+        }
+        _ => Some(TextQuery::Bool { must, should, must_not }),
+    }
+}
+
+/// Whether a query is for all rows but some.
+fn only_excludes(query: &TextQuery) -> bool {
+    match query {
+        TextQuery::Bool { must, should, must_not } => {
+            matches!(must.as_slice(), [TextQuery::All { .. }]) && should.is_empty() && !must_not.is_empty()
+        }
+        _ => false,
+    }
+}
+
+/// What a query excludes.
+fn excluded(query: TextQuery) -> Vec<TextQuery> {
+    match query {
+        TextQuery::Bool { must_not, .. } => must_not,
+        _ => vec![],
+    }
+}
+
 /// A query for one term.
 fn term_query(field: usize, term: &str, boost: f32) -> TextQuery {
     TextQuery::Term { term: ScoredTerm { field, term: term.to_owned() }, boost }
@@ -274,9 +402,17 @@ mod tests {
 
     use super::*;
 
-    fn parse(text: &str) -> Result<TextQuery> {
+    fn parse_as(text: &str, syntax: Syntax) -> Result<TextQuery> {
         let fields = ["title".to_owned(), "body".to_owned()];
-        parse_query(text, &Analyzer::named("en_stem").unwrap(), &fields, &[(0, 2.0), (1, 1.0)])
+        parse_query(text, syntax, &Analyzer::named("en_stem").unwrap(), &fields, &[(0, 2.0), (1, 1.0)])
+    }
+
+    fn parse(text: &str) -> Result<TextQuery> {
+        parse_as(text, Syntax::Strict)
+    }
+
+    fn body(text: &str, analyzer: &str, syntax: Syntax) -> Result<TextQuery> {
+        parse_query(text, syntax, &Analyzer::named(analyzer).unwrap(), &["body".to_owned()], &[(0, 1.0)])
     }
 
     #[test]
@@ -315,7 +451,8 @@ mod tests {
         for (text, expected) in [
             ("wing AND (flutter", "at character"),
             ("nocolumn:wing", "column \"nocolumn\" is not searched; title, body are"),
-            ("-wing", "only excludes"),
+            ("wi*ng", "last character"),
+            ("wing-flut*", "single word"),
             ("wing~9", "from 1 to 2"),
             ("year:[1 TO 2]", "SQL filter"),
         ] {
@@ -326,10 +463,57 @@ mod tests {
         assert!(parse(&"a ".repeat(10_000)).unwrap_err().message().contains("bytes"));
     }
 
+    #[test]
+    fn exclusions_work_beside_any_operator() {
+        let alpha = || term_query(0, "alpha", 1.0);
+        let beta = || term_query(0, "beta", 1.0);
+        let both = TextQuery::Bool { must: vec![alpha()], should: vec![], must_not: vec![beta()] };
+        assert_eq!(body("alpha AND NOT beta", "standard", Syntax::Strict).unwrap(), both);
+        assert_eq!(body("+alpha -beta", "standard", Syntax::Strict).unwrap(), both);
+        let others = TextQuery::Bool {
+            must: vec![TextQuery::All { boost: 0.0 }],
+            should: vec![],
+            must_not: vec![beta()],
+        };
+        assert_eq!(body("-beta", "standard", Syntax::Strict).unwrap(), others);
+    }
+
+    #[test]
+    fn whatever_people_type_is_a_query() {
+        let words =
+            |words: &[&str]| disjunction(words.iter().map(|w| term_query(0, w, 1.0)).collect()).unwrap();
+        for (text, expected) in [
+            ("10:30", words(&["10", "30"])),
+            ("http://a.org/b", words(&["http", "a", "org", "b"])),
+            ("\"open quote", words(&["open", "quote"])),
+            ("(alpha", words(&["alpha"])),
+            ("alpha AND", words(&["alpha"])),
+            ("wi*ng", words(&["wi", "ng"])),
+            ("year:[1 TO 2]", words(&["year", "1", "to", "2"])),
+        ] {
+            assert_eq!(body(text, "standard", Syntax::Lenient).unwrap(), expected, "{text}");
+        }
+        let mixed = body("+alpha foo:bar \"wing flutter\"", "standard", Syntax::Lenient).unwrap();
+        let TextQuery::Bool { must, should, .. } = mixed else { panic!("{mixed:?}") };
+        assert_eq!((must, should.len()), (vec![term_query(0, "alpha", 1.0)], 2));
+    }
+
+    #[test]
+    fn prefixes_are_folded_as_words_are() {
+        let prefix = |text: &str, analyzer| match body(text, analyzer, Syntax::Strict).unwrap() {
+            TextQuery::Prefix { prefix, .. } => prefix,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(prefix("Caf\u{e9}*", "ascii_folding"), "cafe");
+        assert_eq!(prefix("Caf\u{e9}*", "standard"), "caf\u{e9}");
+        assert_eq!(prefix("Ab*", "whitespace"), "Ab");
+    }
+
     proptest! {
         #[test]
-        fn no_text_makes_the_parser_panic(text in "[a-c \"~*^:()+\\-\\[\\]{}0-9ANDORT]{0,60}") {
+        fn every_text_is_a_lenient_query(text in "[a-c \"'~*?^:()+\\-\\[\\]{}/0-9ANDORT]{0,60}") {
             let _ = parse(&text);
+            prop_assert!(parse_as(&text, Syntax::Lenient).is_ok());
         }
     }
 }

@@ -110,13 +110,14 @@ pub fn snippet(
 
 #[cfg(test)]
 mod tests {
-    use super::super::parse_query;
+    use super::super::{Syntax, parse_query};
     use super::*;
 
     #[test]
     fn the_snippet_has_the_most_different_terms() {
         let analyzer = Analyzer::named("en_stem").unwrap();
-        let query = parse_query("wing flutter", &analyzer, &["body".to_owned()], &[(0, 1.0)]).unwrap();
+        let query = parse_query("wing flutter", Syntax::Strict, &analyzer, &["body".to_owned()], &[(0, 1.0)])
+            .unwrap();
         let text = "The wing is long. Nothing here of it & more, but wings that flutter <often> are there.";
         let found = snippet(&query, 0, &analyzer, text, 40).unwrap();
         assert_eq!(found.to_html(text), "more, but <b>wings</b> that <b>flutter</b> &lt;often&gt; are");

@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
 use crate::client::{Client, IngestOptions};
-use crate::command::load::{load_files, progress, read_ahead};
+use crate::command::load::{TextOptions, load_files, progress, read_ahead};
 use crate::command::sql;
 use crate::command::tpch::TPCH_TABLES;
 pub use crate::command::tpch::{TpchTable, tpch};
@@ -198,7 +198,8 @@ impl Demo {
             if !table_exists(client, &name).await? {
                 let started = Instant::now();
                 let options = ingest_options(&name, replicas, &[]);
-                let rows = load_files(client, std::slice::from_ref(file), options).await?;
+                let rows =
+                    load_files(client, std::slice::from_ref(file), &TextOptions::default(), options).await?;
                 print_loaded(&name, rows, started);
             }
         }

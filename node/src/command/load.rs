@@ -15,7 +15,9 @@ use plexus_model::{Error, Result};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::client::{Client, IngestOptions};
-use crate::input::Input;
+use crate::input::{self, Input};
+
+pub use crate::input::TextOptions;
 
 /// Batches that [`read_ahead`] holds.
 const BATCHES_AHEAD_MAX: usize = 4;
@@ -23,7 +25,8 @@ const BATCHES_AHEAD_MAX: usize = 4;
 /// Load files into a table in one commit: either all rows become visible or none
 #[derive(Args, Debug)]
 pub(crate) struct Load {
-    /// CSV, TSV, Parquet, NDJSON or Arrow IPC files. The format is detected from content and file name
+    /// CSV, TSV, Parquet, JSON or Arrow IPC files, text also compressed by gzip or zstd. The format is
+    /// detected from content and file name
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 
@@ -57,9 +60,39 @@ pub(crate) struct Load {
     )]
     primary_key: Vec<String>,
 
+    /// Character between the fields of CSV; found out if not given. `\t` is a tab
+    #[arg(long, env = "PLEXUS_DELIMITER", value_name = "CHARACTER", value_parser = character)]
+    delimiter: Option<u8>,
+
+    /// Character around quoted fields of CSV
+    #[arg(long, env = "PLEXUS_QUOTE", value_name = "CHARACTER", value_parser = character)]
+    quote: Option<u8>,
+
+    /// Whether the first line of CSV names the columns; found out if not given
+    #[arg(long, env = "PLEXUS_HEADER", value_name = "BOOL", value_parser = BoolishValueParser::new())]
+    header: Option<bool>,
+
+    /// Text that stands for a missing value in CSV, besides nothing at all
+    #[arg(long, env = "PLEXUS_NULL", value_name = "TEXT")]
+    null: Option<String>,
+
+    /// Encoding of text files, such as windows-1252 or utf-16le. The default is UTF-8, or what a byte order
+    /// mark says
+    #[arg(long, env = "PLEXUS_ENCODING", value_name = "NAME")]
+    encoding: Option<String>,
+
     /// URL of the Flight SQL server
     #[arg(long, env = "PLEXUS_URL", default_value = "grpc://127.0.0.1:7070")]
     url: String,
+}
+
+/// A single ASCII character.
+fn character(text: &str) -> std::result::Result<u8, String> {
+    match text.as_bytes() {
+        [byte] if byte.is_ascii() => Ok(*byte),
+        b"\\t" => Ok(b'\t'),
+        _ => Err("one ASCII character is needed".to_owned()),
+    }
 }
 
 /// How a load treats existing rows. The variant comments are help texts.
@@ -93,7 +126,14 @@ impl Load {
                 primary_key: self.primary_key,
             };
             let started = Instant::now();
-            let rows = load_files(&mut client, &self.files, options).await?;
+            let text = TextOptions {
+                delimiter: self.delimiter,
+                quote: self.quote,
+                header: self.header,
+                null: self.null,
+                encoding: self.encoding,
+            };
+            let rows = load_files(&mut client, &self.files, &text, options).await?;
             let seconds = started.elapsed().as_secs_f64();
             eprintln!(
                 "loaded {rows} rows into {} in {seconds:.1} s ({:.0} rows/s)",
@@ -109,7 +149,12 @@ impl Load {
 ///
 /// # Errors
 /// `InvalidArgument` names the file and, for text formats, the line. Otherwise errors of the ingest.
-pub async fn load_files(client: &mut Client, files: &[PathBuf], options: IngestOptions) -> Result<u64> {
+pub async fn load_files(
+    client: &mut Client,
+    files: &[PathBuf],
+    text: &TextOptions,
+    options: IngestOptions,
+) -> Result<u64> {
     let table_schema = match options.create || options.replace {
         true => None,
         false => {
@@ -119,19 +164,10 @@ pub async fn load_files(client: &mut Client, files: &[PathBuf], options: IngestO
             })?)
         }
     };
-    let inputs: Vec<Input> =
-        files.iter().map(|f| Input::open(f, table_schema.as_ref())).collect::<Result<_>>()?;
-    let Some(first) = inputs.first() else {
-        return Err(Error::invalid("no files to load"));
-    };
-    let schema = first.schema().clone();
-    if let Some(other) = inputs.iter().find(|i| i.schema().fields() != schema.fields()) {
-        return Err(Error::invalid(format!(
-            "{} and {} have different columns: load them separately",
-            other.path().display(),
-            first.path().display()
-        )));
-    }
+    let mut inputs: Vec<Input> =
+        files.iter().map(|f| Input::open(f, text, table_schema.as_ref())).collect::<Result<_>>()?;
+    input::unify(&mut inputs)?;
+    let schema = inputs[0].schema().clone();
     let total: Option<u64> = inputs.iter().map(Input::rows).sum();
     let bar = progress(&options.table, total);
     let batches = inputs.into_iter().flat_map(|input| match input.batches() {
@@ -169,13 +205,14 @@ pub fn progress(what: &str, rows: Option<u64>) -> ProgressBar {
     bar
 }
 
-/// Runs an iterator on a blocking thread, a few batches ahead of the consumer. Ends at the first error.
+/// Runs an iterator on a blocking thread, a few batches ahead of the consumer. Ends at the first error. A
+/// panic of the iterator is an error too: the rows before it must not pass for all.
 pub fn read_ahead(
     batches: impl Iterator<Item = Result<RecordBatch>> + Send + 'static,
     bar: ProgressBar,
 ) -> BoxStream<'static, Result<RecordBatch>> {
     let (sender, receiver) = tokio::sync::mpsc::channel(BATCHES_AHEAD_MAX);
-    tokio::task::spawn_blocking(move || {
+    let reader = tokio::task::spawn_blocking(move || {
         for batch in batches {
             bar.inc(batch.as_ref().map_or(0, |b| b.num_rows() as u64));
             let failed = batch.is_err();
@@ -184,5 +221,9 @@ pub fn read_ahead(
             }
         }
     });
-    ReceiverStream::new(receiver).boxed()
+    let end = futures::stream::once(reader).filter_map(|ended| async move {
+        let panicked = ended.err()?;
+        Some(Err(Error::invalid(format!("the file is damaged: reading it failed ({panicked})"))))
+    });
+    ReceiverStream::new(receiver).chain(end).boxed()
 }

@@ -1,74 +1,291 @@
-//! NDJSON files: one JSON object per line, parsed with `simd-json`.
+//! JSON files: one object after the other, one per line or pretty-printed, alone or in an array.
+//!
+//! Objects are parsed with `simd-json`. It makes doubles of long numbers, so objects that have any are parsed
+//! again with their numbers as text.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::collections::HashMap;
+use std::fmt;
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::json::ReaderBuilder;
-use arrow::json::reader::{Decoder, infer_json_schema_from_iterator};
-use arrow_schema::{ArrowError, SchemaRef};
-use plexus_model::{Error, Result};
-use serde_json::Value;
+use arrow::array::{ArrayRef, FixedSizeListArray, ListArray, MapArray, RecordBatch, StructArray};
+use arrow::buffer::{NullBuffer, OffsetBuffer};
+use arrow::compute::cast;
+use arrow_schema::{DataType, Field, Fields, Schema, SchemaRef};
+use plexus_model::{Error, Result, cut};
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use simd_json::{Node, StaticNode};
 
-use super::{BATCH_ROWS, Batches, open_text};
+use super::infer::Inferred;
+use super::source::Source;
+use super::values::{Misfit, text_column};
+use super::{BATCH_BYTES_MAX, BATCH_ROWS, Batches, TextOptions};
 
-/// Longest accepted line. A longer one is most likely not NDJSON.
-const LINE_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Rows passed to the decoder at once.
-const CHUNK_ROWS: usize = 1_024;
+/// Longest accepted object.
+const OBJECT_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Deepest accepted nesting.
+const DEPTH_MAX: usize = 64;
+/// Digits of numbers that a double holds exactly.
+const DOUBLE_DIGITS: usize = 15;
 
-/// The objects in a file. Ends after the first error. Empty lines are skipped.
-struct Lines {
+/// A JSON value. The fields of an object are in the order of the text.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Json {
+    Null,
+    Bool(bool),
+    /// The text of the number.
+    Number(String),
+    Text(String),
+    List(Vec<Json>),
+    Object(Vec<(String, Json)>),
+}
+
+impl fmt::Display for Json {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => f.write_str("null"),
+            Self::Bool(value) => write!(f, "{value}"),
+            Self::Number(text) => f.write_str(text),
+            Self::Text(text) => f.write_str(&serde_json::to_string(text).map_err(|_| fmt::Error)?),
+            Self::List(items) => {
+                f.write_str("[")?;
+                for (index, item) in items.iter().enumerate() {
+                    write!(f, "{}{item}", if index > 0 { "," } else { "" })?;
+                }
+                f.write_str("]")
+            }
+            Self::Object(fields) => {
+                f.write_str("{")?;
+                for (index, (name, value)) in fields.iter().enumerate() {
+                    let name = serde_json::to_string(name).map_err(|_| fmt::Error)?;
+                    write!(f, "{}{name}:{value}", if index > 0 { "," } else { "" })?;
+                }
+                f.write_str("}")
+            }
+        }
+    }
+}
+
+/// Parses one value.
+///
+/// # Errors
+/// What is wrong with the text.
+pub(crate) fn parse(text: &[u8]) -> std::result::Result<Json, String> {
+    check_depth(text)?;
+    if has_long_number(text) {
+        let text = std::str::from_utf8(text).map_err(|_| "the text is not UTF-8".to_owned())?;
+        return parse_exactly(text);
+    }
+    let mut bytes = text.to_vec();
+    let tape = simd_json::to_tape(&mut bytes).map_err(|e| e.to_string())?;
+    let mut nodes = tape.0.iter();
+    from_tape(&mut nodes).ok_or_else(|| "the value is incomplete".to_owned())
+}
+
+/// Bounds the recursion of everything that walks a value.
+fn check_depth(text: &[u8]) -> std::result::Result<(), String> {
+    let (mut depth, mut in_text, mut escaped) = (0usize, false, false);
+    for &byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b'{' | b'[' if !in_text => {
+                depth += 1;
+                if depth > DEPTH_MAX {
+                    return Err(format!("the value is nested deeper than {DEPTH_MAX}"));
+                }
+            }
+            b'}' | b']' if !in_text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether a text has a run of characters of numbers that is longer than a double holds. Digits inside of
+/// texts count too, which costs time and nothing else.
+fn has_long_number(text: &[u8]) -> bool {
+    let mut run = 0;
+    text.iter().any(|byte| {
+        run = if byte.is_ascii_digit() || *byte == b'.' { run + 1 } else { 0 };
+        run > DOUBLE_DIGITS
+    })
+}
+
+fn from_tape<'a>(nodes: &mut impl Iterator<Item = &'a Node<'a>>) -> Option<Json> {
+    Some(match nodes.next()? {
+        Node::String(text) => Json::Text((*text).to_owned()),
+        Node::Array { len, .. } => Json::List((0..*len).map(|_| from_tape(nodes)).collect::<Option<_>>()?),
+        Node::Object { len, .. } => {
+            let mut fields = Vec::with_capacity(*len);
+            for _ in 0..*len {
+                let Node::String(name) = nodes.next()? else { return None };
+                fields.push(((*name).to_owned(), from_tape(nodes)?));
+            }
+            Json::Object(fields)
+        }
+        Node::Static(StaticNode::Null) => Json::Null,
+        Node::Static(StaticNode::Bool(value)) => Json::Bool(*value),
+        Node::Static(StaticNode::I64(value)) => Json::Number(value.to_string()),
+        Node::Static(StaticNode::U64(value)) => Json::Number(value.to_string()),
+        // The shortest text of a double of at most fifteen digits is the number that was written.
+        Node::Static(StaticNode::F64(value)) => Json::Number(value.to_string()),
+    })
+}
+
+/// Parses a value, and keeps the digits of its numbers.
+fn parse_exactly(text: &str) -> std::result::Result<Json, String> {
+    let text = text.trim();
+    let failed = |e: serde_json::Error| e.to_string();
+    Ok(match text.as_bytes().first() {
+        Some(b'{') => {
+            let Raw(fields) = serde_json::from_str(text).map_err(failed)?;
+            let field = |(name, value): (String, Box<RawValue>)| Ok((name, parse_exactly(value.get())?));
+            Json::Object(fields.into_iter().map(field).collect::<std::result::Result<_, String>>()?)
+        }
+        Some(b'[') => {
+            let items: Vec<Box<RawValue>> = serde_json::from_str(text).map_err(failed)?;
+            Json::List(
+                items.iter().map(|item| parse_exactly(item.get())).collect::<std::result::Result<_, _>>()?,
+            )
+        }
+        Some(b'"') => Json::Text(serde_json::from_str(text).map_err(failed)?),
+        Some(b'-' | b'0'..=b'9') => {
+            let _: &RawValue = serde_json::from_str(text).map_err(failed)?;
+            Json::Number(text.to_owned())
+        }
+        _ => match serde_json::from_str::<Option<bool>>(text).map_err(failed)? {
+            Some(value) => Json::Bool(value),
+            None => Json::Null,
+        },
+    })
+}
+
+/// The fields of an object in their order.
+struct Raw(Vec<(String, Box<RawValue>)>);
+
+impl<'de> serde::Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Fields;
+
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Raw;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Raw, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    fields.push(entry);
+                }
+                Ok(Raw(fields))
+            }
+        }
+
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+/// The objects of a file, each with the number of its first line. Ends after the first error.
+struct Objects {
     path: PathBuf,
-    reader: BufReader<File>,
-    /// Number of the line read last, from 1.
+    source: Source,
     line: u64,
-    buffer: Vec<u8>,
     failed: bool,
+    started: bool,
+    in_array: bool,
 }
 
-impl Lines {
-    fn new(path: PathBuf, file: File) -> Self {
-        Self {
-            path,
-            reader: BufReader::with_capacity(1024 * 1024, file),
-            line: 0,
-            buffer: vec![],
-            failed: false,
+impl Objects {
+    fn open(path: &Path, options: &TextOptions) -> Result<Self> {
+        let source = Source::open(path, options.encoding.as_deref())?;
+        Ok(Self { path: path.to_owned(), source, line: 1, failed: false, started: false, in_array: false })
+    }
+
+    fn error(&self, line: u64, message: impl fmt::Display) -> Error {
+        Error::invalid(format!("{}: line {line}: {message}", self.path.display()))
+    }
+
+    fn peek(&mut self) -> Result<Option<u8>> {
+        match self.source.fill_buf() {
+            Ok(buffer) => Ok(buffer.first().copied()),
+            Err(e) => Err(Error::invalid(format!("{}: {e}", self.path.display()))),
         }
     }
 
-    fn error(&self, message: impl std::fmt::Display) -> Error {
-        Error::invalid(format!("{}: line {}: {message}", self.path.display(), self.line))
+    fn advance(&mut self, byte: u8) {
+        self.source.consume(1);
+        self.line += u64::from(byte == b'\n');
     }
 
-    fn read_object(&mut self) -> Result<Option<Value>> {
+    /// Skips what stands between objects. Returns the first byte of the next value.
+    fn skip(&mut self) -> Result<Option<u8>> {
+        while let Some(byte) = self.peek()? {
+            match byte {
+                b' ' | b'\t' | b'\r' | b'\n' => self.advance(byte),
+                b',' if self.in_array && self.started => self.advance(byte),
+                b'[' if !self.started => {
+                    self.in_array = true;
+                    self.started = true;
+                    self.advance(byte);
+                }
+                b']' if self.in_array => {
+                    self.in_array = false;
+                    self.advance(byte);
+                }
+                _ => return Ok(Some(byte)),
+            }
+        }
+        if self.in_array {
+            return Err(self.error(self.line, "the array is not closed"));
+        }
+        Ok(None)
+    }
+
+    fn read_object(&mut self) -> Result<Option<(u64, Json)>> {
+        let Some(first) = self.skip()? else {
+            return Ok(None);
+        };
+        self.started = true;
+        let line = self.line;
+        if first != b'{' {
+            return Err(self.error(line, "not a JSON object"));
+        }
+        let (mut object, mut depth, mut in_text, mut escaped) = (Vec::new(), 0usize, false, false);
         loop {
-            self.buffer.clear();
-            let read = self
-                .reader
-                .read_until(b'\n', &mut self.buffer)
-                .map_err(|e| Error::io(self.path.display(), e))?;
-            self.line += 1;
-            if read == 0 {
-                return Ok(None);
+            let Some(byte) = self.peek()? else {
+                return Err(self.error(line, "the object is not closed"));
+            };
+            self.advance(byte);
+            object.push(byte);
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' if in_text => escaped = true,
+                b'"' => in_text = !in_text,
+                b'{' if !in_text => depth += 1,
+                b'}' if !in_text => depth -= 1,
+                // A line feed inside of a text is no JSON: the quote before it is not closed.
+                b'\n' if in_text => return Err(self.error(line, "a text is not closed")),
+                _ => {}
             }
-            if read > LINE_BYTES_MAX {
-                return Err(self.error(format!("the line is longer than {LINE_BYTES_MAX} bytes")));
+            if depth == 0 {
+                break;
             }
-            if self.buffer.trim_ascii().is_empty() {
-                continue;
+            if object.len() > OBJECT_BYTES_MAX {
+                return Err(self.error(line, format!("the object is longer than {OBJECT_BYTES_MAX} bytes")));
             }
-            let value: Value = simd_json::serde::from_slice(&mut self.buffer).map_err(|e| self.error(e))?;
-            return if value.is_object() { Ok(Some(value)) } else { Err(self.error("not a JSON object")) };
         }
+        parse(&object).map(|json| Some((line, json))).map_err(|e| self.error(line, e))
     }
 }
 
-impl Iterator for Lines {
-    type Item = Result<Value>;
+impl Iterator for Objects {
+    type Item = Result<(u64, Json)>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.failed {
@@ -80,87 +297,162 @@ impl Iterator for Lines {
     }
 }
 
+/// What the values of a field have in common.
+#[derive(Clone, Default)]
+struct Kind {
+    texts: bool,
+    booleans: bool,
+    /// Numbers, by their text.
+    numbers: Option<Inferred>,
+    items: Option<Box<Kind>>,
+    fields: Option<FieldKinds>,
+}
+
+/// The fields of an object, in the order in which they appear first.
+#[derive(Clone, Default)]
+struct FieldKinds {
+    kinds: Vec<(String, Kind)>,
+    by_name: HashMap<String, usize>,
+}
+
+impl FieldKinds {
+    fn add(&mut self, fields: &[(String, Json)]) {
+        for (name, value) in fields {
+            let index = match self.by_name.get(name) {
+                Some(index) => *index,
+                None => {
+                    self.kinds.push((name.clone(), Kind::default()));
+                    self.by_name.insert(name.clone(), self.kinds.len() - 1);
+                    self.kinds.len() - 1
+                }
+            };
+            self.kinds[index].1.add(value);
+        }
+    }
+
+    fn fields(&self) -> Vec<Field> {
+        self.kinds.iter().map(|(name, kind)| Field::new(name, kind.data_type(), true)).collect()
+    }
+}
+
+impl Kind {
+    fn add(&mut self, value: &Json) {
+        match value {
+            Json::Null => {}
+            Json::Bool(_) => self.booleans = true,
+            Json::Number(text) => self.numbers.get_or_insert_default().add(text),
+            Json::Text(_) => self.texts = true,
+            Json::List(items) => {
+                let kind = self.items.get_or_insert_default();
+                items.iter().for_each(|item| kind.add(item));
+            }
+            Json::Object(fields) => self.fields.get_or_insert_default().add(fields),
+        }
+    }
+
+    /// The type of the column. Values of several kinds become text.
+    fn data_type(&self) -> DataType {
+        let kinds =
+            [self.texts, self.booleans, self.numbers.is_some(), self.items.is_some(), self.fields.is_some()];
+        if kinds.iter().filter(|kind| **kind).count() != 1 {
+            return DataType::Utf8;
+        }
+        if self.booleans {
+            return DataType::Boolean;
+        }
+        if let Some(numbers) = &self.numbers {
+            return match numbers.data_type() {
+                // A number of JSON is a double unless it is whole.
+                DataType::Decimal128(_, scale) if scale > 0 => DataType::Float64,
+                data_type => data_type,
+            };
+        }
+        if let Some(items) = &self.items {
+            return DataType::List(Arc::new(Field::new("item", items.data_type(), true)));
+        }
+        match &self.fields {
+            Some(fields) if !fields.kinds.is_empty() => DataType::Struct(Fields::from(fields.fields())),
+            _ => DataType::Utf8,
+        }
+    }
+}
+
 /// The schema of a file: columns from all its rows, types from the table for the columns that it has. Without
 /// a table, types are inferred.
-pub(crate) fn schema(path: &Path, table_schema: Option<&SchemaRef>) -> Result<SchemaRef> {
-    let mut failure = None;
-    let lines = Lines::new(path.to_owned(), open_text(path)?);
-    let values = lines.map_while(|line| match line {
-        Ok(value) => Some(Ok::<Value, ArrowError>(value)),
-        Err(error) => {
-            failure = Some(error);
-            None
+///
+/// # Errors
+/// `InvalidArgument` names the line of a malformed object.
+pub(crate) fn schema(
+    path: &Path,
+    options: &TextOptions,
+    table_schema: Option<&SchemaRef>,
+) -> Result<SchemaRef> {
+    let mut kinds = FieldKinds::default();
+    for object in Objects::open(path, options)? {
+        if let (_, Json::Object(fields)) = object? {
+            kinds.add(&fields);
         }
-    });
-    let inferred = infer_json_schema_from_iterator(values);
-    if let Some(error) = failure {
-        return Err(error);
     }
-    let inferred = inferred.map_err(|e| Error::invalid(format!("{}: {e}", path.display())))?;
-    let Some(table_schema) = table_schema else {
-        return Ok(Arc::new(inferred));
+    let known = |name: &String| table_schema.and_then(|table| table.field_with_name(name).ok());
+    let field = |field: Field| match known(field.name()) {
+        Some(known) => known.clone().with_nullable(true),
+        None => field,
     };
-    let fields: Vec<_> = inferred
-        .fields()
-        .iter()
-        .map(|field| match table_schema.field_with_name(field.name()) {
-            Ok(known) => Arc::new(known.clone().with_nullable(true)),
-            Err(_) => field.clone(),
-        })
-        .collect();
-    Ok(Arc::new(arrow_schema::Schema::new(fields)))
+    Ok(Arc::new(Schema::new(kinds.fields().into_iter().map(field).collect::<Vec<_>>())))
 }
 
 /// Reads the rows of a file.
-pub(crate) fn batches(path: PathBuf, schema: SchemaRef) -> Result<Batches> {
-    let decoder = decoder(&schema).map_err(|e| Error::invalid(format!("{}: {e}", path.display())))?;
-    let file = open_text(&path)?;
-    Ok(Box::new(DecodedBatches { lines: Lines::new(path, file), schema, decoder, done: false }))
+///
+/// # Errors
+/// `InvalidArgument`, here and in the iterator, names the line.
+pub(crate) fn batches(path: &Path, options: &TextOptions, schema: SchemaRef) -> Result<Batches> {
+    Ok(Box::new(RowBatches { objects: Objects::open(path, options)?, schema, done: false }))
 }
 
-fn decoder(schema: &SchemaRef) -> Result<Decoder, ArrowError> {
-    ReaderBuilder::new(schema.clone()).with_batch_size(BATCH_ROWS).build_decoder()
-}
-
-/// The rows of a file as batches.
-struct DecodedBatches {
-    lines: Lines,
+struct RowBatches {
+    objects: Objects,
     schema: SchemaRef,
-    decoder: Decoder,
     done: bool,
 }
 
-impl DecodedBatches {
+impl RowBatches {
     fn read_batch(&mut self) -> Result<Option<RecordBatch>> {
-        // Kept with their line numbers, to report the line of a value that does not fit the schema.
-        let mut objects: Vec<(u64, Value)> = Vec::new();
-        while objects.len() < BATCH_ROWS {
-            let Some(value) = self.lines.next().transpose()? else {
-                self.done = true;
-                break;
-            };
-            objects.push((self.lines.line, value));
-        }
-        let mut decode = || {
-            for chunk in objects.chunks(CHUNK_ROWS) {
-                self.decoder.serialize(&chunk.iter().map(|(_, value)| value).collect::<Vec<_>>())?;
+        let (mut lines, mut rows, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while rows.len() < BATCH_ROWS && bytes < BATCH_BYTES_MAX {
+            match self.objects.next().transpose()? {
+                Some((line, Json::Object(fields))) => {
+                    bytes += fields.iter().map(|(_, value)| size_of(value)).sum::<usize>();
+                    lines.push(line);
+                    rows.push(fields);
+                }
+                Some((line, _)) => return Err(self.objects.error(line, "not a JSON object")),
+                None => {
+                    self.done = true;
+                    break;
+                }
             }
-            self.decoder.flush()
-        };
-        decode().map_err(|error| self.first_invalid_line(&objects).unwrap_or_else(|| self.lines.error(error)))
-    }
-
-    /// The error of the first line that does not fit the schema. The decoder itself does not report lines.
-    fn first_invalid_line(&self, objects: &[(u64, Value)]) -> Option<Error> {
-        objects.iter().find_map(|(line, value)| {
-            let mut decoder = decoder(&self.schema).ok()?;
-            let error = decoder.serialize(&[value]).and_then(|()| decoder.flush()).err()?;
-            Some(Error::invalid(format!("{}: line {line}: {error}", self.lines.path.display())))
-        })
+        }
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        let mut columns = Vec::with_capacity(self.schema.fields().len());
+        for field in self.schema.fields() {
+            let values: Vec<Option<&Json>> = rows.iter().map(|row| field_of(row, field.name())).collect();
+            columns.push(column(&values, field.data_type()).map_err(|misfit| {
+                let found =
+                    values.get(misfit.row).copied().flatten().map(Json::to_string).unwrap_or_default();
+                self.objects.error(
+                    lines.get(misfit.row).copied().unwrap_or_default(),
+                    format!("column {:?}: {} {}", field.name(), cut(&found, 100), misfit.reason),
+                )
+            })?);
+        }
+        let batch = RecordBatch::try_new(self.schema.clone(), columns);
+        batch.map(Some).map_err(|e| Error::internal(format!("rows of {}: {e}", self.objects.path.display())))
     }
 }
 
-impl Iterator for DecodedBatches {
+impl Iterator for RowBatches {
     type Item = Result<RecordBatch>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -170,5 +462,236 @@ impl Iterator for DecodedBatches {
         let next = self.read_batch();
         self.done |= next.is_err();
         next.transpose()
+    }
+}
+
+fn size_of(value: &Json) -> usize {
+    match value {
+        Json::Null | Json::Bool(_) => 8,
+        Json::Number(text) | Json::Text(text) => 8 + text.len(),
+        Json::List(items) => 8 + items.iter().map(size_of).sum::<usize>(),
+        Json::Object(fields) => 8 + fields.iter().map(|(_, value)| size_of(value)).sum::<usize>(),
+    }
+}
+
+/// The field of an object; the last one if it is there several times.
+fn field_of<'a>(fields: &'a [(String, Json)], name: &str) -> Option<&'a Json> {
+    fields.iter().rev().find(|(field, _)| field == name).map(|(_, value)| value)
+}
+
+/// A column of type `to` from JSON values.
+///
+/// # Errors
+/// The first value that the column cannot hold.
+pub(crate) fn column(values: &[Option<&Json>], to: &DataType) -> std::result::Result<ArrayRef, Misfit> {
+    let values: Vec<Option<&Json>> = values.iter().map(|v| v.filter(|v| **v != Json::Null)).collect();
+    match to {
+        DataType::List(item) => {
+            let (lists, offsets, nulls) = flatten(&values)?;
+            let items = column(&lists.0, item.data_type()).map_err(|misfit| lists.row_of(misfit))?;
+            Ok(Arc::new(ListArray::new(item.clone(), offsets, items, Some(nulls))))
+        }
+        DataType::LargeList(item) | DataType::ListView(item) | DataType::LargeListView(item) => {
+            let list = column(&values, &DataType::List(item.clone()))?;
+            cast(&list, to).map_err(|e| Misfit { row: 0, reason: e.to_string() })
+        }
+        DataType::FixedSizeList(item, length) => fixed_list(&values, item, *length),
+        DataType::Struct(fields) => object_column(&values, fields),
+        DataType::Map(entries, sorted) => map_column(&values, entries, *sorted),
+        _ => scalar_column(&values, to),
+    }
+}
+
+/// The items of lists, each with the row of its list.
+struct Items<'a>(Vec<Option<&'a Json>>, Vec<usize>);
+
+impl Items<'_> {
+    /// A misfit among the items as one of the row.
+    fn row_of(&self, misfit: Misfit) -> Misfit {
+        Misfit { row: self.1.get(misfit.row).copied().unwrap_or_default(), ..misfit }
+    }
+}
+
+fn flatten<'a>(
+    values: &[Option<&'a Json>],
+) -> std::result::Result<(Items<'a>, OffsetBuffer<i32>, NullBuffer), Misfit> {
+    let mut items = Items(Vec::new(), Vec::new());
+    let mut lengths = Vec::with_capacity(values.len());
+    for (row, value) in values.iter().enumerate() {
+        match value {
+            None => lengths.push(0),
+            Some(Json::List(list)) => {
+                lengths.push(list.len());
+                items.0.extend(list.iter().map(Some));
+                items.1.extend(std::iter::repeat_n(row, list.len()));
+            }
+            Some(_) => return Err(Misfit { row, reason: "is not a list".to_owned() }),
+        }
+    }
+    let nulls = values.iter().map(Option::is_some).collect();
+    Ok((items, OffsetBuffer::from_lengths(lengths), nulls))
+}
+
+fn fixed_list(
+    values: &[Option<&Json>],
+    item: &Arc<Field>,
+    length: i32,
+) -> std::result::Result<ArrayRef, Misfit> {
+    let mut items = Items(Vec::new(), Vec::new());
+    for (row, value) in values.iter().enumerate() {
+        match value {
+            None => items.0.extend(std::iter::repeat_n(None, length as usize)),
+            Some(Json::List(list)) if list.len() == length as usize => items.0.extend(list.iter().map(Some)),
+            Some(Json::List(list)) => {
+                return Err(Misfit {
+                    row,
+                    reason: format!("has {} items, the column takes {length}", list.len()),
+                });
+            }
+            Some(_) => return Err(Misfit { row, reason: "is not a list".to_owned() }),
+        }
+        items.1.extend(std::iter::repeat_n(row, length as usize));
+    }
+    let array = column(&items.0, item.data_type()).map_err(|misfit| items.row_of(misfit))?;
+    let nulls = values.iter().map(Option::is_some).collect::<NullBuffer>();
+    let list = FixedSizeListArray::try_new(item.clone(), length, array, Some(nulls));
+    list.map(|list| Arc::new(list) as ArrayRef).map_err(|e| Misfit { row: 0, reason: e.to_string() })
+}
+
+fn object_column(values: &[Option<&Json>], fields: &Fields) -> std::result::Result<ArrayRef, Misfit> {
+    let not_an_object = |value: &Option<&Json>| value.is_some_and(|value| !matches!(value, Json::Object(_)));
+    if let Some(row) = values.iter().position(not_an_object) {
+        return Err(Misfit { row, reason: "is not an object".to_owned() });
+    }
+    let columns = fields
+        .iter()
+        .map(|field| {
+            let inner: Vec<Option<&Json>> = values
+                .iter()
+                .map(|value| match value {
+                    Some(Json::Object(fields)) => field_of(fields, field.name()),
+                    _ => None,
+                })
+                .collect();
+            column(&inner, field.data_type())
+                .map_err(|m| Misfit { reason: format!("field {:?} {}", field.name(), m.reason), ..m })
+        })
+        .collect::<std::result::Result<Vec<_>, _>>()?;
+    let nulls = values.iter().map(Option::is_some).collect::<NullBuffer>();
+    let array = StructArray::try_new(fields.clone(), columns, Some(nulls));
+    array.map(|array| Arc::new(array) as ArrayRef).map_err(|e| Misfit { row: 0, reason: e.to_string() })
+}
+
+fn map_column(
+    values: &[Option<&Json>],
+    entries: &Arc<Field>,
+    sorted: bool,
+) -> std::result::Result<ArrayRef, Misfit> {
+    let DataType::Struct(pair) = entries.data_type() else {
+        return Err(Misfit { row: 0, reason: "the map of the table has no entries".to_owned() });
+    };
+    let (mut names, mut items, mut lengths) = (Vec::new(), Items(Vec::new(), Vec::new()), Vec::new());
+    for (row, value) in values.iter().enumerate() {
+        match value {
+            None => lengths.push(0),
+            Some(Json::Object(fields)) => {
+                lengths.push(fields.len());
+                names.extend(fields.iter().map(|(name, _)| Some(name.as_str())));
+                items.0.extend(fields.iter().map(|(_, value)| Some(value)));
+                items.1.extend(std::iter::repeat_n(row, fields.len()));
+            }
+            Some(_) => return Err(Misfit { row, reason: "is not an object".to_owned() }),
+        }
+    }
+    let keys = text_column(&names, pair[0].data_type()).map_err(|misfit| items.row_of(misfit))?;
+    let values_array = column(&items.0, pair[1].data_type()).map_err(|misfit| items.row_of(misfit))?;
+    let failed = |e: arrow_schema::ArrowError| Misfit { row: 0, reason: e.to_string() };
+    let pairs = StructArray::try_new(pair.clone(), vec![keys, values_array], None).map_err(failed)?;
+    let nulls = values.iter().map(Option::is_some).collect::<NullBuffer>();
+    let map =
+        MapArray::try_new(entries.clone(), OffsetBuffer::from_lengths(lengths), pairs, Some(nulls), sorted);
+    map.map(|map| Arc::new(map) as ArrayRef).map_err(failed)
+}
+
+/// A column of scalars. Text columns take every value, as it is written in JSON.
+fn scalar_column(values: &[Option<&Json>], to: &DataType) -> std::result::Result<ArrayRef, Misfit> {
+    let is_text = matches!(to, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    let mut texts = Vec::with_capacity(values.len());
+    for (row, value) in values.iter().enumerate() {
+        texts.push(match value {
+            None => None,
+            Some(Json::Text(text)) => Some(text.clone()),
+            Some(Json::List(_) | Json::Object(_)) if !is_text => {
+                return Err(Misfit { row, reason: format!("does not fit {to}") });
+            }
+            Some(value) => Some(value.to_string()),
+        });
+    }
+    text_column(&texts.iter().map(Option::as_deref).collect::<Vec<_>>(), to)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::AsArray;
+    use arrow::datatypes::{Decimal128Type, Int64Type};
+
+    use super::*;
+
+    fn read(content: &str, table: Option<SchemaRef>) -> Result<Vec<RecordBatch>> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.json");
+        std::fs::write(&path, content).unwrap();
+        let options = TextOptions::default();
+        let schema = schema(&path, &options, table.as_ref())?;
+        batches(&path, &options, schema)?.collect()
+    }
+
+    #[test]
+    fn objects_are_found_in_lines_arrays_and_documents() {
+        for content in [
+            "{\"a\":1}\n{\"a\":2}\n",
+            "[{\"a\":1}, {\"a\":2}]",
+            "{\n \"a\": 1\n}\n{\n \"a\": 2\n}",
+            "{\"a\":1}{\"a\":2}",
+        ] {
+            let batches = read(content, None).unwrap();
+            assert_eq!(batches[0].column(0).as_primitive::<Int64Type>().values(), &[1, 2], "{content}");
+        }
+        assert!(read("{\"id\": 1}\n{\"id\": 2\n", None).unwrap_err().message().contains("line 2"));
+        assert!(
+            read("[1]", None).is_err()
+                && read("[{\"a\":1}", None).is_err()
+                && read("{\"id\": NaN}", None).is_err()
+        );
+    }
+
+    #[test]
+    fn columns_are_in_the_order_of_the_file_and_mixed_values_are_text() {
+        let batches =
+            read("{\"zeta\":1,\"alpha\":[],\"o\":{}}\n{\"zeta\":\"x\",\"b\":null}\n", None).unwrap();
+        let schema = batches[0].schema();
+        let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+        assert_eq!(names, ["zeta", "alpha", "o", "b"]);
+        assert_eq!(batches[0].column(0).as_string::<i32>().value(0), "1");
+    }
+
+    #[test]
+    fn numbers_keep_their_digits() {
+        let cents = Field::new("v", DataType::Decimal128(20, 2), true);
+        let table = Some(Arc::new(Schema::new(vec![cents])));
+        let batches = read("{\"v\":12345678901234567.89}", table.clone()).unwrap();
+        assert_eq!(batches[0].column(0).as_primitive::<Decimal128Type>().value(0), 1_234_567_890_123_456_789);
+        let error = read("{\"v\":1}\n{\"v\":1.005}", table).unwrap_err();
+        assert!(error.message().contains("line 2") && error.message().contains("1.005"), "{error}");
+        let table = Some(Arc::new(Schema::new(vec![Field::new("v", DataType::Int32, true)])));
+        assert!(read("{\"v\":1.5}", table).is_err());
+        let batches = read("{\"id\":12345678901234567890}", None).unwrap();
+        assert_eq!(batches[0].schema().field(0).data_type(), &DataType::Decimal128(38, 0));
+    }
+
+    #[test]
+    fn deep_values_are_refused() {
+        let deep = format!("{{\"a\":{}1{}}}", "[".repeat(100), "]".repeat(100));
+        assert!(read(&deep, None).unwrap_err().message().contains("nested deeper"));
     }
 }

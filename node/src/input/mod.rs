@@ -1,26 +1,55 @@
-//! Input files of a load: CSV, TSV, Parquet, NDJSON and Arrow IPC. Detects the format and the schema.
+//! Input files of a load: CSV, TSV, Parquet, JSON and Arrow IPC. Detects the format and the schema.
+//!
+//! Values of text files are kept or refused: see `values`.
 
 mod csv;
+mod infer;
 mod json;
+mod source;
+mod values;
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::ipc::reader::{FileReader, StreamReader};
-use arrow_schema::SchemaRef;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
+use parquet::basic::Type as PhysicalType;
 use plexus_model::{Error, Result};
+
+use csv::CsvFile;
+use source::Source;
 
 /// Rows per batch.
 pub(crate) const BATCH_ROWS: usize = 65_536;
+/// Bytes of text per batch, approximately.
+pub(crate) const BATCH_BYTES_MAX: usize = 32 * 1024 * 1024;
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum FileFormat {
-    Csv,
+/// How text files are written, where that should not be detected.
+#[derive(Clone, Default, Debug)]
+pub struct TextOptions {
+    /// Separates the fields of CSV.
+    pub delimiter: Option<u8>,
+    /// Quotes the fields of CSV.
+    pub quote: Option<u8>,
+    /// Whether the first line of CSV names the columns.
+    pub header: Option<bool>,
+    /// Text of missing values in CSV, besides nothing at all.
+    pub null: Option<String>,
+    /// Name of the encoding.
+    pub encoding: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+enum Format {
+    Csv(CsvFile),
     Parquet,
-    Json,
+    Json(TextOptions),
     /// The random access format of Arrow IPC.
     ArrowFile,
     /// The streaming format of Arrow IPC.
@@ -30,7 +59,7 @@ enum FileFormat {
 /// A file with its detected format and schema.
 pub(crate) struct Input {
     path: PathBuf,
-    format: FileFormat,
+    format: Format,
     schema: SchemaRef,
     /// Number of rows, for formats that store it.
     rows: Option<u64>,
@@ -47,33 +76,28 @@ impl Input {
     ///
     /// # Errors
     /// `InvalidArgument` names the file and what is wrong with it.
-    pub(crate) fn open(path: &Path, table_schema: Option<&SchemaRef>) -> Result<Self> {
-        let at_path = |e: Error| e.context(path.display());
-        let mut file = open(path)?;
-        let format = detect(path, &mut file).map_err(at_path)?;
+    pub(crate) fn open(path: &Path, options: &TextOptions, table_schema: Option<&SchemaRef>) -> Result<Self> {
+        let format = detect(path, options)?;
         let mut rows = None;
-        let schema = match format {
-            FileFormat::Csv => csv::schema(path, table_schema)?,
-            FileFormat::Json => json::schema(path, table_schema)?,
-            FileFormat::Parquet => {
-                let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(path, e))?;
-                rows = Some(builder.metadata().file_metadata().num_rows().max(0) as u64);
-                builder.schema().clone()
+        let schema = match &format {
+            Format::Csv(file) => file.schema(table_schema)?,
+            Format::Json(options) => json::schema(path, options, table_schema)?,
+            Format::Parquet => {
+                let metadata = parquet_metadata(path, &open(path)?)?;
+                rows = Some(metadata.metadata().file_metadata().num_rows().max(0) as u64);
+                metadata.schema().clone()
             }
-            FileFormat::ArrowFile => FileReader::try_new(file, None).map_err(|e| damaged(path, e))?.schema(),
-            FileFormat::ArrowStream => {
-                StreamReader::try_new(file, None).map_err(|e| damaged(path, e))?.schema()
+            Format::ArrowFile => {
+                FileReader::try_new(open(path)?, None).map_err(|e| damaged(path, e))?.schema()
+            }
+            Format::ArrowStream => {
+                StreamReader::try_new(open(path)?, None).map_err(|e| damaged(path, e))?.schema()
             }
         };
         if schema.fields().is_empty() {
             return Err(Error::invalid(format!("{}: the file has no columns", path.display())));
         }
         Ok(Self { path: path.to_owned(), format, schema, rows })
-    }
-
-    /// Path of the file.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Schema of the rows.
@@ -86,46 +110,98 @@ impl Input {
         self.rows
     }
 
+    /// Whether the types of the columns were inferred, so that they may be others.
+    fn is_text(&self) -> bool {
+        matches!(self.format, Format::Csv(_) | Format::Json(_))
+    }
+
     /// Reads the rows.
     ///
     /// # Errors
     /// `InvalidArgument`, here and in the iterator, names the file and, for text formats, the line.
     pub(crate) fn batches(&self) -> Result<Batches> {
         let path = self.path.clone();
-        let file = open(&path)?;
-        Ok(match self.format {
-            FileFormat::Csv => csv::batches(path, self.schema.clone())?,
-            FileFormat::Json => json::batches(path, self.schema.clone())?,
-            FileFormat::Parquet => {
-                let reader = ParquetRecordBatchReaderBuilder::try_new(file)
-                    .and_then(|builder| builder.with_batch_size(BATCH_ROWS).build())
-                    .map_err(|e| damaged(&path, e))?;
+        Ok(match &self.format {
+            Format::Csv(file) => file.batches(self.schema.clone())?,
+            Format::Json(options) => json::batches(&path, options, self.schema.clone())?,
+            Format::Parquet => {
+                let file = open(&path)?;
+                let metadata = parquet_metadata(&path, &file)?;
+                let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata);
+                let reader = builder.with_batch_size(BATCH_ROWS).build().map_err(|e| damaged(&path, e))?;
                 Box::new(reader.map(move |batch| batch.map_err(|e| damaged(&path, e))))
             }
-            FileFormat::ArrowFile => {
-                let reader = FileReader::try_new(file, None).map_err(|e| damaged(&path, e))?;
+            Format::ArrowFile => {
+                let reader = FileReader::try_new(open(&path)?, None).map_err(|e| damaged(&path, e))?;
                 Box::new(reader.map(move |batch| batch.map_err(|e| damaged(&path, e))))
             }
-            FileFormat::ArrowStream => {
-                let reader = StreamReader::try_new(file, None).map_err(|e| damaged(&path, e))?;
+            Format::ArrowStream => {
+                let reader = StreamReader::try_new(open(&path)?, None).map_err(|e| damaged(&path, e))?;
                 Box::new(reader.map(move |batch| batch.map_err(|e| damaged(&path, e))))
             }
         })
     }
 }
 
+/// Gives text files that are loaded together the types that hold the values of all of them.
+///
+/// # Errors
+/// `InvalidArgument` names two files with different columns.
+pub(crate) fn unify(inputs: &mut [Input]) -> Result<()> {
+    let Some(first) = inputs.first() else {
+        return Err(Error::invalid("no files to load"));
+    };
+    let mut fields: Vec<Field> = first.schema.fields().iter().map(|field| field.as_ref().clone()).collect();
+    for input in &inputs[1..] {
+        let same_names = input.schema.fields().iter().map(|f| f.name()).eq(fields.iter().map(Field::name));
+        let types = input.schema.fields().iter().zip(&fields);
+        let same_types = types.clone().all(|(a, b)| a.data_type() == b.data_type());
+        if !same_names || !(same_types || (input.is_text() && first.is_text())) {
+            return Err(Error::invalid(format!(
+                "{} and {} have different columns: load them separately",
+                input.path.display(),
+                first.path.display()
+            )));
+        }
+        fields = types
+            .map(|(a, b)| b.clone().with_data_type(infer::common_type(a.data_type(), b.data_type())))
+            .collect();
+    }
+    if first.is_text() {
+        let schema = Arc::new(Schema::new(fields));
+        inputs.iter_mut().for_each(|input| input.schema = schema.clone());
+    }
+    Ok(())
+}
+
 fn open(path: &Path) -> Result<File> {
     File::open(path).map_err(|e| Error::io(path.display(), e))
 }
 
-/// Opens a text file and skips the UTF-8 byte order mark, if there is one.
-fn open_text(path: &Path) -> Result<File> {
-    let mut file = open(path)?;
-    let mut head = [0; 3];
-    let has_mark = file.read_exact(&mut head).is_ok() && head == [0xef, 0xbb, 0xbf];
-    let start = if has_mark { 3 } else { 0 };
-    file.seek(SeekFrom::Start(start)).map_err(|e| Error::io(path.display(), e))?;
-    Ok(file)
+/// The metadata of a Parquet file. Its times of 96 bits are read as microseconds: in nanoseconds, the year
+/// 9999 would wrap around to 1816.
+fn parquet_metadata(path: &Path, file: &File) -> Result<ArrowReaderMetadata> {
+    let failed = |e| damaged(path, e);
+    let load = |options| ArrowReaderMetadata::load(file, options).map_err(failed);
+    let found = load(ArrowReaderOptions::new())?;
+    let columns = found.parquet_schema().columns();
+    if columns.iter().all(|column| column.physical_type() != PhysicalType::INT96) {
+        return Ok(found);
+    }
+    let microseconds = |field: &Arc<Field>| match field.data_type() {
+        DataType::Timestamp(TimeUnit::Nanosecond, zone) => {
+            let is_int96 = columns.iter().any(|column| {
+                column.physical_type() == PhysicalType::INT96
+                    && column.path().parts() == [field.name().clone()]
+            });
+            let unit = if is_int96 { TimeUnit::Microsecond } else { TimeUnit::Nanosecond };
+            field.as_ref().clone().with_data_type(DataType::Timestamp(unit, zone.clone()))
+        }
+        _ => field.as_ref().clone(),
+    };
+    let fields: Vec<Field> = found.schema().fields().iter().map(microseconds).collect();
+    let schema = Schema::new_with_metadata(fields, found.schema().metadata().clone());
+    load(ArrowReaderOptions::new().with_schema(Arc::new(schema)))
 }
 
 fn damaged(path: &Path, error: impl std::fmt::Display) -> Error {
@@ -133,36 +209,48 @@ fn damaged(path: &Path, error: impl std::fmt::Display) -> Error {
 }
 
 /// Detects the format by the first bytes, then by the file name, then by whether the content looks like text.
-fn detect(path: &Path, file: &mut File) -> Result<FileFormat> {
-    let mut head = [0; 64];
-    let mut length = 0;
-    while length < head.len() {
-        match file.read(&mut head[length..]) {
-            Ok(0) => break,
-            Ok(n) => length += n,
-            Err(e) => return Err(Error::io("reading", e)),
-        }
-    }
-    file.seek(SeekFrom::Start(0)).map_err(|e| Error::io("reading", e))?;
-    let head = &head[..length];
-    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
+fn detect(path: &Path, options: &TextOptions) -> Result<Format> {
+    let at_path = |e: Error| e.context(path.display());
+    let mut head = Vec::new();
+    open(path)?.take(64).read_to_end(&mut head).map_err(|e| Error::io(path.display(), e))?;
     if head.starts_with(b"PAR1") {
-        return Ok(FileFormat::Parquet);
+        return Ok(Format::Parquet);
     }
     if head.starts_with(b"ARROW1") {
-        return Ok(FileFormat::ArrowFile);
+        return Ok(Format::ArrowFile);
     }
     if head.starts_with(&[0xff, 0xff, 0xff, 0xff]) {
-        return Ok(FileFormat::ArrowStream);
+        return Ok(Format::ArrowStream);
     }
-    match extension.as_str() {
-        "csv" | "tsv" => Ok(FileFormat::Csv),
-        "ndjson" | "jsonl" | "json" => Ok(FileFormat::Json),
-        "parquet" => Err(Error::invalid("not a Parquet file: its first bytes are not PAR1")),
-        "arrow" | "feather" | "arrows" | "ipc" => Err(Error::invalid("not an Arrow IPC file")),
-        _ if head.is_empty() => Err(Error::invalid("the file is empty")),
-        _ if head.trim_ascii_start().starts_with(b"{") => Ok(FileFormat::Json),
-        _ if head.iter().all(|b| *b != 0) => Ok(FileFormat::Csv),
-        _ => Err(Error::invalid("unknown format; supported are CSV, TSV, Parquet, NDJSON and Arrow IPC")),
+    if head.is_empty() {
+        return Err(at_path(Error::invalid("the file is empty")));
+    }
+    let csv = || CsvFile::detect(path, options).map(Format::Csv);
+    let json = || Ok(Format::Json(options.clone()));
+    match extension(path).as_str() {
+        "csv" | "tsv" | "tab" => csv(),
+        "ndjson" | "jsonl" | "json" => json(),
+        "parquet" => Err(at_path(Error::invalid("not a Parquet file: its first bytes are not PAR1"))),
+        "arrow" | "feather" | "arrows" | "ipc" => Err(at_path(Error::invalid("not an Arrow IPC file"))),
+        _ => {
+            let mut source = Source::open(path, options.encoding.as_deref())?;
+            let text = source.fill_buf().map_err(|e| Error::io(path.display(), e))?.trim_ascii_start();
+            match text.first() {
+                Some(b'{' | b'[') => json(),
+                Some(_) if !text.iter().take(1_024).any(|b| *b == 0) => csv(),
+                _ => Err(at_path(Error::invalid(
+                    "unknown format; supported are CSV, TSV, Parquet, JSON and Arrow IPC",
+                ))),
+            }
+        }
+    }
+}
+
+/// The extension of a file in lower case, without that of its compression.
+fn extension(path: &Path) -> String {
+    let of = |path: &Path| path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
+    match of(path).as_str() {
+        "gz" | "zst" | "zstd" => of(&path.with_extension("")),
+        _ => of(path),
     }
 }

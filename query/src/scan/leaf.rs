@@ -22,6 +22,7 @@ use vortex::session::VortexSession;
 use vortex_datafusion::VortexSource;
 
 use crate::scan::files::{STORE_URL, SegmentReaderFactory};
+use crate::scan::push_down::SafeConverter;
 use crate::scan::schema_adapter::{Initials, StoredAdapterFactory};
 
 /// What a scan needs of the node that runs it. Cheap to clone.
@@ -45,6 +46,7 @@ impl ScanContext {
     /// A source that reads segments with this schema through this node.
     pub(crate) fn source(&self, schema: TableSchema) -> VortexSource {
         VortexSource::new(schema, self.vortex.clone())
+            .with_expression_converter(Arc::new(SafeConverter::new(self.vortex.clone())))
             .with_vortex_reader_factory(Arc::new(SegmentReaderFactory { reader: self.reader.clone() }))
             .with_file_metadata_cache(self.footers.clone())
     }

@@ -6,4 +6,5 @@ pub(crate) mod distribution;
 pub(crate) mod files;
 pub(crate) mod leaf;
 pub(crate) mod pruning;
+pub(crate) mod push_down;
 pub(crate) mod schema_adapter;

@@ -28,9 +28,9 @@ use crate::tables::context::TableContext;
 use crate::tables::pinned::PinnedTable;
 
 /// Column with the index of a row's segment among the visible segments, in the order of their ids.
-pub const SEGMENT_COLUMN: &str = "$segment";
+pub const SEGMENT_COLUMN: &str = "\u{1}segment";
 /// Column with the position of a row in its segment.
-pub const ROW_COLUMN: &str = "$row";
+pub const ROW_COLUMN: &str = "\u{1}row";
 
 /// Prefix of the schema names that [`dml_target_schema`] makes.
 const PREFIX: &str = "$target:";

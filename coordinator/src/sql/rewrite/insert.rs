@@ -2,43 +2,63 @@
 
 use std::collections::BTreeSet;
 
+use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion::sql::sqlparser::ast::{
-    self, ConflictTarget, DoUpdate, Expr, Ident, Insert, Merge, ObjectName, OnConflictAction, OnInsert,
-    Query, SetExpr,
+    Assignment, BinaryOperator, ConflictTarget, DoUpdate, Expr, Ident, Insert, Merge, MergeAction,
+    MergeClause, MergeClauseKind, MergeInsertExpr, MergeInsertKind, MergeUpdateExpr, OnConflictAction,
+    OnInsert, Parens, Query, SelectItem, SetExpr, TableObject, Values,
 };
 use plexus_model::{Error, Result, Table};
 
-use crate::sql::names::identifier;
-use crate::sql::parse;
+use crate::sql::names::{last_part, name_of};
 use crate::sql::rewrite::merge::rewrite_merge;
+use crate::sql::rewrite::qualifiers::qualify;
 use crate::sql::rewrite::{
-    Rewritten, Shape, assigned_columns, column_of, default_sql, is_default, quote, returning_of,
+    Returning, Rewritten, Shape, assign_call, assigned_columns, default_of, is_default, named_columns,
 };
+use crate::sql::syntax;
 use crate::write::keys::OnDuplicate;
+
+/// The name of the rows that `ON CONFLICT DO UPDATE` proposes to insert.
+const EXCLUDED: &str = "excluded";
 
 /// An `INSERT` with its defaults filled in. `ON CONFLICT DO UPDATE` becomes a merge, unless it replaces whole
 /// rows.
-pub(crate) fn rewrite_insert(mut insert: Insert, table: &Table) -> Result<Rewritten> {
-    if insert.or.is_some() || insert.replace_into || insert.overwrite || insert.ignore {
-        return Err(Error::unsupported("INSERT takes ON CONFLICT, and no OR, IGNORE, REPLACE or OVERWRITE"));
-    }
-    let alias = match &insert.table_alias {
-        Some(alias) => alias.alias.to_string(),
-        None => insert.table.to_string().rsplit('.').next().unwrap_or_default().to_owned(),
+pub(crate) fn rewrite_insert(insert: Insert, table: &Table) -> Result<Rewritten> {
+    let Insert { table: target, table_alias, columns, source, on, returning, .. } = insert;
+    let TableObject::TableName(name) = target else {
+        return Err(Error::unsupported("INSERT takes the name of a table"));
     };
-    let returning = returning_of(insert.returning.take(), &alias);
-    fill_defaults(&mut insert, table)?;
-    let on_duplicate = match insert.on.take() {
+    let alias = match table_alias {
+        Some(alias) => alias.alias,
+        None => last_part(&name)?.clone(),
+    };
+    let returning = returning.map(|items| Returning { items, alias: alias.clone() });
+    let mut columns = named_columns(&columns, table, &alias)?;
+    let mut query = match source {
+        Some(source) => *source,
+        // INSERT ... DEFAULT VALUES
+        None => {
+            columns = (0..table.schema.columns.len()).collect();
+            let row = table.schema.columns.iter().map(|column| default_of(table, column.id));
+            values(vec![row.collect::<Result<_>>()?])
+        }
+    };
+    fill_defaults(&mut query, &mut columns, table)?;
+    let on_duplicate = match on {
         None => OnDuplicate::Fail,
         Some(OnInsert::OnConflict(conflict)) => {
             check_conflict_target(conflict.conflict_target.as_ref(), table)?;
             match conflict.action {
                 OnConflictAction::DoNothing => OnDuplicate::Ignore,
-                OnConflictAction::DoUpdate(update) if replaces_whole_row(&update, &insert, table)? => {
+                OnConflictAction::DoUpdate(update)
+                    if columns.len() == table.schema.columns.len()
+                        && replaces_whole_row(&update, table, &alias)? =>
+                {
                     OnDuplicate::Replace
                 }
                 OnConflictAction::DoUpdate(update) => {
-                    let merge = insert_as_merge(insert, update, &alias, table)?;
+                    let merge = insert_as_merge(query, &columns, update, &alias, table)?;
                     return Ok(Rewritten { returning, ..rewrite_merge(merge, table, "insert")? });
                 }
             }
@@ -47,65 +67,57 @@ pub(crate) fn rewrite_insert(mut insert: Insert, table: &Table) -> Result<Rewrit
             return Err(Error::unsupported("ON DUPLICATE KEY is not supported: write ON CONFLICT DO UPDATE"));
         }
     };
-    insert.table_alias = None;
-    Ok(Rewritten {
-        statement: ast::Statement::Insert(insert),
-        shape: Shape::Rows,
-        on_duplicate,
-        returning,
-        operation: "insert",
-    })
+    Ok(Rewritten { query, shape: Shape::Rows { columns }, on_duplicate, returning, operation: "insert" })
 }
 
 /// Puts defaults into the rows of an insert, for columns that it omits and for the keyword `DEFAULT`.
-fn fill_defaults(insert: &mut Insert, table: &Table) -> Result<()> {
-    let named: Vec<usize> = match insert.columns.is_empty() {
-        true => (0..table.schema.columns.len()).collect(),
-        false => insert.columns.iter().map(|name| column_of(name, table)).collect::<Result<_>>()?,
-    };
-    if insert.source.is_none() {
-        // INSERT ... DEFAULT VALUES
-        let text: Vec<String> =
-            table.schema.columns.iter().map(|column| default_sql(table, column.id)).collect();
-        insert.source = Some(Box::new(parse::query(&format!("VALUES ({})", text.join(", ")))?));
-        return Ok(());
-    }
-    let Some(source) = insert.source.as_mut() else {
-        return Ok(());
-    };
-    if let SetExpr::Values(values) = source.body.as_mut() {
+fn fill_defaults(query: &mut Query, columns: &mut Vec<usize>, table: &Table) -> Result<()> {
+    let all = &table.schema.columns;
+    if let SetExpr::Values(values) = query.body.as_mut() {
         for row in &mut values.rows {
-            for (value, &column) in row.content.iter_mut().zip(&named).filter(|(value, _)| is_default(value))
+            if row.content.len() != columns.len() {
+                return Err(Error::invalid(format!(
+                    "INSERT INTO {}: {} columns take values, a row has {}",
+                    table.name,
+                    columns.len(),
+                    row.content.len()
+                )));
+            }
+            for (value, &column) in
+                row.content.iter_mut().zip(columns.iter()).filter(|(value, _)| is_default(value))
             {
-                *value = parse::expression(&default_sql(table, table.schema.columns[column].id))?;
+                *value = default_of(table, all[column].id)?;
             }
         }
     }
-    let given: BTreeSet<usize> = named.iter().copied().collect();
-    let omitted: Vec<(&str, &str)> = (table.schema.columns.iter().enumerate())
-        .filter(|(index, _)| !given.contains(index))
-        .filter_map(|(_, column)| Some((column.name.as_str(), table.schema.default_of(column.id)?)))
+    let omitted: Vec<usize> = (0..all.len())
+        .filter(|column| !columns.contains(column) && table.schema.default_of(all[*column].id).is_some())
         .collect();
     if omitted.is_empty() {
         return Ok(());
     }
-    insert
-        .columns
-        .extend(omitted.iter().map(|(name, _)| ObjectName::from(vec![Ident::with_quote('"', *name)])));
-    match source.body.as_mut() {
+    let defaults: Vec<Expr> =
+        omitted.iter().map(|&column| default_of(table, all[column].id)).collect::<Result<_>>()?;
+    columns.extend(omitted);
+    match query.body.as_mut() {
         SetExpr::Values(values) => {
-            for row in &mut values.rows {
-                for (_, sql) in &omitted {
-                    row.content.push(parse::expression(sql)?);
-                }
-            }
+            values.rows.iter_mut().for_each(|row| row.content.extend(defaults.iter().cloned()));
         }
         _ => {
-            let more: String = omitted.iter().map(|(_, sql)| format!(", ({sql})")).collect();
-            **source = parse::query(&format!("SELECT *{more} FROM ({source}) AS \"$rows\""))?;
+            let mut items = vec![syntax::wildcard()];
+            items.extend(defaults.into_iter().map(SelectItem::UnnamedExpr));
+            let rows = std::mem::replace(query, values(vec![]));
+            let rows = syntax::derived(rows, syntax::ident("rows"), vec![]);
+            *query = syntax::select(items, vec![syntax::relation(rows)], None);
         }
     }
     Ok(())
+}
+
+/// Literal rows.
+fn values(rows: Vec<Vec<Expr>>) -> Query {
+    let rows = rows.into_iter().map(Parens::with_empty_span).collect();
+    syntax::query(SetExpr::Values(Values { explicit_row: false, value_keyword: false, rows }))
 }
 
 /// Checks that `ON CONFLICT` refers to the primary key.
@@ -119,7 +131,7 @@ fn check_conflict_target(target: Option<&ConflictTarget>, table: &Table) -> Resu
     let ConflictTarget::Columns(columns) = target else {
         return Err(Error::unsupported("ON CONFLICT ON CONSTRAINT: name the columns of the primary key"));
     };
-    let named: BTreeSet<String> = columns.iter().map(|c| identifier(&c.to_string())).collect();
+    let named: BTreeSet<String> = columns.iter().map(name_of).collect();
     let key: BTreeSet<String> = key_names(table).map(str::to_owned).collect();
     if named != key {
         return Err(Error::invalid(format!(
@@ -139,20 +151,14 @@ fn key_names(table: &Table) -> impl Iterator<Item = &str> {
 
 /// Whether `ON CONFLICT DO UPDATE` sets every column to the inserted value. The new row then replaces the old
 /// one, which need not be read.
-fn replaces_whole_row(update: &DoUpdate, insert: &Insert, table: &Table) -> Result<bool> {
-    let inserted = match insert.columns.is_empty() {
-        true => table.schema.columns.len(),
-        false => insert.columns.len(),
-    };
-    if update.selection.is_some() || inserted != table.schema.columns.len() {
+fn replaces_whole_row(update: &DoUpdate, table: &Table, alias: &Ident) -> Result<bool> {
+    if update.selection.is_some() || name_of(alias) == EXCLUDED {
         return Ok(false);
     }
-    let assigned = assigned_columns(&update.assignments, table)?;
+    let assigned = assigned_columns(&update.assignments, table, alias)?;
     Ok(table.schema.columns.iter().zip(0u32..).zip(assigned).all(|((column, index), value)| match value {
         Some(Expr::CompoundIdentifier(parts)) => match parts.as_slice() {
-            [of, name] => {
-                identifier(&of.to_string()) == "excluded" && identifier(&name.to_string()) == column.name
-            }
+            [of, name] => name_of(of) == EXCLUDED && name_of(name) == column.name,
             _ => false,
         },
         Some(_) => false,
@@ -161,32 +167,81 @@ fn replaces_whole_row(update: &DoUpdate, insert: &Insert, table: &Table) -> Resu
 }
 
 /// An insert with `ON CONFLICT DO UPDATE` as a merge, whose source has the alias `excluded`.
-fn insert_as_merge(insert: Insert, update: DoUpdate, alias: &str, table: &Table) -> Result<Merge> {
-    let columns: Vec<String> = match insert.columns.is_empty() {
-        true => table.schema.columns.iter().map(|c| quote(&c.name)).collect(),
-        false => insert.columns.iter().map(ToString::to_string).collect(),
+fn insert_as_merge(
+    mut source: Query,
+    columns: &[usize],
+    update: DoUpdate,
+    alias: &Ident,
+    table: &Table,
+) -> Result<Merge> {
+    if name_of(alias) == EXCLUDED {
+        return Err(Error::invalid(format!(
+            "table {}: {EXCLUDED:?} also names the rows to insert; give the table an alias: INSERT INTO \
+             {EXCLUDED} AS t",
+            table.name
+        )));
+    }
+    let name = |column: &usize| table.schema.columns[*column].name.as_str();
+    let excluded = Ident::new(EXCLUDED);
+    assign_values(&mut source, columns);
+    let DoUpdate { mut assignments, selection: mut condition } = update;
+    assignments.iter_mut().for_each(|Assignment { value, .. }| qualify(value, table, alias));
+    condition.iter_mut().for_each(|condition| qualify(condition, table, alias));
+    let on = key_names(table).map(|key| {
+        let (old, new) = (syntax::column(alias, key), syntax::column(&excluded, key));
+        syntax::binary(old, BinaryOperator::Eq, new)
+    });
+    let update = MergeClause {
+        when_token: AttachedToken::empty(),
+        clause_kind: MergeClauseKind::Matched,
+        predicate: condition,
+        action: MergeAction::Update(MergeUpdateExpr {
+            update_token: AttachedToken::empty(),
+            assignments,
+            update_predicate: None,
+            delete_predicate: None,
+        }),
     };
-    let source = insert.source.as_deref().map(Query::to_string).unwrap_or_default();
-    let on: Vec<String> =
-        key_names(table).map(|name| format!("{alias}.{0} = excluded.{0}", quote(name))).collect();
-    let inserted: Vec<String> = columns.iter().map(|name| format!("excluded.{name}")).collect();
-    let when = match &update.selection {
-        Some(condition) => format!("MATCHED AND ({condition})"),
-        None => "MATCHED".to_owned(),
+    let row = columns.iter().map(|column| syntax::column(&excluded, name(column))).collect();
+    let insert = MergeClause {
+        when_token: AttachedToken::empty(),
+        clause_kind: MergeClauseKind::NotMatched,
+        predicate: None,
+        action: MergeAction::Insert(MergeInsertExpr {
+            insert_token: AttachedToken::empty(),
+            columns: columns.iter().map(|column| syntax::object_name([name(column)])).collect(),
+            kind_token: AttachedToken::empty(),
+            kind: MergeInsertKind::Values(Values {
+                explicit_row: false,
+                value_keyword: false,
+                rows: vec![Parens::with_empty_span(row)],
+            }),
+            insert_predicate: None,
+        }),
     };
-    let set: Vec<String> = update.assignments.iter().map(ToString::to_string).collect();
-    let sql = format!(
-        "MERGE INTO {} AS {alias} USING ({source}) AS excluded ({}) ON {} WHEN {when} THEN UPDATE SET {} \
-         WHEN NOT MATCHED THEN INSERT ({}) VALUES ({})",
-        quote(&table.name.table),
-        columns.join(", "),
-        on.join(" AND "),
-        set.join(", "),
-        columns.join(", "),
-        inserted.join(", ")
-    );
-    match parse::plain_statement(&sql)? {
-        ast::Statement::Merge(merge) => Ok(merge),
-        other => Err(Error::internal(format!("a merge was parsed as {other}"))),
+    let names = columns.iter().map(|column| syntax::ident(name(column))).collect();
+    Ok(Merge {
+        merge_token: AttachedToken::empty(),
+        optimizer_hints: vec![],
+        into: true,
+        table: syntax::table(syntax::object_name([table.name.table.as_str()]), alias.clone()),
+        source: syntax::derived(source, excluded.clone(), names),
+        on: Box::new(syntax::all(on)),
+        clauses: vec![update, insert],
+        output: None,
+    })
+}
+
+/// Converts each literal row value by value to the types of the columns. The values of a column would
+/// otherwise get one type that suits them all: of 9007199254740993 and 0.5e0, that is a double.
+pub(crate) fn assign_values(query: &mut Query, columns: &[usize]) {
+    let SetExpr::Values(values) = query.body.as_mut() else {
+        return;
+    };
+    for row in &mut values.rows {
+        for (value, &column) in row.content.iter_mut().zip(columns) {
+            let given = std::mem::replace(value, syntax::null());
+            *value = assign_call(column, given);
+        }
     }
 }

@@ -1,76 +1,67 @@
 //! `MERGE`, and the upserts that become one.
 
 use datafusion::sql::sqlparser::ast::{
-    Merge, MergeAction, MergeClause, MergeClauseKind, MergeInsertExpr, MergeInsertKind, TableFactor, Values,
+    BinaryOperator, Expr, Ident, JoinConstraint, JoinOperator, Merge, MergeAction, MergeClause,
+    MergeClauseKind, MergeInsertExpr, MergeInsertKind, TableFactor, Value, Values,
 };
 use plexus_model::{Error, Result, Table};
 use plexus_query::ROW_COLUMN;
 
-use crate::sql::parse;
+use crate::sql::names::{last_part, name_of};
 use crate::sql::rewrite::{
-    ACTION_COLUMN, DELETE, DuplicateMatch, INSERT, Rewritten, SOURCE_COLUMN, Shape, UPDATE, assigned_columns,
-    column_of, default_sql, or_default, quote, row_address, target_as,
+    ACTION_COLUMN, DELETE, DuplicateMatch, INSERT, Rewritten, SOURCE_COLUMN, Shape, Target, UPDATE,
+    assign_call, assigned_columns, default_of, named_columns, or_default, row_address, target_of,
 };
+use crate::sql::syntax;
 use crate::write::keys::OnDuplicate;
 
 /// A `WHEN` clause of a merge.
-pub(crate) struct Clause {
-    /// When the clause applies, as SQL.
-    condition: String,
+struct Clause {
+    /// When the clause applies.
+    condition: Expr,
     /// [`DELETE`], [`UPDATE`] or [`INSERT`].
     action: i64,
-    /// The value of each column of the table, as SQL.
-    values: Vec<String>,
+    /// The value of each column of the table, in the type of the column.
+    values: Vec<Expr>,
 }
 
 /// A `MERGE` as a query: the target joined with the source, where the first clause that applies decides the
 /// action.
 pub(crate) fn rewrite_merge(merge: Merge, table: &Table, operation: &'static str) -> Result<Rewritten> {
-    let Merge { table: target, source, on, clauses, output, .. } = merge;
-    if output.is_some() {
-        return Err(Error::unsupported("MERGE has no OUTPUT or RETURNING"));
+    let Merge { table: target, source, on, clauses, .. } = merge;
+    let Target { factor, alias } = target_of(&target, table)?;
+    let source_alias = source_alias(&source)?;
+    if name_of(&alias) == name_of(&source_alias) {
+        return Err(Error::invalid(format!(
+            "MERGE: target and source are both called {alias}: give one of them another alias"
+        )));
     }
-    let (target, alias) = target_as(&target, table)?;
-    let source_alias = match &source {
-        TableFactor::Table { alias: Some(alias), .. } | TableFactor::Derived { alias: Some(alias), .. } => {
-            alias.name.to_string()
-        }
-        TableFactor::Table { name, .. } => name.0.last().map(ToString::to_string).unwrap_or_default(),
-        _ => return Err(Error::invalid("the source of a MERGE is a table, or a query with an alias")),
-    };
-    let kinds: Vec<MergeClauseKind> = clauses.iter().map(|c| c.clause_kind).collect();
-    let new_rows =
-        kinds.iter().any(|k| matches!(k, MergeClauseKind::NotMatched | MergeClauseKind::NotMatchedByTarget));
-    let old_rows = kinds.contains(&MergeClauseKind::NotMatchedBySource);
-    let join = match (new_rows, old_rows) {
-        (true, true) => "FULL JOIN",
-        (true, false) => "RIGHT JOIN",
-        (false, true) => "LEFT JOIN",
-        (false, false) => "JOIN",
-    };
+    let join = join_of(&clauses, JoinConstraint::On(*on));
     let clauses = clauses
         .iter()
         .map(|c| rewrite_clause(c, &alias, &source_alias, table))
         .collect::<Result<Vec<_>>>()?;
     // `CASE` over the clauses in order.
-    let case = |value_of: &dyn Fn(&Clause) -> String, otherwise: &str| {
-        let whens: String =
-            clauses.iter().map(|c| format!(" WHEN {} THEN {}", c.condition, value_of(c))).collect();
-        format!("CASE{whens} ELSE {otherwise} END")
+    let case = |value_of: &dyn Fn(&Clause) -> Expr, otherwise: Expr| {
+        syntax::case(clauses.iter().map(|c| (c.condition.clone(), value_of(c))), otherwise)
     };
-    let action = case(&|c| c.action.to_string(), "0");
-    let mut sql = format!("SELECT {}, {action} AS {}", row_address(&alias), quote(ACTION_COLUMN));
+    let mut items = row_address(&alias).to_vec();
+    items.push(syntax::item(case(&|c| syntax::number(c.action), syntax::number(0)), ACTION_COLUMN));
     for (index, column) in table.schema.columns.iter().enumerate() {
-        let name = quote(&column.name);
-        sql += &format!(", {} AS {name}", case(&|c| c.values[index].clone(), &format!("{alias}.{name}")));
+        let old = syntax::column(&alias, &column.name);
+        items.push(syntax::item(case(&|c| c.values[index].clone(), old), &column.name));
     }
-    let marked = format!("(SELECT *, true AS {} FROM {source}) AS {source_alias}", quote(SOURCE_COLUMN));
-    let sql = format!(
-        "SELECT * FROM ({sql} FROM {target} {join} {marked} ON {on}) AS \"$actions\" WHERE {} <> 0",
-        quote(ACTION_COLUMN)
-    );
+    let mark = syntax::item(syntax::literal(Value::Boolean(true)), SOURCE_COLUMN);
+    let marked = syntax::select(vec![syntax::wildcard(), mark], vec![syntax::relation(source)], None);
+    let marked = syntax::derived(marked, source_alias, vec![]);
+    let actions = syntax::select(items, vec![syntax::join(factor, marked, join)], None);
+    let name = syntax::ident("actions");
+    let applies =
+        syntax::binary(syntax::column(&name, ACTION_COLUMN), BinaryOperator::NotEq, syntax::number(0));
+    let actions = syntax::relation(syntax::derived(actions, name, vec![]));
+    let query = syntax::select(vec![syntax::wildcard()], vec![actions], Some(applies));
     Ok(Rewritten {
-        statement: parse::plain_statement(&sql)?,
+        query,
         shape: Shape::Actions { duplicate_match: DuplicateMatch::Error },
         on_duplicate: OnDuplicate::Fail,
         returning: None,
@@ -78,55 +69,87 @@ pub(crate) fn rewrite_merge(merge: Merge, table: &Table, operation: &'static str
     })
 }
 
-/// A `WHEN` clause as SQL expressions over the join of target and source.
-fn rewrite_clause(clause: &MergeClause, alias: &str, source: &str, table: &Table) -> Result<Clause> {
-    let (row, mark) =
-        (format!("{alias}.{}", quote(ROW_COLUMN)), format!("{source}.{}", quote(SOURCE_COLUMN)));
+/// The name by which a merge refers to its source.
+fn source_alias(source: &TableFactor) -> Result<Ident> {
+    match source {
+        TableFactor::Table { alias: Some(alias), .. } | TableFactor::Derived { alias: Some(alias), .. } => {
+            Ok(alias.name.clone())
+        }
+        TableFactor::Table { name, .. } => last_part(name).cloned(),
+        _ => Err(Error::invalid("the source of a MERGE is a table, or a query with an alias")),
+    }
+}
+
+/// The join that has the rows that the clauses may apply to.
+fn join_of(clauses: &[MergeClause], on: JoinConstraint) -> JoinOperator {
+    let has = |kind| clauses.iter().any(|c| c.clause_kind == kind);
+    let new_rows = has(MergeClauseKind::NotMatched) || has(MergeClauseKind::NotMatchedByTarget);
+    match (new_rows, has(MergeClauseKind::NotMatchedBySource)) {
+        (true, true) => JoinOperator::FullOuter(on),
+        (true, false) => JoinOperator::Right(on),
+        (false, true) => JoinOperator::Left(on),
+        (false, false) => JoinOperator::Inner(on),
+    }
+}
+
+/// A `WHEN` clause as expressions over the join of target and source.
+fn rewrite_clause(clause: &MergeClause, alias: &Ident, source: &Ident, table: &Table) -> Result<Clause> {
+    let (row, mark) = (syntax::column(alias, ROW_COLUMN), syntax::column(source, SOURCE_COLUMN));
+    let is_null = |expr| Expr::IsNull(Box::new(expr));
+    let is_not_null = |expr| Expr::IsNotNull(Box::new(expr));
     let kind = match clause.clause_kind {
-        MergeClauseKind::Matched => format!("{row} IS NOT NULL AND {mark} IS NOT NULL"),
-        MergeClauseKind::NotMatched | MergeClauseKind::NotMatchedByTarget => format!("{row} IS NULL"),
-        MergeClauseKind::NotMatchedBySource => format!("{mark} IS NULL"),
+        MergeClauseKind::Matched => syntax::all([is_not_null(row), is_not_null(mark)]),
+        MergeClauseKind::NotMatched | MergeClauseKind::NotMatchedByTarget => is_null(row),
+        MergeClauseKind::NotMatchedBySource => is_null(mark),
     };
     let condition = match &clause.predicate {
-        Some(predicate) => format!("{kind} AND ({predicate})"),
+        Some(predicate) => syntax::all([kind, predicate.clone()]),
         None => kind,
     };
-    let own = |name: &str| format!("{alias}.{}", quote(name));
     let columns = &table.schema.columns;
+    let old = || columns.iter().map(|column| syntax::column(alias, &column.name));
     let (action, values) = match &clause.action {
-        MergeAction::Delete { .. } => (DELETE, columns.iter().map(|c| own(&c.name)).collect()),
+        MergeAction::Delete { .. } => (DELETE, old().collect()),
         MergeAction::Update(update) => {
             if update.update_predicate.is_some() || update.delete_predicate.is_some() {
                 return Err(Error::unsupported("MERGE: put conditions behind WHEN ... AND"));
             }
-            let assigned = assigned_columns(&update.assignments, table)?;
-            let values = columns.iter().zip(assigned).map(|(column, value)| match value {
-                Some(value) => or_default(value, table, column.id),
-                None => own(&column.name),
-            });
-            (UPDATE, values.collect())
+            let assigned = assigned_columns(&update.assignments, table, alias)?;
+            let values =
+                assigned.into_iter().zip(old()).enumerate().map(|(index, (value, old))| match value {
+                    Some(value) => Ok(assign_call(index, or_default(value, table, columns[index].id)?)),
+                    None => Ok(old),
+                });
+            (UPDATE, values.collect::<Result<_>>()?)
         }
-        MergeAction::Insert(insert) => (INSERT, inserted_values(insert, table)?),
+        MergeAction::Insert(insert) => (INSERT, inserted_values(insert, table, alias)?),
     };
-    if action == INSERT && clause.clause_kind == MergeClauseKind::NotMatchedBySource {
-        return Err(Error::invalid("MERGE: a row that is not matched by the source cannot be inserted"));
+    let fits = match clause.clause_kind {
+        MergeClauseKind::Matched => action != INSERT,
+        MergeClauseKind::NotMatched | MergeClauseKind::NotMatchedByTarget => action == INSERT,
+        MergeClauseKind::NotMatchedBySource => action != INSERT,
+    };
+    if !fits {
+        return Err(Error::invalid(format!(
+            "MERGE: {clause}: a matched row is updated or deleted, a row that only the source has is inserted"
+        )));
     }
     Ok(Clause { condition, action, values })
 }
 
-/// The value of each column of the table in the `INSERT` of a merge, as SQL.
-fn inserted_values(insert: &MergeInsertExpr, table: &Table) -> Result<Vec<String>> {
+/// The value of each column of the table in the `INSERT` of a merge.
+fn inserted_values(insert: &MergeInsertExpr, table: &Table, alias: &Ident) -> Result<Vec<Expr>> {
     let columns = &table.schema.columns;
+    if insert.insert_predicate.is_some() {
+        return Err(Error::unsupported("MERGE: put conditions behind WHEN ... AND"));
+    }
     let MergeInsertKind::Values(Values { rows, .. }) = &insert.kind else {
         return Err(Error::unsupported("MERGE: INSERT ROW is not supported; write INSERT ... VALUES"));
     };
     let [row] = rows.as_slice() else {
         return Err(Error::invalid("MERGE: an INSERT has one row of VALUES"));
     };
-    let named: Vec<usize> = match insert.columns.is_empty() {
-        true => (0..columns.len()).collect(),
-        false => insert.columns.iter().map(|name| column_of(name, table)).collect::<Result<_>>()?,
-    };
+    let named = named_columns(&insert.columns, table, alias)?;
     if named.len() != row.content.len() {
         return Err(Error::invalid(format!(
             "MERGE: INSERT names {} columns and has {} values",
@@ -134,10 +157,12 @@ fn inserted_values(insert: &MergeInsertExpr, table: &Table) -> Result<Vec<String
             row.content.len()
         )));
     }
-    let values =
-        columns.iter().enumerate().map(|(index, column)| match named.iter().position(|n| *n == index) {
-            Some(position) => or_default(&row.content[position], table, column.id),
-            None => default_sql(table, column.id),
-        });
-    Ok(values.collect())
+    let values = columns.iter().enumerate().map(|(index, column)| {
+        let value = match named.iter().position(|n| *n == index) {
+            Some(position) => or_default(&row.content[position], table, column.id)?,
+            None => default_of(table, column.id)?,
+        };
+        Ok(assign_call(index, value))
+    });
+    values.collect()
 }

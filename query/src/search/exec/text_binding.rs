@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use plexus_index::text::{GlobalStatistics, TextQuery, parse_query};
+use plexus_index::text::{GlobalStatistics, Syntax, TextQuery, parse_query};
 use plexus_model::Table;
 use tokio::sync::OnceCell;
 
@@ -42,7 +42,7 @@ impl TextBinding {
         let named =
             |(name, id): (&String, &u32)| if called.contains(id) { name.clone() } else { String::new() };
         let names: Vec<String> = names.iter().zip(&fields.columns).map(named).collect();
-        parse_query(text, &fields.analyzer, &names, &defaults)
+        parse_query(text, Syntax::Lenient, &fields.analyzer, &names, &defaults)
     }
 }
 

@@ -9,7 +9,7 @@ use arrow::datatypes::Float32Type;
 use arrow_schema::DataType;
 use datafusion::common::ScalarValue;
 use plexus_index::VectorQuery;
-use plexus_index::text::{Analyzer, TextQuery, parse_query};
+use plexus_index::text::{Analyzer, Syntax, TextQuery, parse_query};
 use plexus_model::{Column, Error, IndexDefinition, IndexKind, Metric, Result, Table};
 
 use crate::search::exec::cursor::Cursor;
@@ -111,6 +111,15 @@ impl Arguments {
             None => {
                 Err(self.fail(name, &format!("is {value}: a whole number from {least} to {most} is needed")))
             }
+        }
+    }
+
+    /// Whether an argument is true.
+    fn flag(&self, name: &str) -> Result<bool> {
+        match self.value(name) {
+            None => Ok(false),
+            Some(ScalarValue::Boolean(Some(flag))) => Ok(*flag),
+            Some(other) => Err(self.fail(name, &format!("is {other}: true or false is needed"))),
         }
     }
 
@@ -222,8 +231,9 @@ impl Arguments {
                 return Err(self.fail("query", "is needed: the text to search for"));
             }
             let Fields { fields, defaults, names } = self.fields(table)?;
+            let syntax = if self.flag("strict")? { Syntax::Strict } else { Syntax::Lenient };
             for query in queries {
-                let query = parse_query(&query, &fields.analyzer, &names, &defaults)?;
+                let query = parse_query(&query, syntax, &fields.analyzer, &names, &defaults)?;
                 marks.push(query.clone());
                 retrievers.push(Retriever::Text { fields: fields.clone(), query });
             }

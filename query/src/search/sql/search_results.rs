@@ -190,7 +190,7 @@ fn predicate(state: &dyn Session, table: &plexus_model::Table, sql: &str) -> Res
     let fail =
         |e: DataFusionError| external(Error::invalid(format!("filter {sql:.200?}: {}", e.strip_backtrace())));
     let schema = DFSchema::try_from(plexus_storage::types::to_arrow(&table.schema))?;
-    let expr = state.create_logical_expr(sql, &schema).map_err(fail)?;
+    let expr = crate::context::plan_expression(sql, &schema, state).map_err(fail)?;
     let expr = crate::context::simplify(expr, schema.clone(), state).map_err(fail)?;
     if expr.get_type(&schema).map_err(fail)? != DataType::Boolean {
         return Err(external(Error::invalid(format!("filter {sql:.200?} is not true or false"))));

@@ -1,0 +1,115 @@
+//! Qualified columns of the target: `schema.table.column` becomes `table.column`.
+//!
+//! The query of a statement reads its target under a name without a schema, so longer qualifiers would not
+//! resolve.
+
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{self, Expr, Ident, Query, TableFactor, VisitMut, VisitorMut};
+use plexus_model::Table;
+use plexus_query::CATALOG;
+
+use crate::sql::names::{last_part, name_of};
+use crate::sql::rewrite::target;
+
+/// How a statement may qualify the columns of its target.
+pub(crate) struct Qualifier {
+    /// Catalog, schema and table.
+    full: [String; 3],
+    /// The name of the table as the statement writes it; `None` if the target has an alias, which hides it.
+    table: Option<Ident>,
+}
+
+impl Qualifier {
+    /// The qualifier of the target of a DML statement.
+    pub(crate) fn of_target(statement: &ast::Statement, table: &Table) -> Self {
+        let has_alias = match statement {
+            ast::Statement::Insert(insert) => insert.table_alias.is_some(),
+            ast::Statement::Update(update) => has_alias(&update.table.relation),
+            ast::Statement::Merge(merge) => has_alias(&merge.table),
+            ast::Statement::Delete(delete) => {
+                super::from_tables(&delete.from).first().is_some_and(|t| has_alias(&t.relation))
+            }
+            _ => true,
+        };
+        let written = target(statement).and_then(|name| last_part(name).ok());
+        Self { full: full_name(table), table: written.filter(|_| !has_alias).cloned() }
+    }
+
+    /// Whether `qualifiers` in front of a column name the target, which the statement calls `alias`.
+    pub(crate) fn names(qualifiers: &[String], table: &Table, alias: &Ident) -> bool {
+        let is_alias = matches!(qualifiers, [one] if *one == name_of(alias));
+        is_alias || (name_of(alias) == table.name.table && full_name(table).ends_with(qualifiers))
+    }
+}
+
+fn full_name(table: &Table) -> [String; 3] {
+    [CATALOG.to_owned(), table.name.schema.clone(), table.name.table.clone()]
+}
+
+fn has_alias(factor: &TableFactor) -> bool {
+    matches!(factor, TableFactor::Table { alias: Some(_), .. })
+}
+
+/// Shortens the qualified columns of the target in a statement.
+pub(crate) fn shorten(statement: &mut ast::Statement, qualifier: &Qualifier) {
+    if let Some(table) = &qualifier.table {
+        let _: ControlFlow<()> = VisitMut::visit(statement, &mut Shorten { full: &qualifier.full, table });
+    }
+}
+
+struct Shorten<'a> {
+    full: &'a [String],
+    table: &'a Ident,
+}
+
+impl VisitorMut for Shorten<'_> {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Expr::CompoundIdentifier(parts) = expr
+            && let [qualifiers @ .., column] = parts.as_slice()
+            && qualifiers.len() > 1
+            && self.full.ends_with(&qualifiers.iter().map(name_of).collect::<Vec<_>>())
+        {
+            *parts = vec![self.table.clone(), column.clone()];
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Qualifies the columns of `table` in an expression that have no qualifier, except in subqueries, whose own
+/// tables come first.
+pub(crate) fn qualify(expr: &mut Expr, table: &Table, alias: &Ident) {
+    let _: ControlFlow<()> = VisitMut::visit(expr, &mut Qualify { table, alias, subqueries: 0 });
+}
+
+struct Qualify<'a> {
+    table: &'a Table,
+    alias: &'a Ident,
+    subqueries: usize,
+}
+
+impl VisitorMut for Qualify<'_> {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, _query: &mut Query) -> ControlFlow<()> {
+        self.subqueries += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _query: &mut Query) -> ControlFlow<()> {
+        self.subqueries -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Expr::Identifier(column) = expr
+            && self.subqueries == 0
+            && self.table.schema.column_index(&name_of(column)).is_some()
+        {
+            *expr = Expr::CompoundIdentifier(vec![self.alias.clone(), column.clone()]);
+        }
+        ControlFlow::Continue(())
+    }
+}

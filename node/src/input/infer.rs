@@ -1,0 +1,193 @@
+//! The type of a text column, from all of its values: the narrowest that holds each of them exactly.
+
+use arrow_schema::{DataType, TimeUnit};
+
+use super::values::{digits_of, instant};
+
+/// Digits that every double holds.
+const DOUBLE_DIGITS: usize = 15;
+
+/// Digits of the widest decimal.
+const DECIMAL_DIGITS: i64 = 38;
+
+/// What the values of a column seen so far have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Inferred {
+    seen: bool,
+    booleans: bool,
+    integers: bool,
+    /// Whether 64-bit integers hold all numbers.
+    longs: bool,
+    numbers: bool,
+    /// Whether doubles hold all numbers.
+    doubles: bool,
+    /// Whether decimals hold all numbers.
+    decimals: bool,
+    digits_before_point: i64,
+    digits_behind_point: i64,
+    dates: bool,
+    times: bool,
+    zones: bool,
+    no_zones: bool,
+    nanoseconds: bool,
+}
+
+impl Default for Inferred {
+    fn default() -> Self {
+        Self {
+            seen: false,
+            booleans: true,
+            integers: true,
+            longs: true,
+            numbers: true,
+            doubles: true,
+            decimals: true,
+            digits_before_point: 0,
+            digits_behind_point: 0,
+            dates: true,
+            times: true,
+            zones: false,
+            no_zones: false,
+            nanoseconds: false,
+        }
+    }
+}
+
+impl Inferred {
+    /// Adds a value.
+    pub(crate) fn add(&mut self, text: &str) {
+        self.seen = true;
+        self.booleans &= text.eq_ignore_ascii_case("true") || text.eq_ignore_ascii_case("false");
+        if self.numbers {
+            self.add_number(text);
+        }
+        if self.times {
+            self.add_time(text);
+        }
+    }
+
+    fn add_number(&mut self, text: &str) {
+        if ["nan", "inf", "-inf", "infinity", "-infinity"].contains(&text.to_ascii_lowercase().as_str()) {
+            (self.integers, self.decimals) = (false, false);
+            return;
+        }
+        // A plus, a leading zero or a missing digit would be lost.
+        let unsigned = text.strip_prefix('-').unwrap_or(text);
+        let whole = unsigned.split(['.', 'e', 'E']).next().unwrap_or_default();
+        let is_canonical =
+            !whole.is_empty() && (whole == "0" || !whole.starts_with('0')) && !whole.starts_with('+');
+        let Some((_, digits, scale)) = digits_of(text).filter(|_| is_canonical && !text.ends_with('.'))
+        else {
+            (self.numbers, self.integers) = (false, false);
+            return;
+        };
+        let has_exponent = text.contains(['e', 'E']);
+        self.integers &= !text.contains('.') && !has_exponent && !text.starts_with("-0");
+        self.longs &= text.parse::<i64>().is_ok();
+        self.decimals &= !has_exponent;
+        self.digits_before_point = self.digits_before_point.max(digits.len() as i64 - scale);
+        self.digits_behind_point = self.digits_behind_point.max(scale);
+        if digits.len() > DOUBLE_DIGITS {
+            // The shortest text of the nearest double tells whether it is the same number.
+            let nearest: f64 = text.parse().unwrap_or(f64::INFINITY);
+            self.doubles &= digits_of(&nearest.to_string()) == digits_of(text);
+        }
+    }
+
+    fn add_time(&mut self, text: &str) {
+        let has_shape = text.len() >= 10 && text.as_bytes()[4] == b'-' && text.as_bytes()[7] == b'-';
+        let Some((_, nanos)) = instant(text).filter(|_| has_shape) else {
+            (self.times, self.dates) = (false, false);
+            return;
+        };
+        self.nanoseconds |= nanos % 1_000 != 0;
+        if text.len() == 10 {
+            return;
+        }
+        self.dates = false;
+        let time = &text[10..];
+        let has_zone = time.ends_with(['Z', 'z']) || time.contains(['+', '-']);
+        self.zones |= has_zone;
+        self.no_zones |= !has_zone;
+    }
+
+    /// The type of the column. Text if it has no value.
+    pub(crate) fn data_type(&self) -> DataType {
+        if !self.seen {
+            return DataType::Utf8;
+        }
+        if self.booleans {
+            return DataType::Boolean;
+        }
+        if self.integers && self.longs {
+            return DataType::Int64;
+        }
+        if self.numbers && self.doubles && !self.integers {
+            return DataType::Float64;
+        }
+        let digits = self.digits_before_point.max(0) + self.digits_behind_point;
+        if self.numbers && self.decimals && digits <= DECIMAL_DIGITS {
+            return DataType::Decimal128(DECIMAL_DIGITS as u8, self.digits_behind_point as i8);
+        }
+        if self.dates {
+            return DataType::Date32;
+        }
+        if self.times && !(self.zones && self.no_zones) {
+            let unit = if self.nanoseconds { TimeUnit::Nanosecond } else { TimeUnit::Microsecond };
+            return DataType::Timestamp(unit, self.zones.then(|| "UTC".into()));
+        }
+        DataType::Utf8
+    }
+}
+
+/// The type that holds the values of two columns of text files that were inferred apart.
+pub(crate) fn common_type(a: &DataType, b: &DataType) -> DataType {
+    use DataType::*;
+    match (a, b) {
+        (a, b) if a == b => a.clone(),
+        (Int64, Float64) | (Float64, Int64) => Float64,
+        (Int64, Decimal128(p, s)) | (Decimal128(p, s), Int64) if i16::from(*p) - i16::from(*s) >= 18 => {
+            Decimal128(*p, *s)
+        }
+        (Decimal128(p, a), Decimal128(_, b)) => Decimal128(*p, *a.max(b)),
+        (Date32, Timestamp(unit, None)) | (Timestamp(unit, None), Date32) => Timestamp(*unit, None),
+        (Timestamp(a, x), Timestamp(b, y)) if x == y => Timestamp(*a.max(b), x.clone()),
+        _ => Utf8,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn infer(values: &[&str]) -> DataType {
+        let mut inferred = Inferred::default();
+        values.iter().for_each(|value| inferred.add(value));
+        inferred.data_type()
+    }
+
+    #[test]
+    fn the_type_holds_every_value_exactly() {
+        use DataType::*;
+        for (values, expected) in [
+            (&[][..], Utf8),
+            (&["1", "-20", "0", "9223372036854775807"][..], Int64),
+            (&["00501", "10001"][..], Utf8),
+            (&["+49", "1"][..], Utf8),
+            (&["18446744073709551616", "5"][..], Decimal128(38, 0)),
+            (&["1.10", "2"][..], Float64),
+            (&["9007199254740993", "0.5"][..], Decimal128(38, 1)),
+            (&["0.30000000000000004", "1e300", "NaN"][..], Float64),
+            (&["true", "FALSE"][..], Boolean),
+            (&["1", "NA"][..], Utf8),
+            (&["2024-01-31", "1969-12-31"][..], Date32),
+            (&["2024-01-31", "2024-01-31 12:00:00.5"][..], Timestamp(TimeUnit::Microsecond, None)),
+            (&["2024-01-31T12:00:00Z"][..], Timestamp(TimeUnit::Microsecond, Some("UTC".into()))),
+            (&["2024-01-31 12:00:00.123456789"][..], Timestamp(TimeUnit::Nanosecond, None)),
+            (&["2024-13-31"][..], Utf8),
+            (&["1.", "2"][..], Utf8),
+        ] {
+            assert_eq!(infer(values), expected, "{values:?}");
+        }
+    }
+}

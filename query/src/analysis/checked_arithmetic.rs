@@ -1,0 +1,118 @@
+//! Sums, differences and products of integers that overflow are errors. The engine wraps around.
+//! See apache/datafusion#3520.
+
+use std::hash::Hash;
+use std::sync::Arc;
+
+use arrow::array::Datum;
+use arrow::compute::kernels::numeric;
+use arrow_schema::DataType;
+use datafusion::common::tree_node::Transformed;
+use datafusion::common::{Result, ScalarValue, exec_err};
+use datafusion::config::ConfigOptions;
+use datafusion::logical_expr::{
+    BinaryExpr, ColumnarValue, Expr, ExprSchemable, LogicalPlan, Operator, ScalarFunctionArgs, ScalarUDF,
+    ScalarUDFImpl, Signature, Volatility,
+};
+use datafusion::optimizer::AnalyzerRule;
+
+use crate::analysis::rewrite_expressions;
+
+/// The rule; runs when types are coerced.
+#[derive(Debug)]
+pub(crate) struct CheckedArithmetic;
+
+impl AnalyzerRule for CheckedArithmetic {
+    fn name(&self) -> &str {
+        "checked_arithmetic"
+    }
+
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        let rewrite = |expr: Expr, schema: &datafusion::common::DFSchema| {
+            let Expr::BinaryExpr(BinaryExpr { left, op, right }) = expr else {
+                return Ok(Transformed::no(expr));
+            };
+            let is_integer = |side: &Expr| side.get_type(schema).is_ok_and(|t| t.is_integer());
+            let function = CheckedOperator::of(op).filter(|_| is_integer(&left) && is_integer(&right));
+            Ok(match function {
+                Some(function) => Transformed::yes(ScalarUDF::from(function).call(vec![*left, *right])),
+                None => Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })),
+            })
+        };
+        rewrite_expressions(plan, &rewrite, &|plan| Ok(Transformed::no(plan)))
+    }
+}
+
+/// All functions that the rule uses.
+pub(crate) fn functions() -> impl Iterator<Item = Arc<ScalarUDF>> {
+    [Operator::Plus, Operator::Minus, Operator::Multiply]
+        .into_iter()
+        .filter_map(CheckedOperator::of)
+        .map(|function| Arc::new(ScalarUDF::from(function)))
+}
+
+/// `+`, `-` or `*` of two integers of one type.
+#[derive(PartialEq, Eq, Hash, Debug)]
+struct CheckedOperator {
+    op: Operator,
+    name: &'static str,
+    signature: Signature,
+}
+
+impl CheckedOperator {
+    fn of(op: Operator) -> Option<Self> {
+        let name = match op {
+            Operator::Plus => "$checked_add",
+            Operator::Minus => "$checked_subtract",
+            Operator::Multiply => "$checked_multiply",
+            _ => return None,
+        };
+        Some(Self { op, name, signature: Signature::any(2, Volatility::Immutable) })
+    }
+}
+
+impl ScalarUDFImpl for CheckedOperator {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        match types {
+            [left, right] if left == right => Ok(left.clone()),
+            _ => exec_err!("{} takes two integers of one type", self.name),
+        }
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let [left, right] = args.args.as_slice() else {
+            return exec_err!("{} takes two integers", self.name);
+        };
+        let apply = |left: &dyn Datum, right: &dyn Datum| {
+            let result = match self.op {
+                Operator::Plus => numeric::add(left, right),
+                Operator::Minus => numeric::sub(left, right),
+                _ => numeric::mul(left, right),
+            };
+            result.map_err(datafusion::error::DataFusionError::from)
+        };
+        match (left, right) {
+            (ColumnarValue::Array(left), ColumnarValue::Array(right)) => {
+                apply(left, right).map(ColumnarValue::Array)
+            }
+            (ColumnarValue::Array(left), ColumnarValue::Scalar(right)) => {
+                apply(left, &right.to_scalar()?).map(ColumnarValue::Array)
+            }
+            (ColumnarValue::Scalar(left), ColumnarValue::Array(right)) => {
+                apply(&left.to_scalar()?, right).map(ColumnarValue::Array)
+            }
+            (ColumnarValue::Scalar(left), ColumnarValue::Scalar(right)) => {
+                let result = apply(&left.to_scalar()?, &right.to_scalar()?)?;
+                ScalarValue::try_from_array(&result, 0).map(ColumnarValue::Scalar)
+            }
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! A decimal that meets a float becomes a float, and decimals are divided as doubles, as in DuckDB.
+//!
+//! The engine makes the float a decimal of 30 digits, 15 of them behind the point: `x > 0.0` is then false for
+//! 1e-20, and 1e300 fails. Its quotients have four digits more than the dividend: `2.0 / 3` is 0.66666.
+//! See apache/datafusion#12817 and #16406.
+
+use std::sync::Arc;
+
+use arrow_schema::DataType;
+use datafusion::common::tree_node::Transformed;
+use datafusion::common::{Column, DFSchema, Result};
+use datafusion::config::ConfigOptions;
+use datafusion::logical_expr::expr::{Alias, InList, InSubquery, ScalarFunction};
+use datafusion::logical_expr::{
+    Between, BinaryExpr, Case, Cast, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator, Union,
+    cast,
+};
+use datafusion::optimizer::AnalyzerRule;
+
+use crate::analysis::rewrite_expressions;
+
+/// The rule; runs before the engine coerces types.
+#[derive(Debug)]
+pub(crate) struct FloatOperands;
+
+impl AnalyzerRule for FloatOperands {
+    fn name(&self) -> &str {
+        "float_operands"
+    }
+
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        rewrite_expressions(plan, &rewrite, &|plan| match plan {
+            LogicalPlan::Union(union) => unify_union(union),
+            LogicalPlan::Values(values) => unify_values(values),
+            LogicalPlan::Join(mut join) => {
+                for (left, right) in &mut join.on {
+                    let types = [left.get_type(join.left.schema())?, right.get_type(join.right.schema())?];
+                    if let Some(float) = float_of(&types) {
+                        for (side, data_type) in [left, right].into_iter().zip(&types) {
+                            make_float(side, data_type, &float);
+                        }
+                    }
+                }
+                Ok(Transformed::yes(LogicalPlan::Join(join)))
+            }
+            plan => Ok(Transformed::no(plan)),
+        })
+    }
+}
+
+/// Applies the rule to an expression whose parts it has been applied to.
+pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    Ok(Transformed::yes(match expr {
+        Expr::BinaryExpr(BinaryExpr { mut left, op, mut right }) if is_numeric(op) => {
+            let types = types_of([left.as_ref(), right.as_ref()], schema);
+            let divides = op == Operator::Divide
+                && types.iter().any(DataType::is_decimal)
+                && types.iter().all(DataType::is_numeric);
+            let float = if divides { Some(DataType::Float64) } else { float_of(&types) };
+            if let Some(float) = float {
+                for (side, data_type) in [left.as_mut(), right.as_mut()].into_iter().zip(&types) {
+                    if divides && data_type.is_integer() {
+                        *side = cast(std::mem::take(side), float.clone());
+                    }
+                    make_float(side, data_type, &float);
+                }
+            }
+            Expr::BinaryExpr(BinaryExpr { left, op, right })
+        }
+        Expr::Between(mut between) => {
+            let Between { expr, low, high, .. } = &mut between;
+            unify([expr.as_mut(), low.as_mut(), high.as_mut()], schema);
+            Expr::Between(between)
+        }
+        Expr::InList(mut in_list) => {
+            let InList { expr, list, .. } = &mut in_list;
+            unify(std::iter::once(expr.as_mut()).chain(list), schema);
+            Expr::InList(in_list)
+        }
+        Expr::Case(mut case) => {
+            let Case { expr, when_then_expr, else_expr } = &mut case;
+            let (whens, thens): (Vec<&mut Expr>, Vec<&mut Expr>) =
+                when_then_expr.iter_mut().map(|(when, then)| (when.as_mut(), then.as_mut())).unzip();
+            if let Some(expr) = expr {
+                unify(whens.into_iter().chain([expr.as_mut()]), schema);
+            }
+            unify(thens.into_iter().chain(else_expr.iter_mut().map(Box::as_mut)), schema);
+            Expr::Case(case)
+        }
+        Expr::ScalarFunction(ScalarFunction { func, mut args }) => {
+            unify(args.iter_mut(), schema);
+            Expr::ScalarFunction(ScalarFunction { func, args })
+        }
+        Expr::InSubquery(mut in_subquery) => {
+            let InSubquery { expr, subquery, .. } = &mut in_subquery;
+            if let [field] = subquery.subquery.schema().fields().as_ref() {
+                let types = [expr.get_type(schema)?, field.data_type().clone()];
+                if let Some(float) = float_of(&types) {
+                    make_float(expr, &types[0], &float);
+                    if types[1].is_decimal() {
+                        let plan = subquery.subquery.as_ref().clone();
+                        subquery.subquery = Arc::new(cast_columns(plan, &[Some(float)])?);
+                    }
+                }
+            }
+            Expr::InSubquery(in_subquery)
+        }
+        other => return Ok(Transformed::no(other)),
+    }))
+}
+
+/// Whether an operator brings its operands to one numeric type.
+fn is_numeric(op: Operator) -> bool {
+    use Operator::*;
+    matches!(
+        op,
+        Eq | NotEq
+            | Lt
+            | LtEq
+            | Gt
+            | GtEq
+            | IsDistinctFrom
+            | IsNotDistinctFrom
+            | Plus
+            | Minus
+            | Multiply
+            | Divide
+            | Modulo
+    )
+}
+
+/// The types of expressions. A type that is not known yet counts as null; the engine reports it later.
+fn types_of<'a>(exprs: impl IntoIterator<Item = &'a Expr>, schema: &DFSchema) -> Vec<DataType> {
+    exprs.into_iter().map(|expr| expr.get_type(schema).unwrap_or(DataType::Null)).collect()
+}
+
+/// The type of the floats among types that have decimals too: the widest of them.
+fn float_of(types: &[DataType]) -> Option<DataType> {
+    if !types.iter().any(DataType::is_decimal) {
+        return None;
+    }
+    let floats = types.iter().filter(|t| t.is_floating());
+    let widest = floats.max_by_key(|t| t.primitive_width())?;
+    // Decimals have more digits than a half float; the engine has no arithmetic for those anyway.
+    Some(if *widest == DataType::Float16 { DataType::Float32 } else { widest.clone() })
+}
+
+/// Makes the decimals among expressions floats if there are floats among them.
+fn unify<'a>(exprs: impl IntoIterator<Item = &'a mut Expr>, schema: &DFSchema) {
+    let exprs: Vec<&mut Expr> = exprs.into_iter().collect();
+    let types = types_of(exprs.iter().map(|expr| &**expr), schema);
+    if let Some(float) = float_of(&types) {
+        exprs.into_iter().zip(&types).for_each(|(expr, data_type)| make_float(expr, data_type, &float));
+    }
+}
+
+/// Casts an expression of type `data_type` to `float` if it is a decimal.
+fn make_float(expr: &mut Expr, data_type: &DataType, float: &DataType) {
+    if data_type.is_decimal() {
+        *expr = cast(std::mem::take(expr), float.clone());
+    }
+}
+
+/// Makes the decimals in the columns of a union floats where another input has floats.
+fn unify_union(union: Union) -> Result<Transformed<LogicalPlan>> {
+    let columns = union.schema.fields().len();
+    let type_of = |input: &LogicalPlan, column: usize| input.schema().field(column).data_type().clone();
+    let floats: Vec<Option<DataType>> = (0..columns)
+        .map(|column| float_of(&union.inputs.iter().map(|input| type_of(input, column)).collect::<Vec<_>>()))
+        .collect();
+    if floats.iter().all(Option::is_none) {
+        return Ok(Transformed::no(LogicalPlan::Union(union)));
+    }
+    let Union { inputs, schema } = union;
+    let cast_input = |input: Arc<LogicalPlan>| {
+        let of_input: Vec<Option<DataType>> = floats
+            .iter()
+            .enumerate()
+            .map(|(column, float)| float.clone().filter(|_| type_of(&input, column).is_decimal()))
+            .collect();
+        cast_columns(Arc::unwrap_or_clone(input), &of_input).map(Arc::new)
+    };
+    let inputs = inputs.into_iter().map(cast_input).collect::<Result<_>>()?;
+    Ok(Transformed::yes(LogicalPlan::Union(Union { inputs, schema })))
+}
+
+/// Casts columns of a plan to the given types. Names stay.
+fn cast_columns(plan: LogicalPlan, types: &[Option<DataType>]) -> Result<LogicalPlan> {
+    let exprs: Vec<Expr> = plan
+        .schema()
+        .iter()
+        .zip(types)
+        .map(|((qualifier, field), to)| {
+            let column = Expr::Column(Column::from((qualifier, field)));
+            match to {
+                Some(to) => {
+                    let value = cast(column, to.clone());
+                    Expr::Alias(Alias::new(value, qualifier.cloned(), field.name()))
+                }
+                None => column,
+            }
+        })
+        .collect();
+    LogicalPlanBuilder::from(plan).project(exprs)?.build()
+}
+
+/// Makes the columns of literal rows floats that hold floats and decimals. The engine has cast their values to
+/// decimals already.
+fn unify_values(mut values: datafusion::logical_expr::Values) -> Result<Transformed<LogicalPlan>> {
+    let empty = DFSchema::empty();
+    let mut changed = false;
+    for column in 0..values.schema.fields().len() {
+        if !values.schema.field(column).data_type().is_decimal() {
+            continue;
+        }
+        let original = |expr: &Expr| match expr {
+            Expr::Cast(Cast { expr, .. }) => expr.as_ref().clone(),
+            other => other.clone(),
+        };
+        let cells: Vec<Expr> = values.values.iter().map(|row| original(&row[column])).collect();
+        let mut types = types_of(&cells, &empty);
+        types.push(values.schema.field(column).data_type().clone());
+        let Some(float) = float_of(&types) else {
+            continue;
+        };
+        changed = true;
+        for (row, cell) in values.values.iter_mut().zip(cells) {
+            row[column] = cast(cell, float.clone());
+        }
+    }
+    if !changed {
+        return Ok(Transformed::no(LogicalPlan::Values(values)));
+    }
+    LogicalPlanBuilder::values(values.values)?.build().map(Transformed::yes)
+}
