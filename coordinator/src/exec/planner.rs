@@ -19,12 +19,12 @@ use crate::errors::{from_datafusion, unsupported};
 use crate::exec::context::StatementContext;
 use crate::exec::plan_cache::PlanCache;
 use crate::exec::retry::{self, RowStream, Suspects};
-use crate::exec::session::Session;
+use crate::exec::session::{Session, canonical};
 use crate::exec::transactions::TransactionGuard;
 use crate::limits::READ_INDEX_TIMEOUT;
 use crate::sql::parameters::parameter_types;
 use crate::sql::search_calls::{SUBQUERY_ROWS_MAX, array_of, prepare, subquery_placeholder, vector_literal};
-use crate::sql::time_travel;
+use crate::sql::{syntax, time_travel};
 
 /// Plans statements and runs queries. Every executor has one. Cheap to clone.
 #[derive(Clone)]
@@ -133,7 +133,10 @@ impl Planner {
         mut statement: Statement,
     ) -> Result<LogicalPlan> {
         match &mut statement {
-            Statement::Statement(statement) => self.resolve(statement, context).await?,
+            Statement::Statement(statement) => {
+                show_setting(statement, context.session);
+                self.resolve(statement, context).await?;
+            }
             Statement::Explain(explained) => {
                 if let Statement::Statement(statement) = explained.statement.as_mut() {
                     self.resolve(statement, context).await?;
@@ -185,8 +188,14 @@ impl Planner {
     ) -> Result<SchemaRef> {
         let state = self.local_state(context)?;
         let analyzed = state.analyzer().execute_and_check(plan.clone(), state.config_options(), |_, _| {});
-        let analyzed = analyzed.map_err(from_datafusion)?;
-        Ok(announced_schema(plan, analyzed.schema().as_arrow()))
+        match analyzed {
+            Ok(analyzed) => Ok(announced_schema(plan, analyzed.schema().as_arrow())),
+            // Some expressions have no type until their parameters are bound.
+            Err(_) if !parameter_types(plan)?.is_empty() => {
+                Ok(announced_schema(plan, plan.schema().as_arrow()))
+            }
+            Err(error) => Err(from_datafusion(error)),
+        }
     }
 
     /// The manifest that a transaction reads. Its first statement pins one.
@@ -292,6 +301,19 @@ impl Planner {
             0 => Err(Error::invalid("the subquery returns no row, a vector is needed")),
             1 => Ok(vectors.remove(0)),
             _ => Ok(array_of(vectors)),
+        }
+    }
+}
+
+/// `SHOW name` of a setting of ours: the engine knows its own only.
+fn show_setting(statement: &mut ast::Statement, session: &Session) {
+    if let ast::Statement::ShowVariable { variable } = statement {
+        let name: Vec<&str> = variable.iter().map(|part| part.value.as_str()).collect();
+        let name = canonical(&name.join("."));
+        if let Some(value) = session.all().get(&name) {
+            let items = [("name", &name), ("value", value)];
+            let items = items.map(|(column, value)| syntax::item(syntax::text(value), column)).to_vec();
+            *statement = ast::Statement::Query(Box::new(syntax::select(items, vec![], None)));
         }
     }
 }

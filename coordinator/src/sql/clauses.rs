@@ -1,7 +1,7 @@
 //! Refuses clauses that the parser accepts and nothing obeys.
 //!
-//! Statements, queries and definitions are taken apart field by field, without `..`: a clause that a new version
-//! of the parser adds does not compile until it is decided here.
+//! Statements, queries and definitions are taken apart field by field, without `..`: a clause that a new
+//! version of the parser adds does not compile until it is decided here.
 
 use std::ops::ControlFlow;
 

@@ -1,13 +1,14 @@
 //! The text of definitions: defaults and checks as they are kept in the schema of a table.
 //!
-//! The printer of the parser repeats quotes as they are, so `'\''` and `"a""""b"` would come back as something
-//! else. Here quotes are doubled before they are printed, and what was printed is parsed again and compared.
+//! The printer of the parser repeats quotes as they are, so `'\''` and `"a""""b"` would come back as
+//! something else. Here quotes are doubled before they are printed, and what was printed is parsed again and
+//! compared.
 
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArguments, Ident, ObjectName, ObjectNamePart, Value, ValueWithSpan, VisitMut,
-    VisitorMut,
+    Expr, FunctionArg, FunctionArguments, Ident, ObjectName, ObjectNamePart, UnaryOperator, Value,
+    ValueWithSpan, VisitMut, VisitorMut,
 };
 use plexus_model::{Error, Result};
 
@@ -22,7 +23,7 @@ pub(crate) fn definition(expr: &Expr) -> Result<String> {
     let _: ControlFlow<()> = VisitMut::visit(&mut printed, &mut DoubleQuotes);
     let text = printed.to_string();
     match parse::expression(&text) {
-        Ok(parsed) if parsed == *expr => Ok(text),
+        Ok(parsed) if without_parentheses(parsed.clone()) == without_parentheses(expr.clone()) => Ok(text),
         _ => Err(Error::unsupported(format!("{expr} cannot be kept in the definition of a table"))),
     }
 }
@@ -30,6 +31,26 @@ pub(crate) fn definition(expr: &Expr) -> Result<String> {
 /// A name in quotes, inside of which quotes are doubled.
 pub(crate) fn quoted_name(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// An expression without the parentheses that its tree does not need.
+fn without_parentheses(mut expr: Expr) -> Expr {
+    struct Unwrap;
+
+    impl VisitorMut for Unwrap {
+        type Break = ();
+
+        fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+            while let Expr::Nested(inner) = expr {
+                let inner = std::mem::replace(inner.as_mut(), Expr::value(Value::Null));
+                *expr = inner;
+            }
+            ControlFlow::Continue(())
+        }
+    }
+
+    let _: ControlFlow<()> = VisitMut::visit(&mut expr, &mut Unwrap);
+    expr
 }
 
 /// Doubles the quotes in literals and identifiers, which the printer leaves as they are.
@@ -53,6 +74,11 @@ impl VisitorMut for DoubleQuotes {
         match expr {
             Expr::Identifier(ident) => double(ident),
             Expr::CompoundIdentifier(parts) => parts.iter_mut().for_each(double),
+            // Two signs in a row would start a comment.
+            Expr::UnaryOp { op: UnaryOperator::Minus, expr } if matches!(**expr, Expr::UnaryOp { .. }) => {
+                let inner = std::mem::replace(expr.as_mut(), Expr::value(Value::Null));
+                **expr = Expr::Nested(Box::new(inner));
+            }
             Expr::Function(function) => {
                 double_name(&mut function.name);
                 if let FunctionArguments::List(list) = &mut function.args {

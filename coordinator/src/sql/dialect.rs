@@ -47,14 +47,33 @@ impl Dialect for PlexusDialect {
         GENERIC.is_identifier_part(ch)
     }
 
-    /// Vector operators bind as other operators do in PostgreSQL: tighter than comparisons, looser than sums.
+    /// `a IS DISTINCT FROM b AND c`: the parser of the library would take `b AND c` for the right side.
+    fn parse_infix(&self, parser: &mut Parser, expr: &Expr, _: u8) -> Option<Result<Expr, ParserError>> {
+        let negated = match () {
+            () if parser.parse_keywords(&[Keyword::IS, Keyword::DISTINCT, Keyword::FROM]) => false,
+            () if parser.parse_keywords(&[Keyword::IS, Keyword::NOT, Keyword::DISTINCT, Keyword::FROM]) => {
+                true
+            }
+            () => return None,
+        };
+        let right = parser.parse_subexpr(self.prec_value(Precedence::Is));
+        Some(right.map(|right| {
+            let (left, right) = (Box::new(expr.clone()), Box::new(right));
+            match negated {
+                true => Expr::IsNotDistinctFrom(left, right),
+                false => Expr::IsDistinctFrom(left, right),
+            }
+        }))
+    }
+
+    /// Vector operators bind tighter than sums and comparisons, so that a distance can be used in either.
     fn get_next_precedence(&self, parser: &Parser) -> Option<Result<u8, ParserError>> {
         let is_distance = match &parser.peek_token_ref().token {
             Token::Spaceship => true,
             Token::CustomBinaryOperator(operator) => ["<->", "<#>"].contains(&operator.as_str()),
             _ => false,
         };
-        is_distance.then(|| Ok(self.prec_value(Precedence::Eq) + 1))
+        is_distance.then(|| Ok(self.prec_value(Precedence::PlusMinus) + 1))
     }
 
     fn parse_statement(&self, parser: &mut Parser) -> Option<Result<Statement, ParserError>> {

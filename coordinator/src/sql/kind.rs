@@ -7,7 +7,7 @@ use plexus_model::Result;
 use plexus_query::make_doubles;
 
 use crate::sql::result_names::{self, ResultNames};
-use crate::sql::{clauses, rewrite};
+use crate::sql::{clauses, multisets, rewrite, using_columns, window_calls};
 
 /// The kind of a statement, which decides the executor that runs it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,7 +81,22 @@ impl Parsed {
         let names = ResultNames::of_statement(&statement);
         result_names::tell_apart(&mut statement);
         make_doubles(&mut statement);
+        make_standard(&mut statement)?;
         Ok(Self { statement, kind, names })
+    }
+}
+
+/// Rewrites what the planner understands differently from the SQL standard.
+fn make_standard(statement: &mut Statement) -> Result<()> {
+    match statement {
+        Statement::Statement(statement) => {
+            using_columns::rewrite(statement.as_mut())?;
+            multisets::rewrite(statement.as_mut())?;
+            window_calls::rewrite(statement.as_mut());
+            Ok(())
+        }
+        Statement::Explain(explain) => make_standard(&mut explain.statement),
+        _ => Ok(()),
     }
 }
 

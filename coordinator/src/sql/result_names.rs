@@ -1,8 +1,8 @@
 //! Names of the columns of a result: as the user wrote them, and as often as they were written.
 //!
 //! The engine names an expression by its plan (`sum(t.x)`) and does not accept a name twice. So repeated
-//! columns of a select list get hidden suffixes before the statement is planned, and the columns of the result
-//! get their names back afterwards.
+//! columns of a select list get hidden suffixes before the statement is planned, and the columns of the
+//! result get their names back afterwards.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -98,6 +98,17 @@ fn first_select(body: &SetExpr) -> Option<&Select> {
     }
 }
 
+/// The names of the columns of a query, if it lists them.
+pub(crate) fn output_names(body: &SetExpr) -> Option<Vec<String>> {
+    let items = &first_select(body)?.projection;
+    let name = |item: &SelectItem| match item {
+        SelectItem::UnnamedExpr(expr) => Some(column_name(expr)),
+        SelectItem::ExprWithAlias { alias, .. } => Some(name_of(alias)),
+        _ => None,
+    };
+    items.iter().map(name).collect()
+}
+
 /// The name of a column as it is written; `None` where the engine gives the same.
 fn written_name(item: &SelectItem) -> Option<String> {
     match item {
@@ -133,12 +144,19 @@ fn expression_name(expr: &Expr) -> String {
     cut(&expr.to_string(), NAME_BYTES_MAX).to_owned()
 }
 
-/// Gives repeated columns of the select lists of a query hidden suffixes.
+/// Gives repeated columns of the select lists of a query hidden suffixes, and of the query of an insert.
 pub(crate) fn tell_apart(statement: &mut Statement) {
-    if let Statement::Statement(statement) = statement
-        && let ast::Statement::Query(query) = statement.as_mut()
-    {
-        tell_apart_in(&mut query.body);
+    let Statement::Statement(statement) = statement else {
+        return;
+    };
+    match statement.as_mut() {
+        ast::Statement::Query(query) => tell_apart_in(&mut query.body),
+        ast::Statement::Insert(insert) => {
+            if let Some(source) = &mut insert.source {
+                tell_apart_in(&mut source.body);
+            }
+        }
+        _ => {}
     }
 }
 

@@ -11,8 +11,8 @@ use arrow::compute;
 use arrow::datatypes::Float32Type;
 use arrow_schema::DataType;
 use datafusion::sql::sqlparser::ast::{
-    self, BinaryOperator, CastKind, Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, TableFactor,
-    Value, VisitMut, VisitorMut,
+    self, BinaryOperator, Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, TableFactor, Value,
+    VisitMut, VisitorMut,
 };
 use plexus_model::{Error, Result};
 use plexus_query::search::{NAMED_ARGUMENT, SearchFunction};
@@ -70,6 +70,10 @@ impl VisitorMut for Searches {
     }
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
+        if let Expr::BinaryOp { left, op: BinaryOperator::StringConcat, right } = expr {
+            // What is concatenated is text, also if nothing else says what a parameter is.
+            [left, right].into_iter().filter(|side| is_parameter(side)).for_each(|side| make_text(side));
+        }
         if let Expr::BinaryOp { op, .. } = expr
             && let Some(name) = operator_function(op)
             && let Expr::BinaryOp { left, right, .. } = std::mem::replace(expr, syntax::null())
@@ -90,6 +94,16 @@ fn operator_function(op: &BinaryOperator) -> Option<&'static str> {
     }
 }
 
+fn is_parameter(expr: &Expr) -> bool {
+    matches!(expr, Expr::Value(value) if matches!(value.value, Value::Placeholder(_)))
+}
+
+/// Casts an expression to text.
+fn make_text(expr: &mut Expr) {
+    let value = std::mem::replace(expr, syntax::null());
+    *expr = syntax::cast(value, ast::DataType::Varchar(None));
+}
+
 /// An operand of a vector operator. A text such as `'[1, 2.5]'` is a vector, as in pgvector.
 fn vector_operand(expr: Expr) -> Expr {
     let Expr::Value(value) = &expr else {
@@ -105,13 +119,7 @@ fn vector_operand(expr: Expr) -> Expr {
     if !numbers.iter().all(|number| number.parse::<f32>().is_ok()) {
         return expr;
     }
-    let real = |number: &str| Expr::Cast {
-        kind: CastKind::Cast,
-        expr: Box::new(syntax::text(number)),
-        data_type: ast::DataType::Real,
-        array: false,
-        format: None,
-    };
+    let real = |number: &str| syntax::cast(syntax::text(number), ast::DataType::Real);
     array_of(numbers.into_iter().map(real).collect())
 }
 

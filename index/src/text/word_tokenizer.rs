@@ -1,8 +1,8 @@
 //! Splits text into words.
 //!
-//! A word is a run of letters and digits. Chinese, Japanese and Korean have no spaces between words, so runs of
-//! their characters become overlapping pairs, which find any part of a run as a phrase. A character that stands
-//! alone is a word.
+//! A word is a run of letters and digits. Chinese, Japanese and Korean have no spaces between words, so runs
+//! of their characters become overlapping pairs, which find any part of a run as a phrase. A character that
+//! stands alone is a word.
 
 use tantivy::tokenizer::{Token, TokenStream, Tokenizer};
 

@@ -1,18 +1,19 @@
-//! Sums, differences and products of integers that overflow are errors. The engine wraps around.
-//! See apache/datafusion#3520.
+//! Sums, differences, products and negations of integers that overflow are errors. The engine wraps around.
+//! See apache/datafusion#3520. Quotients of decimals are doubles; a divisor of zero is an error all the same.
 
 use std::hash::Hash;
 use std::sync::Arc;
 
-use arrow::array::Datum;
+use arrow::array::{AsArray, Datum};
 use arrow::compute::kernels::numeric;
+use arrow::datatypes::Float64Type;
 use arrow_schema::DataType;
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{Result, ScalarValue, exec_err};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::{
     BinaryExpr, ColumnarValue, Expr, ExprSchemable, LogicalPlan, Operator, ScalarFunctionArgs, ScalarUDF,
-    ScalarUDFImpl, Signature, Volatility,
+    ScalarUDFImpl, Signature, Volatility, cast, lit,
 };
 use datafusion::optimizer::AnalyzerRule;
 
@@ -29,11 +30,23 @@ impl AnalyzerRule for CheckedArithmetic {
 
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
         let rewrite = |expr: Expr, schema: &datafusion::common::DFSchema| {
+            if let Expr::Negative(inner) = &expr
+                && !matches!(inner.as_ref(), Expr::Literal(..))
+                && let Ok(data_type) = inner.get_type(schema)
+                && data_type.is_signed_integer()
+                && let Some(function) = CheckedOperator::of(Operator::Minus)
+            {
+                let zero = lit(ScalarValue::new_zero(&data_type)?);
+                return Ok(Transformed::yes(
+                    ScalarUDF::from(function).call(vec![zero, inner.as_ref().clone()]),
+                ));
+            }
             let Expr::BinaryExpr(BinaryExpr { left, op, right }) = expr else {
                 return Ok(Transformed::no(expr));
             };
             let is_integer = |side: &Expr| side.get_type(schema).is_ok_and(|t| t.is_integer());
-            let function = CheckedOperator::of(op).filter(|_| is_integer(&left) && is_integer(&right));
+            let function = CheckedOperator::of(op)
+                .filter(|_| op != Operator::Divide && is_integer(&left) && is_integer(&right));
             Ok(match function {
                 Some(function) => Transformed::yes(ScalarUDF::from(function).call(vec![*left, *right])),
                 None => Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })),
@@ -45,13 +58,22 @@ impl AnalyzerRule for CheckedArithmetic {
 
 /// All functions that the rule uses.
 pub(crate) fn functions() -> impl Iterator<Item = Arc<ScalarUDF>> {
-    [Operator::Plus, Operator::Minus, Operator::Multiply]
+    [Operator::Plus, Operator::Minus, Operator::Multiply, Operator::Divide]
         .into_iter()
         .filter_map(CheckedOperator::of)
         .map(|function| Arc::new(ScalarUDF::from(function)))
 }
 
-/// `+`, `-` or `*` of two integers of one type.
+/// The quotient of two numbers as a double; an error if the divisor is zero.
+pub(crate) fn divide(left: Expr, right: Expr) -> Expr {
+    let double = |side| cast(side, DataType::Float64);
+    match CheckedOperator::of(Operator::Divide) {
+        Some(function) => ScalarUDF::from(function).call(vec![double(left), double(right)]),
+        None => double(left) / double(right),
+    }
+}
+
+/// `+`, `-` or `*` of two integers of one type, or `/` of two doubles.
 #[derive(PartialEq, Eq, Hash, Debug)]
 struct CheckedOperator {
     op: Operator,
@@ -65,6 +87,7 @@ impl CheckedOperator {
             Operator::Plus => "$checked_add",
             Operator::Minus => "$checked_subtract",
             Operator::Multiply => "$checked_multiply",
+            Operator::Divide => "$checked_divide",
             _ => return None,
         };
         Some(Self { op, name, signature: Signature::any(2, Volatility::Immutable) })
@@ -95,7 +118,14 @@ impl ScalarUDFImpl for CheckedOperator {
             let result = match self.op {
                 Operator::Plus => numeric::add(left, right),
                 Operator::Minus => numeric::sub(left, right),
-                _ => numeric::mul(left, right),
+                Operator::Multiply => numeric::mul(left, right),
+                _ => {
+                    let divisors = right.get().0.as_primitive::<Float64Type>();
+                    if divisors.iter().flatten().any(|divisor| divisor == 0.0) {
+                        return exec_err!("division by zero");
+                    }
+                    numeric::div(left, right)
+                }
             };
             result.map_err(datafusion::error::DataFusionError::from)
         };

@@ -1,7 +1,7 @@
-//! A sum of 64-bit integers that does not fit is an error. The engine wraps around.
+//! A sum of 64-bit integers or of wide decimals that does not fit is an error. The engine wraps around.
 //! See apache/datafusion#3520.
 //!
-//! The values are summed as decimals of 38 digits, and the sum is cast back, which fails if it is too large.
+//! The values are summed as wider decimals, and the sum is cast back, which fails if it is too large.
 
 use std::sync::Arc;
 
@@ -17,6 +17,9 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::AnalyzerRule;
 
 use crate::analysis::rewrite_expressions;
+
+/// Digits of decimals of which ten billion fit into 38 digits together.
+const DECIMAL_DIGITS_SAFE: u8 = 28;
 
 /// The rule; runs when types are coerced.
 #[derive(Debug)]
@@ -102,6 +105,12 @@ fn widen(expr: Expr, schema: &DFSchema) -> Result<(Expr, Option<DataType>)> {
 /// the engine has cast to 64 bits, would need four billion rows to overflow.
 fn widen_argument(argument: &mut Expr, schema: &DFSchema) -> Result<Option<DataType>> {
     let data_type = argument.get_type(schema)?;
+    if let DataType::Decimal128(precision, scale) = data_type
+        && precision > DECIMAL_DIGITS_SAFE
+    {
+        *argument = cast(std::mem::take(argument), DataType::Decimal256(76, scale));
+        return Ok(Some(DataType::Decimal128(38, scale)));
+    }
     if !matches!(data_type, DataType::Int64 | DataType::UInt64) {
         return Ok(None);
     }

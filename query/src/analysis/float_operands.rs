@@ -1,7 +1,8 @@
-//! A decimal that meets a float becomes a float, and decimals are divided as doubles, as in DuckDB.
+//! A decimal that meets a float becomes a float, and decimals are divided and averaged as doubles, as in
+//! DuckDB.
 //!
-//! The engine makes the float a decimal of 30 digits, 15 of them behind the point: `x > 0.0` is then false for
-//! 1e-20, and 1e300 fails. Its quotients have four digits more than the dividend: `2.0 / 3` is 0.66666.
+//! The engine makes the float a decimal of 30 digits, 15 of them behind the point: `x > 0.0` is then false
+//! for 1e-20, and 1e300 fails. Its quotients have four digits more than the dividend: `2.0 / 3` is 0.66666.
 //! See apache/datafusion#12817 and #16406.
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::AnalyzerRule;
 
+use crate::analysis::checked_arithmetic::divide;
 use crate::analysis::rewrite_expressions;
 
 /// The rule; runs before the engine coerces types.
@@ -53,15 +55,15 @@ pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>
     Ok(Transformed::yes(match expr {
         Expr::BinaryExpr(BinaryExpr { mut left, op, mut right }) if is_numeric(op) => {
             let types = types_of([left.as_ref(), right.as_ref()], schema);
+            let float = float_of(&types);
             let divides = op == Operator::Divide
                 && types.iter().any(DataType::is_decimal)
                 && types.iter().all(DataType::is_numeric);
-            let float = if divides { Some(DataType::Float64) } else { float_of(&types) };
+            if divides && float.is_none() {
+                return Ok(Transformed::yes(divide(*left, *right)));
+            }
             if let Some(float) = float {
                 for (side, data_type) in [left.as_mut(), right.as_mut()].into_iter().zip(&types) {
-                    if divides && data_type.is_integer() {
-                        *side = cast(std::mem::take(side), float.clone());
-                    }
                     make_float(side, data_type, &float);
                 }
             }
@@ -90,6 +92,13 @@ pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>
         Expr::ScalarFunction(ScalarFunction { func, mut args }) => {
             unify(args.iter_mut(), schema);
             Expr::ScalarFunction(ScalarFunction { func, args })
+        }
+        Expr::AggregateFunction(mut aggregate) if aggregate.func.name() == "avg" => {
+            for argument in &mut aggregate.params.args {
+                let data_type = argument.get_type(schema).unwrap_or(DataType::Null);
+                make_float(argument, &data_type, &DataType::Float64);
+            }
+            Expr::AggregateFunction(aggregate)
         }
         Expr::InSubquery(mut in_subquery) => {
             let InSubquery { expr, subquery, .. } = &mut in_subquery;
@@ -204,8 +213,8 @@ fn cast_columns(plan: LogicalPlan, types: &[Option<DataType>]) -> Result<Logical
     LogicalPlanBuilder::from(plan).project(exprs)?.build()
 }
 
-/// Makes the columns of literal rows floats that hold floats and decimals. The engine has cast their values to
-/// decimals already.
+/// Makes the columns of literal rows floats that hold floats and decimals. The engine has cast their values
+/// to decimals already.
 fn unify_values(mut values: datafusion::logical_expr::Values) -> Result<Transformed<LogicalPlan>> {
     let empty = DFSchema::empty();
     let mut changed = false;

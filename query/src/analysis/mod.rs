@@ -17,13 +17,19 @@ use datafusion::optimizer::{Analyzer, AnalyzerRule};
 pub(crate) mod checked_arithmetic;
 pub(crate) mod checked_sum;
 pub(crate) mod float_operands;
+pub(crate) mod in_lists;
 pub(crate) mod literals;
 pub(crate) mod single_row;
+pub(crate) mod subquery_predicates;
 
 /// The analyzer rules of a session: ours around those of the engine.
 pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
-    let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> =
-        vec![Arc::new(single_row::SingleRowSubqueries), Arc::new(float_operands::FloatOperands)];
+    let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![
+        Arc::new(subquery_predicates::SubqueryPredicates),
+        Arc::new(single_row::SingleRowSubqueries),
+        Arc::new(in_lists::InLists),
+        Arc::new(float_operands::FloatOperands),
+    ];
     rules.extend(Analyzer::new().rules);
     // These look at types, which are known after coercion.
     rules.push(Arc::new(checked_sum::CheckedSum));
@@ -40,8 +46,8 @@ pub(crate) fn register_functions(registry: &mut dyn FunctionRegistry) -> Result<
     Ok(())
 }
 
-/// Rewrites every expression of a plan and of its subqueries, from the leaves up. `rewrite` gets an expression
-/// with the schema of its inputs. Names of columns stay.
+/// Rewrites every expression of a plan and of its subqueries, from the leaves up. `rewrite` gets an
+/// expression with the schema of its inputs. Names of columns stay.
 fn rewrite_expressions(
     plan: LogicalPlan,
     rewrite: &impl Fn(Expr, &DFSchema) -> Result<Transformed<Expr>>,

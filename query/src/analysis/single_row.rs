@@ -1,8 +1,8 @@
 //! A scalar subquery with several rows is an error, and one without a row is null, as the SQL standard says.
 //!
 //! The engine joins uncorrelated subqueries without looking at their number of rows when plans may be
-//! distributed, and refuses correlated ones that it cannot prove to have one row. Here both are aggregated by a
-//! function that fails at the second row.
+//! distributed, and refuses correlated ones that it cannot prove to have one row. Here both are aggregated by
+//! a function that fails at the second row.
 
 use std::sync::Arc;
 

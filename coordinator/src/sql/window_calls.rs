@@ -1,0 +1,145 @@
+//! `LEAD` and `LAG` with `IGNORE NULLS` or a negative offset.
+//!
+//! The engine looks at the wrong rows for both (apache/datafusion#25471). A negative offset looks the other way,
+//! and the n-th value that is not null is `nth_value` of the rows behind or before the current one.
+
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList,
+    FunctionArguments, NullTreatment, UnaryOperator, Value, VisitMut, VisitorMut, WindowFrame,
+    WindowFrameBound, WindowFrameUnits, WindowSpec, WindowType,
+};
+
+use crate::sql::names::unqualified;
+use crate::sql::syntax;
+
+/// Rewrites these calls in a statement.
+pub(crate) fn rewrite(part: &mut impl VisitMut) {
+    let _: ControlFlow<()> = part.visit(&mut Calls);
+}
+
+struct Calls;
+
+impl VisitorMut for Calls {
+    type Break = ();
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Expr::Function(function) = expr
+            && let Some(rewritten) = rewrite_call(function)
+        {
+            *expr = rewritten;
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// A call in a form that the engine computes rightly; `None` if it is in one.
+fn rewrite_call(function: &Function) -> Option<Expr> {
+    let mut is_lead = match unqualified(&function.name).ok()?.as_str() {
+        "lead" => true,
+        "lag" => false,
+        _ => return None,
+    };
+    let WindowType::WindowSpec(window) = function.over.as_ref()? else {
+        return None;
+    };
+    let FunctionArguments::List(FunctionArgumentList { args, clauses, .. }) = &function.args else {
+        return None;
+    };
+    let args: Vec<&Expr> = args.iter().map(argument).collect::<Option<_>>()?;
+    let (value, offset, default) = match args.as_slice() {
+        [value] => (*value, None, None),
+        [value, offset] => (*value, Some(*offset), None),
+        [value, offset, default] => (*value, Some(*offset), Some(*default)),
+        _ => return None,
+    };
+    let ignores = |treatment: &NullTreatment| matches!(treatment, NullTreatment::IgnoreNulls);
+    let ignores_nulls = function.null_treatment.as_ref().is_some_and(ignores)
+        || clauses.iter().any(|clause| match clause {
+            FunctionArgumentClause::IgnoreOrRespectNulls(treatment) => ignores(treatment),
+            _ => false,
+        });
+    let offset = offset.map_or(Some(1), whole_number)?;
+    if offset >= 0 && !ignores_nulls {
+        return None;
+    }
+    if offset < 0 {
+        is_lead = !is_lead;
+    }
+    let offset = offset.checked_abs()?;
+    if !ignores_nulls {
+        let mut args = vec![value.clone(), syntax::number(offset)];
+        args.extend(default.cloned());
+        let name = if is_lead { "lead" } else { "lag" };
+        let mut call = syntax::function(syntax::object_name([name]), args);
+        call.over = function.over.clone();
+        return Some(Expr::Function(call));
+    }
+    if offset == 0 {
+        return None;
+    }
+    let one = || Some(Box::new(syntax::number(1)));
+    let (start, end, position) = match is_lead {
+        true => (WindowFrameBound::Following(one()), WindowFrameBound::Following(None), offset),
+        false => (WindowFrameBound::Preceding(None), WindowFrameBound::Preceding(one()), -offset),
+    };
+    let frame = WindowFrame { units: WindowFrameUnits::Rows, start_bound: start, end_bound: Some(end) };
+    let position = match position < 0 {
+        true => Expr::UnaryOp { op: UnaryOperator::Minus, expr: Box::new(syntax::number(offset)) },
+        false => syntax::number(position),
+    };
+    let mut call = syntax::function(syntax::object_name(["nth_value"]), vec![value.clone(), position]);
+    call.null_treatment = Some(NullTreatment::IgnoreNulls);
+    let window = WindowSpec { window_frame: Some(frame), ..window.clone() };
+    call.over = Some(WindowType::WindowSpec(window));
+    let call = Expr::Function(call);
+    Some(match default {
+        Some(default) => syntax::call("coalesce", vec![call, default.clone()]),
+        None => call,
+    })
+}
+
+fn argument(arg: &FunctionArg) -> Option<&Expr> {
+    match arg {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr),
+        _ => None,
+    }
+}
+
+/// The value of a literal whole number.
+fn whole_number(expr: &Expr) -> Option<i64> {
+    match expr {
+        Expr::Value(value) => match &value.value {
+            Value::Number(digits, _) => digits.parse().ok(),
+            _ => None,
+        },
+        Expr::UnaryOp { op: UnaryOperator::Minus, expr } => whole_number(expr).and_then(i64::checked_neg),
+        Expr::Nested(expr) => whole_number(expr),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::parse;
+
+    #[test]
+    fn calls_that_the_engine_gets_wrong_are_rewritten() {
+        let rewritten = |sql: &str| {
+            let mut statement = parse::plain_statement(sql).unwrap();
+            rewrite(&mut statement);
+            statement.to_string()
+        };
+        let sql = rewritten("SELECT lag(v, -2, 0) OVER (ORDER BY id) FROM t");
+        assert_eq!(sql, "SELECT \"lead\"(v, 2, 0) OVER (ORDER BY id) FROM t");
+        let sql = rewritten("SELECT lead(v, 2) IGNORE NULLS OVER (ORDER BY id) FROM t");
+        assert!(
+            sql.contains("\"nth_value\"(v, 2) IGNORE NULLS OVER (ORDER BY id ROWS BETWEEN 1 FOLLOWING AND"),
+            "{sql}"
+        );
+        let sql = "SELECT lead(v, 2) OVER (ORDER BY id) FROM t";
+        assert_eq!(rewritten(sql), sql);
+    }
+}
