@@ -20,7 +20,7 @@ use tracing::Instrument;
 use tracing::field::Empty;
 
 use crate::ddl::executor::DdlExecutor;
-use crate::errors::unsupported;
+use crate::errors::{point_at, unsupported};
 use crate::exec::context::{Executed, StatementContext, new_query_id};
 use crate::exec::copy::CopyExecutor;
 use crate::exec::dml::DmlExecutor;
@@ -136,7 +136,8 @@ impl Coordinator {
     /// # Errors
     /// `InvalidArgument` when the text cannot be parsed.
     pub fn returns_rows(&self, sql: &str) -> Result<bool> {
-        Ok(self.planner.cache.statement(sql)?.kind == StatementKind::Query)
+        let parsed = self.planner.cache.statement(sql).map_err(|e| point_at(sql, e))?;
+        Ok(parsed.kind == StatementKind::Query)
     }
 
     /// Plans a statement without running it. `parameters` are its values if they are bound already.
@@ -149,7 +150,7 @@ impl Coordinator {
         sql: &'a str,
         parameters: Option<&'a RecordBatch>,
     ) -> BoxFuture<'a, Result<Described>> {
-        Box::pin(async move {
+        let run = async move {
             let parsed = self.planner.cache.statement(sql)?;
             if !matches!(parsed.kind, StatementKind::Dml | StatementKind::Query) {
                 return Ok(Described::without_rows());
@@ -181,7 +182,8 @@ impl Coordinator {
                 plan => Some(parsed.names.apply(self.planner.result_schema(&context, plan)?.as_ref())),
             };
             Ok(Described { schema, parameters: parameter_fields, version })
-        })
+        };
+        Box::pin(async move { run.await.map_err(|e| point_at(sql, e)) })
     }
 
     /// Runs one statement. `parameters` has one row with its values, if it takes any.
@@ -194,11 +196,12 @@ impl Coordinator {
         sql: &'a str,
         parameters: Option<&'a RecordBatch>,
     ) -> BoxFuture<'a, Result<Executed>> {
-        Box::pin(async move {
+        let run = async move {
             let parsed = self.planner.cache.statement(sql)?;
             let values = parameters.map_or(Ok(vec![]), |batch| row_values(batch, 0))?;
             self.execute_statement(session, &parsed, values).await
-        })
+        };
+        Box::pin(async move { run.await.map_err(|e| point_at(sql, e)) })
     }
 
     /// Runs one statement once for each row of parameters. Returns the total number of affected rows.
@@ -211,7 +214,7 @@ impl Coordinator {
         sql: &'a str,
         parameters: &'a [RecordBatch],
     ) -> BoxFuture<'a, Result<u64>> {
-        Box::pin(async move {
+        let run = async move {
             let parsed = self.planner.cache.statement(sql)?;
             let mut affected = 0;
             for batch in parameters {
@@ -227,7 +230,8 @@ impl Coordinator {
                 }
             }
             Ok(affected)
-        })
+        };
+        Box::pin(async move { run.await.map_err(|e| point_at(sql, e)) })
     }
 
     /// Runs several statements in order. Returns the total number of affected rows.
@@ -235,14 +239,15 @@ impl Coordinator {
     /// # Errors
     /// The error of the first statement that fails; earlier statements stay in effect.
     pub fn execute_script<'a>(&'a self, session: &'a Session, sql: &'a str) -> BoxFuture<'a, Result<u64>> {
-        Box::pin(async move {
+        let run = async move {
             let mut affected = 0;
             for statement in parse::statements(sql)? {
                 let parsed = Parsed::new(statement)?;
                 affected += self.execute_statement(session, &parsed, vec![]).await?.affected();
             }
             Ok(affected)
-        })
+        };
+        Box::pin(async move { run.await.map_err(|e| point_at(sql, e)) })
     }
 
     /// Writes a stream of batches to a table in one commit. `target.mode` decides whether it creates the
@@ -274,7 +279,7 @@ impl Coordinator {
         parameters: Option<&'a RecordBatch>,
         version: Version,
     ) -> BoxFuture<'a, Result<Executed>> {
-        Box::pin(async move {
+        let run = async move {
             let parsed = self.planner.cache.statement(sql)?;
             let values = parameters.map_or(Ok(vec![]), |batch| row_values(batch, 0))?;
             if session.transaction().is_some() {
@@ -290,7 +295,8 @@ impl Coordinator {
                 Ok(self.queries.run_plan(&context, plan).await?.named(&parsed.names))
             };
             run.boxed().instrument(span).await
-        })
+        };
+        Box::pin(async move { run.await.map_err(|e| point_at(sql, e)) })
     }
 
     /// Begins a transaction and returns its id.

@@ -23,6 +23,13 @@ pub(crate) fn has_position(message: &str) -> bool {
     message.contains(POSITION)
 }
 
+/// The line and the column in a message, both from 1.
+pub(crate) fn find_position(message: &str) -> Option<(usize, usize)> {
+    let (line, rest) = message.split_once(POSITION)?.1.split_once(", Column: ")?;
+    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    Some((line.parse().ok()?, rest[..digits].parse().ok()?))
+}
+
 /// A position in the SQL text, in the form of the parser. Both numbers start at 1.
 pub(crate) fn position(line: u64, column: u64) -> String {
     format!("{POSITION}{line}, Column: {column}")
@@ -36,6 +43,19 @@ pub(crate) fn position(line: u64, column: u64) -> String {
 /// would have to repeat the rules of the planner for common table expressions and virtual schemas.
 pub(crate) fn is_unknown_table(text: &str) -> bool {
     text.starts_with("table '") && text.ends_with("' not found")
+}
+
+/// Whether an error says that a subquery is left in a plan: the optimizer could not make a join of it.
+///
+/// datafusion-physical-expr 55.2.0, `src/planner.rs`, the last arm of `create_physical_expr`: the general
+/// `DataFusionError::NotImplemented`.
+pub(crate) fn is_unplanned_subquery(text: &str) -> bool {
+    let rest = text.strip_prefix("Physical plan does not support logical expression ");
+    rest.is_some_and(|rest| {
+        ["ScalarSubquery(", "InSubquery(", "Exists(", "OuterReferenceColumn("]
+            .iter()
+            .any(|s| rest.starts_with(s))
+    })
 }
 
 /// The URL of the worker that an error context names as unavailable: see [`WORKER_UNAVAILABLE`]. This text is
@@ -87,6 +107,14 @@ mod tests {
     async fn positions_of_the_parser_are_recognized() {
         let error = from_datafusion(plan("SELECT 1 FRM t x y").await.unwrap_err());
         assert!(has_position(error.message()), "{error}");
+    }
+
+    #[tokio::test]
+    async fn subqueries_without_a_plan_are_recognized() {
+        let plan = plan("SELECT (SELECT max(a) FROM t u WHERE u.a > t.a) FROM t").await.unwrap();
+        let error = engine().state().create_physical_plan(&plan).await.unwrap_err();
+        let DataFusionError::NotImplemented(text) = error.find_root() else { panic!("{error:?}") };
+        assert!(is_unplanned_subquery(text), "{text}");
     }
 
     #[test]

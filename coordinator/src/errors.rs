@@ -69,6 +69,9 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
             ParserError::TokenizerError(text) | ParserError::ParserError(text) => text.clone(),
             ParserError::RecursionLimitExceeded => "the statement is nested too deeply".to_owned(),
         },
+        DataFusionError::NotImplemented(text) if engine_text::is_unplanned_subquery(text) => {
+            UNPLANNED_SUBQUERY.to_owned()
+        }
         other => other.strip_backtrace(),
     };
     let message = if engine_text::has_position(&message) { message } else { message + &position };
@@ -87,6 +90,34 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
     };
     Error::new(kind, message).with_source(error)
 }
+
+/// An error with the line of the statement that it is about, and a mark below the place.
+pub(crate) fn point_at(sql: &str, error: Error) -> Error {
+    let Some((line, column)) = engine_text::find_position(error.message()) else {
+        return error;
+    };
+    let Some(text) = sql.lines().nth(line.saturating_sub(1)) else {
+        return error;
+    };
+    // A part of a long line.
+    let before = column.saturating_sub(1);
+    let start = before.saturating_sub(EXCERPT_CHARS / 2);
+    let excerpt: String = text.chars().skip(start).take(EXCERPT_CHARS).collect();
+    if excerpt.is_empty() || error.message().contains("\n  ") {
+        return error;
+    }
+    let excerpt = excerpt.replace('\t', " ");
+    let message = format!("{}\n  {excerpt}\n  {}^", error.message(), " ".repeat(before - start));
+    Error::new(error.kind(), message).with_source(error)
+}
+
+/// For subqueries that the engine cannot plan.
+const UNPLANNED_SUBQUERY: &str =
+    "a subquery refers to the query around it in a way that is not supported: by something else than \
+     equality, or with LIMIT; write it as a join";
+
+/// Characters of a line that an error shows.
+const EXCERPT_CHARS: usize = 80;
 
 /// The error of this project inside an external error of the engine.
 fn wrapped_error(error: &DataFusionError) -> Option<&Error> {

@@ -20,10 +20,29 @@ const LANES: usize = 64;
 /// When the vectors have different numbers of dimensions.
 pub fn distance(metric: Metric, a: &[f32], b: &[f32]) -> f32 {
     match metric {
-        Metric::Cosine => cosine_distance(dot(a, b), dot(a, a), dot(b, b)),
+        Metric::Cosine => cosine(a, dot(a, a), b),
         Metric::L2 => squared_l2(a, b).sqrt(),
         Metric::Dot => -dot(a, b),
     }
+}
+
+/// Squared norms from which 32 bits hold the products of components with enough digits.
+const NORM_SQUARED_MIN: f32 = 1e-30;
+
+/// The cosine distance between two vectors, of which the first has a known squared norm.
+fn cosine(a: &[f32], a_norm_squared: f32, b: &[f32]) -> f32 {
+    let b_norm_squared = dot(b, b);
+    let is_safe = |norm: f32| norm.is_finite() && norm >= NORM_SQUARED_MIN;
+    if is_safe(a_norm_squared) && is_safe(b_norm_squared) {
+        return cosine_distance(dot(a, b), a_norm_squared, b_norm_squared);
+    }
+    // Products of very short or very long vectors underflow or overflow 32 bits.
+    let sum = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+    let norms = (sum(a, a) * sum(b, b)).sqrt();
+    if norms == 0.0 {
+        return 1.0;
+    }
+    (1.0 - sum(a, b) / norms).clamp(0.0, 2.0) as f32
 }
 
 /// The cosine distance from the inner product of two vectors and their squared norms.
@@ -85,7 +104,7 @@ impl VectorQuery {
     /// The [`distance`] between the query and another vector with the same number of dimensions.
     pub fn distance(&self, other: &[f32]) -> f32 {
         match self.metric {
-            Metric::Cosine => cosine_distance(dot(&self.vector, other), self.norm_squared, dot(other, other)),
+            Metric::Cosine => cosine(&self.vector, self.norm_squared, other),
             metric => distance(metric, &self.vector, other),
         }
     }
@@ -152,6 +171,21 @@ fn sum_in_lanes(a: &[f32], b: &[f32], add: impl Fn(f32, f32, f32) -> f32) -> f32
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn the_cosine_of_very_short_and_very_long_vectors_is_exact() {
+        let right = [1.0, 0.0];
+        for (vector, expected) in [
+            ([1e-23f32, 0.0], 0.0),
+            ([2e19, 0.0], 0.0),
+            ([0.0, 3e37], 1.0),
+            ([-1e20, 0.0], 2.0),
+            ([1e-21, 1e-21], 0.292_893_2),
+        ] {
+            let found = super::distance(plexus_model::Metric::Cosine, &vector, &right);
+            assert!((found - expected).abs() < 1e-6, "{vector:?}: {found}");
+        }
+    }
+
     use proptest::prelude::*;
 
     use super::*;

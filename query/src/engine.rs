@@ -10,6 +10,7 @@ use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{FunctionRegistry, SessionState, SessionStateBuilder};
+use datafusion::functions::math;
 use datafusion::logical_expr::ExprSchemable;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::sqlparser::ast;
@@ -270,6 +271,8 @@ fn add_functions(state: &mut SessionState) -> Result<()> {
     for function in search::scalar_functions() {
         state.register_udf(function)?;
     }
+    // The name of other databases.
+    state.register_udf(Arc::new(math::signum().as_ref().clone().with_aliases(["sign"])))?;
     analysis::register_functions(state)
 }
 

@@ -47,6 +47,7 @@ mod schema_evolution;
 mod size;
 mod statistics;
 mod store;
+mod type_names;
 pub mod types;
 
 pub use encode::{EncodedSegment, SegmentEncoder, SegmentRows, primary_keys};
@@ -56,3 +57,4 @@ pub use scan::{PositionedRows, to_roaring_treemap};
 pub use schema_evolution::{decode_inline, evolve, project, take_rows};
 pub use size::rows_bytes;
 pub use store::{ReferenceSource, SegmentCondition, SegmentFile, SegmentStore, sync_directory};
+pub use type_names::sql_name;

@@ -7,7 +7,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 use futures::TryStreamExt;
 use plexus_model::{AlterTable, Check, Column, ColumnType, Command, Error, Result, Table, TableSchema};
-use plexus_storage::{inline, types};
+use plexus_storage::{inline, sql_name, types};
 
 use crate::ddl::create_table;
 use crate::ddl::create_table::DefinedColumn;
@@ -294,8 +294,8 @@ fn widen(table: &Table, schema: &mut TableSchema, index: usize, data_type: Colum
             "column {:?} of table {} cannot become {}: not every {} is one",
             column.name,
             table.name,
-            types::to_data_type(&data_type),
-            types::to_data_type(&column.data_type)
+            sql_name(&types::to_data_type(&data_type)),
+            sql_name(&types::to_data_type(&column.data_type))
         )));
     }
     schema.columns[index].data_type = data_type;

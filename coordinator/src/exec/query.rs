@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow_schema::SchemaRef;
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow_schema::{Field, Schema, SchemaRef};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{LogicalPlan, Statement as PlanStatement};
 use plexus_model::{Error, Result};
 use plexus_query::explain;
+use plexus_storage::sql_name;
 
 use crate::errors::{from_datafusion, unsupported};
 use crate::exec::context::{Executed, StatementContext};
@@ -50,6 +51,7 @@ impl QueryExecutor {
                 context.session.unset(&reset.variable)?;
                 Ok(Executed::Affected(0))
             }
+            LogicalPlan::DescribeTable(ref described) => describe_table(&plan, &described.schema),
             LogicalPlan::Statement(other) => Err(unsupported(&other.display().to_string())),
             LogicalPlan::Ddl(_) | LogicalPlan::Copy(_) | LogicalPlan::Dml(_) => {
                 Err(unsupported(&plan.display().to_string()))
@@ -70,11 +72,28 @@ impl QueryExecutor {
         let texts = [explained.display_indent().to_string(), physical];
         let schema: SchemaRef = Arc::new(plan.schema().as_arrow().clone());
         let columns = vec![
-            Arc::new(arrow::array::StringArray::from_iter_values(kinds)) as arrow::array::ArrayRef,
-            Arc::new(arrow::array::StringArray::from_iter_values(texts)),
+            Arc::new(StringArray::from_iter_values(kinds)) as ArrayRef,
+            Arc::new(StringArray::from_iter_values(texts)),
         ];
         let batch = RecordBatch::try_new(schema.clone(), columns)
             .map_err(|e| Error::internal(format!("explain: {e}")).with_source(e))?;
         Ok(Executed::Rows(RowStream::from_batches(schema, vec![batch])))
     }
+}
+
+/// The columns of a table, with the names of their types in SQL.
+fn describe_table(plan: &LogicalPlan, table: &Schema) -> Result<Executed> {
+    let fields = table.fields();
+    let texts = |text: &dyn Fn(&Field) -> String| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(fields.iter().map(|field| text(field))))
+    };
+    let columns = vec![
+        texts(&|field| field.name().clone()),
+        texts(&|field| sql_name(field.data_type())),
+        texts(&|field| if field.is_nullable() { "YES" } else { "NO" }.to_owned()),
+    ];
+    let schema: SchemaRef = Arc::new(plan.schema().as_arrow().clone());
+    let batch = RecordBatch::try_new(schema.clone(), columns)
+        .map_err(|e| Error::internal(format!("describe: {e}")).with_source(e))?;
+    Ok(Executed::Rows(RowStream::from_batches(schema, vec![batch])))
 }

@@ -287,7 +287,8 @@ fn check_create_table(create: &ast::CreateTable) -> Result<()> {
         backup,
     } = create;
     refuse!("CREATE TABLE":
-        *temporary => "TEMPORARY", *external => "EXTERNAL", *dynamic => "DYNAMIC", global.is_some() => "GLOBAL",
+        *temporary => "TEMPORARY", *external => "EXTERNAL", *dynamic => "DYNAMIC",
+        global.is_some() => "GLOBAL",
         *transient => "TRANSIENT", *volatile => "VOLATILE", *iceberg => "ICEBERG", *snapshot => "SNAPSHOT",
         *hive_distribution != HiveDistributionStyle::NONE => "PARTITIONED BY or SKEWED BY",
         file_format.is_some() => "STORED AS", location.is_some() => "LOCATION",
@@ -324,7 +325,8 @@ fn check_create_table(create: &ast::CreateTable) -> Result<()> {
     }
     if keys > 1 {
         return Err(Error::invalid(
-            "CREATE TABLE: there are several primary keys; a key of several columns is written PRIMARY KEY (a, b)",
+            "CREATE TABLE: there are several primary keys; a key of several columns is written PRIMARY KEY \
+             (a, b)",
         ));
     }
     Ok(())
@@ -459,7 +461,8 @@ fn check_truncate(truncate: &ast::Truncate) -> Result<()> {
     refuse!("TRUNCATE":
         partitions.is_some() => "PARTITION",
         matches!(identity, Some(ast::TruncateIdentityOption::Restart)) => "RESTART IDENTITY",
-        matches!(cascade, Some(ast::CascadeOption::Cascade)) => "CASCADE", on_cluster.is_some() => "ON CLUSTER",
+        matches!(cascade, Some(ast::CascadeOption::Cascade)) => "CASCADE",
+        on_cluster.is_some() => "ON CLUSTER",
     );
     Ok(())
 }
@@ -467,7 +470,8 @@ fn check_truncate(truncate: &ast::Truncate) -> Result<()> {
 fn check_set(set: &Set) -> Result<()> {
     match set {
         Set::SingleAssignment { scope, hivevar, variable: _, values: _ } => refuse!("SET":
-            matches!(scope, Some(ast::ContextModifier::Local | ast::ContextModifier::Global)) => "LOCAL or GLOBAL",
+            matches!(scope, Some(ast::ContextModifier::Local | ast::ContextModifier::Global))
+                => "LOCAL or GLOBAL",
             *hivevar => "HIVEVAR",
         ),
         Set::SetTimeZone { local, value: _ } => refuse!("SET TIME ZONE": *local => "LOCAL"),
@@ -529,7 +533,8 @@ fn check_query(query: &Query) -> Result<()> {
         pipe_operators: _,
     } = query;
     refuse!("query":
-        !locks.is_empty() => "FOR UPDATE or FOR SHARE: rows are not locked, conflicts are found at the commit; it",
+        !locks.is_empty()
+            => "FOR UPDATE or FOR SHARE: rows are not locked, conflicts are found at the commit; it",
         for_clause.is_some() => "FOR XML or FOR JSON", settings.is_some() => "SETTINGS",
         format_clause.is_some() => "FORMAT",
     );
@@ -644,7 +649,8 @@ fn check_expr(expr: &Expr) -> Result<()> {
                 over: _,
                 within_group: _,
             } = function;
-            refuse!("function": !matches!(parameters, FunctionArguments::None) => "a second list of arguments");
+            let none = matches!(parameters, FunctionArguments::None);
+            refuse!("function": !none => "a second list of arguments");
         }
         Expr::Collate { .. } => return Err(unsupported("expression", "COLLATE")),
         _ => {}
@@ -696,9 +702,8 @@ mod tests {
                 "{sql}: {error}"
             );
         }
-        for sql in [
-            "CREATE TABLE t (a INT PRIMARY KEY, b TEXT NOT NULL DEFAULT 'x' CHECK (b <> ''), PRIMARY KEY (a))",
-        ] {
+        for sql in ["CREATE TABLE t (a INT PRIMARY KEY, b TEXT DEFAULT 'x' CHECK (b <> ''), PRIMARY KEY (a))"]
+        {
             assert!(check(&parse::statement(sql).unwrap()).is_err(), "{sql}");
         }
     }

@@ -7,6 +7,7 @@ pub(crate) mod definition;
 pub(crate) mod dialect;
 pub(crate) mod duration;
 pub(crate) mod kind;
+pub(crate) mod like_escapes;
 pub(crate) mod multisets;
 pub(crate) mod names;
 pub(crate) mod parameters;

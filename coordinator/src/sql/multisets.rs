@@ -1,7 +1,7 @@
 //! `INTERSECT ALL` and `EXCEPT ALL`, which count equal rows.
 //!
-//! The planner makes semi and anti joins of them, which do not (apache/datafusion#12955, #12956). Here equal rows
-//! are numbered, and rows are intersected with their numbers.
+//! The planner makes semi and anti joins of them, which do not (apache/datafusion#12955, #12956). Here equal
+//! rows are numbered, and rows are intersected with their numbers.
 
 use std::ops::ControlFlow;
 

@@ -1,7 +1,7 @@
 //! Columns of `JOIN ... USING`: one column for both sides, first in `SELECT *`.
 //!
-//! The planner takes that of the left side, which is null in rows that only the right side has, and leaves it in
-//! its place. See apache/datafusion#22881.
+//! The planner takes that of the left side, which is null in rows that only the right side has, and leaves it
+//! in its place. See apache/datafusion#22881.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -16,7 +16,8 @@ use crate::sql::names::{last_part, name_of};
 use crate::sql::result_names::output_names;
 use crate::sql::syntax;
 
-/// Rewrites the joins with `USING` in a statement, and natural ones where the columns of both sides are known.
+/// Rewrites the joins with `USING` in a statement, and natural ones where the columns of both sides are
+/// known.
 ///
 /// # Errors
 /// `Unsupported` for joins whose columns would be wrong.
@@ -265,7 +266,8 @@ mod tests {
             rewritten("SELECT k, count(*) FROM a FULL JOIN b USING (k) WHERE k = 1 GROUP BY k").unwrap();
         let merged = "\"coalesce\"(a.k, b.k)";
         let expected = format!(
-            "SELECT {merged} AS \"k\", count(*) FROM a FULL JOIN b USING(k) WHERE {merged} = 1 GROUP BY {merged}"
+            "SELECT {merged} AS \"k\", count(*) FROM a FULL JOIN b USING(k) WHERE {merged} = 1 \
+             GROUP BY {merged}"
         );
         assert_eq!(sql, expected);
         let sql = rewritten("SELECT k FROM a RIGHT JOIN b AS c USING (k)").unwrap();

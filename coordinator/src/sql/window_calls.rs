@@ -1,7 +1,7 @@
 //! `LEAD` and `LAG` with `IGNORE NULLS` or a negative offset.
 //!
-//! The engine looks at the wrong rows for both (apache/datafusion#25471). A negative offset looks the other way,
-//! and the n-th value that is not null is `nth_value` of the rows behind or before the current one.
+//! The engine looks at the wrong rows for both (apache/datafusion#25471). A negative offset looks the other
+//! way, and the n-th value that is not null is `nth_value` of the rows behind or before the current one.
 
 use std::ops::ControlFlow;
 

@@ -14,7 +14,7 @@ use arrow::util::display::array_value_to_string;
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use plexus_model::{Error, Result, Table};
 use plexus_query::ColumnDefaults;
-use plexus_storage::types;
+use plexus_storage::{sql_name, types};
 
 use crate::write::assign::assign_value;
 
@@ -118,7 +118,9 @@ pub(crate) fn cast_columns(
 
 /// The error for a cast that failed.
 pub(crate) fn cast_error(from: &DataType, to: &DataType, error: &ArrowError) -> Error {
-    Error::invalid(format!("{from} does not fit {to}: {error}"))
+    let reason = error.to_string();
+    let reason = reason.strip_prefix("Cast error: ").unwrap_or(&reason);
+    Error::invalid(format!("{} does not fit {}: {reason}", sql_name(from), sql_name(to)))
 }
 
 /// What a cast between two types does to values.
@@ -166,8 +168,9 @@ pub(crate) fn cast_exactly(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> 
         let converted = StructArray::try_new(to_fields.clone(), converted, structs.nulls().cloned());
         return Ok(Arc::new(converted.map_err(|e| cast_error(from, to, &e))?));
     }
-    let effect = cast_effect(from, to)
-        .ok_or_else(|| Error::invalid(format!("the rows have type {from}, the table has {to}")))?;
+    let effect = cast_effect(from, to).ok_or_else(|| {
+        Error::invalid(format!("the rows have type {}, the table has {}", sql_name(from), sql_name(to)))
+    })?;
     let converted = cast(array, from, to)?;
     if effect == CastEffect::MayRound {
         let round_trip = cast(&converted, to, from)?;
@@ -176,7 +179,11 @@ pub(crate) fn cast_exactly(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> 
             && let Some(row) = (0..array.len()).find(differs)
         {
             let value = array_value_to_string(array, row).unwrap_or_default();
-            return Err(Error::invalid(format!("{from} {value} does not fit {to}: it would be rounded")));
+            return Err(Error::invalid(format!(
+                "{} {value} does not fit {}: it would be rounded",
+                sql_name(from),
+                sql_name(to)
+            )));
         }
     }
     check_finite(array, &converted)?;
@@ -218,7 +225,7 @@ pub(crate) fn check_finite(array: &ArrayRef, converted: &ArrayRef) -> Result<()>
     };
     let value = array_value_to_string(array, row).unwrap_or_default();
     let (from, to) = (array.data_type(), converted.data_type());
-    Err(Error::invalid(format!("{from} {value} does not fit {to}: it is too large")))
+    Err(Error::invalid(format!("{} {value} does not fit {}: it is too large", sql_name(from), sql_name(to))))
 }
 
 /// The first row with a finite value in `before` that is infinite in `after`.

@@ -53,6 +53,16 @@ fn rewrite_expressions(
     rewrite: &impl Fn(Expr, &DFSchema) -> Result<Transformed<Expr>>,
     finish: &impl Fn(LogicalPlan) -> Result<Transformed<LogicalPlan>>,
 ) -> Result<LogicalPlan> {
+    let whole = |expr: Expr, schema: &DFSchema| expr.transform_up(|expr| rewrite(expr, schema));
+    rewrite_whole_expressions(plan, &whole, finish)
+}
+
+/// The same, but `rewrite` gets whole expressions.
+fn rewrite_whole_expressions(
+    plan: LogicalPlan,
+    rewrite: &impl Fn(Expr, &DFSchema) -> Result<Transformed<Expr>>,
+    finish: &impl Fn(LogicalPlan) -> Result<Transformed<LogicalPlan>>,
+) -> Result<LogicalPlan> {
     let transformed = plan.transform_up_with_subqueries(|plan| {
         let mut schema = merge_schema(&plan.inputs());
         if let LogicalPlan::TableScan(scan) = &plan {
@@ -62,8 +72,7 @@ fn rewrite_expressions(
         let preserver = NamePreserver::new(&plan);
         plan.map_expressions(|expr| {
             let name = preserver.save(&expr);
-            let transformed = expr.transform_up(|expr| rewrite(expr, &schema))?;
-            Ok(transformed.update_data(|expr| name.restore(expr)))
+            Ok(rewrite(expr, &schema)?.update_data(|expr| name.restore(expr)))
         })?
         .transform_data(finish)?
         .map_data(LogicalPlan::recompute_schema)

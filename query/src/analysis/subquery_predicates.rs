@@ -1,9 +1,9 @@
 //! `IN`, `NOT IN` and `EXISTS` with the null logic of the SQL standard, wherever an expression may stand.
 //!
-//! The engine makes joins of them. As conjuncts of a `WHERE` that is right, but for `NOT IN` with a constant, a
-//! computed or a correlated side (apache/datafusion#25340, #25347, #25474). As values, null becomes false there,
-//! and elsewhere they are not supported (#24960). Here `NOT IN` becomes `NOT EXISTS` of a row that is not
-//! unequal, and values are computed from counts.
+//! The engine makes joins of them. As conjuncts of a `WHERE` that is right, but for `NOT IN` with a constant,
+//! a computed or a correlated side (apache/datafusion#25340, #25347, #25474). As values, null becomes false
+//! there, and elsewhere they are not supported (#24960). Here `NOT IN` becomes `NOT EXISTS` of a row that is
+//! not unequal, and values are computed from counts.
 
 use std::sync::Arc;
 
@@ -70,7 +70,9 @@ fn contains(expr: &Expr, wanted: fn(&Expr) -> bool) -> bool {
     found
 }
 
-/// Rewrites a condition of a `WHERE`, where null counts as false.
+/// Rewrites a condition of a `WHERE`, where null counts as false. As deep as the condition, which may be a
+/// chain of thousands of alternatives.
+#[recursive::recursive]
 fn condition(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     match expr {
         Expr::InSubquery(predicate) => {
@@ -109,8 +111,8 @@ fn condition(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     }
 }
 
-/// Rewrites the predicates in an expression whose null differs from false. `exists` says whether `EXISTS` must be
-/// rewritten as well, which filters need not.
+/// Rewrites the predicates in an expression whose null differs from false. `exists` says whether `EXISTS`
+/// must be rewritten as well, which filters need not.
 fn value(expr: Expr, schema: &DFSchema, exists: bool) -> Result<Expr> {
     let rewritten = expr.transform_up(|expr| match expr {
         Expr::InSubquery(predicate) => match with_single_row(&predicate) {
@@ -143,8 +145,8 @@ fn with_single_row(predicate: &InSubquery) -> Option<Expr> {
     })
 }
 
-/// `EXISTS` of a subquery that has a row for all rows of the outer query: an aggregation over everything, also as
-/// one of several grouping sets.
+/// `EXISTS` of a subquery that has a row for all rows of the outer query: an aggregation over everything,
+/// also as one of several grouping sets.
 fn constant_exists(exists: &Exists) -> Option<Expr> {
     let LogicalPlan::Aggregate(Aggregate { group_expr, .. }) = unwrapped(&exists.subquery.subquery) else {
         return None;
