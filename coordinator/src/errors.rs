@@ -113,8 +113,7 @@ pub(crate) fn point_at(sql: &str, error: Error) -> Error {
 
 /// For subqueries that the engine cannot plan.
 const UNPLANNED_SUBQUERY: &str =
-    "a subquery refers to the query around it in a way that is not supported: by something else than \
-     equality, or with LIMIT; write it as a join";
+    "a subquery that refers to the query around it by an inequality, or with LIMIT: write a join";
 
 /// Characters of a line that an error shows.
 const EXCERPT_CHARS: usize = 80;

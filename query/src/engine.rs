@@ -41,6 +41,7 @@ use crate::tables::catalog::{PinnedCatalog, Relations};
 use crate::tables::context::TableContext;
 use crate::tables::pinned::PinnedTable;
 use crate::tables::system::ClusterView;
+use crate::time_zones::AtTimeZone;
 use crate::{CATALOG, DEFAULT_SCHEMA};
 
 /// What an [`Engine`] is built from.
@@ -273,6 +274,7 @@ fn add_functions(state: &mut SessionState) -> Result<()> {
     }
     // The name of other databases.
     state.register_udf(Arc::new(math::signum().as_ref().clone().with_aliases(["sign"])))?;
+    state.register_udf(Arc::new(AtTimeZone::default().into()))?;
     analysis::register_functions(state)
 }
 
@@ -302,6 +304,10 @@ fn config(partitions: usize) -> SessionConfig {
     options.sql_parser.collect_spans = true;
     // As in the SQL standard, 0.1 is a decimal and not the nearest binary fraction.
     options.sql_parser.parse_float_as_decimal = true;
+    // `TIMESTAMP WITH TIME ZONE` has a zone in every session.
+    options.execution.time_zone = Some("UTC".to_owned());
+    // Physical plans of unions are less exact about nulls than logical ones. See apache/datafusion#24096.
+    options.execution.skip_physical_aggregate_schema_check = true;
     config
 }
 

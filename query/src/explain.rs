@@ -11,6 +11,7 @@ use datafusion_distributed::{NetworkBoundaryExt, display_plan_ascii};
 
 use crate::scan::distribution::Placement;
 use crate::search::SearchReport;
+use crate::unique_columns::physical_plan;
 
 /// Plans a query as it would run and describes the plan. Searches run during planning, so they are described
 /// with their results.
@@ -18,7 +19,7 @@ use crate::search::SearchReport;
 /// # Errors
 /// What planning fails with.
 pub async fn explain(state: &SessionState, plan: &LogicalPlan) -> Result<String> {
-    let physical = state.create_physical_plan(plan).await?;
+    let physical = physical_plan(state, plan).await?;
     let mut text = display_plan_ascii(physical.as_ref(), false);
     if !text.ends_with('\n') {
         text.push('\n');

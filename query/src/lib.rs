@@ -30,6 +30,8 @@ mod explain;
 mod scan;
 pub mod search;
 mod tables;
+mod time_zones;
+mod unique_columns;
 
 pub use analysis::literals::{make_doubles, make_doubles_in};
 pub use checks::{ColumnDefaults, RowChecks};
@@ -39,6 +41,8 @@ pub use scan::distribution::{Placement, Worker as PlacedWorker};
 pub use tables::catalog::{Relations, STATEMENT_SCHEMA, as_of_schema};
 pub use tables::dml_target::{ROW_COLUMN, SEGMENT_COLUMN, dml_target_schema};
 pub use tables::system::{ClusterView, SYSTEM_SCHEMA, system_tables};
+pub use time_zones::AT_TIME_ZONE;
+pub use unique_columns::physical_plan;
 
 /// The only catalog of a cluster.
 pub const CATALOG: &str = "plexus";

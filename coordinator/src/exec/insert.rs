@@ -15,8 +15,8 @@ use crate::exec::session::Session;
 use crate::sql::kind::{has_returning, is_literal_rows, is_row_of_parameters};
 use crate::sql::parameters::bind;
 use crate::sql::rewrite::{Rewritten, Shape};
+use crate::write::arrange::arrange;
 use crate::write::assign::assign;
-use crate::write::coerce::arrange;
 
 impl DmlExecutor {
     /// Runs an `INSERT` of literal values against the local manifest. The commit checks the schema version,

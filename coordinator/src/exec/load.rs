@@ -17,7 +17,7 @@ use crate::exec::session::Session;
 use crate::exec::transactions::{TransactionId, Transactions};
 use crate::limits::{COMMIT_TIMEOUT, READ_INDEX_TIMEOUT, REPLICAS_DEFAULT, SHARDS_PER_NODE};
 use crate::sql::names::table_name;
-use crate::write::coerce::arrange;
+use crate::write::arrange::arrange;
 use crate::write::group_queue::WriteResult;
 use crate::write::keys::OnDuplicate;
 use crate::write::row_changes::RowChanges;

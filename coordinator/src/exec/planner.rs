@@ -24,7 +24,7 @@ use crate::exec::transactions::TransactionGuard;
 use crate::limits::READ_INDEX_TIMEOUT;
 use crate::sql::parameters::parameter_types;
 use crate::sql::search_calls::{SUBQUERY_ROWS_MAX, array_of, prepare, subquery_placeholder, vector_literal};
-use crate::sql::{syntax, time_travel};
+use crate::sql::{dependent_columns, syntax, time_travel};
 
 /// Plans statements and runs queries. Every executor has one. Cheap to clone.
 #[derive(Clone)]
@@ -96,13 +96,16 @@ impl Planner {
         }
     }
 
-    /// Replaces tables with a version (`VERSION AS OF`) by the names under which the catalog resolves them.
-    pub(crate) fn resolve_versions(
+    /// Resolves what depends on the tables of a statement: columns that a key in `GROUP BY` determines, and
+    /// the names under which the catalog has tables with a version (`VERSION AS OF`).
+    pub(crate) fn resolve_tables(
         &self,
         statement: &mut ast::Statement,
         context: &StatementContext<'_>,
     ) -> Result<()> {
-        time_travel::resolve(statement, &self.engine, &context.manifest, &context.session.schema())
+        let schema = context.session.schema();
+        dependent_columns::rewrite(statement, &context.manifest, &schema);
+        time_travel::resolve(statement, &self.engine, &context.manifest, &schema)
     }
 
     /// Resolves time travel and search arguments, after which the engine can plan the statement.
@@ -111,7 +114,7 @@ impl Planner {
         statement: &mut ast::Statement,
         context: &StatementContext<'_>,
     ) -> Result<()> {
-        self.resolve_versions(statement, context)?;
+        self.resolve_tables(statement, context)?;
         self.resolve_search_arguments(statement, context).await
     }
 
@@ -173,7 +176,11 @@ impl Planner {
         if plan.exists(|p| Ok(is_write(p))).map_err(from_datafusion)? {
             return Err(unsupported("a query that writes"));
         }
-        let rows = retry::run(plan, &self.suspects, &context.manifest, || self.state(context)).await?;
+        // The rounds of a recursive query read the rows of the round before, which are on this node.
+        let is_recursive =
+            plan.exists(|p| Ok(matches!(p, LogicalPlan::RecursiveQuery(_)))).map_err(from_datafusion)?;
+        let state = || if is_recursive { self.local_state(context) } else { self.state(context) };
+        let rows = retry::run(plan, &self.suspects, &context.manifest, state).await?;
         Ok(RowStream { schema: announced_schema(plan, &rows.schema), ..rows })
     }
 

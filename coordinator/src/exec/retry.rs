@@ -17,7 +17,7 @@ use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use plexus_model::{Error, ErrorKind, Manifest, NodeId, Result};
 use plexus_query::search::run_fast_path;
-use plexus_query::{PlacedWorker, Placement};
+use plexus_query::{PlacedWorker, Placement, physical_plan};
 use plexus_storage::rows_bytes;
 use url::Url;
 
@@ -121,7 +121,7 @@ pub(crate) async fn start(plan: &LogicalPlan, state: &SessionState) -> Result<Ro
         return Ok(RowStream::from_batches(found.schema(), vec![found]));
     }
     // A physical plan can run only once, so every attempt creates its own.
-    let physical = state.create_physical_plan(plan).await?;
+    let physical = physical_plan(state, plan).await?;
     let schema = physical.schema();
     let mut stream: SendableRecordBatchStream = execute_stream(physical, state.task_ctx())?;
     let mut held = Vec::new();

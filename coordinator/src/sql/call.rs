@@ -233,7 +233,7 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(vacuum("VACUUM"), (None, None, false));
-        assert_eq!(vacuum("VACUUM a.\"B c\" DRY RUN"), (Some("a.\"B c\"".to_owned()), None, true));
+        assert_eq!(vacuum("VACUUM a.\"B c\" DRY RUN"), (Some("\"a\".\"B c\"".to_owned()), None, true));
         assert_eq!(vacuum("VACUUM t RETAIN '2 hours'"), (Some("t".to_owned()), Some(7_200_000_000), false));
         assert_eq!(
             vacuum("VACUUM TABLE t RETAIN 3 days DRY RUN"),

@@ -28,11 +28,6 @@ pub(crate) fn definition(expr: &Expr) -> Result<String> {
     }
 }
 
-/// A name in quotes, inside of which quotes are doubled.
-pub(crate) fn quoted_name(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 /// An expression without the parentheses that its tree does not need.
 fn without_parentheses(mut expr: Expr) -> Expr {
     struct Unwrap;
@@ -162,7 +157,7 @@ mod tests {
     #[test]
     fn definitions_as_users_write_them_are_kept() {
         for sql in [
-            r"s = '\'' OR true",
+            r"s = '\' OR true",
             "'a''''b'",
             "\"a\"\"\"\"b\" > - -0",
             "a IN (1, 2.50, NULL) AND b NOT LIKE 'x%' ESCAPE '\\'",

@@ -8,8 +8,7 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::Token;
 
-use crate::sql::definition::quoted_name;
-use crate::sql::names::name_of;
+use crate::sql::names::{name_of, quoted_name};
 use crate::sql::syntax::{self, literal};
 
 /// The generic dialect with `VERSION AS OF`, `TIMESTAMP AS OF` and `FOR SYSTEM_TIME AS OF`, and with

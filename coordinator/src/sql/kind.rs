@@ -7,7 +7,7 @@ use plexus_model::Result;
 use plexus_query::make_doubles;
 
 use crate::sql::result_names::{self, ResultNames};
-use crate::sql::{clauses, like_escapes, multisets, rewrite, using_columns, window_calls};
+use crate::sql::{clauses, like_escapes, multisets, rewrite, time_zones, using_columns, window_calls};
 
 /// The kind of a statement, which decides the executor that runs it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,6 +94,7 @@ fn make_standard(statement: &mut Statement) -> Result<()> {
             multisets::rewrite(statement.as_mut())?;
             window_calls::rewrite(statement.as_mut());
             like_escapes::rewrite(statement.as_mut());
+            time_zones::rewrite(statement.as_mut());
             Ok(())
         }
         Statement::Explain(explain) => make_standard(&mut explain.statement),

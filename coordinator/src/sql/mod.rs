@@ -4,6 +4,7 @@
 pub(crate) mod call;
 pub(crate) mod clauses;
 pub(crate) mod definition;
+pub(crate) mod dependent_columns;
 pub(crate) mod dialect;
 pub(crate) mod duration;
 pub(crate) mod kind;
@@ -17,5 +18,6 @@ pub(crate) mod rewrite;
 pub(crate) mod search_calls;
 pub(crate) mod syntax;
 pub(crate) mod time_travel;
+pub(crate) mod time_zones;
 pub(crate) mod using_columns;
 pub(crate) mod window_calls;

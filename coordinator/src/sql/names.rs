@@ -15,6 +15,11 @@ pub(crate) fn name_of(ident: &Ident) -> String {
     }
 }
 
+/// A name in quotes, inside of which quotes are doubled.
+pub(crate) fn quoted_name(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
 /// The name that an identifier inside of other text denotes, such as a name in a table option.
 pub(crate) fn identifier(text: &str) -> String {
     match text.strip_prefix('"').and_then(|t| t.strip_suffix('"')) {

@@ -185,9 +185,10 @@ fn tell_apart_in(body: &mut SetExpr) {
     }
 }
 
-/// The name of the column of an expression without an alias.
+/// The name of the column of an expression without an alias. The engine ignores casts and parentheses.
 fn column_name(expr: &Expr) -> String {
     match expr {
+        Expr::Cast { expr, .. } | Expr::Nested(expr) => column_name(expr),
         Expr::Identifier(ident) => name_of(ident),
         Expr::CompoundIdentifier(parts) => parts.last().map(name_of).unwrap_or_default(),
         expr => expression_name(expr),

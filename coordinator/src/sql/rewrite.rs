@@ -138,7 +138,7 @@ pub(crate) fn has_returning(statement: &ast::Statement) -> bool {
 /// `InvalidArgument` or `Unsupported` names what is wrong with the statement.
 pub(crate) fn rewrite(mut statement: ast::Statement, table: &Table) -> Result<Rewritten> {
     let qualifier = Qualifier::of_target(&statement, table);
-    shorten(&mut statement, &qualifier);
+    shorten(&mut statement, &qualifier)?;
     match statement {
         ast::Statement::Insert(insert) => rewrite_insert(insert, table),
         ast::Statement::Update(update) => rewrite_update(update, table),

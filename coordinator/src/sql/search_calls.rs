@@ -17,8 +17,7 @@ use datafusion::sql::sqlparser::ast::{
 use plexus_model::{Error, Result};
 use plexus_query::search::{NAMED_ARGUMENT, SearchFunction};
 
-use crate::sql::definition::quoted_name;
-use crate::sql::names::{name_of, unqualified};
+use crate::sql::names::{name_of, quoted_name, unqualified};
 use crate::sql::syntax::{self, call, text};
 
 /// Maximum number of vectors that a subquery argument may return, since they become part of the statement.

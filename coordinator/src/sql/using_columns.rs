@@ -7,8 +7,9 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    ExcludeSelectItem, Expr, GroupByExpr, Ident, Join, JoinConstraint, JoinOperator, ObjectName, Query,
-    Select, SelectItem, TableFactor, TableWithJoins, VisitMut, VisitorMut, WildcardAdditionalOptions,
+    self, ExcludeSelectItem, Expr, GroupByExpr, Ident, Join, JoinConstraint, JoinOperator, ObjectName,
+    OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, TableFactor,
+    TableWithJoins, VisitMut, VisitorMut, WildcardAdditionalOptions,
 };
 use plexus_model::{Error, Result};
 
@@ -33,6 +34,34 @@ struct Joins;
 impl VisitorMut for Joins {
     type Break = Error;
 
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
+        let SetExpr::Select(select) = query.body.as_mut() else {
+            return ControlFlow::Continue(());
+        };
+        let explicit = select.from.iter_mut().try_for_each(make_natural_explicit);
+        let common = match explicit.and_then(|()| CommonColumns::of(select)) {
+            Ok(common) => common,
+            Err(error) => return ControlFlow::Break(error),
+        };
+        if let Some(ast::OrderBy { kind: OrderByKind::Expressions(exprs), .. }) = &mut query.order_by {
+            let mut replaced = common.replaced;
+            // Names of the result come first.
+            for item in &select.projection {
+                match item {
+                    SelectItem::UnnamedExpr(Expr::Identifier(name)) => replaced.remove(&name_of(name)),
+                    SelectItem::ExprWithAlias { alias, .. } => replaced.remove(&name_of(alias)),
+                    SelectItem::Wildcard(_) => {
+                        replaced.clear();
+                        None
+                    }
+                    _ => None,
+                };
+            }
+            let _: ControlFlow<()> = exprs.visit(&mut Replace { replaced: &replaced, subqueries: 0 });
+        }
+        ControlFlow::Continue(())
+    }
+
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
         match rewrite_select(select) {
             Ok(()) => ControlFlow::Continue(()),
@@ -41,55 +70,112 @@ impl VisitorMut for Joins {
     }
 }
 
-/// The common columns of a join: their names, in order, and what each of them is.
-type Merged = Vec<(Ident, Expr)>;
-
 fn rewrite_select(select: &mut Select) -> Result<()> {
-    let is_only = select.from.len() == 1;
-    let mut replaced: HashMap<String, Expr> = HashMap::new();
-    let mut first: Option<Merged> = None;
-    for from in &mut select.from {
-        make_natural_explicit(from)?;
-        let TableWithJoins { relation, joins } = from;
-        let count = joins.len();
-        for Join { relation: right, join_operator, .. } in joins.iter() {
-            let Some((kind, columns)) = using(join_operator) else {
-                continue;
-            };
-            let (Some(left), Some(right)) = (alias_of(relation), alias_of(right)) else {
-                continue;
-            };
-            if kind != Kind::Inner && count > 1 {
-                return Err(Error::unsupported(
-                    "USING in a RIGHT or FULL JOIN of more than two tables is not supported: write ON",
-                ));
-            }
-            let mut merged = Merged::new();
-            for column in columns {
-                let column = last_part(column)?;
-                let of = |side: &Ident| Expr::CompoundIdentifier(vec![side.clone(), column.clone()]);
-                let value = match kind {
-                    Kind::Inner => of(&left),
-                    Kind::Right => of(&right),
-                    Kind::Full => syntax::call("coalesce", vec![of(&left), of(&right)]),
-                };
-                if kind != Kind::Inner {
-                    replaced.insert(name_of(column), value.clone());
-                }
-                merged.push((column.clone(), value));
-            }
-            if is_only && count == 1 {
-                first = Some(merged);
-            }
-        }
+    select.from.iter_mut().try_for_each(make_natural_explicit)?;
+    let common = CommonColumns::of(select)?;
+    if let Some(items) = common.items {
+        expand_wildcards(select, &items);
     }
-    if let Some(merged) = first {
-        put_first(select, &merged);
-    }
-    if !replaced.is_empty() {
-        replace_columns(select, &replaced);
+    if !common.replaced.is_empty() {
+        replace_columns(select, &common.replaced);
     }
     Ok(())
+}
+
+/// The common columns of the joins of a query.
+#[derive(Default)]
+struct CommonColumns {
+    /// What stands for each of them, by name.
+    replaced: HashMap<String, Expr>,
+    /// What stands for `*`; `None` if there is no `USING`.
+    items: Option<Vec<SelectItem>>,
+}
+
+impl CommonColumns {
+    fn of(select: &Select) -> Result<Self> {
+        let mut common = Self::default();
+        let mut items = Vec::new();
+        let (mut has_using, mut is_known) = (false, true);
+        for TableWithJoins { relation: first, joins } in &select.from {
+            check_nested(first)?;
+            let left = alias_of(first);
+            let mut merged: Vec<(String, Expr)> = Vec::new();
+            // Each relation, with the columns that are not repeated behind the common ones.
+            let mut relations = vec![(left.clone(), Vec::new())];
+            for (index, Join { relation, join_operator, .. }) in joins.iter().enumerate() {
+                check_nested(relation)?;
+                let right = alias_of(relation);
+                let mut excluded = Vec::new();
+                if let Some((kind, columns)) = using(join_operator) {
+                    has_using = true;
+                    if kind != Kind::Inner && (joins.len() > 1 || left.is_none() || right.is_none()) {
+                        return Err(Error::unsupported(
+                            "USING in a RIGHT or FULL JOIN of more than two tables, or of one without a \
+                             name, is not supported: write ON",
+                        ));
+                    }
+                    for column in columns {
+                        let column = last_part(column)?;
+                        let name = name_of(column);
+                        excluded.push(name.clone());
+                        // A column of a later join may be of any of the tables before it.
+                        let is_of_first = index == 0 || merged.iter().any(|(merged, _)| *merged == name);
+                        let (Some(left), Some(right), true) = (&left, &right, is_of_first) else {
+                            is_known = false;
+                            continue;
+                        };
+                        let of = |side: &Ident| Expr::CompoundIdentifier(vec![side.clone(), column.clone()]);
+                        let value = match kind {
+                            Kind::Inner => of(left),
+                            Kind::Right => of(right),
+                            Kind::Full => syntax::call("coalesce", vec![of(left), of(right)]),
+                        };
+                        if merged.iter().all(|(merged, _)| *merged != name) {
+                            relations[0].1.push(name.clone());
+                            merged.push((name, value));
+                        }
+                    }
+                }
+                relations.push((right, excluded));
+            }
+            items.extend(merged.iter().map(|(name, value)| syntax::item(value.clone(), name)));
+            for (alias, excluded) in relations {
+                match alias {
+                    Some(alias) => items.push(columns_of_relation(alias, &excluded)),
+                    None => is_known = false,
+                }
+            }
+            common.replaced.extend(merged);
+        }
+        common.items = (has_using && is_known).then_some(items);
+        Ok(common)
+    }
+}
+
+/// Refuses joins in parentheses whose common columns would be those of one side.
+fn check_nested(factor: &TableFactor) -> Result<()> {
+    let TableFactor::NestedJoin { table_with_joins, .. } = factor else {
+        return Ok(());
+    };
+    let is_outer = |join: &Join| using(&join.join_operator).is_some_and(|(kind, _)| kind != Kind::Inner);
+    if table_with_joins.joins.iter().any(is_outer) {
+        return Err(Error::unsupported(
+            "USING in a RIGHT or FULL JOIN in parentheses is not supported: write ON",
+        ));
+    }
+    check_nested(&table_with_joins.relation)?;
+    table_with_joins.joins.iter().try_for_each(|join| check_nested(&join.relation))
+}
+
+/// The columns of a relation but some.
+fn columns_of_relation(alias: Ident, excluded: &[String]) -> SelectItem {
+    let name = ObjectName::from(vec![alias]);
+    let names: Vec<ObjectName> = excluded.iter().map(|name| syntax::object_name([name.as_str()])).collect();
+    let opt_exclude = (!names.is_empty()).then_some(ExcludeSelectItem::Multiple(names));
+    SelectItem::QualifiedWildcard(
+        SelectItemQualifiedWildcardKind::ObjectName(name),
+        WildcardAdditionalOptions { opt_exclude, ..WildcardAdditionalOptions::default() },
+    )
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -173,21 +259,12 @@ fn alias_of(factor: &TableFactor) -> Option<Ident> {
     }
 }
 
-/// Puts the common columns first in `SELECT *`.
-fn put_first(select: &mut Select, merged: &Merged) {
-    let items = std::mem::take(&mut select.projection);
-    for item in items {
+/// Replaces `*` by the common columns and those of each relation.
+fn expand_wildcards(select: &mut Select, columns: &[SelectItem]) {
+    for item in std::mem::take(&mut select.projection) {
         match item {
             SelectItem::Wildcard(options) if is_plain(&options) => {
-                let name = |column: &Ident| name_of(column);
-                select
-                    .projection
-                    .extend(merged.iter().map(|(c, value)| syntax::item(value.clone(), &name(c))));
-                let excluded = merged.iter().map(|(c, _)| syntax::object_name([name(c).as_str()])).collect();
-                let opt_exclude = Some(ExcludeSelectItem::Multiple(excluded));
-                select
-                    .projection
-                    .push(SelectItem::Wildcard(WildcardAdditionalOptions { opt_exclude, ..options }));
+                select.projection.extend(columns.iter().cloned());
             }
             item => select.projection.push(item),
         }
@@ -219,6 +296,7 @@ fn replace_columns(select: &mut Select, replaced: &HashMap<String, Expr>) {
     if let GroupByExpr::Expressions(exprs, _) = &mut select.group_by {
         let _: ControlFlow<()> = exprs.visit(&mut replace);
     }
+    let _: ControlFlow<()> = select.named_window.visit(&mut replace);
 }
 
 struct Replace<'a> {
@@ -273,16 +351,24 @@ mod tests {
         let sql = rewritten("SELECT k FROM a RIGHT JOIN b AS c USING (k)").unwrap();
         assert_eq!(sql, "SELECT c.k AS \"k\" FROM a RIGHT JOIN b AS c USING(k)");
         let sql = rewritten("SELECT * FROM a JOIN b USING (k)").unwrap();
-        assert_eq!(sql, "SELECT a.k AS \"k\", * EXCLUDE (\"k\") FROM a JOIN b USING(k)");
-        assert_eq!(rewritten("SELECT k FROM a JOIN b USING (k)").unwrap(), "SELECT k FROM a JOIN b USING(k)");
+        let expected = "SELECT a.k AS \"k\", a.* EXCLUDE (\"k\"), b.* EXCLUDE (\"k\") FROM a JOIN b USING(k)";
+        assert_eq!(sql, expected);
+        let sql = rewritten("SELECT x FROM a FULL JOIN b USING (k) ORDER BY k").unwrap();
+        assert_eq!(sql, format!("SELECT x FROM a FULL JOIN b USING(k) ORDER BY {merged}"));
+        let sql =
+            rewritten("SELECT * FROM a LEFT JOIN b USING (k) LEFT JOIN c USING (k) ORDER BY k").unwrap();
+        assert!(
+            sql.ends_with("c.* EXCLUDE (\"k\") FROM a LEFT JOIN b USING(k) LEFT JOIN c USING(k) ORDER BY k")
+        );
     }
 
     #[test]
     fn joins_whose_columns_would_be_wrong_are_refused() {
         assert!(rewritten("SELECT k FROM a FULL JOIN b USING (k) FULL JOIN c USING (k)").is_err());
         assert!(rewritten("SELECT * FROM a NATURAL FULL JOIN b").is_err());
+        assert!(rewritten("SELECT k FROM (a FULL JOIN b USING (k))").is_err());
         assert!(rewritten("SELECT * FROM a NATURAL JOIN b").is_ok());
         let sql = rewritten("SELECT k FROM (SELECT k, 1 AS x) a NATURAL FULL JOIN (SELECT k) b").unwrap();
-        assert!(sql.contains("\"coalesce\"(a.k, b.k)"), "{sql}");
+        assert!(sql.contains("\"coalesce\"(a.\"k\", b.\"k\")"), "{sql}");
     }
 }

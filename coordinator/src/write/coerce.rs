@@ -1,74 +1,24 @@
-//! Coerces rows of a client to the columns of a table: their order, absent columns, and types.
+//! Coerces rows of a client to the types of the columns of a table.
 //!
 //! Rows that arrive as Arrow keep their values or are rejected: a cast that would round, truncate or overflow
 //! a value is an error that names the value. Rows of a statement are assigned: see
 //! [`assign`](crate::write::assign).
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StructArray, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StructArray};
 use arrow::compute::{self, CastOptions};
 use arrow::datatypes::Float64Type;
 use arrow::util::display::array_value_to_string;
-use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
+use arrow_schema::{ArrowError, DataType, SchemaRef};
 use plexus_model::{Error, Result, Table};
-use plexus_query::ColumnDefaults;
-use plexus_storage::{sql_name, types};
+use plexus_storage::sql_name;
 
-use crate::write::assign::assign_value;
+use crate::write::valid_values::check_values;
 
 /// A value that does not fit is an error, not a null.
 pub(crate) const STRICT: CastOptions<'static> =
     CastOptions { safe: false, format_options: arrow::util::display::FormatOptions::new() };
-
-/// Arranges the columns of a batch, whose names are `names`, in the order of the table. Absent columns have
-/// their default, or are null. Types are not changed.
-///
-/// # Errors
-/// `InvalidArgument` when `names` does not match the batch or the table, or has duplicates.
-pub(crate) fn arrange(
-    batch: &RecordBatch,
-    names: &[String],
-    defaults: &ColumnDefaults,
-    table: &Table,
-) -> Result<RecordBatch> {
-    if names.len() != batch.num_columns() {
-        return Err(Error::invalid(format!(
-            "table {}: {} columns are named, the rows have {}",
-            table.name,
-            names.len(),
-            batch.num_columns()
-        )));
-    }
-    let mut seen = HashSet::new();
-    for name in names {
-        if table.schema.column_index(name).is_none() {
-            return Err(Error::invalid(format!("table {} has no column {name:?}", table.name)));
-        }
-        if !seen.insert(name) {
-            return Err(Error::invalid(format!("table {}: column {name:?} is given twice", table.name)));
-        }
-    }
-    let schema = types::to_arrow(&table.schema);
-    let mut fields = Vec::with_capacity(schema.fields().len());
-    let mut arrays = Vec::with_capacity(schema.fields().len());
-    for field in schema.fields() {
-        let array = match names.iter().position(|name| name == field.name()) {
-            Some(source) => batch.column(source).clone(),
-            None => match defaults.values(field.name(), batch.num_rows())? {
-                Some(values) => assign_value(&values, field.data_type())
-                    .map_err(|e| e.context(format!("default of column {:?}", field.name())))?,
-                None => new_null_array(field.data_type(), batch.num_rows()),
-            },
-        };
-        fields.push(Field::new(field.name(), array.data_type().clone(), true));
-        arrays.push(array);
-    }
-    let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)
-        .map_err(|e| Error::invalid(format!("rows for table {}: {e}", table.name)).with_source(e))
-}
 
 /// Casts the columns of a batch to the types of a table, without any loss. The batch must have the columns of
 /// the table in their order.
@@ -110,6 +60,7 @@ pub(crate) fn cast_columns(
             false => cast(array, field.data_type()).map_err(with_column)?,
         };
         check_halfvec(&column).map_err(with_column)?;
+        check_values(&column).map_err(with_column)?;
         columns.push(column);
     }
     RecordBatch::try_new(schema.clone(), columns)
@@ -309,6 +260,7 @@ mod tests {
         TimestampMicrosecondArray, TimestampNanosecondArray,
     };
     use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType, TimestampNanosecondType};
+    use arrow_schema::Field;
     use arrow_schema::TimeUnit;
     use proptest::prelude::*;
 

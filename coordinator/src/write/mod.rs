@@ -1,6 +1,7 @@
 //! The write path, from batches of rows to one commit: coercion, routing, primary keys, replication, group
 //! commit.
 
+pub(crate) mod arrange;
 pub(crate) mod assign;
 pub(crate) mod coerce;
 pub(crate) mod group_commit;
@@ -9,4 +10,5 @@ pub(crate) mod ingest;
 pub(crate) mod keys;
 pub(crate) mod replicate;
 pub(crate) mod row_changes;
+pub(crate) mod valid_values;
 pub(crate) mod writer;

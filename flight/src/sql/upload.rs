@@ -1,12 +1,17 @@
 //! Record batches that clients send with `DoPut`: rows to ingest, and rows of statement parameters.
 
+use std::fmt::Display;
+use std::panic::AssertUnwindSafe;
+
 use arrow::array::RecordBatch;
+use arrow_flight::FlightData;
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::error::FlightError;
 use arrow_flight::sql::server::PeekableFlightDataStream;
+use arrow_ipc::{MessageHeader, root_as_message};
 use arrow_schema::SchemaRef;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use plexus_model::Result as PlexusResult;
 use plexus_storage::rows_bytes;
 use tonic::Status;
@@ -15,6 +20,9 @@ use crate::status::{from_status, to_status};
 
 /// Limit on the parameters of one statement. They are held in memory until the last row has arrived.
 const PARAMETER_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Limit on the bytes of one message after decompression.
+const MESSAGE_BYTES_MAX: i64 = 1024 * 1024 * 1024;
 
 /// The batches of a `DoPut` and their schema. `None` when the client sent no schema.
 pub(crate) async fn uploaded_batches(
@@ -26,16 +34,62 @@ pub(crate) async fn uploaded_batches(
         Some(Ok(message)) if message.data_header.is_empty() => return Ok(None),
         Some(Ok(_)) => {}
     }
-    let messages = data.map_err(|e| FlightError::Tonic(Box::new(e)));
+    let messages = data.and_then(|message| async { check_message(&message).map(|()| message) });
+    let messages = messages.map_err(|e| FlightError::Tonic(Box::new(e)));
     let mut batches = FlightRecordBatchStream::new_from_flight_data(messages);
     // The decoder exposes the schema, which is the first message, once it has read the first batch or the
     // end.
-    let first = batches.next().await.transpose().map_err(upload_error)?;
+    let first = AssertUnwindSafe(batches.next()).catch_unwind().await.map_err(|_| damaged())?;
+    let first = first.transpose().map_err(upload_error)?;
     let Some(schema) = batches.schema().cloned() else {
         return Ok(None);
     };
-    let rest = batches.map_err(|e| from_status(&upload_error(e)));
+    let rest = AssertUnwindSafe(batches).catch_unwind().map(|batch| match batch {
+        Ok(batch) => batch.map_err(|e| from_status(&upload_error(e))),
+        Err(_) => Err(from_status(&damaged())),
+    });
     Ok(Some((schema, stream::iter(first.map(Ok)).chain(rest).boxed())))
+}
+
+/// The decoder panics for some messages that contradict themselves.
+fn damaged() -> Status {
+    Status::invalid_argument("decoding the uploaded rows: a message is damaged")
+}
+
+/// Checks what a message announces before the decoder allocates it.
+fn check_message(data: &FlightData) -> Result<(), Status> {
+    if data.data_header.is_empty() {
+        return Ok(());
+    }
+    let invalid = |e: &dyn Display| Status::invalid_argument(format!("decoding the uploaded rows: {e}"));
+    let message = root_as_message(&data.data_header).map_err(|e| invalid(&e))?;
+    let batch = match message.header_type() {
+        MessageHeader::RecordBatch => message.header_as_record_batch(),
+        MessageHeader::DictionaryBatch => message.header_as_dictionary_batch().and_then(|batch| batch.data()),
+        _ => None,
+    };
+    let Some(batch) = batch else {
+        return Ok(());
+    };
+    let mut bytes_announced = 0i64;
+    for buffer in batch.buffers().iter().flatten() {
+        let start = usize::try_from(buffer.offset()).ok();
+        let end = start.zip(usize::try_from(buffer.length()).ok()).and_then(|(s, l)| s.checked_add(l));
+        let bytes = start.zip(end).and_then(|(start, end)| data.data_body.get(start..end));
+        let bytes = bytes.ok_or_else(|| invalid(&"a buffer lies outside of its message"))?;
+        // A compressed buffer starts with its length, or with -1 if it is not compressed after all.
+        if let (Some(_), Some(announced)) = (batch.compression(), bytes.first_chunk()) {
+            let announced = i64::from_le_bytes(*announced);
+            bytes_announced = bytes_announced.saturating_add(announced.max(0));
+            if announced < -1 || bytes_announced > MESSAGE_BYTES_MAX {
+                return Err(invalid(&format!(
+                    "a message announces {bytes_announced} bytes, the most is {MESSAGE_BYTES_MAX}: \
+                     send smaller batches"
+                )));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn upload_error(error: FlightError) -> Status {

@@ -489,7 +489,10 @@ mod tests {
             ("(alpha", words(&["alpha"])),
             ("alpha AND", words(&["alpha"])),
             ("wi*ng", words(&["wi", "ng"])),
-            ("year:[1 TO 2]", words(&["year", "1", "to", "2"])),
+            (
+                "year:[1 TO 2]",
+                disjunction(vec![words(&["year", "1"]), words(&["to"]), words(&["2"])]).unwrap(),
+            ),
         ] {
             assert_eq!(body(text, "standard", Syntax::Lenient).unwrap(), expected, "{text}");
         }

@@ -221,8 +221,8 @@ impl CsvFile {
         Ok(file)
     }
 
-    /// Whether the first record names the columns. It does not if it looks like the values below it: every
-    /// column has one type with it, and that type is text for none.
+    /// Whether the first record names the columns. It does not if it looks like the values below it: there
+    /// are columns of another type than text, and its values have the types of all of these.
     fn has_header(&self) -> Result<bool> {
         let mut records = Records::open(self)?;
         let mut record = Record::default();
@@ -249,10 +249,18 @@ impl CsvFile {
                 break;
             }
         }
-        let is_value = |(with, below): (&Inferred, &Inferred)| {
-            with.data_type() == below.data_type() && with.data_type() != arrow_schema::DataType::Utf8
-        };
-        Ok(rows < 2 || !with.iter().zip(&below).all(is_value))
+        let is_text = |inferred: &Inferred| inferred.data_type() == arrow_schema::DataType::Utf8;
+        let mut typed = with.iter().zip(&below).filter(|(_, below)| !is_text(below)).peekable();
+        let has_header = rows < 2
+            || typed.peek().is_none()
+            || typed.any(|(with, below)| with.data_type() != below.data_type());
+        if !has_header {
+            eprintln!(
+                "{}: the first line has values and no names; if it has names, say --header true",
+                self.path.display()
+            );
+        }
+        Ok(has_header)
     }
 
     /// The schema of the file: names from the header, types from the table for the columns that it has. Other

@@ -7,6 +7,9 @@ use super::values::{digits_of, instant};
 /// Digits that every double holds.
 const DOUBLE_DIGITS: usize = 15;
 
+/// Digits that programs print of a double, so that it can be read back.
+const PRINTED_DIGITS: usize = 17;
+
 /// Digits of the widest decimal.
 const DECIMAL_DIGITS: i64 = 38;
 
@@ -21,6 +24,9 @@ pub(crate) struct Inferred {
     numbers: bool,
     /// Whether doubles hold all numbers.
     doubles: bool,
+    /// Whether doubles hold all numbers but fractions that look computed: with no more digits than programs
+    /// print of a double.
+    computed_doubles: bool,
     /// Whether decimals hold all numbers.
     decimals: bool,
     digits_before_point: i64,
@@ -41,6 +47,7 @@ impl Default for Inferred {
             longs: true,
             numbers: true,
             doubles: true,
+            computed_doubles: true,
             decimals: true,
             digits_before_point: 0,
             digits_behind_point: 0,
@@ -90,7 +97,9 @@ impl Inferred {
         if digits.len() > DOUBLE_DIGITS {
             // The shortest text of the nearest double tells whether it is the same number.
             let nearest: f64 = text.parse().unwrap_or(f64::INFINITY);
-            self.doubles &= digits_of(&nearest.to_string()) == digits_of(text);
+            let is_double = digits_of(&nearest.to_string()) == digits_of(text);
+            self.doubles &= is_double;
+            self.computed_doubles &= is_double || (scale > 0 && digits.len() <= PRINTED_DIGITS);
         }
     }
 
@@ -109,6 +118,14 @@ impl Inferred {
         let has_zone = time.ends_with(['Z', 'z']) || time.contains(['+', '-']);
         self.zones |= has_zone;
         self.no_zones |= !has_zone;
+    }
+
+    /// The type of a column of numbers that programs wrote: fractions may be printed doubles.
+    pub(crate) fn computed_type(&self) -> DataType {
+        match self.seen && self.numbers && !self.integers && self.computed_doubles {
+            true => DataType::Float64,
+            false => self.data_type(),
+        }
     }
 
     /// The type of the column. Text if it has no value.
@@ -164,6 +181,20 @@ mod tests {
         let mut inferred = Inferred::default();
         values.iter().for_each(|value| inferred.add(value));
         inferred.data_type()
+    }
+
+    #[test]
+    fn fractions_of_seventeen_digits_may_be_doubles() {
+        for (values, expected) in [
+            (&["0.10000000000000001", "1.0000000000000001e-05", "3"][..], DataType::Float64),
+            (&["9007199254740993", "0.5"][..], DataType::Decimal128(38, 1)),
+            (&["0.1234567890123456789"][..], DataType::Decimal128(38, 19)),
+            (&["18446744073709551616", "5"][..], DataType::Decimal128(38, 0)),
+        ] {
+            let mut inferred = Inferred::default();
+            values.iter().for_each(|value| inferred.add(value));
+            assert_eq!(inferred.computed_type(), expected, "{values:?}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 mod csv;
 mod infer;
 mod json;
+mod json_value;
 mod source;
 mod values;
 

@@ -18,7 +18,7 @@ use arrow::datatypes::{
 use arrow_schema::{DataType, TimeUnit};
 use chrono::Utc;
 
-use super::json;
+use super::{json, json_value};
 
 /// A value that a column cannot hold.
 #[derive(Debug)]
@@ -88,8 +88,9 @@ pub(crate) fn text_column(values: &[Option<&str>], to: &DataType) -> Result<Arra
             None => Arc::new(NullArray::new(values.len())),
         },
         List(_) | LargeList(_) | FixedSizeList(..) | ListView(_) | LargeListView(_) | Struct(_) | Map(..) => {
-            let parsed =
-                parse(values, |text| json::parse(text.as_bytes()).map_err(|e| format!("is no JSON: {e}")))?;
+            let parsed = parse(values, |text| {
+                json_value::parse(text.as_bytes()).map_err(|e| format!("is no JSON: {e}"))
+            })?;
             json::column(&parsed.iter().map(Option::as_ref).collect::<Vec<_>>(), to)?
         }
         _ => convert(Arc::new(StringArray::from(values.to_vec())), to)?,

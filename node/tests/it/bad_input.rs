@@ -95,7 +95,7 @@ async fn invalid_files_are_refused_by_name_and_line() {
 
     let cases = [
         (write(dir, "short.csv", b"a,b\n1,2\n3\n"), vec!["short.csv", "line 3"]),
-        (write(dir, "text.csv", b"a,b\n1,2\nx,4\n"), vec!["text.csv", "'x'", "line 3"]),
+        (write(dir, "text.csv", b"a,b\n1,2\nx,4\n"), vec!["text.csv", "\"x\" is not", "line 3"]),
         (
             write(dir, "misfit.ndjson", b"{\"a\": 1}\n\n{\"a\": \"x\"}\n{\"a\": 2}\n"),
             vec!["misfit.ndjson", "line 3"],

@@ -150,6 +150,7 @@ async fn a_flight_info_can_be_polled_and_a_session_closed() {
     let cluster = Cluster::start(1).await;
     let mut client = cluster.nodes[0].client().await;
     client.execute("CREATE TABLE t (id BIGINT)").await.unwrap();
+    client.execute("CREATE SCHEMA elsewhere").await.unwrap();
     let url = cluster.nodes[0].flight().replace("grpc", "http");
     let mut flight =
         FlightServiceClient::new(tonic::transport::Endpoint::from_shared(url).unwrap().connect_lazy());

@@ -1,13 +1,14 @@
-//! Sums, differences, products and negations of integers that overflow are errors. The engine wraps around.
-//! See apache/datafusion#3520. Quotients of decimals are doubles; a divisor of zero is an error all the same.
+//! Sums, differences, products and negations of integers that overflow are errors, and those of decimals that
+//! have more digits than their type. The engine wraps around, or makes decimals that are none. See
+//! apache/datafusion#3520. Quotients of decimals are doubles; a divisor of zero is an error all the same.
 
 use std::hash::Hash;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, Datum};
 use arrow::compute::kernels::numeric;
-use arrow::datatypes::Float64Type;
-use arrow_schema::DataType;
+use arrow::datatypes::{Decimal128Type, DecimalType, Float64Type};
+use arrow_schema::{DECIMAL128_MAX_PRECISION, DataType};
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{Result, ScalarValue, exec_err};
 use datafusion::config::ConfigOptions;
@@ -47,9 +48,17 @@ impl AnalyzerRule for CheckedArithmetic {
             let is_integer = |side: &Expr| side.get_type(schema).is_ok_and(|t| t.is_integer());
             let function = CheckedOperator::of(op)
                 .filter(|_| op != Operator::Divide && is_integer(&left) && is_integer(&right));
-            Ok(match function {
-                Some(function) => Transformed::yes(ScalarUDF::from(function).call(vec![*left, *right])),
-                None => Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })),
+            if let Some(function) = function {
+                return Ok(Transformed::yes(ScalarUDF::from(function).call(vec![*left, *right])));
+            }
+            let expr = Expr::BinaryExpr(BinaryExpr { left, op, right });
+            let is_sum = matches!(op, Operator::Plus | Operator::Minus | Operator::Multiply);
+            Ok(match expr.get_type(schema) {
+                // Types with fewer digits have room for every result.
+                Ok(DataType::Decimal128(DECIMAL128_MAX_PRECISION, _)) if is_sum => {
+                    Transformed::yes(ScalarUDF::from(CheckedDigits::new()).call(vec![expr]))
+                }
+                _ => Transformed::no(expr),
             })
         };
         rewrite_expressions(plan, &rewrite, &|plan| Ok(Transformed::no(plan)))
@@ -62,6 +71,7 @@ pub(crate) fn functions() -> impl Iterator<Item = Arc<ScalarUDF>> {
         .into_iter()
         .filter_map(CheckedOperator::of)
         .map(|function| Arc::new(ScalarUDF::from(function)))
+        .chain([Arc::new(ScalarUDF::from(CheckedDigits::new()))])
 }
 
 /// The quotient of two numbers as a double; an error if the divisor is zero.
@@ -144,5 +154,51 @@ impl ScalarUDFImpl for CheckedOperator {
                 ScalarValue::try_from_array(&result, 0).map(ColumnarValue::Scalar)
             }
         }
+    }
+}
+
+/// A decimal as it is; an error if it has more digits than its type.
+#[derive(PartialEq, Eq, Hash, Debug)]
+struct CheckedDigits {
+    signature: Signature,
+}
+
+impl CheckedDigits {
+    fn new() -> Self {
+        Self { signature: Signature::any(1, Volatility::Immutable) }
+    }
+}
+
+impl ScalarUDFImpl for CheckedDigits {
+    fn name(&self) -> &str {
+        "$checked_digits"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        match types {
+            [decimal @ DataType::Decimal128(..)] => Ok(decimal.clone()),
+            _ => exec_err!("{} takes a decimal", self.name()),
+        }
+    }
+
+    fn invoke_with_args(&self, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let Some(value) = args.args.pop() else {
+            return exec_err!("{} takes a decimal", self.name());
+        };
+        match &value {
+            ColumnarValue::Array(array) => {
+                let decimals = array.as_primitive::<Decimal128Type>();
+                decimals.validate_decimal_precision(decimals.precision())?;
+            }
+            ColumnarValue::Scalar(ScalarValue::Decimal128(Some(decimal), precision, scale)) => {
+                Decimal128Type::validate_decimal_precision(*decimal, *precision, *scale)?;
+            }
+            ColumnarValue::Scalar(_) => {}
+        }
+        Ok(value)
     }
 }

@@ -16,6 +16,7 @@ use datafusion::optimizer::{Analyzer, AnalyzerRule};
 
 pub(crate) mod checked_arithmetic;
 pub(crate) mod checked_sum;
+pub(crate) mod correlations;
 pub(crate) mod float_operands;
 pub(crate) mod in_lists;
 pub(crate) mod literals;
@@ -25,6 +26,7 @@ pub(crate) mod subquery_predicates;
 /// The analyzer rules of a session: ours around those of the engine.
 pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![
+        Arc::new(correlations::Correlations),
         Arc::new(subquery_predicates::SubqueryPredicates),
         Arc::new(single_row::SingleRowSubqueries),
         Arc::new(in_lists::InLists),

@@ -8,13 +8,14 @@
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema, ExprSchema, Result, ScalarValue, Spans};
+use datafusion::common::{Column, DFSchema, ExprSchema, Result, ScalarValue, Spans, not_impl_err};
 use datafusion::config::ConfigOptions;
 use datafusion::functions_aggregate::expr_fn::count;
 use datafusion::logical_expr::expr::{Exists, GroupingSet, InSubquery};
 use datafusion::logical_expr::utils::{conjunction, merge_schema, split_conjunction_owned};
 use datafusion::logical_expr::{
-    Aggregate, BinaryExpr, Expr, Filter, LogicalPlan, LogicalPlanBuilder, Operator, Subquery, lit, when,
+    Aggregate, BinaryExpr, Expr, FetchType, Filter, LogicalPlan, LogicalPlanBuilder, Operator, SkipType,
+    Subquery, lit, when,
 };
 use datafusion::optimizer::AnalyzerRule;
 
@@ -76,9 +77,10 @@ fn contains(expr: &Expr, wanted: fn(&Expr) -> bool) -> bool {
 fn condition(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     match expr {
         Expr::InSubquery(predicate) => {
-            if let Some(comparison) = with_single_row(&predicate) {
+            if let Some(comparison) = with_single_row(&predicate)? {
                 return Ok(comparison);
             }
+            check_limits(&predicate.subquery)?;
             let is_plain = matches!(predicate.expr.as_ref(), Expr::Column(_));
             let is_correlated = !predicate.subquery.outer_ref_columns.is_empty();
             if !predicate.negated || (is_plain && !is_correlated) {
@@ -86,7 +88,10 @@ fn condition(expr: Expr, schema: &DFSchema) -> Result<Expr> {
             }
             not_exists(predicate, schema)
         }
-        Expr::Exists(exists) => Ok(constant_exists(&exists).unwrap_or(Expr::Exists(exists))),
+        Expr::Exists(exists) => match exists_of_aggregate(&exists)? {
+            Some(value) => Ok(value),
+            None => without_limit(exists).map(Expr::Exists),
+        },
         Expr::Not(inner) => match *inner {
             Expr::InSubquery(predicate) => {
                 condition(Expr::InSubquery(InSubquery { negated: !predicate.negated, ..predicate }), schema)
@@ -102,6 +107,9 @@ fn condition(expr: Expr, schema: &DFSchema) -> Result<Expr> {
                 Expr::InSubquery(predicate) if predicate.negated => {
                     value(Expr::InSubquery(predicate), schema, false)
                 }
+                Expr::Not(inner) if matches!(*inner, Expr::InSubquery(_)) => {
+                    value(Expr::Not(inner), schema, false)
+                }
                 side => condition(side, schema),
             };
             let (left, right) = (in_alternative(*left)?, in_alternative(*right)?);
@@ -115,49 +123,128 @@ fn condition(expr: Expr, schema: &DFSchema) -> Result<Expr> {
 /// must be rewritten as well, which filters need not.
 fn value(expr: Expr, schema: &DFSchema, exists: bool) -> Result<Expr> {
     let rewritten = expr.transform_up(|expr| match expr {
-        Expr::InSubquery(predicate) => match with_single_row(&predicate) {
+        Expr::InSubquery(predicate) => match with_single_row(&predicate)? {
             Some(comparison) => Ok(Transformed::yes(comparison)),
-            None => in_by_counts(predicate, schema).map(Transformed::yes),
+            None => {
+                check_limits(&predicate.subquery)?;
+                in_by_counts(predicate, schema).map(Transformed::yes)
+            }
         },
-        Expr::Exists(predicate) => match constant_exists(&predicate) {
-            Some(constant) => Ok(Transformed::yes(constant)),
-            None if exists => exists_by_count(predicate).map(Transformed::yes),
-            None => Ok(Transformed::no(Expr::Exists(predicate))),
+        Expr::Exists(predicate) => match exists_of_aggregate(&predicate)? {
+            Some(value) => Ok(Transformed::yes(value)),
+            None if exists => exists_by_count(without_limit(predicate)?).map(Transformed::yes),
+            None => without_limit(predicate).map(Expr::Exists).map(Transformed::yes),
         },
         other => Ok(Transformed::no(other)),
     });
     rewritten.map(|transformed| transformed.data)
 }
 
-/// `x IN (SELECT count(*) ...)`: a subquery that always has one row is a value.
-fn with_single_row(predicate: &InSubquery) -> Option<Expr> {
-    let aggregates_all = match unwrapped(&predicate.subquery.subquery) {
-        LogicalPlan::Aggregate(Aggregate { group_expr, .. }) => group_expr.is_empty(),
-        _ => false,
+/// `x IN (SELECT count(*) ...)`: a subquery that always has one row is a value. With `HAVING`, it has that
+/// row or none.
+fn with_single_row(predicate: &InSubquery) -> Result<Option<Expr>> {
+    let op = if predicate.negated { Operator::NotEq } else { Operator::Eq };
+    let compare = |subquery: Subquery| {
+        let right = Box::new(Expr::ScalarSubquery(subquery));
+        Expr::BinaryExpr(BinaryExpr { left: predicate.expr.clone(), op, right })
     };
-    aggregates_all.then(|| {
-        let op = if predicate.negated { Operator::NotEq } else { Operator::Eq };
-        Expr::BinaryExpr(BinaryExpr {
-            left: predicate.expr.clone(),
-            op,
-            right: Box::new(Expr::ScalarSubquery(predicate.subquery.clone())),
-        })
-    })
+    let plan = &predicate.subquery.subquery;
+    if aggregates_all(unwrapped(plan)) {
+        return Ok(Some(compare(predicate.subquery.clone())));
+    }
+    let Some(having) = having_of_all(plan) else {
+        return Ok(None);
+    };
+    let unfiltered = plan.as_ref().clone().transform_down(|node| match node {
+        LogicalPlan::Filter(filter) => {
+            Ok(Transformed::new(filter.input.as_ref().clone(), true, TreeNodeRecursion::Stop))
+        }
+        node => Ok(Transformed::no(node)),
+    })?;
+    let has_row = Expr::IsTrue(Box::new(having_value(having)?));
+    when(has_row, compare(subquery(unfiltered.data)?)).otherwise(lit(predicate.negated)).map(Some)
 }
 
-/// `EXISTS` of a subquery that has a row for all rows of the outer query: an aggregation over everything,
-/// also as one of several grouping sets.
-fn constant_exists(exists: &Exists) -> Option<Expr> {
-    let LogicalPlan::Aggregate(Aggregate { group_expr, .. }) = unwrapped(&exists.subquery.subquery) else {
-        return None;
+/// `EXISTS` of an aggregation over all rows, which has one row, unless there is a `HAVING` and it is not
+/// true. Also as one of several grouping sets.
+fn exists_of_aggregate(exists: &Exists) -> Result<Option<Expr>> {
+    let plan = &exists.subquery.subquery;
+    if aggregates_all(unwrapped(plan)) {
+        return Ok(Some(lit(!exists.negated)));
+    }
+    let Some(having) = having_of_all(plan) else {
+        return Ok(None);
     };
-    let always = match group_expr.as_slice() {
+    let value = Box::new(having_value(having)?);
+    Ok(Some(if exists.negated { Expr::IsNotTrue(value) } else { Expr::IsTrue(value) }))
+}
+
+/// Whether a plan is an aggregation that has a row for all rows, even if there are none.
+fn aggregates_all(plan: &LogicalPlan) -> bool {
+    let LogicalPlan::Aggregate(Aggregate { group_expr, .. }) = plan else {
+        return false;
+    };
+    match group_expr.as_slice() {
         [] => true,
         [Expr::GroupingSet(GroupingSet::Rollup(_) | GroupingSet::Cube(_))] => true,
         [Expr::GroupingSet(GroupingSet::GroupingSets(sets))] => sets.iter().any(Vec::is_empty),
         _ => false,
+    }
+}
+
+/// The `HAVING` of a plan that aggregates all rows into one.
+fn having_of_all(plan: &LogicalPlan) -> Option<&Filter> {
+    match unwrapped(plan) {
+        LogicalPlan::Filter(filter) => match filter.input.as_ref() {
+            LogicalPlan::Aggregate(aggregate) if aggregate.group_expr.is_empty() => Some(filter),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// The value of a `HAVING`. The engine knows what aggregates of no rows are in scalar subqueries only.
+fn having_value(having: &Filter) -> Result<Expr> {
+    let plan = LogicalPlanBuilder::from(having.input.as_ref().clone());
+    subquery(plan.project([having.predicate.clone().alias("having")])?.build()?).map(Expr::ScalarSubquery)
+}
+
+/// `EXISTS` without a `LIMIT` that leaves at least one row.
+///
+/// # Errors
+/// Those of [`check_limits`].
+fn without_limit(exists: Exists) -> Result<Exists> {
+    if exists.subquery.outer_ref_columns.is_empty() {
+        return Ok(exists);
+    }
+    let limit = match unwrapped(&exists.subquery.subquery) {
+        LogicalPlan::Limit(limit) => limit,
+        _ => {
+            check_limits(&exists.subquery)?;
+            return Ok(exists);
+        }
     };
-    always.then(|| lit(!exists.negated))
+    let leaves_first = matches!(limit.get_skip_type()?, SkipType::Literal(0))
+        && matches!(limit.get_fetch_type()?, FetchType::Literal(Some(1..) | None));
+    if !leaves_first {
+        return not_impl_err!("{LIMIT_IN_CORRELATED}");
+    }
+    let subquery = subquery(limit.input.as_ref().clone())?;
+    check_limits(&subquery)?;
+    Ok(Exists { subquery, ..exists })
+}
+
+const LIMIT_IN_CORRELATED: &str =
+    "a LIMIT, an OFFSET or a window inside of a subquery that refers to the query around it: write a join";
+
+/// Refuses correlated subqueries with a limit, which the engine drops, or with a window, which it computes
+/// over the rows of all outer rows. See apache/datafusion#25283.
+fn check_limits(subquery: &Subquery) -> Result<()> {
+    let limits = |plan: &LogicalPlan| Ok(matches!(plan, LogicalPlan::Limit(_) | LogicalPlan::Window(_)));
+    match !subquery.outer_ref_columns.is_empty() && subquery.subquery.exists(limits)? {
+        true => not_impl_err!("{LIMIT_IN_CORRELATED}"),
+        false => Ok(()),
+    }
 }
 
 /// A plan without what changes columns and their order only.

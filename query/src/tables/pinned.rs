@@ -7,7 +7,7 @@ use arrow::array::RecordBatch;
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{Constraint, Constraints, DataFusionError, Result, Statistics};
+use datafusion::common::{DataFusionError, Result, Statistics};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use plexus_model::{RowSet, Segment, SegmentData, SegmentId, Table, Version};
@@ -28,7 +28,6 @@ pub(crate) struct PinnedTable {
     table: Arc<Table>,
     version: Version,
     schema: SchemaRef,
-    constraints: Constraints,
     context: TableContext,
     /// The full-text queries of the statement on this table.
     bindings: Bindings,
@@ -38,10 +37,7 @@ impl PinnedTable {
     /// The table at a version.
     pub(crate) fn new(table: Arc<Table>, version: Version, context: TableContext) -> Self {
         let schema = types::to_arrow(&table.schema);
-        let key = table.schema.primary_key.iter().map(|&i| i as usize).collect::<Vec<_>>();
-        let constraints = if key.is_empty() { vec![] } else { vec![Constraint::PrimaryKey(key)] };
-        let constraints = Constraints::new_unverified(constraints);
-        Self { table, version, schema, constraints, context, bindings: Bindings::default() }
+        Self { table, version, schema, context, bindings: Bindings::default() }
     }
 
     /// The table in the manifest.
@@ -180,10 +176,6 @@ impl PinnedTable {
 impl TableProvider for PinnedTable {
     fn schema(&self) -> SchemaRef {
         self.schema.clone()
-    }
-
-    fn constraints(&self) -> Option<&Constraints> {
-        Some(&self.constraints)
     }
 
     fn table_type(&self) -> TableType {

@@ -6,7 +6,7 @@ use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion::sql::sqlparser::ast::{
     Assignment, BinaryOperator, ConflictTarget, DoUpdate, Expr, Ident, Insert, Merge, MergeAction,
     MergeClause, MergeClauseKind, MergeInsertExpr, MergeInsertKind, MergeUpdateExpr, OnConflictAction,
-    OnInsert, Parens, Query, SelectItem, SetExpr, TableObject, Values,
+    OnInsert, Parens, Query, SetExpr, TableObject, Values,
 };
 use plexus_model::{Error, Result, Table};
 
@@ -70,6 +70,9 @@ pub(crate) fn rewrite_insert(insert: Insert, table: &Table) -> Result<Rewritten>
     Ok(Rewritten { query, shape: Shape::Rows { columns }, on_duplicate, returning, operation: "insert" })
 }
 
+/// Starts the names of columns with defaults. No name of a column has a control character.
+const DEFAULT_COLUMN: &str = "default\u{1}";
+
 /// Puts defaults into the rows of an insert, for columns that it omits and for the keyword `DEFAULT`.
 fn fill_defaults(query: &mut Query, columns: &mut Vec<usize>, table: &Table) -> Result<()> {
     let all = &table.schema.columns;
@@ -105,7 +108,9 @@ fn fill_defaults(query: &mut Query, columns: &mut Vec<usize>, table: &Table) -> 
         }
         _ => {
             let mut items = vec![syntax::wildcard()];
-            items.extend(defaults.into_iter().map(SelectItem::UnnamedExpr));
+            // Two defaults may be the same, and the names of the rows may be anything.
+            let named = |(index, default)| syntax::item(default, &format!("{DEFAULT_COLUMN}{index}"));
+            items.extend(defaults.into_iter().enumerate().map(named));
             let rows = std::mem::replace(query, values(vec![]));
             let rows = syntax::derived(rows, syntax::ident("rows"), vec![]);
             *query = syntax::select(items, vec![syntax::relation(rows)], None);

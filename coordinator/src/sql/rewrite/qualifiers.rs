@@ -6,10 +6,10 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{self, Expr, Ident, Query, TableFactor, VisitMut, VisitorMut};
-use plexus_model::Table;
+use plexus_model::{Error, Result, Table};
 use plexus_query::CATALOG;
 
-use crate::sql::names::{last_part, name_of};
+use crate::sql::names::{last_part, name_of, table_reference};
 use crate::sql::rewrite::target;
 
 /// How a statement may qualify the columns of its target.
@@ -52,19 +52,45 @@ fn has_alias(factor: &TableFactor) -> bool {
 }
 
 /// Shortens the qualified columns of the target in a statement.
-pub(crate) fn shorten(statement: &mut ast::Statement, qualifier: &Qualifier) {
-    if let Some(table) = &qualifier.table {
-        let _: ControlFlow<()> = VisitMut::visit(statement, &mut Shorten { full: &qualifier.full, table });
+///
+/// # Errors
+/// `InvalidArgument` when another table of the statement would have the name that is left.
+pub(crate) fn shorten(statement: &mut ast::Statement, qualifier: &Qualifier) -> Result<()> {
+    let Some(table) = &qualifier.table else {
+        return Ok(());
+    };
+    let mut visitor = Shorten { full: &qualifier.full, table, shortened: None, other: None };
+    let _: ControlFlow<()> = VisitMut::visit(statement, &mut visitor);
+    match (visitor.shortened, visitor.other) {
+        (Some(column), Some(other)) => Err(Error::invalid(format!(
+            "{column}: the statement also reads {other}, which has the same name: give the tables aliases"
+        ))),
+        _ => Ok(()),
     }
 }
 
 struct Shorten<'a> {
     full: &'a [String],
     table: &'a Ident,
+    /// A column that was shortened, as it was written.
+    shortened: Option<String>,
+    /// A table of another schema that has the name of the target.
+    other: Option<String>,
 }
 
 impl VisitorMut for Shorten<'_> {
     type Break = ();
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        if let TableFactor::Table { name, alias: None, .. } = factor
+            && let Ok(reference) = table_reference(name)
+            && reference.table() == name_of(self.table)
+            && reference.schema().is_some_and(|schema| schema != self.full[1])
+        {
+            self.other = Some(name.to_string());
+        }
+        ControlFlow::Continue(())
+    }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         if let Expr::CompoundIdentifier(parts) = expr
@@ -72,7 +98,9 @@ impl VisitorMut for Shorten<'_> {
             && qualifiers.len() > 1
             && self.full.ends_with(&qualifiers.iter().map(name_of).collect::<Vec<_>>())
         {
-            *parts = vec![self.table.clone(), column.clone()];
+            let short = vec![self.table.clone(), column.clone()];
+            self.shortened = Some(expr.to_string());
+            *expr = Expr::CompoundIdentifier(short);
         }
         ControlFlow::Continue(())
     }

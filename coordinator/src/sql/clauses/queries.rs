@@ -1,0 +1,186 @@
+//! Clauses of queries, wherever a statement has one.
+
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    self, Expr, FunctionArguments, GroupByExpr, LimitClause, OrderByKind, Query, Select, SelectItem,
+    TableFactor, Visitor,
+};
+use plexus_model::{Error, Result};
+
+use super::{refuse, unsupported};
+
+/// Visits the queries of a statement.
+pub(super) struct Clauses;
+
+impl Visitor for Clauses {
+    type Break = Error;
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Error> {
+        to_flow(check_query(query))
+    }
+
+    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<Error> {
+        to_flow(check_select(select))
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<Error> {
+        to_flow(check_factor(factor))
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Error> {
+        to_flow(check_expr(expr))
+    }
+}
+
+fn to_flow(result: Result<()>) -> ControlFlow<Error> {
+    match result {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => ControlFlow::Break(error),
+    }
+}
+
+fn check_query(query: &Query) -> Result<()> {
+    let Query {
+        with,
+        body: _,
+        order_by,
+        limit_clause,
+        fetch: _,
+        locks,
+        for_clause,
+        settings,
+        format_clause,
+        pipe_operators: _,
+    } = query;
+    refuse!("query":
+        !locks.is_empty()
+            => "FOR UPDATE or FOR SHARE: rows are not locked, conflicts are found at the commit; it",
+        for_clause.is_some() => "FOR XML or FOR JSON", settings.is_some() => "SETTINGS",
+        format_clause.is_some() => "FORMAT",
+    );
+    for ast::Cte { alias: _, query: _, from, materialized, closing_paren_token: _ } in
+        with.iter().flat_map(|with| &with.cte_tables)
+    {
+        refuse!("WITH": from.is_some() => "FROM", materialized.is_some() => "MATERIALIZED");
+    }
+    if let Some(ast::OrderBy { kind, interpolate }) = order_by {
+        refuse!("ORDER BY": interpolate.is_some() => "INTERPOLATE");
+        if let OrderByKind::Expressions(exprs) = kind {
+            for ast::OrderByExpr { expr: _, options: _, with_fill } in exprs {
+                refuse!("ORDER BY": with_fill.is_some() => "WITH FILL");
+            }
+        }
+    }
+    if let Some(LimitClause::LimitOffset { limit: _, offset: _, limit_by }) = limit_clause {
+        refuse!("LIMIT": !limit_by.is_empty() => "BY");
+    }
+    Ok(())
+}
+
+fn check_select(select: &Select) -> Result<()> {
+    let Select {
+        select_token: _,
+        optimizer_hints: _,
+        distinct: _,
+        select_modifiers,
+        top,
+        top_before_distinct: _,
+        projection,
+        exclude,
+        into,
+        from: _,
+        lateral_views,
+        prewhere,
+        selection: _,
+        connect_by,
+        group_by,
+        cluster_by,
+        distribute_by,
+        sort_by,
+        having: _,
+        named_window: _,
+        qualify: _,
+        window_before_qualify: _,
+        value_table_mode,
+        flavor: _,
+    } = select;
+    refuse!("SELECT":
+        select_modifiers.is_some() => "a modifier", top.is_some() => "TOP: write LIMIT, it",
+        exclude.is_some() => "EXCLUDE behind the list: write * EXCLUDE (a), it",
+        into.is_some() => "INTO: write CREATE TABLE ... AS, it", !lateral_views.is_empty() => "LATERAL VIEW",
+        prewhere.is_some() => "PREWHERE", !connect_by.is_empty() => "CONNECT BY",
+        !cluster_by.is_empty() => "CLUSTER BY", !distribute_by.is_empty() => "DISTRIBUTE BY",
+        !sort_by.is_empty() => "SORT BY", value_table_mode.is_some() => "AS VALUE or AS STRUCT",
+    );
+    let (GroupByExpr::All(modifiers) | GroupByExpr::Expressions(_, modifiers)) = group_by;
+    if let Some(modifier) = modifiers.first() {
+        return Err(Error::unsupported(format!(
+            "GROUP BY: {modifier} is not supported: write GROUP BY ROLLUP (a) or GROUPING SETS ((a), ())"
+        )));
+    }
+    for item in projection {
+        if let SelectItem::Wildcard(options) | SelectItem::QualifiedWildcard(_, options) = item {
+            let ast::WildcardAdditionalOptions {
+                wildcard_token: _,
+                opt_ilike: _,
+                opt_exclude: _,
+                opt_except: _,
+                opt_replace: _,
+                opt_rename,
+                opt_alias,
+            } = options;
+            refuse!("SELECT *": opt_rename.is_some() => "RENAME", opt_alias.is_some() => "AS");
+        }
+    }
+    Ok(())
+}
+
+fn check_factor(factor: &TableFactor) -> Result<()> {
+    match factor {
+        TableFactor::Table {
+            name: _,
+            alias: _,
+            args,
+            with_hints,
+            version: _,
+            with_ordinality,
+            partitions,
+            json_path,
+            sample,
+            index_hints,
+        } => refuse!("FROM":
+            args.as_ref().is_some_and(|args| args.settings.is_some()) => "SETTINGS",
+            !with_hints.is_empty() || !index_hints.is_empty() => "a hint",
+            *with_ordinality => "WITH ORDINALITY", !partitions.is_empty() => "PARTITION",
+            json_path.is_some() => "a JSON path", sample.is_some() => "TABLESAMPLE",
+        ),
+        TableFactor::Derived { lateral: _, subquery: _, alias: _, sample } => {
+            refuse!("FROM": sample.is_some() => "TABLESAMPLE");
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn check_expr(expr: &Expr) -> Result<()> {
+    match expr {
+        Expr::Function(function) => {
+            let ast::Function {
+                name: _,
+                uses_odbc_syntax: _,
+                parameters,
+                args: _,
+                filter: _,
+                null_treatment: _,
+                over: _,
+                within_group: _,
+            } = function;
+            let none = matches!(parameters, FunctionArguments::None);
+            refuse!("function": !none => "a second list of arguments");
+        }
+        Expr::Collate { .. } => return Err(unsupported("expression", "COLLATE")),
+        _ => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! Gives the columns of joins different names, just before a plan becomes physical.
+//!
+//! Physical plans know columns by position, and names without their relations. But filters find their columns
+//! by name when they are pushed through a physical plan, and take the first of two that have one name: `WHERE
+//! a.id IS NULL` above `a RIGHT JOIN b` then filters `b.id`.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Column, JoinType, Result};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+use datafusion::physical_plan::ExecutionPlan;
+
+/// Optimizes a plan and makes it physical.
+///
+/// # Errors
+/// What planning fails with.
+pub async fn physical_plan(state: &SessionState, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
+    let plan = make_unique(state.optimize(plan)?)?;
+    state.query_planner().create_physical_plan(&plan, state).await
+}
+
+/// The new columns of a plan, by those that its parents refer to.
+type Renamed = HashMap<Column, Column>;
+
+/// Makes the names of columns unique in every join of an optimized plan. Its own columns keep their names.
+///
+/// # Errors
+/// Those of building plans, which only a fault in the renaming could cause.
+fn make_unique(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let (plan, renamed) = rename(plan)?;
+    restore(plan, &renamed)
+}
+
+#[recursive::recursive]
+fn rename(plan: LogicalPlan) -> Result<(LogicalPlan, Renamed)> {
+    let mut inputs = Vec::new();
+    for input in plan.inputs() {
+        inputs.push(rename(input.clone())?);
+    }
+    if let (LogicalPlan::Join(join), [left, right]) = (&plan, inputs.as_mut_slice()) {
+        match join.join_type {
+            JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full => {
+                tell_apart(names(&left.0), right)?;
+            }
+            JoinType::LeftMark => tell_apart(mark(), left)?,
+            JoinType::RightMark => tell_apart(mark(), right)?,
+            // They have the columns of one side.
+            JoinType::LeftSemi | JoinType::RightSemi | JoinType::LeftAnti | JoinType::RightAnti => {}
+        }
+    }
+    if inputs.iter().all(|(_, renamed)| renamed.is_empty()) {
+        let inputs: Vec<LogicalPlan> = inputs.into_iter().map(|(input, _)| input).collect();
+        let is_same = plan.inputs().into_iter().eq(inputs.iter());
+        let plan = if is_same { plan } else { plan.with_new_exprs(plan.expressions(), inputs)? };
+        return Ok((plan, Renamed::new()));
+    }
+    match &plan {
+        LogicalPlan::Join(_)
+        | LogicalPlan::Filter(_)
+        | LogicalPlan::Sort(_)
+        | LogicalPlan::Limit(_)
+        | LogicalPlan::Window(_)
+        | LogicalPlan::Projection(_)
+        | LogicalPlan::Aggregate(_) => {}
+        // What knows its input by position or by itself gets the names that it had.
+        _ => {
+            let restored = inputs.into_iter().map(|(input, renamed)| restore(input, &renamed));
+            let restored = restored.collect::<Result<_>>()?;
+            return Ok((plan.with_new_exprs(plan.expressions(), restored)?, Renamed::new()));
+        }
+    }
+    let (inputs, renamed): (Vec<LogicalPlan>, Vec<Renamed>) = inputs.into_iter().unzip();
+    let mut renamed: Renamed = renamed.into_iter().flatten().collect();
+    let preserver = NamePreserver::new(&plan);
+    let mut exprs = Vec::new();
+    for expr in plan.expressions() {
+        let name = preserver.save(&expr);
+        // Columns that are passed on stay apart.
+        let is_passed_on = matches!(expr, Expr::Column(_) | Expr::GroupingSet(_));
+        let expr = expr.transform(|expr| match expr {
+            Expr::Column(column) => match renamed.get(&column) {
+                Some(new) => Ok(Transformed::yes(Expr::Column(new.clone()))),
+                None => Ok(Transformed::no(Expr::Column(column))),
+            },
+            expr => Ok(Transformed::no(expr)),
+        })?;
+        exprs.push(if is_passed_on { expr.data } else { name.restore(expr.data) });
+    }
+    let plan = plan.with_new_exprs(exprs, inputs)?;
+    renamed.retain(|_, new| plan.schema().has_column(new));
+    Ok((plan, renamed))
+}
+
+/// The names of the columns of a plan.
+fn names(plan: &LogicalPlan) -> HashSet<String> {
+    plan.schema().fields().iter().map(|field| field.name().clone()).collect()
+}
+
+/// The name of the column that a mark join adds.
+fn mark() -> HashSet<String> {
+    HashSet::from(["mark".to_owned()])
+}
+
+/// Renames the columns of a side of a join that have the name of one of the other side.
+fn tell_apart(other: HashSet<String>, (side, renamed): &mut (LogicalPlan, Renamed)) -> Result<()> {
+    let own = names(side);
+    if own.is_disjoint(&other) {
+        return Ok(());
+    }
+    let mut taken: HashSet<String> = own.union(&other).cloned().collect();
+    let mut exprs = Vec::new();
+    for column in side.schema().columns() {
+        if !other.contains(&column.name) {
+            exprs.push(Expr::Column(column));
+            continue;
+        }
+        let mut fresh = (1..).map(|number| format!("{}#{number}", column.name));
+        let name = fresh.find(|name| !taken.contains(name)).unwrap_or_default();
+        taken.insert(name.clone());
+        let new = Column::new(column.relation.clone(), name.clone());
+        match renamed.values_mut().find(|renamed| **renamed == column) {
+            Some(renamed) => *renamed = new,
+            None => {
+                renamed.insert(column.clone(), new);
+            }
+        }
+        exprs.push(Expr::Column(column.clone()).alias_qualified(column.relation, name));
+    }
+    *side = LogicalPlanBuilder::from(side.clone()).project(exprs)?.build()?;
+    Ok(())
+}
+
+/// Gives the columns of a plan the names that they had.
+fn restore(plan: LogicalPlan, renamed: &Renamed) -> Result<LogicalPlan> {
+    if renamed.is_empty() {
+        return Ok(plan);
+    }
+    let old: HashMap<&Column, &Column> = renamed.iter().map(|(old, new)| (new, old)).collect();
+    let exprs: Vec<Expr> = plan
+        .schema()
+        .columns()
+        .into_iter()
+        .map(|column| match old.get(&column) {
+            Some(old) => Expr::Column(column).alias_qualified(old.relation.clone(), old.name.clone()),
+            None => Expr::Column(column),
+        })
+        .collect();
+    LogicalPlanBuilder::from(plan).project(exprs)?.build()
+}
