@@ -162,6 +162,7 @@ impl Loader {
             return Err(Error::not_found(format!("schema {:?} does not exist", name.schema)));
         }
         let staging = TableName::staging();
+        let staging_name = staging.to_string();
         let create = new_table(&target, staging.clone(), &schema, manifest)?;
         let applied = self.planner.meta.propose(Command::CreateTable(create), COMMIT_TIMEOUT).await?;
         let loaded = async {
@@ -190,7 +191,8 @@ impl Loader {
                 if let Err(e) = self.planner.meta.propose(drop, COMMIT_TIMEOUT).await {
                     tracing::warn!(error = %e, "the staging table of a failed load could not be dropped");
                 }
-                Err(error)
+                let message = error.message().replace(&staging_name, &name.to_string());
+                Err(Error::new(error.kind(), message).with_source(error))
             }
         }
     }

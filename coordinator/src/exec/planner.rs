@@ -193,10 +193,9 @@ impl Planner {
         context: &StatementContext<'_>,
         plan: &LogicalPlan,
     ) -> Result<SchemaRef> {
-        let state = self.local_state(context)?;
-        let analyzed = state.analyzer().execute_and_check(plan.clone(), state.config_options(), |_, _| {});
-        match analyzed {
-            Ok(analyzed) => Ok(announced_schema(plan, analyzed.schema().as_arrow())),
+        // The optimizer computes constants, on which types may depend.
+        match self.local_state(context)?.optimize(plan) {
+            Ok(optimized) => Ok(announced_schema(plan, optimized.schema().as_arrow())),
             // Some expressions have no type until their parameters are bound.
             Err(_) if !parameter_types(plan)?.is_empty() => {
                 Ok(announced_schema(plan, plan.schema().as_arrow()))
@@ -325,16 +324,14 @@ fn show_setting(statement: &mut ast::Statement, session: &Session) {
     }
 }
 
-/// The schema that clients see of a plan whose rows have the schema `rows`. Types are those of the rows,
-/// since they are known only when types are coerced. Columns are nullable as in the plan: clients compare
-/// what was announced before the plan was optimized with what is sent.
+/// The schema of the rows of a plan, as clients see it. Names come from the plan, and types from its rows,
+/// since they are known only when types are coerced. All columns are nullable: what a plan knows about nulls
+/// depends on how far it is optimized, and clients compare what was announced with what is sent.
 fn announced_schema(plan: &LogicalPlan, rows: &Schema) -> SchemaRef {
-    let planned = plan.schema().fields();
     let field = |(planned, row): (&FieldRef, &FieldRef)| {
-        let nullable = planned.is_nullable() || row.is_nullable();
-        planned.as_ref().clone().with_data_type(row.data_type().clone()).with_nullable(nullable)
+        planned.as_ref().clone().with_data_type(row.data_type().clone()).with_nullable(true)
     };
-    let fields: Vec<Field> = planned.iter().zip(rows.fields()).map(field).collect();
+    let fields: Vec<Field> = plan.schema().fields().iter().zip(rows.fields()).map(field).collect();
     Arc::new(Schema::new_with_metadata(fields, plan.schema().metadata().clone()))
 }
 

@@ -96,6 +96,10 @@ impl Dialect for PlexusDialect {
         true
     }
 
+    fn supports_insert_table_alias(&self) -> bool {
+        true
+    }
+
     as_generic! {
         supports_unicode_string_literal, supports_partition_by_after_order_by, supports_array_join_syntax,
         supports_group_by_expr, supports_group_by_with_modifier,

@@ -141,7 +141,7 @@ fn expression_name(expr: &Expr) -> String {
 
     let mut expr = expr.clone();
     let _: ControlFlow<()> = VisitMut::visit(&mut expr, &mut FoldFunctions);
-    cut(&expr.to_string(), NAME_BYTES_MAX).to_owned()
+    cut(&expr.to_string(), NAME_BYTES_MAX)
 }
 
 /// Gives repeated columns of the select lists of a query hidden suffixes, and of the query of an insert.

@@ -122,3 +122,34 @@ pub(crate) async fn collect_parameters(
     }
     Ok(Some(collected))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Int64Array};
+    use arrow_flight::encode::FlightDataEncoderBuilder;
+    use arrow_ipc::CompressionType;
+    use arrow_ipc::writer::IpcWriteOptions;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_message_announces_is_checked() {
+        let column: ArrayRef = Arc::new(Int64Array::from_iter_values(0..1_000));
+        let batch = RecordBatch::try_from_iter([("a", column)]).unwrap();
+        let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::ZSTD)).unwrap();
+        let encoder = FlightDataEncoderBuilder::new().with_options(options);
+        let messages: Vec<FlightData> = encoder.build(stream::iter([Ok(batch)])).try_collect().await.unwrap();
+        for message in &messages {
+            check_message(message).unwrap();
+        }
+        let batch = messages.last().unwrap();
+        let mut body = batch.data_body.to_vec();
+        body[..8].copy_from_slice(&(1i64 << 61).to_le_bytes());
+        let error = check_message(&batch.clone().with_data_body(body)).unwrap_err();
+        assert!(error.message().contains("announces"), "{error}");
+        let cut = batch.data_body[..8].to_vec();
+        assert!(check_message(&batch.clone().with_data_body(cut)).is_err());
+    }
+}

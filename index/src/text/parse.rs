@@ -179,7 +179,7 @@ impl Lowering<'_> {
     /// The words of a text that is not well-formed: each of them may match.
     fn words(&mut self, text: &str) -> Result<Option<TextQuery>> {
         let mut queries = Vec::new();
-        for (field, boost) in self.defaults.to_vec() {
+        for (field, boost) in self.defaults.iter().copied() {
             let tokens = self.analyzer.tokens(text);
             self.count(tokens.len())?;
             queries.extend(tokens.iter().map(|token| term_query(field, &token.term, boost)));

@@ -102,7 +102,8 @@ enum Mode {
     Append,
     /// Replace existing rows that have the same primary key
     Upsert,
-    /// Replace the whole table; create it if it does not exist
+    /// Replace the whole table, with its key, checks and indexes, by one of the columns of the files; create
+    /// it if it does not exist
     Replace,
 }
 

@@ -31,6 +31,9 @@ pub(crate) const BATCH_ROWS: usize = 65_536;
 /// Bytes of text per batch, approximately.
 pub(crate) const BATCH_BYTES_MAX: usize = 32 * 1024 * 1024;
 
+/// Messages of an Arrow stream end at multiples of this number of bytes.
+const ARROW_ALIGNMENT: u64 = 4;
+
 /// How text files are written, where that should not be detected.
 #[derive(Clone, Default, Debug)]
 pub struct TextOptions {
@@ -92,7 +95,13 @@ impl Input {
                 FileReader::try_new(open(path)?, None).map_err(|e| damaged(path, e))?.schema()
             }
             Format::ArrowStream => {
-                StreamReader::try_new(open(path)?, None).map_err(|e| damaged(path, e))?.schema()
+                let file = open(path)?;
+                // A reader takes a message that is cut off in its first bytes for the end of the stream.
+                let bytes = file.metadata().map_err(|e| Error::io(path.display(), e))?.len();
+                if bytes % ARROW_ALIGNMENT != 0 {
+                    return Err(damaged(path, "the last message is cut off"));
+                }
+                StreamReader::try_new(file, None).map_err(|e| damaged(path, e))?.schema()
             }
         };
         if schema.fields().is_empty() {

@@ -156,7 +156,8 @@ fn integer(text: &str) -> Result<&str, String> {
     }
 }
 
-/// The nearest float. A finite number that is too large for `to` is an error.
+/// The nearest float. A finite number that is too large for `to` is an error, and so is a whole number that
+/// would be another one.
 fn float(text: &str, to: &DataType) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| "is not a number".to_owned())?;
     let max = match to {
@@ -167,6 +168,14 @@ fn float(text: &str, to: &DataType) -> Result<f64, String> {
     let is_infinity = text.trim_start_matches(['+', '-']).to_ascii_lowercase().starts_with("inf");
     if (value.is_infinite() && !is_infinity) || (value.is_finite() && value.abs() > max) {
         return Err(format!("is too large for {to}"));
+    }
+    let stored = match to {
+        DataType::Float32 => f64::from(value as f32),
+        _ => value,
+    };
+    let is_whole = text.trim_start_matches(['+', '-']).bytes().all(|b| b.is_ascii_digit());
+    if is_whole && *to != DataType::Float16 && digits_of(&stored.to_string()) != digits_of(text) {
+        return Err(format!("does not fit {to}: it would be rounded"));
     }
     Ok(value)
 }

@@ -65,7 +65,7 @@ const INVALID_SQL: [&str; 14] = [
 
 /// Statements that fail for the reasons of search.
 const INVALID_SEARCHES: [&str; 12] = [
-    "SELECT * FROM text_search(docs, 'wing AND (', 5)",
+    "SELECT * FROM text_search(docs, 'wing AND (', 5, strict => true)",
     "SELECT * FROM text_search(docs, 'wing', 0)",
     "SELECT * FROM text_search(docs, 'wing', 5, nothing => 1)",
     "SELECT * FROM text_search(docs, 'wing', 5, filter => 'year +')",

@@ -36,7 +36,7 @@ fn rewrite(filter: Filter) -> Result<Transformed<LogicalPlan>> {
     let renamed: HashMap<&Column, Column> = columns
         .iter()
         .filter(|column| count.get(column.name.as_str()).is_some_and(|count| *count > 1))
-        .map(|column| (column, Column::from_name(column.flat_name())))
+        .map(|column| (column, Column::from_name(format!("{}#", column.flat_name()))))
         .collect();
     if renamed.is_empty() {
         return Ok(Transformed::no(LogicalPlan::Filter(filter)));

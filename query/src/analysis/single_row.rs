@@ -33,7 +33,7 @@ impl AnalyzerRule for SingleRowSubqueries {
             let Expr::ScalarSubquery(mut subquery) = expr else {
                 return Ok(Transformed::no(expr));
             };
-            if !subquery.subquery.max_rows().is_some_and(|rows| rows <= 1) {
+            if subquery.subquery.max_rows().is_none_or(|rows| rows > 1) {
                 subquery.subquery = Arc::new(single_row(subquery.subquery.as_ref().clone())?);
             }
             Ok(Transformed::yes(Expr::ScalarSubquery(subquery)))

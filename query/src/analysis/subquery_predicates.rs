@@ -291,10 +291,21 @@ fn column_of(plan: &LogicalPlan) -> Expr {
     Expr::Column(Column::from((qualifier, field)))
 }
 
+/// A subquery whose relation has another name than those of an expression outside of it, since the engine
+/// would take columns of one name for one column.
+fn apart_from(expr: &Expr, plan: LogicalPlan) -> Result<LogicalPlan> {
+    let relations: Vec<_> = plan.schema().iter().filter_map(|(relation, _)| relation).collect();
+    let is_inside = |column: &Column| column.relation.as_ref().is_some_and(|name| relations.contains(&name));
+    match expr.column_refs().into_iter().any(is_inside) {
+        true => LogicalPlanBuilder::from(plan).alias("$subquery")?.build(),
+        false => Ok(plan),
+    }
+}
+
 /// `x NOT IN (q)` as a condition: no row of `q` is equal to `x`, or might be.
 fn not_exists(predicate: InSubquery, schema: &DFSchema) -> Result<Expr> {
     let InSubquery { expr, subquery: inner, .. } = predicate;
-    let plan = inner.subquery.as_ref().clone();
+    let plan = apart_from(&expr, inner.subquery.as_ref().clone())?;
     let equal = column_of(&plan).eq(outer(&expr, schema)?);
     let plan = LogicalPlanBuilder::from(plan).filter(Expr::IsNotFalse(Box::new(equal)))?.build()?;
     Ok(Expr::Exists(Exists { subquery: subquery(plan)?, negated: true }))
@@ -316,7 +327,7 @@ fn exists_by_count(exists: Exists) -> Result<Expr> {
 /// `x IN (q)` as a value: true if a row is equal, null if one might be, otherwise false.
 fn in_by_counts(predicate: InSubquery, schema: &DFSchema) -> Result<Expr> {
     let InSubquery { expr, subquery: inner, negated } = predicate;
-    let plan = inner.subquery.as_ref().clone();
+    let plan = apart_from(&expr, inner.subquery.as_ref().clone())?;
     let column = column_of(&plan);
     let unknown = || lit(ScalarValue::Boolean(None));
     let equal = LogicalPlanBuilder::from(plan.clone()).filter(column.clone().eq(outer(&expr, schema)?))?;

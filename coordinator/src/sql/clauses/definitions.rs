@@ -6,66 +6,18 @@ use plexus_model::{Error, Result};
 use super::{refuse, unsupported};
 
 pub(super) fn check_create_table(create: &ast::CreateTable) -> Result<()> {
+    // One field a line would take most of the function.
+    #[rustfmt::skip]
     let ast::CreateTable {
-        or_replace: _,
-        temporary,
-        external,
-        dynamic,
-        global,
-        if_not_exists: _,
-        transient,
-        volatile,
-        iceberg,
-        snapshot,
-        name: _,
-        columns,
-        constraints,
-        hive_distribution,
-        hive_formats: _,
-        table_options: _,
-        file_format,
-        location,
-        query: _,
-        without_rowid,
-        like,
-        clone,
-        version,
-        comment,
-        on_commit,
-        on_cluster,
-        primary_key,
-        order_by,
-        partition_by,
-        cluster_by: _,
-        clustered_by,
-        inherits,
-        partition_of,
-        for_values,
-        strict,
-        copy_grants,
-        enable_schema_evolution,
-        change_tracking,
-        data_retention_time_in_days,
-        max_data_extension_time_in_days,
-        default_ddl_collation,
-        with_aggregation_policy,
-        with_row_access_policy,
-        with_storage_lifecycle_policy,
-        with_tags,
-        external_volume,
-        base_location,
-        catalog,
-        catalog_sync,
-        storage_serialization_policy,
-        target_lag,
-        warehouse,
-        refresh_mode,
-        initialize,
-        require_user,
-        diststyle,
-        distkey,
-        sortkey,
-        backup,
+        or_replace: _, temporary, external, dynamic, global, if_not_exists: _, transient, volatile, iceberg,
+        snapshot, name: _, columns, constraints, hive_distribution, hive_formats: _, table_options: _,
+        file_format, location, query: _, without_rowid, like, clone, version, comment, on_commit,
+        on_cluster, primary_key, order_by, partition_by, cluster_by: _, clustered_by, inherits,
+        partition_of, for_values, strict, copy_grants, enable_schema_evolution, change_tracking,
+        data_retention_time_in_days, max_data_extension_time_in_days, default_ddl_collation,
+        with_aggregation_policy, with_row_access_policy, with_storage_lifecycle_policy, with_tags,
+        external_volume, base_location, catalog, catalog_sync, storage_serialization_policy, target_lag,
+        warehouse, refresh_mode, initialize, require_user, diststyle, distkey, sortkey, backup,
     } = create;
     refuse!("CREATE TABLE":
         *temporary => "TEMPORARY", *external => "EXTERNAL", *dynamic => "DYNAMIC",
@@ -95,6 +47,11 @@ pub(super) fn check_create_table(create: &ast::CreateTable) -> Result<()> {
         *require_user => "REQUIRE USER", diststyle.is_some() => "DISTSTYLE", distkey.is_some() => "DISTKEY",
         sortkey.is_some() => "SORTKEY: write CLUSTER BY, it", backup.is_some() => "BACKUP",
     );
+    check_keys(columns, constraints)
+}
+
+/// Checks columns and constraints, of which one is the primary key at most.
+fn check_keys(columns: &[ast::ColumnDef], constraints: &[TableConstraint]) -> Result<()> {
     let mut keys = 0;
     for column in columns {
         check_column(column)?;
