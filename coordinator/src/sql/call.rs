@@ -234,16 +234,22 @@ mod tests {
         };
         assert_eq!(vacuum("VACUUM"), (None, None, false));
         assert_eq!(vacuum("VACUUM a.\"B c\" DRY RUN"), (Some("\"a\".\"B c\"".to_owned()), None, true));
-        assert_eq!(vacuum("VACUUM t RETAIN '2 hours'"), (Some("t".to_owned()), Some(7_200_000_000), false));
+        assert_eq!(
+            vacuum("VACUUM t RETAIN '2 hours'"),
+            (Some("\"t\"".to_owned()), Some(7_200_000_000), false)
+        );
         assert_eq!(
             vacuum("VACUUM TABLE t RETAIN 3 days DRY RUN"),
-            (Some("t".to_owned()), Some(259_200_000_000), true)
+            (Some("\"t\"".to_owned()), Some(259_200_000_000), true)
         );
         for sql in
             ["RESTORE TABLE t TO VERSION 5", "RESTORE t TO VERSION AS OF 5", "CALL plexus.restore('t', 5)"]
         {
             let Some(Procedure::Restore { table, to }) = parse_call(sql).unwrap() else { panic!("{sql}") };
-            assert_eq!((table.to_string(), to.to_string()), ("t".to_owned(), "5".to_owned()), "{sql}");
+            assert_eq!(
+                (table.to_string().replace('"', ""), to.to_string()),
+                ("t".to_owned(), "5".to_owned())
+            );
         }
         let sql = "RESTORE TABLE t TO TIMESTAMP AS OF '2026-01-01'";
         assert!(matches!(parse_call(sql).unwrap(), Some(Procedure::Restore { .. })));

@@ -168,7 +168,8 @@ mod tests {
         ] {
             let expr = parse::expression(sql).unwrap();
             let text = definition(&expr).unwrap_or_else(|e| panic!("{sql}: {e}"));
-            assert_eq!(parse::expression(&text).unwrap(), expr, "{sql}: {text}");
+            let parsed = without_parentheses(parse::expression(&text).unwrap());
+            assert_eq!(parsed, without_parentheses(expr), "{sql}: {text}");
         }
     }
 }
