@@ -31,32 +31,35 @@ type Renamed = HashMap<Column, Column>;
 /// # Errors
 /// Those of building plans, which only a fault in the renaming could cause.
 fn make_unique(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let (plan, renamed) = rename(plan)?;
+    let Renaming { plan, renamed, .. } = rename(plan)?;
     restore(plan, &renamed)
 }
 
+/// A plan whose joins have unique columns.
+struct Renaming {
+    plan: LogicalPlan,
+    renamed: Renamed,
+    /// Whether the plan differs from what it was.
+    changed: bool,
+}
+
 #[recursive::recursive]
-fn rename(plan: LogicalPlan) -> Result<(LogicalPlan, Renamed)> {
-    let mut inputs = Vec::new();
-    for input in plan.inputs() {
-        inputs.push(rename(input.clone())?);
-    }
+fn rename(plan: LogicalPlan) -> Result<Renaming> {
+    let mut inputs: Vec<Renaming> =
+        plan.inputs().into_iter().map(|input| rename(input.clone())).collect::<Result<_>>()?;
     if let (LogicalPlan::Join(join), [left, right]) = (&plan, inputs.as_mut_slice()) {
         match join.join_type {
             JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full => {
-                tell_apart(names(&left.0), right)?;
+                tell_apart(&names(&left.plan), right)?;
             }
-            JoinType::LeftMark => tell_apart(mark(), left)?,
-            JoinType::RightMark => tell_apart(mark(), right)?,
+            JoinType::LeftMark => tell_apart(&mark(), left)?,
+            JoinType::RightMark => tell_apart(&mark(), right)?,
             // They have the columns of one side.
             JoinType::LeftSemi | JoinType::RightSemi | JoinType::LeftAnti | JoinType::RightAnti => {}
         }
     }
-    if inputs.iter().all(|(_, renamed)| renamed.is_empty()) {
-        let inputs: Vec<LogicalPlan> = inputs.into_iter().map(|(input, _)| input).collect();
-        let is_same = plan.inputs().into_iter().eq(inputs.iter());
-        let plan = if is_same { plan } else { plan.with_new_exprs(plan.expressions(), inputs)? };
-        return Ok((plan, Renamed::new()));
+    if inputs.iter().all(|input| !input.changed) {
+        return Ok(Renaming { plan, renamed: Renamed::new(), changed: false });
     }
     match &plan {
         LogicalPlan::Join(_)
@@ -68,12 +71,13 @@ fn rename(plan: LogicalPlan) -> Result<(LogicalPlan, Renamed)> {
         | LogicalPlan::Aggregate(_) => {}
         // What knows its input by position or by itself gets the names that it had.
         _ => {
-            let restored = inputs.into_iter().map(|(input, renamed)| restore(input, &renamed));
-            let restored = restored.collect::<Result<_>>()?;
-            return Ok((plan.with_new_exprs(plan.expressions(), restored)?, Renamed::new()));
+            let restored = inputs.into_iter().map(|input| restore(input.plan, &input.renamed));
+            let plan = plan.with_new_exprs(plan.expressions(), restored.collect::<Result<_>>()?)?;
+            return Ok(Renaming { plan, renamed: Renamed::new(), changed: true });
         }
     }
-    let (inputs, renamed): (Vec<LogicalPlan>, Vec<Renamed>) = inputs.into_iter().unzip();
+    let (inputs, renamed): (Vec<LogicalPlan>, Vec<Renamed>) =
+        inputs.into_iter().map(|input| (input.plan, input.renamed)).unzip();
     let mut renamed: Renamed = renamed.into_iter().flatten().collect();
     let preserver = NamePreserver::new(&plan);
     let mut exprs = Vec::new();
@@ -92,7 +96,7 @@ fn rename(plan: LogicalPlan) -> Result<(LogicalPlan, Renamed)> {
     }
     let plan = plan.with_new_exprs(exprs, inputs)?;
     renamed.retain(|_, new| plan.schema().has_column(new));
-    Ok((plan, renamed))
+    Ok(Renaming { plan, renamed, changed: true })
 }
 
 /// The names of the columns of a plan.
@@ -106,14 +110,15 @@ fn mark() -> HashSet<String> {
 }
 
 /// Renames the columns of a side of a join that have the name of one of the other side.
-fn tell_apart(other: HashSet<String>, (side, renamed): &mut (LogicalPlan, Renamed)) -> Result<()> {
-    let own = names(side);
-    if own.is_disjoint(&other) {
+fn tell_apart(other: &HashSet<String>, side: &mut Renaming) -> Result<()> {
+    let own = names(&side.plan);
+    if own.is_disjoint(other) {
         return Ok(());
     }
-    let mut taken: HashSet<String> = own.union(&other).cloned().collect();
+    let Renaming { plan, renamed, changed } = side;
+    let mut taken: HashSet<String> = own.union(other).cloned().collect();
     let mut exprs = Vec::new();
-    for column in side.schema().columns() {
+    for column in plan.schema().columns() {
         if !other.contains(&column.name) {
             exprs.push(Expr::Column(column));
             continue;
@@ -130,7 +135,8 @@ fn tell_apart(other: HashSet<String>, (side, renamed): &mut (LogicalPlan, Rename
         }
         exprs.push(Expr::Column(column.clone()).alias_qualified(column.relation, name));
     }
-    *side = LogicalPlanBuilder::from(side.clone()).project(exprs)?.build()?;
+    *plan = LogicalPlanBuilder::from(plan.clone()).project(exprs)?.build()?;
+    *changed = true;
     Ok(())
 }
 

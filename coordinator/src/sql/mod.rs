@@ -3,6 +3,7 @@
 
 pub(crate) mod call;
 pub(crate) mod clauses;
+pub(crate) mod columns;
 pub(crate) mod definition;
 pub(crate) mod dependent_columns;
 pub(crate) mod dialect;

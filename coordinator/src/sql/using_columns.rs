@@ -13,6 +13,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 use plexus_model::{Error, Result};
 
+use crate::sql::columns::replace_unqualified;
 use crate::sql::names::{last_part, name_of};
 use crate::sql::result_names::output_names;
 use crate::sql::syntax;
@@ -57,7 +58,7 @@ impl VisitorMut for Joins {
                     _ => None,
                 };
             }
-            let _: ControlFlow<()> = exprs.visit(&mut Replace { replaced: &replaced, subqueries: 0 });
+            replace_unqualified(exprs, |column| replaced.get(&name_of(column)).cloned());
         }
         ControlFlow::Continue(())
     }
@@ -288,44 +289,15 @@ fn replace_columns(select: &mut Select, replaced: &HashMap<String, Expr>) {
             *item = syntax::item(value.clone(), &name_of(column));
         }
     }
-    let mut replace = Replace { replaced, subqueries: 0 };
-    let _: ControlFlow<()> = select.projection.visit(&mut replace);
+    let value = |column: &Ident| replaced.get(&name_of(column)).cloned();
+    replace_unqualified(&mut select.projection, value);
     for part in [&mut select.selection, &mut select.having, &mut select.qualify] {
-        let _: ControlFlow<()> = part.visit(&mut replace);
+        replace_unqualified(part, value);
     }
     if let GroupByExpr::Expressions(exprs, _) = &mut select.group_by {
-        let _: ControlFlow<()> = exprs.visit(&mut replace);
+        replace_unqualified(exprs, value);
     }
-    let _: ControlFlow<()> = select.named_window.visit(&mut replace);
-}
-
-struct Replace<'a> {
-    replaced: &'a HashMap<String, Expr>,
-    subqueries: usize,
-}
-
-impl VisitorMut for Replace<'_> {
-    type Break = ();
-
-    fn pre_visit_query(&mut self, _query: &mut Query) -> ControlFlow<()> {
-        self.subqueries += 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_query(&mut self, _query: &mut Query) -> ControlFlow<()> {
-        self.subqueries -= 1;
-        ControlFlow::Continue(())
-    }
-
-    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        if let Expr::Identifier(column) = expr
-            && self.subqueries == 0
-            && let Some(value) = self.replaced.get(&name_of(column))
-        {
-            *expr = value.clone();
-        }
-        ControlFlow::Continue(())
-    }
+    replace_unqualified(&mut select.named_window, value);
 }
 
 #[cfg(test)]

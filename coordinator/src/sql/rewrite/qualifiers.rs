@@ -5,10 +5,11 @@
 
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{self, Expr, Ident, Query, TableFactor, VisitMut, VisitorMut};
+use datafusion::sql::sqlparser::ast::{self, Expr, Ident, TableFactor, VisitMut, VisitorMut};
 use plexus_model::{Error, Result, Table};
 use plexus_query::CATALOG;
 
+use crate::sql::columns::replace_unqualified;
 use crate::sql::names::{last_part, name_of, table_reference};
 use crate::sql::rewrite::target;
 
@@ -106,38 +107,10 @@ impl VisitorMut for Shorten<'_> {
     }
 }
 
-/// Qualifies the columns of `table` in an expression that have no qualifier, except in subqueries, whose own
-/// tables come first.
+/// Qualifies the columns of `table` in an expression that have no qualifier, except in subqueries.
 pub(crate) fn qualify(expr: &mut Expr, table: &Table, alias: &Ident) {
-    let _: ControlFlow<()> = VisitMut::visit(expr, &mut Qualify { table, alias, subqueries: 0 });
-}
-
-struct Qualify<'a> {
-    table: &'a Table,
-    alias: &'a Ident,
-    subqueries: usize,
-}
-
-impl VisitorMut for Qualify<'_> {
-    type Break = ();
-
-    fn pre_visit_query(&mut self, _query: &mut Query) -> ControlFlow<()> {
-        self.subqueries += 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_query(&mut self, _query: &mut Query) -> ControlFlow<()> {
-        self.subqueries -= 1;
-        ControlFlow::Continue(())
-    }
-
-    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        if let Expr::Identifier(column) = expr
-            && self.subqueries == 0
-            && self.table.schema.column_index(&name_of(column)).is_some()
-        {
-            *expr = Expr::CompoundIdentifier(vec![self.alias.clone(), column.clone()]);
-        }
-        ControlFlow::Continue(())
-    }
+    replace_unqualified(expr, |column| {
+        let is_of_table = table.schema.column_index(&name_of(column)).is_some();
+        is_of_table.then(|| Expr::CompoundIdentifier(vec![alias.clone(), column.clone()]))
+    });
 }
