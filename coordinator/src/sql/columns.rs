@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{Expr, Ident, Query, VisitMut, VisitorMut};
 
-/// Replaces the columns that have no qualifier, except in subqueries, whose own tables come first. `replacement`
-/// returns `None` for columns that stay.
+/// Replaces the columns that have no qualifier, except in subqueries, whose own tables come first.
+/// `replacement` returns `None` for columns that stay.
 pub(crate) fn replace_unqualified(part: &mut impl VisitMut, replacement: impl Fn(&Ident) -> Option<Expr>) {
     let _: ControlFlow<()> = part.visit(&mut Unqualified { replacement, subqueries: 0 });
 }
