@@ -1,6 +1,7 @@
 //! The entry point of the crate: [`Coordinator`] classifies each statement once and passes it to the executor
 //! of its kind, inside a transaction or on its own.
 
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -89,6 +90,19 @@ impl Described {
     fn without_rows() -> Self {
         Self { schema: None, parameters: Arc::new(Schema::empty()), version: Version(0) }
     }
+}
+
+/// Runs what answers a statement. A panic is an error of this statement alone: the connection of the client,
+/// and the other statements on it, go on.
+fn answer<'a, T: Send + 'a>(
+    sql: &'a str,
+    run: impl Future<Output = Result<T>> + Send + 'a,
+) -> BoxFuture<'a, Result<T>> {
+    Box::pin(async move {
+        let outcome = AssertUnwindSafe(run).catch_unwind().await;
+        let outcome = outcome.unwrap_or_else(|_| Err(Error::internal("the statement failed unexpectedly")));
+        outcome.map_err(|e| point_at(sql, e))
+    })
 }
 
 impl Coordinator {
@@ -183,7 +197,7 @@ impl Coordinator {
             };
             Ok(Described { schema, parameters: parameter_fields, version })
         };
-        Box::pin(async move { run.await.map_err(|e| point_at(sql, e)) })
+        answer(sql, run)
     }
 
     /// Runs one statement. `parameters` has one row with its values, if it takes any.
@@ -201,7 +215,7 @@ impl Coordinator {
             let values = parameters.map_or(Ok(vec![]), |batch| row_values(batch, 0))?;
             self.execute_statement(session, &parsed, values).await
         };
-        Box::pin(async move { run.await.map_err(|e| point_at(sql, e)) })
+        answer(sql, run)
     }
 
     /// Runs one statement once for each row of parameters. Returns the total number of affected rows.
@@ -231,7 +245,7 @@ impl Coordinator {
             }
             Ok(affected)
         };
-        Box::pin(async move { run.await.map_err(|e| point_at(sql, e)) })
+        answer(sql, run)
     }
 
     /// Runs several statements in order. Returns the total number of affected rows.
@@ -247,7 +261,7 @@ impl Coordinator {
             }
             Ok(affected)
         };
-        Box::pin(async move { run.await.map_err(|e| point_at(sql, e)) })
+        answer(sql, run)
     }
 
     /// Writes a stream of batches to a table in one commit. `target.mode` decides whether it creates the
@@ -296,7 +310,7 @@ impl Coordinator {
             };
             run.boxed().instrument(span).await
         };
-        Box::pin(async move { run.await.map_err(|e| point_at(sql, e)) })
+        answer(sql, run)
     }
 
     /// Begins a transaction and returns its id.
@@ -384,6 +398,8 @@ impl Coordinator {
     ) -> Result<Executed> {
         let statement = &parsed.statement;
         match parsed.kind {
+            // `execute_statement` does not come here with it, since it must not run in the transaction that
+            // it ends.
             StatementKind::Transaction => self.control_transaction(session, statement).await,
             StatementKind::Procedure | StatementKind::Ddl => {
                 self.run_definition(session, parsed, query_id).await

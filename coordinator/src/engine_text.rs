@@ -45,6 +45,43 @@ pub(crate) fn is_unknown_table(text: &str) -> bool {
     text.starts_with("table '") && text.ends_with("' not found")
 }
 
+/// A message without what tells a user nothing: the layers of the engine that it came through, its request to
+/// report a fault of its own, and the attempts to match a call with each signature of a function.
+///
+/// datafusion-common 55.2.0, `src/error.rs`, `impl Display for DataFusionError` and
+/// `DataFusionError::BUG_REPORT`; datafusion-expr, `src/utils.rs`, `generate_signature_error_message`.
+pub(crate) fn plain(message: &str) -> String {
+    const LAYERS: [&str; 11] = [
+        "Error during planning: ",
+        "Execution error: ",
+        "Internal error: ",
+        "This feature is not implemented: ",
+        "Schema error: ",
+        "Arrow error: ",
+        "External error: ",
+        "Invalid argument error: ",
+        "Compute error: ",
+        "Cast error: ",
+        "Parser error: ",
+    ];
+    const NO_FUNCTION: &str = "No function matches the given name and argument types";
+    const REQUEST: &str = "\nThis issue was likely caused by a bug in DataFusion's code.";
+    const END_OF_REQUEST: &str = "datafusion/issues";
+    let mut rest = match message.find(NO_FUNCTION) {
+        Some(start) => &message[start..],
+        None => message,
+    };
+    while let Some(inner) = LAYERS.iter().find_map(|layer| rest.strip_prefix(layer)) {
+        rest = inner;
+    }
+    let mut plain = rest.to_owned();
+    while let Some(start) = plain.find(REQUEST) {
+        let end = plain[start..].find(END_OF_REQUEST).map(|end| start + end + END_OF_REQUEST.len());
+        plain.replace_range(start..end.unwrap_or(plain.len()), "");
+    }
+    plain
+}
+
 /// Whether an error says that a subquery is left in a plan: the optimizer could not make a join of it.
 ///
 /// datafusion-physical-expr 55.2.0, `src/planner.rs`, the last arm of `create_physical_expr`: the general
@@ -101,6 +138,17 @@ mod tests {
         assert_eq!(from_datafusion(error).kind(), ErrorKind::NotFound);
         let error = plan("SELECT missing FROM t").await.unwrap_err();
         assert_eq!(from_datafusion(error).kind(), ErrorKind::InvalidArgument);
+    }
+
+    #[tokio::test]
+    async fn messages_are_plain() {
+        let error = from_datafusion(plan("SELECT md5(a) FROM t").await.unwrap_err());
+        assert!(error.message().starts_with("No function matches"), "{error}");
+        assert!(!error.message().contains("DataFusion's code"), "{error}");
+        let nested = "Arrow error: Compute error: out of range";
+        assert_eq!(plain(nested), "out of range");
+        let internal = DataFusionError::Internal("no such slot".into()).strip_backtrace();
+        assert_eq!(plain(&internal), "no such slot.");
     }
 
     #[tokio::test]

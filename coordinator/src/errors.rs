@@ -72,7 +72,7 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
         DataFusionError::NotImplemented(text) if engine_text::is_unplanned_subquery(text) => {
             UNPLANNED_SUBQUERY.to_owned()
         }
-        other => other.strip_backtrace(),
+        other => engine_text::plain(&other.strip_backtrace()),
     };
     let message = if engine_text::has_position(&message) { message } else { message + &position };
     let kind = match root {

@@ -13,12 +13,12 @@
 //! - [`Maintenance`] runs the background work of a node.
 //!
 //! Folders, each above those that it uses; `coordinator.rs` dispatches to them:
-//! - `sql`: parsing, classification and rewriting of SQL text. No I/O.
-//! - `exec`: sessions, transactions, planning, queries, DML, `COPY` and bulk ingest.
-//! - `ddl`: definitions of tables, schemas and indexes.
-//! - `write`: from rows to a commit: coercion, key checks, replication, group commit.
 //! - `table_ops`: maintenance statements and procedures, such as `OPTIMIZE`, `VACUUM` and `RESTORE`.
+//! - `ddl`: definitions of tables, schemas and indexes.
+//! - `exec`: sessions, transactions, planning, queries, DML, `COPY` and bulk ingest.
+//! - `sql`: parsing, classification and rewriting of SQL text. No I/O.
 //! - `background`: flush, compaction, index builds, repair, scrubbing, garbage collection and liveness.
+//! - `write`: from rows to a commit: coercion, key checks, replication, group commit.
 
 mod background;
 mod coordinator;

@@ -130,7 +130,7 @@ pub(crate) const CHECK_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Files in one check request to a node.
 pub(crate) const CHECK_FILES_MAX: usize = 10_000;
 
-/// How long the file of a vacuumed segment stays on disk. Longer than any query that may still read it.
+/// How long the file of a vacuumed segment stays on disk. A query that reads it for longer fails.
 pub(crate) const VACUUMED_AGE_MIN: Duration = Duration::from_secs(10 * 60);
 
 /// Bytes per second that a node scrubs: one terabyte in a day and a half.

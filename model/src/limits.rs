@@ -42,7 +42,7 @@ pub const INLINE_TABLE_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const INLINE_TOTAL_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Weight of one proposal, see [`Proposal::weight`](crate::Proposal::weight). An entry is sent to followers
-/// as a whole and must arrive within a heartbeat.
+/// as a whole; one of this size still arrives before the election timeout on a slow network.
 pub const PROPOSAL_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Microseconds for which the outcome of a token is remembered. Must be well above the time for which a

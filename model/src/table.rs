@@ -177,7 +177,7 @@ impl Table {
             || self.garbage(until).next().is_some()
     }
 
-    /// Number of rows at `version`. Counts rows of flushed segments that are newer than `version` too.
+    /// Upper bound of the rows at `version`: a flushed segment may have newer rows too.
     pub fn rows(&self, version: Version) -> u64 {
         self.visible(version).map(|s| s.live_rows(version)).sum()
     }

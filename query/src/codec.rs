@@ -12,6 +12,7 @@ use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::FileSource;
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::ScalarUDF;
+use datafusion::physical_expr::split_conjunction;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter_pushdown::PushedDown;
 use datafusion_proto::physical_plan::from_proto::{
@@ -153,8 +154,11 @@ impl PhysicalExtensionCodec for ScanCodec {
         let mut source: Arc<dyn FileSource> = Arc::new(self.context.source(schema.clone()));
         if let Some(predicate) = &scan.predicate {
             let predicate = converter.proto_to_physical_expr(predicate, schema.table_schema(), &decode)?;
-            let pushed = source.try_pushdown_filters(vec![predicate], task.session_config().options())?;
-            // The plan has no filter above the scan, so the source must accept the filter.
+            // The source accepted the conjuncts one by one. It would refuse a conjunction one side of which
+            // can fail on rows that the other side excludes.
+            let conjuncts = split_conjunction(&predicate).into_iter().cloned().collect();
+            let pushed = source.try_pushdown_filters(conjuncts, task.session_config().options())?;
+            // The plan has no filter above the scan, so the source must accept each of them.
             let accepted = pushed.filters.iter().all(|f| matches!(f, PushedDown::Yes));
             match pushed.updated_node.filter(|_| accepted) {
                 Some(updated) => source = updated,

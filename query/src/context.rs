@@ -24,6 +24,8 @@ extensions_options! {
         pub query_id: String, default = String::new()
         /// The manifest version that the query is pinned to.
         pub version: u64, default = 0
+        /// Whether its plan may run on several nodes.
+        pub distributed: bool, default = false
     }
 }
 

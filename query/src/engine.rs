@@ -31,7 +31,9 @@ use vortex::session::VortexSession;
 use crate::analysis;
 use crate::codec::ScanCodec;
 use crate::context::{QueryContext, plan_parsed, simplify};
-use crate::scan::distribution::{Placement, desired_tasks, route, scale_up};
+use crate::list_functions::list_functions;
+use crate::physical_rules::physical_rules;
+use crate::scan::distribution::{WorkerSlots, desired_tasks, route, scale_up};
 use crate::scan::files::STORE_URL;
 use crate::scan::leaf::ScanContext;
 use crate::search::{
@@ -68,7 +70,7 @@ pub struct Pin {
     /// What the system tables show beside the manifest.
     pub view: ClusterView,
     /// The nodes that run distributed plans.
-    pub placement: Placement,
+    pub worker_slots: WorkerSlots,
     /// Id of the query in logs and spans.
     pub query_id: String,
     /// Relations of the statement, in the schema [`crate::STATEMENT_SCHEMA`].
@@ -121,7 +123,7 @@ impl Engine {
             .with_config(config(partitions))
             .with_runtime_env(runtime.clone())
             .with_distributed_planner()
-            .with_distributed_worker_resolver(Placement { workers: vec![], task_bytes: 0 })
+            .with_distributed_worker_resolver(WorkerSlots { workers: vec![], task_bytes: 0 })
             .with_distributed_channel_resolver(channels)
             .with_distributed_local_worker_context(worker.to_local_worker_context(self_url))
             .with_distributed_user_codec(ScanCodec { context: scans.clone() })
@@ -136,12 +138,14 @@ impl Engine {
             .with_analyzer_rules(analysis::analyzer_rules())
             .with_analyzer_rule(Arc::new(BindRule))
             .with_optimizer_rule(Arc::new(SearchRule))
+            .with_optimizer_rule(Arc::new(analysis::float_zeros::ListZeros))
+            .with_physical_optimizer_rules(physical_rules())
             .build();
         add_functions(&mut base)?;
         for function in search::table_functions() {
             base.register_udtf(function.name(), function.function().clone());
         }
-        let literal = SessionStateBuilder::new()
+        let mut literal = SessionStateBuilder::new()
             .with_default_features()
             .with_config(config(partitions))
             .with_runtime_env(runtime)
@@ -149,6 +153,7 @@ impl Engine {
             .with_optimizer_rules(vec![])
             .with_physical_optimizer_rules(vec![])
             .build();
+        add_functions(&mut literal)?;
         let (runtime, search_permits) = (Handle::current(), Semaphore::new(REMOTE_SEARCHES_MAX));
         let remote_search_requests = AtomicU64::new(0);
         let tables = TableContext { scans, search };
@@ -251,14 +256,15 @@ impl Engine {
 
     /// A session based on `base` that is pinned.
     fn pinned(&self, base: &SessionState, pin: Pin) -> SessionState {
-        let Pin { manifest, view, placement, query_id, relations } = pin;
+        let Pin { manifest, view, worker_slots, query_id, relations } = pin;
         let mut state = base.clone();
         // Fixes the value of `now()` for the whole statement.
         state.mark_start_execution();
-        let context = QueryContext { query_id, version: manifest.version.0 };
-        state.set_distributed_worker_resolver(placement.clone());
+        let distributed = worker_slots.workers.len() > 1;
+        let context = QueryContext { query_id, version: manifest.version.0, distributed };
+        state.set_distributed_worker_resolver(worker_slots.clone());
         state.set_distributed_option_extension(context);
-        state.config_mut().set_extension(Arc::new(placement));
+        state.config_mut().set_extension(Arc::new(worker_slots));
         state.config_mut().set_extension(SearchReport::extension());
         let context = self.tables.clone();
         let catalog = PinnedCatalog { manifest, view: Arc::new(view), context, relations };
@@ -275,6 +281,9 @@ fn add_functions(state: &mut SessionState) -> Result<()> {
     // The name of other databases.
     state.register_udf(Arc::new(math::signum().as_ref().clone().with_aliases(["sign"])))?;
     state.register_udf(Arc::new(AtTimeZone::default().into()))?;
+    for function in list_functions(state) {
+        state.register_udf(function)?;
+    }
     analysis::register_functions(state)
 }
 

@@ -9,7 +9,7 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion_distributed::{NetworkBoundaryExt, display_plan_ascii};
 
-use crate::scan::distribution::Placement;
+use crate::scan::distribution::WorkerSlots;
 use crate::search::SearchReport;
 use crate::unique_columns::physical_plan;
 
@@ -27,14 +27,14 @@ pub async fn explain(state: &SessionState, plan: &LogicalPlan) -> Result<String>
     for line in state.config().get_extension::<SearchReport>().map(|r| r.take()).unwrap_or_default() {
         let _ = writeln!(text, "{line}");
     }
-    let placement = state.config().get_extension::<Placement>();
+    let worker_slots = state.config().get_extension::<WorkerSlots>();
     physical.apply(|node| {
         if let Some(boundary) = node.as_network_boundary() {
             let stage = boundary.input_stage();
-            let workers = placement
+            let workers = worker_slots
                 .as_deref()
                 .zip(stage.local_plan())
-                .and_then(|(placement, plan)| placement.of_stage(plan, stage.task_count()));
+                .and_then(|(worker_slots, plan)| worker_slots.of_stage(plan, stage.task_count()));
             match workers {
                 Some(workers) => {
                     for (task, worker) in workers.into_iter().enumerate() {

@@ -2,12 +2,12 @@
 //!
 //! An [`Engine`] makes sessions. Each session is pinned to one version of the manifest by a [`Pin`], so what
 //! it plans and reads depends on that version alone. A table is scanned as a set of segments: Vortex files
-//! and rows that are inline in the Raft log. Large scans are split over the nodes that hold replicas, as the
-//! [`Placement`] of the query says. The [`search`] module ranks rows by full text and by vectors.
+//! and rows that are inline in the manifest. Large scans are split over the nodes that hold replicas, as the
+//! [`WorkerSlots`] of the query say. The [`search`] module ranks rows by full text and by vectors.
 //!
-//! This crate knows neither sockets nor writes. The network comes in as a `ChannelResolver` for the workers
-//! of a distributed plan and as a [`search::SearchTransport`] for searches. The coordinator plans DML as a
-//! query over the [`dml_target_schema`] and stores the rows itself.
+//! This crate opens no sockets and commits nothing. The network comes in as a `ChannelResolver` for the
+//! workers of a distributed plan and as a [`search::SearchTransport`] for searches. The coordinator plans DML
+//! as a query over the [`dml_target_schema`] and stores the rows itself.
 //!
 //! Some schema names have a meaning to a session only:
 //!
@@ -27,6 +27,8 @@ mod codec;
 mod context;
 mod engine;
 mod explain;
+mod list_functions;
+mod physical_rules;
 mod scan;
 pub mod search;
 mod tables;
@@ -37,11 +39,11 @@ pub use analysis::literals::{make_doubles, make_doubles_in};
 pub use checks::{ColumnDefaults, RowChecks};
 pub use engine::{Engine, EngineOptions, Pin};
 pub use explain::explain;
-pub use scan::distribution::{Placement, Worker as PlacedWorker};
+pub use scan::distribution::{Worker as PlacedWorker, WorkerSlots};
 pub use tables::catalog::{Relations, STATEMENT_SCHEMA, as_of_schema};
 pub use tables::dml_target::{ROW_COLUMN, SEGMENT_COLUMN, dml_target_schema};
 pub use tables::system::{ClusterView, SYSTEM_SCHEMA, system_tables};
-pub use time_zones::AT_TIME_ZONE;
+pub use time_zones::{AT_TIME_ZONE, follow_settings};
 pub use unique_columns::physical_plan;
 
 /// The only catalog of a cluster.

@@ -1,5 +1,5 @@
 //! `AT TIME ZONE` as in the SQL standard: an instant becomes the clock of the zone, a clock becomes an
-//! instant. The engine makes an instant of both. See apache/datafusion#25166.
+//! instant. DataFusion makes an instant of both. See apache/datafusion#25166.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -7,10 +7,33 @@ use std::sync::Arc;
 use arrow::array::timezone::Tz;
 use arrow_schema::{DataType, Field, FieldRef, TimeUnit};
 use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
+use datafusion::execution::{FunctionRegistry, SessionState};
 use datafusion::functions::datetime::to_local_time;
 use datafusion::logical_expr::{
-    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
+
+/// The zone of sessions that set none.
+pub(crate) const DEFAULT_ZONE: &str = "UTC";
+
+/// Lets functions such as `now` and `to_timestamp` follow the settings of a session, which they read when
+/// they are registered.
+///
+/// # Errors
+/// When a function cannot be registered.
+pub fn follow_settings(state: &mut SessionState) -> Result<()> {
+    let options = state.config_options().clone();
+    if options.execution.time_zone.as_deref() == Some(DEFAULT_ZONE) {
+        return Ok(());
+    }
+    let functions = state.scalar_functions().values();
+    let updated: Vec<ScalarUDF> =
+        functions.filter_map(|function| function.inner().with_updated_config(&options)).collect();
+    for function in updated {
+        state.register_udf(Arc::new(function))?;
+    }
+    Ok(())
+}
 
 /// The name of [`AtTimeZone`].
 pub const AT_TIME_ZONE: &str = "$at_time_zone";

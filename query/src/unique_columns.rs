@@ -45,6 +45,10 @@ struct Renaming {
 
 #[recursive::recursive]
 fn rename(plan: LogicalPlan) -> Result<Renaming> {
+    let Transformed { data: plan, transformed: changed, .. } = plan.map_subqueries(|subquery| {
+        let Renaming { plan, renamed, changed } = rename(subquery)?;
+        Ok(Transformed::new_transformed(restore(plan, &renamed)?, changed))
+    })?;
     let mut inputs: Vec<Renaming> =
         plan.inputs().into_iter().map(|input| rename(input.clone())).collect::<Result<_>>()?;
     if let (LogicalPlan::Join(join), [left, right]) = (&plan, inputs.as_mut_slice()) {
@@ -59,7 +63,7 @@ fn rename(plan: LogicalPlan) -> Result<Renaming> {
         }
     }
     if inputs.iter().all(|input| !input.changed) {
-        return Ok(Renaming { plan, renamed: Renamed::new(), changed: false });
+        return Ok(Renaming { plan, renamed: Renamed::new(), changed });
     }
     match &plan {
         LogicalPlan::Join(_)

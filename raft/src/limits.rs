@@ -51,7 +51,8 @@ pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const QUEUE_REQUESTS_MAX: usize = 8_192;
 /// Requests that share a batch.
 pub(crate) const BATCH_REQUESTS_MAX: usize = 1_024;
-/// Weight at which a batch is closed. An entry must reach a follower within a heartbeat interval.
+/// Weight at which a batch is closed, so that an entry reaches a follower within a heartbeat interval. A
+/// larger proposal goes alone.
 pub(crate) const BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// Time for the quorum to answer a batch. `openraft` may never answer when the leader is deposed; after this
 /// time the outcome of a write is unknown.

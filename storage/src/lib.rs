@@ -34,6 +34,7 @@
 //! # }
 //! ```
 
+mod canonical_floats;
 mod deletion_vectors;
 mod distinct;
 mod encode;
@@ -50,6 +51,7 @@ mod store;
 mod type_names;
 pub mod types;
 
+pub use canonical_floats::canonical_floats;
 pub use encode::{EncodedSegment, SegmentEncoder, SegmentRows, primary_keys};
 pub use read::{RemoteSegments, SegmentReader, SegmentRef};
 pub use routing::{CanonicalKeys, Router, shard_of_key};

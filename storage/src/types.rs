@@ -87,7 +87,8 @@ pub fn to_data_type(t: &ColumnType) -> DataType {
     }
 }
 
-/// The column type of an Arrow type. Dictionary and run-end encoded types become the type of their values.
+/// The column type of an Arrow type. Dictionary and run-end encoded types become the type of their values,
+/// binary values of one size become binary.
 ///
 /// # Errors
 /// `Unsupported` when segments cannot store the type. `InvalidArgument` for a fixed-size list whose length is
@@ -157,6 +158,7 @@ pub fn from_data_type(t: &DataType) -> Result<ColumnType> {
         // These types are encodings, not logical types. Segments choose their own encodings.
         DataType::Dictionary(_, values) => from_data_type(values)?,
         DataType::RunEndEncoded(_, values) => from_data_type(values.data_type())?,
+        DataType::FixedSizeBinary(_) => ColumnType::Binary,
         other => {
             return Err(Error::unsupported(format!("type {other} cannot be stored in a table")));
         }

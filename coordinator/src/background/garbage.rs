@@ -24,7 +24,7 @@ struct GarbageTracker {
 
 impl GarbageTracker {
     /// Records which of the `local` files are referenced, and returns those that lost their last reference at
-    /// least [`VACUUMED_AGE_MIN`] ago. No query can still read them.
+    /// least [`VACUUMED_AGE_MIN`] ago. A query that still reads one fails.
     fn update(
         &mut self,
         local: Vec<SegmentId>,

@@ -19,6 +19,7 @@ use crate::limits::{COMMIT_TIMEOUT, READ_INDEX_TIMEOUT, REPLICAS_DEFAULT, SHARDS
 use crate::sql::names::table_name;
 use crate::write::arrange::arrange;
 use crate::write::group_queue::WriteResult;
+use crate::write::ingest::LOAD;
 use crate::write::keys::OnDuplicate;
 use crate::write::row_changes::RowChanges;
 use crate::write::writer::Writer;
@@ -103,7 +104,7 @@ impl Loader {
         if let Some(table) = append {
             let columns: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
             let defaults = self.writer.engine.column_defaults(&table.schema, &columns)?;
-            let mut ingest = self.writer.begin(table.clone(), target.on_duplicate, "ingest")?;
+            let mut ingest = self.writer.begin(table.clone(), target.on_duplicate, LOAD)?;
             while let Some(batch) = batches.try_next().await? {
                 ingest.write(arrange(&batch, &columns, &defaults, &table)?).await?;
             }
@@ -135,7 +136,7 @@ impl Loader {
         };
         let columns: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
         let defaults = self.writer.engine.column_defaults(&table.schema, &columns)?;
-        let mut ingest = self.writer.begin(table.clone(), target.on_duplicate, "ingest")?;
+        let mut ingest = self.writer.begin(table.clone(), target.on_duplicate, LOAD)?;
         while let Some(batch) = batches.try_next().await? {
             ingest.write(arrange(&batch, &columns, &defaults, &table)?).await?;
         }
@@ -167,7 +168,7 @@ impl Loader {
         let applied = self.planner.meta.propose(Command::CreateTable(create), COMMIT_TIMEOUT).await?;
         let loaded = async {
             let manifest = self.planner.meta.wait_version(applied.version, READ_INDEX_TIMEOUT).await?;
-            let mut ingest = self.writer.begin(find(&manifest, &staging)?, target.on_duplicate, "ingest")?;
+            let mut ingest = self.writer.begin(find(&manifest, &staging)?, target.on_duplicate, LOAD)?;
             while let Some(batch) = batches.try_next().await? {
                 ingest.write(batch).await?;
             }

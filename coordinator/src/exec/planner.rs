@@ -12,7 +12,7 @@ use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{self, Expr, Value};
 use futures::{FutureExt, TryStreamExt};
 use plexus_model::{Error, Manifest, NodeId, Result};
-use plexus_query::{ClusterView, Engine, Pin, Placement, Relations};
+use plexus_query::{ClusterView, Engine, Pin, Relations, WorkerSlots};
 use plexus_raft::Meta;
 
 use crate::errors::{from_datafusion, unsupported};
@@ -78,8 +78,8 @@ impl Planner {
         context: &StatementContext<'_>,
         relations: Relations,
     ) -> Result<SessionState> {
-        let placement = Placement { workers: vec![], task_bytes: u64::MAX };
-        let pin = Pin { placement, ..self.pinned(context, relations) };
+        let worker_slots = WorkerSlots { workers: vec![], task_bytes: u64::MAX };
+        let pin = Pin { worker_slots, ..self.pinned(context, relations) };
         configure(self.engine.session(pin), context.session)
     }
 
@@ -90,7 +90,7 @@ impl Planner {
         Pin {
             manifest: context.manifest.clone(),
             view: ClusterView { leader: status.leader, voters: status.voters },
-            placement: retry::placement(&context.manifest, self.node, &self.suspects, task_bytes),
+            worker_slots: retry::worker_slots(&context.manifest, self.node, &self.suspects, task_bytes),
             query_id: context.query_id.to_owned(),
             relations,
         }
@@ -342,5 +342,6 @@ pub(crate) fn configure(mut state: SessionState, session: &Session) -> Result<Se
     for (name, value) in session.engine_settings() {
         options.set(&name, &value).map_err(from_datafusion)?;
     }
+    plexus_query::follow_settings(&mut state).map_err(from_datafusion)?;
     Ok(state)
 }

@@ -17,7 +17,7 @@ use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use plexus_model::{Error, ErrorKind, Manifest, NodeId, Result};
 use plexus_query::search::run_fast_path;
-use plexus_query::{PlacedWorker, Placement, physical_plan};
+use plexus_query::{PlacedWorker, WorkerSlots, physical_plan};
 use plexus_storage::rows_bytes;
 use url::Url;
 
@@ -58,12 +58,12 @@ impl Suspects {
 
 /// The workers of a query that node `this` coordinates: `this` first if it is a data node, then the other
 /// live data nodes that are not suspects.
-pub(crate) fn placement(
+pub(crate) fn worker_slots(
     manifest: &Manifest,
     this: NodeId,
     suspects: &Suspects,
     task_bytes: u64,
-) -> Placement {
+) -> WorkerSlots {
     let mut nodes: Vec<_> = manifest
         .nodes
         .values()
@@ -74,7 +74,7 @@ pub(crate) fn placement(
         .into_iter()
         .filter_map(|n| Some(PlacedWorker { node: n.id, url: worker_url(&n.peer)? }))
         .collect();
-    Placement { workers, task_bytes }
+    WorkerSlots { workers, task_bytes }
 }
 
 /// The URL of the worker service of a node, from its peer address. The service listens on TCP at the address

@@ -18,8 +18,9 @@ fn bytes_with_deletions(segment: &Segment) -> u64 {
 
 impl ProcedureExecutor {
     /// Vacuums one table, or all of them: removes versions that are older than `retain_us` microseconds, or
-    /// than the retention of their table. Files stay on disk until no running query can read them any more.
-    /// Returns one row per table. A dry run changes nothing.
+    /// than the retention of their table. Files stay on disk for
+    /// [`VACUUMED_AGE_MIN`](crate::limits::VACUUMED_AGE_MIN), for queries that read them. Returns one row per
+    /// table. A dry run changes nothing.
     pub(super) async fn vacuum(
         &self,
         context: &StatementContext<'_>,

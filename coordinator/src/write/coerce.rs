@@ -12,7 +12,7 @@ use arrow::datatypes::Float64Type;
 use arrow::util::display::array_value_to_string;
 use arrow_schema::{ArrowError, DataType, SchemaRef};
 use plexus_model::{Error, Result, Table};
-use plexus_storage::sql_name;
+use plexus_storage::{canonical_floats, sql_name};
 
 use crate::write::valid_values::check_values;
 
@@ -29,8 +29,8 @@ pub(crate) fn coerce(batch: RecordBatch, schema: &SchemaRef, table: &Table) -> R
     cast_columns(batch, schema, table, cast_exactly)
 }
 
-/// Checks and casts the columns of a batch. `cast` converts a column whose type differs from that of the
-/// table.
+/// Checks and casts the columns of a batch, and gives floats one zero and one NaN. `cast` converts a column
+/// whose type differs from that of the table.
 pub(crate) fn cast_columns(
     batch: RecordBatch,
     schema: &SchemaRef,
@@ -61,7 +61,7 @@ pub(crate) fn cast_columns(
         };
         check_halfvec(&column).map_err(with_column)?;
         check_values(&column).map_err(with_column)?;
-        columns.push(column);
+        columns.push(canonical_floats(&column));
     }
     RecordBatch::try_new(schema.clone(), columns)
         .map_err(|e| Error::invalid(format!("rows for table {}: {e}", table.name)).with_source(e))

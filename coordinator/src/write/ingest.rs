@@ -30,6 +30,9 @@ use crate::write::keys::OnDuplicate;
 use crate::write::row_changes::RowChanges;
 use crate::write::writer::{Writer, current_with_schema_of};
 
+/// The name of bulk ingests in the commit history.
+pub(crate) const LOAD: &str = "ingest";
+
 /// Rows of one shard that are not encoded yet.
 #[derive(Default)]
 struct ShardBuffer {
@@ -115,8 +118,7 @@ impl Ingest {
     /// progress on this node, or when one commit cannot hold the segments. `Unavailable` when an upload
     /// failed.
     pub(crate) async fn write(&mut self, batch: RecordBatch) -> Result<()> {
-        let batch = coerce(batch, &self.schema, &self.table)?;
-        self.checks.check(&batch).map_err(|e| e.context(format!("table {}", self.table.name)))?;
+        let batch = self.prepare(batch.clone()).map_err(|error| self.locate(&batch, error))?;
         self.rows += batch.num_rows() as u64;
         if self.load_permit.is_none() && self.buffered_bytes() + rows_bytes(&batch) > INLINE_BYTES_MAX {
             self.load_permit = Some(self.acquire_load_permit().await?);
@@ -134,6 +136,33 @@ impl Ingest {
             self.start_upload(largest).await?;
         }
         Ok(())
+    }
+
+    /// The rows as the table stores them, checked.
+    fn prepare(&self, batch: RecordBatch) -> Result<RecordBatch> {
+        let batch = coerce(batch, &self.schema, &self.table)?;
+        self.checks.check(&batch).map_err(|e| e.context(format!("table {}", self.table.name)))?;
+        Ok(batch)
+    }
+
+    /// The error of the first bad row of a batch of a load, with its number. Rows of statements have none.
+    fn locate(&self, batch: &RecordBatch, error: Error) -> Error {
+        // What fails without rows is not the fault of a row: a type that cannot be converted.
+        if self.operation != LOAD || self.prepare(batch.slice(0, 0)).is_err() {
+            return error;
+        }
+        let (mut good, mut end) = (0, batch.num_rows());
+        while good < end {
+            let middle = good.midpoint(end);
+            match self.prepare(batch.slice(0, middle + 1)) {
+                Ok(_) => good = middle + 1,
+                Err(_) => end = middle,
+            }
+        }
+        if good == batch.num_rows() {
+            return error;
+        }
+        error.context(format!("row {}", self.rows + good as u64 + 1))
     }
 
     /// Waits until fewer than [`LOADS_MAX`] loads are in progress on this node.

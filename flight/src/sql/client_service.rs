@@ -17,7 +17,7 @@ use plexus_storage::types;
 use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::sql::encode::wire_schema;
+use crate::sql::encode::{nullable, wire_schema};
 use crate::sql::options::{
     CLOSED, CloseSessionResult, GetSessionOptionsResult, INVALID_NAME, INVALID_VALUE, SessionOptionError,
     SessionOptionValue, SetSessionOptionsRequest, SetSessionOptionsResult,
@@ -168,7 +168,7 @@ impl FlightService for ClientService {
         let described =
             self.sql.coordinator.describe(&session, &sql, None).await.map_err(|e| to_status(&e))?;
         let schema = described.schema.unwrap_or_else(|| Arc::new(arrow_schema::Schema::empty()));
-        let schema = wire_schema(&schema, session.string_view());
+        let schema = wire_schema(&nullable(&schema), session.string_view());
         let options = arrow_ipc::writer::IpcWriteOptions::default();
         let result: SchemaResult = arrow_flight::SchemaAsIpc::new(&schema, &options)
             .try_into()

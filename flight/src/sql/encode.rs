@@ -6,6 +6,7 @@
 //! arrays unless the session asks for views, because older clients support neither.
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
@@ -32,10 +33,17 @@ const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024 - 64 * 1024;
 /// of nested types.
 const ROWS_MIN: usize = 256;
 
-/// The schema of rows on the wire: without dictionaries and, unless `views` is set, without views.
+/// The schema of rows on the wire: without dictionaries and, unless `views` is set, without views. Columns
+/// are nullable, so that a description and the rows that follow it always agree.
 pub(crate) fn wire_schema(schema: &Schema, views: bool) -> SchemaRef {
     let fields: Vec<Field> = schema.fields().iter().map(|f| wire_field(f, views).as_ref().clone()).collect();
     Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
+}
+
+/// The schema with nullable columns, so that the description of a statement and its rows always agree.
+pub(crate) fn nullable(schema: &Schema) -> SchemaRef {
+    let fields = schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
+    Arc::new(Schema::new_with_metadata(fields.collect::<Vec<Field>>(), schema.metadata().clone()))
 }
 
 fn wire_field(field: &FieldRef, views: bool) -> FieldRef {
@@ -63,8 +71,10 @@ pub(crate) fn encode_rows(rows: RowStream, views: bool) -> BoxStream<'static, Re
     let schema = wire_schema(&rows.schema, views);
     let mut encoder = Encoder::new(schema);
     let first = encoder.schema_message();
-    let data = rows
-        .stream
+    // A query that panics is an error like another; without this, the client would see a broken connection.
+    let batches = AssertUnwindSafe(rows.stream).catch_unwind();
+    let data = batches
+        .map(|batch| batch.unwrap_or_else(|_| Err(Error::internal("the query failed unexpectedly"))))
         .map_err(|e| to_status(&e))
         .map(move |batch| {
             let mut messages = VecDeque::new();

@@ -5,6 +5,7 @@
 //! with a coordinator. Tickets and prepared statement handles are stateless: they carry the statement and its
 //! parameters, so that any node can serve them.
 
+mod bindings;
 mod client_service;
 mod encode;
 mod ingest;

@@ -1,10 +1,11 @@
-//! Prepared statements. A handle carries the statement and its bound parameters; the server keeps no state.
+//! Prepared statements. A handle carries the statement and its bound parameters.
 
 use arrow::array::RecordBatch;
 use arrow_flight::sql::server::PeekableFlightDataStream;
 use arrow_flight::sql::{
-    ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult, CommandPreparedStatementQuery,
-    CommandPreparedStatementUpdate, DoPutPreparedStatementResult,
+    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest,
+    ActionCreatePreparedStatementResult, CommandPreparedStatementQuery, CommandPreparedStatementUpdate,
+    DoPutPreparedStatementResult,
 };
 use arrow_flight::{Action, FlightDescriptor, FlightInfo, Ticket};
 use arrow_schema::Schema;
@@ -12,7 +13,7 @@ use plexus_coordinator::Executed;
 use plexus_model::Error;
 use tonic::{Request, Response, Status};
 
-use crate::sql::encode::wire_schema;
+use crate::sql::encode::{nullable, wire_schema};
 use crate::sql::response::{DataStream, prepared_ticket, schema_bytes};
 use crate::sql::server::SqlService;
 use crate::sql::tickets::StatementHandle;
@@ -29,12 +30,12 @@ impl SqlService {
     ) -> Result<ActionCreatePreparedStatementResult, Status> {
         let transaction = transaction_id(query.transaction_id.as_ref())?;
         let session = self.session_in(&request, transaction);
-        let handle = StatementHandle::new(query.query).in_transaction(transaction);
+        let handle = StatementHandle::prepared(query.query).in_transaction(transaction);
         handle.check_size(1).map_err(|e| to_status(&e))?;
         let described =
             self.coordinator.describe(&session, &handle.sql, None).await.map_err(|e| to_status(&e))?;
         let dataset = match described.schema {
-            Some(schema) => schema_bytes(&wire_schema(&schema, session.string_view()))?,
+            Some(schema) => schema_bytes(&wire_schema(&nullable(&schema), session.string_view()))?,
             None => schema_bytes(&Schema::empty())?,
         };
         Ok(ActionCreatePreparedStatementResult {
@@ -51,6 +52,7 @@ impl SqlService {
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
         let handle = StatementHandle::from_client(&query.prepared_statement_handle)?;
+        let handle = self.bindings.complete(handle);
         let session = self.session_in(&request, handle.transaction());
         self.statement_info(&session, handle, prepared_ticket, request.into_inner()).await
     }
@@ -61,7 +63,7 @@ impl SqlService {
         handle: &[u8],
         request: &Request<Ticket>,
     ) -> Result<Response<DataStream>, Status> {
-        let handle = StatementHandle::from_client(handle)?;
+        let handle = self.bindings.complete(StatementHandle::from_client(handle)?);
         let session = self.session_in(request, handle.transaction());
         self.statement_rows(&session, &handle).await
     }
@@ -87,7 +89,16 @@ impl SqlService {
                 .map_err(|e| to_status(&e))?,
             None => handle,
         };
+        self.bindings.remember(&handle);
         Ok(DoPutPreparedStatementResult { prepared_statement_handle: Some(handle.encode()) })
+    }
+
+    /// Ends a prepared statement.
+    pub(crate) fn close_prepared(&self, request: &ActionClosePreparedStatementRequest) {
+        // A handle that is none has nothing to close.
+        if let Ok(handle) = StatementHandle::decode(&request.prepared_statement_handle) {
+            self.bindings.forget(&handle);
+        }
     }
 
     /// Runs a prepared update once per uploaded row of parameters. Without uploaded rows it runs once, with

@@ -25,6 +25,7 @@ use plexus_model::{Manifest, Result as PlexusResult};
 use plexus_query::CATALOG;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::sql::bindings::Bindings;
 use crate::sql::ingest::PutStream;
 use crate::sql::metadata;
 use crate::sql::response::{DataStream, metadata_info, metadata_rows, no_rows};
@@ -37,6 +38,7 @@ type HandshakeStream = Pin<Box<dyn Stream<Item = Result<HandshakeResponse, Statu
 pub struct SqlService {
     pub(crate) coordinator: Arc<Coordinator>,
     pub(crate) sessions: Arc<Sessions>,
+    pub(crate) bindings: Bindings,
     sql_info: SqlInfoData,
     type_info: XdbcTypeInfoData,
 }
@@ -50,6 +52,7 @@ impl SqlService {
         Ok(Self {
             coordinator,
             sessions: Arc::default(),
+            bindings: Bindings::default(),
             sql_info: metadata::sql_info()?,
             type_info: metadata::type_info()?,
         })
@@ -143,10 +146,10 @@ impl FlightSqlService for SqlService {
 
     async fn do_action_close_prepared_statement(
         &self,
-        _query: ActionClosePreparedStatementRequest,
+        query: ActionClosePreparedStatementRequest,
         _request: Request<Action>,
     ) -> Result<(), Status> {
-        // A handle holds no resources on the server.
+        self.close_prepared(&query);
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use plexus_coordinator::{Executed, RowStream, Session};
 use plexus_model::{Error, Result as PlexusResult, Version};
 use tonic::{Request, Response, Status};
 
-use crate::sql::encode::{encode_rows, wire_schema};
+use crate::sql::encode::{encode_rows, nullable, wire_schema};
 use crate::sql::response::{DataStream, flight_info, statement_ticket};
 use crate::sql::server::SqlService;
 use crate::sql::tickets::StatementHandle;
@@ -56,7 +56,7 @@ impl SqlService {
             let described = self.coordinator.describe(session, &handle.sql, parameters.as_ref()).await?;
             if let Some(schema) = described.schema {
                 let handle = StatementHandle { version: described.version.0, ..handle };
-                return Ok((wire_schema(&schema, session.string_view()), handle, -1));
+                return Ok((wire_schema(&nullable(&schema), session.string_view()), handle, -1));
             }
         }
         match self.coordinator.execute(session, &handle.sql, parameters.as_ref()).await? {
@@ -64,7 +64,7 @@ impl SqlService {
                 Ok((Arc::new(Schema::empty()), StatementHandle::executed(), rows as i64))
             }
             Executed::Returned(rows, affected) => {
-                let schema = wire_schema(&rows.schema, session.string_view());
+                let schema = wire_schema(&nullable(&rows.schema), session.string_view());
                 let batches: Vec<RecordBatch> = rows.stream.try_collect().await?;
                 Ok((schema, StatementHandle::with_returned(&batches, &rows.schema)?, affected as i64))
             }
@@ -79,6 +79,7 @@ impl SqlService {
         handle: &StatementHandle,
     ) -> Result<Response<DataStream>, Status> {
         let rows = self.redeem(session, handle).await.map_err(|e| to_status(&e))?;
+        let rows = RowStream { schema: nullable(&rows.schema), stream: rows.stream };
         Ok(Response::new(encode_rows(rows, session.string_view())))
     }
 

@@ -1,7 +1,7 @@
 //! Statement handles and tickets.
 //!
-//! A handle carries the statement, its bound parameters and, once it ran, its result. The server keeps no
-//! state for it, so any node can serve a handle that another node made.
+//! A handle carries the statement, its bound parameters and, once it ran, its result, so that any node can
+//! serve a handle that another node made.
 
 use arrow::array::RecordBatch;
 use arrow_ipc::reader::StreamReader;
@@ -18,6 +18,8 @@ use crate::status::to_status;
 /// The content of a prepared statement handle or of a query ticket.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub(crate) struct StatementHandle {
+    /// Random id of the prepared statement; zero if the statement is not prepared.
+    pub(crate) prepared: u128,
     /// Text of the statement; empty in the ticket of an executed one.
     pub(crate) sql: String,
     /// The bound parameters as an Arrow IPC stream of one batch; empty when none are bound.
@@ -40,7 +42,20 @@ impl StatementHandle {
     /// The handle of a statement without parameters, outside of any transaction.
     pub(crate) fn new(sql: impl Into<String>) -> Self {
         let (parameters, returned) = (vec![], vec![]);
-        Self { sql: sql.into(), parameters, executed: false, version: 0, transaction: 0, returned }
+        Self {
+            prepared: 0,
+            sql: sql.into(),
+            parameters,
+            executed: false,
+            version: 0,
+            transaction: 0,
+            returned,
+        }
+    }
+
+    /// The handle of a prepared statement.
+    pub(crate) fn prepared(sql: impl Into<String>) -> Self {
+        Self { prepared: uuid::Uuid::new_v4().as_u128(), ..Self::new(sql) }
     }
 
     /// The ticket of a statement that has run and returned no rows.

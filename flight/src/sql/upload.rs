@@ -11,7 +11,7 @@ use arrow_flight::sql::server::PeekableFlightDataStream;
 use arrow_ipc::{MessageHeader, root_as_message};
 use arrow_schema::SchemaRef;
 use futures::stream::BoxStream;
-use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use plexus_model::Result as PlexusResult;
 use plexus_storage::rows_bytes;
 use tonic::Status;
@@ -34,7 +34,8 @@ pub(crate) async fn uploaded_batches(
         Some(Ok(message)) if message.data_header.is_empty() => return Ok(None),
         Some(Ok(_)) => {}
     }
-    let messages = data.and_then(|message| async { check_message(&message).map(|()| message) });
+    let messages = with_certain_end(data);
+    let messages = messages.and_then(|message| async { check_message(&message).map(|()| message) });
     let messages = messages.map_err(|e| FlightError::Tonic(Box::new(e)));
     let mut batches = FlightRecordBatchStream::new_from_flight_data(messages);
     // The decoder exposes the schema, which is the first message, once it has read the first batch or the
@@ -49,6 +50,15 @@ pub(crate) async fn uploaded_batches(
         Err(_) => Err(from_status(&damaged())),
     });
     Ok(Some((schema, stream::iter(first.map(Ok)).chain(rest).boxed())))
+}
+
+/// The messages of an upload that the client has ended.
+///
+/// tonic takes an upload that the client cancelled for one that it ended, and the rows so far would pass for
+/// all. The handler of a cancelled request is dropped as soon as it waits, so it waits once before the end
+/// counts.
+fn with_certain_end<T>(messages: impl Stream<Item = T>) -> impl Stream<Item = T> {
+    messages.chain(stream::once(tokio::task::yield_now()).filter_map(|()| async { None }))
 }
 
 /// The decoder panics for some messages that contradict themselves.

@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
-use plexus_model::{Error, Result};
+use plexus_model::{Error, ErrorKind, Result};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::client::{Client, IngestOptions};
@@ -177,7 +177,14 @@ pub async fn load_files(
     });
     let result = client.ingest(options, schema, read_ahead(batches, bar.clone())).await;
     bar.finish_and_clear();
-    result
+    result.map_err(|error| match files {
+        // What the cluster says of the rows; the reader's own errors name the file.
+        [file] if error.kind() == ErrorKind::InvalidArgument => {
+            let path = file.display().to_string();
+            if error.message().contains(&path) { error } else { error.context(path) }
+        }
+        _ => error,
+    })
 }
 
 /// A progress bar with rows per second. Hidden unless standard error is a terminal. `rows` is the total, if

@@ -230,18 +230,16 @@ impl CsvFile {
             return Ok(true);
         }
         let mut with: Vec<Inferred> = vec![Inferred::default(); record.fields.len()];
-        let mut below = with.clone();
+        let (mut first, mut below) = (with.clone(), with.clone());
         let mut rows = 0;
         loop {
             for (field, inferred) in with.iter_mut().enumerate() {
-                if let Some(value) = record.value(field, &self.dialect.null) {
+                // A header may lack names, a record of numbers may lack values: names decide.
+                let absent = if rows == 0 { Some("") } else { None };
+                if let Some(value) = record.value(field, &self.dialect.null).or(absent) {
                     inferred.add(value);
-                    if rows > 0 {
-                        below[field].add(value);
-                    }
-                } else if rows == 0 {
-                    // A header may lack names, a record of numbers may lack values: names decide.
-                    inferred.add("");
+                    let of_line = if rows == 0 { &mut first } else { &mut below };
+                    of_line[field].add(value);
                 }
             }
             rows += 1;
@@ -251,9 +249,11 @@ impl CsvFile {
         }
         let is_text = |inferred: &Inferred| inferred.data_type() == arrow_schema::DataType::Utf8;
         let mut typed = with.iter().zip(&below).filter(|(_, below)| !is_text(below)).peekable();
-        let has_header = rows < 2
-            || typed.peek().is_none()
-            || typed.any(|(with, below)| with.data_type() != below.data_type());
+        // A line that nothing can be compared with has names if it has no numbers.
+        let has_header = match rows < 2 || typed.peek().is_none() {
+            true => first.iter().all(is_text),
+            false => typed.any(|(with, below)| with.data_type() != below.data_type()),
+        };
         if !has_header {
             eprintln!(
                 "{}: the first line has values and no names; if it has names, say --header true",
@@ -514,6 +514,9 @@ mod tests {
         assert_eq!(read("1,2024-01-01\n2,2024-01-02\n").unwrap()[0], ["column_1", "column_2"]);
         assert_eq!(read(",a,a\n0,x,y\n").unwrap()[0], ["column_1", "a", "a_2"]);
         assert_eq!(read("x\n1\n").unwrap(), [["x"], ["1"]]);
+        assert_eq!(read("42\n").unwrap(), [["column_1"], ["42"]]);
+        assert_eq!(read("a,b\n").unwrap(), [["a", "b"]]);
+        assert_eq!(read("123,x\n\"345\",y\n 567,z\n").unwrap()[0], ["column_1", "column_2"]);
     }
 
     #[test]

@@ -64,12 +64,35 @@ pub(crate) fn parse(text: &[u8]) -> std::result::Result<Json, String> {
         parse_exactly(text)?
     } else {
         let mut bytes = text.to_vec();
-        let tape = simd_json::to_tape(&mut bytes).map_err(|e| e.to_string())?;
+        let tape = simd_json::to_tape(&mut bytes).map_err(|e| syntax_error(&e))?;
         let mut nodes = tape.0.iter();
         from_tape(&mut nodes).ok_or_else(|| "the value is incomplete".to_owned())?
     };
     check_names(&value)?;
     Ok(value)
+}
+
+/// What is wrong with a text, and where.
+fn syntax_error(error: &simd_json::Error) -> String {
+    use simd_json::ErrorType::*;
+    let what = match error.error() {
+        Eof | UnterminatedString => "it ends too early",
+        InvalidUtf8 => "the text is not UTF-8",
+        InvalidNumber | InvalidExponent | Overflow => "a number is malformed",
+        InvalidEscape | InvalidUnicodeEscape | InvalidUnicodeCodepoint => "an escape is malformed",
+        ExpectedMapComma | ExpectedMapEnd => "expected a comma or the end of the object",
+        ExpectedArrayComma | ExpectedArrayContent => "expected a comma or the end of the array",
+        ExpectedObjectColon => "expected a colon",
+        ExpectedObjectContent | ExpectedObjectKey | KeyMustBeAString | BadKeyType => {
+            "expected the name of a field"
+        }
+        TrailingData => "something follows the value",
+        _ => "it is malformed",
+    };
+    match error.character() {
+        Some(found) => format!("not valid JSON at byte {}, at {found:?}: {what}", error.index()),
+        None => format!("not valid JSON at byte {}: {what}", error.index()),
+    }
 }
 
 /// Refuses objects that have two fields of one name, of which one would be lost.

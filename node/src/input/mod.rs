@@ -3,6 +3,7 @@
 //! Values of text files are kept or refused: see `values`.
 
 mod csv;
+mod guard;
 mod infer;
 mod json;
 mod json_value;
@@ -24,6 +25,7 @@ use parquet::basic::Type as PhysicalType;
 use plexus_model::{Error, Result};
 
 use csv::CsvFile;
+use guard::{guard, guard_batches};
 use source::Source;
 
 /// Rows per batch.
@@ -82,14 +84,26 @@ impl Input {
     /// `InvalidArgument` names the file and what is wrong with it.
     pub(crate) fn open(path: &Path, options: &TextOptions, table_schema: Option<&SchemaRef>) -> Result<Self> {
         let format = detect(path, options)?;
-        let mut rows = None;
-        let schema = match &format {
+        let (schema, rows) = guard(path, || Self::schema_and_rows(path, &format, table_schema))?;
+        if schema.fields().is_empty() {
+            return Err(Error::invalid(format!("{}: the file has no columns", path.display())));
+        }
+        Ok(Self { path: path.to_owned(), format, schema, rows })
+    }
+
+    /// The schema of a file and, if it stores that, its number of rows.
+    fn schema_and_rows(
+        path: &Path,
+        format: &Format,
+        table_schema: Option<&SchemaRef>,
+    ) -> Result<(SchemaRef, Option<u64>)> {
+        let schema = match format {
             Format::Csv(file) => file.schema(table_schema)?,
             Format::Json(options) => json::schema(path, options, table_schema)?,
             Format::Parquet => {
                 let metadata = parquet_metadata(path, &open(path)?)?;
-                rows = Some(metadata.metadata().file_metadata().num_rows().max(0) as u64);
-                metadata.schema().clone()
+                let rows = metadata.metadata().file_metadata().num_rows().max(0) as u64;
+                return Ok((metadata.schema().clone(), Some(rows)));
             }
             Format::ArrowFile => {
                 FileReader::try_new(open(path)?, None).map_err(|e| damaged(path, e))?.schema()
@@ -104,10 +118,7 @@ impl Input {
                 StreamReader::try_new(file, None).map_err(|e| damaged(path, e))?.schema()
             }
         };
-        if schema.fields().is_empty() {
-            return Err(Error::invalid(format!("{}: the file has no columns", path.display())));
-        }
-        Ok(Self { path: path.to_owned(), format, schema, rows })
+        Ok((schema, None))
     }
 
     /// Schema of the rows.
@@ -130,6 +141,11 @@ impl Input {
     /// # Errors
     /// `InvalidArgument`, here and in the iterator, names the file and, for text formats, the line.
     pub(crate) fn batches(&self) -> Result<Batches> {
+        let batches = guard(&self.path, || self.unguarded_batches())?;
+        Ok(guard_batches(self.path.clone(), batches))
+    }
+
+    fn unguarded_batches(&self) -> Result<Batches> {
         let path = self.path.clone();
         Ok(match &self.format {
             Format::Csv(file) => file.batches(self.schema.clone())?,
@@ -139,7 +155,9 @@ impl Input {
                 let metadata = parquet_metadata(&path, &file)?;
                 let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata);
                 let reader = builder.with_batch_size(BATCH_ROWS).build().map_err(|e| damaged(&path, e))?;
-                Box::new(reader.map(move |batch| batch.map_err(|e| damaged(&path, e))))
+                let at_path = path.clone();
+                let batches = reader.map(move |batch| batch.map_err(|e| damaged(&at_path, e)));
+                Box::new(with_all_rows(path, Box::new(batches), self.rows))
             }
             Format::ArrowFile => {
                 let reader = FileReader::try_new(open(&path)?, None).map_err(|e| damaged(&path, e))?;
@@ -151,6 +169,28 @@ impl Input {
             }
         })
     }
+}
+
+/// Batches that end with an error if they have not as many rows as the file says.
+fn with_all_rows(
+    path: PathBuf,
+    batches: Batches,
+    rows: Option<u64>,
+) -> impl Iterator<Item = Result<RecordBatch>> {
+    let mut missing = rows;
+    let counted = batches.map(Some).chain(std::iter::once(None));
+    counted.filter_map(move |batch| match (batch, missing) {
+        (Some(Ok(batch)), _) => {
+            missing = missing.and_then(|missing| missing.checked_sub(batch.num_rows() as u64));
+            Some(Ok(batch))
+        }
+        (Some(Err(error)), _) => {
+            missing = Some(0);
+            Some(Err(error))
+        }
+        (None, None | Some(0)) => None,
+        (None, Some(missing)) => Some(Err(damaged(&path, format!("{missing} of its rows cannot be read")))),
+    })
 }
 
 /// Gives text files that are loaded together the types that hold the values of all of them.

@@ -1,5 +1,5 @@
-//! The architecture is tested: the paths that ARCHITECTURE.md names exist, crates and folders depend on each
-//! other in the directions that it states, and no ring of files spans folders.
+//! The architecture is tested: the paths that ARCHITECTURE.md and the decision records name exist, crates and
+//! folders depend on each other in the directions that it states, and no ring of files spans folders.
 
 mod graph;
 
@@ -14,13 +14,20 @@ fn root() -> &'static Path {
 
 #[test]
 fn named_paths_exist() {
-    let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let records = std::fs::read_dir(root().join("docs/adr")).unwrap().map(|entry| entry.unwrap().path());
     let mut seen = 0;
-    for path in text.split('`').skip(1).step_by(2).filter(|t| t.contains('/') && !t.contains(' ')) {
-        assert!(root().join(path).exists(), "ARCHITECTURE.md names {path}, which does not exist");
-        seen += 1;
+    for file in records.chain([root().join("ARCHITECTURE.md")]) {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let is_path = |name: &&str| match name.split_once('/') {
+            Some((folder, _)) => !folder.is_empty() && root().join(folder).is_dir() && !name.contains(' '),
+            None => false,
+        };
+        for path in text.split('`').skip(1).step_by(2).filter(is_path) {
+            assert!(root().join(path).exists(), "{} names {path}, which does not exist", file.display());
+            seen += 1;
+        }
     }
-    assert!(seen > 15, "only {seen} paths were found");
+    assert!(seen > 50, "only {seen} paths were found");
 }
 
 /// Each entry of the glossary names the type that carries the term and the file that defines it.

@@ -220,6 +220,31 @@ async fn pages_have_no_gaps_and_no_repeats_during_writes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_by_offset_continue_one_ranking() {
+    let cluster = Cluster::start(1).await;
+    let mut client = cluster.nodes[0].client().await;
+    client.execute(&format!("CREATE TABLE t {COLUMNS} WITH (shards = 1)")).await.unwrap();
+    insert(&mut client, "t", 0..2000).await;
+    client.execute("CREATE INDEX t_v ON t USING vector (v) WITH (metric = 'l2')").await.unwrap();
+    client.execute("OPTIMIZE t").await.unwrap();
+    wait_indexed(&mut client, "t").await;
+    for search in [
+        "hybrid_search(t, 'wing', [1, 0, 0, 0], 50, num_candidates => 60",
+        "vector_search(t, v, [0.4, 1.1, -1, 0.1], 50, ef => 60",
+        "text_search(t, 'wing flow', 50",
+    ] {
+        let mut seen = BTreeSet::new();
+        for page in 0..8 {
+            let sql = format!("SELECT id, _score FROM {search}, offset => {})", page * 50);
+            for (id, _) in hits(&mut client, &sql).await {
+                assert!(seen.insert(id), "{search}: row {id} is on two pages");
+            }
+        }
+        assert_eq!(seen.len(), 400, "{search}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_version_has_its_own_rows_and_scores() {
     let cluster = Cluster::start(1).await;
     let (mut one, mut other) = (cluster.nodes[0].client().await, cluster.nodes[0].client().await);

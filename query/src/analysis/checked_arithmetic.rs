@@ -1,11 +1,11 @@
 //! Sums, differences, products and negations of integers that overflow are errors, and those of decimals that
-//! have more digits than their type. The engine wraps around, or makes decimals that are none. See
+//! have more digits than their type. DataFusion wraps around, or makes decimals that are none. See
 //! apache/datafusion#3520. Quotients of decimals are doubles; a divisor of zero is an error all the same.
 
 use std::hash::Hash;
 use std::sync::Arc;
 
-use arrow::array::{AsArray, Datum};
+use arrow::array::{Array, AsArray, Datum};
 use arrow::compute::kernels::numeric;
 use arrow::datatypes::{Decimal128Type, DecimalType, Float64Type};
 use arrow_schema::{DECIMAL128_MAX_PRECISION, DataType};
@@ -83,6 +83,21 @@ pub(crate) fn divide(left: Expr, right: Expr) -> Expr {
     }
 }
 
+/// Whether a number that is not null is divided by zero. A side of one value stands for all rows.
+fn divides_by_zero(dividends: &dyn Datum, divisors: &dyn Datum) -> bool {
+    let (dividends, one_dividend) = dividends.get();
+    let (divisors, one_divisor) = divisors.get();
+    let divisors = divisors.as_primitive::<Float64Type>();
+    let at = |row: usize, one: bool| if one { 0 } else { row };
+    let rows = if one_dividend { divisors.len() } else { dividends.len() };
+    (0..rows).any(|row| {
+        let divisor = at(row, one_divisor);
+        divisors.is_valid(divisor)
+            && divisors.value(divisor) == 0.0
+            && dividends.is_valid(at(row, one_dividend))
+    })
+}
+
 /// `+`, `-` or `*` of two integers of one type, or `/` of two doubles.
 #[derive(PartialEq, Eq, Hash, Debug)]
 struct CheckedOperator {
@@ -130,8 +145,7 @@ impl ScalarUDFImpl for CheckedOperator {
                 Operator::Minus => numeric::sub(left, right),
                 Operator::Multiply => numeric::mul(left, right),
                 _ => {
-                    let divisors = right.get().0.as_primitive::<Float64Type>();
-                    if divisors.iter().flatten().any(|divisor| divisor == 0.0) {
+                    if divides_by_zero(left, right) {
                         return exec_err!("division by zero");
                     }
                     numeric::div(left, right)

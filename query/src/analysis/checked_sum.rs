@@ -1,4 +1,4 @@
-//! A sum of 64-bit integers or of wide decimals that does not fit is an error. The engine wraps around.
+//! A sum of 64-bit integers or of wide decimals that does not fit is an error. DataFusion wraps around.
 //! See apache/datafusion#3520.
 //!
 //! The values are summed as wider decimals, and the sum is cast back, which fails if it is too large.
@@ -66,7 +66,9 @@ fn widen_all(exprs: Vec<Expr>, schema: &DFSchema) -> Result<(Vec<Expr>, Vec<Opti
             let name = expr.schema_name().to_string();
             let (expr, sum_type) = widen(expr, schema)?;
             types.push(sum_type.clone());
-            Ok(if sum_type.is_some() { expr.alias(name) } else { expr })
+            // Physical planning looks for windows below one alias, not below two.
+            let is_named = matches!(expr, Expr::Alias(_));
+            Ok(if sum_type.is_some() && !is_named { expr.alias(name) } else { expr })
         })
         .collect::<Result<_>>()?;
     Ok((widened, types))
@@ -90,7 +92,10 @@ fn widen(expr: Expr, schema: &DFSchema) -> Result<(Expr, Option<DataType>)> {
         Expr::WindowFunction(mut window) => {
             let WindowFunction { fun, params } = window.as_mut();
             let sum_type = match (&*fun, params.args.as_mut_slice()) {
-                (WindowFunctionDefinition::AggregateUDF(func), [argument]) if func.name() == "sum" => {
+                // DataFusion has distinct sums over windows of integers only.
+                (WindowFunctionDefinition::AggregateUDF(func), [argument])
+                    if func.name() == "sum" && !params.distinct =>
+                {
                     widen_argument(argument, schema)?
                 }
                 _ => None,
@@ -102,7 +107,7 @@ fn widen(expr: Expr, schema: &DFSchema) -> Result<(Expr, Option<DataType>)> {
 }
 
 /// Casts an argument to a decimal if it is a 64-bit integer, whose type is returned. Narrower integers, which
-/// the engine has cast to 64 bits, would need four billion rows to overflow.
+/// DataFusion has cast to 64 bits, would need four billion rows to overflow.
 fn widen_argument(argument: &mut Expr, schema: &DFSchema) -> Result<Option<DataType>> {
     let data_type = argument.get_type(schema)?;
     if let DataType::Decimal128(precision, scale) = data_type

@@ -1,6 +1,6 @@
-//! Conditions of a correlated subquery on columns that have one name in two of its tables.
+//! Conditions of a correlated subquery on columns whose name occurs in two of its tables.
 //!
-//! The engine moves such conditions into the join that it makes of the subquery, where only the names are
+//! DataFusion moves such conditions into the join that it makes of the subquery, where only the names are
 //! left, and takes the first column for both. Here these columns get names of their own.
 
 use std::collections::HashMap;

@@ -1,7 +1,7 @@
 //! A decimal that meets a float becomes a float, and decimals are divided and averaged as doubles, as in
 //! DuckDB.
 //!
-//! The engine makes the float a decimal of 30 digits, 15 of them behind the point: `x > 0.0` is then false
+//! DataFusion makes the float a decimal of 30 digits, 15 of them behind the point: `x > 0.0` is then false
 //! for 1e-20, and 1e300 fails. Its quotients have four digits more than the dividend: `2.0 / 3` is 0.66666.
 //! See apache/datafusion#12817 and #16406.
 
@@ -21,7 +21,7 @@ use datafusion::optimizer::AnalyzerRule;
 use crate::analysis::checked_arithmetic::divide;
 use crate::analysis::rewrite_expressions;
 
-/// The rule; runs before the engine coerces types.
+/// The rule; runs before DataFusion coerces types.
 #[derive(Debug)]
 pub(crate) struct FloatOperands;
 
@@ -94,11 +94,12 @@ pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>
             Expr::ScalarFunction(ScalarFunction { func, args })
         }
         Expr::AggregateFunction(mut aggregate) if aggregate.func.name() == "avg" => {
-            for argument in &mut aggregate.params.args {
-                let data_type = argument.get_type(schema).unwrap_or(DataType::Null);
-                make_float(argument, &data_type, &DataType::Float64);
-            }
+            make_doubles(&mut aggregate.params.args, schema);
             Expr::AggregateFunction(aggregate)
+        }
+        Expr::WindowFunction(mut window) if window.fun.name() == "avg" => {
+            make_doubles(&mut window.params.args, schema);
+            Expr::WindowFunction(window)
         }
         Expr::InSubquery(mut in_subquery) => {
             let InSubquery { expr, subquery, .. } = &mut in_subquery;
@@ -116,6 +117,14 @@ pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>
         }
         other => return Ok(Transformed::no(other)),
     }))
+}
+
+/// Makes the decimals among arguments doubles.
+fn make_doubles(arguments: &mut [Expr], schema: &DFSchema) {
+    for argument in arguments {
+        let data_type = argument.get_type(schema).unwrap_or(DataType::Null);
+        make_float(argument, &data_type, &DataType::Float64);
+    }
 }
 
 /// Whether an operator brings its operands to one numeric type.
@@ -138,7 +147,7 @@ fn is_numeric(op: Operator) -> bool {
     )
 }
 
-/// The types of expressions. A type that is not known yet counts as null; the engine reports it later.
+/// The types of expressions. A type that is not known yet counts as null; DataFusion reports it later.
 fn types_of<'a>(exprs: impl IntoIterator<Item = &'a Expr>, schema: &DFSchema) -> Vec<DataType> {
     exprs.into_iter().map(|expr| expr.get_type(schema).unwrap_or(DataType::Null)).collect()
 }
@@ -150,7 +159,7 @@ fn float_of(types: &[DataType]) -> Option<DataType> {
     }
     let floats = types.iter().filter(|t| t.is_floating());
     let widest = floats.max_by_key(|t| t.primitive_width())?;
-    // Decimals have more digits than a half float; the engine has no arithmetic for those anyway.
+    // Decimals have more digits than a half float; DataFusion has no arithmetic for those anyway.
     Some(if *widest == DataType::Float16 { DataType::Float32 } else { widest.clone() })
 }
 
@@ -213,7 +222,7 @@ fn cast_columns(plan: LogicalPlan, types: &[Option<DataType>]) -> Result<Logical
     LogicalPlanBuilder::from(plan).project(exprs)?.build()
 }
 
-/// Makes the columns of literal rows floats that hold floats and decimals. The engine has cast their values
+/// Makes the columns of literal rows floats that hold floats and decimals. DataFusion has cast their values
 /// to decimals already.
 fn unify_values(mut values: datafusion::logical_expr::Values) -> Result<Transformed<LogicalPlan>> {
     let empty = DFSchema::empty();

@@ -1,4 +1,4 @@
-//! Number literals with an exponent are doubles, as in the SQL standard. The engine takes every literal with
+//! Number literals with an exponent are doubles, as in the SQL standard. DataFusion takes every literal with
 //! a fraction or an exponent for a decimal, of which 1e300 has too many digits.
 
 use std::ops::ControlFlow;

@@ -1,7 +1,7 @@
-//! Rules that give statements the meaning that SQL and other databases give them, where the engine's own
-//! differs. One module for each rule, with the reference to the engine's issue if there is one.
+//! Rules that give statements the meaning that SQL and other databases give them, where DataFusion's own
+//! differs. One module for each rule, with the reference to DataFusion's issue if there is one.
 //!
-//! All of them run before the engine optimizes, so that constant folding follows the same rules.
+//! All of them run before DataFusion optimizes, so that constant folding follows the same rules.
 
 use std::sync::Arc;
 
@@ -11,29 +11,39 @@ use datafusion::common::{DFSchema, tree_node::TreeNode};
 use datafusion::execution::FunctionRegistry;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
-use datafusion::logical_expr::{AggregateUDF, Expr, LogicalPlan};
+use datafusion::logical_expr::{AggregateUDF, Expr, LogicalPlan, ScalarUDF};
 use datafusion::optimizer::{Analyzer, AnalyzerRule};
 
+pub(crate) mod array_has;
 pub(crate) mod checked_arithmetic;
 pub(crate) mod checked_sum;
 pub(crate) mod correlations;
 pub(crate) mod float_operands;
+pub(crate) mod float_zeros;
 pub(crate) mod in_lists;
+pub(crate) mod interval_order;
 pub(crate) mod literals;
+pub(crate) mod session_zone;
 pub(crate) mod single_row;
+pub(crate) mod subquery_columns;
 pub(crate) mod subquery_predicates;
 
-/// The analyzer rules of a session: ours around those of the engine.
+/// The analyzer rules of a session: ours around those of DataFusion.
 pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![
         Arc::new(correlations::Correlations),
         Arc::new(subquery_predicates::SubqueryPredicates),
         Arc::new(single_row::SingleRowSubqueries),
+        Arc::new(subquery_columns::SubqueryColumns),
         Arc::new(in_lists::InLists),
         Arc::new(float_operands::FloatOperands),
     ];
     rules.extend(Analyzer::new().rules);
     // These look at types, which are known after coercion.
+    rules.push(Arc::new(float_zeros::WindowZeros));
+    rules.push(Arc::new(session_zone::SessionZone));
+    rules.push(Arc::new(interval_order::IntervalOrder));
+    rules.push(Arc::new(array_has::ArrayHas));
     rules.push(Arc::new(checked_sum::CheckedSum));
     rules.push(Arc::new(checked_arithmetic::CheckedArithmetic));
     rules
@@ -44,6 +54,8 @@ pub(crate) fn register_functions(registry: &mut dyn FunctionRegistry) -> Result<
     for function in checked_arithmetic::functions() {
         registry.register_udf(function)?;
     }
+    registry.register_udf(Arc::new(ScalarUDF::from(session_zone::Announced::default())))?;
+    registry.register_udf(Arc::new(ScalarUDF::from(interval_order::IntervalLength::default())))?;
     registry.register_udaf(Arc::new(AggregateUDF::from(single_row::SingleRow::default())))?;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! A scalar subquery with several rows is an error, and one without a row is null, as the SQL standard says.
 //!
-//! The engine joins uncorrelated subqueries without looking at their number of rows when plans may be
+//! DataFusion joins uncorrelated subqueries without looking at their number of rows when plans may be
 //! distributed, and refuses correlated ones that it cannot prove to have one row. Here both are aggregated by
 //! a function that fails at the second row.
 
@@ -19,7 +19,7 @@ use datafusion::optimizer::AnalyzerRule;
 
 use crate::analysis::rewrite_expressions;
 
-/// The rule; runs before the engine checks subqueries.
+/// The rule; runs before DataFusion checks subqueries.
 #[derive(Debug)]
 pub(crate) struct SingleRowSubqueries;
 
@@ -45,7 +45,7 @@ impl AnalyzerRule for SingleRowSubqueries {
 /// A subquery as the one row that it must have at most.
 fn single_row(plan: LogicalPlan) -> Result<LogicalPlan> {
     if plan.schema().fields().len() != 1 {
-        // The engine reports subqueries with several columns.
+        // DataFusion reports subqueries with several columns.
         return Ok(plan);
     }
     let (qualifier, field) = plan.schema().qualified_field(0);

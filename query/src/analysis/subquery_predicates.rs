@@ -1,9 +1,9 @@
 //! `IN`, `NOT IN` and `EXISTS` with the null logic of the SQL standard, wherever an expression may stand.
 //!
-//! The engine makes joins of them. As conjuncts of a `WHERE` that is right, but for `NOT IN` with a constant,
+//! DataFusion makes joins of them. As conjuncts of a `WHERE` that is right, but for `NOT IN` with a constant,
 //! a computed or a correlated side (apache/datafusion#25340, #25347, #25474). As values, null becomes false
-//! there, and elsewhere they are not supported (#24960). Here `NOT IN` becomes `NOT EXISTS` of a row that is
-//! not unequal, and values are computed from counts.
+//! there, and elsewhere they are not supported (#24960). Here `x NOT IN (...)` becomes `NOT EXISTS` of a
+//! row for which `x = y` is not false, and values are computed from counts.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::AnalyzerRule;
 
-/// The rule; runs first, since it makes scalar subqueries.
+/// The rule; runs before the one for scalar subqueries, since it makes some.
 #[derive(Debug)]
 pub(crate) struct SubqueryPredicates;
 
@@ -71,8 +71,8 @@ fn contains(expr: &Expr, wanted: fn(&Expr) -> bool) -> bool {
     found
 }
 
-/// Rewrites a condition of a `WHERE`, where null counts as false. As deep as the condition, which may be a
-/// chain of thousands of alternatives.
+/// Rewrites a condition of a `WHERE`, where null counts as false. Recursive,
+/// since a condition may be a chain of thousands of alternatives.
 #[recursive::recursive]
 fn condition(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     match expr {
@@ -101,7 +101,7 @@ fn condition(expr: Expr, schema: &DFSchema) -> Result<Expr> {
             }
             inner => value(Expr::Not(Box::new(inner)), schema, false),
         },
-        // Of an alternative, too, null is as good as false, as long as nothing negates it.
+        // Null counts as false under AND and OR too, as long as nothing negates it.
         Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::And | Operator::Or), right }) => {
             let in_alternative = |side: Expr| match side {
                 Expr::InSubquery(predicate) if predicate.negated => {
@@ -179,7 +179,7 @@ fn exists_of_aggregate(exists: &Exists) -> Result<Option<Expr>> {
     Ok(Some(if exists.negated { Expr::IsNotTrue(value) } else { Expr::IsTrue(value) }))
 }
 
-/// Whether a plan is an aggregation that has a row for all rows, even if there are none.
+/// Whether a plan is an aggregation that returns a row even if its input has none.
 fn aggregates_all(plan: &LogicalPlan) -> bool {
     let LogicalPlan::Aggregate(Aggregate { group_expr, .. }) = plan else {
         return false;
@@ -203,7 +203,7 @@ fn having_of_all(plan: &LogicalPlan) -> Option<&Filter> {
     }
 }
 
-/// The value of a `HAVING`. The engine knows what aggregates of no rows are in scalar subqueries only.
+/// The value of a `HAVING`. DataFusion knows what aggregates of no rows are in scalar subqueries only.
 fn having_value(having: &Filter) -> Result<Expr> {
     let plan = LogicalPlanBuilder::from(having.input.as_ref().clone());
     subquery(plan.project([having.predicate.clone().alias("having")])?.build()?).map(Expr::ScalarSubquery)
@@ -237,7 +237,7 @@ fn without_limit(exists: Exists) -> Result<Exists> {
 const LIMIT_IN_CORRELATED: &str =
     "a LIMIT, an OFFSET or a window inside of a subquery that refers to the query around it: write a join";
 
-/// Refuses correlated subqueries with a limit, which the engine drops, or with a window, which it computes
+/// Refuses correlated subqueries with a limit, which DataFusion drops, or with a window, which it computes
 /// over the rows of all outer rows. See apache/datafusion#25283.
 fn check_limits(subquery: &Subquery) -> Result<()> {
     let limits = |plan: &LogicalPlan| Ok(matches!(plan, LogicalPlan::Limit(_) | LogicalPlan::Window(_)));
@@ -247,7 +247,7 @@ fn check_limits(subquery: &Subquery) -> Result<()> {
     }
 }
 
-/// A plan without what changes columns and their order only.
+/// A plan without the projections, aliases and sorts above it.
 fn unwrapped(plan: &LogicalPlan) -> &LogicalPlan {
     match plan {
         LogicalPlan::Projection(projection) => unwrapped(&projection.input),
@@ -291,7 +291,7 @@ fn column_of(plan: &LogicalPlan) -> Expr {
     Expr::Column(Column::from((qualifier, field)))
 }
 
-/// A subquery whose relation has another name than those of an expression outside of it, since the engine
+/// A subquery whose relation has another name than those of an expression outside of it, since DataFusion
 /// would take columns of one name for one column.
 fn apart_from(expr: &Expr, plan: LogicalPlan) -> Result<LogicalPlan> {
     let relations: Vec<_> = plan.schema().iter().filter_map(|(relation, _)| relation).collect();

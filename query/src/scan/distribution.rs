@@ -1,6 +1,6 @@
 //! Splits scans over the nodes that hold the data.
 //!
-//! Slot `i` of every stage runs on worker `i` of the [`Placement`] of the query, so all leaves of a stage
+//! Slot `i` of every stage runs on worker `i` of the [`WorkerSlots`] of the query, so all leaves of a stage
 //! agree on the node of each slot. A segment goes to the least loaded slot whose worker holds a replica.
 
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use plexus_model::NodeId;
 use url::Url;
 
 use crate::scan::files::segment_of;
-use crate::scan::leaf::{segment_scan, spread};
+use crate::scan::leaf::{memory_source, segment_scan, spread};
 
 /// A node that runs tasks of distributed plans.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,14 +31,14 @@ pub struct Worker {
 
 /// The workers of one query in the order of slots. The coordinating node is the first if it holds data.
 #[derive(Clone, Debug)]
-pub struct Placement {
+pub struct WorkerSlots {
     /// The workers, in the order of slots.
     pub workers: Vec<Worker>,
     /// Bytes of segments per task. A scan gets one more task for each of them.
     pub task_bytes: u64,
 }
 
-impl WorkerResolver for Placement {
+impl WorkerResolver for WorkerSlots {
     fn get_urls(&self) -> Result<Vec<Url>> {
         Ok(self.workers.iter().map(|w| w.url.clone()).collect())
     }
@@ -50,10 +50,11 @@ pub(crate) fn desired_tasks(event: DesiredTaskCountEvent) -> Option<Result<Desir
         return Some(Ok(DesiredTaskCountEventResponse::desired(1)));
     }
     let (config, _) = segment_scan(event.plan)?;
-    let placement = event.session_config.get_extension::<Placement>()?;
+    let worker_slots = event.session_config.get_extension::<WorkerSlots>()?;
     let bytes: u64 =
         config.file_groups.iter().flat_map(|g| g.files()).map(PartitionedFile::effective_size).sum();
-    let tasks = bytes.div_ceil(placement.task_bytes.max(1)).clamp(1, placement.workers.len().max(1) as u64);
+    let tasks =
+        bytes.div_ceil(worker_slots.task_bytes.max(1)).clamp(1, worker_slots.workers.len().max(1) as u64);
     Some(Ok(DesiredTaskCountEventResponse::desired(tasks as usize)))
 }
 
@@ -75,10 +76,10 @@ pub(crate) fn scale_up(event: ScaleUpLeafNodeEvent) -> Option<Result<ScaleUpLeaf
 
 /// The scan of each slot, each with a share of the segments.
 fn split_segments(event: &ScaleUpLeafNodeEvent) -> Result<Vec<Arc<dyn ExecutionPlan>>> {
-    let (Some((config, _)), Some(placement)) =
-        (segment_scan(event.plan), event.session_config.get_extension::<Placement>())
+    let (Some((config, _)), Some(worker_slots)) =
+        (segment_scan(event.plan), event.session_config.get_extension::<WorkerSlots>())
     else {
-        return datafusion::common::internal_err!("a segment scan without a placement");
+        return datafusion::common::internal_err!("a segment scan without worker slots");
     };
     let partitions = event.plan.output_partitioning().partition_count().max(1);
     let mut slots: Vec<Slot> = vec![Slot::default(); event.task_count];
@@ -87,7 +88,7 @@ fn split_segments(event: &ScaleUpLeafNodeEvent) -> Result<Vec<Arc<dyn ExecutionP
     for file in files {
         let segment = segment_of(file)?;
         let holds =
-            |slot: usize| placement.workers.get(slot).is_some_and(|w| segment.replicas.contains(&w.node));
+            |slot: usize| worker_slots.workers.get(slot).is_some_and(|w| segment.replicas.contains(&w.node));
         // Prefer a worker with a replica, since another one would read the segment over the network.
         let slot = (0..slots.len()).min_by_key(|&slot| (!holds(slot), slots[slot].bytes)).unwrap_or_default();
         slots[slot].bytes += file.effective_size();
@@ -125,19 +126,15 @@ fn split_memory(event: &ScaleUpLeafNodeEvent) -> Result<Vec<Arc<dyn ExecutionPla
     Ok(variants)
 }
 
-fn memory_source(plan: &Arc<dyn ExecutionPlan>) -> Option<&MemorySourceConfig> {
-    plan.downcast_ref::<DataSourceExec>()?.data_source().downcast_ref::<MemorySourceConfig>()
-}
-
 /// The worker of each slot of a stage.
 pub(crate) fn route(event: RouteTasksEvent) -> Option<Result<RouteTasksEventResponse>> {
-    let placement = event.task_ctx.session_config().get_extension::<Placement>()?;
-    let workers = placement.of_stage(event.plan, event.task_count)?;
+    let worker_slots = event.task_ctx.session_config().get_extension::<WorkerSlots>()?;
+    let workers = worker_slots.of_stage(event.plan, event.task_count)?;
     let urls = workers.into_iter().map(|worker| worker.url.clone());
     Some(Ok(RouteTasksEventResponse::new(urls.collect())))
 }
 
-impl Placement {
+impl WorkerSlots {
     /// The worker of each task of a stage; `None` for a single task that reads no segments, which runs beside
     /// the coordinator.
     pub(crate) fn of_stage(&self, plan: &Arc<dyn ExecutionPlan>, tasks: usize) -> Option<Vec<&Worker>> {

@@ -137,6 +137,11 @@ pub(crate) fn segment_scan(plan: &Arc<dyn ExecutionPlan>) -> Option<(&FileScanCo
     Some((config, source))
 }
 
+/// The rows of a leaf that reads memory: inline segments, literal values and system tables.
+pub(crate) fn memory_source(plan: &Arc<dyn ExecutionPlan>) -> Option<&MemorySourceConfig> {
+    plan.downcast_ref::<DataSourceExec>()?.data_source().downcast_ref::<MemorySourceConfig>()
+}
+
 /// Distributes files over at most `partitions` groups of similar size. The largest files are placed first.
 pub(crate) fn spread(mut files: Vec<PartitionedFile>, partitions: usize) -> Vec<FileGroup> {
     files.sort_by_key(|f| std::cmp::Reverse(f.effective_size()));

@@ -4,13 +4,16 @@
 //! that `y NOT IN (...)` is true, and returns its rows, although the condition is null for each of them (see
 //! ADR 0032). Negations of lists and patterns are evaluated by the engine, on decoded values. A property test
 //! compares both ways for what is left.
+//!
+//! The format orders floats by their bits, and takes the two zeros for different values. Stored floats have
+//! one zero, so that only computed and constant floats must be kept from it.
 
 use std::sync::Arc;
 
 use arrow_schema::Schema;
-use datafusion::common::Result;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::physical_expr::expressions::{InListExpr, LikeExpr, NotExpr};
+use datafusion::common::{Result, ScalarValue};
+use datafusion::physical_expr::expressions::{Column, InListExpr, LikeExpr, Literal, NotExpr};
 use datafusion::physical_plan::PhysicalExpr;
 use vortex::expr::Expression;
 use vortex::session::VortexSession;
@@ -28,7 +31,7 @@ impl SafeConverter {
 
 impl ExpressionConverter for SafeConverter {
     fn try_convert(&self, expr: &Arc<dyn PhysicalExpr>, schema: &Schema) -> Result<Option<Expression>> {
-        if has_negation(expr)? {
+        if has_negation(expr)? || has_other_zero(expr, schema)? {
             return Ok(None);
         }
         self.0.try_convert(expr, schema)
@@ -44,6 +47,25 @@ fn has_negation(expr: &Arc<dyn PhysicalExpr>) -> Result<bool> {
             || expr.is::<NotExpr>();
         found |= is_negated;
         Ok(if is_negated { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(found)
+}
+
+/// Whether an expression computes a float, or has a constant that no stored float equals bit by bit.
+fn has_other_zero(expr: &Arc<dyn PhysicalExpr>, schema: &Schema) -> Result<bool> {
+    let mut found = false;
+    expr.apply(|expr| {
+        let is_stored = expr.is::<Column>();
+        let is_canonical = |value: &ScalarValue| match value {
+            ScalarValue::Float32(Some(v)) => !v.is_nan() && v.to_bits() != (-0_f32).to_bits(),
+            ScalarValue::Float64(Some(v)) => !v.is_nan() && v.to_bits() != (-0_f64).to_bits(),
+            _ => true,
+        };
+        found |= match expr.downcast_ref::<Literal>() {
+            Some(literal) => !is_canonical(literal.value()),
+            None => !is_stored && expr.data_type(schema)?.is_floating(),
+        };
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     })?;
     Ok(found)
 }

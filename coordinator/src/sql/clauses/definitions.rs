@@ -9,7 +9,7 @@ pub(super) fn check_create_table(create: &ast::CreateTable) -> Result<()> {
     // One field a line would take most of the function.
     #[rustfmt::skip]
     let ast::CreateTable {
-        or_replace: _, temporary, external, dynamic, global, if_not_exists: _, transient, volatile, iceberg,
+        or_replace, temporary, external, dynamic, global, if_not_exists, transient, volatile, iceberg,
         snapshot, name: _, columns, constraints, hive_distribution, hive_formats: _, table_options: _,
         file_format, location, query: _, without_rowid, like, clone, version, comment, on_commit,
         on_cluster, primary_key, order_by, partition_by, cluster_by: _, clustered_by, inherits,
@@ -20,6 +20,7 @@ pub(super) fn check_create_table(create: &ast::CreateTable) -> Result<()> {
         warehouse, refresh_mode, initialize, require_user, diststyle, distkey, sortkey, backup,
     } = create;
     refuse!("CREATE TABLE":
+        *or_replace && *if_not_exists => "OR REPLACE together with IF NOT EXISTS",
         *temporary => "TEMPORARY", *external => "EXTERNAL", *dynamic => "DYNAMIC",
         global.is_some() => "GLOBAL",
         *transient => "TRANSIENT", *volatile => "VOLATILE", *iceberg => "ICEBERG", *snapshot => "SNAPSHOT",

@@ -11,7 +11,9 @@ use datafusion::sql::sqlparser::ast::{
 };
 use plexus_model::{Error, Result};
 
+mod common_tables;
 mod definitions;
+mod functions;
 mod queries;
 
 use definitions::{check_alter_table, check_create_index, check_create_table, check_truncate};
@@ -114,6 +116,14 @@ fn check_standard(statement: &ast::Statement) -> Result<()> {
                 *query_plan => "QUERY PLAN", *estimate => "ESTIMATE", options.is_some() => "(options)",
             );
             return check_standard(statement);
+        }
+        ast::Statement::Prepare { .. }
+        | ast::Statement::Execute { .. }
+        | ast::Statement::Deallocate { .. } => {
+            return Err(Error::unsupported(
+                "PREPARE, EXECUTE and DEALLOCATE are not supported in SQL: clients prepare statements over \
+                 Flight SQL",
+            ));
         }
         _ => {}
     }

@@ -3,11 +3,12 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    self, Expr, FunctionArguments, GroupByExpr, LimitClause, OrderByKind, Query, Select, SelectItem,
-    TableFactor, Visitor,
+    self, Expr, GroupByExpr, LimitClause, OrderByKind, Query, Select, SelectItem, TableFactor, Visitor,
 };
 use plexus_model::{Error, Result};
 
+use super::common_tables::check_volatile;
+use super::functions::check_call;
 use super::{refuse, unsupported};
 
 /// Visits the queries of a statement.
@@ -64,6 +65,7 @@ fn check_query(query: &Query) -> Result<()> {
     {
         refuse!("WITH": from.is_some() => "FROM", materialized.is_some() => "MATERIALIZED");
     }
+    check_volatile(query)?;
     if let Some(ast::OrderBy { kind, interpolate }) = order_by {
         refuse!("ORDER BY": interpolate.is_some() => "INTERPOLATE");
         if let OrderByKind::Expressions(exprs) = kind {
@@ -165,20 +167,7 @@ fn check_factor(factor: &TableFactor) -> Result<()> {
 
 fn check_expr(expr: &Expr) -> Result<()> {
     match expr {
-        Expr::Function(function) => {
-            let ast::Function {
-                name: _,
-                uses_odbc_syntax: _,
-                parameters,
-                args: _,
-                filter: _,
-                null_treatment: _,
-                over: _,
-                within_group: _,
-            } = function;
-            let none = matches!(parameters, FunctionArguments::None);
-            refuse!("function": !none => "a second list of arguments");
-        }
+        Expr::Function(function) => check_call(function)?,
         Expr::Collate { .. } => return Err(unsupported("expression", "COLLATE")),
         _ => {}
     }

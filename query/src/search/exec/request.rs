@@ -17,7 +17,7 @@ pub(crate) struct Request {
     pub k: usize,
     /// Rows to skip at the top of the ranking.
     pub offset: usize,
-    /// Rows of each retriever that are fused, unless a page needs more.
+    /// Rows of each retriever that are fused for the top of the ranking, or `k` if that is more.
     pub num_candidates: usize,
     /// Position of the column of whose values only the best row each is returned.
     pub group_by: Option<usize>,
@@ -32,11 +32,12 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// Rows of each retriever that are fused. It is the same for all pages of a search.
+    /// Rows of each retriever that are fused for the top of the ranking. It is the same for all pages of a
+    /// search.
     pub(crate) fn fused(&self) -> usize {
         match self.search_after {
             Some(cursor) => cursor.candidates,
-            None => self.num_candidates.max(self.offset + self.k),
+            None => self.num_candidates.max(self.k),
         }
     }
 }

@@ -51,7 +51,7 @@ pub(crate) async fn search_all(
     let retrievers: Option<Vec<&Retriever>> = requests
         .iter()
         .map(|request| match request.retrievers.as_slice() {
-            [(retriever, _)] if request.group_by.is_none() => Some(retriever),
+            [(retriever, _)] if request.group_by.is_none() && request.offset == 0 => Some(retriever),
             _ => None,
         })
         .collect();
@@ -96,11 +96,11 @@ async fn search(
 ) -> Result<Vec<ScoredRow>, DataFusionError> {
     let params = params(state, request);
     let page = Page::new(request);
-    let depth = if request.retrievers.len() == 1 { page.end } else { request.fused() };
+    let reported = if request.retrievers.len() == 1 { page.end } else { request.fused() };
     request
         .retrievers
         .iter()
-        .for_each(|(retriever, _)| note_retriever(state, snapshot, retriever, selections, depth, params));
+        .for_each(|(retriever, _)| note_retriever(state, snapshot, retriever, selections, reported, params));
     let mut depth = page.end;
     loop {
         let ranked = rank(snapshot, request, selections, depth, params).await.map_err(external)?;
@@ -185,10 +185,63 @@ async fn rank(
     params: SearchParams,
 ) -> Result<Vec<ScoredRow>> {
     if let [(retriever, _)] = request.retrievers.as_slice() {
-        let ranking = run(snapshot, retriever, selections, depth, params).await?;
+        let ranking = match request.offset {
+            0 => run(snapshot, retriever, selections, depth, params).await?,
+            _ => continued(snapshot, retriever, selections, (request.k, depth), params).await?,
+        };
         return Ok(ranked(retriever, ranking));
     }
-    let candidates = request.fused();
+    let mut ranking = rank_fused(snapshot, request, selections, request.fused(), params).await?;
+    // A page past the candidates extends their ranking: ranking anew would repeat rows of earlier pages and
+    // miss others.
+    for candidates in DEEP_CANDIDATES {
+        if ranking.len() >= depth || candidates <= request.fused() {
+            break;
+        }
+        let exact = SearchParams { exact: true, ..params };
+        let seen: HashSet<Hit> = ranking.iter().map(|row| row.hit).collect();
+        let deeper = rank_fused(snapshot, request, selections, candidates, exact).await?;
+        ranking.extend(deeper.into_iter().filter(|row| !seen.contains(&row.hit)));
+    }
+    Ok(ranking)
+}
+
+/// Rows of each retriever that are fused for what follows the top of a ranking: enough for the largest offset
+/// and page, then for the last page that a cursor reaches.
+const DEEP_CANDIDATES: [usize; 2] = [20_000, SEEN_MAX];
+
+/// The ranking of one retriever, the same for all pages of `k` rows: what its index finds, and after that
+/// the other rows by their exact scores.
+async fn continued(
+    snapshot: &SearchSnapshot,
+    retriever: &Retriever,
+    selections: &RowSelections,
+    (k, depth): (usize, usize),
+    params: SearchParams,
+) -> Result<Ranking> {
+    let first = match retriever {
+        Retriever::Vector { ef, .. } if !params.exact => params.with(*ef).ef.max(k),
+        _ => depth,
+    };
+    let mut ranking = run(snapshot, retriever, selections, first, params).await?;
+    if ranking.len() < depth && first < depth {
+        let exact = SearchParams { exact: true, ..params };
+        let seen: HashSet<Hit> = ranking.iter().map(|(_, hit)| *hit).collect();
+        let all = run(snapshot, retriever, selections, depth, exact).await?;
+        ranking.extend(all.into_iter().filter(|(_, hit)| !seen.contains(hit)));
+    }
+    ranking.truncate(depth);
+    Ok(ranking)
+}
+
+/// Fuses the best rows of all retrievers.
+async fn rank_fused(
+    snapshot: &SearchSnapshot,
+    request: &Request,
+    selections: &RowSelections,
+    candidates: usize,
+    params: SearchParams,
+) -> Result<Vec<ScoredRow>> {
     let runs = request
         .retrievers
         .iter()
@@ -202,8 +255,9 @@ async fn rank(
         .collect();
     let mut tied: BTreeMap<u32, RowSet> = BTreeMap::new();
     fused.sort_by(|a, b| b.score.total_cmp(&a.score));
-    // Ties matter up to the last row of the page. With groups, any row may be on it.
-    let end = if request.group_by.is_some() { usize::MAX } else { Page::new(request).end };
+    // Ties matter up to the last row of the page. With groups, or after other rows, any row may be on it.
+    let is_top = request.group_by.is_none() && candidates == request.fused();
+    let end = if is_top { Page::new(request).end } else { usize::MAX };
     let last = end.checked_sub(1).and_then(|last| fused.get(last)).map(|last| last.score);
     let counts = |found: &ScoredRow| last.is_none_or(|last| found.score >= last);
     for pair in

@@ -1,0 +1,84 @@
+//! Clauses of calls: those that only aggregates and windows obey.
+
+use std::collections::HashSet;
+use std::sync::{Arc, LazyLock};
+
+use datafusion::logical_expr::{ScalarUDF, Volatility};
+use datafusion::sql::sqlparser::ast::{self, FunctionArguments};
+use datafusion::{functions, functions_aggregate, functions_nested, functions_window};
+use plexus_model::{Error, Result};
+
+use super::{refuse, unsupported};
+use crate::sql::names::unqualified;
+
+/// The names of functions of one row.
+static SCALARS: LazyLock<HashSet<String>> = LazyLock::new(|| {
+    let aggregates = functions_aggregate::all_default_aggregate_functions();
+    let windows = functions_window::all_default_window_functions();
+    let others: HashSet<String> = aggregates
+        .iter()
+        .flat_map(|f| names_of(f.name(), f.aliases()))
+        .chain(windows.iter().flat_map(|f| names_of(f.name(), f.aliases())))
+        .collect();
+    scalars().flat_map(|f| names_of(f.name(), f.aliases())).filter(|name| !others.contains(name)).collect()
+});
+
+/// The names of functions that give another value for each row, such as `random`.
+static VOLATILE: LazyLock<HashSet<String>> = LazyLock::new(|| {
+    let volatile = scalars().filter(|f| f.signature().volatility == Volatility::Volatile);
+    volatile.flat_map(|f| names_of(f.name(), f.aliases())).collect()
+});
+
+fn scalars() -> impl Iterator<Item = Arc<ScalarUDF>> {
+    let nested = functions_nested::all_default_nested_functions();
+    functions::all_default_functions().into_iter().chain(nested)
+}
+
+fn names_of(name: &str, aliases: &[String]) -> Vec<String> {
+    std::iter::once(name.to_owned()).chain(aliases.iter().cloned()).collect()
+}
+
+/// Whether a call gives another value each time.
+pub(super) fn is_volatile(function: &ast::Function) -> bool {
+    unqualified(&function.name).is_ok_and(|name| VOLATILE.contains(&name))
+}
+
+/// Refuses the clauses of aggregates and windows in the call of a function of one row, and a second list of
+/// arguments in any call.
+pub(super) fn check_call(function: &ast::Function) -> Result<()> {
+    let ast::Function {
+        name,
+        uses_odbc_syntax: _,
+        parameters,
+        args,
+        filter,
+        null_treatment,
+        over,
+        within_group,
+    } = function;
+    let none = matches!(parameters, FunctionArguments::None);
+    refuse!("function": !none => "a second list of arguments");
+    let Some(name) = unqualified(name).ok().filter(|name| SCALARS.contains(name)) else {
+        return Ok(());
+    };
+    let (distinct, clauses) = match args {
+        FunctionArguments::List(ast::FunctionArgumentList { duplicate_treatment, args: _, clauses }) => {
+            (duplicate_treatment.is_some(), !clauses.is_empty())
+        }
+        FunctionArguments::None | FunctionArguments::Subquery(_) => (false, false),
+    };
+    let given = [
+        (filter.is_some(), "FILTER"),
+        (over.is_some(), "OVER"),
+        (null_treatment.is_some(), "IGNORE NULLS or RESPECT NULLS"),
+        (!within_group.is_empty(), "WITHIN GROUP"),
+        (distinct, "ALL or DISTINCT"),
+        (clauses, "ORDER BY or another clause behind its arguments"),
+    ];
+    match given.into_iter().find(|(given, _)| *given) {
+        Some((_, clause)) => {
+            Err(Error::invalid(format!("{name} is a function of one row and takes no {clause}")))
+        }
+        None => Ok(()),
+    }
+}
