@@ -11,7 +11,7 @@ VENV := $(CURDIR)/.venv
 ARGS ?=
 FILES ?=
 
-.PHONY: help demo test binary build bench lint system-packages python
+.PHONY: help demo test fuzz slt binary build bench lint system-packages python
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -22,6 +22,14 @@ demo: binary ## Boot three nodes, load TPC-H, open a SQL shell. ARGS="--no-shell
 test: build python ## Run every test there is
 	scripts/run-tests
 	PLEXUS_BINARY=$(PLEXUS) $(VENV)/bin/python -m pytest -q -p no:cacheprovider tests/python
+
+fuzz: binary python ## Random statements against DuckDB, and damaged files. ARGS="--seed 7 --statements 500"
+	scripts/with-demo $(PLEXUS) $(VENV)/bin/python fuzz/differential.py --url URL $(ARGS)
+	scripts/with-demo $(PLEXUS) $(VENV)/bin/python fuzz/mutated_files.py --url URL --binary $(PLEXUS)
+
+slt: binary python ## All of DataFusion's own tests, on one node and spread over three
+	PLEXUS_SLT_PARTS=1 PLEXUS_BINARY=$(PLEXUS) \
+	$(VENV)/bin/python -m pytest -q -p no:cacheprovider tests/python/test_datafusion.py
 
 binary: system-packages ## Build the plexus binary alone
 	cargo build --release --package plexus-node --bin plexus

@@ -150,9 +150,64 @@ class Generator:
             f"{left} > (SELECT min({right}) FROM {table.name} q WHERE {where})",
         ])
 
+    def source(self, tables, name):
+        """A table or a derived table under an alias, and its columns."""
+        rng = self.rng
+        table = rng.choice(tables)
+        if rng.random() < 0.75:
+            return f"{table.name} {name}", table
+        scope = [("i", table)]
+        kinds = [rng.choice(list(TYPES)) for _ in range(rng.randint(1, 3))]
+        columns = [Column("id", "int", ""), *(Column(f"c{i}", kind, "") for i, kind in enumerate(kinds))]
+        items = ", ".join(f"{self.expr(kind, scope, 1)} AS c{i}" for i, kind in enumerate(kinds))
+        limit = f" ORDER BY i.id LIMIT {rng.randint(1, 9)}" if rng.random() < 0.3 else ""
+        where = f" WHERE {self.condition(scope, 1)}" if rng.random() < 0.5 else ""
+        return f"(SELECT i.id, {items} FROM {table.name} i{where}{limit}) {name}", Table(name, columns)
+
+    def window(self, scope):
+        """A window function whose order is that of keys."""
+        rng = self.rng
+        kind = rng.choice(["int", "double", "decimal", "text", "date"])
+        value = self.expr(kind, scope, 1)
+        number = self.expr(rng.choice(["int", "decimal"]), scope, 1)
+        function = rng.choice([
+            "row_number()", "count(*)", f"count({value})", f"min({value})", f"max({value})", f"sum({number})",
+            f"lag({value})", f"lead({value}, 2)", f"first_value({value})", f"last_value({value})",
+        ])
+        keys = [self.expr(rng.choice(["int", "text", "bool"]), scope, 1) for _ in range(rng.randint(0, 2))]
+        partition = f"PARTITION BY {', '.join(keys)} " if keys else ""
+        order = ", ".join(f"{alias}.id" for alias, _ in scope)
+        frame = rng.choice(["", "", " ROWS BETWEEN 1 PRECEDING AND 1 FOLLOWING", " ROWS UNBOUNDED PRECEDING"])
+        if function.startswith(("row", "lag", "lead")):
+            frame = ""
+        return f"{function} OVER ({partition}ORDER BY {order}{frame})"
+
+    def scalar_subquery(self, scope, tables):
+        rng = self.rng
+        table = rng.choice(tables)
+        inner = [("q", table)]
+        kind = rng.choice(["int", "decimal", "double", "text"])
+        value = self.expr(kind, inner, 1)
+        where = self.condition(inner, 1)
+        if rng.random() < 0.5:
+            where = f"q.id = {scope[0][0]}.id AND {where}"
+        return f"(SELECT {rng.choice(['min', 'max', 'count'])}({value}) FROM {table.name} q WHERE {where})"
+
     def query(self, tables):
         rng = self.rng
         shape = rng.random()
+        if shape < 0.08:
+            table = rng.choice(tables)
+            scope = [("i", table)]
+            kinds = [rng.choice(["int", "text", "decimal", "double"]) for _ in range(2)]
+            items = ", ".join(f"{self.expr(kind, scope, 1)} AS c{i}" for i, kind in enumerate(kinds))
+            common = Table("w", [Column("id", "int", ""), *(Column(f"c{i}", k, "") for i, k in enumerate(kinds))])
+            scope = [("a", common), ("b", common)]
+            return (
+                f"WITH w AS (SELECT i.id, {items} FROM {table.name} i WHERE {self.condition([('i', table)], 1)}) "
+                f"SELECT a.id, {self.expr(rng.choice(list(TYPES)), scope)} AS v FROM w a "
+                f"{rng.choice(['JOIN', 'LEFT JOIN', 'FULL JOIN'])} w b ON a.id = b.id + {rng.randint(0, 3)}"
+            )
         if shape < 0.12:
             kinds = [rng.choice(list(TYPES)) for _ in range(2)]
             sides = []
@@ -162,16 +217,16 @@ class Generator:
                 items = ", ".join(f"{self.expr(kind, scope)} AS v{i}" for i, kind in enumerate(kinds))
                 sides.append(f"SELECT {items} FROM {table.name} a WHERE {self.condition(scope)}")
             return f" {rng.choice(['UNION ALL', 'UNION', 'INTERSECT', 'EXCEPT'])} ".join(sides)
-        first = rng.choice(tables)
-        scope, source = [("a", first)], f"{first.name} a"
+        source, first = self.source(tables, "a")
+        scope = [("a", first)]
         if shape > 0.6:
-            second = rng.choice(tables)
+            right, second = self.source(tables, "b")
             kind = rng.choice([kind for kind in ("int", "text") if first.of(kind) and second.of(kind)])
             scope.append(("b", second))
             on = f"{self.column(kind, scope[:1])} = {self.column(kind, scope[1:])}"
             if rng.random() < 0.3:
                 on += f" AND {self.condition(scope, 1)}"
-            source += f" {rng.choice(['JOIN', 'LEFT JOIN', 'RIGHT JOIN', 'FULL JOIN'])} {second.name} b ON {on}"
+            source += f" {rng.choice(['JOIN', 'LEFT JOIN', 'RIGHT JOIN', 'FULL JOIN'])} {right} ON {on}"
         where = ""
         if rng.random() < 0.8:
             condition = self.subquery_condition(scope, tables) if rng.random() < 0.3 else self.condition(scope)
@@ -192,10 +247,20 @@ class Generator:
             having = f" HAVING count(*) > {rng.randint(0, 2)}" if rng.random() < 0.2 else ""
             return f"SELECT {', '.join(items)} FROM {source}{where}{group}{having}"
         items = [f"{self.expr(rng.choice(list(TYPES)), scope)} AS v{i}" for i in range(rng.randint(1, 4))]
-        if rng.random() < 0.15:
-            items.append("row_number() OVER (ORDER BY a.id, " + scope[-1][0] + ".id) AS w")
+        extra = rng.random()
+        if extra < 0.25:
+            items += [f"{self.window(scope)} AS w{i}" for i in range(rng.randint(1, 2))]
+        elif extra < 0.4:
+            items.append(f"{self.scalar_subquery(scope, tables)} AS s")
         distinct = "DISTINCT " if rng.random() < 0.15 else ""
-        return f"SELECT {distinct}{', '.join(items)} FROM {source}{where}"
+        order = ""
+        if rng.random() < 0.2:
+            # By all columns, so that equal rows alone may come in any order.
+            keys = [f"{i + 1}{rng.choice([' NULLS FIRST', ' DESC NULLS LAST', ' NULLS LAST'])}" for i in range(len(items))]
+            order = f" ORDER BY {', '.join(keys)} LIMIT {rng.randint(1, 6)}"
+            if rng.random() < 0.3:
+                order += f" OFFSET {rng.randint(1, 4)}"
+        return f"SELECT {distinct}{', '.join(items)} FROM {source}{where}{order}"
 
     def dml(self, tables):
         rng = self.rng

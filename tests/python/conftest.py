@@ -1,5 +1,6 @@
-"""A cluster of three nodes, started with `plexus demo`, which all client tests share."""
+"""Clusters of three nodes, started with `plexus demo`, which tests share."""
 
+import contextlib
 import json
 import os
 import signal
@@ -8,11 +9,11 @@ import subprocess
 import pytest
 
 
-@pytest.fixture(scope="session")
-def cluster(tmp_path_factory):
+@contextlib.contextmanager
+def demo(directory, scale):
+    """A running cluster with the TPC-H tables of a scale: what `plexus demo` says of it."""
     binary = os.environ.get("PLEXUS_BINARY", "plexus")
-    directory = tmp_path_factory.mktemp("cluster")
-    command = [binary, "demo", "--no-shell", "--scale", "0.01", "--format", "json", "--dir", str(directory)]
+    command = [binary, "demo", "--no-shell", "--scale", scale, "--format", "json", "--dir", str(directory)]
     with open(directory / "demo.log", "w") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
@@ -25,5 +26,18 @@ def cluster(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def cluster(tmp_path_factory):
+    with demo(tmp_path_factory.mktemp("cluster"), "0.01") as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
 def uri(cluster):
     return "grpc://" + cluster["nodes"][0]["flight"]
+
+
+@pytest.fixture(scope="module")
+def empty_uri(tmp_path_factory):
+    """A cluster without tables."""
+    with demo(tmp_path_factory.mktemp("empty"), "0") as cluster:
+        yield "grpc://" + cluster["nodes"][0]["flight"]

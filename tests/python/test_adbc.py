@@ -198,6 +198,23 @@ def test_ingest_that_fails_leaves_nothing(cursor):
     cursor.execute("DROP TABLE adbc_strict")
 
 
+def test_ingest_whose_reader_fails_leaves_nothing(cursor):
+    schema = pa.schema({"a": pa.int64()})
+
+    def batches(count):
+        for _ in range(count):
+            yield pa.record_batch({"a": pa.array(range(100), pa.int64())}, schema)
+        raise RuntimeError("the reader failed")
+
+    for count in range(1, 31):
+        with pytest.raises(Exception, match="the reader failed"):
+            reader = pa.RecordBatchReader.from_batches(schema, batches(count))
+            cursor.adbc_ingest("cut_short", reader, mode="create")
+    time.sleep(0.2)
+    cursor.execute("SELECT count(*) FROM information_schema.tables WHERE table_name = 'cut_short'")
+    assert cursor.fetchone() == (0,)
+
+
 def test_vector_of_other_dimensions_is_refused(cursor):
     cursor.execute("CREATE TABLE adbc_vectors (id BIGINT, e VECTOR(3))")
     for values in ([1.0, 2.0], [1.0, 2.0, 3.0, 4.0]):

@@ -141,3 +141,22 @@ def test_put_to_another_catalog_is_refused(client):
 def test_listed_actions(client):
     names = {a.type for a in client.list_actions()}
     assert {"CreatePreparedStatement", "BeginTransaction", "EndTransaction"} <= names
+
+
+def test_a_client_that_ignores_the_bound_handle_gets_what_it_bound(client):
+    request = command("ActionCreatePreparedStatementRequest", field(1, b"SELECT $1 + 1 AS next"))
+    (result,) = client.do_action(flight.Action("CreatePreparedStatement", request))
+    handle = read_field(read_field(result.body.to_pybytes(), 2), 1)
+    query = command("CommandPreparedStatementQuery", field(1, handle))
+    for value in (41, 6):
+        parameters = pa.record_batch({"1": pa.array([value], pa.int64())})
+        writer, reader = client.do_put(flight.FlightDescriptor.for_command(query), parameters.schema)
+        with writer:
+            writer.write_batch(parameters)
+            writer.done_writing()
+            reader.read()
+        assert rows_of(client, query).to_pydict() == {"next": [value + 1]}
+    list(client.do_action(flight.Action("ClosePreparedStatement", command(
+        "ActionClosePreparedStatementRequest", field(1, handle)))))
+    with pytest.raises(Exception, match="parameter"):
+        rows_of(client, query)
