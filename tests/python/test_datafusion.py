@@ -14,7 +14,7 @@ import slt
 
 SPREAD = ["plexus.task_bytes = 1"]
 PARTS = 8
-# Of the records that another database than DataFusion could pass.
+# Of the records that another database than DataFusion could pass, with the default settings.
 PASSED_MIN = 0.97
 
 
@@ -33,5 +33,5 @@ def test_records_pass_or_are_listed(empty_uri, files, settings, part):
     assert not new, "\n".join(f"{failure}" for failure in new)
     assert not missing or settings, f"listed, but they pass: {missing}"
     assert runner.counts["portable"] > 500
-    if parts == 1:
+    if parts == 1 and not settings:
         assert runner.counts["failed"] <= (1 - PASSED_MIN) * runner.counts["portable"]
