@@ -40,6 +40,7 @@ mod distinct;
 mod encode;
 pub mod inline;
 mod inventory;
+pub mod ipc_check;
 mod point_lookup;
 mod read;
 mod routing;

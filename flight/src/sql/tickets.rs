@@ -10,6 +10,7 @@ use arrow_schema::{Schema, SchemaRef};
 use bytes::Bytes;
 use plexus_coordinator::TransactionId;
 use plexus_model::{Error, Result};
+use plexus_storage::ipc_check::check_stream;
 use rkyv::{Archive, Deserialize, Serialize};
 use tonic::Status;
 
@@ -82,6 +83,7 @@ impl StatementHandle {
         }
         let fail =
             |e: arrow::error::ArrowError| Error::invalid(format!("rows in a ticket: {e}")).with_source(e);
+        check_stream(self.returned.as_slice()).map_err(|e| e.context("rows in a ticket"))?;
         let reader = StreamReader::try_new(self.returned.as_slice(), None).map_err(fail)?;
         let schema = reader.schema();
         Ok(Some((schema, reader.collect::<Result<Vec<_>, _>>().map_err(fail)?)))
@@ -113,6 +115,7 @@ impl StatementHandle {
         if self.parameters.is_empty() {
             return Ok(None);
         }
+        check_stream(self.parameters.as_slice()).map_err(|e| e.context("parameters in a handle"))?;
         let batches = StreamReader::try_new(self.parameters.as_slice(), None)
             .and_then(|reader| reader.collect::<Result<Vec<_>, _>>())
             .map_err(|e| Error::invalid(format!("parameters in a handle: {e}")).with_source(e))?;

@@ -1,6 +1,5 @@
 //! Record batches that clients send with `DoPut`: rows to ingest, and rows of statement parameters.
 
-use std::fmt::Display;
 use std::panic::AssertUnwindSafe;
 
 use arrow::array::RecordBatch;
@@ -8,21 +7,17 @@ use arrow_flight::FlightData;
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::error::FlightError;
 use arrow_flight::sql::server::PeekableFlightDataStream;
-use arrow_ipc::{MessageHeader, root_as_message};
 use arrow_schema::SchemaRef;
 use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use plexus_model::Result as PlexusResult;
-use plexus_storage::rows_bytes;
+use plexus_storage::{ipc_check, rows_bytes};
 use tonic::Status;
 
 use crate::status::{from_status, to_status};
 
 /// Limit on the parameters of one statement. They are held in memory until the last row has arrived.
 const PARAMETER_BYTES_MAX: usize = 256 * 1024 * 1024;
-
-/// Limit on the bytes of one message after decompression.
-const MESSAGE_BYTES_MAX: i64 = 1024 * 1024 * 1024;
 
 /// The batches of a `DoPut` and their schema. `None` when the client sent no schema.
 pub(crate) async fn uploaded_batches(
@@ -71,35 +66,8 @@ fn check_message(data: &FlightData) -> Result<(), Status> {
     if data.data_header.is_empty() {
         return Ok(());
     }
-    let invalid = |e: &dyn Display| Status::invalid_argument(format!("decoding the uploaded rows: {e}"));
-    let message = root_as_message(&data.data_header).map_err(|e| invalid(&e))?;
-    let batch = match message.header_type() {
-        MessageHeader::RecordBatch => message.header_as_record_batch(),
-        MessageHeader::DictionaryBatch => message.header_as_dictionary_batch().and_then(|batch| batch.data()),
-        _ => None,
-    };
-    let Some(batch) = batch else {
-        return Ok(());
-    };
-    let mut bytes_announced = 0i64;
-    for buffer in batch.buffers().iter().flatten() {
-        let start = usize::try_from(buffer.offset()).ok();
-        let end = start.zip(usize::try_from(buffer.length()).ok()).and_then(|(s, l)| s.checked_add(l));
-        let bytes = start.zip(end).and_then(|(start, end)| data.data_body.get(start..end));
-        let bytes = bytes.ok_or_else(|| invalid(&"a buffer lies outside of its message"))?;
-        // A compressed buffer starts with its length, or with -1 if it is not compressed after all.
-        if let (Some(_), Some(announced)) = (batch.compression(), bytes.first_chunk()) {
-            let announced = i64::from_le_bytes(*announced);
-            bytes_announced = bytes_announced.saturating_add(announced.max(0));
-            if announced < -1 || bytes_announced > MESSAGE_BYTES_MAX {
-                return Err(invalid(&format!(
-                    "a message announces {bytes_announced} bytes, the most is {MESSAGE_BYTES_MAX}: \
-                     send smaller batches"
-                )));
-            }
-        }
-    }
-    Ok(())
+    ipc_check::check_message(&data.data_header, &data.data_body)
+        .map_err(|e| to_status(&e.context("decoding the uploaded rows")))
 }
 
 fn upload_error(error: FlightError) -> Status {
@@ -131,35 +99,4 @@ pub(crate) async fn collect_parameters(
         collected.push(batch);
     }
     Ok(Some(collected))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use arrow::array::{ArrayRef, Int64Array};
-    use arrow_flight::encode::FlightDataEncoderBuilder;
-    use arrow_ipc::CompressionType;
-    use arrow_ipc::writer::IpcWriteOptions;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn what_a_message_announces_is_checked() {
-        let column: ArrayRef = Arc::new(Int64Array::from_iter_values(0..1_000));
-        let batch = RecordBatch::try_from_iter([("a", column)]).unwrap();
-        let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::ZSTD)).unwrap();
-        let encoder = FlightDataEncoderBuilder::new().with_options(options);
-        let messages: Vec<FlightData> = encoder.build(stream::iter([Ok(batch)])).try_collect().await.unwrap();
-        for message in &messages {
-            check_message(message).unwrap();
-        }
-        let batch = messages.last().unwrap();
-        let mut body = batch.data_body.to_vec();
-        body[..8].copy_from_slice(&(1i64 << 61).to_le_bytes());
-        let error = check_message(&batch.clone().with_data_body(body)).unwrap_err();
-        assert!(error.message().contains("announces"), "{error}");
-        let cut = batch.data_body[..8].to_vec();
-        assert!(check_message(&batch.clone().with_data_body(cut)).is_err());
-    }
 }

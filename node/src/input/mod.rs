@@ -23,6 +23,7 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::basic::Type as PhysicalType;
 use plexus_model::{Error, Result};
+use plexus_storage::ipc_check;
 
 use csv::CsvFile;
 use guard::{guard, guard_batches};
@@ -32,9 +33,6 @@ use source::Source;
 pub(crate) const BATCH_ROWS: usize = 65_536;
 /// Bytes of text per batch, approximately.
 pub(crate) const BATCH_BYTES_MAX: usize = 32 * 1024 * 1024;
-
-/// Messages of an Arrow stream end at multiples of this number of bytes.
-const ARROW_ALIGNMENT: u64 = 4;
 
 /// How text files are written, where that should not be detected.
 #[derive(Clone, Default, Debug)]
@@ -102,19 +100,24 @@ impl Input {
             Format::Json(options) => json::schema(path, options, table_schema)?,
             Format::Parquet => {
                 let metadata = parquet_metadata(path, &open(path)?)?;
-                let rows = metadata.metadata().file_metadata().num_rows().max(0) as u64;
+                let rows = metadata.metadata().file_metadata().num_rows().max(0);
+                let in_groups: i64 =
+                    metadata.metadata().row_groups().iter().map(|group| group.num_rows()).sum();
+                if rows != in_groups {
+                    let reason = format!("its footer announces {rows} rows, its row groups have {in_groups}");
+                    return Err(damaged(path, reason));
+                }
+                let rows = rows as u64;
                 return Ok((metadata.schema().clone(), Some(rows)));
             }
             Format::ArrowFile => {
-                FileReader::try_new(open(path)?, None).map_err(|e| damaged(path, e))?.schema()
+                let file = open(path)?;
+                ipc_check::check_file(&file).map_err(|e| damaged(path, e.message()))?;
+                FileReader::try_new(file, None).map_err(|e| damaged(path, e))?.schema()
             }
             Format::ArrowStream => {
                 let file = open(path)?;
-                // A reader takes a message that is cut off in its first bytes for the end of the stream.
-                let bytes = file.metadata().map_err(|e| Error::io(path.display(), e))?.len();
-                if bytes % ARROW_ALIGNMENT != 0 {
-                    return Err(damaged(path, "the last message is cut off"));
-                }
+                ipc_check::check_stream(&file).map_err(|e| damaged(path, e.message()))?;
                 StreamReader::try_new(file, None).map_err(|e| damaged(path, e))?.schema()
             }
         };
