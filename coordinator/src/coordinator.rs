@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
 use arrow_schema::{Schema, SchemaRef};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::LogicalPlan;
@@ -41,6 +42,7 @@ use crate::sql::rewrite::Shape;
 use crate::sql::{call, parse};
 use crate::table_ops::ProcedureExecutor;
 use crate::write::group_queue::WriteResult;
+use crate::write::keys::OnDuplicate;
 use crate::write::writer::Writer;
 
 /// The components of a [`Coordinator`].
@@ -174,7 +176,7 @@ impl Coordinator {
                     let mut guard = self.transactions.take(id)?;
                     self.planner.pin_transaction(session, &mut guard).await?
                 }
-                None => self.planner.visible_to(session, self.pin().await?)?,
+                None => self.visible(session, &parsed).await?,
             };
             let version = manifest.version;
             let context = StatementContext { session, manifest, values: &[], query_id: "describe" };
@@ -221,7 +223,8 @@ impl Coordinator {
     /// Runs one statement once for each row of parameters. Returns the total number of affected rows.
     ///
     /// # Errors
-    /// The error of the first execution that fails; earlier executions stay in effect.
+    /// The error of the first execution that fails, with the number of its row. No row of a DML statement has
+    /// an effect then, unless it is part of a transaction: there, those before it stay.
     pub fn execute_many<'a>(
         &'a self,
         session: &'a Session,
@@ -230,22 +233,45 @@ impl Coordinator {
     ) -> BoxFuture<'a, Result<u64>> {
         let run = async move {
             let parsed = self.planner.cache.statement(sql)?;
-            let mut affected = 0;
-            for batch in parameters {
-                if parsed.kind == StatementKind::Dml
-                    && let Some(rows) = self.dml.insert_batch(session, &parsed.statement, batch).await?
-                {
-                    affected += rows;
-                    continue;
-                }
-                for row in 0..batch.num_rows() {
-                    let values = row_values(batch, row)?;
-                    affected += self.execute_statement(session, &parsed, values).await?.affected();
-                }
+            let Some(first) = parameters.first() else {
+                return Ok(0);
+            };
+            let rows = concat_batches(&first.schema(), parameters)
+                .map_err(|e| Error::invalid(format!("parameters: {e}")).with_source(e))?;
+            if parsed.kind != StatementKind::Dml {
+                return self.execute_rows(session, &parsed, &rows).await;
             }
-            Ok(affected)
+            if let Some(rows) = self.dml.insert_batch(session, &parsed.statement, &rows).await? {
+                return Ok(rows);
+            }
+            if session.transaction().is_some() || rows.num_rows() < 2 {
+                return self.execute_rows(session, &parsed, &rows).await;
+            }
+            until_no_conflict(|| async {
+                let id = self.begin(Isolation::Snapshot)?;
+                match self.execute_rows(&session.in_transaction(id), &parsed, &rows).await {
+                    Ok(affected) => self.end(id, true).await.map(|()| affected),
+                    Err(error) => {
+                        // If this fails, the transaction ends when it is idle for too long.
+                        let _ = self.end(id, false).await;
+                        Err(error)
+                    }
+                }
+            })
+            .await
         };
         answer(sql, run)
+    }
+
+    /// Runs a statement for each row of parameters in turn.
+    async fn execute_rows(&self, session: &Session, parsed: &Parsed, rows: &RecordBatch) -> Result<u64> {
+        let mut affected = 0;
+        for row in 0..rows.num_rows() {
+            let executed = self.execute_statement(session, parsed, row_values(rows, row)?).await;
+            affected +=
+                executed.map_err(|e| e.context(format!("row {} of the parameters", row + 1)))?.affected();
+        }
+        Ok(affected)
     }
 
     /// Runs several statements in order. Returns the total number of affected rows.
@@ -423,7 +449,7 @@ impl Coordinator {
                 self.dml.execute(&context, statement).boxed().await
             }
             StatementKind::Query => {
-                let manifest = self.planner.visible_to(session, self.pin().await?)?;
+                let manifest = self.visible(session, parsed).await?;
                 let context = StatementContext { session, manifest, values, query_id };
                 let plan = self.planner.plan(&context, statement.clone()).await?;
                 Ok(self.queries.run_plan(&context, plan).await?.named(&parsed.names))
@@ -431,9 +457,20 @@ impl Coordinator {
         }
     }
 
+    /// The manifest that a statement reads. Those about settings read the newest, so that a session can leave
+    /// a version that is gone.
+    async fn visible(&self, session: &Session, parsed: &Parsed) -> Result<Arc<Manifest>> {
+        let newest = self.pin().await?;
+        match parsed.is_about_settings() {
+            true => Ok(newest),
+            false => self.planner.visible_to(session, newest),
+        }
+    }
+
     /// Runs a DDL statement or a procedure.
     async fn run_definition(&self, session: &Session, parsed: &Parsed, query_id: &str) -> Result<Executed> {
         if parsed.kind != StatementKind::Procedure {
+            session.check_writable()?;
             return self.ddl.execute(session, &parsed.statement, query_id).await;
         }
         let procedure = call::procedure(&parsed.statement)?;
@@ -520,7 +557,10 @@ impl Coordinator {
     ) -> Result<Executed> {
         let (table, rewritten) = self.dml.rewrite(context, statement).await?;
         tracing::Span::current().record("table", tracing::field::display(&table.name));
-        if !matches!(rewritten.shape, Shape::Rows { .. }) {
+        // What is inserted on a conflict, or not, depends on the rows that are there.
+        let is_plain_insert =
+            matches!(rewritten.shape, Shape::Rows { .. }) && rewritten.on_duplicate == OnDuplicate::Fail;
+        if !is_plain_insert {
             guard.note_read(table.id);
         }
         let plan = self.dml.plan(context, &table, &rewritten).await?;

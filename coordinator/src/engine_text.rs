@@ -79,7 +79,113 @@ pub(crate) fn plain(message: &str) -> String {
         let end = plain[start..].find(END_OF_REQUEST).map(|end| start + end + END_OF_REQUEST.len());
         plain.replace_range(start..end.unwrap_or(plain.len()), "");
     }
-    plain
+    if plain.starts_with(MISPLACED_WINDOW) {
+        return "a window function cannot stand here: WHERE, GROUP BY and HAVING come before windows; write \
+                QUALIFY, or a subquery"
+            .to_owned();
+    }
+    if plain.starts_with(COMPUTED_LIMIT) {
+        return "LIMIT and OFFSET take a number or a parameter".to_owned();
+    }
+    with_sql_types(&without_hidden_columns(&plain))
+}
+
+/// datafusion-physical-expr 55.2.0, `src/planner.rs`, the last arm of `create_physical_expr`.
+const MISPLACED_WINDOW: &str = "Physical plan does not support logical expression WindowFunction(";
+
+/// datafusion-expr 55.2.0, `src/logical_plan/plan.rs`, `Limit::get_fetch_type`; the same for an offset.
+const COMPUTED_LIMIT: &str = "Unsupported LIMIT expression: ";
+
+/// A message whose list of columns lacks those that statements cannot name.
+fn without_hidden_columns(message: &str) -> String {
+    const COLUMNS: &str = "Valid fields are ";
+    let Some((before, list)) = message.split_once(COLUMNS) else {
+        return message.to_owned();
+    };
+    let (list, after) =
+        list.split_once(" at Line: ").map_or((list, None), |(list, after)| (list, Some(after)));
+    let names = list.trim_end_matches('.').split(", ").filter(|name| !name.contains('\u{1}'));
+    let names = names.collect::<Vec<_>>().join(", ");
+    let position = after.map(|after| format!(" at Line: {after}")).unwrap_or_default();
+    format!("{before}{COLUMNS}{names}.{position}")
+}
+
+/// A message with the names that types have in SQL, but for what is quoted in it.
+fn with_sql_types(message: &str) -> String {
+    let mut text = String::with_capacity(message.len());
+    let mut rest = message;
+    let mut quote = None;
+    while let Some(first) = rest.chars().next() {
+        let word = &rest[..rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len())];
+        if word.is_empty() {
+            quote = match quote {
+                None if matches!(first, '"' | '\'' | '`') => Some(first),
+                Some(open) if open == first => None,
+                quote => quote,
+            };
+            text.push(first);
+            rest = &rest[first.len_utf8()..];
+            continue;
+        }
+        rest = &rest[word.len()..];
+        match (quote, word) {
+            (None, "Timestamp") => match timestamp_type(rest) {
+                Some((name, after)) => {
+                    text.push_str(&name);
+                    rest = after;
+                }
+                None => text.push_str(word),
+            },
+            (None, word) => text.push_str(sql_type(word).unwrap_or(word)),
+            (Some(_), word) => text.push_str(word),
+        }
+    }
+    text
+}
+
+/// The SQL name of a type without parameters, or of one whose parameters are written alike.
+fn sql_type(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "Boolean" => "BOOLEAN",
+        "Int8" => "TINYINT",
+        "Int16" => "SMALLINT",
+        "Int32" => "INT",
+        "Int64" => "BIGINT",
+        "UInt8" => "TINYINT UNSIGNED",
+        "UInt16" => "SMALLINT UNSIGNED",
+        "UInt32" => "INT UNSIGNED",
+        "UInt64" => "BIGINT UNSIGNED",
+        "Float32" => "REAL",
+        "Float64" => "DOUBLE",
+        "Utf8" | "LargeUtf8" | "Utf8View" => "VARCHAR",
+        "Binary" | "LargeBinary" | "BinaryView" => "BYTEA",
+        "Date32" | "Date64" => "DATE",
+        "Decimal32" | "Decimal64" | "Decimal128" | "Decimal256" => "DECIMAL",
+        _ => return None,
+    })
+}
+
+/// The SQL name of a timestamp whose parameters are at the start of a text, and the text behind them.
+fn timestamp_type(parameters: &str) -> Option<(String, &str)> {
+    let (parameters, rest) = parameters.strip_prefix('(')?.split_once(')')?;
+    let (unit, zone) =
+        parameters.split_once(", ").map_or((parameters, None), |(unit, zone)| (unit, Some(zone)));
+    let digits = match unit {
+        "s" => 0,
+        "ms" => 3,
+        "µs" => 6,
+        "ns" => 9,
+        _ => return None,
+    };
+    let zone = if zone.is_some() { " WITH TIME ZONE" } else { "" };
+    Some((format!("TIMESTAMP({digits}){zone}"), rest))
+}
+
+/// Whether an error of the engine is one of its user, although it has no such type.
+///
+/// regex 1, `src/error.rs`; datafusion-functions-nested 55.2.0, `src/resize.rs`.
+pub(crate) fn is_bad_argument(text: &str) -> bool {
+    ["regex parse error", "array_resize: failed to convert size"].iter().any(|start| text.starts_with(start))
 }
 
 /// Whether an error says that a subquery is left in a plan: the optimizer could not make a join of it.
@@ -93,6 +199,14 @@ pub(crate) fn is_unplanned_subquery(text: &str) -> bool {
             .iter()
             .any(|s| rest.starts_with(s))
     })
+}
+
+/// Whether an error says that two columns of a select list have one name.
+///
+/// datafusion-expr 55.2.0, `src/logical_plan/builder.rs`, `validate_unique_names`: the general
+/// `DataFusionError::Plan`.
+pub(crate) fn is_name_clash(text: &str) -> bool {
+    text.contains("require unique expression names")
 }
 
 /// The URL of the worker that an error context names as unavailable: see [`WORKER_UNAVAILABLE`]. This text is
@@ -163,6 +277,28 @@ mod tests {
         let error = engine().state().create_physical_plan(&plan).await.unwrap_err();
         let DataFusionError::NotImplemented(text) = error.find_root() else { panic!("{error:?}") };
         assert!(is_unplanned_subquery(text), "{text}");
+    }
+
+    #[tokio::test]
+    async fn clashes_of_names_are_recognized() {
+        let error = plan("SELECT CAST(a AS INT), a FROM t").await.unwrap_err();
+        let DataFusionError::Plan(text) = error.find_root() else { panic!("{error:?}") };
+        assert!(is_name_clash(text), "{text}");
+    }
+
+    #[test]
+    fn messages_name_the_types_of_sql_and_no_hidden_columns() {
+        let message =
+            "Cannot cast string 'Int32' to value of Int32 type: Timestamp(µs, \"UTC\") + Decimal128(3, 1)";
+        let expected =
+            "Cannot cast string 'Int32' to value of INT type: TIMESTAMP(6) WITH TIME ZONE + DECIMAL(3, 1)";
+        assert_eq!(plain(message), expected);
+        let message = "No field named x.\nValid fields are t.a, t.\"\u{1}row\", t.b. at Line: 1, Column: 2";
+        assert_eq!(plain(message), "No field named x.\nValid fields are t.a, t.b. at Line: 1, Column: 2");
+        assert_eq!(
+            plain("Unsupported LIMIT expression: Some(x)"),
+            "LIMIT and OFFSET take a number or a parameter"
+        );
     }
 
     #[test]

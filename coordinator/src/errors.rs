@@ -86,6 +86,7 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
         DataFusionError::NotImplemented(_) => ErrorKind::Unsupported,
         DataFusionError::ResourcesExhausted(_) => ErrorKind::ResourceExhausted,
         DataFusionError::ObjectStore(_) | DataFusionError::IoError(_) => ErrorKind::Unavailable,
+        _ if engine_text::is_bad_argument(&message) => ErrorKind::InvalidArgument,
         _ => ErrorKind::Internal,
     };
     Error::new(kind, message).with_source(error)
@@ -113,7 +114,7 @@ pub(crate) fn point_at(sql: &str, error: Error) -> Error {
 
 /// For subqueries that the engine cannot plan.
 const UNPLANNED_SUBQUERY: &str =
-    "a subquery that refers to the query around it by an inequality, or with LIMIT: write a join";
+    "a subquery that refers to the query around it in a way that is not supported: write a join";
 
 /// Characters of a line that an error shows.
 const EXCERPT_CHARS: usize = 80;

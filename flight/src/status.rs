@@ -37,7 +37,8 @@ pub fn from_status(status: &Status) -> Error {
         Code::NotFound => ErrorKind::NotFound,
         Code::AlreadyExists => ErrorKind::AlreadyExists,
         Code::Aborted => ErrorKind::Conflict,
-        Code::Unavailable => ErrorKind::Unavailable,
+        // A session that has ended: the same request may succeed in a new one.
+        Code::Unavailable | Code::Unauthenticated => ErrorKind::Unavailable,
         // tonic reports a connection that breaks during a request as `Unknown`. The outcome is unknown then,
         // too.
         Code::DeadlineExceeded | Code::Unknown => ErrorKind::Unknown,

@@ -11,7 +11,6 @@ use datafusion::common::{DataFusionError, Result, internal_err, not_impl_err};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::FileSource;
 use datafusion::execution::TaskContext;
-use datafusion::logical_expr::ScalarUDF;
 use datafusion::physical_expr::split_conjunction;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter_pushdown::PushedDown;
@@ -30,7 +29,6 @@ use prost::Message;
 use crate::scan::files::{InvisibleRows, exclude_rows, segment_of};
 use crate::scan::leaf::{ScanContext, segment_scan};
 use crate::scan::schema_adapter::{Initials, StoredAdapterFactory};
-use crate::search::{decode_function, encode_function};
 
 /// Encodes and decodes segment scans. Decoded scans read through the node that `context` belongs to.
 #[derive(Debug)]
@@ -128,14 +126,6 @@ impl PhysicalExtensionCodec for ScanCodec {
             initials: initials.map(|i| i.values().clone()).unwrap_or_default(),
         };
         scan.encode(buf).map_err(|e| DataFusionError::External(Box::new(e)))
-    }
-
-    fn try_encode_udf(&self, function: &ScalarUDF, buf: &mut Vec<u8>) -> Result<()> {
-        encode_function(function, buf)
-    }
-
-    fn try_decode_udf(&self, name: &str, buf: &[u8]) -> Result<Arc<ScalarUDF>> {
-        decode_function(name, buf)
     }
 
     fn try_decode(

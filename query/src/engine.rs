@@ -32,12 +32,14 @@ use crate::analysis;
 use crate::codec::ScanCodec;
 use crate::context::{QueryContext, plan_parsed, simplify};
 use crate::list_functions::list_functions;
+use crate::logical_rules::optimizer_rules;
+use crate::named_value::NamedValue;
 use crate::physical_rules::physical_rules;
 use crate::scan::distribution::{WorkerSlots, desired_tasks, route, scale_up};
 use crate::scan::files::STORE_URL;
 use crate::scan::leaf::ScanContext;
 use crate::search::{
-    self, BindRule, SearchCaches, SearchContext, SearchOptions, SearchReport, SearchRule, SearchTransport,
+    self, BindRule, SearchCaches, SearchContext, SearchOptions, SearchReport, SearchTransport,
 };
 use crate::tables::catalog::{PinnedCatalog, Relations};
 use crate::tables::context::TableContext;
@@ -137,8 +139,7 @@ impl Engine {
             .with_distributed_metrics_collection(false)?
             .with_analyzer_rules(analysis::analyzer_rules())
             .with_analyzer_rule(Arc::new(BindRule))
-            .with_optimizer_rule(Arc::new(SearchRule))
-            .with_optimizer_rule(Arc::new(analysis::float_zeros::ListZeros))
+            .with_optimizer_rules(optimizer_rules())
             .with_physical_optimizer_rules(physical_rules())
             .build();
         add_functions(&mut base)?;
@@ -281,6 +282,7 @@ fn add_functions(state: &mut SessionState) -> Result<()> {
     // The name of other databases.
     state.register_udf(Arc::new(math::signum().as_ref().clone().with_aliases(["sign"])))?;
     state.register_udf(Arc::new(AtTimeZone::default().into()))?;
+    state.register_udf(Arc::new(NamedValue::default().into()))?;
     for function in list_functions(state) {
         state.register_udf(function)?;
     }

@@ -9,9 +9,9 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion_distributed::{NetworkBoundaryExt, display_plan_ascii};
 
+use crate::logical_rules::physical_plan;
 use crate::scan::distribution::WorkerSlots;
-use crate::search::SearchReport;
-use crate::unique_columns::physical_plan;
+use crate::search::{SearchReport, without_carried};
 
 /// Plans a query as it would run and describes the plan. Searches run during planning, so they are described
 /// with their results.
@@ -20,7 +20,7 @@ use crate::unique_columns::physical_plan;
 /// What planning fails with.
 pub async fn explain(state: &SessionState, plan: &LogicalPlan) -> Result<String> {
     let physical = physical_plan(state, plan).await?;
-    let mut text = display_plan_ascii(physical.as_ref(), false);
+    let mut text = without_carried(&display_plan_ascii(physical.as_ref(), false));
     if !text.ends_with('\n') {
         text.push('\n');
     }

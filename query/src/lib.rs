@@ -28,23 +28,25 @@ mod context;
 mod engine;
 mod explain;
 mod list_functions;
+mod logical_rules;
+mod named_value;
 mod physical_rules;
 mod scan;
 pub mod search;
 mod tables;
 mod time_zones;
-mod unique_columns;
 
 pub use analysis::literals::{make_doubles, make_doubles_in};
 pub use checks::{ColumnDefaults, RowChecks};
 pub use engine::{Engine, EngineOptions, Pin};
 pub use explain::explain;
+pub use logical_rules::physical_plan;
+pub use named_value::NAMED_VALUE;
 pub use scan::distribution::{Worker as PlacedWorker, WorkerSlots};
 pub use tables::catalog::{Relations, STATEMENT_SCHEMA, as_of_schema};
 pub use tables::dml_target::{ROW_COLUMN, SEGMENT_COLUMN, dml_target_schema};
 pub use tables::system::{ClusterView, SYSTEM_SCHEMA, system_tables};
-pub use time_zones::{AT_TIME_ZONE, follow_settings};
-pub use unique_columns::physical_plan;
+pub use time_zones::{AT_TIME_ZONE, clocks_of, follow_settings, instants_of};
 
 /// The only catalog of a cluster.
 pub const CATALOG: &str = "plexus";

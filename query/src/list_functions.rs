@@ -17,7 +17,7 @@ use datafusion::logical_expr::{
 };
 
 /// The functions, with the positions of the arguments that are items.
-const FUNCTIONS: [(&str, &[usize]); 17] = [
+const FUNCTIONS: [(&str, &[usize]); 18] = [
     ("array_append", &[1]),
     ("array_concat", &[]),
     ("array_except", &[]),
@@ -34,6 +34,7 @@ const FUNCTIONS: [(&str, &[usize]); 17] = [
     ("array_replace", &[1, 2]),
     ("array_replace_all", &[1, 2]),
     ("array_replace_n", &[1, 2]),
+    ("array_resize", &[2]),
     ("array_union", &[]),
 ];
 

@@ -5,7 +5,11 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use arrow::array::timezone::Tz;
-use arrow_schema::{DataType, Field, FieldRef, TimeUnit};
+use arrow::array::{ArrayRef, AsArray, Int64Array};
+use arrow::compute::cast;
+use arrow::datatypes::Int64Type;
+use arrow_schema::{ArrowError, DataType, Field, FieldRef, TimeUnit};
+use chrono::{DateTime, LocalResult, NaiveDateTime, Offset, TimeDelta, TimeZone};
 use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
 use datafusion::execution::{FunctionRegistry, SessionState};
 use datafusion::functions::datetime::to_local_time;
@@ -33,6 +37,65 @@ pub fn follow_settings(state: &mut SessionState) -> Result<()> {
         state.register_udf(Arc::new(function))?;
     }
     Ok(())
+}
+
+/// The instants at which clocks of a zone show timestamps without one, in that zone.
+///
+/// As in PostgreSQL, a time that a zone skips in spring is one after the change, and of the two instants of a
+/// time that it repeats in autumn, the second counts.
+///
+/// # Errors
+/// When there is no such zone, or an instant is out of range.
+pub fn instants_of(clocks: &ArrayRef, zone: &str) -> Result<ArrayRef> {
+    let DataType::Timestamp(unit, None) = clocks.data_type() else {
+        return exec_err!("{} is no timestamp without a zone", clocks.data_type());
+    };
+    let offset = |tz: &Tz, local: NaiveDateTime| match tz.offset_from_local_datetime(&local) {
+        LocalResult::Single(offset) | LocalResult::Ambiguous(_, offset) => -offset.fix().local_minus_utc(),
+        LocalResult::None => -offset_at(tz, local - TimeDelta::days(1)),
+    };
+    Ok(cast(&shifted(clocks, *unit, zone, offset)?, &instant(*unit, zone))?)
+}
+
+/// What clocks of a zone show at instants, as timestamps without a zone.
+///
+/// # Errors
+/// When there is no such zone, or a clock is out of range.
+pub fn clocks_of(instants: &ArrayRef, zone: &str) -> Result<ArrayRef> {
+    let DataType::Timestamp(unit, Some(_)) = instants.data_type() else {
+        return exec_err!("{} is no timestamp with a zone", instants.data_type());
+    };
+    let clocks = shifted(instants, *unit, zone, offset_at)?;
+    Ok(cast(&clocks, &DataType::Timestamp(*unit, None))?)
+}
+
+/// Seconds that clocks of a zone are ahead of UTC.
+fn offset_at(zone: &Tz, utc: NaiveDateTime) -> i32 {
+    zone.offset_from_utc_datetime(&utc).fix().local_minus_utc()
+}
+
+/// Timestamps as numbers, each moved by as many seconds as `offset` says for it.
+fn shifted(
+    timestamps: &ArrayRef,
+    unit: TimeUnit,
+    zone: &str,
+    offset: impl Fn(&Tz, NaiveDateTime) -> i32,
+) -> Result<ArrayRef> {
+    let tz = Tz::from_str(zone)?;
+    let per_second: i64 = match unit {
+        TimeUnit::Second => 1,
+        TimeUnit::Millisecond => 1_000,
+        TimeUnit::Microsecond => 1_000_000,
+        TimeUnit::Nanosecond => 1_000_000_000,
+    };
+    let values = cast(timestamps, &DataType::Int64)?;
+    let moved: Int64Array = values.as_primitive::<Int64Type>().try_unary(|value| {
+        let time = DateTime::from_timestamp(value.div_euclid(per_second), 0).map(|at| at.naive_utc());
+        let seconds = time.map(|time| i64::from(offset(&tz, time)));
+        let moved = seconds.and_then(|seconds| value.checked_add(seconds.checked_mul(per_second)?));
+        moved.ok_or_else(|| ArrowError::CastError(format!("timestamp {value} is out of range")))
+    })?;
+    Ok(Arc::new(moved))
 }
 
 /// The name of [`AtTimeZone`].
@@ -92,7 +155,7 @@ impl ScalarUDFImpl for AtTimeZone {
             | DataType::Utf8
             | DataType::LargeUtf8
             | DataType::Utf8View
-            | DataType::Null => instant(TimeUnit::Nanosecond, zone),
+            | DataType::Null => instant(TimeUnit::Microsecond, zone),
             other => return plan_err!("AT TIME ZONE takes a timestamp, not {other}"),
         };
         Ok(Arc::new(Field::new(self.name(), data_type, true)))
@@ -104,7 +167,17 @@ impl ScalarUDFImpl for AtTimeZone {
         };
         let zone = zone_of(Some(zone))?;
         let DataType::Timestamp(unit, None) = args.return_field.data_type() else {
-            return timestamp.cast_to(args.return_field.data_type(), None);
+            let DataType::Timestamp(unit, _) = args.return_field.data_type() else {
+                return exec_err!("AT TIME ZONE returns a timestamp");
+            };
+            let clocks = timestamp.cast_to(&DataType::Timestamp(*unit, None), None)?;
+            return Ok(match clocks {
+                ColumnarValue::Array(clocks) => ColumnarValue::Array(instants_of(&clocks, zone)?),
+                ColumnarValue::Scalar(clock) => {
+                    let instants = instants_of(&clock.to_array()?, zone)?;
+                    ColumnarValue::Scalar(ScalarValue::try_from_array(&instants, 0)?)
+                }
+            });
         };
         let zoned = instant(*unit, zone);
         let timestamp = timestamp.cast_to(&zoned, None)?;

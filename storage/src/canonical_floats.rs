@@ -4,14 +4,23 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, ArrowPrimitiveType, AsArray};
-use arrow::datatypes::{Float32Type, Float64Type};
+use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, make_array};
+use arrow::datatypes::{Float16Type, Float32Type, Float64Type};
 use arrow_schema::DataType;
 
-/// The array with positive zeros and one NaN, if it has floats; the array itself otherwise. Floats inside
-/// nested values stay.
+type Half = <Float16Type as ArrowPrimitiveType>::Native;
+
+/// The array with positive zeros and one NaN, if it has floats, also in lists and structs; the array itself
+/// otherwise.
 pub fn canonical_floats(array: &ArrayRef) -> ArrayRef {
     match array.data_type() {
+        DataType::Float16 => replace::<Float16Type>(array, |value| {
+            let canonical = match value.is_nan() {
+                true => Half::NAN,
+                false => Half::from_f32(value.to_f32() + 0.0),
+            };
+            (canonical.to_bits() != value.to_bits()).then_some(canonical)
+        }),
         DataType::Float32 => replace::<Float32Type>(array, |value| {
             let canonical = if value.is_nan() { f32::NAN } else { value + 0.0 };
             (canonical.to_bits() != value.to_bits()).then_some(canonical)
@@ -20,6 +29,21 @@ pub fn canonical_floats(array: &ArrayRef) -> ArrayRef {
             let canonical = if value.is_nan() { f64::NAN } else { value + 0.0 };
             (canonical.to_bits() != value.to_bits()).then_some(canonical)
         }),
+        DataType::List(_)
+        | DataType::LargeList(_)
+        | DataType::FixedSizeList(..)
+        | DataType::Struct(_)
+        | DataType::Map(..) => {
+            let data = array.to_data();
+            let children: Vec<ArrayRef> = data.child_data().iter().cloned().map(make_array).collect();
+            let canonical: Vec<ArrayRef> = children.iter().map(canonical_floats).collect();
+            if children.iter().zip(&canonical).all(|(before, after)| Arc::ptr_eq(before, after)) {
+                return array.clone();
+            }
+            let children = canonical.iter().map(|child| child.to_data()).collect();
+            // The children have the types and lengths that they had.
+            data.into_builder().child_data(children).build().map_or_else(|_| array.clone(), make_array)
+        }
         _ => array.clone(),
     }
 }
@@ -38,7 +62,7 @@ fn replace<T: ArrowPrimitiveType>(
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Float32Array, Float64Array};
+    use arrow::array::{Float32Array, Float64Array, ListArray};
 
     use super::*;
 
@@ -54,6 +78,21 @@ mod tests {
             .collect();
         let expected = [Some(0.0), Some(0.0), None, Some(f64::NAN), Some(-1.5), Some(f64::NEG_INFINITY)];
         assert_eq!(bits, expected.map(|value: Option<f64>| value.map(f64::to_bits)));
+    }
+
+    #[test]
+    fn floats_in_lists_and_structs_are_canonical() {
+        let lists = ListArray::from_iter_primitive::<Float64Type, _, _>([
+            Some(vec![Some(1.0), Some(-0.0)]),
+            None,
+            Some(vec![None, Some(0.0)]),
+        ]);
+        let lists: ArrayRef = Arc::new(lists.slice(0, 3));
+        let canonical = canonical_floats(&lists);
+        assert_eq!(canonical.as_list::<i32>().value(0).as_primitive::<Float64Type>().value(1).to_bits(), 0);
+        assert_eq!(canonical.len(), 3);
+        assert!(canonical.is_null(1));
+        assert!(Arc::ptr_eq(&canonical, &canonical_floats(&canonical)));
     }
 
     #[test]

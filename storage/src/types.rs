@@ -1,7 +1,10 @@
 //! Conversions between the schemas of the manifest and Arrow's, in both directions.
 
+use std::collections::HashSet;
+use std::str::FromStr;
 use std::sync::Arc;
 
+use arrow::array::timezone::Tz;
 use arrow_schema::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit as ArrowTimeUnit};
 use plexus_model::limits::VECTOR_DIMENSIONS_MAX;
 use plexus_model::{Column, ColumnType, Error, Result, TableSchema, TimeUnit};
@@ -120,6 +123,11 @@ pub fn from_data_type(t: &DataType) -> Result<ColumnType> {
         DataType::Time32(unit) => ColumnType::Time32(from_unit(*unit)),
         DataType::Time64(unit) => ColumnType::Time64(from_unit(*unit)),
         DataType::Timestamp(unit, zone) => {
+            if let Some(zone) = zone
+                && Tz::from_str(zone).is_err()
+            {
+                return Err(Error::invalid(format!("{zone:?} is not the name of a time zone")));
+            }
             ColumnType::Timestamp(from_unit(*unit), zone.as_deref().map(Into::into))
         }
         DataType::Decimal32(precision, scale) => {
@@ -150,6 +158,10 @@ pub fn from_data_type(t: &DataType) -> Result<ColumnType> {
             ColumnType::FixedSizeList(item(field)?, length)
         }
         DataType::Struct(fields) => {
+            let mut names = HashSet::new();
+            if let Some(field) = fields.iter().find(|field| !names.insert(field.name())) {
+                return Err(Error::invalid(format!("a struct has two fields {:?}", field.name())));
+            }
             ColumnType::Struct(fields.iter().map(|f| from_field(f, 0)).collect::<Result<Vec<_>>>()?)
         }
         DataType::Map(entries, keys_sorted) => {

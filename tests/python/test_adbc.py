@@ -476,3 +476,21 @@ def test_unsupported_type_is_named(cursor):
     data = pa.table({"span": pa.array([1], pa.duration("s"))})
     with pytest.raises(dbapi.Error, match="span"):
         cursor.adbc_ingest("adbc_unsupported", data, mode="create")
+
+
+def test_executemany_is_one_commit(cursor):
+    cursor.execute("CREATE TABLE adbc_one (id INT PRIMARY KEY, n INT)")
+    for statement, rows, wrong in [
+        ("INSERT INTO adbc_one VALUES (?, 10 / ?)", [(10, 1), (11, 2), (12, 0)], "row 3 of the parameters"),
+        ("INSERT INTO adbc_one (id, n) VALUES (?, ?)", [(20, 1), (21, 2), (20, 3)], "20"),
+    ]:
+        with pytest.raises(dbapi.Error, match=wrong):
+            cursor.executemany(statement, rows)
+        cursor.execute("SELECT count(*) FROM adbc_one")
+        assert cursor.fetchone() == (0,)
+    cursor.executemany("INSERT INTO adbc_one VALUES (?, 10 / ?)", [(10, 1), (11, 2)])
+    cursor.executemany("UPDATE adbc_one SET n = n + ? WHERE id = ?", [(1, 10), (1, 11), (5, 10)])
+    assert cursor.rowcount == 3
+    cursor.execute("SELECT id, n FROM adbc_one ORDER BY id")
+    assert cursor.fetchall() == [(10, 16), (11, 6)]
+    cursor.execute("DROP TABLE adbc_one")

@@ -17,12 +17,13 @@ use plexus_query::Engine;
 use plexus_storage::types;
 
 use crate::errors::from_datafusion;
+use crate::exec::plan_statement::plan_statement;
 use crate::limits::{REPLICAS_DEFAULT, SHARDS_PER_NODE};
 use crate::sql::definition::definition;
 use crate::sql::duration::duration_us;
 use crate::sql::names::{identifier, name_of, table_name};
 use crate::sql::parse;
-use crate::write::assign::assign_value;
+use crate::write::assign::{DEFAULT_ZONE, assign_value};
 
 /// The command for `CREATE TABLE`. Column types are those of the query engine, `VECTOR(n)` and `HALFVEC(n)`.
 /// `schema` qualifies a name without one.
@@ -44,11 +45,13 @@ pub(crate) async fn create_table(
     let vectors = take_vectors(&mut create)?;
     let (defaults, checks) = take_expressions(&mut create, state)?;
     let statement = Statement::Statement(Box::new(ast::Statement::CreateTable(create)));
-    let plan = state.statement_to_plan(statement).await.map_err(from_datafusion)?;
+    let plan = plan_statement(state, statement).await?;
     let LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(plan)) = plan else {
         return Err(Error::internal(format!("CREATE TABLE was planned as {}", plan.display())));
     };
     let mut table = table_schema(&plan, vectors)?;
+    let zone = state.config_options().execution.time_zone.clone().unwrap_or_default();
+    table.columns.iter_mut().for_each(|column| to_utc(&mut column.data_type, &zone));
     for (column, sql) in defaults {
         let column = &table.columns[column];
         check_default_value(column, &sql, engine.evaluate_constant(&parse::expression(&sql)?)?)?;
@@ -256,13 +259,23 @@ fn check_default(default: &Expr, state: &SessionState) -> Result<()> {
     planned.map(|_| ()).map_err(|e| from_datafusion(e).context(format!("DEFAULT {default}")))
 }
 
+/// Gives instants the zone UTC, where the engine gave them that of the session: each session shows its own.
+fn to_utc(data_type: &mut ColumnType, session_zone: &str) {
+    if let ColumnType::Timestamp(_, Some(zone)) = data_type
+        && *zone == *session_zone
+    {
+        *zone = DEFAULT_ZONE.into();
+    }
+}
+
 /// The value of a default as it is stored in its column. `text` is the default, for errors.
 ///
 /// # Errors
 /// `InvalidArgument` when the column cannot hold the value.
 pub(crate) fn check_default_value(column: &Column, text: &str, value: ArrayRef) -> Result<ArrayRef> {
     let context = |e: Error| e.context(format!("column {:?}: DEFAULT {text}", column.name));
-    let value = assign_value(&value, &types::to_data_type(&column.data_type)).map_err(context)?;
+    let value =
+        assign_value(&value, &types::to_data_type(&column.data_type), DEFAULT_ZONE).map_err(context)?;
     if value.is_null(0) && !column.nullable {
         return Err(context(Error::invalid("the column is NOT NULL, but its default is null")));
     }
@@ -314,6 +327,7 @@ pub(crate) async fn define_column(definition: ColumnDef, state: &SessionState) -
     if let Some((_, vector)) = vectors.into_iter().next() {
         column.data_type = vector;
     }
+    to_utc(&mut column.data_type, state.config_options().execution.time_zone.as_deref().unwrap_or_default());
     Ok(DefinedColumn { column, default: defaults.into_iter().next().map(|(_, sql)| sql), checks })
 }
 

@@ -15,6 +15,7 @@ use plexus_model::{Error, Result, Token};
 
 use crate::errors::from_datafusion;
 use crate::exec::context::{Executed, StatementContext};
+use crate::exec::plan_statement::plan_statement;
 use crate::exec::planner::Planner;
 use crate::sql::names::last_part;
 use crate::sql::parameters::bind;
@@ -97,7 +98,7 @@ impl CopyExecutor {
         let mut statement = ast::Statement::Query(query);
         self.planner.resolve(&mut statement, context).await?;
         let statement = Statement::Statement(Box::new(statement));
-        self.planner.local_state(context)?.statement_to_plan(statement).await.map_err(from_datafusion)
+        plan_statement(&self.planner.local_state(context)?, statement).await
     }
 
     /// Writes the rows to file `to` and returns their number.

@@ -21,10 +21,12 @@ use plexus_storage::{rows_bytes, types};
 
 use crate::errors::{from_datafusion, unsupported};
 use crate::exec::context::{Executed, StatementContext, find};
+use crate::exec::plan_statement::plan_statement;
 use crate::exec::planner::Planner;
 use crate::exec::retry::RowStream;
+use crate::exec::session::Session;
 use crate::limits::RETURNING_BYTES_MAX;
-use crate::sql::kind::is_rows;
+use crate::sql::kind::{is_literal_rows, is_rows};
 use crate::sql::names::object_name;
 use crate::sql::parameters::bind;
 use crate::sql::rewrite::{self, DELETE, DuplicateMatch, INSERT, Returning, Rewritten, Shape, UPDATE};
@@ -136,7 +138,7 @@ impl DmlExecutor {
         tracing::Span::current().record("table", tracing::field::display(&table.name));
         if let (Shape::Rows { columns }, None) = (&rewritten.shape, &rewritten.returning) {
             let rows = self.inserted_rows(context, &table, &rewritten).await?;
-            return self.insert(table, &rewritten, columns, rows).await;
+            return self.insert(context.session, table, &rewritten, columns, rows).await;
         }
         let staged = self.stage(context, &table, rewritten).await?;
         if !staged.changes.is_empty() {
@@ -150,13 +152,14 @@ impl DmlExecutor {
     /// Writes a stream of rows, with one commit at the end.
     pub(crate) async fn insert(
         &self,
+        session: &Session,
         table: Arc<Table>,
         rewritten: &Rewritten,
         columns: &[usize],
         rows: RowStream,
     ) -> Result<Executed> {
         let mut ingest = self.writer.begin(table.clone(), rewritten.on_duplicate, rewritten.operation)?;
-        write_rows(&mut ingest, &table, columns, rows).await?;
+        write_rows(&mut ingest, &table, columns, rows, &session.time_zone()).await?;
         ingest.finish().await.map(|written| Executed::Affected(written.rows))
     }
 
@@ -174,19 +177,20 @@ impl DmlExecutor {
         match rewritten.shape {
             Shape::Rows { ref columns } => {
                 let rows = self.inserted_rows(context, table, &rewritten).await?;
-                write_rows(&mut ingest, table, columns, rows).await?;
+                write_rows(&mut ingest, table, columns, rows, &context.session.time_zone()).await?;
             }
             Shape::Actions { duplicate_match } => {
                 collected.keep_deleted = rewritten.returning.is_some();
+                let zone = context.session.time_zone();
                 let plan = self.plan_change(context, table, &rewritten).await?;
                 let mut rows =
                     self.planner.run(&plan, &context.manifest, || self.planner.local_state(context)).await?;
                 let segment_ids: Vec<SegmentId> =
                     table.visible(context.manifest.version).map(|s| s.id).collect();
                 while let Some(batch) = rows.stream.try_next().await? {
-                    let new = collected.add(&batch, &segment_ids, duplicate_match, table)?;
+                    let new = collected.add(&batch, &segment_ids, duplicate_match, table, &zone)?;
                     if let Some(new) = new {
-                        ingest.write(assign(new, ingest.schema(), table)?).await?;
+                        ingest.write(assign(new, ingest.schema(), table, &zone)?).await?;
                     }
                 }
                 changes.deleted = std::mem::take(&mut collected.deleted);
@@ -238,7 +242,7 @@ impl DmlExecutor {
         table: &Arc<Table>,
         rewritten: &Rewritten,
     ) -> Result<LogicalPlan> {
-        plan_change(self.planner.local_state(context)?, table, rewritten).await
+        plan_change(self.planner.local_state(context)?, context.session, table, rewritten).await
     }
 
     /// Reads the live rows of the new segments and appends them to `batches`.
@@ -306,17 +310,23 @@ impl DmlExecutor {
 /// Plans the query of a rewritten statement. Literal rows are assigned to their columns one by one.
 pub(crate) async fn plan_change(
     mut state: SessionState,
+    session: &Session,
     table: &Arc<Table>,
     rewritten: &Rewritten,
 ) -> Result<LogicalPlan> {
-    state.register_udf(Arc::new(AssignFunction::of(table.clone()))).map_err(from_datafusion)?;
+    let assign = AssignFunction::of(table.clone(), session.time_zone());
+    state.register_udf(Arc::new(assign)).map_err(from_datafusion)?;
     let mut query = rewritten.query.clone();
     if let Shape::Rows { columns } = &rewritten.shape {
         rewrite::assign_values(&mut query, columns);
     }
-    let statement = ast::Statement::Query(Box::new(query));
-    let plan = state.statement_to_plan(Statement::Statement(Box::new(statement))).await;
-    plan.map_err(from_datafusion)
+    let is_literal = is_literal_rows(&query);
+    let statement = Statement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
+    match is_literal {
+        // Literal rows may be many, and have no names that could clash.
+        true => state.statement_to_plan(statement).await.map_err(from_datafusion),
+        false => plan_statement(&state, statement).await,
+    }
 }
 
 /// Writes the rows of an insert, whose columns are those of the table at the indexes `columns`.
@@ -325,6 +335,7 @@ async fn write_rows(
     table: &Table,
     columns: &[usize],
     mut rows: RowStream,
+    zone: &str,
 ) -> Result<()> {
     let names: Vec<String> = columns.iter().map(|&c| table.schema.columns[c].name.clone()).collect();
     while let Some(batch) = rows.stream.try_next().await? {
@@ -333,6 +344,7 @@ async fn write_rows(
                 arrange(&batch, &names, &ColumnDefaults::default(), table)?,
                 ingest.schema(),
                 table,
+                zone,
             )?)
             .await?;
     }
@@ -386,6 +398,7 @@ impl CollectedActions {
         segment_ids: &[SegmentId],
         duplicate_match: DuplicateMatch,
         table: &Table,
+        zone: &str,
     ) -> Result<Option<RecordBatch>> {
         let malformed = || Error::internal("action rows lack their columns");
         if batch.num_columns() < ACTION_HEADER_COLUMNS {
@@ -424,7 +437,7 @@ impl CollectedActions {
         if self.keep_deleted && !old.is_empty() {
             let kept = select(old)?;
             let schema: Arc<Schema> = types::to_arrow(&table.schema);
-            self.deleted_rows.push(assign(kept, &schema, table)?);
+            self.deleted_rows.push(assign(kept, &schema, table, zone)?);
             check_returned(self.deleted_rows.iter().map(rows_bytes).sum())?;
         }
         if new.is_empty() { Ok(None) } else { select(new).map(Some) }

@@ -46,7 +46,7 @@ impl DmlExecutor {
         }
         let pin = self.planner.pinned(&context, Relations::default());
         let state = configure(self.planner.engine.table_free_session(pin), session)?;
-        let Ok(plan) = plan_change(state.clone(), &table, &rewritten).await else {
+        let Ok(plan) = plan_change(state.clone(), session, &table, &rewritten).await else {
             return Ok(None);
         };
         let plan = bind(plan, values)?;
@@ -54,7 +54,7 @@ impl DmlExecutor {
         tracing::Span::current().record("version", context.manifest.version.0);
         let written = async {
             let rows = self.planner.run(&plan, &context.manifest, || Ok(state.clone())).await?;
-            self.insert(table, &rewritten, columns, rows).await
+            self.insert(session, table, &rewritten, columns, rows).await
         };
         match written.await {
             Err(e) if e.kind() == ErrorKind::Conflict => Ok(None),
@@ -95,6 +95,7 @@ impl DmlExecutor {
                     arrange(batch, &columns, &ColumnDefaults::default(), &table)?,
                     ingest.schema(),
                     &table,
+                    &session.time_zone(),
                 )?)
                 .await?;
             ingest.finish().await.map(|written| Some(written.rows))

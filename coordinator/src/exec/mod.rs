@@ -7,6 +7,7 @@ pub(crate) mod dml;
 pub(crate) mod insert;
 pub(crate) mod load;
 pub(crate) mod plan_cache;
+pub(crate) mod plan_statement;
 pub(crate) mod planner;
 pub(crate) mod query;
 pub(crate) mod read_tracking;

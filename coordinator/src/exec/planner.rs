@@ -18,6 +18,7 @@ use plexus_raft::Meta;
 use crate::errors::{from_datafusion, unsupported};
 use crate::exec::context::StatementContext;
 use crate::exec::plan_cache::PlanCache;
+use crate::exec::plan_statement::plan_statement;
 use crate::exec::retry::{self, RowStream, Suspects};
 use crate::exec::session::{Session, canonical};
 use crate::exec::transactions::TransactionGuard;
@@ -147,7 +148,7 @@ impl Planner {
             }
             _ => {}
         }
-        self.state(context)?.statement_to_plan(statement).await.map_err(from_datafusion)
+        plan_statement(&self.state(context)?, statement).await
     }
 
     /// Plans a query that the coordinator composed, for this node alone.
@@ -157,7 +158,7 @@ impl Planner {
         query: ast::Query,
     ) -> Result<LogicalPlan> {
         let statement = Statement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
-        self.local_state(context)?.statement_to_plan(statement).await.map_err(from_datafusion)
+        plan_statement(&self.local_state(context)?, statement).await
     }
 
     /// Runs the plan of a query.

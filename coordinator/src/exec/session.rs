@@ -18,6 +18,8 @@ pub struct Session {
     transaction: Mutex<Option<TransactionId>>,
     /// Whether the session ends with its request. Nothing can be set in it then.
     ephemeral: bool,
+    /// Whether the session cannot have a transaction.
+    without_transactions: bool,
 }
 
 /// The settings of Plexus, each with its description.
@@ -52,14 +54,20 @@ const TASK_BYTES_DEFAULT: u64 = 256 * 1024 * 1024;
 impl Session {
     /// A session that ends with its request. Settings and transactions are refused, since they would be lost.
     pub fn ephemeral() -> Self {
-        Self { ephemeral: true, ..Self::default() }
+        Self { ephemeral: true, without_transactions: true, ..Self::default() }
+    }
+
+    /// A session that has settings, but no transactions.
+    pub fn without_transactions() -> Self {
+        Self { without_transactions: true, ..Self::default() }
     }
 
     /// A session with the same settings, whose statements are part of transaction `id`. For clients that send
     /// the transaction id with each statement.
     pub fn in_transaction(&self, id: TransactionId) -> Self {
         let transaction = Mutex::new(Some(id));
-        Self { settings: self.settings.clone(), transaction, ephemeral: self.ephemeral }
+        let Self { ephemeral, without_transactions, .. } = *self;
+        Self { settings: self.settings.clone(), transaction, ephemeral, without_transactions }
     }
 
     /// The open transaction of the session.
@@ -70,12 +78,12 @@ impl Session {
     /// Sets or clears the open transaction of the session.
     ///
     /// # Errors
-    /// `InvalidArgument` when the session is ephemeral and `id` is given.
+    /// `InvalidArgument` when `id` is given and the session cannot have a transaction.
     pub(crate) fn set_transaction(&self, id: Option<TransactionId>) -> Result<()> {
-        if self.ephemeral && id.is_some() {
+        if self.without_transactions && id.is_some() {
             return Err(Error::invalid(
-                "a transaction would be lost with this request: connect with a user name to have a session, \
-                 or begin one with the Flight SQL action",
+                "a transaction needs a session of its own: connect with a user name, or begin it with the \
+                 Flight SQL action",
             ));
         }
         *self.lock_transaction() = id;
@@ -119,7 +127,10 @@ impl Session {
             }
             TIME_ZONE => drop(parse::<Tz>(&name, value)?),
             "plexus.task_bytes" => drop(parse::<u64>(&name, value)?),
-            "plexus.read_version" => drop(parse::<u64>(&name, value)?),
+            "plexus.read_version" => {
+                let version = Version(parse::<u64>(&name, value)?);
+                manifest.as_of(version)?;
+            }
             "plexus.string_view" => drop(parse::<bool>(&name, value)?),
             "plexus.ef_search" => {
                 let ef = parse::<usize>(&name, value)?;
@@ -196,6 +207,11 @@ impl Session {
             ))),
             None => Ok(()),
         }
+    }
+
+    /// The zone of times that are written without one.
+    pub(crate) fn time_zone(&self) -> String {
+        self.lock().get(TIME_ZONE).cloned().unwrap_or_else(|| "UTC".into())
     }
 
     /// Whether text columns are sent as string views.

@@ -66,13 +66,17 @@ impl Dialect for PlexusDialect {
     }
 
     /// Vector operators bind tighter than sums and comparisons, so that a distance can be used in either.
+    /// Powers bind tighter than products.
     fn get_next_precedence(&self, parser: &Parser) -> Option<Result<u8, ParserError>> {
         let is_distance = match &parser.peek_token_ref().token {
             Token::Spaceship => true,
             Token::CustomBinaryOperator(operator) => ["<->", "<#>"].contains(&operator.as_str()),
             _ => false,
         };
-        is_distance.then(|| Ok(self.prec_value(Precedence::PlusMinus) + 1))
+        match &parser.peek_token_ref().token {
+            Token::Caret => Some(Ok(self.prec_value(Precedence::MulDivModOp) + 1)),
+            _ => is_distance.then(|| Ok(self.prec_value(Precedence::PlusMinus) + 1)),
+        }
     }
 
     fn parse_statement(&self, parser: &mut Parser) -> Option<Result<Statement, ParserError>> {

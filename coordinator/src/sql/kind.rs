@@ -7,7 +7,10 @@ use plexus_model::Result;
 use plexus_query::make_doubles;
 
 use crate::sql::result_names::{self, ResultNames};
-use crate::sql::{clauses, like_escapes, multisets, rewrite, time_zones, using_columns, window_calls};
+use crate::sql::{
+    clauses, like_escapes, multisets, named_windows, operators, rewrite, row_values, time_zones, timestamps,
+    using_columns, window_calls,
+};
 
 /// The kind of a statement, which decides the executor that runs it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,6 +87,18 @@ impl Parsed {
         make_standard(&mut statement)?;
         Ok(Self { statement, kind, names })
     }
+
+    /// Whether the statement reads or changes settings, and no table.
+    pub(crate) fn is_about_settings(&self) -> bool {
+        match &self.statement {
+            Statement::Reset(_) => true,
+            Statement::Statement(statement) => matches!(
+                statement.as_ref(),
+                ast::Statement::Set(_) | ast::Statement::Reset(_) | ast::Statement::ShowVariable { .. }
+            ),
+            _ => false,
+        }
+    }
 }
 
 /// Rewrites what the planner understands differently from the SQL standard.
@@ -92,7 +107,11 @@ fn make_standard(statement: &mut Statement) -> Result<()> {
         Statement::Statement(statement) => {
             using_columns::rewrite(statement.as_mut())?;
             multisets::rewrite(statement.as_mut())?;
+            named_windows::rewrite(statement.as_mut())?;
             window_calls::rewrite(statement.as_mut());
+            row_values::rewrite(statement.as_mut());
+            operators::rewrite(statement.as_mut());
+            timestamps::rewrite(statement.as_mut());
             like_escapes::rewrite(statement.as_mut());
             time_zones::rewrite(statement.as_mut());
             Ok(())

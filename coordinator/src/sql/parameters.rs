@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::compute;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{ParamValues, ScalarValue};
@@ -112,7 +113,13 @@ fn fit(value: &ScalarValue, data_type: &DataType) -> Result<ScalarValue> {
         return Ok(value.clone());
     }
     let array = value.to_array().map_err(from_datafusion)?;
+    // A float is rounded to a narrower one where it is stored, but not where it is compared.
+    let is_rounded = |cast: &ArrayRef| {
+        let is_float = value.data_type().is_floating() && data_type.is_floating();
+        is_float && compute::cast(cast, &value.data_type()).is_ok_and(|back| &back != &array)
+    };
     match cast_exactly(&array, data_type) {
+        Ok(cast) if is_rounded(&cast) => Ok(value.clone()),
         Ok(cast) => ScalarValue::try_from_array(&cast, 0).map_err(from_datafusion),
         Err(_) => Ok(value.clone()),
     }

@@ -45,7 +45,7 @@ pub(crate) fn statements(sql: &str) -> Result<VecDeque<Statement>> {
             *name = format!("${number}");
         }
     }
-    let mut tokens = join_operators(tokens);
+    let mut tokens = join_numbers(join_operators(tokens))?;
     tokens.push(end_of_text(sql));
     DFParserBuilder::new(tokens)
         .with_dialect(&dialect)
@@ -72,6 +72,41 @@ fn join_operators(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
         }
     }
     joined
+}
+
+/// Joins numbers with underscores between digits, `1_000`, which the tokenizer takes for a number and a name.
+///
+/// # Errors
+/// `InvalidArgument` for a number with letters behind it.
+fn join_numbers(tokens: Vec<TokenWithSpan>) -> Result<Vec<TokenWithSpan>> {
+    let mut joined: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    for token in tokens {
+        let Token::Word(word) = &token.token else {
+            joined.push(token);
+            continue;
+        };
+        match joined.last_mut() {
+            Some(TokenWithSpan { token: Token::Number(digits, _), span })
+                if span.end == token.span.start && word.quote_style.is_none() =>
+            {
+                let is_digit = |c: char| c.is_ascii_digit();
+                let groups: Vec<&str> = word.value.split('_').skip(1).collect();
+                if !word.value.starts_with('_')
+                    || groups.iter().any(|g| g.is_empty() || !g.chars().all(is_digit))
+                {
+                    let Location { line, column } = token.span.start;
+                    return Err(Error::invalid(format!(
+                        "a number is followed by letters: {digits}{} at Line: {line}, Column: {column}",
+                        word.value
+                    )));
+                }
+                digits.extend(groups);
+                span.end = token.span.end;
+            }
+            _ => joined.push(token),
+        }
+    }
+    Ok(joined)
 }
 
 /// An explicit token for the end of the text. The parser makes one up when it runs out of tokens, but without
@@ -178,6 +213,14 @@ mod tests {
             "SELECT * EXCLUDE (a) FROM t",
         ] {
             statement(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
+        }
+    }
+
+    #[test]
+    fn numbers_may_have_underscores_but_no_letters() {
+        assert_eq!(statement("SELECT 1_000_000, 1.5e3").unwrap().to_string(), "SELECT 1000000, 1.5e3");
+        for sql in ["SELECT 1a", "SELECT 1_", "SELECT 1_000x", "SELECT 1__0"] {
+            assert!(statement(sql).unwrap_err().message().contains("followed by letters"), "{sql}");
         }
     }
 

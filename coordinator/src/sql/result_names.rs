@@ -160,7 +160,8 @@ pub(crate) fn tell_apart(statement: &mut Statement) {
     }
 }
 
-fn tell_apart_in(body: &mut SetExpr) {
+/// The same for the select lists of the body of a query.
+pub(crate) fn tell_apart_in(body: &mut SetExpr) {
     match body {
         SetExpr::Select(select) => {
             let mut seen = HashSet::new();

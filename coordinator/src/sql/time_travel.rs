@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::ast::{
     self, Expr, ObjectName, TableAlias, TableFactor, TableVersion, Value, VisitMut, VisitorMut,
 };
 use plexus_model::{Error, ErrorKind, Manifest, Result, TableName, Version};
-use plexus_query::{Engine, as_of_schema};
+use plexus_query::{Engine, SYSTEM_SCHEMA, as_of_schema};
 
 use crate::sql::names::table_reference;
 use crate::sql::syntax;
@@ -83,6 +83,11 @@ impl Resolver<'_> {
         };
         let reference = table_reference(name)?;
         let (schema, table) = (reference.schema().unwrap_or(self.schema), reference.table());
+        if [SYSTEM_SCHEMA, "information_schema"].contains(&schema) {
+            return Err(Error::unsupported(format!(
+                "{schema}.{table} has no versions: SET plexus.read_version = {version}, and read it then"
+            )));
+        }
         // The statement may use the name that the table has now, or the name that it had at that version.
         let requested = TableName::new(schema, table);
         let past = match self.manifest.table(&requested).map(|now| now.as_of(version)) {

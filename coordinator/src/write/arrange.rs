@@ -10,7 +10,7 @@ use plexus_model::{Error, Result, Table};
 use plexus_query::ColumnDefaults;
 use plexus_storage::types;
 
-use crate::write::assign::assign_value;
+use crate::write::assign::{DEFAULT_ZONE, assign_value};
 
 /// Arranges the columns of a batch, whose names are `names`, in the order of the table. Absent columns have
 /// their default, or are null. Types are not changed.
@@ -47,7 +47,7 @@ pub(crate) fn arrange(
         let array = match names.iter().position(|name| name == field.name()) {
             Some(source) => batch.column(source).clone(),
             None => match defaults.values(field.name(), batch.num_rows())? {
-                Some(values) => assign_value(&values, field.data_type())
+                Some(values) => assign_value(&values, field.data_type(), DEFAULT_ZONE)
                     .map_err(|e| e.context(format!("default of column {:?}", field.name())))?,
                 None => new_null_array(field.data_type(), batch.num_rows()),
             },

@@ -10,14 +10,16 @@ use std::any::Any;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, make_array};
 use arrow::compute;
-use arrow::datatypes::{DataType, Field, FieldRef, Float32Type, Float64Type, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Float32Type, Float64Type, Int64Type, SchemaRef, TimeUnit};
+use arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, Result as EngineResult, ScalarValue, exec_err};
 use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 use plexus_model::{Error, Result, Table};
+use plexus_query::{clocks_of, instants_of};
 use plexus_storage::types;
 
 use crate::write::coerce::{STRICT, cast_columns, cast_error, check_finite};
@@ -25,33 +27,136 @@ use crate::write::coerce::{STRICT, cast_columns, cast_error, check_finite};
 /// The name of [`AssignFunction`] in SQL. Its second argument is the index of the column.
 pub(crate) const ASSIGN: &str = "$assign";
 
+/// The zone of sessions that set none.
+pub(crate) const DEFAULT_ZONE: &str = "UTC";
+
 /// Converts the columns of a batch to the types of a table. The batch must have the columns of the table in
-/// their order.
+/// their order. `zone` is that of the session, for times that have none.
 ///
 /// # Errors
 /// `InvalidArgument` names the first column and value that cannot be stored.
-pub(crate) fn assign(batch: RecordBatch, schema: &SchemaRef, table: &Table) -> Result<RecordBatch> {
-    cast_columns(batch, schema, table, assign_value)
+pub(crate) fn assign(
+    batch: RecordBatch,
+    schema: &SchemaRef,
+    table: &Table,
+    zone: &str,
+) -> Result<RecordBatch> {
+    cast_columns(batch, schema, table, |array, to| assign_value(array, to, zone))
 }
 
 /// Converts an array to the type of a column.
 ///
 /// # Errors
 /// `InvalidArgument` names the first value that does not fit.
-pub(crate) fn assign_value(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
+pub(crate) fn assign_value(array: &ArrayRef, to: &DataType, zone: &str) -> Result<ArrayRef> {
     if array.data_type() == to {
         return Ok(array.clone());
     }
     let from = array.data_type().clone();
     let failed = |e| cast_error(&from, to, &e);
-    let rounded = if to.is_integer() { round(array).map_err(failed)? } else { array.clone() };
+    let array = match in_zone(array, to, zone)? {
+        Some(zoned) => zoned,
+        None => items_assigned(array, to, zone)?.unwrap_or_else(|| array.clone()),
+    };
+    let rounded = match to {
+        to if to.is_integer() => round(&array).map_err(failed)?,
+        DataType::Timestamp(unit, _) => round_time(&array, *unit).map_err(failed)?,
+        _ => array.clone(),
+    };
     let converted = compute::cast_with_options(&rounded, to, &STRICT).map_err(failed)?;
-    check_finite(array, &converted)?;
+    check_finite(&array, &converted)?;
     Ok(converted)
 }
 
+/// Times that change between clocks and instants, by the clocks of a zone; `None` for other values.
+fn in_zone(array: &ArrayRef, to: &DataType, zone: &str) -> Result<Option<ArrayRef>> {
+    use DataType::{Date32, Date64, LargeUtf8, Timestamp, Utf8, Utf8View};
+    if zone == DEFAULT_ZONE {
+        return Ok(None);
+    }
+    let failed = |e: DataFusionError| Error::invalid(e.strip_backtrace());
+    let cast = |to: &DataType| {
+        compute::cast_with_options(array, to, &STRICT).map_err(|e| cast_error(array.data_type(), to, &e))
+    };
+    Ok(match (array.data_type(), to) {
+        (Utf8 | LargeUtf8 | Utf8View, Timestamp(unit, Some(_))) => {
+            Some(cast(&Timestamp(*unit, Some(zone.into())))?)
+        }
+        (Timestamp(_, None), Timestamp(_, Some(_))) => Some(instants_of(array, zone).map_err(failed)?),
+        (Date32 | Date64, Timestamp(unit, Some(_))) => {
+            Some(instants_of(&cast(&Timestamp(*unit, None))?, zone).map_err(failed)?)
+        }
+        (Timestamp(_, Some(_)), Timestamp(_, None) | Date32 | Date64) => {
+            Some(clocks_of(array, zone).map_err(failed)?)
+        }
+        _ => None,
+    })
+}
+
+/// A list, struct or map whose items have the types that a column has for them; `None` for other values.
+fn items_assigned(array: &ArrayRef, to: &DataType, zone: &str) -> Result<Option<ArrayRef>> {
+    let item_type = |field: &FieldRef| field.data_type().clone();
+    let types: Vec<DataType> = match (array.data_type(), to) {
+        (
+            DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..),
+            DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _),
+        )
+        | (DataType::Map(..), DataType::Map(item, _)) => vec![item_type(item)],
+        (DataType::Struct(from), DataType::Struct(to))
+            if from.iter().map(|field| field.name()).eq(to.iter().map(|field| field.name())) =>
+        {
+            to.iter().map(item_type).collect()
+        }
+        _ => return Ok(None),
+    };
+    let data = array.to_data();
+    let children = data.child_data().iter().cloned().zip(&types);
+    let children = children.map(|(child, to)| assign_value(&make_array(child), to, zone));
+    let children: Vec<ArrayRef> = children.collect::<Result<_>>()?;
+    let retyped = |field: &FieldRef, child: &ArrayRef| {
+        Arc::new(field.as_ref().clone().with_data_type(child.data_type().clone()))
+    };
+    let data_type = match (array.data_type(), children.as_slice()) {
+        (DataType::List(item), [child]) => DataType::List(retyped(item, child)),
+        (DataType::LargeList(item), [child]) => DataType::LargeList(retyped(item, child)),
+        (DataType::FixedSizeList(item, size), [child]) => {
+            DataType::FixedSizeList(retyped(item, child), *size)
+        }
+        (DataType::Map(entries, sorted), [child]) => DataType::Map(retyped(entries, child), *sorted),
+        (DataType::Struct(fields), children) => DataType::Struct(
+            fields.iter().zip(children).map(|(field, child)| retyped(field, child)).collect(),
+        ),
+        _ => return Ok(None),
+    };
+    let children = children.iter().map(|child| child.to_data()).collect();
+    let built = data.into_builder().data_type(data_type).child_data(children).build();
+    built.map(|data| Some(make_array(data))).map_err(|e| cast_error(array.data_type(), to, &e))
+}
+
+/// Rounds timestamps to a coarser precision. A cast would cut.
+fn round_time(array: &ArrayRef, unit: TimeUnit) -> Result<ArrayRef, ArrowError> {
+    let per_second = |unit: &TimeUnit| match unit {
+        TimeUnit::Second => 1,
+        TimeUnit::Millisecond => 1_000,
+        TimeUnit::Microsecond => 1_000_000,
+        TimeUnit::Nanosecond => 1_000_000_000,
+    };
+    let DataType::Timestamp(from, zone) = array.data_type() else {
+        return Ok(array.clone());
+    };
+    let ratio: i64 = per_second(from) / per_second(&unit);
+    if ratio <= 1 {
+        return Ok(array.clone());
+    }
+    let values = compute::cast(array, &DataType::Int64)?;
+    let values = values.as_primitive::<Int64Type>();
+    let rounded: Int64Array =
+        values.unary(|value| value.div_euclid(ratio) + i64::from(value.rem_euclid(ratio) * 2 >= ratio));
+    compute::cast(&rounded, &DataType::Timestamp(unit, zone.clone()))
+}
+
 /// Rounds floats and decimals to whole numbers, halves away from zero. A cast to an integer would cut.
-fn round(array: &ArrayRef) -> Result<ArrayRef, arrow::error::ArrowError> {
+fn round(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     match array.data_type() {
         DataType::Float16 => round(&compute::cast(array, &DataType::Float32)?),
         DataType::Float32 => {
@@ -81,13 +186,14 @@ fn round(array: &ArrayRef) -> Result<ArrayRef, arrow::error::ArrowError> {
 #[derive(Debug)]
 pub(crate) struct AssignFunction {
     table: Arc<Table>,
+    zone: String,
     signature: Signature,
 }
 
 impl AssignFunction {
-    /// The function for the columns of a table.
-    pub(crate) fn of(table: Arc<Table>) -> ScalarUDF {
-        ScalarUDF::from(Self { table, signature: Signature::any(2, Volatility::Immutable) })
+    /// The function for the columns of a table, in a session with a time zone.
+    pub(crate) fn of(table: Arc<Table>, zone: String) -> ScalarUDF {
+        ScalarUDF::from(Self { table, zone, signature: Signature::any(2, Volatility::Immutable) })
     }
 
     /// The function in a plan, if it is this one.
@@ -108,7 +214,8 @@ impl AssignFunction {
 
 impl PartialEq for AssignFunction {
     fn eq(&self, other: &Self) -> bool {
-        self.table.id == other.table.id && self.table.schema_version == other.table.schema_version
+        let of = |function: &Self| (function.table.id, function.table.schema_version);
+        of(self) == of(other) && self.zone == other.zone
     }
 }
 
@@ -150,7 +257,7 @@ impl ScalarUDFImpl for AssignFunction {
         };
         let to = types::to_data_type(&column.data_type);
         let convert = |array: &ArrayRef| {
-            assign_value(array, &to).map_err(|e| {
+            assign_value(array, &to, &self.zone).map_err(|e| {
                 let e = e.context(format!("column {:?} of table {}", column.name, self.table.name));
                 DataFusionError::External(Box::new(Error::new(e.kind(), e.message())))
             })
@@ -167,15 +274,15 @@ impl ScalarUDFImpl for AssignFunction {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Decimal128Array, Float64Array, Int64Array, StringArray};
-    use arrow::datatypes::{Int32Type, Int64Type};
+    use arrow::array::{Decimal128Array, Float64Array, ListArray, StringArray, TimestampMicrosecondArray};
+    use arrow::datatypes::{Int32Type, TimestampMillisecondType, TimestampSecondType};
 
     use super::*;
 
     #[test]
     fn numbers_are_rounded_and_never_cut() {
         let to_integer = |values: Vec<f64>| {
-            assign_value(&(Arc::new(Float64Array::from(values)) as ArrayRef), &DataType::Int64)
+            assign_value(&(Arc::new(Float64Array::from(values)) as ArrayRef), &DataType::Int64, DEFAULT_ZONE)
         };
         let rounded = to_integer(vec![7.9, -7.9, 0.5, -0.5, 2.4]).unwrap();
         assert_eq!(rounded.as_primitive::<Int64Type>().values(), &[8, -8, 1, -1, 2]);
@@ -183,17 +290,46 @@ mod tests {
             assert!(to_integer(vec![value]).is_err(), "{value}");
         }
         let decimals = Decimal128Array::from(vec![79, -75, 14]).with_precision_and_scale(38, 1).unwrap();
-        let rounded = assign_value(&(Arc::new(decimals) as ArrayRef), &DataType::Int32).unwrap();
+        let rounded =
+            assign_value(&(Arc::new(decimals) as ArrayRef), &DataType::Int32, DEFAULT_ZONE).unwrap();
         assert_eq!(rounded.as_primitive::<Int32Type>().values(), &[8, -8, 1]);
+    }
+
+    #[test]
+    fn items_are_rounded_and_times_keep_their_clock() {
+        let list: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Float64Type, _, _>([
+            Some(vec![Some(1.5), None, Some(2.4)]),
+            None,
+        ]));
+        let to = DataType::List(Arc::new(Field::new("item", DataType::Int32, true)));
+        let rounded = assign_value(&list, &to, DEFAULT_ZONE).unwrap();
+        let first = rounded.as_list::<i32>().value(0);
+        assert_eq!(first.as_primitive::<Int32Type>().iter().collect::<Vec<_>>(), [Some(2), None, Some(2)]);
+        assert!(rounded.is_null(1));
+
+        let millis = DataType::Timestamp(TimeUnit::Millisecond, None);
+        let times: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![1_900, 1_499, -1_900]));
+        let rounded = assign_value(&times, &millis, DEFAULT_ZONE).unwrap();
+        assert_eq!(rounded.as_primitive::<TimestampMillisecondType>().values(), &[2, 1, -2]);
+
+        let text: ArrayRef = Arc::new(StringArray::from(vec!["2024-07-01 12:00:00", "2024-07-01 12:00:00Z"]));
+        let instants = DataType::Timestamp(TimeUnit::Second, Some("UTC".into()));
+        let stored = assign_value(&text, &instants, "Europe/Berlin").unwrap();
+        assert_eq!(stored.as_primitive::<TimestampSecondType>().values(), &[1_719_828_000, 1_719_835_200]);
+        let clocks = assign_value(&stored, &DataType::Timestamp(TimeUnit::Second, None), "Europe/Berlin");
+        assert_eq!(
+            clocks.unwrap().as_primitive::<TimestampSecondType>().values(),
+            &[1_719_835_200, 1_719_842_400]
+        );
     }
 
     #[test]
     fn values_that_do_not_fit_are_errors() {
         let big: ArrayRef = Arc::new(Int64Array::from(vec![i64::from(i32::MAX) + 1]));
-        assert!(assign_value(&big, &DataType::Int32).is_err());
+        assert!(assign_value(&big, &DataType::Int32, DEFAULT_ZONE).is_err());
         let text: ArrayRef = Arc::new(StringArray::from(vec!["x"]));
-        assert!(assign_value(&text, &DataType::Int32).is_err());
+        assert!(assign_value(&text, &DataType::Int32, DEFAULT_ZONE).is_err());
         let wide: ArrayRef = Arc::new(Float64Array::from(vec![1e300]));
-        assert!(assign_value(&wide, &DataType::Float32).is_err());
+        assert!(assign_value(&wide, &DataType::Float32, DEFAULT_ZONE).is_err());
     }
 }

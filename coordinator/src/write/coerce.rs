@@ -169,13 +169,20 @@ fn check_halfvec(array: &ArrayRef) -> Result<()> {
 /// # Errors
 /// `InvalidArgument` names the first such value.
 pub(crate) fn check_finite(array: &ArrayRef, converted: &ArrayRef) -> Result<()> {
-    // The text "infinity" is a valid float.
     let is_text = matches!(array.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
-    let Some(row) = first_new_infinity(array, converted).filter(|_| !is_text) else {
+    let text = |row: usize| array_value_to_string(array, row).unwrap_or_default();
+    let row = match is_text {
+        false => first_new_infinity(array, converted),
+        // The text "infinity" is a valid float.
+        true if count_infinities(converted) > 0 => (0..array.len()).find(|&row| {
+            count_infinities(&converted.slice(row, 1)) > 0 && !text(row).to_ascii_lowercase().contains("inf")
+        }),
+        true => None,
+    };
+    let Some(row) = row else {
         return Ok(());
     };
-    let value = array_value_to_string(array, row).unwrap_or_default();
-    let (from, to) = (array.data_type(), converted.data_type());
+    let (value, from, to) = (text(row), array.data_type(), converted.data_type());
     Err(Error::invalid(format!("{} {value} does not fit {}: it is too large", sql_name(from), sql_name(to))))
 }
 

@@ -3,20 +3,25 @@
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray};
-use arrow::compute::{max, min};
+use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, Int64Array};
+use arrow::compute::{cast, max, min};
 use arrow::datatypes::{
     ArrowNativeType, Date32Type, Date64Type, Decimal128Type, Time32MillisecondType, Time32SecondType,
     Time64MicrosecondType, Time64NanosecondType, TimestampMicrosecondType, TimestampMillisecondType,
     TimestampNanosecondType, TimestampSecondType,
 };
+use arrow::util::display::array_value_to_string;
 use arrow_schema::{DataType, TimeUnit};
 use plexus_model::{Error, Result};
 use plexus_storage::sql_name;
 
-/// Seconds since 1970 of the first instant of year -9999, and of the last of year 9999.
-const SECONDS: RangeInclusive<i64> = -377_705_116_800..=253_402_300_799;
+/// Seconds since 1970 of the first and the last instant that the segment format knows: the second day of year
+/// -9999, and 22:00 on the last day but one of year 9999, so that both are in that year in all zones.
+const SECONDS: RangeInclusive<i64> = -377_705_023_201..=253_402_207_200;
+/// Days since 1970 of the first day of year -9999, and of the last of year 9999.
+const DAYS: RangeInclusive<i64> = -4_371_587..=2_932_896;
 const SECONDS_PER_DAY: i64 = 24 * 60 * 60;
 
 /// Rejects values that the type of an array does not have.
@@ -32,7 +37,7 @@ pub(crate) fn check_values(array: &ArrayRef) -> Result<()> {
                 .map_err(|e| Error::invalid(format!("{}: {e}", sql_name(array.data_type()))))
         }
         DataType::Date32 => check_range::<Date32Type>(array, days(1)),
-        DataType::Date64 => check_range::<Date64Type>(array, instants(1_000)),
+        DataType::Date64 => check_range::<Date64Type>(array, days(SECONDS_PER_DAY * 1_000)),
         DataType::Timestamp(TimeUnit::Second, _) => check_range::<TimestampSecondType>(array, SECONDS),
         DataType::Timestamp(TimeUnit::Millisecond, _) => {
             check_range::<TimestampMillisecondType>(array, instants(1_000))
@@ -59,11 +64,11 @@ pub(crate) fn check_values(array: &ArrayRef) -> Result<()> {
 }
 
 fn days(per_day: i64) -> RangeInclusive<i64> {
-    SECONDS.start() / SECONDS_PER_DAY * per_day..=SECONDS.end() / SECONDS_PER_DAY * per_day
+    DAYS.start() * per_day..=(DAYS.end() + 1) * per_day - 1
 }
 
 fn instants(per_second: i64) -> RangeInclusive<i64> {
-    SECONDS.start() * per_second..=(SECONDS.end() + 1) * per_second - 1
+    SECONDS.start() * per_second..=SECONDS.end() * per_second
 }
 
 fn clock(per_second: i64) -> RangeInclusive<i64> {
@@ -78,11 +83,20 @@ where
     let values = array.as_primitive::<T>();
     for value in [min(values), max(values)].into_iter().flatten() {
         if !range.contains(&value.into()) {
+            let shown = |value: i64| {
+                let number: ArrayRef = Arc::new(Int64Array::from(vec![value]));
+                let number = cast(&number, array.data_type()).or_else(|_| {
+                    cast(&number, &DataType::Int32).and_then(|days| cast(&days, array.data_type()))
+                });
+                number
+                    .and_then(|value| array_value_to_string(&value, 0))
+                    .unwrap_or_else(|_| value.to_string())
+            };
             return Err(Error::invalid(format!(
                 "{value} is no {}: it is outside of {} to {}",
                 sql_name(array.data_type()),
-                range.start(),
-                range.end()
+                shown(*range.start()),
+                shown(*range.end())
             )));
         }
     }
@@ -91,8 +105,6 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use arrow::array::{Date32Array, Decimal128Array, Time64MicrosecondArray, TimestampSecondArray};
 
     use super::*;
@@ -107,7 +119,7 @@ mod tests {
                 Arc::new(Date32Array::from(vec![i32::MAX])),
             ),
             (
-                Arc::new(TimestampSecondArray::from(vec![253_402_300_799])),
+                Arc::new(TimestampSecondArray::from(vec![253_402_207_200])),
                 Arc::new(TimestampSecondArray::from(vec![i64::MIN])),
             ),
             (

@@ -66,7 +66,7 @@ impl ClientService {
 
     fn set_options(&self, request: &Request<Action>) -> Result<SetSessionOptionsResult, Status> {
         let requested: SetSessionOptionsRequest = action_body(request)?;
-        let session = self.sql.session(request);
+        let session = self.sql.session(request)?;
         let mut result = SetSessionOptionsResult::default();
         for (name, value) in requested.session_options {
             let set = self.sql.coordinator.set(&session, &name, value.to_text().as_deref());
@@ -80,11 +80,11 @@ impl ClientService {
         Ok(result)
     }
 
-    fn get_options(&self, request: &Request<Action>) -> GetSessionOptionsResult {
-        let session = self.sql.session(request);
+    fn get_options(&self, request: &Request<Action>) -> Result<GetSessionOptionsResult, Status> {
+        let session = self.sql.session(request)?;
         let options =
             session.all().into_iter().map(|(name, value)| (name, SessionOptionValue::string(value)));
-        GetSessionOptionsResult { session_options: options.collect() }
+        Ok(GetSessionOptionsResult { session_options: options.collect() })
     }
 }
 
@@ -158,7 +158,7 @@ impl FlightService for ClientService {
     }
 
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
-        let session = self.sql.session(&request);
+        let session = self.sql.session(&request)?;
         if is_metadata_command(request.get_ref()) {
             let info = FlightService::get_flight_info(&*self.sql, request).await?.into_inner();
             return Ok(Response::new(SchemaResult { schema: info.schema }));
@@ -178,7 +178,7 @@ impl FlightService for ClientService {
 
     async fn do_get(&self, request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
         if let Some(path) = table_ticket(&request.get_ref().ticket) {
-            let session = self.sql.session(&request);
+            let session = self.sql.session(&request)?;
             return self.sql.table_rows(&session, &path).await;
         }
         FlightService::do_get(&*self.sql, request).await
@@ -210,7 +210,7 @@ impl FlightService for ClientService {
     async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
         match request.get_ref().r#type.as_str() {
             "SetSessionOptions" => Ok(action_result(&self.set_options(&request)?)),
-            "GetSessionOptions" => Ok(action_result(&self.get_options(&request))),
+            "GetSessionOptions" => Ok(action_result(&self.get_options(&request)?)),
             "CloseSession" => {
                 self.sql.sessions.close(request.metadata());
                 Ok(action_result(&CloseSessionResult { status: CLOSED }))

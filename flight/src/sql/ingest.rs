@@ -30,7 +30,7 @@ impl SqlService {
         command: CommandStatementIngest,
         request: Request<PeekableFlightDataStream>,
     ) -> Result<i64, Status> {
-        let session = self.session_in(&request, transaction_id(command.transaction_id.as_ref())?);
+        let session = self.session_in(&request, transaction_id(command.transaction_id.as_ref())?)?;
         let target = ingest_target(&command)?;
         let Some((schema, batches)) = uploaded_batches(request.into_inner()).await? else {
             return Err(Status::invalid_argument("the ingest has no schema"));
@@ -46,7 +46,7 @@ impl SqlService {
         mut request: Request<PeekableFlightDataStream>,
         message: Any,
     ) -> Result<Response<PutStream>, Status> {
-        let session = self.session(&request);
+        let session = self.session(&request)?;
         let first = match request.get_mut().peek().await {
             Some(Ok(first)) => first,
             Some(Err(e)) => return Err(e.clone()),
@@ -85,11 +85,20 @@ fn put_result(rows: u64) -> Response<PutStream> {
     Response::new(stream::once(async { Ok(put) }).boxed())
 }
 
+/// The options of an ingest.
+const OPTIONS: [&str; 4] = ["primary_key", "shards", "replicas", "on_conflict"];
+
 fn ingest_target(command: &CommandStatementIngest) -> Result<IngestTarget, Status> {
     if command.temporary {
         return Err(Status::unimplemented("temporary tables are not supported"));
     }
     check_catalog(command.catalog.as_deref())?;
+    if let Some(unknown) = command.options.keys().find(|option| !OPTIONS.contains(&option.as_str())) {
+        return Err(Status::invalid_argument(format!(
+            "ingest option {unknown:?} does not exist; there are {}",
+            OPTIONS.join(", ")
+        )));
+    }
     let keys = command.options.get("primary_key").map(String::as_str).unwrap_or_default();
     Ok(IngestTarget {
         schema: command.schema.clone().filter(|s| !s.is_empty()),

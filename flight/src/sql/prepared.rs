@@ -1,5 +1,7 @@
 //! Prepared statements. A handle carries the statement and its bound parameters.
 
+use std::sync::Arc;
+
 use arrow::array::RecordBatch;
 use arrow_flight::sql::server::PeekableFlightDataStream;
 use arrow_flight::sql::{
@@ -29,7 +31,7 @@ impl SqlService {
         request: Request<Action>,
     ) -> Result<ActionCreatePreparedStatementResult, Status> {
         let transaction = transaction_id(query.transaction_id.as_ref())?;
-        let session = self.session_in(&request, transaction);
+        let session = self.session_in(&request, transaction)?;
         let handle = StatementHandle::prepared(query.query).in_transaction(transaction);
         handle.check_size(1).map_err(|e| to_status(&e))?;
         let described =
@@ -53,7 +55,7 @@ impl SqlService {
     ) -> Result<Response<FlightInfo>, Status> {
         let handle = StatementHandle::from_client(&query.prepared_statement_handle)?;
         let handle = self.bindings.complete(handle);
-        let session = self.session_in(&request, handle.transaction());
+        let session = self.session_in(&request, handle.transaction())?;
         self.statement_info(&session, handle, prepared_ticket, request.into_inner()).await
     }
 
@@ -64,7 +66,12 @@ impl SqlService {
         request: &Request<Ticket>,
     ) -> Result<Response<DataStream>, Status> {
         let handle = self.bindings.complete(StatementHandle::from_client(handle)?);
-        let session = self.session_in(request, handle.transaction());
+        // A ticket may be redeemed on another node than the one that has the session.
+        let session = self.sessions.for_ticket(request.metadata());
+        let session = match handle.transaction() {
+            Some(id) => Arc::new(session.in_transaction(id)),
+            None => session,
+        };
         self.statement_rows(&session, &handle).await
     }
 
@@ -109,7 +116,7 @@ impl SqlService {
         request: Request<PeekableFlightDataStream>,
     ) -> Result<i64, Status> {
         let handle = StatementHandle::from_client(&query.prepared_statement_handle)?;
-        let session = self.session_in(&request, handle.transaction());
+        let session = self.session_in(&request, handle.transaction())?;
         let parameters = collect_parameters(request.into_inner()).await?;
         let affected = async {
             let Some(parameters) = parameters else {

@@ -58,7 +58,8 @@ impl SqlService {
         })
     }
 
-    pub(crate) fn session<T>(&self, request: &Request<T>) -> Arc<Session> {
+    /// The session of a request that runs or describes statements.
+    pub(crate) fn session<T>(&self, request: &Request<T>) -> Result<Arc<Session>, Status> {
         self.sessions.for_request(request.metadata())
     }
 
@@ -67,12 +68,12 @@ impl SqlService {
         &self,
         request: &Request<T>,
         transaction: Option<TransactionId>,
-    ) -> Arc<Session> {
-        let session = self.session(request);
-        match transaction {
+    ) -> Result<Arc<Session>, Status> {
+        let session = self.session(request)?;
+        Ok(match transaction {
             Some(id) => Arc::new(session.in_transaction(id)),
             None => session,
-        }
+        })
     }
 
     /// A manifest that is at least as new as every commit acknowledged before this call.
@@ -230,7 +231,7 @@ impl FlightSqlService for SqlService {
         cmd: Command,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        let session = self.session(&request);
+        let session = self.session(&request)?;
         let descriptor = request.into_inner();
         if descriptor.path.is_empty() {
             return Err(Status::unimplemented(format!("{} is not supported", cmd.type_url())));
@@ -287,7 +288,7 @@ impl FlightSqlService for SqlService {
         query: CommandGetTables,
         request: Request<Ticket>,
     ) -> Result<Response<DataStream>, Status> {
-        let views = self.session(&request).string_view();
+        let views = self.sessions.for_ticket(request.metadata()).string_view();
         metadata_rows(metadata::tables(query, &*self.manifest().await?, views))
     }
 

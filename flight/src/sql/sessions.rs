@@ -16,6 +16,8 @@ const SESSIONS_MAX: usize = 10_000;
 const IDLE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Longest bearer token that identifies a session.
 const TOKEN_BYTES_MAX: usize = 256;
+/// The start of the tokens that nodes issue.
+const ISSUED: &str = "plexus-";
 
 /// Base64 of Basic credentials. Some drivers omit the padding.
 const BASIC_CREDENTIALS: GeneralPurpose = GeneralPurpose::new(
@@ -53,13 +55,13 @@ impl Sessions {
     }
 
     fn open(&self) -> String {
-        let token = uuid::Uuid::new_v4().simple().to_string();
-        self.insert(token.clone());
+        let token = format!("{ISSUED}{}", uuid::Uuid::new_v4().simple());
+        self.insert(token.clone(), Session::default());
         token
     }
 
-    fn insert(&self, token: String) -> Arc<Session> {
-        let session = Arc::new(Session::default());
+    fn insert(&self, token: String, session: Session) -> Arc<Session> {
+        let session = Arc::new(session);
         let mut sessions = self.lock();
         if sessions.len() >= SESSIONS_MAX {
             sessions.retain(|_, entry| entry.last_used.elapsed() < IDLE_MAX);
@@ -75,17 +77,37 @@ impl Sessions {
 
     /// The session of a request.
     ///
-    /// An unknown token gets a new session under that token: the client may have obtained it from another
-    /// node. A request without a token gets a session of its own, which ends with the request.
-    pub(crate) fn for_request(&self, metadata: &MetadataMap) -> Arc<Session> {
+    /// A token that the client chose names a session without transactions, since it may outlive them. A
+    /// request without a token gets a session of its own, which ends with the request.
+    ///
+    /// # Errors
+    /// `Unauthenticated` when the session of an issued token has ended, or is on another node. A new one
+    /// would lack its settings, and commit each statement of its transaction alone.
+    pub(crate) fn for_request(&self, metadata: &MetadataMap) -> Result<Arc<Session>, Status> {
         let Some(token) = bearer_token(metadata) else {
-            return Arc::new(Session::ephemeral());
+            return Ok(Arc::new(Session::ephemeral()));
         };
-        if let Some(entry) = self.lock().get_mut(&token) {
-            entry.last_used = Instant::now();
-            return entry.session.clone();
+        match self.find(&token) {
+            Some(session) => Ok(session),
+            None if token.starts_with(ISSUED) => Err(Status::unauthenticated(
+                "the session has ended, by a restart of this node or unused for long, or is one of another \
+                 node; an open transaction is rolled back: connect again",
+            )),
+            None => Ok(self.insert(token, Session::without_transactions())),
         }
-        self.insert(token)
+    }
+
+    /// The session of a request that redeems a ticket, which may be one of another node.
+    pub(crate) fn for_ticket(&self, metadata: &MetadataMap) -> Arc<Session> {
+        let known = bearer_token(metadata).and_then(|token| self.find(&token));
+        known.unwrap_or_else(|| Arc::new(Session::ephemeral()))
+    }
+
+    fn find(&self, token: &str) -> Option<Arc<Session>> {
+        let mut sessions = self.lock();
+        let entry = sessions.get_mut(token)?;
+        entry.last_used = Instant::now();
+        Some(entry.session.clone())
     }
 
     /// Ends the session of a request.

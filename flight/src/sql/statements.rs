@@ -111,7 +111,7 @@ impl SqlService {
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
         let transaction = transaction_id(query.transaction_id.as_ref())?;
-        let session = self.session_in(&request, transaction);
+        let session = self.session_in(&request, transaction)?;
         let handle = StatementHandle::new(query.query).in_transaction(transaction);
         self.statement_info(&session, handle, statement_ticket, request.into_inner()).await
     }
@@ -122,7 +122,7 @@ impl SqlService {
         command: &CommandStatementUpdate,
         request: &Request<T>,
     ) -> Result<i64, Status> {
-        let session = self.session_in(request, transaction_id(command.transaction_id.as_ref())?);
+        let session = self.session_in(request, transaction_id(command.transaction_id.as_ref())?)?;
         let affected = self.coordinator.execute_script(&session, &command.query).await;
         affected.map(|rows| rows as i64).map_err(|e| to_status(&e))
     }

@@ -186,7 +186,7 @@ pub(crate) async fn shell(
             "\\d" => LIST_TABLES,
             other => other,
         };
-        match run_line(client, text, format, stop.as_mut()).await {
+        match run_line(client, url, text, format, stop.as_mut()).await {
             Next::Continue => {}
             Next::Exit => return Ok(()),
         }
@@ -197,9 +197,13 @@ pub(crate) async fn shell(
     Ok(())
 }
 
+/// In the error of a session that ended with its node.
+const SESSION_ENDED: &str = "the session has ended";
+
 /// Runs the statements of one input until one fails or is cancelled.
 async fn run_line(
     client: &mut Client,
+    url: &str,
     text: &str,
     format: RowFormat,
     mut stop: Pin<&mut impl Future<Output = ()>>,
@@ -209,6 +213,12 @@ async fn run_line(
             result = run_statement(client, &statement, format) => {
                 if let Err(error) = result {
                     eprintln!("error: {error}");
+                    if error.message().contains(SESSION_ENDED)
+                        && let Ok(connected) = Client::connect(url).await
+                    {
+                        *client = connected;
+                        eprintln!("connected again");
+                    }
                     break;
                 }
             }

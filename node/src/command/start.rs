@@ -36,11 +36,16 @@ pub(crate) fn run(config_file: Option<&Path>, settings: Settings) -> Result<()> 
     result
 }
 
+/// Stack of a thread. Plans are trees, and the engine walks them by recursion: a union of a thousand queries
+/// nests as deep. The system provides the pages that are used.
+const STACK_BYTES: usize = 64 * 1024 * 1024;
+
 fn runtime(name: &str, threads: Option<usize>) -> Result<Runtime> {
     let mut builder = Builder::new_multi_thread();
     if let Some(threads) = threads {
         builder.worker_threads(threads);
     }
+    builder.thread_stack_size(STACK_BYTES);
     builder.thread_name(name).enable_all().build().map_err(|e| Error::io("starting the runtime", e))
 }
 

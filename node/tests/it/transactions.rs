@@ -7,6 +7,29 @@ use crate::harness::{Cluster, run};
 use crate::queries::{COMPACTION, column, commits_of, execute_all, latest_version, number, wait_flushed};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_does_not_survive_a_restart_in_part() {
+    let mut cluster = Cluster::start(1).await;
+    let mut client = cluster.nodes[0].client().await;
+    for statement in [
+        "CREATE TABLE accounts (id INT PRIMARY KEY, balance INT)",
+        "INSERT INTO accounts VALUES (1, 100), (2, 100)",
+        "BEGIN",
+        "UPDATE accounts SET balance = balance - 50 WHERE id = 1",
+    ] {
+        client.execute(statement).await.unwrap_or_else(|e| panic!("{statement}: {e}"));
+    }
+    cluster.nodes[0].kill();
+    cluster.nodes[0].start();
+    cluster.nodes[0].wait_ready().await;
+    // The session ended with the node. A new one in its place would commit this statement alone.
+    let statement = "UPDATE accounts SET balance = balance + 50 WHERE id = 2";
+    let refused = client.execute(statement).await.err().unwrap();
+    assert!(refused.message().contains("connect again"), "{refused}");
+    let mut client = cluster.nodes[0].client().await;
+    assert_eq!(column(&mut client, "SELECT balance FROM accounts ORDER BY id").await, [100, 100]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_version_of_a_table_can_be_read_on_every_node() {
     let cluster = Cluster::start(3).await;
     let mut client = cluster.nodes[0].client().await;

@@ -9,17 +9,17 @@ use std::sync::Arc;
 
 use arrow_schema::DataType;
 use datafusion::common::tree_node::Transformed;
-use datafusion::common::{Column, DFSchema, Result};
+use datafusion::common::{DFSchema, Result};
 use datafusion::config::ConfigOptions;
-use datafusion::logical_expr::expr::{Alias, InList, InSubquery, ScalarFunction};
+use datafusion::logical_expr::expr::{InList, ScalarFunction};
 use datafusion::logical_expr::{
-    Between, BinaryExpr, Case, Cast, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator, Union,
-    cast,
+    Between, BinaryExpr, Case, Cast, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator,
+    Subquery, Union, cast,
 };
 use datafusion::optimizer::AnalyzerRule;
 
 use crate::analysis::checked_arithmetic::divide;
-use crate::analysis::rewrite_expressions;
+use crate::analysis::{cast_columns, cast_union_columns, rewrite_expressions};
 
 /// The rule; runs before DataFusion coerces types.
 #[derive(Debug)]
@@ -102,21 +102,32 @@ pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>
             Expr::WindowFunction(window)
         }
         Expr::InSubquery(mut in_subquery) => {
-            let InSubquery { expr, subquery, .. } = &mut in_subquery;
-            if let [field] = subquery.subquery.schema().fields().as_ref() {
-                let types = [expr.get_type(schema)?, field.data_type().clone()];
-                if let Some(float) = float_of(&types) {
-                    make_float(expr, &types[0], &float);
-                    if types[1].is_decimal() {
-                        let plan = subquery.subquery.as_ref().clone();
-                        subquery.subquery = Arc::new(cast_columns(plan, &[Some(float)])?);
-                    }
-                }
-            }
+            unify_subquery(&mut in_subquery.expr, &mut in_subquery.subquery, schema)?;
             Expr::InSubquery(in_subquery)
+        }
+        Expr::SetComparison(mut comparison) => {
+            unify_subquery(&mut comparison.expr, &mut comparison.subquery, schema)?;
+            Expr::SetComparison(comparison)
         }
         other => return Ok(Transformed::no(other)),
     }))
+}
+
+/// Makes floats of an expression and a subquery that it is compared with, if one of them has decimals and the
+/// other has floats.
+fn unify_subquery(expr: &mut Expr, subquery: &mut Subquery, schema: &DFSchema) -> Result<()> {
+    let [field] = subquery.subquery.schema().fields().as_ref() else {
+        return Ok(());
+    };
+    let types = [expr.get_type(schema)?, field.data_type().clone()];
+    if let Some(float) = float_of(&types) {
+        make_float(expr, &types[0], &float);
+        if types[1].is_decimal() {
+            let plan = subquery.subquery.as_ref().clone();
+            subquery.subquery = Arc::new(cast_columns(plan, &[Some(float)])?);
+        }
+    }
+    Ok(())
 }
 
 /// Makes the decimals among arguments doubles.
@@ -149,7 +160,24 @@ fn is_numeric(op: Operator) -> bool {
 
 /// The types of expressions. A type that is not known yet counts as null; DataFusion reports it later.
 fn types_of<'a>(exprs: impl IntoIterator<Item = &'a Expr>, schema: &DFSchema) -> Vec<DataType> {
-    exprs.into_iter().map(|expr| expr.get_type(schema).unwrap_or(DataType::Null)).collect()
+    exprs.into_iter().map(|expr| type_of(expr, schema)).collect()
+}
+
+fn type_of(expr: &Expr, schema: &DFSchema) -> DataType {
+    let Expr::Case(case) = expr else {
+        return expr.get_type(schema).unwrap_or(DataType::Null);
+    };
+    // DataFusion takes the type of the first branch until types are coerced.
+    let branches = case.when_then_expr.iter().map(|(_, then)| then.as_ref());
+    let types = types_of(branches.chain(case.else_expr.as_deref()), schema);
+    let decimal = types.iter().find(|data_type| data_type.is_decimal());
+    types
+        .iter()
+        .find(|data_type| data_type.is_floating())
+        .or(decimal)
+        .or(types.first())
+        .cloned()
+        .unwrap_or(DataType::Null)
 }
 
 /// The type of the floats among types that have decimals too: the widest of them.
@@ -181,45 +209,10 @@ fn make_float(expr: &mut Expr, data_type: &DataType, float: &DataType) {
 
 /// Makes the decimals in the columns of a union floats where another input has floats.
 fn unify_union(union: Union) -> Result<Transformed<LogicalPlan>> {
-    let columns = union.schema.fields().len();
-    let type_of = |input: &LogicalPlan, column: usize| input.schema().field(column).data_type().clone();
-    let floats: Vec<Option<DataType>> = (0..columns)
-        .map(|column| float_of(&union.inputs.iter().map(|input| type_of(input, column)).collect::<Vec<_>>()))
-        .collect();
-    if floats.iter().all(Option::is_none) {
-        return Ok(Transformed::no(LogicalPlan::Union(union)));
-    }
-    let Union { inputs, schema } = union;
-    let cast_input = |input: Arc<LogicalPlan>| {
-        let of_input: Vec<Option<DataType>> = floats
-            .iter()
-            .enumerate()
-            .map(|(column, float)| float.clone().filter(|_| type_of(&input, column).is_decimal()))
-            .collect();
-        cast_columns(Arc::unwrap_or_clone(input), &of_input).map(Arc::new)
-    };
-    let inputs = inputs.into_iter().map(cast_input).collect::<Result<_>>()?;
-    Ok(Transformed::yes(LogicalPlan::Union(Union { inputs, schema })))
-}
-
-/// Casts columns of a plan to the given types. Names stay.
-fn cast_columns(plan: LogicalPlan, types: &[Option<DataType>]) -> Result<LogicalPlan> {
-    let exprs: Vec<Expr> = plan
-        .schema()
-        .iter()
-        .zip(types)
-        .map(|((qualifier, field), to)| {
-            let column = Expr::Column(Column::from((qualifier, field)));
-            match to {
-                Some(to) => {
-                    let value = cast(column, to.clone());
-                    Expr::Alias(Alias::new(value, qualifier.cloned(), field.name()))
-                }
-                None => column,
-            }
-        })
-        .collect();
-    LogicalPlanBuilder::from(plan).project(exprs)?.build()
+    cast_union_columns(union, |types| {
+        let float = float_of(types)?;
+        Some(types.iter().map(|data_type| data_type.is_decimal().then(|| float.clone())).collect())
+    })
 }
 
 /// Makes the columns of literal rows floats that hold floats and decimals. DataFusion has cast their values

@@ -5,19 +5,24 @@
 
 use std::sync::Arc;
 
-use datafusion::common::Result;
-use datafusion::common::tree_node::Transformed;
-use datafusion::common::{DFSchema, tree_node::TreeNode};
+use arrow_schema::DataType;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Column, DFSchema, Result};
 use datafusion::execution::FunctionRegistry;
+use datafusion::logical_expr::expr::Alias;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
-use datafusion::logical_expr::{AggregateUDF, Expr, LogicalPlan, ScalarUDF};
+use datafusion::logical_expr::{AggregateUDF, Expr, LogicalPlan, LogicalPlanBuilder, ScalarUDF, Union, cast};
 use datafusion::optimizer::{Analyzer, AnalyzerRule};
 
 pub(crate) mod array_has;
 pub(crate) mod checked_arithmetic;
 pub(crate) mod checked_sum;
 pub(crate) mod correlations;
+pub(crate) mod date_times;
+pub(crate) mod dependent_joins;
+pub(crate) mod fallible;
+pub(crate) mod float_extremes;
 pub(crate) mod float_operands;
 pub(crate) mod float_zeros;
 pub(crate) mod in_lists;
@@ -25,27 +30,36 @@ pub(crate) mod interval_order;
 pub(crate) mod literals;
 pub(crate) mod session_zone;
 pub(crate) mod single_row;
+pub(crate) mod sliding_floats;
 pub(crate) mod subquery_columns;
 pub(crate) mod subquery_predicates;
+pub(crate) mod timestamp_units;
 
 /// The analyzer rules of a session: ours around those of DataFusion.
 pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![
+        Arc::new(session_zone::SessionColumns),
         Arc::new(correlations::Correlations),
         Arc::new(subquery_predicates::SubqueryPredicates),
         Arc::new(single_row::SingleRowSubqueries),
         Arc::new(subquery_columns::SubqueryColumns),
+        Arc::new(dependent_joins::DependentJoins),
         Arc::new(in_lists::InLists),
         Arc::new(float_operands::FloatOperands),
+        Arc::new(date_times::DateTimes),
+        Arc::new(timestamp_units::TimestampUnits),
     ];
     rules.extend(Analyzer::new().rules);
     // These look at types, which are known after coercion.
     rules.push(Arc::new(float_zeros::WindowZeros));
+    rules.push(Arc::new(float_extremes::FloatExtremes));
+    rules.push(Arc::new(sliding_floats::SlidingFloats));
     rules.push(Arc::new(session_zone::SessionZone));
     rules.push(Arc::new(interval_order::IntervalOrder));
     rules.push(Arc::new(array_has::ArrayHas));
     rules.push(Arc::new(checked_sum::CheckedSum));
     rules.push(Arc::new(checked_arithmetic::CheckedArithmetic));
+    rules.push(Arc::new(fallible::FilteredArguments));
     rules
 }
 
@@ -55,6 +69,10 @@ pub(crate) fn register_functions(registry: &mut dyn FunctionRegistry) -> Result<
         registry.register_udf(function)?;
     }
     registry.register_udf(Arc::new(ScalarUDF::from(session_zone::Announced::default())))?;
+    registry.register_udf(Arc::new(ScalarUDF::from(date_times::DurationInterval::default())))?;
+    for function in float_extremes::functions().into_iter().chain(sliding_floats::functions()) {
+        registry.register_udaf(function)?;
+    }
     registry.register_udf(Arc::new(ScalarUDF::from(interval_order::IntervalLength::default())))?;
     registry.register_udaf(Arc::new(AggregateUDF::from(single_row::SingleRow::default())))?;
     Ok(())
@@ -92,4 +110,54 @@ fn rewrite_whole_expressions(
         .map_data(LogicalPlan::recompute_schema)
     })?;
     Ok(transformed.data)
+}
+
+/// Casts columns of a plan to the given types. Names stay.
+fn cast_columns(plan: LogicalPlan, types: &[Option<DataType>]) -> Result<LogicalPlan> {
+    let exprs: Vec<Expr> = plan
+        .schema()
+        .iter()
+        .zip(types)
+        .map(|((qualifier, field), to)| {
+            let column = Expr::Column(Column::from((qualifier, field)));
+            match to {
+                Some(to) => {
+                    let value = cast(column, to.clone());
+                    Expr::Alias(Alias::new(value, qualifier.cloned(), field.name()))
+                }
+                None => column,
+            }
+        })
+        .collect();
+    LogicalPlanBuilder::from(plan).project(exprs)?.build()
+}
+
+/// Casts the columns of the inputs of a union. `casts` gets the types of one column in all inputs, and
+/// returns to what each is cast; `None` to leave all of them.
+fn cast_union_columns(
+    union: Union,
+    casts: impl Fn(&[DataType]) -> Option<Vec<Option<DataType>>>,
+) -> Result<Transformed<LogicalPlan>> {
+    let columns = union.schema.fields().len();
+    let types_of = |column: usize| -> Vec<DataType> {
+        union.inputs.iter().map(|input| input.schema().field(column).data_type().clone()).collect()
+    };
+    let casts: Vec<_> = (0..columns).map(|column| casts(&types_of(column))).collect();
+    if casts.iter().flatten().flatten().all(Option::is_none) {
+        return Ok(Transformed::no(LogicalPlan::Union(union)));
+    }
+    let Union { inputs, schema } = union;
+    let inputs = inputs.into_iter().enumerate().map(|(input, plan)| {
+        let own: Vec<Option<DataType>> =
+            casts.iter().map(|casts| casts.as_ref().and_then(|casts| casts.get(input)?.clone())).collect();
+        cast_columns(Arc::unwrap_or_clone(plan), &own).map(Arc::new)
+    });
+    let inputs = inputs.collect::<Result<Vec<_>>>()?;
+    // The union keeps its names, and gets the types of its first input until types are coerced.
+    let types = inputs.first().map(|input| input.schema().clone()).unwrap_or_else(|| schema.clone());
+    let fields = schema.iter().zip(types.fields()).map(|((relation, field), typed)| {
+        (relation.cloned(), Arc::new(field.as_ref().clone().with_data_type(typed.data_type().clone())))
+    });
+    let schema = DFSchema::new_with_metadata(fields.collect(), schema.metadata().clone())?;
+    Ok(Transformed::yes(LogicalPlan::Union(Union { inputs, schema: Arc::new(schema) })))
 }

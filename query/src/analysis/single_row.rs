@@ -13,7 +13,8 @@ use datafusion::common::{Column, Result, ScalarValue, exec_err};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::{
-    Accumulator, AggregateUDF, AggregateUDFImpl, Expr, LogicalPlan, LogicalPlanBuilder, Signature, Volatility,
+    Accumulator, AggregateUDF, AggregateUDFImpl, Expr, FetchType, LogicalPlan, LogicalPlanBuilder, Signature,
+    Volatility,
 };
 use datafusion::optimizer::AnalyzerRule;
 
@@ -33,12 +34,29 @@ impl AnalyzerRule for SingleRowSubqueries {
             let Expr::ScalarSubquery(mut subquery) = expr else {
                 return Ok(Transformed::no(expr));
             };
-            if subquery.subquery.max_rows().is_none_or(|rows| rows > 1) {
+            if !has_one_row(&subquery.subquery) {
                 subquery.subquery = Arc::new(single_row(subquery.subquery.as_ref().clone())?);
             }
             Ok(Transformed::yes(Expr::ScalarSubquery(subquery)))
         };
         rewrite_expressions(plan, &rewrite, &|plan| Ok(Transformed::no(plan)))
+    }
+}
+
+/// Whether a plan has one row at most. DataFusion's own count takes a query without tables for one without
+/// rows.
+fn has_one_row(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Projection(projection) => has_one_row(&projection.input),
+        LogicalPlan::SubqueryAlias(alias) => has_one_row(&alias.input),
+        LogicalPlan::Filter(filter) => has_one_row(&filter.input),
+        LogicalPlan::Sort(sort) => sort.fetch.is_some_and(|fetch| fetch <= 1) || has_one_row(&sort.input),
+        LogicalPlan::Limit(limit) => {
+            matches!(limit.get_fetch_type(), Ok(FetchType::Literal(Some(0 | 1)))) || has_one_row(&limit.input)
+        }
+        LogicalPlan::Aggregate(aggregate) => aggregate.group_expr.is_empty(),
+        LogicalPlan::EmptyRelation(_) => true,
+        _ => false,
     }
 }
 

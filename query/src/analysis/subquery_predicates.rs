@@ -8,16 +8,20 @@
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema, ExprSchema, Result, ScalarValue, Spans, not_impl_err};
+use datafusion::common::{
+    Column, DFSchema, DataFusionError, ExprSchema, Result, ScalarValue, Spans, not_impl_err,
+};
 use datafusion::config::ConfigOptions;
 use datafusion::functions_aggregate::expr_fn::count;
-use datafusion::logical_expr::expr::{Exists, GroupingSet, InSubquery};
+use datafusion::logical_expr::expr::{Exists, GroupingSet, InSubquery, SetComparison, SetQuantifier};
 use datafusion::logical_expr::utils::{conjunction, merge_schema, split_conjunction_owned};
 use datafusion::logical_expr::{
     Aggregate, BinaryExpr, Expr, FetchType, Filter, LogicalPlan, LogicalPlanBuilder, Operator, SkipType,
-    Subquery, lit, when,
+    Subquery, binary_expr, lit, when,
 };
 use datafusion::optimizer::AnalyzerRule;
+
+use super::dependent_joins::is_joinable;
 
 /// The rule; runs before the one for scalar subqueries, since it makes some.
 #[derive(Debug)]
@@ -59,7 +63,7 @@ fn rewrite_node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
 }
 
 fn is_predicate(expr: &Expr) -> bool {
-    matches!(expr, Expr::InSubquery(_) | Expr::Exists(_))
+    matches!(expr, Expr::InSubquery(_) | Expr::Exists(_) | Expr::SetComparison(_))
 }
 
 fn contains(expr: &Expr, wanted: fn(&Expr) -> bool) -> bool {
@@ -75,12 +79,14 @@ fn contains(expr: &Expr, wanted: fn(&Expr) -> bool) -> bool {
 /// since a condition may be a chain of thousands of alternatives.
 #[recursive::recursive]
 fn condition(expr: Expr, schema: &DFSchema) -> Result<Expr> {
-    match expr {
+    match as_membership(expr) {
         Expr::InSubquery(predicate) => {
             if let Some(comparison) = with_single_row(&predicate)? {
                 return Ok(comparison);
             }
-            check_limits(&predicate.subquery)?;
+            if !is_joinable(&predicate.subquery)? {
+                return in_by_counts(predicate, schema);
+            }
             let is_plain = matches!(predicate.expr.as_ref(), Expr::Column(_));
             let is_correlated = !predicate.subquery.outer_ref_columns.is_empty();
             if !predicate.negated || (is_plain && !is_correlated) {
@@ -90,7 +96,7 @@ fn condition(expr: Expr, schema: &DFSchema) -> Result<Expr> {
         }
         Expr::Exists(exists) => match exists_of_aggregate(&exists)? {
             Some(value) => Ok(value),
-            None => without_limit(exists).map(Expr::Exists),
+            None => exists_in_filter(without_limit(exists)?),
         },
         Expr::Not(inner) => match *inner {
             Expr::InSubquery(predicate) => {
@@ -119,21 +125,44 @@ fn condition(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     }
 }
 
+/// `IN` or `EXISTS` as a value that is computed from counts. Other expressions stay.
+pub(super) fn by_counts(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+    match expr {
+        Expr::InSubquery(predicate) => in_by_counts(predicate, schema),
+        Expr::Exists(exists) => exists_by_count(exists),
+        expr => Ok(expr),
+    }
+}
+
+/// `x = ANY (q)` as `x IN (q)`, `x <> ALL (q)` as `x NOT IN (q)`.
+fn as_membership(expr: Expr) -> Expr {
+    match expr {
+        Expr::SetComparison(SetComparison { expr, subquery, op, quantifier })
+            if matches!(
+                (op, &quantifier),
+                (Operator::Eq, SetQuantifier::Any) | (Operator::NotEq, SetQuantifier::All)
+            ) =>
+        {
+            let negated = op == Operator::NotEq;
+            Expr::InSubquery(InSubquery { expr, subquery, negated })
+        }
+        other => other,
+    }
+}
+
 /// Rewrites the predicates in an expression whose null differs from false. `exists` says whether `EXISTS`
 /// must be rewritten as well, which filters need not.
 fn value(expr: Expr, schema: &DFSchema, exists: bool) -> Result<Expr> {
-    let rewritten = expr.transform_up(|expr| match expr {
+    let rewritten = expr.transform_up(|expr| match as_membership(expr) {
         Expr::InSubquery(predicate) => match with_single_row(&predicate)? {
             Some(comparison) => Ok(Transformed::yes(comparison)),
-            None => {
-                check_limits(&predicate.subquery)?;
-                in_by_counts(predicate, schema).map(Transformed::yes)
-            }
+            None => in_by_counts(predicate, schema).map(Transformed::yes),
         },
+        Expr::SetComparison(comparison) => comparison_by_counts(comparison, schema).map(Transformed::yes),
         Expr::Exists(predicate) => match exists_of_aggregate(&predicate)? {
             Some(value) => Ok(Transformed::yes(value)),
             None if exists => exists_by_count(without_limit(predicate)?).map(Transformed::yes),
-            None => without_limit(predicate).map(Expr::Exists).map(Transformed::yes),
+            None => exists_in_filter(without_limit(predicate)?).map(Transformed::yes),
         },
         other => Ok(Transformed::no(other)),
     });
@@ -210,40 +239,23 @@ fn having_value(having: &Filter) -> Result<Expr> {
 }
 
 /// `EXISTS` without a `LIMIT` that leaves at least one row.
-///
-/// # Errors
-/// Those of [`check_limits`].
 fn without_limit(exists: Exists) -> Result<Exists> {
-    if exists.subquery.outer_ref_columns.is_empty() {
+    let LogicalPlan::Limit(limit) = unwrapped(&exists.subquery.subquery) else {
         return Ok(exists);
-    }
-    let limit = match unwrapped(&exists.subquery.subquery) {
-        LogicalPlan::Limit(limit) => limit,
-        _ => {
-            check_limits(&exists.subquery)?;
-            return Ok(exists);
-        }
     };
     let leaves_first = matches!(limit.get_skip_type()?, SkipType::Literal(0))
         && matches!(limit.get_fetch_type()?, FetchType::Literal(Some(1..) | None));
-    if !leaves_first {
-        return not_impl_err!("{LIMIT_IN_CORRELATED}");
+    match leaves_first {
+        true => Ok(Exists { subquery: subquery(limit.input.as_ref().clone())?, ..exists }),
+        false => Ok(exists),
     }
-    let subquery = subquery(limit.input.as_ref().clone())?;
-    check_limits(&subquery)?;
-    Ok(Exists { subquery, ..exists })
 }
 
-const LIMIT_IN_CORRELATED: &str =
-    "a LIMIT, an OFFSET or a window inside of a subquery that refers to the query around it: write a join";
-
-/// Refuses correlated subqueries with a limit, which DataFusion drops, or with a window, which it computes
-/// over the rows of all outer rows. See apache/datafusion#25283.
-fn check_limits(subquery: &Subquery) -> Result<()> {
-    let limits = |plan: &LogicalPlan| Ok(matches!(plan, LogicalPlan::Limit(_) | LogicalPlan::Window(_)));
-    match !subquery.outer_ref_columns.is_empty() && subquery.subquery.exists(limits)? {
-        true => not_impl_err!("{LIMIT_IN_CORRELATED}"),
-        false => Ok(()),
+/// `EXISTS` as a part of a filter, of which DataFusion makes a join if it can.
+fn exists_in_filter(exists: Exists) -> Result<Expr> {
+    match is_joinable(&exists.subquery)? {
+        true => Ok(Expr::Exists(exists)),
+        false => exists_by_count(exists),
     }
 }
 
@@ -322,6 +334,28 @@ fn exists_by_count(exists: Exists) -> Result<Expr> {
     let plan = exists.subquery.subquery.as_ref().clone();
     let rows = counted(plan, lit(1))?;
     Ok(if exists.negated { rows.eq(lit(0_i64)) } else { rows.gt(lit(0_i64)) })
+}
+
+/// `x > ANY (q)` as a value: true if the comparison is true for a row, null if it is null for one, otherwise
+/// false. `x > ALL (q)` is true unless `x <= ANY (q)`.
+fn comparison_by_counts(comparison: SetComparison, schema: &DFSchema) -> Result<Expr> {
+    let SetComparison { expr, subquery: inner, op, quantifier } = comparison;
+    let (op, found) = match quantifier {
+        SetQuantifier::Any => (op, true),
+        SetQuantifier::All => match op.negate() {
+            Some(negated) => (negated, false),
+            None => return not_impl_err!("{op} ALL of a subquery"),
+        },
+    };
+    let plan = apart_from(&expr, inner.subquery.as_ref().clone())?;
+    let compared = binary_expr(outer(&expr, schema)?, op, column_of(&plan));
+    let rows = |condition: Expr| {
+        let matching = LogicalPlanBuilder::from(plan.clone()).filter(condition)?.build()?;
+        Ok::<_, DataFusionError>(counted(matching, lit(1))?.gt(lit(0_i64)))
+    };
+    when(rows(compared.clone())?, lit(found))
+        .when(rows(compared.is_null())?, lit(ScalarValue::Boolean(None)))
+        .otherwise(lit(!found))
 }
 
 /// `x IN (q)` as a value: true if a row is equal, null if one might be, otherwise false.

@@ -3,19 +3,35 @@
 
 use std::sync::Arc;
 
+use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::sorts::sort::SortExec;
 
 mod ordered_limits;
+mod required_orders;
 mod two_partitions;
 mod window_keys;
+
+type Plan = Arc<dyn ExecutionPlan>;
 
 /// The rules of a session: ours around those of DataFusion.
 pub(crate) fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> =
         vec![Arc::new(two_partitions::TwoPartitions)];
-    rules.extend(PhysicalOptimizer::new().rules);
+    rules
+        .extend(PhysicalOptimizer::new().rules.into_iter().filter(|r| r.name() != required_orders::REPLACED));
     rules.push(Arc::new(ordered_limits::OrderedLimits));
     rules.push(Arc::new(window_keys::WindowKeys));
+    rules.push(Arc::new(required_orders::RequiredOrders));
     rules
+}
+
+/// The plan with each of its partitions sorted.
+fn sorted(plan: Plan, keys: impl IntoIterator<Item = PhysicalSortExpr>) -> Plan {
+    match LexOrdering::new(keys) {
+        Some(ordering) => Arc::new(SortExec::new(ordering, plan).with_preserve_partitioning(true)),
+        None => plan,
+    }
 }

@@ -9,20 +9,19 @@ use std::sync::Arc;
 use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::config::ConfigOptions;
+use datafusion::physical_expr::PhysicalSortExpr;
 use datafusion::physical_expr::window::WindowExpr;
-use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
-use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, InputOrderMode};
+use datafusion::physical_plan::{ExecutionPlanProperties, InputOrderMode};
 
+use super::{Plan, sorted};
 use crate::context::QueryContext;
 
 /// The rule; runs after those of DataFusion.
 #[derive(Debug)]
 pub(super) struct WindowKeys;
-
-type Plan = Arc<dyn ExecutionPlan>;
 
 impl PhysicalOptimizerRule for WindowKeys {
     fn name(&self) -> &str {
@@ -91,7 +90,7 @@ impl<'a> Window<'a> {
             None => Arc::new(WindowAggExec::try_new(exprs, input, true)?),
         };
         let order = plan.output_ordering().map(|ordering| ordering.to_vec()).unwrap_or_default();
-        Ok(sorted(window, order.into_iter()))
+        Ok(sorted(window, order))
     }
 }
 
@@ -101,13 +100,5 @@ fn visible_ordering(plan: &Plan) -> Vec<PhysicalSortExpr> {
     match Window::of(plan) {
         Some(window) => visible_ordering(window.input),
         None => plan.downcast_ref::<SortExec>().map(|sort| sort.expr().to_vec()).unwrap_or_default(),
-    }
-}
-
-/// The plan with each of its partitions sorted.
-fn sorted(plan: Plan, keys: impl Iterator<Item = PhysicalSortExpr>) -> Plan {
-    match LexOrdering::new(keys) {
-        Some(ordering) => Arc::new(SortExec::new(ordering, plan).with_preserve_partitioning(true)),
-        None => plan,
     }
 }

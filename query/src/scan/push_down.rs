@@ -5,6 +5,9 @@
 //! ADR 0032). Negations of lists and patterns are evaluated by the engine, on decoded values. A property test
 //! compares both ways for what is left.
 //!
+//! Conditions that may fail, like quotients, are evaluated by the engine as well, after those that exclude
+//! rows.
+//!
 //! The format orders floats by their bits, and takes the two zeros for different values. Stored floats have
 //! one zero, so that only computed and constant floats must be kept from it.
 
@@ -13,11 +16,16 @@ use std::sync::Arc;
 use arrow_schema::Schema;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result, ScalarValue};
-use datafusion::physical_expr::expressions::{Column, InListExpr, LikeExpr, Literal, NotExpr};
+use datafusion::logical_expr::Operator;
+use datafusion::physical_expr::expressions::{
+    BinaryExpr, CastExpr, Column, InListExpr, LikeExpr, Literal, NotExpr,
+};
 use datafusion::physical_plan::PhysicalExpr;
 use vortex::expr::Expression;
 use vortex::session::VortexSession;
 use vortex_datafusion::convert::{DefaultExpressionConverter, ExpressionConverter};
+
+use crate::analysis::fallible::is_total;
 
 /// Converts expressions for the segment format, except those that it evaluates differently.
 pub(crate) struct SafeConverter(DefaultExpressionConverter);
@@ -31,7 +39,7 @@ impl SafeConverter {
 
 impl ExpressionConverter for SafeConverter {
     fn try_convert(&self, expr: &Arc<dyn PhysicalExpr>, schema: &Schema) -> Result<Option<Expression>> {
-        if has_negation(expr)? || has_other_zero(expr, schema)? {
+        if has_negation(expr)? || has_other_zero(expr, schema)? || can_fail(expr, schema)? {
             return Ok(None);
         }
         self.0.try_convert(expr, schema)
@@ -47,6 +55,22 @@ fn has_negation(expr: &Arc<dyn PhysicalExpr>) -> Result<bool> {
             || expr.is::<NotExpr>();
         found |= is_negated;
         Ok(if is_negated { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(found)
+}
+
+/// Whether an expression computes something that may fail for a row which another condition excludes.
+fn can_fail(expr: &Arc<dyn PhysicalExpr>, schema: &Schema) -> Result<bool> {
+    let mut found = false;
+    expr.apply(|expr| {
+        use Operator::{Divide, Minus, Modulo, Multiply, Plus};
+        if let Some(binary) = expr.downcast_ref::<BinaryExpr>() {
+            found |= matches!(binary.op(), Plus | Minus | Multiply | Divide | Modulo);
+        }
+        if let Some(cast) = expr.downcast_ref::<CastExpr>() {
+            found |= !is_total(&cast.expr().data_type(schema)?, cast.cast_type());
+        }
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     })?;
     Ok(found)
 }

@@ -28,7 +28,7 @@ pub use snapshot::vectors::Vectors;
 pub use snapshot::{SearchSnapshot, SegmentView, blocking};
 pub(crate) use sql::binding::BindRule;
 pub use sql::fast_path::{bind_searches, is_repeatable, run_fast_path};
-pub(crate) use sql::function_codec::{decode as decode_function, encode as encode_function};
+pub(crate) use sql::function_codec::{carry_bindings, without_carried};
 pub use sql::relation::searched_table;
 pub(crate) use sql::rule::SearchRule;
 pub use sql::scalar_functions::NAMED_ARGUMENT;

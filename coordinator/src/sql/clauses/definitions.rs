@@ -74,6 +74,14 @@ fn check_keys(columns: &[ast::ColumnDef], constraints: &[TableConstraint]) -> Re
 /// Checks the definition of a column.
 fn check_column(column: &ast::ColumnDef) -> Result<()> {
     let ast::ColumnDef { name, data_type: _, options } = column;
+    let count = |is_one: fn(&ColumnOption) -> bool| options.iter().filter(|o| is_one(&o.option)).count();
+    let defaults = count(|option| matches!(option, ColumnOption::Default(_)));
+    let nulls = count(|option| matches!(option, ColumnOption::Null));
+    let not_nulls = count(|option| matches!(option, ColumnOption::NotNull | ColumnOption::PrimaryKey(_)));
+    if defaults > 1 || (nulls > 0 && not_nulls > 0) {
+        let what = if defaults > 1 { "has two defaults" } else { "is NULL and NOT NULL" };
+        return Err(Error::invalid(format!("column {name} {what}")));
+    }
     for ast::ColumnOptionDef { name: _, option } in options {
         match option {
             ColumnOption::Null | ColumnOption::NotNull | ColumnOption::Default(_) => {}

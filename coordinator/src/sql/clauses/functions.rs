@@ -58,6 +58,7 @@ pub(super) fn check_call(function: &ast::Function) -> Result<()> {
     } = function;
     let none = matches!(parameters, FunctionArguments::None);
     refuse!("function": !none => "a second list of arguments");
+    check_pattern(function)?;
     let Some(name) = unqualified(name).ok().filter(|name| SCALARS.contains(name)) else {
         return Ok(());
     };
@@ -80,5 +81,26 @@ pub(super) fn check_call(function: &ast::Function) -> Result<()> {
             Err(Error::invalid(format!("{name} is a function of one row and takes no {clause}")))
         }
         None => Ok(()),
+    }
+}
+
+/// Refuses patterns of other databases, which would be copied to the result.
+fn check_pattern(function: &ast::Function) -> Result<()> {
+    let FunctionArguments::List(list) = &function.args else {
+        return Ok(());
+    };
+    let pattern = match list.args.as_slice() {
+        [_, ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(ast::Expr::Value(value)))] => &value.value,
+        _ => return Ok(()),
+    };
+    match pattern {
+        ast::Value::SingleQuotedString(pattern)
+            if !pattern.is_empty()
+                && !pattern.contains('%')
+                && unqualified(&function.name).is_ok_and(|name| name == "to_char") =>
+        {
+            Err(Error::invalid(format!("to_char: {pattern:?} has no field: write a pattern like '%Y-%m-%d'")))
+        }
+        _ => Ok(()),
     }
 }

@@ -3,7 +3,8 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    self, Expr, GroupByExpr, LimitClause, OrderByKind, Query, Select, SelectItem, TableFactor, Visitor,
+    self, Expr, GroupByExpr, JoinConstraint, JoinOperator, LimitClause, OrderByKind, Query, Select,
+    SelectItem, TableFactor, Visitor,
 };
 use plexus_model::{Error, Result};
 
@@ -91,7 +92,7 @@ fn check_select(select: &Select) -> Result<()> {
         projection,
         exclude,
         into,
-        from: _,
+        from,
         lateral_views,
         prewhere,
         selection: _,
@@ -120,6 +121,14 @@ fn check_select(select: &Select) -> Result<()> {
         return Err(Error::unsupported(format!(
             "GROUP BY: {modifier} is not supported: write GROUP BY ROLLUP (a) or GROUPING SETS ((a), ())"
         )));
+    }
+    for join in from.iter().flat_map(|relation| &relation.joins) {
+        if matches!(
+            join.join_operator,
+            JoinOperator::Join(JoinConstraint::None) | JoinOperator::Inner(JoinConstraint::None)
+        ) {
+            return Err(Error::invalid("JOIN needs ON or USING: write CROSS JOIN for all pairs of rows"));
+        }
     }
     for item in projection {
         if let SelectItem::Wildcard(options) | SelectItem::QualifiedWildcard(_, options) = item {
@@ -169,7 +178,20 @@ fn check_expr(expr: &Expr) -> Result<()> {
     match expr {
         Expr::Function(function) => check_call(function)?,
         Expr::Collate { .. } => return Err(unsupported("expression", "COLLATE")),
+        Expr::Value(value) => check_number(&value.value)?,
         _ => {}
     }
     Ok(())
+}
+
+/// Refuses numbers that are too large for a double.
+fn check_number(value: &ast::Value) -> Result<()> {
+    match value {
+        ast::Value::Number(digits, _)
+            if digits.contains(['e', 'E']) && digits.parse().is_ok_and(f64::is_infinite) =>
+        {
+            Err(Error::invalid(format!("{digits} does not fit DOUBLE: it is too large")))
+        }
+        _ => Ok(()),
+    }
 }

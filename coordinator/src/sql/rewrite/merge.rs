@@ -1,8 +1,10 @@
 //! `MERGE`, and the upserts that become one.
 
+use std::ops::ControlFlow;
+
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Expr, Ident, JoinConstraint, JoinOperator, Merge, MergeAction, MergeClause,
-    MergeClauseKind, MergeInsertExpr, MergeInsertKind, TableFactor, Value, Values,
+    MergeClauseKind, MergeInsertExpr, MergeInsertKind, TableFactor, Value, Values, visit_expressions,
 };
 use plexus_model::{Error, Result, Table};
 use plexus_query::ROW_COLUMN;
@@ -106,6 +108,14 @@ fn rewrite_clause(clause: &MergeClause, alias: &Ident, source: &Ident, table: &T
         Some(predicate) => syntax::all([kind, predicate.clone()]),
         None => kind,
     };
+    let absent = match clause.clause_kind {
+        MergeClauseKind::Matched => None,
+        MergeClauseKind::NotMatched | MergeClauseKind::NotMatchedByTarget => Some(alias),
+        MergeClauseKind::NotMatchedBySource => Some(source),
+    };
+    if let Some(absent) = absent.filter(|absent| refers_to(clause, absent)) {
+        return Err(Error::invalid(format!("MERGE: {clause}: there is no row of {absent} for this clause")));
+    }
     let columns = &table.schema.columns;
     let old = || columns.iter().map(|column| syntax::column(alias, &column.name));
     let (action, values) = match &clause.action {
@@ -135,6 +145,27 @@ fn rewrite_clause(clause: &MergeClause, alias: &Ident, source: &Ident, table: &T
         )));
     }
     Ok(Clause { condition, action, values })
+}
+
+/// Whether an expression of a clause names a column of a relation.
+fn refers_to(clause: &MergeClause, relation: &Ident) -> bool {
+    let name = name_of(relation);
+    let values = match &clause.action {
+        MergeAction::Update(update) => update.assignments.iter().map(|set| &set.value).collect(),
+        MergeAction::Insert(insert) => match &insert.kind {
+            MergeInsertKind::Values(values) => values.rows.iter().flat_map(|row| &row.content).collect(),
+            MergeInsertKind::Row => vec![],
+        },
+        MergeAction::Delete { .. } => vec![],
+    };
+    let is_column = |expr: &Expr| match expr {
+        Expr::CompoundIdentifier(parts) if parts.len() > 1 && name_of(&parts[0]) == name => {
+            ControlFlow::Break(())
+        }
+        _ => ControlFlow::Continue(()),
+    };
+    let mut exprs = values.into_iter().chain(clause.predicate.as_ref());
+    exprs.any(|expr| visit_expressions(expr, is_column).is_break())
 }
 
 /// The value of each column of the table in the `INSERT` of a merge.

@@ -8,6 +8,7 @@ pub(crate) mod filter;
 pub(crate) mod fusion;
 pub(crate) mod local;
 pub(crate) mod nearest;
+pub(crate) mod pages;
 pub(crate) mod report;
 pub(crate) mod request;
 pub(crate) mod respond;

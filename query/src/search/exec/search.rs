@@ -14,6 +14,7 @@ use crate::search::exec::cursor::SEEN_MAX;
 use crate::search::exec::fetch::fetch;
 use crate::search::exec::filter::Filter;
 use crate::search::exec::fusion::{RetrieverRank, fuse};
+use crate::search::exec::pages::continued;
 use crate::search::exec::report::{note_retriever, note_rows};
 use crate::search::exec::request::Request;
 use crate::search::exec::retriever::{Retriever, run, run_all};
@@ -209,30 +210,6 @@ async fn rank(
 /// Rows of each retriever that are fused for what follows the top of a ranking: enough for the largest offset
 /// and page, then for the last page that a cursor reaches.
 const DEEP_CANDIDATES: [usize; 2] = [20_000, SEEN_MAX];
-
-/// The ranking of one retriever, the same for all pages of `k` rows: what its index finds, and after that
-/// the other rows by their exact scores.
-async fn continued(
-    snapshot: &SearchSnapshot,
-    retriever: &Retriever,
-    selections: &RowSelections,
-    (k, depth): (usize, usize),
-    params: SearchParams,
-) -> Result<Ranking> {
-    let first = match retriever {
-        Retriever::Vector { ef, .. } if !params.exact => params.with(*ef).ef.max(k),
-        _ => depth,
-    };
-    let mut ranking = run(snapshot, retriever, selections, first, params).await?;
-    if ranking.len() < depth && first < depth {
-        let exact = SearchParams { exact: true, ..params };
-        let seen: HashSet<Hit> = ranking.iter().map(|(_, hit)| *hit).collect();
-        let all = run(snapshot, retriever, selections, depth, exact).await?;
-        ranking.extend(all.into_iter().filter(|(_, hit)| !seen.contains(hit)));
-    }
-    ranking.truncate(depth);
-    Ok(ranking)
-}
 
 /// Fuses the best rows of all retrievers.
 async fn rank_fused(

@@ -15,9 +15,8 @@ use plexus_model::Table;
 use crate::context::external;
 use crate::search::exec::text_binding::{Bindings, TextBinding};
 use crate::search::sql::relation::SearchNode;
+use crate::search::sql::rule::pinned_table;
 use crate::search::sql::scalar_functions::{TextFunction, as_function};
-use crate::tables::dml_target::TargetTable;
-use crate::tables::pinned::PinnedTable;
 
 /// Lowers searches and binds full-text functions.
 #[derive(Debug)]
@@ -132,11 +131,7 @@ fn unaliased(expr: &Expr) -> &Expr {
 
 /// The table behind a provider and its bindings, if full text can be searched in it.
 fn bindings_of(provider: &dyn TableProvider) -> Option<(&Table, &Bindings)> {
-    let pinned = match provider.downcast_ref::<TargetTable>() {
-        Some(target) => target.pinned(),
-        None => provider.downcast_ref::<PinnedTable>()?,
-    };
-    Some((pinned.table(), pinned.bindings()))
+    pinned_table(provider).map(|pinned| (pinned.table().as_ref(), pinned.bindings()))
 }
 
 /// The table that a column of a plan comes from, and the name of the column there.

@@ -1,13 +1,19 @@
-//! Encodes bound full-text functions for other nodes.
+//! Bound full-text functions in plans for other nodes.
 //!
-//! The query travels as text and is parsed again. The statistics that scores depend on travel with it, since
-//! the other node cannot know them.
+//! The plans of a distributed query name their functions, and have no place for what a function is bound to.
+//! The binding travels as the last argument of the call: the query as text, which is parsed again, and the
+//! statistics that scores depend on, which the other node cannot know.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use datafusion::common::{DataFusionError, Result, internal_err};
-use datafusion::logical_expr::ScalarUDF;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as BASE64;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::{DataFusionError, Result};
+use datafusion::datasource::source_as_provider;
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::{ColumnarValue, Expr, LogicalPlan, ScalarUDF, lit};
 use plexus_index::text::{Analyzer, GlobalStatistics, ScoredTerm};
 use plexus_model::Error;
 use prost::Message;
@@ -15,27 +21,27 @@ use tokio::sync::OnceCell;
 
 use crate::search::exec::text_binding::TextBinding;
 use crate::search::snapshot::text_fields::TextFields;
-use crate::search::sql::scalar_functions::{TextFunction, as_function};
+use crate::search::sql::binding::text_call;
+use crate::search::sql::rule::pinned_table;
+use crate::search::sql::scalar_functions::TextFunction;
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct WireFunction {
-    #[prost(bool, tag = "1")]
-    scores: bool,
-    #[prost(string, tag = "2")]
+struct WireBinding {
+    #[prost(string, tag = "1")]
     tokenizer: String,
-    #[prost(uint32, repeated, tag = "3")]
+    #[prost(uint32, repeated, tag = "2")]
     columns: Vec<u32>,
-    #[prost(string, repeated, tag = "4")]
+    #[prost(string, repeated, tag = "3")]
     names: Vec<String>,
-    #[prost(uint32, repeated, tag = "5")]
+    #[prost(uint32, repeated, tag = "4")]
     called: Vec<u32>,
-    #[prost(string, tag = "6")]
+    #[prost(string, tag = "5")]
     text: String,
-    #[prost(uint64, tag = "7")]
+    #[prost(uint64, tag = "6")]
     rows: u64,
-    #[prost(uint64, repeated, tag = "8")]
+    #[prost(uint64, repeated, tag = "7")]
     tokens: Vec<u64>,
-    #[prost(message, repeated, tag = "9")]
+    #[prost(message, repeated, tag = "8")]
     frequencies: Vec<WireFrequency>,
 }
 
@@ -49,22 +55,91 @@ struct WireFrequency {
     rows: u64,
 }
 
-/// Encodes a bound full-text function. Other functions need no encoding; their names identify them.
+/// Lets the bound full-text functions of an optimized plan run on other nodes.
 ///
 /// # Errors
-/// When the function cannot be encoded.
-pub(crate) fn encode(function: &ScalarUDF, buffer: &mut Vec<u8>) -> Result<()> {
-    let Some(function) = as_function::<TextFunction>(function) else {
-        return Ok(());
+/// When the statistics of a table cannot be read.
+pub(crate) async fn carry_bindings(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let mut calls = false;
+    let mut sources = Vec::new();
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            sources.push(source_as_provider(&scan.source)?);
+        }
+        node.apply_expressions(|expr| {
+            calls |= expr.exists(|expr| Ok(bound_call(expr).is_some()))?;
+            Ok(TreeNodeRecursion::Continue)
+        })
+    })?;
+    if !calls {
+        return Ok(plan);
+    }
+    for provider in sources {
+        if let Some(pinned) = pinned_table(&*provider) {
+            pinned.collect_statistics().await?;
+        }
+    }
+    let carried = plan.transform_up_with_subqueries(|node| {
+        let preserver = NamePreserver::new(&node);
+        node.map_expressions(|expr| {
+            let name = preserver.save(&expr);
+            let carried = expr.transform_up(|expr| match bound_call(&expr) {
+                Some((scores, binding, args)) => carry(scores, binding, args).map(Transformed::yes),
+                None => Ok(Transformed::no(expr)),
+            });
+            Ok(carried?.update_data(|expr| name.restore(expr)))
+        })
+    });
+    carried.data()
+}
+
+/// A call of a bound function.
+fn bound_call(expr: &Expr) -> Option<(bool, &TextBinding, &[Expr])> {
+    let (function, args) = text_call(expr)?;
+    Some((function.scores, function.binding.as_deref()?, args))
+}
+
+/// A call with its binding as a further argument.
+fn carry(scores: bool, binding: &TextBinding, args: &[Expr]) -> Result<Expr> {
+    let binding = format!("{CARRIED}{}", BASE64.encode(encode(binding)));
+    let args = args.iter().cloned().chain([lit(binding)]).collect();
+    Ok(ScalarUDF::from(TextFunction::new(scores, None)).call(args))
+}
+
+/// The binding that a call carries as its last argument; `None` if it carries none.
+///
+/// # Errors
+/// When the argument is damaged.
+pub(crate) fn carried(args: &[ColumnarValue]) -> Result<Option<Arc<TextBinding>>> {
+    let Some(ColumnarValue::Scalar(last)) = args.last() else {
+        return Ok(None);
     };
-    let Some(binding) = &function.binding else {
-        return Ok(());
+    let Some(text) = last.try_as_str().flatten().and_then(|text| text.strip_prefix(CARRIED)) else {
+        return Ok(None);
     };
+    let bytes = BASE64.decode(text).map_err(|e| DataFusionError::External(Box::new(e)))?;
+    decode(&bytes).map(Arc::new).map(Some)
+}
+
+/// A description of a plan without the bindings that its calls carry.
+pub(crate) fn without_carried(text: &str) -> String {
+    let separator = format!(", {CARRIED}");
+    let mut parts = text.split(separator.as_str());
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        plain.push_str(part.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || "+/=".contains(c)));
+    }
+    plain
+}
+
+/// The start of an argument that is a binding. A query that starts like this is an error on decoding.
+const CARRIED: &str = "$binding\u{1}";
+
+fn encode(binding: &TextBinding) -> Vec<u8> {
     let known = binding.statistics.get().cloned().unwrap_or_default();
     let frequency =
         |(term, rows): (ScoredTerm, u64)| WireFrequency { field: term.field as u64, term: term.term, rows };
-    let wire = WireFunction {
-        scores: function.scores,
+    let wire = WireBinding {
         tokenizer: binding.fields.analyzer.name().to_owned(),
         columns: binding.fields.columns.clone(),
         names: binding.names.clone(),
@@ -74,16 +149,12 @@ pub(crate) fn encode(function: &ScalarUDF, buffer: &mut Vec<u8>) -> Result<()> {
         tokens: known.tokens,
         frequencies: known.document_frequencies.into_iter().map(frequency).collect(),
     };
-    wire.encode(buffer).map_err(|e| DataFusionError::External(Box::new(e)))
+    wire.encode_to_vec()
 }
 
-/// Decodes what [`encode`] wrote.
-///
-/// # Errors
-/// When the bytes are damaged, or encode a function of another name.
-pub(crate) fn decode(name: &str, bytes: &[u8]) -> Result<Arc<ScalarUDF>> {
+fn decode(bytes: &[u8]) -> Result<TextBinding> {
     let external = |e: Error| DataFusionError::External(Box::new(e));
-    let wire = WireFunction::decode(bytes).map_err(|e| DataFusionError::External(Box::new(e)))?;
+    let wire = WireBinding::decode(bytes).map_err(|e| DataFusionError::External(Box::new(e)))?;
     let fields = TextFields {
         columns: wire.columns,
         analyzer: Analyzer::named(&wire.tokenizer).map_err(external)?,
@@ -94,19 +165,14 @@ pub(crate) fn decode(name: &str, bytes: &[u8]) -> Result<Arc<ScalarUDF>> {
     let document_frequencies: BTreeMap<ScoredTerm, u64> =
         wire.frequencies.into_iter().map(frequency).collect();
     let statistics = GlobalStatistics { rows: wire.rows, tokens: wire.tokens, document_frequencies };
-    let binding = TextBinding {
+    Ok(TextBinding {
         fields,
         names: wire.names,
         called: wire.called,
         text: wire.text,
         query,
         statistics: OnceCell::new_with(Some(statistics)),
-    };
-    let function = ScalarUDF::from(TextFunction::new(wire.scores, Some(Arc::new(binding))));
-    if function.name() != name {
-        return internal_err!("function {name} was encoded as {}", function.name());
-    }
-    Ok(Arc::new(function))
+    })
 }
 
 #[cfg(test)]
@@ -114,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bound_functions_survive_a_round_trip() {
+    fn calls_carry_their_binding() {
         let fields =
             TextFields { columns: vec![2, 3], analyzer: Analyzer::named("en_stem").unwrap(), index: Some(7) };
         let names = vec!["title".to_owned(), "body".to_owned()];
@@ -126,17 +192,25 @@ mod tests {
             document_frequencies: BTreeMap::from([(term, 4)]),
         };
         let statistics = OnceCell::new_with(Some(statistics));
-        let binding =
+        let original =
             TextBinding { fields, names, called: vec![3], text: "wings -low".to_owned(), query, statistics };
-        let function = ScalarUDF::from(TextFunction::new(true, Some(Arc::new(binding))));
-        let mut bytes = Vec::new();
-        encode(&function, &mut bytes).unwrap();
-        let back = decode("bm25_score", &bytes).unwrap();
-        let binding = |f: &ScalarUDF| as_function::<TextFunction>(f).unwrap().binding.clone().unwrap();
-        let (decoded, original) = (binding(&back), binding(&function));
+        let call = carry(true, &original, &[lit("wings -low")]).unwrap();
+        let (_, args) = text_call(&call).unwrap();
+        let value = |arg: &Expr| match arg {
+            Expr::Literal(value, _) => ColumnarValue::Scalar(value.clone()),
+            other => panic!("{other} is not a literal"),
+        };
+        let args: Vec<ColumnarValue> = args.iter().map(value).collect();
+        let decoded = carried(&args).unwrap().unwrap();
         assert_eq!(decoded.query, original.query);
         assert_eq!(decoded.statistics.get(), original.statistics.get());
         assert_eq!((&decoded.names, &decoded.called), (&original.names, &original.called));
-        assert!(decode("text_match", &bytes).is_err());
+        assert!(carried(&args[..1]).unwrap().is_none());
+        let shown = |arg: &ColumnarValue| match arg {
+            ColumnarValue::Scalar(value) => value.to_string(),
+            ColumnarValue::Array(_) => panic!("{arg} is not constant"),
+        };
+        let explained = format!("f(bm25_score(body@1, {}, {}) > 0)", shown(&args[0]), shown(&args[1]));
+        assert_eq!(without_carried(&explained), "f(bm25_score(body@1, wings -low) > 0)");
     }
 }

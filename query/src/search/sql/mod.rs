@@ -10,3 +10,4 @@ pub(crate) mod rule;
 pub(crate) mod scalar_functions;
 pub(crate) mod search_function;
 pub(crate) mod search_results;
+pub(crate) mod tie_break_keys;

@@ -240,7 +240,13 @@ impl SearchNode {
     pub(crate) fn lower(&self) -> Result<LogicalPlan> {
         let table = self.search_results()?;
         LogicalPlanBuilder::scan(self.call.function.name(), provider_as_source(Arc::new(table)), None)?
-            .project(self.call.schema.fields().iter().map(|f| Expr::Column(f.name().as_str().into())))?
+            .project(
+                self.call
+                    .schema
+                    .fields()
+                    .iter()
+                    .map(|f| Expr::Column(datafusion::common::Column::from_name(f.name()))),
+            )?
             .build()
     }
 

@@ -16,7 +16,8 @@ use datafusion::common::{Column, Result};
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{
-    Expr, Filter, LogicalPlan, SortExpr, TableProviderFilterPushDown, TableScan, TableType,
+    Expr, FetchType, Filter, Limit, LogicalPlan, SkipType, SortExpr, TableProviderFilterPushDown, TableScan,
+    TableType,
 };
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 use datafusion::physical_plan::ExecutionPlan;
@@ -27,6 +28,7 @@ use crate::context::external;
 use crate::context::query_id;
 use crate::search::exec::local::matching as matching_rows;
 use crate::search::exec::nearest::any_without_distance;
+use crate::search::exec::pages::sorted_pages;
 use crate::search::exec::report::{note_retriever, note_rows};
 use crate::search::exec::retriever::{self, Retriever};
 use crate::search::exec::search::select_rows;
@@ -39,6 +41,8 @@ use crate::search::snapshot::selections::RowSelections;
 use crate::search::sql::arguments::K_MAX;
 use crate::search::sql::binding::text_call;
 use crate::search::sql::scalar_functions::{DistanceFunction, as_function, vector_of};
+use crate::search::sql::tie_break_keys::break_ties;
+use crate::tables::dml_target::TargetTable;
 use crate::tables::pinned::PinnedTable;
 
 /// Restricts table scans to the rows that a search selects.
@@ -71,8 +75,18 @@ struct Selection {
     filters: Vec<Expr>,
     /// Full-text queries that all rows match.
     matches: Vec<Arc<TextBinding>>,
-    /// The order of the rows and how many of the first are read, with all that tie with the last of them.
-    top: Option<(TopOf, usize)>,
+    /// The first rows of an order, with all that tie with the last of them.
+    top: Option<Top>,
+}
+
+/// The rows that a limit leaves.
+#[derive(Debug, Clone)]
+struct Top {
+    of: TopOf,
+    /// How many rows are read.
+    depth: usize,
+    /// How many of the last of them are returned, if an offset skips the others.
+    page: Option<usize>,
 }
 
 /// An order in which a search can find the first rows.
@@ -89,6 +103,14 @@ fn below(node: &LogicalPlan) -> Option<&Arc<LogicalPlan>> {
         LogicalPlan::Projection(projection) => Some(&projection.input),
         LogicalPlan::Filter(filter) => Some(&filter.input),
         LogicalPlan::SubqueryAlias(alias) => Some(&alias.input),
+        _ => None,
+    }
+}
+
+/// The rows that a limit with an offset returns.
+fn page_of(limit: &Limit) -> Option<usize> {
+    match (limit.get_skip_type().ok()?, limit.get_fetch_type().ok()?) {
+        (SkipType::Literal(1..), FetchType::Literal(page)) => page,
         _ => None,
     }
 }
@@ -118,6 +140,13 @@ fn nodes_of(top: &LogicalPlan) -> Option<(Vec<&LogicalPlan>, &TableScan)> {
 impl Chain {
     /// The chain that starts at a node, if there is one and it is a search.
     fn of(top: &LogicalPlan) -> Result<Option<Self>> {
+        let (page, top) = match top {
+            LogicalPlan::Limit(limit) => match page_of(limit) {
+                Some(page) => (Some(page), limit.input.as_ref()),
+                None => return Ok(None),
+            },
+            top => (None, top),
+        };
         let Some((nodes, scan)) = nodes_of(top) else {
             return Ok(None);
         };
@@ -146,15 +175,15 @@ impl Chain {
                     defined = next;
                 }
                 LogicalPlan::Sort(sort) => {
-                    if let (Some(fetch), Some(by)) = (sort.fetch, sort.expr.first()) {
+                    if let (Some(depth), Some(by)) = (sort.fetch, sort.expr.first()) {
                         let by = SortExpr { expr: resolved(&by.expr, &defined)?, ..by.clone() };
-                        top = top_of(pinned, &by).map(|top| (top, fetch));
+                        top = top_of(pinned, &by).map(|of| Top { of, depth, page });
                     }
                 }
                 _ => {}
             }
         }
-        let selection = Selection::new(pinned, filters, top.filter(|(_, k)| *k <= K_MAX));
+        let selection = Selection::new(pinned, filters, top.filter(|top| top.depth <= K_MAX));
         let searches = selection.top.is_some() || !selection.matches.is_empty();
         Ok(searches.then(|| Self { table: provider.clone(), selection }))
     }
@@ -181,7 +210,16 @@ impl Chain {
             }
             other => Ok(Transformed::no(other)),
         })?;
-        Ok(rewritten.data)
+        match (&self.selection.top, pinned_table(&*self.table)) {
+            (Some(_), Some(pinned)) => {
+                let schema = &pinned.table().schema;
+                let name =
+                    |position: &u32| schema.columns.get(*position as usize).map(|column| column.name.clone());
+                let key: Vec<String> = schema.primary_key.iter().filter_map(name).collect();
+                break_ties(rewritten.data, &key)
+            }
+            _ => Ok(rewritten.data),
+        }
     }
 
     /// Whether a filter is one of the full-text queries that the scan applies.
@@ -197,7 +235,7 @@ impl Chain {
 impl Selection {
     /// The selection of filters over the columns of a table. `top` is dropped if a filter cannot be applied
     /// before it.
-    fn new(pinned: &PinnedTable, filters: Vec<Expr>, top: Option<(TopOf, usize)>) -> Self {
+    fn new(pinned: &PinnedTable, filters: Vec<Expr>, top: Option<Top>) -> Self {
         let mut selection = Self { top, ..Self::default() };
         for filter in filters {
             if let Some(binding) = match_of(pinned, &filter) {
@@ -214,7 +252,7 @@ impl Selection {
                 selection.top = None;
             }
         }
-        if let Some((TopOf::Text(binding), _)) = &selection.top
+        if let Some(Top { of: TopOf::Text(binding), .. }) = &selection.top
             && !selection.matches.iter().any(|m| Arc::ptr_eq(m, binding))
         {
             // Rows that do not match have no score, and can be among the first rows.
@@ -328,6 +366,17 @@ struct SelectedTable {
     selection: Selection,
 }
 
+/// The table that a provider scans, if full text can be searched in it.
+pub(crate) fn pinned_table(provider: &dyn TableProvider) -> Option<&PinnedTable> {
+    if let Some(selected) = provider.downcast_ref::<SelectedTable>() {
+        return pinned_table(&*selected.inner);
+    }
+    match provider.downcast_ref::<TargetTable>() {
+        Some(target) => Some(target.pinned()),
+        None => provider.downcast_ref::<PinnedTable>(),
+    }
+}
+
 #[async_trait]
 impl TableProvider for SelectedTable {
     fn schema(&self) -> SchemaRef {
@@ -360,9 +409,9 @@ impl TableProvider for SelectedTable {
             note_retriever(state, &snapshot, &retriever, &left, 0, SearchParams::of(state));
             left = matching(&snapshot, binding, left).await.map_err(external)?;
         }
-        if let Some((of, k)) = top {
+        if let Some(top) = top {
             note_rows(state, &snapshot, &left);
-            left = best(&snapshot, of, *k, left, state).await.map_err(external)?;
+            left = best(&snapshot, top, left, state).await.map_err(external)?;
         }
         let Some(sets) = left.filter() else {
             return self.inner.scan(state, projection, filters, limit).await;
@@ -373,17 +422,16 @@ impl TableProvider for SelectedTable {
     }
 }
 
-/// The first `k` of the selected rows in an order, with all that tie with the last of them. If fewer are
-/// found, all selected rows.
+/// The first of the selected rows in an order, with all that tie with the last of them. If fewer are found,
+/// all selected rows.
 async fn best(
     snapshot: &SearchSnapshot,
-    of: &TopOf,
-    k: usize,
+    top: &Top,
     selections: RowSelections,
     state: &dyn Session,
 ) -> plexus_model::Result<RowSelections> {
     let params = SearchParams::of(state);
-    let retriever = match of {
+    let retriever = match &top.of {
         TopOf::Vector { column, query, nulls_first } => {
             if *nulls_first && any_without_distance(snapshot, *column, query, &selections).await? {
                 return Ok(selections);
@@ -394,9 +442,12 @@ async fn best(
             Retriever::Text { fields: binding.fields.clone(), query: binding.query.clone() }
         }
     };
-    note_retriever(state, snapshot, &retriever, &selections, k, params);
-    let found = retriever::best(snapshot, &retriever, &selections, k, params).await?;
-    if found.len() < k {
+    note_retriever(state, snapshot, &retriever, &selections, top.depth, params);
+    let found = match top.page {
+        Some(page) => sorted_pages(snapshot, &retriever, &selections, (page, top.depth), params).await?,
+        None => retriever::best(snapshot, &retriever, &selections, top.depth, params).await?,
+    };
+    if found.len() < top.depth {
         // Rows without a vector sort after all others, but they are part of the result.
         return Ok(selections);
     }

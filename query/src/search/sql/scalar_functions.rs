@@ -18,6 +18,7 @@ use plexus_model::{Error, Metric, RowSelection};
 use crate::search::exec::text_binding::TextBinding;
 use crate::search::snapshot::texts::build_texts;
 use crate::search::sql::arguments::list;
+use crate::search::sql::function_codec::carried;
 
 /// `cosine_distance`, `l2_distance`, `inner_product` and `negative_inner_product`: the distance of two
 /// vectors of the same length, as `Float32`. Null where a vector is null or has a component that is null or
@@ -228,7 +229,10 @@ impl ScalarUDFImpl for TextFunction {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let Some(binding) = &self.binding else {
+        let Some(binding) = (match &self.binding {
+            Some(binding) => Some(binding.clone()),
+            None => carried(&args.args)?,
+        }) else {
             return Err(DataFusionError::External(Box::new(Error::unsupported(format!(
                 "{} needs a constant query and columns of one table, in the WHERE, ORDER BY or \
                  select list of a query that reads this table directly",

@@ -5,23 +5,11 @@
 //! a.id IS NULL` above `a RIGHT JOIN b` then filters `b.id`.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, JoinType, Result};
-use datafusion::execution::SessionState;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
-use datafusion::physical_plan::ExecutionPlan;
-
-/// Optimizes a plan and makes it physical.
-///
-/// # Errors
-/// What planning fails with.
-pub async fn physical_plan(state: &SessionState, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
-    let plan = make_unique(state.optimize(plan)?)?;
-    state.query_planner().create_physical_plan(&plan, state).await
-}
 
 /// The new columns of a plan, by those that its parents refer to.
 type Renamed = HashMap<Column, Column>;
@@ -30,7 +18,7 @@ type Renamed = HashMap<Column, Column>;
 ///
 /// # Errors
 /// Those of building plans, which only a fault in the renaming could cause.
-fn make_unique(plan: LogicalPlan) -> Result<LogicalPlan> {
+pub(super) fn make_unique(plan: LogicalPlan) -> Result<LogicalPlan> {
     let Renaming { plan, renamed, .. } = rename(plan)?;
     restore(plan, &renamed)
 }

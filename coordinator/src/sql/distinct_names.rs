@@ -1,0 +1,80 @@
+//! Names for expressions that the engine calls alike.
+//!
+//! The engine names a cast by what is cast and a subquery by nothing at all, and refuses a plan in which two
+//! columns have one name: `sum(CAST(d AS INT)), sum(d)`. A statement that it refuses is planned again with
+//! calls of a function around such expressions that carry their names.
+
+use std::ops::ControlFlow;
+
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::{Expr, Query, Select, Value, VisitMut, VisitorMut};
+use plexus_query::NAMED_VALUE;
+
+use crate::sql::result_names::tell_apart_in;
+use crate::sql::syntax;
+
+/// Gives expressions of a statement names of their own.
+pub(crate) fn rewrite(statement: &mut Statement) {
+    match statement {
+        Statement::Statement(statement) => {
+            let _: ControlFlow<()> = statement.visit(&mut DistinctNames::default());
+        }
+        Statement::Explain(explain) => rewrite(&mut explain.statement),
+        _ => {}
+    }
+}
+
+#[derive(Default)]
+struct DistinctNames {
+    /// The conditions of the selects around the present expression. They name no columns, and are left as
+    /// they are, since casts in them decide what is read.
+    conditions: Vec<Option<Expr>>,
+}
+
+impl VisitorMut for DistinctNames {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        tell_apart_in(&mut query.body);
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        self.conditions.push(select.selection.take());
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        select.selection = self.conditions.pop().flatten();
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        let is_ambiguous = match expr {
+            Expr::Cast { .. } | Expr::TypedString(_) | Expr::Subquery(_) => true,
+            Expr::Value(value) => matches!(value.value, Value::EscapedStringLiteral(_)),
+            _ => false,
+        };
+        if is_ambiguous {
+            let name = expr.to_string();
+            let value = std::mem::replace(expr, syntax::null());
+            *expr = syntax::call(NAMED_VALUE, vec![value, syntax::text(&name)]);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::parse;
+
+    #[test]
+    fn casts_and_subqueries_carry_their_names() {
+        let mut statement = parse::statement("SELECT d, CAST(d AS INT), (SELECT 1) FROM t").unwrap();
+        rewrite(&mut statement);
+        let text = statement.to_string();
+        assert!(text.contains("\"$named_value\"(CAST(d AS INT), 'CAST(d AS INT)')"), "{text}");
+        assert!(text.contains("\"$named_value\"((SELECT 1), '(SELECT 1)')"), "{text}");
+    }
+}

@@ -1,0 +1,101 @@
+//! Expressions that fail for some values: quotients, casts of text, arithmetic that overflows.
+
+use arrow_schema::DataType;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{DFSchema, Result};
+use datafusion::config::ConfigOptions;
+use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, LogicalPlan, Operator, when};
+use datafusion::optimizer::AnalyzerRule;
+
+use crate::analysis::rewrite_expressions;
+
+/// An aggregate with a `FILTER` evaluates its arguments for the rows that pass: `sum(10 / v) FILTER (WHERE v
+/// <> 0)` does not divide by zero. DataFusion evaluates them for all rows. See apache/datafusion#24443.
+#[derive(Debug)]
+pub(crate) struct FilteredArguments;
+
+impl AnalyzerRule for FilteredArguments {
+    fn name(&self) -> &str {
+        "filtered_arguments"
+    }
+
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        rewrite_expressions(plan, &rewrite, &|plan| Ok(Transformed::no(plan)))
+    }
+}
+
+fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let Expr::AggregateFunction(mut aggregate) = expr else {
+        return Ok(Transformed::no(expr));
+    };
+    let Some(filter) = aggregate.params.filter.clone().filter(|filter| !filter.is_volatile()) else {
+        return Ok(Transformed::no(Expr::AggregateFunction(aggregate)));
+    };
+    let mut is_changed = false;
+    for arg in &mut aggregate.params.args {
+        if can_fail(arg, schema) {
+            *arg = when(filter.as_ref().clone(), std::mem::take(arg)).end()?;
+            is_changed = true;
+        }
+    }
+    Ok(Transformed::new_transformed(Expr::AggregateFunction(aggregate), is_changed))
+}
+
+/// Functions that fail for some values, beside those of arithmetic, of timestamps and of patterns.
+const FALLIBLE: [&str; 12] = [
+    "arrow_cast",
+    "chr",
+    "date_bin",
+    "decode",
+    "factorial",
+    "gcd",
+    "lcm",
+    "make_date",
+    "make_time",
+    "power",
+    "to_date",
+    "to_unixtime",
+];
+
+/// Whether an expression may fail for some values of its columns.
+pub(crate) fn can_fail(expr: &Expr, schema: &DFSchema) -> bool {
+    let fails = |expr: &Expr| match expr {
+        Expr::BinaryExpr(BinaryExpr { left, op, .. }) if is_arithmetic(*op) => {
+            !left.get_type(schema).is_ok_and(|data_type| data_type.is_floating())
+        }
+        Expr::Cast(Cast { expr, field }) => {
+            !expr.get_type(schema).is_ok_and(|from| is_total(&from, field.data_type()))
+        }
+        Expr::ScalarFunction(call) => {
+            let name = call.name();
+            FALLIBLE.contains(&name)
+                || ["$checked", "to_timestamp", "regexp_"].iter().any(|p| name.starts_with(p))
+        }
+        _ => false,
+    };
+    expr.exists(|expr| Ok(fails(expr))).unwrap_or(true)
+}
+
+fn is_arithmetic(op: Operator) -> bool {
+    use Operator::{Divide, Minus, Modulo, Multiply, Plus};
+    matches!(op, Plus | Minus | Multiply | Divide | Modulo)
+}
+
+/// Whether a cast fits all values.
+pub(crate) fn is_total(from: &DataType, to: &DataType) -> bool {
+    let is_text =
+        |data_type: &DataType| matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    if from == to {
+        return true;
+    }
+    if is_text(to) {
+        return !matches!(from, DataType::Binary | DataType::LargeBinary | DataType::BinaryView);
+    }
+    match (from.is_integer(), to.is_integer()) {
+        (true, true) => {
+            let is_wider = to.primitive_width() > from.primitive_width();
+            is_wider && (to.is_signed_integer() || from.is_unsigned_integer())
+        }
+        _ => from.is_numeric() && to.is_floating(),
+    }
+}

@@ -1,0 +1,100 @@
+//! Rules for logical plans: those of DataFusion where they are wrong, and steps between an optimized plan and
+//! a physical one.
+
+use std::sync::Arc;
+
+use arrow_schema::DataType;
+use datafusion::common::Result;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::expr::NullTreatment;
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
+use datafusion::optimizer::{Optimizer, OptimizerRule};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion_distributed::DistributedExt;
+
+use crate::analysis::float_zeros::ListZeros;
+use crate::context::QueryContext;
+use crate::scan::distribution::WorkerSlots;
+use crate::search::{SearchRule, carry_bindings};
+
+mod guards;
+mod null_safe_keys;
+mod unique_columns;
+
+/// The rules of a session.
+pub(crate) fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
+    let mut rules: Vec<_> = Optimizer::new().rules.into_iter().map(null_safe_keys::guarded).collect();
+    rules.push(Arc::new(SearchRule));
+    rules.push(Arc::new(ListZeros));
+    rules
+}
+
+/// Optimizes a plan and makes it physical.
+///
+/// # Errors
+/// What planning fails with.
+pub async fn physical_plan(state: &SessionState, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
+    let plan = unique_columns::make_unique(state.optimize(plan)?)?;
+    let mut plan = guards::guard(plan)?;
+    let mut state = state.clone();
+    if !travels(&plan)? {
+        run_locally(&mut state);
+    }
+    if has_nested_keys(&plan)? {
+        state.config_mut().options_mut().optimizer.enable_join_dynamic_filter_pushdown = false;
+    }
+    if state.config_options().extensions.get::<QueryContext>().is_some_and(|context| context.distributed) {
+        plan = carry_bindings(plan).await?;
+    }
+    state.query_planner().create_physical_plan(&plan, &state).await
+}
+
+/// Whether all of a plan can be sent to another node. Window functions lose `FILTER` and `IGNORE NULLS`
+/// there.
+fn travels(plan: &LogicalPlan) -> Result<bool> {
+    let mut travels = true;
+    plan.apply_with_subqueries(|node| {
+        let LogicalPlan::Window(window) = node else {
+            return Ok(TreeNodeRecursion::Continue);
+        };
+        for expr in &window.window_expr {
+            expr.apply(|expr| {
+                if let Expr::WindowFunction(window) = expr {
+                    let params = &window.params;
+                    let ignores_nulls = params.null_treatment == Some(NullTreatment::IgnoreNulls);
+                    travels &= params.filter.is_none() && !ignores_nulls;
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })?;
+        }
+        Ok(if travels { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
+    })?;
+    Ok(travels)
+}
+
+/// Makes plans of a session run on this node alone.
+fn run_locally(state: &mut SessionState) {
+    let nowhere = WorkerSlots { workers: vec![], task_bytes: 0 };
+    state.set_distributed_worker_resolver(nowhere.clone());
+    state.config_mut().set_extension(Arc::new(nowhere));
+    let context = state.config_options().extensions.get::<QueryContext>().cloned().unwrap_or_default();
+    state.set_distributed_option_extension(QueryContext { distributed: false, ..context });
+}
+
+/// Whether a join has keys that are lists, structs or maps. The filter that DataFusion derives from the rows
+/// of one side loses rows of the other if such a key holds a null.
+fn has_nested_keys(plan: &LogicalPlan) -> Result<bool> {
+    let mut found = false;
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::Join(join) = node {
+            let is_nested = |(left, _): &(Expr, Expr)| {
+                let data_type = left.get_type(join.left.schema()).unwrap_or(DataType::Null);
+                data_type.is_nested()
+            };
+            found |= join.on.iter().any(is_nested);
+        }
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(found)
+}
