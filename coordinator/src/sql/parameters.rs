@@ -116,7 +116,7 @@ fn fit(value: &ScalarValue, data_type: &DataType) -> Result<ScalarValue> {
     // A float is rounded to a narrower one where it is stored, but not where it is compared.
     let is_rounded = |cast: &ArrayRef| {
         let is_float = value.data_type().is_floating() && data_type.is_floating();
-        is_float && compute::cast(cast, &value.data_type()).is_ok_and(|back| &back != &array)
+        is_float && compute::cast(cast, &value.data_type()).is_ok_and(|back| *back != *array)
     };
     match cast_exactly(&array, data_type) {
         Ok(cast) if is_rounded(&cast) => Ok(value.clone()),

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{self, Expr, Set, VisitMut, VisitorMut};
+use datafusion::sql::sqlparser::ast::{self, DataType, Expr, Set, TimezoneInfo, Value, VisitMut, VisitorMut};
 use plexus_query::AT_TIME_ZONE;
 
 use crate::sql::syntax;
@@ -19,6 +19,15 @@ pub(crate) fn rewrite(statement: &mut ast::Statement) {
     let _: ControlFlow<()> = statement.visit(&mut TimeZones);
 }
 
+/// Whether a literal is text of an instant: a time with an offset from UTC.
+fn has_offset(value: &Value) -> bool {
+    let Value::SingleQuotedString(text) = value else {
+        return false;
+    };
+    let time = text.trim().split_once([' ', 'T']).map_or("", |(_, time)| time);
+    time.contains(['+', '-']) || time.ends_with(['Z', 'z'])
+}
+
 struct TimeZones;
 
 impl VisitorMut for TimeZones {
@@ -26,7 +35,14 @@ impl VisitorMut for TimeZones {
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         if let Expr::AtTimeZone { timestamp, time_zone } = expr {
-            let args = vec![timestamp.as_ref().clone(), time_zone.as_ref().clone()];
+            let timestamp = match timestamp.as_ref() {
+                Expr::Value(value) if has_offset(&value.value) => syntax::cast(
+                    Expr::Value(value.clone()),
+                    DataType::Timestamp(None, TimezoneInfo::WithTimeZone),
+                ),
+                timestamp => timestamp.clone(),
+            };
+            let args = vec![timestamp, time_zone.as_ref().clone()];
             *expr = syntax::call(AT_TIME_ZONE, args);
         }
         ControlFlow::Continue(())

@@ -1,9 +1,8 @@
-//! Literals of timestamps have microseconds, unless they are written with more digits.
+//! Literals of timestamps that nanoseconds cannot express have microseconds: `TIMESTAMP '9999-12-31'`.
 //!
-//! The engine takes nanoseconds, which begin in the year 1677 and end in 2262: `TIMESTAMP '9999-12-31'` would
-//! be an error.
+//! The engine takes nanoseconds, which begin in the year 1677 and end in 2262, and fails for others.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, RangeInclusive};
 
 use datafusion::sql::sqlparser::ast::{
     DataType, Expr, Statement, TableFactor, TypedString, Value, VisitMut, VisitorMut,
@@ -13,9 +12,11 @@ use crate::sql::names::unqualified;
 
 /// Digits behind the point of a second.
 const MICROSECONDS: u64 = 6;
-const NANOSECONDS: u64 = 9;
 
-/// Gives the literals in a statement a precision.
+/// The years of which nanoseconds express every instant.
+const YEARS_IN_NANOSECONDS: RangeInclusive<i32> = 1678..=2261;
+
+/// Gives the literals in a statement a precision, where they need another one than the engine gives.
 pub(crate) fn rewrite(statement: &mut Statement) {
     let _: ControlFlow<()> = statement.visit(&mut Literals { series: 0 });
 }
@@ -73,14 +74,13 @@ fn digits_of(expr: &Expr) -> Option<u64> {
     }
 }
 
-/// The precision of a literal; `None` if it is no text.
+/// The precision of a literal; `None` if it is no text, or nanoseconds express it.
 fn digits_of_value(value: &Value) -> Option<u64> {
     let (Value::SingleQuotedString(text) | Value::EscapedStringLiteral(text)) = value else {
         return None;
     };
-    let fraction = text.split_once('.').map_or("", |(_, rest)| rest);
-    let digits = fraction.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
-    Some(if digits.trim_end_matches('0').len() > 6 { NANOSECONDS } else { MICROSECONDS })
+    let year = text.trim().split('-').next()?.parse().ok()?;
+    (!YEARS_IN_NANOSECONDS.contains(&year)).then_some(MICROSECONDS)
 }
 
 #[cfg(test)]
@@ -89,18 +89,15 @@ mod tests {
     use crate::sql::parse;
 
     #[test]
-    fn literals_have_microseconds_unless_more_digits_are_written() {
+    fn literals_of_far_years_have_microseconds() {
         for (sql, expected) in [
             ("SELECT CAST(a AS TIMESTAMP)", "SELECT CAST(a AS TIMESTAMP)"),
-            ("SELECT CAST('2024-01-01' AS TIMESTAMP)", "SELECT CAST('2024-01-01' AS TIMESTAMP(6))"),
-            ("SELECT TIMESTAMP '2024-01-01 00:00:00.123'", "SELECT TIMESTAMP(6) '2024-01-01 00:00:00.123'"),
+            ("SELECT CAST('2024-01-01' AS TIMESTAMP)", "SELECT CAST('2024-01-01' AS TIMESTAMP)"),
+            ("SELECT CAST('9999-12-31' AS TIMESTAMP)", "SELECT CAST('9999-12-31' AS TIMESTAMP(6))"),
+            ("SELECT TIMESTAMP '0001-01-01 00:00:00'", "SELECT TIMESTAMP(6) '0001-01-01 00:00:00'"),
             (
-                "SELECT TIMESTAMP '2024-01-01 00:00:00.1234567'",
-                "SELECT TIMESTAMP(9) '2024-01-01 00:00:00.1234567'",
-            ),
-            (
-                "SELECT 1 FROM generate_series(TIMESTAMP '2024-01-01', TIMESTAMP '2024-01-02', '1 day')",
-                "SELECT 1 FROM generate_series(TIMESTAMP '2024-01-01', TIMESTAMP '2024-01-02', '1 day')",
+                "SELECT 1 FROM generate_series(TIMESTAMP '1500-01-01', TIMESTAMP '1500-01-02', '1 day')",
+                "SELECT 1 FROM generate_series(TIMESTAMP '1500-01-01', TIMESTAMP '1500-01-02', '1 day')",
             ),
         ] {
             let mut statement = parse::plain_statement(sql).unwrap();

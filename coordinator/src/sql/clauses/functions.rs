@@ -95,8 +95,8 @@ fn check_pattern(function: &ast::Function) -> Result<()> {
     };
     match pattern {
         ast::Value::SingleQuotedString(pattern)
-            if !pattern.is_empty()
-                && !pattern.contains('%')
+            if !pattern.contains('%')
+                && ["YY", "MM", "DD", "HH", "MI", "SS"].iter().any(|field| pattern.contains(field))
                 && unqualified(&function.name).is_ok_and(|name| name == "to_char") =>
         {
             Err(Error::invalid(format!("to_char: {pattern:?} has no field: write a pattern like '%Y-%m-%d'")))
