@@ -1,6 +1,7 @@
 //! A cluster of node processes on this machine, for the demo and for benchmarks.
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -17,6 +18,9 @@ use crate::status::ClusterStatus;
 /// node whose ports are in use gets free ones instead.
 const FIRST_PORT: u16 = 7070;
 const PORT_STEP: u16 = 10;
+/// Ports for nodes whose default ports are in use. Systems take the ports of outgoing connections from above
+/// these, so that none takes a port before its node does.
+const OTHER_PORTS: Range<u16> = 20_000..32_000;
 /// Least memory limit of queries that a node accepts, in MiB.
 const QUERY_MEMORY_MIB_MIN: u64 = 64;
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -226,13 +230,19 @@ fn free_addresses(index: u16) -> Result<[SocketAddr; 3]> {
     if defaults.iter().all(|a| is_free(*a)) {
         return Ok(defaults);
     }
-    let mut found = defaults;
-    // Keeps the listeners open until all ports are chosen, so that each is different.
-    let mut listeners = Vec::new();
-    for address in &mut found {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(|e| Error::io("a free port", e))?;
-        *address = listener.local_addr().map_err(|e| Error::io("a free port", e))?;
-        listeners.push(listener);
-    }
-    Ok(found)
+    // Clusters that start at the same time look at different ports first, and so do the nodes of one.
+    let count = OTHER_PORTS.end - OTHER_PORTS.start;
+    let first = std::process::id() as u16 % count / PORT_STEP * PORT_STEP + index * PORT_STEP;
+    let found: Vec<SocketAddr> = (0..count)
+        .map(|offset| OTHER_PORTS.start + (first + offset) % count)
+        .map(|port| SocketAddr::from(([127, 0, 0, 1], port)))
+        .filter(|address| is_free(*address))
+        .take(3)
+        .collect();
+    found.try_into().map_err(|_| {
+        Error::unavailable(format!(
+            "fewer than three ports from {} to {} are free",
+            OTHER_PORTS.start, OTHER_PORTS.end
+        ))
+    })
 }

@@ -45,7 +45,7 @@ use crate::tables::catalog::{PinnedCatalog, Relations};
 use crate::tables::context::TableContext;
 use crate::tables::pinned::PinnedTable;
 use crate::tables::system::ClusterView;
-use crate::time_zones::AtTimeZone;
+use crate::time_zones::{AtTimeZone, DEFAULT_ZONE};
 use crate::{CATALOG, DEFAULT_SCHEMA};
 
 /// What an [`Engine`] is built from.
@@ -316,7 +316,7 @@ fn config(partitions: usize) -> SessionConfig {
     // As in the SQL standard, 0.1 is a decimal and not the nearest binary fraction.
     options.sql_parser.parse_float_as_decimal = true;
     // `TIMESTAMP WITH TIME ZONE` has a zone in every session.
-    options.execution.time_zone = Some("UTC".to_owned());
+    options.execution.time_zone = Some(DEFAULT_ZONE.to_owned());
     // Physical plans of unions are less exact about nulls than logical ones. See apache/datafusion#24096.
     options.execution.skip_physical_aggregate_schema_check = true;
     config

@@ -46,7 +46,7 @@ pub use scan::distribution::{Worker as PlacedWorker, WorkerSlots};
 pub use tables::catalog::{Relations, STATEMENT_SCHEMA, as_of_schema};
 pub use tables::dml_target::{ROW_COLUMN, SEGMENT_COLUMN, dml_target_schema};
 pub use tables::system::{ClusterView, SYSTEM_SCHEMA, system_tables};
-pub use time_zones::{AT_TIME_ZONE, clocks_of, follow_settings, instants_of};
+pub use time_zones::{AT_TIME_ZONE, DEFAULT_ZONE, clocks_of, follow_settings, instants_of};
 
 /// The only catalog of a cluster.
 pub const CATALOG: &str = "plexus";

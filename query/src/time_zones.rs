@@ -18,7 +18,7 @@ use datafusion::logical_expr::{
 };
 
 /// The zone of sessions that set none.
-pub(crate) const DEFAULT_ZONE: &str = "UTC";
+pub const DEFAULT_ZONE: &str = "UTC";
 
 /// Lets functions such as `now` and `to_timestamp` follow the settings of a session, which they read when
 /// they are registered.

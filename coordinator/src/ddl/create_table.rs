@@ -13,7 +13,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 use plexus_model::limits::VECTOR_DIMENSIONS_MAX;
 use plexus_model::{Check, Column, ColumnType, CreateTable, Error, Manifest, Result, TableSchema};
-use plexus_query::Engine;
+use plexus_query::{DEFAULT_ZONE, Engine};
 use plexus_storage::types;
 
 use crate::errors::from_datafusion;
@@ -23,7 +23,7 @@ use crate::sql::definition::definition;
 use crate::sql::duration::duration_us;
 use crate::sql::names::{identifier, name_of, table_name};
 use crate::sql::parse;
-use crate::write::assign::{DEFAULT_ZONE, assign_value};
+use crate::write::assign::assign_value;
 
 /// The command for `CREATE TABLE`. Column types are those of the query engine, `VECTOR(n)` and `HALFVEC(n)`.
 /// `schema` qualifies a name without one.

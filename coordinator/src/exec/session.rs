@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use arrow::array::timezone::Tz;
 use plexus_model::{Error, Manifest, Result, Version};
 use plexus_query::search::{EF_SEARCH_MAX, SearchOptions};
-use plexus_query::{CATALOG, DEFAULT_SCHEMA, SYSTEM_SCHEMA};
+use plexus_query::{CATALOG, DEFAULT_SCHEMA, DEFAULT_ZONE, SYSTEM_SCHEMA};
 
 use crate::exec::transactions::TransactionId;
 
@@ -171,7 +171,7 @@ impl Session {
         let mut all = self.lock().clone();
         all.entry("catalog".into()).or_insert_with(|| CATALOG.into());
         all.entry("schema".into()).or_insert_with(|| DEFAULT_SCHEMA.into());
-        all.entry(TIME_ZONE.into()).or_insert_with(|| "UTC".into());
+        all.entry(TIME_ZONE.into()).or_insert_with(|| DEFAULT_ZONE.into());
         all.entry("plexus.task_bytes".into()).or_insert_with(|| TASK_BYTES_DEFAULT.to_string());
         all.entry("plexus.string_view".into()).or_insert_with(|| "false".into());
         let search = SearchOptions::default();
@@ -211,7 +211,7 @@ impl Session {
 
     /// The zone of times that are written without one.
     pub(crate) fn time_zone(&self) -> String {
-        self.lock().get(TIME_ZONE).cloned().unwrap_or_else(|| "UTC".into())
+        self.lock().get(TIME_ZONE).cloned().unwrap_or_else(|| DEFAULT_ZONE.into())
     }
 
     /// Whether text columns are sent as string views.

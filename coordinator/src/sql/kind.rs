@@ -8,8 +8,8 @@ use plexus_query::make_doubles;
 
 use crate::sql::result_names::{self, ResultNames};
 use crate::sql::{
-    clauses, like_escapes, multisets, named_windows, operators, rewrite, row_values, time_zones, timestamps,
-    using_columns, window_calls,
+    clauses, like_escapes, multisets, named_windows, operators, rewrite, row_values, standard_forms,
+    time_zones, timestamps, using_columns, window_calls,
 };
 
 /// The kind of a statement, which decides the executor that runs it.
@@ -77,8 +77,9 @@ impl Parsed {
     /// Classifies a statement.
     ///
     /// # Errors
-    /// Those of [`clauses::check`].
+    /// Those of [`standard_forms::rewrite`] and [`clauses::check`].
     pub(crate) fn new(mut statement: Statement) -> Result<Self> {
+        standard_forms::rewrite(&mut statement)?;
         clauses::check(&statement)?;
         let kind = StatementKind::of(&statement);
         let names = ResultNames::of_statement(&statement);

@@ -21,6 +21,7 @@ pub(crate) mod result_names;
 pub(crate) mod rewrite;
 pub(crate) mod row_values;
 pub(crate) mod search_calls;
+pub(crate) mod standard_forms;
 pub(crate) mod syntax;
 pub(crate) mod time_travel;
 pub(crate) mod time_zones;

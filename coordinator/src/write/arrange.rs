@@ -7,10 +7,10 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, new_null_array};
 use arrow_schema::{Field, Schema};
 use plexus_model::{Error, Result, Table};
-use plexus_query::ColumnDefaults;
+use plexus_query::{ColumnDefaults, DEFAULT_ZONE};
 use plexus_storage::types;
 
-use crate::write::assign::{DEFAULT_ZONE, assign_value};
+use crate::write::assign::assign_value;
 
 /// Arranges the columns of a batch, whose names are `names`, in the order of the table. Absent columns have
 /// their default, or are null. Types are not changed.

@@ -19,16 +19,13 @@ use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 use plexus_model::{Error, Result, Table};
-use plexus_query::{clocks_of, instants_of};
+use plexus_query::{DEFAULT_ZONE, clocks_of, instants_of};
 use plexus_storage::types;
 
 use crate::write::coerce::{STRICT, cast_columns, cast_error, check_finite};
 
 /// The name of [`AssignFunction`] in SQL. Its second argument is the index of the column.
 pub(crate) const ASSIGN: &str = "$assign";
-
-/// The zone of sessions that set none.
-pub(crate) const DEFAULT_ZONE: &str = "UTC";
 
 /// Converts the columns of a batch to the types of a table. The batch must have the columns of the table in
 /// their order. `zone` is that of the session, for times that have none.

@@ -3,28 +3,11 @@
 
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result, ScalarValue};
-use datafusion::config::ConfigOptions;
 use datafusion::functions::core::expr_fn::coalesce;
-use datafusion::logical_expr::{Expr, LogicalPlan, lit, when};
-use datafusion::optimizer::AnalyzerRule;
-
-use crate::analysis::rewrite_expressions;
+use datafusion::logical_expr::{Expr, lit, when};
 
 /// The rule; runs when types are coerced.
-#[derive(Debug)]
-pub(crate) struct ArrayHas;
-
-impl AnalyzerRule for ArrayHas {
-    fn name(&self) -> &str {
-        "array_has"
-    }
-
-    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        rewrite_expressions(plan, &rewrite, &|plan| Ok(Transformed::no(plan)))
-    }
-}
-
-fn rewrite(expr: Expr, _: &DFSchema) -> Result<Transformed<Expr>> {
+pub(crate) fn rewrite(expr: Expr, _: &DFSchema) -> Result<Transformed<Expr>> {
     let Expr::ScalarFunction(call) = &expr else {
         return Ok(Transformed::no(expr));
     };

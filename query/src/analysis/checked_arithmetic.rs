@@ -16,53 +16,41 @@ use datafusion::logical_expr::{
     BinaryExpr, ColumnarValue, Expr, ExprSchemable, LogicalPlan, Operator, ScalarFunctionArgs, ScalarUDF,
     ScalarUDFImpl, Signature, Volatility, cast, lit,
 };
-use datafusion::optimizer::AnalyzerRule;
 
 use crate::analysis::rewrite_expressions;
 
 /// The rule; runs when types are coerced.
-#[derive(Debug)]
-pub(crate) struct CheckedArithmetic;
-
-impl AnalyzerRule for CheckedArithmetic {
-    fn name(&self) -> &str {
-        "checked_arithmetic"
-    }
-
-    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        let rewrite = |expr: Expr, schema: &datafusion::common::DFSchema| {
-            if let Expr::Negative(inner) = &expr
-                && !matches!(inner.as_ref(), Expr::Literal(..))
-                && let Ok(data_type) = inner.get_type(schema)
-                && data_type.is_signed_integer()
-                && let Some(function) = CheckedOperator::of(Operator::Minus)
-            {
-                let zero = lit(ScalarValue::new_zero(&data_type)?);
-                return Ok(Transformed::yes(
-                    ScalarUDF::from(function).call(vec![zero, inner.as_ref().clone()]),
-                ));
-            }
-            let Expr::BinaryExpr(BinaryExpr { left, op, right }) = expr else {
-                return Ok(Transformed::no(expr));
-            };
-            let is_integer = |side: &Expr| side.get_type(schema).is_ok_and(|t| t.is_integer());
-            let function = CheckedOperator::of(op)
-                .filter(|_| op != Operator::Divide && is_integer(&left) && is_integer(&right));
-            if let Some(function) = function {
-                return Ok(Transformed::yes(ScalarUDF::from(function).call(vec![*left, *right])));
-            }
-            let expr = Expr::BinaryExpr(BinaryExpr { left, op, right });
-            let is_sum = matches!(op, Operator::Plus | Operator::Minus | Operator::Multiply);
-            Ok(match expr.get_type(schema) {
-                // Types with fewer digits have room for every result.
-                Ok(DataType::Decimal128(DECIMAL128_MAX_PRECISION, _)) if is_sum => {
-                    Transformed::yes(ScalarUDF::from(CheckedDigits::new()).call(vec![expr]))
-                }
-                _ => Transformed::no(expr),
-            })
+pub(crate) fn analyze(plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+    let rewrite = |expr: Expr, schema: &datafusion::common::DFSchema| {
+        if let Expr::Negative(inner) = &expr
+            && !matches!(inner.as_ref(), Expr::Literal(..))
+            && let Ok(data_type) = inner.get_type(schema)
+            && data_type.is_signed_integer()
+            && let Some(function) = CheckedOperator::of(Operator::Minus)
+        {
+            let zero = lit(ScalarValue::new_zero(&data_type)?);
+            return Ok(Transformed::yes(ScalarUDF::from(function).call(vec![zero, inner.as_ref().clone()])));
+        }
+        let Expr::BinaryExpr(BinaryExpr { left, op, right }) = expr else {
+            return Ok(Transformed::no(expr));
         };
-        rewrite_expressions(plan, &rewrite, &|plan| Ok(Transformed::no(plan)))
-    }
+        let is_integer = |side: &Expr| side.get_type(schema).is_ok_and(|t| t.is_integer());
+        let function = CheckedOperator::of(op)
+            .filter(|_| op != Operator::Divide && is_integer(&left) && is_integer(&right));
+        if let Some(function) = function {
+            return Ok(Transformed::yes(ScalarUDF::from(function).call(vec![*left, *right])));
+        }
+        let expr = Expr::BinaryExpr(BinaryExpr { left, op, right });
+        let is_sum = matches!(op, Operator::Plus | Operator::Minus | Operator::Multiply);
+        Ok(match expr.get_type(schema) {
+            // Types with fewer digits have room for every result.
+            Ok(DataType::Decimal128(DECIMAL128_MAX_PRECISION, _)) if is_sum => {
+                Transformed::yes(ScalarUDF::from(CheckedDigits::new()).call(vec![expr]))
+            }
+            _ => Transformed::no(expr),
+        })
+    };
+    rewrite_expressions(plan, &rewrite, &|plan| Ok(Transformed::no(plan)))
 }
 
 /// All functions that the rule uses.

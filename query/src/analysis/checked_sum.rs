@@ -14,7 +14,6 @@ use datafusion::logical_expr::{
     Aggregate, Cast, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Window, WindowFunctionDefinition,
     cast,
 };
-use datafusion::optimizer::AnalyzerRule;
 
 use crate::analysis::rewrite_expressions;
 
@@ -22,39 +21,29 @@ use crate::analysis::rewrite_expressions;
 const DECIMAL_DIGITS_SAFE: u8 = 28;
 
 /// The rule; runs when types are coerced.
-#[derive(Debug)]
-pub(crate) struct CheckedSum;
-
-impl AnalyzerRule for CheckedSum {
-    fn name(&self) -> &str {
-        "checked_sum"
-    }
-
-    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        rewrite_expressions(plan, &|expr, _| Ok(Transformed::no(expr)), &|plan| match plan {
-            LogicalPlan::Aggregate(Aggregate { input, group_expr, aggr_expr, schema, .. }) => {
-                let (sums, types) = widen_all(aggr_expr, input.schema())?;
-                if types.iter().all(Option::is_none) {
-                    let plan = Aggregate::try_new_with_schema(input, group_expr, sums, schema)?;
-                    return Ok(Transformed::no(LogicalPlan::Aggregate(plan)));
-                }
-                let groups = schema.fields().len() - types.len();
-                let plan = LogicalPlan::Aggregate(Aggregate::try_new(input, group_expr, sums)?);
-                narrow(plan, groups, &types).map(Transformed::yes)
+pub(crate) fn analyze(plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+    rewrite_expressions(plan, &|expr, _| Ok(Transformed::no(expr)), &|plan| match plan {
+        LogicalPlan::Aggregate(Aggregate { input, group_expr, aggr_expr, schema, .. }) => {
+            let (sums, types) = widen_all(aggr_expr, input.schema())?;
+            if types.iter().all(Option::is_none) {
+                let plan = Aggregate::try_new_with_schema(input, group_expr, sums, schema)?;
+                return Ok(Transformed::no(LogicalPlan::Aggregate(plan)));
             }
-            LogicalPlan::Window(Window { input, window_expr, schema }) => {
-                let (sums, types) = widen_all(window_expr, input.schema())?;
-                if types.iter().all(Option::is_none) {
-                    let plan = Window { input, window_expr: sums, schema };
-                    return Ok(Transformed::no(LogicalPlan::Window(plan)));
-                }
-                let before = schema.fields().len() - types.len();
-                narrow(LogicalPlan::Window(Window::try_new(sums, input)?), before, &types)
-                    .map(Transformed::yes)
+            let groups = schema.fields().len() - types.len();
+            let plan = LogicalPlan::Aggregate(Aggregate::try_new(input, group_expr, sums)?);
+            narrow(plan, groups, &types).map(Transformed::yes)
+        }
+        LogicalPlan::Window(Window { input, window_expr, schema }) => {
+            let (sums, types) = widen_all(window_expr, input.schema())?;
+            if types.iter().all(Option::is_none) {
+                let plan = Window { input, window_expr: sums, schema };
+                return Ok(Transformed::no(LogicalPlan::Window(plan)));
             }
-            plan => Ok(Transformed::no(plan)),
-        })
-    }
+            let before = schema.fields().len() - types.len();
+            narrow(LogicalPlan::Window(Window::try_new(sums, input)?), before, &types).map(Transformed::yes)
+        }
+        plan => Ok(Transformed::no(plan)),
+    })
 }
 
 /// Widens the sums among expressions. Returns the expressions, and of each widened sum the type that it had.

@@ -9,24 +9,14 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, Result};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::{Expr, Filter, LogicalPlan, LogicalPlanBuilder};
-use datafusion::optimizer::AnalyzerRule;
 
 /// The rule; runs before subqueries are rewritten.
-#[derive(Debug)]
-pub(crate) struct Correlations;
-
-impl AnalyzerRule for Correlations {
-    fn name(&self) -> &str {
-        "correlations"
-    }
-
-    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        plan.transform_up_with_subqueries(|node| match node {
-            LogicalPlan::Filter(filter) if filter.predicate.contains_outer() => rewrite(filter),
-            node => Ok(Transformed::no(node)),
-        })
-        .map(|transformed| transformed.data)
-    }
+pub(crate) fn analyze(plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+    plan.transform_up_with_subqueries(|node| match node {
+        LogicalPlan::Filter(filter) if filter.predicate.contains_outer() => rewrite(filter),
+        node => Ok(Transformed::no(node)),
+    })
+    .map(|transformed| transformed.data)
 }
 
 fn rewrite(filter: Filter) -> Result<Transformed<LogicalPlan>> {

@@ -13,30 +13,13 @@ use arrow::datatypes::{Int64Type, IntervalMonthDayNano};
 use arrow_schema::{ArrowError, DataType, IntervalUnit, TimeUnit};
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result, ScalarValue, exec_err};
-use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::{
-    BinaryExpr, ColumnarValue, Expr, ExprSchemable, LogicalPlan, Operator, ScalarFunctionArgs, ScalarUDF,
+    BinaryExpr, Cast, ColumnarValue, Expr, ExprSchemable, Operator, ScalarFunctionArgs, ScalarUDF,
     ScalarUDFImpl, Signature, Volatility, cast,
 };
-use datafusion::optimizer::AnalyzerRule;
-
-use crate::analysis::rewrite_expressions;
 
 /// The rule; runs before types are coerced.
-#[derive(Debug)]
-pub(crate) struct DateTimes;
-
-impl AnalyzerRule for DateTimes {
-    fn name(&self) -> &str {
-        "date_times"
-    }
-
-    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        rewrite_expressions(plan, &rewrite, &|plan| Ok(Transformed::no(plan)))
-    }
-}
-
-fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let type_of = |expr: &Expr| expr.get_type(schema).unwrap_or(DataType::Null);
     match expr {
         Expr::BinaryExpr(BinaryExpr { mut left, op: op @ (Operator::Plus | Operator::Minus), mut right }) => {
@@ -86,8 +69,15 @@ fn is_whole_days(interval: &Expr) -> bool {
         Expr::Literal(ScalarValue::IntervalMonthDayNano(interval), _) => {
             interval.is_none_or(|interval| interval.nanoseconds == 0)
         }
-        Expr::Negative(inner) | Expr::Cast(datafusion::logical_expr::Cast { expr: inner, .. }) => {
-            is_whole_days(inner)
+        Expr::Cast(Cast { expr, field }) => match expr.as_ref() {
+            Expr::Literal(text @ ScalarValue::Utf8(_), metadata) => text
+                .cast_to(field.data_type())
+                .is_ok_and(|interval| is_whole_days(&Expr::Literal(interval, metadata.clone()))),
+            inner => is_whole_days(inner),
+        },
+        Expr::Negative(inner) => is_whole_days(inner),
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Plus | Operator::Minus, right }) => {
+            is_whole_days(left) && is_whole_days(right)
         }
         _ => false,
     }

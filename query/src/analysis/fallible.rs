@@ -3,28 +3,11 @@
 use arrow_schema::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result};
-use datafusion::config::ConfigOptions;
-use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, LogicalPlan, Operator, when};
-use datafusion::optimizer::AnalyzerRule;
-
-use crate::analysis::rewrite_expressions;
+use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, Operator, when};
 
 /// An aggregate with a `FILTER` evaluates its arguments for the rows that pass: `sum(10 / v) FILTER (WHERE v
 /// <> 0)` does not divide by zero. DataFusion evaluates them for all rows. See apache/datafusion#24443.
-#[derive(Debug)]
-pub(crate) struct FilteredArguments;
-
-impl AnalyzerRule for FilteredArguments {
-    fn name(&self) -> &str {
-        "filtered_arguments"
-    }
-
-    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        rewrite_expressions(plan, &rewrite, &|plan| Ok(Transformed::no(plan)))
-    }
-}
-
-fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let Expr::AggregateFunction(mut aggregate) = expr else {
         return Ok(Transformed::no(expr));
     };

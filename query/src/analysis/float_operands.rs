@@ -16,38 +16,28 @@ use datafusion::logical_expr::{
     Between, BinaryExpr, Case, Cast, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator,
     Subquery, Union, cast,
 };
-use datafusion::optimizer::AnalyzerRule;
 
 use crate::analysis::checked_arithmetic::divide;
 use crate::analysis::{cast_columns, cast_union_columns, rewrite_expressions};
 
 /// The rule; runs before DataFusion coerces types.
-#[derive(Debug)]
-pub(crate) struct FloatOperands;
-
-impl AnalyzerRule for FloatOperands {
-    fn name(&self) -> &str {
-        "float_operands"
-    }
-
-    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        rewrite_expressions(plan, &rewrite, &|plan| match plan {
-            LogicalPlan::Union(union) => unify_union(union),
-            LogicalPlan::Values(values) => unify_values(values),
-            LogicalPlan::Join(mut join) => {
-                for (left, right) in &mut join.on {
-                    let types = [left.get_type(join.left.schema())?, right.get_type(join.right.schema())?];
-                    if let Some(float) = float_of(&types) {
-                        for (side, data_type) in [left, right].into_iter().zip(&types) {
-                            make_float(side, data_type, &float);
-                        }
+pub(crate) fn analyze(plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+    rewrite_expressions(plan, &rewrite, &|plan| match plan {
+        LogicalPlan::Union(union) => unify_union(union),
+        LogicalPlan::Values(values) => unify_values(values),
+        LogicalPlan::Join(mut join) => {
+            for (left, right) in &mut join.on {
+                let types = [left.get_type(join.left.schema())?, right.get_type(join.right.schema())?];
+                if let Some(float) = float_of(&types) {
+                    for (side, data_type) in [left, right].into_iter().zip(&types) {
+                        make_float(side, data_type, &float);
                     }
                 }
-                Ok(Transformed::yes(LogicalPlan::Join(join)))
             }
-            plan => Ok(Transformed::no(plan)),
-        })
-    }
+            Ok(Transformed::yes(LogicalPlan::Join(join)))
+        }
+        plan => Ok(Transformed::no(plan)),
+    })
 }
 
 /// Applies the rule to an expression whose parts it has been applied to.

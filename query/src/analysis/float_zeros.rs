@@ -1,5 +1,5 @@
 //! The two zeros of a float are one value, as SQL has it, where DataFusion compares bits: in the sets that it
-//! makes of long lists, and in the keys of windows.
+//! makes of long lists, in the keys of windows, and in functions that compare values or items.
 //!
 //! Stored floats have one zero. See `canonical_floats` of the storage. The other one comes from computing, as
 //! in `-x`. Comparisons, joins and groups of DataFusion take both for equal.
@@ -7,46 +7,48 @@
 use arrow_schema::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result, ScalarValue};
-use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, lit};
 use datafusion::optimizer::optimizer::ApplyOrder;
-use datafusion::optimizer::{AnalyzerRule, OptimizerConfig, OptimizerRule};
+use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
-use crate::analysis::rewrite_expressions;
+/// Functions that compare their arguments with each other or with items, and those that make items.
+const COMPARING: [&str; 11] = [
+    "nullif",
+    "make_array",
+    "array_append",
+    "array_prepend",
+    "array_position",
+    "array_positions",
+    "array_remove",
+    "array_remove_all",
+    "array_replace",
+    "array_replace_all",
+    "array_has",
+];
 
-/// The rule for windows; runs before DataFusion optimizes.
-#[derive(Debug)]
-pub(crate) struct WindowZeros;
-
-impl AnalyzerRule for WindowZeros {
-    fn name(&self) -> &str {
-        "window_zeros"
-    }
-
-    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        rewrite_expressions(plan, &one_zero_in_keys, &|plan| Ok(Transformed::no(plan)))
-    }
-}
-
-/// Adds zero to the float keys of a window, which makes the negative zero a positive one.
-fn one_zero_in_keys(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
-    let Expr::WindowFunction(mut window) = expr else {
-        return Ok(Transformed::no(expr));
+/// Adds zero to floats that are compared, which makes the negative zero a positive one.
+pub(crate) fn with_one_zero(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let compared: Vec<&mut Expr> = match &mut expr {
+        Expr::WindowFunction(window) => {
+            let params = &mut window.params;
+            let orders = params.order_by.iter_mut().map(|sort| &mut sort.expr);
+            params.partition_by.iter_mut().chain(orders).collect()
+        }
+        Expr::ScalarFunction(call) if COMPARING.contains(&call.name()) => call.args.iter_mut().collect(),
+        _ => vec![],
     };
     let mut changed = false;
-    let params = &mut window.params;
-    let keys = params.partition_by.iter_mut().chain(params.order_by.iter_mut().map(|sort| &mut sort.expr));
-    for key in keys {
-        let zero = match key.get_type(schema) {
+    for value in compared {
+        let zero = match value.get_type(schema) {
             Ok(DataType::Float32) => lit(0_f32),
             Ok(DataType::Float64) => lit(0_f64),
             _ => continue,
         };
-        *key = std::mem::take(key) + zero;
+        *value = std::mem::take(value) + zero;
         changed = true;
     }
-    Ok(Transformed::new_transformed(Expr::WindowFunction(window), changed))
+    Ok(Transformed::new_transformed(expr, changed))
 }
 
 /// The rule for lists; runs when constants are folded.

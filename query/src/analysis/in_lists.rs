@@ -12,22 +12,12 @@ use datafusion::config::ConfigOptions;
 use datafusion::functions::core::expr_fn::nullif;
 use datafusion::logical_expr::expr::InList;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, lit};
-use datafusion::optimizer::AnalyzerRule;
 
 use crate::analysis::rewrite_whole_expressions;
 
 /// The rule; runs before types are coerced.
-#[derive(Debug)]
-pub(crate) struct InLists;
-
-impl AnalyzerRule for InLists {
-    fn name(&self) -> &str {
-        "in_lists"
-    }
-
-    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        rewrite_whole_expressions(plan, &hide_repeated, &|plan| Ok(Transformed::no(plan)))
-    }
+pub(crate) fn analyze(plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+    rewrite_whole_expressions(plan, &hide_repeated, &|plan| Ok(Transformed::no(plan)))
 }
 
 /// Hides the lists of values that have one already: `x IN (...)` becomes `nullif(x, NULL) IN (...)`, which is

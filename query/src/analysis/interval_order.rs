@@ -10,30 +10,13 @@ use arrow::datatypes::{IntervalMonthDayNano, IntervalMonthDayNanoType};
 use arrow_schema::{DECIMAL128_MAX_PRECISION, DataType, IntervalUnit};
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result, exec_err};
-use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::{
-    BinaryExpr, ColumnarValue, Expr, ExprSchemable, LogicalPlan, ScalarFunctionArgs, ScalarUDF,
-    ScalarUDFImpl, Signature, Volatility,
+    BinaryExpr, ColumnarValue, Expr, ExprSchemable, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    Volatility,
 };
-use datafusion::optimizer::AnalyzerRule;
-
-use crate::analysis::rewrite_expressions;
 
 /// The rule; runs when types are coerced.
-#[derive(Debug)]
-pub(crate) struct IntervalOrder;
-
-impl AnalyzerRule for IntervalOrder {
-    fn name(&self) -> &str {
-        "interval_order"
-    }
-
-    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        rewrite_expressions(plan, &rewrite, &|plan| Ok(Transformed::no(plan)))
-    }
-}
-
-fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let is_interval = |side: &Expr| matches!(side.get_type(schema), Ok(DataType::Interval(_)));
     Ok(match expr {
         Expr::BinaryExpr(BinaryExpr { left, op, right })

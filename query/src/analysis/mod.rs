@@ -7,12 +7,15 @@ use std::sync::Arc;
 
 use arrow_schema::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{Column, DFSchema, Result};
+use datafusion::common::{Column, DFSchema, NullEquality, Result};
+use datafusion::config::ConfigOptions;
 use datafusion::execution::FunctionRegistry;
 use datafusion::logical_expr::expr::Alias;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
-use datafusion::logical_expr::{AggregateUDF, Expr, LogicalPlan, LogicalPlanBuilder, ScalarUDF, Union, cast};
+use datafusion::logical_expr::{
+    AggregateUDF, Expr, LogicalPlan, LogicalPlanBuilder, Operator, ScalarUDF, Union, cast,
+};
 use datafusion::optimizer::{Analyzer, AnalyzerRule};
 
 pub(crate) mod array_has;
@@ -34,33 +37,64 @@ pub(crate) mod sliding_floats;
 pub(crate) mod subquery_columns;
 pub(crate) mod subquery_predicates;
 pub(crate) mod timestamp_units;
+pub(crate) mod typed;
 
 /// The analyzer rules of a session: ours around those of DataFusion.
 pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
-    let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![
-        Arc::new(session_zone::SessionColumns),
-        Arc::new(correlations::Correlations),
-        Arc::new(subquery_predicates::SubqueryPredicates),
-        Arc::new(single_row::SingleRowSubqueries),
-        Arc::new(subquery_columns::SubqueryColumns),
-        Arc::new(dependent_joins::DependentJoins),
-        Arc::new(in_lists::InLists),
-        Arc::new(float_operands::FloatOperands),
-        Arc::new(date_times::DateTimes),
-        Arc::new(timestamp_units::TimestampUnits),
+    let before_coercion = [
+        Rule::Plan("session_columns", session_zone::session_columns),
+        Rule::Plan("correlations", correlations::analyze),
+        // Makes scalar subqueries.
+        Rule::Node("subquery_predicates", subquery_predicates::rewrite_node),
+        Rule::Plan("single_row_subqueries", single_row::analyze),
+        Rule::Node("subquery_columns", subquery_columns::rewrite),
+        // Wants scalar subqueries in filters and projections only, with at most one row.
+        Rule::Plan("dependent_joins", dependent_joins::analyze),
+        Rule::Plan("in_lists", in_lists::analyze),
+        Rule::Plan("float_operands", float_operands::analyze),
+        Rule::Expr("date_times", date_times::rewrite),
+        Rule::Plan("timestamp_units", timestamp_units::analyze),
     ];
-    rules.extend(Analyzer::new().rules);
     // These look at types, which are known after coercion.
-    rules.push(Arc::new(float_zeros::WindowZeros));
-    rules.push(Arc::new(float_extremes::FloatExtremes));
-    rules.push(Arc::new(sliding_floats::SlidingFloats));
-    rules.push(Arc::new(session_zone::SessionZone));
-    rules.push(Arc::new(interval_order::IntervalOrder));
-    rules.push(Arc::new(array_has::ArrayHas));
-    rules.push(Arc::new(checked_sum::CheckedSum));
-    rules.push(Arc::new(checked_arithmetic::CheckedArithmetic));
-    rules.push(Arc::new(fallible::FilteredArguments));
-    rules
+    let after_coercion = [
+        Rule::Expr("compared_zeros", float_zeros::with_one_zero),
+        Rule::Expr("float_extremes", float_extremes::rewrite),
+        Rule::Plan("sliding_floats", sliding_floats::analyze),
+        Rule::Plan("session_zone", session_zone::session_zone),
+        Rule::Expr("interval_order", interval_order::rewrite),
+        Rule::Expr("array_has", array_has::rewrite),
+        Rule::Plan("checked_sum", checked_sum::analyze),
+        Rule::Plan("checked_arithmetic", checked_arithmetic::analyze),
+        Rule::Expr("filtered_arguments", fallible::rewrite),
+    ];
+    let own = |rule| Arc::new(rule) as Arc<dyn AnalyzerRule + Send + Sync>;
+    let theirs = Analyzer::new().rules;
+    before_coercion.into_iter().map(own).chain(theirs).chain(after_coercion.into_iter().map(own)).collect()
+}
+
+/// A rule by its name and by what it rewrites: whole plans, each node of a plan and of its subqueries, or
+/// each expression, with the schema of the inputs of its node.
+#[derive(Debug)]
+enum Rule {
+    Plan(&'static str, fn(LogicalPlan, &ConfigOptions) -> Result<LogicalPlan>),
+    Node(&'static str, fn(LogicalPlan) -> Result<Transformed<LogicalPlan>>),
+    Expr(&'static str, fn(Expr, &DFSchema) -> Result<Transformed<Expr>>),
+}
+
+impl AnalyzerRule for Rule {
+    fn name(&self) -> &str {
+        match self {
+            Self::Plan(name, _) | Self::Node(name, _) | Self::Expr(name, _) => name,
+        }
+    }
+
+    fn analyze(&self, plan: LogicalPlan, config: &ConfigOptions) -> Result<LogicalPlan> {
+        match self {
+            Self::Plan(_, rewrite) => rewrite(plan, config),
+            Self::Node(_, rewrite) => Ok(plan.transform_up_with_subqueries(rewrite)?.data),
+            Self::Expr(_, rewrite) => rewrite_expressions(plan, rewrite, &|plan| Ok(Transformed::no(plan))),
+        }
+    }
 }
 
 /// Registers the functions that the rules put into plans.
@@ -68,7 +102,7 @@ pub(crate) fn register_functions(registry: &mut dyn FunctionRegistry) -> Result<
     for function in checked_arithmetic::functions() {
         registry.register_udf(function)?;
     }
-    registry.register_udf(Arc::new(ScalarUDF::from(session_zone::Announced::default())))?;
+    registry.register_udf(Arc::new(ScalarUDF::from(typed::Typed::default())))?;
     registry.register_udf(Arc::new(ScalarUDF::from(date_times::DurationInterval::default())))?;
     for function in float_extremes::functions().into_iter().chain(sliding_floats::functions()) {
         registry.register_udaf(function)?;
@@ -110,6 +144,19 @@ fn rewrite_whole_expressions(
         .map_data(LogicalPlan::recompute_schema)
     })?;
     Ok(transformed.data)
+}
+
+/// The columns of a schema from a plan that has others beside them.
+fn select_columns(plan: LogicalPlan, schema: &DFSchema) -> Result<LogicalPlan> {
+    LogicalPlanBuilder::from(plan).project(schema.columns().into_iter().map(Expr::Column))?.build()
+}
+
+/// The operator by which a join compares its keys.
+fn key_operator(null_equality: NullEquality) -> Operator {
+    match null_equality {
+        NullEquality::NullEqualsNothing => Operator::Eq,
+        NullEquality::NullEqualsNull => Operator::IsNotDistinctFrom,
+    }
 }
 
 /// Casts columns of a plan to the given types. Names stay.

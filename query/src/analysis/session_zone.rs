@@ -11,42 +11,32 @@ use std::sync::Arc;
 
 use arrow_schema::DataType;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
-use datafusion::common::{Column, DFSchema, Result, exec_err};
+use datafusion::common::{Column, DFSchema, Result};
 use datafusion::config::ConfigOptions;
 use datafusion::functions::datetime;
 use datafusion::logical_expr::expr::TryCast;
 use datafusion::logical_expr::{
-    Cast, ColumnarValue, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, ScalarFunctionArgs, ScalarUDF,
-    ScalarUDFImpl, Signature, Volatility, cast, lit,
+    Cast, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, ScalarUDF, cast, lit,
 };
-use datafusion::optimizer::AnalyzerRule;
 
 use crate::analysis::rewrite_expressions;
+use crate::analysis::typed::typed;
 use crate::time_zones::{AtTimeZone, DEFAULT_ZONE};
 
 /// The rule that gives columns the zone of the session; runs before types are coerced.
-#[derive(Debug)]
-pub(crate) struct SessionColumns;
-
-impl AnalyzerRule for SessionColumns {
-    fn name(&self) -> &str {
-        "session_columns"
+pub(crate) fn session_columns(plan: LogicalPlan, config: &ConfigOptions) -> Result<LogicalPlan> {
+    let zone = zone_of(config);
+    if zone == DEFAULT_ZONE {
+        return Ok(plan);
     }
-
-    fn analyze(&self, plan: LogicalPlan, config: &ConfigOptions) -> Result<LogicalPlan> {
-        let zone = zone_of(config);
-        if zone == DEFAULT_ZONE {
-            return Ok(plan);
+    plan.transform_up_with_subqueries(|node| {
+        if matches!(node, LogicalPlan::TableScan(_) | LogicalPlan::Extension(_)) {
+            return in_zone(node, zone);
         }
-        plan.transform_up_with_subqueries(|node| {
-            if matches!(node, LogicalPlan::TableScan(_) | LogicalPlan::Extension(_)) {
-                return in_zone(node, zone);
-            }
-            node.map_expressions(|expr| expr.transform_up(|expr| outer_in_zone(expr, zone)))?
-                .map_data(LogicalPlan::recompute_schema)
-        })
-        .data()
-    }
+        node.map_expressions(|expr| expr.transform_up(|expr| outer_in_zone(expr, zone)))?
+            .map_data(LogicalPlan::recompute_schema)
+    })
+    .data()
 }
 
 fn zone_of(config: &ConfigOptions) -> &str {
@@ -97,20 +87,9 @@ fn outer_in_zone(expr: Expr, zone: &str) -> Result<Transformed<Expr>> {
 }
 
 /// The rule that casts between clocks and instants; runs when types are coerced.
-#[derive(Debug)]
-pub(crate) struct SessionZone;
-
-impl AnalyzerRule for SessionZone {
-    fn name(&self) -> &str {
-        "session_zone"
-    }
-
-    fn analyze(&self, plan: LogicalPlan, config: &ConfigOptions) -> Result<LogicalPlan> {
-        let zone = zone_of(config);
-        rewrite_expressions(plan, &|expr, schema| rewrite(expr, schema, zone), &|plan| {
-            Ok(Transformed::no(plan))
-        })
-    }
+pub(crate) fn session_zone(plan: LogicalPlan, config: &ConfigOptions) -> Result<LogicalPlan> {
+    let zone = zone_of(config);
+    rewrite_expressions(plan, &|expr, schema| rewrite(expr, schema, zone), &|plan| Ok(Transformed::no(plan)))
 }
 
 fn rewrite(expr: Expr, schema: &DFSchema, zone: &str) -> Result<Transformed<Expr>> {
@@ -147,7 +126,7 @@ fn rewrite(expr: Expr, schema: &DFSchema, zone: &str) -> Result<Transformed<Expr
             }
         }
         Expr::ScalarFunction(call) if call.name().starts_with("to_timestamp") && call.args.len() > 1 => {
-            Ok(Transformed::yes(ScalarUDF::from(Announced::default()).call(vec![expr])))
+            Ok(Transformed::yes(typed(expr)))
         }
         _ => Ok(Transformed::no(expr)),
     }
@@ -168,38 +147,4 @@ fn in_utc(name: &str) -> Option<Arc<ScalarUDF>> {
 
 fn at_time_zone(value: &Expr, zone: &str) -> Expr {
     ScalarUDF::from(AtTimeZone::default()).call(vec![value.clone(), lit(zone)])
-}
-
-/// `$announced(x)`: the values of a call, with the type that the call announced.
-#[derive(PartialEq, Eq, Hash, Debug)]
-pub(crate) struct Announced(Signature);
-
-impl Default for Announced {
-    fn default() -> Self {
-        Self(Signature::any(1, Volatility::Immutable))
-    }
-}
-
-impl ScalarUDFImpl for Announced {
-    fn name(&self) -> &str {
-        "$announced"
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.0
-    }
-
-    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        match types {
-            [data_type] => Ok(data_type.clone()),
-            _ => exec_err!("{} takes one value", self.name()),
-        }
-    }
-
-    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        match args.args.as_slice() {
-            [value] => value.cast_to(args.return_field.data_type(), None),
-            _ => exec_err!("{} takes one value", self.name()),
-        }
-    }
 }

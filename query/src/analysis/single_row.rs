@@ -16,31 +16,21 @@ use datafusion::logical_expr::{
     Accumulator, AggregateUDF, AggregateUDFImpl, Expr, FetchType, LogicalPlan, LogicalPlanBuilder, Signature,
     Volatility,
 };
-use datafusion::optimizer::AnalyzerRule;
 
 use crate::analysis::rewrite_expressions;
 
 /// The rule; runs before DataFusion checks subqueries.
-#[derive(Debug)]
-pub(crate) struct SingleRowSubqueries;
-
-impl AnalyzerRule for SingleRowSubqueries {
-    fn name(&self) -> &str {
-        "single_row_subqueries"
-    }
-
-    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        let rewrite = |expr: Expr, _: &datafusion::common::DFSchema| {
-            let Expr::ScalarSubquery(mut subquery) = expr else {
-                return Ok(Transformed::no(expr));
-            };
-            if !has_one_row(&subquery.subquery) {
-                subquery.subquery = Arc::new(single_row(subquery.subquery.as_ref().clone())?);
-            }
-            Ok(Transformed::yes(Expr::ScalarSubquery(subquery)))
+pub(crate) fn analyze(plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+    let rewrite = |expr: Expr, _: &datafusion::common::DFSchema| {
+        let Expr::ScalarSubquery(mut subquery) = expr else {
+            return Ok(Transformed::no(expr));
         };
-        rewrite_expressions(plan, &rewrite, &|plan| Ok(Transformed::no(plan)))
-    }
+        if !has_one_row(&subquery.subquery) {
+            subquery.subquery = Arc::new(single_row(subquery.subquery.as_ref().clone())?);
+        }
+        Ok(Transformed::yes(Expr::ScalarSubquery(subquery)))
+    };
+    rewrite_expressions(plan, &rewrite, &|plan| Ok(Transformed::no(plan)))
 }
 
 /// Whether a plan has one row at most. DataFusion's own count takes a query without tables for one without

@@ -17,7 +17,6 @@ use datafusion::logical_expr::{
     Accumulator, AggregateUDF, AggregateUDFImpl, Expr, ExprSchemable, GroupsAccumulator, LogicalPlan,
     ReversedUDAF, Signature, WindowFunctionDefinition,
 };
-use datafusion::optimizer::AnalyzerRule;
 use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 
 use crate::analysis::rewrite_expressions;
@@ -45,19 +44,10 @@ const FUNCTIONS: [&str; 18] = [
 ];
 
 /// The rule; runs when types are coerced.
-#[derive(Debug)]
-pub(crate) struct SlidingFloats;
-
-impl AnalyzerRule for SlidingFloats {
-    fn name(&self) -> &str {
-        "sliding_floats"
-    }
-
-    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        let functions = functions();
-        let rewrite = |expr: Expr, schema: &DFSchema| rewrite(expr, schema, &functions);
-        rewrite_expressions(plan, &rewrite, &|plan| Ok(Transformed::no(plan)))
-    }
+pub(crate) fn analyze(plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+    let functions = functions();
+    let rewrite = |expr: Expr, schema: &DFSchema| rewrite(expr, schema, &functions);
+    rewrite_expressions(plan, &rewrite, &|plan| Ok(Transformed::no(plan)))
 }
 
 fn rewrite(expr: Expr, schema: &DFSchema, functions: &[Arc<AggregateUDF>]) -> Result<Transformed<Expr>> {

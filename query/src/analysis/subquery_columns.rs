@@ -7,31 +7,17 @@
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema, JoinType, NullEquality, Result, not_impl_err};
-use datafusion::config::ConfigOptions;
+use datafusion::common::{Column, JoinType, Result, not_impl_err};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{
-    Expr, Join, LogicalPlan, LogicalPlanBuilder, Operator, Subquery, Union, Values as LiteralRows,
-    binary_expr,
+    Expr, Join, LogicalPlan, LogicalPlanBuilder, Subquery, Union, Values as LiteralRows, binary_expr,
 };
-use datafusion::optimizer::AnalyzerRule;
+
+use super::{key_operator, select_columns};
 
 /// The rule; runs after those that make scalar subqueries.
-#[derive(Debug)]
-pub(crate) struct SubqueryColumns;
-
-impl AnalyzerRule for SubqueryColumns {
-    fn name(&self) -> &str {
-        "subquery_columns"
-    }
-
-    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        plan.transform_up_with_subqueries(rewrite).map(|transformed| transformed.data)
-    }
-}
-
-fn rewrite(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+pub(crate) fn rewrite(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     let keeps_columns = match &plan {
         LogicalPlan::Aggregate(_) => false,
         LogicalPlan::Sort(_) | LogicalPlan::Window(_) | LogicalPlan::Join(_) => true,
@@ -76,7 +62,7 @@ fn rewrite(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         *input = value.add_to(input.clone())?;
     }
     let plan = plan.with_new_exprs(plan.expressions(), inputs)?;
-    let plan = if keeps_columns { select(plan, &schema)? } else { plan };
+    let plan = if keeps_columns { select_columns(plan, &schema)? } else { plan };
     Ok(Transformed::yes(plan))
 }
 
@@ -104,10 +90,7 @@ fn take_subqueries(join: &mut Join) -> Option<Expr> {
 
 /// A join whose keys have no subqueries: each key has to belong to its own side.
 fn with_subqueries_in_filter(mut join: Join) -> Join {
-    let equals = match join.null_equality {
-        NullEquality::NullEqualsNothing => Operator::Eq,
-        NullEquality::NullEqualsNull => Operator::IsNotDistinctFrom,
-    };
+    let equals = key_operator(join.null_equality);
     let (moved, kept): (Vec<_>, Vec<_>) =
         join.on.into_iter().partition(|(left, right)| has_subquery(left) || has_subquery(right));
     join.on = kept;
@@ -192,10 +175,4 @@ impl Value {
             }
         }
     }
-}
-
-/// The columns of a schema.
-fn select(plan: LogicalPlan, schema: &Arc<DFSchema>) -> Result<LogicalPlan> {
-    let exprs: Vec<Expr> = schema.columns().into_iter().map(Expr::Column).collect();
-    LogicalPlanBuilder::from(plan).project(exprs)?.build()
 }

@@ -11,7 +11,6 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{
     Column, DFSchema, DataFusionError, ExprSchema, Result, ScalarValue, Spans, not_impl_err,
 };
-use datafusion::config::ConfigOptions;
 use datafusion::functions_aggregate::expr_fn::count;
 use datafusion::logical_expr::expr::{Exists, GroupingSet, InSubquery, SetComparison, SetQuantifier};
 use datafusion::logical_expr::utils::{conjunction, merge_schema, split_conjunction_owned};
@@ -19,25 +18,11 @@ use datafusion::logical_expr::{
     Aggregate, BinaryExpr, Expr, FetchType, Filter, LogicalPlan, LogicalPlanBuilder, Operator, SkipType,
     Subquery, binary_expr, lit, when,
 };
-use datafusion::optimizer::AnalyzerRule;
 
 use super::dependent_joins::is_joinable;
 
 /// The rule; runs before the one for scalar subqueries, since it makes some.
-#[derive(Debug)]
-pub(crate) struct SubqueryPredicates;
-
-impl AnalyzerRule for SubqueryPredicates {
-    fn name(&self) -> &str {
-        "subquery_predicates"
-    }
-
-    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        plan.transform_up_with_subqueries(rewrite_node).map(|transformed| transformed.data)
-    }
-}
-
-fn rewrite_node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+pub(crate) fn rewrite_node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     let has_predicate = plan.expressions().iter().any(|expr| contains(expr, is_predicate));
     if !has_predicate {
         return Ok(Transformed::no(plan));

@@ -12,37 +12,27 @@ use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::expr::InList;
 use datafusion::logical_expr::{
-    Between, BinaryExpr, Case, Cast, Expr, ExprSchemable, LogicalPlan, Operator, ScalarUDF, Union,
-    binary_expr, cast, lit,
+    Between, BinaryExpr, Case, Cast, Expr, ExprSchemable, LogicalPlan, Operator, Union, binary_expr, cast,
+    lit,
 };
-use datafusion::optimizer::AnalyzerRule;
 
-use crate::analysis::session_zone::Announced;
+use crate::analysis::typed::typed;
 use crate::analysis::{cast_union_columns, rewrite_expressions};
 
 /// The rule; runs before types are coerced.
-#[derive(Debug)]
-pub(crate) struct TimestampUnits;
-
-impl AnalyzerRule for TimestampUnits {
-    fn name(&self) -> &str {
-        "timestamp_units"
-    }
-
-    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        rewrite_expressions(plan, &rewrite, &|plan| match plan {
-            LogicalPlan::Union(union) => unify_union(union),
-            LogicalPlan::Join(mut join) => {
-                for (left, right) in &mut join.on {
-                    let mut sides =
-                        [Operand::of(left, join.left.schema()), Operand::of(right, join.right.schema())];
-                    unify(&mut sides);
-                }
-                Ok(Transformed::yes(LogicalPlan::Join(join)))
+pub(crate) fn analyze(plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+    rewrite_expressions(plan, &rewrite, &|plan| match plan {
+        LogicalPlan::Union(union) => unify_union(union),
+        LogicalPlan::Join(mut join) => {
+            for (left, right) in &mut join.on {
+                let mut sides =
+                    [Operand::of(left, join.left.schema()), Operand::of(right, join.right.schema())];
+                unify(&mut sides);
             }
-            plan => Ok(Transformed::no(plan)),
-        })
-    }
+            Ok(Transformed::yes(LogicalPlan::Join(join)))
+        }
+        plan => Ok(Transformed::no(plan)),
+    })
 }
 
 fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
@@ -127,7 +117,7 @@ impl<'a> Operand<'a> {
                 // The engine would cast a constant on the other side instead, and cut its digits.
                 *self.expr = match is_constant {
                     true => value,
-                    false => ScalarUDF::from(Announced::default()).call(vec![value]),
+                    false => typed(value),
                 };
             }
             (_, Some(text)) => *self.expr = cast(lit(text), DataType::Timestamp(unit, zone.cloned())),

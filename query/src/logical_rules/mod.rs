@@ -21,6 +21,7 @@ use crate::search::{SearchRule, carry_bindings};
 mod guards;
 mod null_safe_keys;
 mod unique_columns;
+mod window_partitions;
 
 /// The rules of a session.
 pub(crate) fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
@@ -35,7 +36,8 @@ pub(crate) fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
 /// # Errors
 /// What planning fails with.
 pub async fn physical_plan(state: &SessionState, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
-    let plan = unique_columns::make_unique(state.optimize(plan)?)?;
+    let plan = window_partitions::partition_by_columns(state.optimize(plan)?)?;
+    let plan = unique_columns::make_unique(plan)?;
     let mut plan = guards::guard(plan)?;
     let mut state = state.clone();
     if !travels(&plan)? {

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     self, Expr, GroupByExpr, JoinConstraint, JoinOperator, LimitClause, OrderByKind, Query, Select,
-    SelectItem, TableFactor, Visitor,
+    SelectItem, SetExpr, TableFactor, Visitor,
 };
 use plexus_model::{Error, Result};
 
@@ -45,7 +45,7 @@ fn to_flow(result: Result<()>) -> ControlFlow<Error> {
 fn check_query(query: &Query) -> Result<()> {
     let Query {
         with,
-        body: _,
+        body,
         order_by,
         limit_clause,
         fetch: _,
@@ -56,6 +56,7 @@ fn check_query(query: &Query) -> Result<()> {
         pipe_operators: _,
     } = query;
     refuse!("query":
+        changes_rows(body) => "WITH before UPDATE, DELETE or MERGE: write a subquery, it",
         !locks.is_empty()
             => "FOR UPDATE or FOR SHARE: rows are not locked, conflicts are found at the commit; it",
         for_clause.is_some() => "FOR XML or FOR JSON", settings.is_some() => "SETTINGS",
@@ -79,6 +80,11 @@ fn check_query(query: &Query) -> Result<()> {
         refuse!("LIMIT": !limit_by.is_empty() => "BY");
     }
     Ok(())
+}
+
+/// Whether the body of a query is a statement of another kind.
+fn changes_rows(body: &SetExpr) -> bool {
+    matches!(body, SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_))
 }
 
 fn check_select(select: &Select) -> Result<()> {

@@ -10,16 +10,15 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema, NullEquality, Result, not_impl_err};
+use datafusion::common::{Column, NullEquality, Result, not_impl_err};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::expr::{Exists, InSubquery};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{
-    Expr, Filter, Join, JoinConstraint, JoinType, LogicalPlan, LogicalPlanBuilder, Operator, Subquery,
-    SubqueryAlias, binary_expr,
+    Expr, Filter, Join, JoinConstraint, JoinType, LogicalPlan, LogicalPlanBuilder, Subquery, SubqueryAlias,
+    binary_expr,
 };
-use datafusion::optimizer::AnalyzerRule;
 
 mod shape;
 mod unnest;
@@ -28,25 +27,17 @@ pub(super) use shape::is_joinable;
 use unnest::Unnesting;
 
 use super::subquery_predicates::by_counts;
+use super::{key_operator, select_columns};
 
 /// The rule; runs when scalar subqueries stand in filters and projections only, and have at most one row.
-#[derive(Debug)]
-pub(crate) struct DependentJoins;
-
-impl AnalyzerRule for DependentJoins {
-    fn name(&self) -> &str {
-        "dependent_joins"
-    }
-
-    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        let names = Names::default();
-        plan.transform_up_with_subqueries(|node| match node {
-            LogicalPlan::Filter(_) | LogicalPlan::Projection(_) => join_values(node, &names),
-            LogicalPlan::Join(join) => join_lateral(join, &names),
-            node => Ok(Transformed::no(node)),
-        })
-        .map(|transformed| transformed.data)
-    }
+pub(crate) fn analyze(plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+    let names = Names::default();
+    plan.transform_up_with_subqueries(|node| match node {
+        LogicalPlan::Filter(_) | LogicalPlan::Projection(_) => join_values(node, &names),
+        LogicalPlan::Join(join) => join_lateral(join, &names),
+        node => Ok(Transformed::no(node)),
+    })
+    .map(|transformed| transformed.data)
 }
 
 /// Names of columns that occur once in a statement.
@@ -117,7 +108,7 @@ fn join_values(plan: LogicalPlan, names: &Names) -> Result<Transformed<LogicalPl
     })?;
     let plan = rewritten.data;
     let plan = plan.with_new_exprs(plan.expressions(), vec![input])?;
-    select(plan, &schema).map(Transformed::yes)
+    select_columns(plan, &schema).map(Transformed::yes)
 }
 
 /// The subquery of an expression that is one.
@@ -191,15 +182,12 @@ fn join_lateral(join: Join, names: &Names) -> Result<Transformed<LogicalPlan>> {
     let right = unnesting.unnest(&plan)?;
     let filter = whole_condition(&join);
     let joined = unnesting.join(join.left.as_ref().clone(), right, join.join_type, filter)?;
-    select(joined, &join.schema).map(Transformed::yes)
+    select_columns(joined, &join.schema).map(Transformed::yes)
 }
 
 /// The condition of a join, with its keys.
 fn whole_condition(join: &Join) -> Option<Expr> {
-    let equals = match join.null_equality {
-        NullEquality::NullEqualsNothing => Operator::Eq,
-        NullEquality::NullEqualsNull => Operator::IsNotDistinctFrom,
-    };
+    let equals = key_operator(join.null_equality);
     let keys = join.on.iter().map(|(left, right)| binary_expr(left.clone(), equals, right.clone()));
     conjunction(keys.chain(join.filter.clone()))
 }
@@ -230,10 +218,4 @@ fn join_by(
         false,
     )
     .map(LogicalPlan::Join)
-}
-
-/// The columns of a schema.
-fn select(plan: LogicalPlan, schema: &DFSchema) -> Result<LogicalPlan> {
-    let columns = schema.columns().into_iter().map(Expr::Column);
-    LogicalPlanBuilder::from(plan).project(columns)?.build()
 }
