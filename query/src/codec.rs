@@ -26,6 +26,7 @@ use plexus_model::{FileData, NodeId, RowSet, SegmentId, decode_row_set, encode_r
 use plexus_storage::SegmentRef;
 use prost::Message;
 
+use crate::logical_rules::fence::FenceExec;
 use crate::scan::files::{InvisibleRows, exclude_rows, segment_of};
 use crate::scan::leaf::{ScanContext, segment_scan};
 use crate::scan::schema_adapter::{Initials, StoredAdapterFactory};
@@ -49,6 +50,9 @@ struct WireScan {
     #[prost(map = "string, bytes", tag = "4")]
     initials: HashMap<String, Vec<u8>>,
 }
+
+/// Stands for a fence, whose input is run alone: no scan is encoded as a single byte.
+const FENCE: &[u8] = &[0];
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct WireSegment {
@@ -108,6 +112,10 @@ impl PhysicalExtensionCodec for ScanCodec {
         buf: &mut Vec<u8>,
         converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<()> {
+        if node.is::<FenceExec>() {
+            buf.extend_from_slice(FENCE);
+            return Ok(());
+        }
         let Some((config, source)) = segment_scan(&node) else {
             return not_impl_err!("{} cannot be sent to another node", node.name());
         };
@@ -131,10 +139,13 @@ impl PhysicalExtensionCodec for ScanCodec {
     fn try_decode(
         &self,
         buf: &[u8],
-        _inputs: &[Arc<dyn ExecutionPlan>],
+        inputs: &[Arc<dyn ExecutionPlan>],
         task: &TaskContext,
         converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        if let (FENCE, [input]) = (buf, inputs) {
+            return Ok(input.clone());
+        }
         let scan = WireScan::decode(buf).map_err(|e| DataFusionError::External(Box::new(e)))?;
         let Some(config) = scan.config else {
             return internal_err!("segment scan without configuration");

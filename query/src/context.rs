@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use datafusion::catalog::Session;
 use datafusion::common::tree_node::TreeNode;
-use datafusion::common::{DFSchema, Result, extensions_options};
+use datafusion::common::{DFSchema, Result, extensions_options, internal_err};
 use datafusion::config::ConfigExtension;
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::logical_expr::{EmptyRelation, Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::sqlparser::ast;
 
@@ -73,7 +73,21 @@ pub(crate) fn plan_parsed(mut expr: ast::Expr, schema: &DFSchema, state: &Sessio
     make_doubles_in(&mut expr);
     let expr = ast::ExprWithAlias { expr, alias: None };
     let expr = state.create_logical_expr_from_sql_expr(expr, schema)?;
-    Ok(expr.transform_up(|expr| float_operands::rewrite(expr, schema))?.data)
+    if expr.exists(|expr| Ok(matches!(expr, Expr::Placeholder(_))))? {
+        return Ok(expr.transform_up(|expr| float_operands::rewrite(expr, schema))?.data);
+    }
+    analyzed(expr, schema, state)
+}
+
+/// An expression by the rules that hold for the select list of a query.
+fn analyzed(expr: Expr, schema: &DFSchema, state: &SessionState) -> Result<Expr> {
+    let input = EmptyRelation { produce_one_row: true, schema: Arc::new(schema.clone()) };
+    let plan = LogicalPlanBuilder::from(LogicalPlan::EmptyRelation(input)).project([expr])?.build()?;
+    let plan = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})?;
+    match plan.expressions().pop() {
+        Some(expr) => Ok(expr.unalias()),
+        None => internal_err!("an expression without a plan"),
+    }
 }
 
 /// Wraps an error of this project as an error of DataFusion.

@@ -32,6 +32,7 @@ use crate::analysis;
 use crate::codec::ScanCodec;
 use crate::context::{QueryContext, plan_parsed, simplify};
 use crate::list_functions::list_functions;
+use crate::logical_rules::fence::FencePlanner;
 use crate::logical_rules::optimizer_rules;
 use crate::named_value::NamedValue;
 use crate::physical_rules::physical_rules;
@@ -124,6 +125,7 @@ impl Engine {
             .with_default_features()
             .with_config(config(partitions))
             .with_runtime_env(runtime.clone())
+            .with_query_planner(Arc::new(FencePlanner))
             .with_distributed_planner()
             .with_distributed_worker_resolver(WorkerSlots { workers: vec![], task_bytes: 0 })
             .with_distributed_channel_resolver(channels)
@@ -150,6 +152,7 @@ impl Engine {
             .with_default_features()
             .with_config(config(partitions))
             .with_runtime_env(runtime)
+            .with_query_planner(Arc::new(FencePlanner))
             .with_analyzer_rules(analysis::analyzer_rules())
             .with_optimizer_rules(vec![])
             .with_physical_optimizer_rules(vec![])
@@ -319,6 +322,8 @@ fn config(partitions: usize) -> SessionConfig {
     options.execution.time_zone = Some(DEFAULT_ZONE.to_owned());
     // Physical plans of unions are less exact about nulls than logical ones. See apache/datafusion#24096.
     options.execution.skip_physical_aggregate_schema_check = true;
+    // It takes a column that a subquery computes for one of the table (apache/datafusion#25414).
+    options.optimizer.enable_leaf_expression_pushdown = false;
     config
 }
 

@@ -37,6 +37,8 @@ mod tables;
 mod time_zones;
 
 pub use analysis::literals::{make_doubles, make_doubles_in};
+pub use analysis::similar_patterns::SIMILAR_PATTERN;
+pub use analysis::unknown_items::HAS_UNKNOWN_ITEM;
 pub use checks::{ColumnDefaults, RowChecks};
 pub use engine::{Engine, EngineOptions, Pin};
 pub use explain::explain;

@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
+use arrow::array::{Array, AsArray, BooleanArray};
 use arrow_schema::{DataType, Field, FieldRef};
-use datafusion::common::{ExprSchema, Result};
+use datafusion::common::{ExprSchema, Result, ScalarValue};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::binary::comparison_coercion;
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
@@ -16,12 +17,16 @@ use datafusion::logical_expr::{
     Signature,
 };
 
+/// `array_has` is null only if the array or the value is, as in DuckDB. DataFusion makes null of some arrays
+/// that have a null and not the value, depending on whether they are constant.
+const ARRAY_HAS: &str = "array_has";
+
 /// The functions, with the positions of the arguments that are items.
 const FUNCTIONS: [(&str, &[usize]); 18] = [
     ("array_append", &[1]),
     ("array_concat", &[]),
     ("array_except", &[]),
-    ("array_has", &[1]),
+    (ARRAY_HAS, &[1]),
     ("array_has_all", &[]),
     ("array_has_any", &[]),
     ("array_intersect", &[]),
@@ -141,10 +146,31 @@ impl ScalarUDFImpl for ListFunction {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        self.inner.invoke_with_args(args)
+        if self.name() != ARRAY_HAS {
+            return self.inner.invoke_with_args(args);
+        }
+        let rows = args.number_rows;
+        let operands = args.args.iter().map(|operand| operand.to_array(rows)).collect::<Result<Vec<_>>>()?;
+        let found = self.inner.invoke_with_args(args)?.into_array(rows)?;
+        let nulls: Vec<_> = operands.iter().filter_map(|operand| operand.logical_nulls()).collect();
+        let is_unknown = |row: usize| nulls.iter().any(|nulls| nulls.is_null(row));
+        let found = found.as_boolean();
+        let known = (0..rows).map(|row| (!is_unknown(row)).then(|| found.is_valid(row) && found.value(row)));
+        Ok(ColumnarValue::Array(Arc::new(known.collect::<BooleanArray>())))
     }
 
     fn simplify(&self, args: Vec<Expr>, info: &SimplifyContext) -> Result<ExprSimplifyResult> {
+        // The engine makes `x IN (...)` of it, which is null where a list has a null and not the value.
+        let may_have_null = |list: &Expr| match list.as_literal().map(ScalarValue::to_array) {
+            Some(Ok(list)) => {
+                let items = list.as_list_opt::<i32>().map(|list| list.values());
+                items.is_none_or(|items| items.is_empty() || items.logical_null_count() > 0)
+            }
+            _ => true,
+        };
+        if self.name() == ARRAY_HAS && args.first().is_some_and(may_have_null) {
+            return Ok(ExprSimplifyResult::Original(args));
+        }
         self.inner.simplify(args, info)
     }
 

@@ -14,6 +14,7 @@ use vortex::array::IntoArray;
 use vortex::array::arrays::ChunkedArray;
 use vortex::array::dtype::FieldPath;
 use vortex::arrow::ArrowSessionExt;
+use vortex::compressor::BtrBlocksCompressorBuilder;
 use vortex::error::VortexError;
 use vortex::file::{WriteOptionsSessionExt, WriteStrategyBuilder};
 use vortex::io::runtime::BlockingRuntime;
@@ -24,6 +25,8 @@ use vortex::layout::layouts::chunked::writer::ChunkedLayoutStrategy;
 use vortex::layout::layouts::flat::writer::FlatLayoutStrategy;
 use vortex::layout::layouts::repartition::{RepartitionStrategy, RepartitionWriterOptions};
 use vortex::session::VortexSession;
+use vortex_btrblocks::SchemeExt;
+use vortex_btrblocks::schemes::temporal::TemporalScheme;
 
 use crate::routing::CanonicalKeys;
 use crate::statistics::StatisticsBuilder;
@@ -130,7 +133,10 @@ fn write_strategy(session: &VortexSession, stored: &Schema) -> Arc<dyn LayoutStr
     };
     let plain = ChunkedLayoutStrategy::new(FlatLayoutStrategy::default());
     let plain: Arc<dyn LayoutStrategy> = Arc::new(RepartitionStrategy::new(plain, blocks));
-    let mut builder = WriteStrategyBuilder::from_session(session);
+    // The format fails when it compares timestamps that it split into days and seconds with some constants.
+    let compressor = BtrBlocksCompressorBuilder::from_session(session);
+    let compressor = compressor.exclude_schemes([TemporalScheme.id()]);
+    let mut builder = WriteStrategyBuilder::from_session(session).with_btrblocks_builder(compressor);
     let vectors = stored.fields().iter().filter(|field| {
         matches!(field.data_type(), DataType::FixedSizeList(item, _) if item.data_type().is_floating())
     });

@@ -38,6 +38,7 @@ mod canonical_floats;
 mod deletion_vectors;
 mod distinct;
 mod encode;
+mod hidden_values;
 pub mod inline;
 mod inventory;
 pub mod ipc_check;
@@ -54,6 +55,7 @@ pub mod types;
 
 pub use canonical_floats::canonical_floats;
 pub use encode::{EncodedSegment, SegmentEncoder, SegmentRows, primary_keys};
+pub use hidden_values::without_hidden_values;
 pub use read::{RemoteSegments, SegmentReader, SegmentRef};
 pub use routing::{CanonicalKeys, Router, shard_of_key};
 pub use scan::{PositionedRows, to_roaring_treemap};

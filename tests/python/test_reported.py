@@ -7,7 +7,10 @@ import pytest
 
 from duckdb_oracle import SPREAD, connect
 from differential import normal, same_value
-from reported import REPORTS
+import reported
+import reported_more
+
+REPORTS = reported.REPORTS + reported_more.REPORTS
 
 CREATED = re.compile(r'(?i)create table (?:if not exists )?"?(\w+)')
 

@@ -285,11 +285,14 @@ pub(crate) fn check_default_value(column: &Column, text: &str, value: ArrayRef) 
 /// A check with its name, or with a generated one.
 ///
 /// # Errors
-/// Those of [`definition`].
+/// `AlreadyExists` for the name of another check; those of [`definition`].
 pub(crate) fn name_check(check: &CheckConstraint, table: &TableSchema) -> Result<Check> {
     let free = |name: &String| table.checks.iter().all(|c| c.name != *name);
     let generated = || (1..).map(|n| format!("check_{n}")).find(free).unwrap_or_default();
     let name = check.name.as_ref().map_or_else(generated, name_of);
+    if !free(&name) {
+        return Err(Error::already_exists(format!("check {name:?} exists already")));
+    }
     Ok(Check { name, expression: definition(&check.expr)? })
 }
 

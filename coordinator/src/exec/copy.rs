@@ -12,19 +12,24 @@ use datafusion::sql::parser::{CopyToSource, CopyToStatement, Statement};
 use datafusion::sql::sqlparser::ast;
 use futures::TryStreamExt;
 use plexus_model::{Error, Result, Token};
+use tokio::fs::File;
+use tokio::io::{AsyncWriteExt, BufWriter};
 
 use crate::errors::from_datafusion;
 use crate::exec::context::{Executed, StatementContext};
+use crate::exec::csv_export::CsvOptions;
 use crate::exec::plan_statement::plan_statement;
 use crate::exec::planner::Planner;
 use crate::sql::names::last_part;
 use crate::sql::parameters::bind;
 use crate::sql::syntax;
 
+const CSV: &str = "CSV";
+
 /// Formats by file name extension or `STORED AS` name.
 const FORMATS: [(&str, &str); 8] = [
     ("parquet", "PARQUET"),
-    ("csv", "CSV"),
+    ("csv", CSV),
     ("ndjson", "JSON"),
     ("jsonl", "JSON"),
     ("json", "JSON"),
@@ -75,7 +80,10 @@ impl CopyExecutor {
         }
         // The engine writes one file, and not a directory of files, only to a path with an extension.
         let temporary = TemporaryFile(directory.join(format!(".{}.unfinished", Token::generate())));
-        let rows = self.write(context, copy, format, &temporary.0).await?;
+        let rows = match format {
+            CSV => self.write_csv(context, statement, &CsvOptions::of(&copy.options)?, &temporary.0).await?,
+            _ => self.write(context, copy, format, &temporary.0).await?,
+        };
         publish(temporary.0.clone(), path).await?;
         Ok(Executed::Affected(rows))
     }
@@ -101,7 +109,29 @@ impl CopyExecutor {
         plan_statement(&self.planner.local_state(context)?, statement).await
     }
 
-    /// Writes the rows to file `to` and returns their number.
+    /// Writes the rows to file `to` as CSV and returns their number.
+    async fn write_csv(
+        &self,
+        context: &StatementContext<'_>,
+        statement: &Statement,
+        options: &CsvOptions,
+        to: &Path,
+    ) -> Result<u64> {
+        let plan = bind(self.plan_source(context, statement).await?, context.values)?;
+        let mut rows = self.planner.query(context, &plan).await?;
+        let failed = |e| Error::io(to.display(), e);
+        let mut file = BufWriter::new(File::create(to).await.map_err(failed)?);
+        file.write_all(&options.header(&rows.schema)).await.map_err(failed)?;
+        let mut count = 0;
+        while let Some(batch) = rows.stream.try_next().await? {
+            file.write_all(&options.lines(&batch)?).await.map_err(failed)?;
+            count += batch.num_rows() as u64;
+        }
+        file.flush().await.map_err(failed)?;
+        Ok(count)
+    }
+
+    /// Writes the rows to file `to` in a format of the engine and returns their number.
     async fn write(
         &self,
         context: &StatementContext<'_>,

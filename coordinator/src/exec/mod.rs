@@ -3,6 +3,7 @@
 
 pub(crate) mod context;
 pub(crate) mod copy;
+pub(crate) mod csv_export;
 pub(crate) mod dml;
 pub(crate) mod insert;
 pub(crate) mod load;

@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     self, Expr, GroupByExpr, OrderByKind, Query, Select, SelectItem, SetExpr, TableAlias, TableFactor, Value,
-    Visit, VisitMut, Visitor, VisitorMut,
+    Visit, VisitMut, Visitor, VisitorMut, visit_expressions_mut,
 };
 use plexus_model::{Manifest, Table, TableName};
 
@@ -52,7 +52,7 @@ impl VisitorMut for Groups<'_> {
             && let Some(ast::OrderBy { kind: OrderByKind::Expressions(exprs), .. }) = &query.order_by
         {
             let mut used = UsedColumns::default();
-            let _: ControlFlow<()> = Visit::visit(exprs, &mut used);
+            let _: ControlFlow<()> = Visit::visit(&without_groups(exprs.clone(), select), &mut used);
             self.extend(select, &used);
         }
         ControlFlow::Continue(())
@@ -62,9 +62,10 @@ impl VisitorMut for Groups<'_> {
         let is_wildcard =
             |item: &SelectItem| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..));
         let mut used = UsedColumns { columns: vec![], all: select.projection.iter().any(is_wildcard) };
-        let _: ControlFlow<()> = Visit::visit(&select.projection, &mut used);
-        let _: ControlFlow<()> = Visit::visit(&select.having, &mut used);
-        let _: ControlFlow<()> = Visit::visit(&select.qualify, &mut used);
+        let parts = (select.projection.clone(), select.having.clone(), select.qualify.clone());
+        let _: ControlFlow<()> = Visit::visit(&without_groups(parts.0, select), &mut used);
+        let _: ControlFlow<()> = Visit::visit(&without_groups(parts.1, select), &mut used);
+        let _: ControlFlow<()> = Visit::visit(&without_groups(parts.2, select), &mut used);
         self.extend(select, &used);
         ControlFlow::Continue(())
     }
@@ -140,6 +141,23 @@ impl Groups<'_> {
             None => Some((reference.table().to_owned(), table)),
         }
     }
+}
+
+/// A part of a query without the expressions by which it is grouped: `CAST(ts AS DATE)` uses the group, and
+/// not the column `ts`.
+fn without_groups<T: VisitMut>(mut part: T, select: &Select) -> T {
+    let GroupByExpr::Expressions(groups, _) = &select.group_by else {
+        return part;
+    };
+    let groups: Vec<Expr> = groups.iter().map(|group| resolve_position(group, &select.projection)).collect();
+    let _: ControlFlow<()> = visit_expressions_mut(&mut part, |expr| {
+        let is_column = matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_));
+        if !is_column && groups.contains(expr) {
+            *expr = syntax::null();
+        }
+        ControlFlow::Continue(())
+    });
+    part
 }
 
 /// What `GROUP BY 1` stands for.

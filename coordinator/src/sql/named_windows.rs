@@ -1,6 +1,7 @@
-//! Windows that refer to named ones: `OVER (w ORDER BY x)`, `WINDOW v AS (w ORDER BY x)`.
+//! Windows that refer to named ones: `OVER w`, `OVER (w ORDER BY x)`, `WINDOW v AS (w ORDER BY x)`.
 //!
-//! The engine drops what the named window says. Here its clauses are copied.
+//! The engine drops what the named window says, if the reference adds something. Here its clauses are copied,
+//! and other rewrites see them.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -76,13 +77,16 @@ impl VisitorMut for References<'_> {
     type Break = Error;
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
-        if let Expr::Function(Function { over: Some(WindowType::WindowSpec(spec)), .. }) = expr
-            && spec.window_name.is_some()
-        {
-            match resolved(spec, self.windows) {
-                Ok(whole) => *spec = whole,
-                Err(error) => return ControlFlow::Break(error),
-            }
+        let Expr::Function(Function { over: Some(over), .. }) = expr else {
+            return ControlFlow::Continue(());
+        };
+        let whole = match over {
+            WindowType::WindowSpec(spec) => resolved(spec, self.windows),
+            WindowType::NamedWindow(name) => find(self.windows, &name_of(name)).cloned(),
+        };
+        match whole {
+            Ok(whole) => *over = WindowType::WindowSpec(whole),
+            Err(error) => return ControlFlow::Break(error),
         }
         ControlFlow::Continue(())
     }

@@ -1,9 +1,17 @@
 //! `a ^ b` is a power, as in PostgreSQL and DuckDB: the engine takes it for an exclusive or. `U&'...'` and
 //! `N'...'` are texts: the engine does not know them.
+//!
+//! `SIMILAR TO` has the patterns of the SQL standard, which are those of `LIKE` with alternatives, repetition
+//! and sets, and match a text as a whole; the engine takes them for regular expressions that match a part.
+//! `x = ANY (list)` is null if no item is equal and one is null; the engine leaves such items out.
 
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Statement, Value, visit_expressions_mut};
+use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, CaseWhen, Expr, Statement, UnaryOperator, Value, visit_expressions_mut,
+};
+use plexus_query::{HAS_UNKNOWN_ITEM, SIMILAR_PATTERN};
 
 use crate::sql::syntax;
 
@@ -13,6 +21,28 @@ pub(crate) fn rewrite(statement: &mut Statement) {
         if let Expr::BinaryOp { left, op: BinaryOperator::BitwiseXor, right } = expr {
             *expr = syntax::call("power", vec![left.as_ref().clone(), right.as_ref().clone()]);
         }
+        match expr {
+            Expr::SimilarTo { negated, expr: text, pattern, escape_char } => {
+                let op = match negated {
+                    true => BinaryOperator::PGRegexNotMatch,
+                    false => BinaryOperator::PGRegexMatch,
+                };
+                let escape = escape_char.clone().map_or_else(|| syntax::text("\\"), Expr::Value);
+                let regex = syntax::call(SIMILAR_PATTERN, vec![pattern.as_ref().clone(), escape]);
+                let left = Box::new(Expr::Nested(text.clone()));
+                *expr = Expr::BinaryOp { left, op, right: Box::new(regex) };
+            }
+            Expr::AnyOp { left, compare_op, right, .. } if !is_query(right) => {
+                *expr = any_item(left, compare_op.clone(), right);
+            }
+            Expr::AllOp { left, compare_op, right } if !is_query(right) => {
+                if let Some(negation) = negation_of(compare_op) {
+                    let any = Box::new(any_item(left, negation, right));
+                    *expr = Expr::UnaryOp { op: UnaryOperator::Not, expr: Box::new(Expr::Nested(any)) };
+                }
+            }
+            _ => {}
+        }
         if let Expr::Value(value) = expr
             && let Value::UnicodeStringLiteral(text) | Value::NationalStringLiteral(text) = &value.value
         {
@@ -20,6 +50,46 @@ pub(crate) fn rewrite(statement: &mut Statement) {
         }
         ControlFlow::Continue(())
     });
+}
+
+fn is_query(expr: &Expr) -> bool {
+    match expr {
+        Expr::Subquery(_) => true,
+        Expr::Nested(inner) => is_query(inner),
+        _ => false,
+    }
+}
+
+/// `left op ANY (list)`: true for one item, and otherwise null if an item or the list is.
+fn any_item(left: &Expr, op: BinaryOperator, list: &Expr) -> Expr {
+    let any = Expr::AnyOp {
+        left: Box::new(left.clone()),
+        compare_op: op,
+        right: Box::new(list.clone()),
+        is_some: false,
+    };
+    let is_unknown = syntax::call(HAS_UNKNOWN_ITEM, vec![list.clone(), Expr::IsNull(Box::new(left.clone()))]);
+    let when = |condition, result| CaseWhen { condition, result };
+    let boolean = |value| Expr::value(Value::Boolean(value));
+    Expr::Case {
+        case_token: AttachedToken::empty(),
+        end_token: AttachedToken::empty(),
+        operand: None,
+        conditions: vec![when(any, boolean(true)), when(is_unknown, syntax::null())],
+        else_result: Some(Box::new(boolean(false))),
+    }
+}
+
+fn negation_of(op: &BinaryOperator) -> Option<BinaryOperator> {
+    Some(match op {
+        BinaryOperator::Eq => BinaryOperator::NotEq,
+        BinaryOperator::NotEq => BinaryOperator::Eq,
+        BinaryOperator::Lt => BinaryOperator::GtEq,
+        BinaryOperator::LtEq => BinaryOperator::Gt,
+        BinaryOperator::Gt => BinaryOperator::LtEq,
+        BinaryOperator::GtEq => BinaryOperator::Lt,
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -35,6 +105,10 @@ mod tests {
             statement.to_string()
         };
         assert_eq!(rewritten("SELECT 1 + 2 * a ^ 3"), "SELECT 1 + 2 * \"power\"(a, 3)");
+        assert_eq!(
+            rewritten("SELECT a SIMILAR TO b FROM t"),
+            "SELECT (a) ~ \"$similar_pattern\"(b, '\\') FROM t"
+        );
         assert_eq!(rewritten("SELECT U&'\\0041', N'b'"), "SELECT 'A', 'b'");
     }
 }

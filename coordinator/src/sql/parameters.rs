@@ -1,5 +1,6 @@
 //! Parameters of statements: their types, and binding of values.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
@@ -7,7 +8,7 @@ use arrow::compute;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{ParamValues, ScalarValue};
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::logical_expr::{BinaryExpr, Expr, LogicalPlan};
 use plexus_model::{Error, Result};
 use plexus_query::search::bind_searches;
 
@@ -101,9 +102,40 @@ pub(crate) fn bind(plan: LogicalPlan, values: &[ScalarValue]) -> Result<LogicalP
     if types.is_empty() {
         return Ok(plan);
     }
-    let values = values.iter().zip(&types).map(|(value, t)| fit(value, t)).collect::<Result<Vec<_>>>()?;
+    let operands = arithmetic_operands(&plan).map_err(from_datafusion)?;
+    let values = values.iter().zip(&types).enumerate().map(|(index, (value, data_type))| {
+        // `10 / ?` with 4.0 is 2.5, also where the engine expects an integer.
+        let is_whole = data_type.is_integer() && !value.data_type().is_integer();
+        match is_whole && operands.contains(&format!("${}", index + 1)) {
+            true => Ok(value.clone()),
+            false => fit(value, data_type),
+        }
+    });
+    let values = values.collect::<Result<Vec<_>>>()?;
     let plan = bind_searches(plan, &values).map_err(from_datafusion)?;
     plan.with_param_values(ParamValues::from(values)).map_err(from_datafusion)
+}
+
+/// The parameters that are operands of arithmetic.
+fn arithmetic_operands(plan: &LogicalPlan) -> datafusion::common::Result<HashSet<String>> {
+    let mut operands = HashSet::new();
+    plan.apply_with_subqueries(|plan| {
+        plan.apply_expressions(|expr| {
+            expr.apply(|expr| {
+                if let Expr::BinaryExpr(BinaryExpr { left, op, right }) = expr
+                    && op.is_numerical_operators()
+                {
+                    for side in [left, right] {
+                        if let Expr::Placeholder(placeholder) = side.as_ref() {
+                            operands.insert(placeholder.id.clone());
+                        }
+                    }
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    Ok(operands)
 }
 
 /// A value in the type that the plan expects, if that holds it exactly. Otherwise the value keeps its own

@@ -20,7 +20,7 @@ use datafusion::logical_expr::{
 };
 use plexus_model::{Error, Result, Table};
 use plexus_query::{DEFAULT_ZONE, clocks_of, instants_of};
-use plexus_storage::types;
+use plexus_storage::{sql_name, types};
 
 use crate::write::coerce::{STRICT, cast_columns, cast_error, check_finite};
 
@@ -51,9 +51,23 @@ pub(crate) fn assign_value(array: &ArrayRef, to: &DataType, zone: &str) -> Resul
     }
     let from = array.data_type().clone();
     let failed = |e| cast_error(&from, to, &e);
+    if (from.is_numeric() && is_time(to)) || (is_time(&from) && to.is_numeric()) {
+        let (from, to) = (sql_name(&from), sql_name(to));
+        return Err(Error::invalid(format!("a value of type {from} is no {to}: write a CAST")));
+    }
     let array = match in_zone(array, to, zone)? {
         Some(zoned) => zoned,
         None => items_assigned(array, to, zone)?.unwrap_or_else(|| array.clone()),
+    };
+    // Text with more digits than the column has is rounded as a timestamp is.
+    let array = match (array.data_type(), to) {
+        (DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View, DataType::Timestamp(unit, of_zone))
+            if matches!(unit, TimeUnit::Second | TimeUnit::Millisecond) =>
+        {
+            let fine = DataType::Timestamp(TimeUnit::Microsecond, of_zone.clone());
+            compute::cast_with_options(&array, &fine, &STRICT).map_err(failed)?
+        }
+        _ => array,
     };
     let rounded = match to {
         to if to.is_integer() => round(&array).map_err(failed)?,
@@ -63,6 +77,12 @@ pub(crate) fn assign_value(array: &ArrayRef, to: &DataType, zone: &str) -> Resul
     let converted = compute::cast_with_options(&rounded, to, &STRICT).map_err(failed)?;
     check_finite(&array, &converted)?;
     Ok(converted)
+}
+
+/// Whether a type is one of points in time.
+fn is_time(data_type: &DataType) -> bool {
+    use DataType::{Date32, Date64, Time32, Time64, Timestamp};
+    matches!(data_type, Date32 | Date64 | Time32(_) | Time64(_) | Timestamp(..))
 }
 
 /// Times that change between clocks and instants, by the clocks of a zone; `None` for other values.

@@ -12,7 +12,7 @@ use arrow::datatypes::Float64Type;
 use arrow::util::display::array_value_to_string;
 use arrow_schema::{ArrowError, DataType, SchemaRef};
 use plexus_model::{Error, Result, Table};
-use plexus_storage::{canonical_floats, sql_name};
+use plexus_storage::{canonical_floats, sql_name, without_hidden_values};
 
 use crate::write::valid_values::check_values;
 
@@ -61,7 +61,7 @@ pub(crate) fn cast_columns(
         };
         check_halfvec(&column).map_err(with_column)?;
         check_values(&column).map_err(with_column)?;
-        columns.push(canonical_floats(&column));
+        columns.push(without_hidden_values(&canonical_floats(&column)));
     }
     RecordBatch::try_new(schema.clone(), columns)
         .map_err(|e| Error::invalid(format!("rows for table {}: {e}", table.name)).with_source(e))

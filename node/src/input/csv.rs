@@ -71,6 +71,8 @@ struct Records {
     source: Source,
     /// Number of the line read last, from 1.
     line: u64,
+    /// Fields of the first record.
+    width: Option<usize>,
     raw: Vec<u8>,
 }
 
@@ -78,7 +80,7 @@ impl Records {
     fn open(file: &CsvFile) -> Result<Self> {
         let source = Source::open(&file.path, file.options.encoding.as_deref())?;
         let (path, dialect) = (file.path.clone(), file.dialect.clone());
-        Ok(Self { path, dialect, source, line: 0, raw: vec![] })
+        Ok(Self { path, dialect, source, line: 0, width: None, raw: vec![] })
     }
 
     fn error(&self, line: u64, message: impl std::fmt::Display) -> Error {
@@ -97,14 +99,15 @@ impl Records {
         Ok(self.raw.len() > before)
     }
 
-    /// Reads the next record that is not an empty line. Returns false at the end of the file.
+    /// Reads the next record. Returns false at the end of the file. An empty line is a missing value in a
+    /// file of one column, and is skipped in others.
     fn read(&mut self, record: &mut Record) -> Result<bool> {
         self.raw.clear();
         loop {
             if !self.read_line()? {
                 return Ok(false);
             }
-            if end_of_line(&self.raw) > 0 {
+            if end_of_line(&self.raw) > 0 || self.width == Some(1) {
                 break;
             }
             self.raw.clear();
@@ -138,6 +141,7 @@ impl Records {
             at = end + 1;
         }
         record.line = first_line;
+        self.width.get_or_insert(record.fields.len());
         let valid = String::from_utf8(text);
         record.text = valid.map_err(|_| {
             self.error(

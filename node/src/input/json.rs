@@ -389,6 +389,15 @@ fn object_column(values: &[Option<&Json>], fields: &Fields) -> std::result::Resu
     if let Some(row) = values.iter().position(not_an_object) {
         return Err(Misfit { row, reason: "is not an object".to_owned() });
     }
+    for (row, value) in values.iter().enumerate() {
+        if let Some(Json::Object(found)) = value
+            && let Some((name, _)) = found.iter().find(|(name, _)| fields.find(name).is_none())
+        {
+            let known: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
+            let reason = format!("has a field {name:?}, the column has {}", known.join(", "));
+            return Err(Misfit { row, reason });
+        }
+    }
     let columns = fields
         .iter()
         .map(|field| {

@@ -162,6 +162,25 @@ async fn copy_writes_files_only_to_the_export_directory() {
     assert_eq!(client.execute(query).await.unwrap().affected, Some(10));
     let text = std::fs::read_to_string(export.join("few.txt")).unwrap();
     assert_eq!(text.lines().count(), 11, "{text}");
+    // What a CSV file could confuse comes back as it was.
+    client.execute("CREATE TABLE odd (id BIGINT, s VARCHAR, b BYTEA, d DOUBLE, l INT[])").await.unwrap();
+    client
+        .execute(
+            "INSERT INTO odd VALUES (1, '', CAST('' AS BYTEA), 'NaN', []), (2, NULL, NULL, NULL, NULL), \
+             (3, 'NULL', decode('ff00', 'hex'), 'inf', [1, NULL]), \
+             (4, 'a,\"b\"\nc ', decode('2c', 'hex'), 0.1, [2])",
+        )
+        .await
+        .unwrap();
+    client.execute("CREATE TABLE copied AS SELECT * FROM odd WHERE false").await.unwrap();
+    client.execute("COPY odd TO 'odd.csv'").await.unwrap();
+    let file = export.join("odd.csv").display().to_string();
+    let loaded = run(&["load", &file, "--table", "copied", "--url", &url]);
+    assert!(loaded.status.success(), "{}", String::from_utf8_lossy(&loaded.stderr));
+    let same = "SELECT count(*) FROM odd a JOIN copied b ON a.id = b.id AND a.s IS NOT DISTINCT FROM b.s \
+                AND a.b IS NOT DISTINCT FROM b.b AND a.d IS NOT DISTINCT FROM b.d \
+                AND a.l IS NOT DISTINCT FROM b.l";
+    assert_eq!(number(&mut client, same).await.unwrap(), 4);
     for (sql, message) in [
         ("COPY t TO 'all.csv'", "exists already"),
         ("COPY t TO '/tmp/plexus.csv'", "relative to"),
@@ -170,6 +189,7 @@ async fn copy_writes_files_only_to_the_export_directory() {
         ("COPY t TO 'all.xyz'", "is unknown: use parquet"),
         ("COPY nothing TO 'b.csv'", "not found"),
         ("COPY (SELECT id / (id - 5) FROM t) TO 'b.csv'", "zero"),
+        ("COPY t TO 'b.csv' OPTIONS (compression 'gzip')", "has delimiter, header and null"),
     ] {
         let error = client.execute(sql).await.err().unwrap_or_else(|| panic!("{sql} should fail"));
         assert!(error.message().contains(message), "{sql}: {error}");
@@ -177,7 +197,7 @@ async fn copy_writes_files_only_to_the_export_directory() {
     let mut names: Vec<_> =
         std::fs::read_dir(&export).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
-    assert_eq!(names, ["all.arrow", "all.csv", "all.ndjson", "all.parquet", "few.txt"]);
+    assert_eq!(names, ["all.arrow", "all.csv", "all.ndjson", "all.parquet", "few.txt", "odd.csv"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use crate::analysis::typed::typed;
 use arrow::array::{AsArray, IntervalMonthDayNanoArray};
 use arrow::compute::cast as cast_array;
 use arrow::datatypes::{Int64Type, IntervalMonthDayNano};
@@ -39,6 +40,16 @@ pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>
                 let duration = std::mem::take(value);
                 *value = ScalarUDF::from(DurationInterval::default()).call(vec![duration]);
                 Ok(Transformed::yes(Expr::ScalarFunction(call)))
+            }
+            // DataFusion makes ranges of timestamps of ranges of years, which miss those that the type does
+            // not hold, and hours that a zone skips (apache/datafusion#25135).
+            [_, value]
+                if matches!(
+                    type_of(value),
+                    DataType::Timestamp(TimeUnit::Nanosecond, _) | DataType::Timestamp(_, Some(_))
+                ) =>
+            {
+                Ok(Transformed::yes(typed(Expr::ScalarFunction(call))))
             }
             _ => Ok(Transformed::no(Expr::ScalarFunction(call))),
         },

@@ -24,20 +24,48 @@ pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>
     Ok(Transformed::new_transformed(Expr::AggregateFunction(aggregate), is_changed))
 }
 
-/// Functions that fail for some values, beside those of arithmetic, of timestamps and of patterns.
-const FALLIBLE: [&str; 12] = [
-    "arrow_cast",
-    "chr",
-    "date_bin",
-    "decode",
-    "factorial",
-    "gcd",
-    "lcm",
-    "make_date",
-    "make_time",
-    "power",
-    "to_date",
-    "to_unixtime",
+/// Functions that fail for no value. All others may.
+const TOTAL: [&str; 40] = [
+    "$at_time_zone",
+    "$canonical_float",
+    "$has_unknown_item",
+    "$interval_length",
+    "$named_value",
+    "$typed",
+    "array_has",
+    "array_length",
+    "array_position",
+    "bit_length",
+    "bm25_score",
+    "btrim",
+    "cardinality",
+    "character_length",
+    "coalesce",
+    "concat",
+    "contains",
+    "cosine_distance",
+    "date_part",
+    "ends_with",
+    "get_field",
+    "inner_product",
+    "is_nan",
+    "isnan",
+    "iszero",
+    "l2_distance",
+    "lower",
+    "ltrim",
+    "make_array",
+    "named_struct",
+    "negative_inner_product",
+    "now",
+    "nullif",
+    "octet_length",
+    "reverse",
+    "rtrim",
+    "starts_with",
+    "strpos",
+    "text_match",
+    "upper",
 ];
 
 /// Whether an expression may fail for some values of its columns.
@@ -49,11 +77,7 @@ pub(crate) fn can_fail(expr: &Expr, schema: &DFSchema) -> bool {
         Expr::Cast(Cast { expr, field }) => {
             !expr.get_type(schema).is_ok_and(|from| is_total(&from, field.data_type()))
         }
-        Expr::ScalarFunction(call) => {
-            let name = call.name();
-            FALLIBLE.contains(&name)
-                || ["$checked", "to_timestamp", "regexp_"].iter().any(|p| name.starts_with(p))
-        }
+        Expr::ScalarFunction(call) => !TOTAL.contains(&call.name()),
         _ => false,
     };
     expr.exists(|expr| Ok(fails(expr))).unwrap_or(true)
@@ -64,10 +88,12 @@ fn is_arithmetic(op: Operator) -> bool {
     matches!(op, Plus | Minus | Multiply | Divide | Modulo)
 }
 
+pub(crate) fn is_text(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+}
+
 /// Whether a cast fits all values.
 pub(crate) fn is_total(from: &DataType, to: &DataType) -> bool {
-    let is_text =
-        |data_type: &DataType| matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
     if from == to {
         return true;
     }

@@ -12,6 +12,7 @@ use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::expr::{InList, ScalarFunction};
+use datafusion::logical_expr::type_coercion::binary::type_union_coercion;
 use datafusion::logical_expr::{
     Between, BinaryExpr, Case, Cast, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator,
     Subquery, Union, cast,
@@ -39,6 +40,9 @@ pub(crate) fn analyze(plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPla
         plan => Ok(Transformed::no(plan)),
     })
 }
+
+/// Functions whose arguments keep their types.
+const MIXED: [&str; 5] = ["concat", "concat_ws", "named_struct", "struct", "arrow_typeof"];
 
 /// Applies the rule to an expression whose parts it has been applied to.
 pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
@@ -76,10 +80,11 @@ pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>
             if let Some(expr) = expr {
                 unify(whens.into_iter().chain([expr.as_mut()]), schema);
             }
-            unify(thens.into_iter().chain(else_expr.iter_mut().map(Box::as_mut)), schema);
+            let branches = thens.into_iter().chain(else_expr.iter_mut().map(Box::as_mut));
+            unify_numbers(branches.collect(), schema);
             Expr::Case(case)
         }
-        Expr::ScalarFunction(ScalarFunction { func, mut args }) => {
+        Expr::ScalarFunction(ScalarFunction { func, mut args }) if !MIXED.contains(&func.name()) => {
             unify(args.iter_mut(), schema);
             Expr::ScalarFunction(ScalarFunction { func, args })
         }
@@ -190,6 +195,29 @@ fn unify<'a>(exprs: impl IntoIterator<Item = &'a mut Expr>, schema: &DFSchema) {
     }
 }
 
+/// Gives numbers one type, which DataFusion does later: until then it takes the first for the type of all.
+fn unify_numbers(exprs: Vec<&mut Expr>, schema: &DFSchema) {
+    let types = types_of(exprs.iter().map(|expr| &**expr), schema);
+    let Some(common) = common_number(&types) else {
+        return;
+    };
+    for (expr, data_type) in exprs.into_iter().zip(types) {
+        if data_type != common && !data_type.is_null() {
+            *expr = cast(std::mem::take(expr), common.clone());
+        }
+    }
+}
+
+/// The type that holds numbers of several types; `None` for other types.
+fn common_number(types: &[DataType]) -> Option<DataType> {
+    if let Some(float) = float_of(types) {
+        return Some(float);
+    }
+    let mut numbers = types.iter().filter(|data_type| !data_type.is_null());
+    let first = numbers.next().filter(|data_type| data_type.is_numeric())?.clone();
+    numbers.try_fold(first, |common, next| type_union_coercion(&common, next).filter(|_| next.is_numeric()))
+}
+
 /// Casts an expression of type `data_type` to `float` if it is a decimal.
 fn make_float(expr: &mut Expr, data_type: &DataType, float: &DataType) {
     if data_type.is_decimal() {
@@ -197,11 +225,12 @@ fn make_float(expr: &mut Expr, data_type: &DataType, float: &DataType) {
     }
 }
 
-/// Makes the decimals in the columns of a union floats where another input has floats.
+/// Gives the columns of a union that are numbers one type.
 fn unify_union(union: Union) -> Result<Transformed<LogicalPlan>> {
     cast_union_columns(union, |types| {
-        let float = float_of(types)?;
-        Some(types.iter().map(|data_type| data_type.is_decimal().then(|| float.clone())).collect())
+        let common = common_number(types)?;
+        let to = |data_type: &DataType| (*data_type != common).then(|| common.clone());
+        Some(types.iter().map(to).collect())
     })
 }
 

@@ -1,47 +1,98 @@
-//! Two lists about one nullable value: `x NOT IN (1) OR x NOT IN (2)`.
+//! Lists about one nullable value: `x NOT IN (1) OR x NOT IN (2)`, or `NOT ((x = 1 OR x = 2) AND (x = 5 OR x
+//! = 6))`.
 //!
-//! The optimizer intersects and unites such lists as if the value were never null, and makes true of this
-//! one, which is null for a null. See apache/datafusion#24246. All lists but the first of a value are hidden
-//! from it.
+//! The optimizer makes lists of alternatives, and intersects and unites the lists of a value as if it were
+//! never null: it makes true of the first condition and of the second, which are null for a null. See
+//! apache/datafusion#24246. The values of such lists are told apart, so that it finds no two of one value. In
+//! the conditions of a filter, where null counts as false, alternatives stay as they are: an intersection
+//! that is empty is false as well.
 
 use std::collections::HashSet;
 
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{DFSchema, Result, ScalarValue};
-use datafusion::config::ConfigOptions;
-use datafusion::functions::core::expr_fn::nullif;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{DFSchema, Result};
 use datafusion::logical_expr::expr::InList;
-use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, lit};
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::utils::merge_schema;
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator};
 
-use crate::analysis::rewrite_whole_expressions;
+use crate::analysis::typed::typed_apart;
 
 /// The rule; runs before types are coerced.
-pub(crate) fn analyze(plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-    rewrite_whole_expressions(plan, &hide_repeated, &|plan| Ok(Transformed::no(plan)))
+pub(crate) fn rewrite(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    let is_filter = matches!(plan, LogicalPlan::Filter(_));
+    let mut has_list = false;
+    for expr in plan.expressions() {
+        has_list |= expr.exists(|expr| Ok(is_list(expr) || is_or(expr)))?;
+    }
+    if !has_list {
+        return Ok(Transformed::no(plan));
+    }
+    let schema = merge_schema(&plan.inputs());
+    let preserver = NamePreserver::new(&plan);
+    let mut lists = Lists { schema: &schema, seen: HashSet::new(), apart: 0 };
+    plan.map_expressions(|expr| {
+        let name = preserver.save(&expr);
+        let expr = if is_filter { lists.condition(expr)? } else { lists.value(expr)? };
+        Ok(Transformed::yes(name.restore(expr)))
+    })
 }
 
-/// Hides the lists of values that have one already: `x IN (...)` becomes `nullif(x, NULL) IN (...)`, which is
-/// the same to everybody but the optimizer.
-fn hide_repeated(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
-    let mut lists = 0;
-    expr.apply(|expr| {
-        lists += usize::from(matches!(expr, Expr::InList(_)));
-        Ok(if lists > 1 { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
-    })?;
-    if lists < 2 {
-        return Ok(Transformed::no(expr));
-    }
-    let mut seen = HashSet::new();
-    expr.transform_up(|expr| {
-        let Expr::InList(InList { expr: value, list, negated }) = expr else {
-            return Ok(Transformed::no(expr));
-        };
-        let is_new = seen.insert(value.as_ref().clone());
-        if is_new || !value.nullable(schema).unwrap_or(true) {
-            return Ok(Transformed::no(Expr::InList(InList { expr: value, list, negated })));
+fn is_list(expr: &Expr) -> bool {
+    matches!(expr, Expr::InList(_))
+}
+
+fn is_or(expr: &Expr) -> bool {
+    matches!(expr, Expr::BinaryExpr(BinaryExpr { op: Operator::Or, .. }))
+}
+
+/// The lists of the expressions of a node.
+struct Lists<'a> {
+    schema: &'a DFSchema,
+    /// Values that have a list under their own name.
+    seen: HashSet<Expr>,
+    /// How many values were told apart.
+    apart: u64,
+}
+
+impl Lists<'_> {
+    /// Rewrites a condition for which null counts as false.
+    #[recursive::recursive]
+    fn condition(&mut self, expr: Expr) -> Result<Expr> {
+        match expr {
+            Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::And | Operator::Or), right }) => {
+                let (left, right) = (self.condition(*left)?, self.condition(*right)?);
+                Ok(Expr::BinaryExpr(BinaryExpr { left: Box::new(left), op, right: Box::new(right) }))
+            }
+            Expr::InList(list) if self.seen.insert(list.expr.as_ref().clone()) => Ok(Expr::InList(list)),
+            expr => self.value(expr),
         }
-        let null = value.get_type(schema).and_then(|t| ScalarValue::try_new_null(&t));
-        let hidden = Box::new(nullif(*value, lit(null.unwrap_or(ScalarValue::Null))));
-        Ok(Transformed::yes(Expr::InList(InList { expr: hidden, list, negated })))
-    })
+    }
+
+    /// Rewrites an expression whose null differs from false.
+    fn value(&mut self, expr: Expr) -> Result<Expr> {
+        let has_alternatives = expr.exists(|expr| Ok(is_or(expr)))?;
+        let rewritten = expr.transform_up(|expr| match expr {
+            Expr::InList(InList { expr, list, negated }) => {
+                let expr = Box::new(self.told_apart(*expr));
+                Ok(Transformed::yes(Expr::InList(InList { expr, list, negated })))
+            }
+            Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::Eq | Operator::NotEq), right })
+                if has_alternatives && right.as_literal().is_some() =>
+            {
+                let left = Box::new(self.told_apart(*left));
+                Ok(Transformed::yes(Expr::BinaryExpr(BinaryExpr { left, op, right })))
+            }
+            expr => Ok(Transformed::no(expr)),
+        });
+        rewritten.map(|rewritten| rewritten.data)
+    }
+
+    fn told_apart(&mut self, value: Expr) -> Expr {
+        if !value.nullable(self.schema).unwrap_or(true) || value.as_literal().is_some() {
+            return value;
+        }
+        self.apart += 1;
+        typed_apart(value, self.apart)
+    }
 }

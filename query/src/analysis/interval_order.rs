@@ -10,9 +10,10 @@ use arrow::datatypes::{IntervalMonthDayNano, IntervalMonthDayNanoType};
 use arrow_schema::{DECIMAL128_MAX_PRECISION, DataType, IntervalUnit};
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result, exec_err};
+use datafusion::logical_expr::expr::InList;
 use datafusion::logical_expr::{
-    BinaryExpr, ColumnarValue, Expr, ExprSchemable, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
-    Volatility,
+    Between, BinaryExpr, ColumnarValue, Expr, ExprSchemable, LogicalPlan, ScalarFunctionArgs, ScalarUDF,
+    ScalarUDFImpl, Signature, Volatility,
 };
 
 /// The rule; runs when types are coerced.
@@ -22,11 +23,49 @@ pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>
         Expr::BinaryExpr(BinaryExpr { left, op, right })
             if op.supports_propagation() && is_interval(&left) && is_interval(&right) =>
         {
-            let length = |side: Expr| Box::new(ScalarUDF::from(IntervalLength::default()).call(vec![side]));
-            Transformed::yes(Expr::BinaryExpr(BinaryExpr { left: length(*left), op, right: length(*right) }))
+            let [left, right] = [left, right].map(|side| Box::new(length_of(*side)));
+            Transformed::yes(Expr::BinaryExpr(BinaryExpr { left, op, right }))
+        }
+        Expr::Between(Between { expr, negated, low, high }) if is_interval(&expr) => {
+            let [expr, low, high] = [expr, low, high].map(|side| Box::new(length_of(*side)));
+            Transformed::yes(Expr::Between(Between { expr, negated, low, high }))
+        }
+        Expr::InList(InList { expr, list, negated }) if is_interval(&expr) => {
+            let list = list.into_iter().map(length_of).collect();
+            Transformed::yes(Expr::InList(InList { expr: Box::new(length_of(*expr)), list, negated }))
+        }
+        Expr::WindowFunction(mut window) => {
+            let params = &mut window.params;
+            let orders = params.order_by.iter_mut().map(|sort| &mut sort.expr);
+            let keys = params.partition_by.iter_mut().chain(orders).filter(|key| is_interval(key));
+            let mut is_changed = false;
+            for key in keys {
+                *key = length_of(std::mem::take(key));
+                is_changed = true;
+            }
+            Transformed::new_transformed(Expr::WindowFunction(window), is_changed)
         }
         expr => Transformed::no(expr),
     })
+}
+
+/// The rule for the keys of sorts.
+pub(crate) fn rewrite_sort(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    let LogicalPlan::Sort(mut sort) = plan else {
+        return Ok(Transformed::no(plan));
+    };
+    let mut is_changed = false;
+    for key in &mut sort.expr {
+        if matches!(key.expr.get_type(sort.input.schema()), Ok(DataType::Interval(_))) {
+            key.expr = length_of(std::mem::take(&mut key.expr));
+            is_changed = true;
+        }
+    }
+    Ok(Transformed::new_transformed(LogicalPlan::Sort(sort), is_changed))
+}
+
+fn length_of(interval: Expr) -> Expr {
+    ScalarUDF::from(IntervalLength::default()).call(vec![interval])
 }
 
 /// `$interval_length(i)`: the length of an interval in nanoseconds.

@@ -18,51 +18,71 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::{Analyzer, AnalyzerRule};
 
-pub(crate) mod array_has;
+pub(crate) mod any_text;
+pub(crate) mod canonical_floats;
+pub(crate) mod casts;
 pub(crate) mod checked_arithmetic;
 pub(crate) mod checked_sum;
 pub(crate) mod correlations;
 pub(crate) mod date_times;
+pub(crate) mod date_trunc;
 pub(crate) mod dependent_joins;
 pub(crate) mod fallible;
 pub(crate) mod float_extremes;
 pub(crate) mod float_operands;
-pub(crate) mod float_zeros;
 pub(crate) mod in_lists;
 pub(crate) mod interval_order;
 pub(crate) mod literals;
+pub(crate) mod null_if;
+pub(crate) mod ordered_sets;
+pub(crate) mod related_types;
 pub(crate) mod session_zone;
+pub(crate) mod similar_patterns;
 pub(crate) mod single_row;
 pub(crate) mod sliding_floats;
+pub(crate) mod struct_fields;
 pub(crate) mod subquery_columns;
+pub(crate) mod subquery_items;
 pub(crate) mod subquery_predicates;
 pub(crate) mod timestamp_units;
 pub(crate) mod typed;
+pub(crate) mod unknown_items;
+pub(crate) mod volatile_groups;
 
 /// The analyzer rules of a session: ours around those of DataFusion.
 pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     let before_coercion = [
         Rule::Plan("session_columns", session_zone::session_columns),
         Rule::Plan("correlations", correlations::analyze),
+        Rule::Plan("related_types", related_types::analyze),
+        Rule::Expr("null_if", null_if::rewrite),
+        Rule::Expr("any_text", any_text::rewrite),
+        Rule::Node("volatile_groups", volatile_groups::rewrite),
+        Rule::Node("ordered_sets", ordered_sets::rewrite),
         // Makes scalar subqueries.
         Rule::Node("subquery_predicates", subquery_predicates::rewrite_node),
         Rule::Plan("single_row_subqueries", single_row::analyze),
         Rule::Node("subquery_columns", subquery_columns::rewrite),
         // Wants scalar subqueries in filters and projections only, with at most one row.
         Rule::Plan("dependent_joins", dependent_joins::analyze),
-        Rule::Plan("in_lists", in_lists::analyze),
+        Rule::Node("in_lists", in_lists::rewrite),
         Rule::Plan("float_operands", float_operands::analyze),
         Rule::Expr("date_times", date_times::rewrite),
+        Rule::Expr("wide_date_trunc", date_trunc::widen),
         Rule::Plan("timestamp_units", timestamp_units::analyze),
     ];
     // These look at types, which are known after coercion.
     let after_coercion = [
-        Rule::Expr("compared_zeros", float_zeros::with_one_zero),
+        Rule::Expr("subquery_items", subquery_items::rewrite),
+        Rule::Node("struct_fields", struct_fields::rewrite),
+        Rule::Expr("casts", casts::rewrite),
+        Rule::Plan("canonical_floats", canonical_floats::analyze),
         Rule::Expr("float_extremes", float_extremes::rewrite),
         Rule::Plan("sliding_floats", sliding_floats::analyze),
         Rule::Plan("session_zone", session_zone::session_zone),
+        Rule::Expr("date_trunc", date_trunc::rewrite),
         Rule::Expr("interval_order", interval_order::rewrite),
-        Rule::Expr("array_has", array_has::rewrite),
+        Rule::Node("interval_sorts", interval_order::rewrite_sort),
         Rule::Plan("checked_sum", checked_sum::analyze),
         Rule::Plan("checked_arithmetic", checked_arithmetic::analyze),
         Rule::Expr("filtered_arguments", fallible::rewrite),
@@ -102,7 +122,15 @@ pub(crate) fn register_functions(registry: &mut dyn FunctionRegistry) -> Result<
     for function in checked_arithmetic::functions() {
         registry.register_udf(function)?;
     }
+    registry.register_udf(Arc::new(ScalarUDF::from(struct_fields::MaskedField::default())))?;
+    registry.register_udf(Arc::new(ScalarUDF::from(date_trunc::DateTrunc::default())))?;
+    registry.register_udf(Arc::new(ScalarUDF::from(similar_patterns::SimilarPattern::default())))?;
+    for function in casts::functions() {
+        registry.register_udf(function)?;
+    }
+    registry.register_udf(Arc::new(ScalarUDF::from(canonical_floats::CanonicalFloat::default())))?;
     registry.register_udf(Arc::new(ScalarUDF::from(typed::Typed::default())))?;
+    registry.register_udf(Arc::new(ScalarUDF::from(unknown_items::HasUnknownItem::default())))?;
     registry.register_udf(Arc::new(ScalarUDF::from(date_times::DurationInterval::default())))?;
     for function in float_extremes::functions().into_iter().chain(sliding_floats::functions()) {
         registry.register_udaf(function)?;

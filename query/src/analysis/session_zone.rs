@@ -9,14 +9,15 @@
 
 use std::sync::Arc;
 
-use arrow_schema::DataType;
+use arrow::datatypes::IntervalMonthDayNano;
+use arrow_schema::{DataType, IntervalUnit};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
-use datafusion::common::{Column, DFSchema, Result};
+use datafusion::common::{Column, DFSchema, Result, ScalarValue};
 use datafusion::config::ConfigOptions;
 use datafusion::functions::datetime;
 use datafusion::logical_expr::expr::TryCast;
 use datafusion::logical_expr::{
-    Cast, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, ScalarUDF, cast, lit,
+    BinaryExpr, Cast, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator, ScalarUDF, cast, lit,
 };
 
 use crate::analysis::rewrite_expressions;
@@ -26,9 +27,6 @@ use crate::time_zones::{AtTimeZone, DEFAULT_ZONE};
 /// The rule that gives columns the zone of the session; runs before types are coerced.
 pub(crate) fn session_columns(plan: LogicalPlan, config: &ConfigOptions) -> Result<LogicalPlan> {
     let zone = zone_of(config);
-    if zone == DEFAULT_ZONE {
-        return Ok(plan);
-    }
     plan.transform_up_with_subqueries(|node| {
         if matches!(node, LogicalPlan::TableScan(_) | LogicalPlan::Extension(_)) {
             return in_zone(node, zone);
@@ -94,7 +92,30 @@ pub(crate) fn session_zone(plan: LogicalPlan, config: &ConfigOptions) -> Result<
 
 fn rewrite(expr: Expr, schema: &DFSchema, zone: &str) -> Result<Transformed<Expr>> {
     match &expr {
+        Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::Plus | Operator::Minus), right }) => {
+            match (left.get_type(schema), right.as_literal().and_then(days_and_time)) {
+                (Ok(DataType::Timestamp(_, Some(zone))), Some((days, time)))
+                    if zone.as_ref() != DEFAULT_ZONE =>
+                {
+                    let apply = |value: Expr, interval| {
+                        let right = Box::new(lit(ScalarValue::IntervalMonthDayNano(Some(interval))));
+                        Expr::BinaryExpr(BinaryExpr { left: Box::new(value), op: *op, right })
+                    };
+                    let clock = apply(at_time_zone(left, &zone), days);
+                    Ok(Transformed::yes(apply(at_time_zone(&clock, &zone), time)))
+                }
+                _ => Ok(Transformed::no(expr)),
+            }
+        }
         Expr::Cast(Cast { expr: value, field }) | Expr::TryCast(TryCast { expr: value, field }) => {
+            if let (Ok(DataType::Date32 | DataType::Date64), DataType::Timestamp(unit, Some(zone))) =
+                (value.get_type(schema), field.data_type())
+            {
+                // A zone may skip midnight.
+                let midnight = cast(value.as_ref().clone(), DataType::Timestamp(*unit, None));
+                let instant = cast(at_time_zone(&midnight, zone), field.data_type().clone());
+                return Ok(Transformed::yes(instant));
+            }
             let zone = match (value.get_type(schema), field.data_type()) {
                 (Ok(DataType::Timestamp(_, Some(zone))), DataType::Timestamp(_, None)) => zone,
                 (Ok(DataType::Timestamp(_, None)), DataType::Timestamp(_, Some(zone))) => zone.clone(),
@@ -143,6 +164,19 @@ fn in_utc(name: &str) -> Option<Arc<ScalarUDF>> {
         datetime::to_timestamp_nanos(&config),
     ];
     all.into_iter().find(|function| function.name() == name)
+}
+
+/// The months and days of an interval, which move the clock of a zone, and its time, which passes everywhere.
+/// `None` if there are no days: then nothing depends on the zone.
+fn days_and_time(value: &ScalarValue) -> Option<(IntervalMonthDayNano, IntervalMonthDayNano)> {
+    let ScalarValue::IntervalMonthDayNano(Some(interval)) =
+        value.cast_to(&DataType::Interval(IntervalUnit::MonthDayNano)).ok()?
+    else {
+        return None;
+    };
+    let IntervalMonthDayNano { months, days, nanoseconds } = interval;
+    let days = (months != 0 || days != 0).then(|| IntervalMonthDayNano::new(months, days, 0))?;
+    Some((days, IntervalMonthDayNano::new(0, 0, nanoseconds)))
 }
 
 fn at_time_zone(value: &Expr, zone: &str) -> Expr {

@@ -28,6 +28,9 @@ pub(crate) fn analyze(plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPla
         if !has_one_row(&subquery.subquery) {
             subquery.subquery = Arc::new(single_row(subquery.subquery.as_ref().clone())?);
         }
+        if subquery.outer_ref_columns.is_empty() {
+            subquery.subquery = Arc::new(renamed(subquery.subquery.as_ref().clone())?);
+        }
         Ok(Transformed::yes(Expr::ScalarSubquery(subquery)))
     };
     rewrite_expressions(plan, &rewrite, &|plan| Ok(Transformed::no(plan)))
@@ -61,6 +64,16 @@ fn single_row(plan: LogicalPlan) -> Result<LogicalPlan> {
     let function = Arc::new(AggregateUDF::from(SingleRow::default()));
     let value = function.call(vec![Expr::Column(column)]).alias(name);
     LogicalPlanBuilder::from(plan).aggregate(Vec::<Expr>::new(), vec![value])?.build()
+}
+
+/// A subquery whose column has a name that no other has. DataFusion joins it to the query around it, and
+/// refuses a name that is there already: `SELECT sum(x) / (SELECT sum(x) FROM t) FROM t`.
+fn renamed(plan: LogicalPlan) -> Result<LogicalPlan> {
+    if plan.schema().fields().len() != 1 {
+        return Ok(plan);
+    }
+    let value = Expr::Column(Column::from(plan.schema().qualified_field(0))).alias("$value");
+    LogicalPlanBuilder::from(plan).project([value])?.build()
 }
 
 /// `$single_row(x)`: the value of the only row; null if there is none.

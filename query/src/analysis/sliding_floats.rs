@@ -21,6 +21,9 @@ use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 
 use crate::analysis::rewrite_expressions;
 
+/// Functions that DataFusion does not compute over windows that slide.
+const UNSUPPORTED: [&str; 4] = ["bool_and", "bool_or", "bit_and", "bit_or"];
+
 /// The functions that subtract.
 const FUNCTIONS: [&str; 18] = [
     "sum",
@@ -57,16 +60,20 @@ fn rewrite(expr: Expr, schema: &DFSchema, functions: &[Arc<AggregateUDF>]) -> Re
     let WindowFunctionDefinition::AggregateUDF(function) = &window.fun else {
         return Ok(Transformed::no(Expr::WindowFunction(window)));
     };
-    // Sums of integers in doubles are exact, but for very large ones.
+    // Sums of integers in doubles are exact, if they are not very large and none is squared.
+    let is_mean = function.name() == "avg";
     let is_integer = |arg: &Expr| match arg {
-        Expr::Cast(cast) => cast.expr.get_type(schema).is_ok_and(|data_type| data_type.is_integer()),
+        Expr::Cast(cast) if is_mean => cast.expr.get_type(schema).is_ok_and(|data_type| {
+            data_type.is_integer() && data_type.primitive_width().is_some_and(|width| width <= 4)
+        }),
         _ => false,
     };
     let is_float =
         |arg: &Expr| arg.get_type(schema).is_ok_and(|data_type| data_type.is_floating()) && !is_integer(arg);
     let own = functions.iter().find(|own| own.name().strip_prefix('$') == Some(function.name()));
+    let is_unsupported = UNSUPPORTED.contains(&function.name());
     match own {
-        Some(own) if window.params.args.iter().any(is_float) => {
+        Some(own) if is_unsupported || window.params.args.iter().any(is_float) => {
             window.fun = WindowFunctionDefinition::AggregateUDF(own.clone());
             Ok(Transformed::yes(Expr::WindowFunction(window)))
         }
@@ -77,7 +84,8 @@ fn rewrite(expr: Expr, schema: &DFSchema, functions: &[Arc<AggregateUDF>]) -> Re
 /// The functions that the rule puts into plans.
 pub(crate) fn functions() -> Vec<Arc<AggregateUDF>> {
     let all = all_default_aggregate_functions().into_iter();
-    let subtracting = all.filter(|function| FUNCTIONS.contains(&function.name()));
+    let subtracting =
+        all.filter(|function| FUNCTIONS.contains(&function.name()) || UNSUPPORTED.contains(&function.name()));
     subtracting
         .map(|inner| {
             let name = format!("${}", inner.name());

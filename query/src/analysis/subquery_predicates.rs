@@ -94,7 +94,7 @@ fn condition(expr: Expr, schema: &DFSchema) -> Result<Expr> {
         },
         // Null counts as false under AND and OR too, as long as nothing negates it.
         Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::And | Operator::Or), right }) => {
-            let in_alternative = |side: Expr| match side {
+            let in_alternative = |side: Expr| match as_membership(side) {
                 Expr::InSubquery(predicate) if predicate.negated => {
                     value(Expr::InSubquery(predicate), schema, false)
                 }
@@ -163,7 +163,9 @@ fn with_single_row(predicate: &InSubquery) -> Result<Option<Expr>> {
         Expr::BinaryExpr(BinaryExpr { left: predicate.expr.clone(), op, right })
     };
     let plan = &predicate.subquery.subquery;
-    if aggregates_all(unwrapped(plan)) {
+    let has_one_row =
+        matches!(unwrapped(plan), LogicalPlan::Aggregate(aggregate) if aggregate.group_expr.is_empty());
+    if has_one_row {
         return Ok(Some(compare(predicate.subquery.clone())));
     }
     let Some(having) = having_of_all(plan) else {

@@ -6,12 +6,17 @@
 use arrow_schema::DataType;
 use datafusion::common::{Result, exec_err};
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, lit,
 };
 
 /// A value in the type that the plan knows it by.
 pub(crate) fn typed(value: Expr) -> Expr {
     ScalarUDF::from(Typed::default()).call(vec![value])
+}
+
+/// The same, told apart by a number from the value itself and from others.
+pub(crate) fn typed_apart(value: Expr, number: u64) -> Expr {
+    ScalarUDF::from(Typed::default()).call(vec![value, lit(number)])
 }
 
 /// `$typed(x)`: the values of `x` in the type that the plan knows it by.
@@ -20,7 +25,7 @@ pub(crate) struct Typed(Signature);
 
 impl Default for Typed {
     fn default() -> Self {
-        Self(Signature::any(1, Volatility::Immutable))
+        Self(Signature::variadic_any(Volatility::Immutable))
     }
 }
 
@@ -35,14 +40,14 @@ impl ScalarUDFImpl for Typed {
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
         match types {
-            [data_type] => Ok(data_type.clone()),
+            [data_type, ..] => Ok(data_type.clone()),
             _ => exec_err!("{} takes one value", self.name()),
         }
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         match args.args.as_slice() {
-            [value] => value.cast_to(args.return_field.data_type(), None),
+            [value, ..] => value.cast_to(args.return_field.data_type(), None),
             _ => exec_err!("{} takes one value", self.name()),
         }
     }

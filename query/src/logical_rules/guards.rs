@@ -5,7 +5,7 @@
 //! a `CASE` that guards a condition into `AND` (apache/datafusion#8927, #25136). Here they become a `CASE`
 //! again when nothing is simplified any more. In a filter, conditions that cannot fail come first.
 
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, Result};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::{conjunction, merge_schema, split_conjunction_owned};
@@ -92,7 +92,8 @@ fn guard_operands(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     let operands = operands_of(expr, op).into_iter().map(|operand| guard_operands(operand, schema));
     let operands = operands.collect::<Result<Vec<_>>>()?;
     let chain = |operands: Vec<Expr>| operands.into_iter().reduce(|left, right| binary_expr(left, op, right));
-    if operands.iter().any(Expr::is_volatile) {
+    let is_large = operands.iter().map(nodes).sum::<usize>() > NODES_MAX;
+    if is_large || operands.iter().any(Expr::is_volatile) {
         return Ok(chain(operands).unwrap_or_else(|| lit(true)));
     }
     let whole = chain(operands.clone()).unwrap_or_else(|| lit(true));
@@ -106,6 +107,20 @@ fn guard_operands(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     let branches = branches.map(|operand| (Box::new(decides(operand)), Box::new(lit(op == Operator::Or))));
     let (when_then_expr, else_expr) = (branches.collect(), Some(Box::new(whole)));
     Ok(Expr::Case(Case { expr: None, when_then_expr, else_expr }))
+}
+
+/// Largest chain that is guarded, in nodes. A guard holds each operand twice, and chains in chains double at
+/// each level. What is larger stays as it is, and may fail.
+const NODES_MAX: usize = 4_000;
+
+/// The number of nodes of an expression, counted up to a little more than [`NODES_MAX`].
+fn nodes(expr: &Expr) -> usize {
+    let mut nodes = 0;
+    let _ = expr.apply(|_| {
+        nodes += 1;
+        Ok(if nodes > NODES_MAX { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    nodes
 }
 
 /// The operands of a chain of one operator.

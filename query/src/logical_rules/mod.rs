@@ -13,11 +13,11 @@ use datafusion::optimizer::{Optimizer, OptimizerRule};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion_distributed::DistributedExt;
 
-use crate::analysis::float_zeros::ListZeros;
 use crate::context::QueryContext;
 use crate::scan::distribution::WorkerSlots;
 use crate::search::{SearchRule, carry_bindings};
 
+pub(crate) mod fence;
 mod guards;
 mod null_safe_keys;
 mod unique_columns;
@@ -27,7 +27,6 @@ mod window_partitions;
 pub(crate) fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     let mut rules: Vec<_> = Optimizer::new().rules.into_iter().map(null_safe_keys::guarded).collect();
     rules.push(Arc::new(SearchRule));
-    rules.push(Arc::new(ListZeros));
     rules
 }
 
@@ -38,7 +37,7 @@ pub(crate) fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
 pub async fn physical_plan(state: &SessionState, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
     let plan = window_partitions::partition_by_columns(state.optimize(plan)?)?;
     let plan = unique_columns::make_unique(plan)?;
-    let mut plan = guards::guard(plan)?;
+    let mut plan = fence::fence(guards::guard(plan)?)?;
     let mut state = state.clone();
     if !travels(&plan)? {
         run_locally(&mut state);

@@ -32,6 +32,7 @@ pub(crate) use sql::function_codec::{carry_bindings, without_carried};
 pub use sql::relation::searched_table;
 pub(crate) use sql::rule::SearchRule;
 pub use sql::scalar_functions::NAMED_ARGUMENT;
+pub(crate) use sql::scalar_functions::is_search_function;
 pub use sql::search_function::SearchFunction;
 
 /// The scalar functions over vectors and texts.

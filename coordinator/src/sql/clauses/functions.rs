@@ -29,6 +29,10 @@ static VOLATILE: LazyLock<HashSet<String>> = LazyLock::new(|| {
     volatile.flat_map(|f| names_of(f.name(), f.aliases())).collect()
 });
 
+/// Functions of windows that look at no value.
+const COUNTING: [&str; 7] =
+    ["count", "row_number", "rank", "dense_rank", "percent_rank", "cume_dist", "ntile"];
+
 fn scalars() -> impl Iterator<Item = Arc<ScalarUDF>> {
     let nested = functions_nested::all_default_nested_functions();
     functions::all_default_functions().into_iter().chain(nested)
@@ -59,6 +63,9 @@ pub(super) fn check_call(function: &ast::Function) -> Result<()> {
     let none = matches!(parameters, FunctionArguments::None);
     refuse!("function": !none => "a second list of arguments");
     check_pattern(function)?;
+    if null_treatment.is_some() && unqualified(name).is_ok_and(|name| COUNTING.contains(&name.as_str())) {
+        return Err(unsupported(&name.to_string(), "IGNORE NULLS or RESPECT NULLS"));
+    }
     let Some(name) = unqualified(name).ok().filter(|name| SCALARS.contains(name)) else {
         return Ok(());
     };

@@ -293,7 +293,7 @@ impl<'a> Unnesting<'a> {
             let exprs = columns.chain(self.keys()).collect::<Vec<_>>();
             LogicalPlanBuilder::from(self.unnest(input)?).project(exprs)?.build().map(Arc::new)
         });
-        let all = LogicalPlan::Union(Union::try_new(inputs.collect::<Result<Vec<_>>>()?)?);
+        let all = LogicalPlan::Union(Union::try_new_with_loose_types(inputs.collect::<Result<Vec<_>>>()?)?);
         let columns: Vec<_> = all.schema().columns().into_iter().map(Expr::Column).collect();
         self.project(all, columns, &union.schema)
     }

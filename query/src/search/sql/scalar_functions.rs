@@ -322,6 +322,11 @@ impl ScalarUDFImpl for NamedArgument {
     }
 }
 
+/// Whether a function is one of those of searches, which rules of searches look for in plans.
+pub(crate) fn is_search_function(function: &ScalarUDF) -> bool {
+    as_function::<DistanceFunction>(function).is_some() || as_function::<TextFunction>(function).is_some()
+}
+
 /// The implementation of a function, if it is of type `T`.
 pub(crate) fn as_function<T: ScalarUDFImpl>(function: &ScalarUDF) -> Option<&T> {
     let inner: &dyn Any = function.inner().as_ref();

@@ -1,0 +1,113 @@
+//! Computed floats have one zero and one NaN, as stored ones do (see `canonical_floats` of the storage).
+//!
+//! DataFusion compares, sorts and groups floats by their bits in some places and by their values in others.
+//! `0e0 / 0e0` is a NaN with a sign, below all numbers, and `-0.0` differs from `0.0` as a key of a set.
+
+use arrow_schema::DataType;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{DFSchema, Result, ScalarValue, exec_err};
+use datafusion::config::ConfigOptions;
+use datafusion::logical_expr::{
+    BinaryExpr, Cast, ColumnarValue, Expr, ExprSchemable, LogicalPlan, ScalarFunctionArgs, ScalarUDF,
+    ScalarUDFImpl, Signature, TryCast, Volatility,
+};
+
+use plexus_storage::canonical_floats;
+
+use crate::analysis::rewrite_whole_expressions;
+use crate::search::is_search_function;
+
+/// The rule; runs when types are coerced.
+pub(crate) fn analyze(plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+    rewrite_whole_expressions(plan, &rewrite, &|plan| Ok(Transformed::no(plan)))
+}
+
+/// Wraps each float that is computed and not an operand of further arithmetic.
+fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let wrapped = expr.transform_up(|expr| match is_arithmetic(&expr, schema) {
+        true => Ok(Transformed::no(expr)),
+        false => expr.map_children(|child| Ok(canonical(child, schema))),
+    })?;
+    wrapped.transform_data(|expr| Ok(canonical(expr, schema)))
+}
+
+/// Whether an expression is arithmetic of floats, whose operands may be any floats.
+fn is_arithmetic(expr: &Expr, schema: &DFSchema) -> bool {
+    let is_operator = match expr {
+        Expr::BinaryExpr(BinaryExpr { op, .. }) => op.is_numerical_operators(),
+        Expr::Negative(_) => true,
+        _ => false,
+    };
+    is_operator && is_float(expr, schema)
+}
+
+fn is_float(expr: &Expr, schema: &DFSchema) -> bool {
+    expr.get_type(schema).is_ok_and(|data_type| data_type.is_floating())
+}
+
+/// The expression with one zero and one NaN, if it may have others.
+fn canonical(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
+    let may_differ = match &expr {
+        Expr::BinaryExpr(_) | Expr::Negative(_) => is_arithmetic(&expr, schema),
+        Expr::Cast(Cast { expr: value, .. }) | Expr::TryCast(TryCast { expr: value, .. }) => {
+            is_float(&expr, schema)
+                && !value.get_type(schema).is_ok_and(|from| from.is_integer() || from.is_decimal())
+        }
+        Expr::ScalarFunction(call) => {
+            call.name() != NAME && !is_search_function(&call.func) && is_float(&expr, schema)
+        }
+        Expr::Literal(ScalarValue::Float16(Some(value)), _) => differs(f64::from(*value)),
+        Expr::Literal(ScalarValue::Float32(Some(value)), _) => differs(f64::from(*value)),
+        Expr::Literal(ScalarValue::Float64(Some(value)), _) => differs(*value),
+        _ => false,
+    };
+    match may_differ {
+        true => Transformed::yes(ScalarUDF::from(CanonicalFloat::default()).call(vec![expr])),
+        false => Transformed::no(expr),
+    }
+}
+
+/// Whether a float is the other zero or another NaN.
+fn differs(value: f64) -> bool {
+    value.is_nan() || (value == 0.0 && value.is_sign_negative())
+}
+
+const NAME: &str = "$canonical_float";
+
+/// `$canonical_float(x)`: `x` with one zero and one NaN.
+#[derive(PartialEq, Eq, Hash, Debug)]
+pub(crate) struct CanonicalFloat(Signature);
+
+impl Default for CanonicalFloat {
+    fn default() -> Self {
+        Self(Signature::any(1, Volatility::Immutable))
+    }
+}
+
+impl ScalarUDFImpl for CanonicalFloat {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.0
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        match types {
+            [data_type] if data_type.is_floating() => Ok(data_type.clone()),
+            _ => exec_err!("{} takes one float", self.name()),
+        }
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        match args.args.as_slice() {
+            [ColumnarValue::Array(values)] => Ok(ColumnarValue::Array(canonical_floats(values))),
+            [ColumnarValue::Scalar(value)] => {
+                ScalarValue::try_from_array(&canonical_floats(&value.to_array()?), 0)
+                    .map(ColumnarValue::Scalar)
+            }
+            _ => exec_err!("{} takes one float", self.name()),
+        }
+    }
+}
