@@ -61,9 +61,10 @@ pub(crate) fn assign_value(array: &ArrayRef, to: &DataType, zone: &str) -> Resul
     };
     // Text with more digits than the column has is rounded as a timestamp is.
     let array = match (array.data_type(), to) {
-        (DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View, DataType::Timestamp(unit, of_zone))
-            if matches!(unit, TimeUnit::Second | TimeUnit::Millisecond) =>
-        {
+        (
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View,
+            DataType::Timestamp(TimeUnit::Second | TimeUnit::Millisecond, of_zone),
+        ) => {
             let fine = DataType::Timestamp(TimeUnit::Microsecond, of_zone.clone());
             compute::cast_with_options(&array, &fine, &STRICT).map_err(failed)?
         }
