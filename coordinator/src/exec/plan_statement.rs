@@ -16,13 +16,17 @@ use crate::sql::distinct_names;
 /// Those of the engine.
 pub(crate) async fn plan_statement(state: &SessionState, statement: Statement) -> Result<LogicalPlan> {
     let mut again = statement.clone();
-    match state.statement_to_plan(statement).await {
-        Err(error) if is_name_clash(&error) => {
-            distinct_names::rewrite(&mut again);
-            state.statement_to_plan(again).await.map_err(|_| from_datafusion(error))
-        }
-        planned => planned.map_err(from_datafusion),
-    }
+    let error = match state.statement_to_plan(statement).await {
+        Ok(plan) if distinct_names::has_grouped_casts(&again) => match state.optimize(&plan) {
+            // The optimizer selects what the groups need, under the names that the engine gives.
+            Err(error) if is_name_clash(&error) => error,
+            _ => return Ok(plan),
+        },
+        Err(error) if is_name_clash(&error) => error,
+        planned => return planned.map_err(from_datafusion),
+    };
+    distinct_names::rewrite(&mut again);
+    state.statement_to_plan(again).await.map_err(|_| from_datafusion(error))
 }
 
 /// Whether two columns have one name.

@@ -7,7 +7,9 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::parser::Statement;
-use datafusion::sql::sqlparser::ast::{Expr, Query, Select, Value, VisitMut, VisitorMut};
+use datafusion::sql::sqlparser::ast::{
+    Expr, GroupByExpr, Query, Select, Value, Visit, VisitMut, Visitor, VisitorMut, visit_expressions,
+};
 use plexus_query::NAMED_VALUE;
 
 use crate::sql::result_names::tell_apart_in;
@@ -21,6 +23,31 @@ pub(crate) fn rewrite(statement: &mut Statement) {
         }
         Statement::Explain(explain) => rewrite(&mut explain.statement),
         _ => {}
+    }
+}
+
+/// Whether a query with `GROUP BY` has a cast in its select list.
+pub(crate) fn has_grouped_casts(statement: &Statement) -> bool {
+    match statement {
+        Statement::Statement(statement) => statement.visit(&mut GroupedCasts).is_break(),
+        Statement::Explain(explain) => has_grouped_casts(&explain.statement),
+        _ => false,
+    }
+}
+
+struct GroupedCasts;
+
+impl Visitor for GroupedCasts {
+    type Break = ();
+
+    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<()> {
+        if matches!(&select.group_by, GroupByExpr::Expressions(groups, _) if groups.is_empty()) {
+            return ControlFlow::Continue(());
+        }
+        visit_expressions(&select.projection, |expr| match expr {
+            Expr::Cast { .. } => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        })
     }
 }
 
