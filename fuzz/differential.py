@@ -298,7 +298,11 @@ def normal(value):
 
 
 def sort_key(row):
-    return tuple((value is None, str(type(value)), round(value, 6) if isinstance(value, float) and math.isfinite(value) else str(value)) for value in row)
+    # Floats by nine digits, however small they are: sums differ in the last ones.
+    def key(value):
+        is_finite = isinstance(value, float) and math.isfinite(value)
+        return (value is None, str(type(value)), float(f"{value:.9g}") if is_finite else str(value))
+    return tuple(map(key, row))
 
 
 def same_value(a, b):
