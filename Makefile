@@ -8,10 +8,14 @@ export CARGO_TARGET_DIR ?= $(if $(wildcard $(CACHE)/target),$(CACHE)/target,$(CU
 PLEXUS := $(CARGO_TARGET_DIR)/release/plexus
 VENV := $(CURDIR)/.venv
 
+# Our own crates with few optimizations, and compiled in parts that a change leaves as they are.
+QUICK := $(foreach crate,query coordinator flight node,--config profile.release.package.plexus-$(crate).opt-level=1 \
+	--config profile.release.package.plexus-$(crate).codegen-units=32)
+
 ARGS ?=
 FILES ?=
 
-.PHONY: help demo test fuzz slt binary build bench lint system-packages python
+.PHONY: help demo test fuzz slt binary quick build bench lint system-packages python
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -33,6 +37,9 @@ slt: binary python ## All of DataFusion's own tests, on one node and spread over
 
 binary: system-packages ## Build the plexus binary alone
 	cargo build --release --package plexus-node --bin plexus
+
+quick: system-packages ## Build the binary in a few minutes, less optimized, to try a change
+	CARGO_INCREMENTAL=1 cargo build --release --package plexus-node --bin plexus $(QUICK)
 
 build: system-packages ## Build the binary, the tests and the benches
 	cargo build --release --workspace --all-targets
