@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, BooleanArray};
 use arrow_schema::{DataType, Field, FieldRef};
-use datafusion::common::{ExprSchema, Result, ScalarValue};
+use datafusion::common::{ExprSchema, Result, ScalarValue, internal_err};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::binary::comparison_coercion;
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
@@ -154,7 +154,9 @@ impl ScalarUDFImpl for ListFunction {
         let found = self.inner.invoke_with_args(args)?.into_array(rows)?;
         let nulls: Vec<_> = operands.iter().filter_map(|operand| operand.logical_nulls()).collect();
         let is_unknown = |row: usize| nulls.iter().any(|nulls| nulls.is_null(row));
-        let found = found.as_boolean();
+        let Some(found) = found.as_boolean_opt() else {
+            return internal_err!("{ARRAY_HAS} returned {}", found.data_type());
+        };
         let known = (0..rows).map(|row| (!is_unknown(row)).then(|| found.is_valid(row) && found.value(row)));
         Ok(ColumnarValue::Array(Arc::new(known.collect::<BooleanArray>())))
     }

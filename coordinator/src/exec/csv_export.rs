@@ -51,6 +51,13 @@ impl CsvOptions {
                 }
             }
         }
+        let is_special = |b: u8| b == this.delimiter || matches!(b, b'"' | b'\r' | b'\n');
+        if this.null.bytes().any(is_special) {
+            return Err(Error::invalid(format!(
+                "COPY: null {:?}: a text without delimiter, quote and line end is needed",
+                this.null
+            )));
+        }
         Ok(this)
     }
 
@@ -191,7 +198,9 @@ mod tests {
             "4;\"z,\nz\";inf;\\xff;0.5\n",
         );
         assert_eq!(text(&[("format.delimiter", ";"), ("header", "false"), ("null", "0.5")]), expected);
-        for (name, value) in [("delimiter", ""), ("delimiter", "\""), ("header", "maybe"), ("quote", "'")] {
+        for (name, value) in
+            [("delimiter", ""), ("delimiter", "\""), ("header", "maybe"), ("quote", "'"), ("null", "a,b")]
+        {
             let options = [(name.to_owned(), Value::SingleQuotedString(value.to_owned()))];
             assert!(CsvOptions::of(&options).is_err(), "{name}");
         }

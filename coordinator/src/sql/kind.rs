@@ -111,7 +111,7 @@ fn make_standard(statement: &mut Statement) -> Result<()> {
             named_windows::rewrite(statement.as_mut())?;
             window_calls::rewrite(statement.as_mut());
             row_values::rewrite(statement.as_mut());
-            operators::rewrite(statement.as_mut());
+            operators::rewrite(statement.as_mut())?;
             timestamps::rewrite(statement.as_mut());
             like_escapes::rewrite(statement.as_mut());
             time_zones::rewrite(statement.as_mut());

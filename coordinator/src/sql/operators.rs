@@ -9,15 +9,27 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CaseWhen, Expr, Statement, UnaryOperator, Value, visit_expressions_mut,
+    BinaryOperator, CaseWhen, Expr, Statement, UnaryOperator, Value, visit_expressions, visit_expressions_mut,
 };
+use plexus_model::{Error, Result};
 use plexus_query::{HAS_UNKNOWN_ITEM, SIMILAR_PATTERN};
 
 use crate::sql::syntax;
 
 /// Rewrites the operators of a statement.
-pub(crate) fn rewrite(statement: &mut Statement) {
-    let _: ControlFlow<()> = visit_expressions_mut(statement, |expr| {
+///
+/// # Errors
+/// `Unsupported` for `ANY` and `ALL` of lists in each other, too deep.
+pub(crate) fn rewrite(statement: &mut Statement) -> Result<()> {
+    let rewritten = visit_expressions_mut(statement, |expr| {
+        if let Expr::AnyOp { left, right, .. } | Expr::AllOp { left, right, .. } = expr
+            && nodes(left) + nodes(right) > ITEM_NODES_MAX
+        {
+            return ControlFlow::Break(Error::unsupported(format!(
+                "ANY or ALL of a list of more than {ITEM_NODES_MAX} expressions is not supported: pass the \
+                 list as a parameter, or write IN"
+            )));
+        }
         if let Expr::BinaryOp { left, op: BinaryOperator::BitwiseXor, right } = expr {
             *expr = syntax::call("power", vec![left.as_ref().clone(), right.as_ref().clone()]);
         }
@@ -50,6 +62,24 @@ pub(crate) fn rewrite(statement: &mut Statement) {
         }
         ControlFlow::Continue(())
     });
+    match rewritten {
+        ControlFlow::Break(error) => Err(error),
+        ControlFlow::Continue(()) => Ok(()),
+    }
+}
+
+/// Most expressions in the operands of `ANY` and `ALL`. They are written twice, so that nesting would double
+/// them at each level.
+const ITEM_NODES_MAX: usize = 20_000;
+
+/// The number of expressions in an expression, counted up to a little more than [`ITEM_NODES_MAX`].
+fn nodes(expr: &Expr) -> usize {
+    let mut nodes = 0;
+    let _ = visit_expressions(expr, |_| {
+        nodes += 1;
+        if nodes > ITEM_NODES_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    nodes
 }
 
 fn is_query(expr: &Expr) -> bool {
@@ -101,7 +131,7 @@ mod tests {
     fn powers_bind_tighter_than_products_and_texts_lose_their_prefix() {
         let rewritten = |sql: &str| {
             let mut statement = parse::plain_statement(sql).unwrap();
-            rewrite(&mut statement);
+            rewrite(&mut statement).unwrap();
             statement.to_string()
         };
         assert_eq!(rewritten("SELECT 1 + 2 * a ^ 3"), "SELECT 1 + 2 * \"power\"(a, 3)");

@@ -82,10 +82,13 @@ fn as_list(expr: &Expr, index: usize) -> Option<(Expr, Expr)> {
     let list = Expr::AggregateFunction(AggregateFunction { func: array_agg_udaf(), params }).alias(&name);
     let mut collected = Expr::Column(Column::new_unqualified(name));
     if *distinct {
-        // The order of a set is that of its values.
-        let [Sort { asc, nulls_first, .. }] = order_by.as_slice() else {
+        // The order of a set is that of its values; another one is not known for them.
+        let [Sort { expr, asc, nulls_first }] = order_by.as_slice() else {
             return None;
         };
+        if expr != value {
+            return None;
+        }
         let direction = if *asc { "ASC" } else { "DESC" };
         let nulls = if *nulls_first { "NULLS FIRST" } else { "NULLS LAST" };
         collected = array_sort(collected, lit(direction), lit(nulls));

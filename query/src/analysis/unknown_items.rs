@@ -50,7 +50,10 @@ impl ScalarUDFImpl for HasUnknownItem {
             _ => return Ok(ColumnarValue::Array(Arc::new(BooleanArray::from(vec![true; lists.len()])))),
         };
         let lists = cast(&lists, &DataType::List(Arc::new(Field::new("item", item, true))))?;
-        let (lists, is_null) = (lists.as_list::<i32>(), is_null.as_boolean());
+        let lists = lists.as_list::<i32>();
+        let Some(is_null) = is_null.as_boolean_opt() else {
+            return exec_err!("{} takes a list and a boolean", self.name());
+        };
         let is_unknown = |row: usize| {
             let items = lists.value(row);
             items.logical_null_count() > 0 || (!items.is_empty() && is_null.value(row))
