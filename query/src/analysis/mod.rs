@@ -123,6 +123,7 @@ pub(crate) fn register_functions(registry: &mut dyn FunctionRegistry) -> Result<
         registry.register_udf(function)?;
     }
     registry.register_udf(Arc::new(ScalarUDF::from(struct_fields::MaskedField::default())))?;
+    registry.register_udf(Arc::new(ScalarUDF::from(struct_fields::ShownStruct::default())))?;
     registry.register_udf(Arc::new(ScalarUDF::from(date_trunc::DateTrunc::default())))?;
     registry.register_udf(Arc::new(ScalarUDF::from(similar_patterns::SimilarPattern::default())))?;
     for function in casts::functions() {

@@ -11,13 +11,17 @@ use datafusion::functions::core::get_field;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, ExprSchemable, LogicalPlan, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
-    ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Expr, ExprSchemable, LogicalPlan, Projection, ReturnFieldArgs, ScalarFunctionArgs,
+    ScalarUDF, ScalarUDFImpl, Signature, Unnest, Volatility,
 };
+use plexus_storage::without_hidden_values;
 
 /// The rule; runs when types are coerced.
 pub(crate) fn rewrite(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     let is_stored = plan.inputs().into_iter().all(is_stored);
+    if let LogicalPlan::Unnest(unnest) = plan {
+        return unnested(unnest);
+    }
     let schema = merge_schema(&plan.inputs());
     let preserver = NamePreserver::new(&plan);
     plan.map_expressions(|expr| {
@@ -38,6 +42,25 @@ fn is_stored(plan: &LogicalPlan) -> bool {
         | LogicalPlan::Join(_) => plan.inputs().into_iter().all(is_stored),
         _ => false,
     }
+}
+
+/// Unnests structs without what they have below their nulls.
+fn unnested(mut unnest: Unnest) -> Result<Transformed<LogicalPlan>> {
+    if unnest.struct_type_columns.is_empty() {
+        return Ok(Transformed::no(LogicalPlan::Unnest(unnest)));
+    }
+    let shown = Arc::new(ScalarUDF::from(ShownStruct::default()));
+    let columns = unnest.input.schema().iter().enumerate().map(|(index, (qualifier, field))| {
+        let column = Expr::from((qualifier, field));
+        if unnest.struct_type_columns.contains(&index) {
+            shown.call(vec![column]).alias_qualified(qualifier.cloned(), field.name())
+        } else {
+            column
+        }
+    });
+    let columns = columns.collect();
+    unnest.input = Arc::new(LogicalPlan::Projection(Projection::try_new(columns, unnest.input)?));
+    Ok(Transformed::yes(LogicalPlan::Unnest(unnest)))
 }
 
 fn masked(expr: Expr, schema: &DFSchema, is_stored: bool) -> Result<Transformed<Expr>> {
@@ -98,5 +121,38 @@ impl ScalarUDFImpl for MaskedField {
         *base = ColumnarValue::Array(structs);
         let field = self.inner.invoke_with_args(args)?.into_array(rows)?;
         Ok(ColumnarValue::Array(nullif(&field, &missing)?))
+    }
+}
+
+/// `$shown(s)`: the struct, with nulls in its fields where it is null.
+#[derive(PartialEq, Eq, Hash, Debug)]
+pub(crate) struct ShownStruct {
+    signature: Signature,
+}
+
+impl Default for ShownStruct {
+    fn default() -> Self {
+        Self { signature: Signature::any(1, Volatility::Immutable) }
+    }
+}
+
+impl ScalarUDFImpl for ShownStruct {
+    fn name(&self) -> &str {
+        "$shown"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        types.first().cloned().map_or_else(|| exec_err!("{} takes a struct", self.name()), Ok)
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let [value] = args.args.as_slice() else {
+            return exec_err!("{} takes a struct", self.name());
+        };
+        Ok(ColumnarValue::Array(without_hidden_values(&value.to_array(args.number_rows)?)))
     }
 }
