@@ -1,13 +1,12 @@
 //! The entry point of the crate: [`Coordinator`] classifies each statement once and passes it to the executor
 //! of its kind, inside a transaction or on its own.
 
-use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
-use arrow_schema::{Schema, SchemaRef};
+use arrow_schema::SchemaRef;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement;
@@ -23,8 +22,10 @@ use tracing::field::Empty;
 
 use crate::ddl::executor::DdlExecutor;
 use crate::errors::{point_at, unsupported};
+use crate::exec::answer::answer;
 use crate::exec::context::{Executed, StatementContext, new_query_id};
 use crate::exec::copy::CopyExecutor;
+use crate::exec::described::Described;
 use crate::exec::dml::DmlExecutor;
 use crate::exec::load::{IngestTarget, Loader};
 use crate::exec::planner::Planner;
@@ -37,7 +38,7 @@ use crate::exec::transactions::{TransactionGuard, TransactionId, Transactions, i
 use crate::limits::READ_INDEX_TIMEOUT;
 use crate::peers::Peers;
 use crate::sql::kind::{Parsed, StatementKind};
-use crate::sql::parameters::{bind, parameter_schema, row_values};
+use crate::sql::parameters::{bind, first_row, in_zone, parameter_schema, row_values};
 use crate::sql::rewrite::Shape;
 use crate::sql::{call, parse};
 use crate::table_ops::ProcedureExecutor;
@@ -74,37 +75,6 @@ pub struct Coordinator {
     loader: Arc<Loader>,
     procedures: ProcedureExecutor,
     transactions: Arc<Transactions>,
-}
-
-/// The description of a statement that has been planned but not run.
-#[derive(Clone, Debug)]
-pub struct Described {
-    /// Schema of the result rows; `None` for statements that return no rows.
-    pub schema: Option<SchemaRef>,
-    /// One field per parameter, named by its number, starting at 1.
-    pub parameters: SchemaRef,
-    /// Version of the manifest that the statement was planned against; zero if it was not planned.
-    pub version: Version,
-}
-
-impl Described {
-    /// The description of a statement without result rows and parameters.
-    fn without_rows() -> Self {
-        Self { schema: None, parameters: Arc::new(Schema::empty()), version: Version(0) }
-    }
-}
-
-/// Runs what answers a statement. A panic is an error of this statement alone: the connection of the client,
-/// and the other statements on it, go on.
-fn answer<'a, T: Send + 'a>(
-    sql: &'a str,
-    run: impl Future<Output = Result<T>> + Send + 'a,
-) -> BoxFuture<'a, Result<T>> {
-    Box::pin(async move {
-        let outcome = AssertUnwindSafe(run).catch_unwind().await;
-        let outcome = outcome.unwrap_or_else(|_| Err(Error::internal("the statement failed unexpectedly")));
-        outcome.map_err(|e| point_at(sql, e))
-    })
 }
 
 impl Coordinator {
@@ -146,14 +116,20 @@ impl Coordinator {
         Box::pin(async move { self.planner.pin().await })
     }
 
-    /// Whether a statement is a query, decided by its text alone. Other statements run as soon as they
+    /// Whether a statement is a query, decided by its text and by what the session
+    /// has prepared. Other statements run as soon as they
     /// arrive, even when they return rows.
     ///
     /// # Errors
     /// `InvalidArgument` when the text cannot be parsed.
-    pub fn returns_rows(&self, sql: &str) -> Result<bool> {
-        let parsed = self.planner.cache.statement(sql).map_err(|e| point_at(sql, e))?;
+    pub fn returns_rows(&self, session: &Session, sql: &str) -> Result<bool> {
+        let parsed = self.parse(session, sql).map_err(|e| point_at(sql, e))?;
         Ok(parsed.kind == StatementKind::Query)
+    }
+
+    /// A parsed statement; for an `EXECUTE` the one that the session has prepared.
+    fn parse(&self, session: &Session, sql: &str) -> Result<Arc<Parsed>> {
+        session.prepared().resolve(self.planner.cache.statement(sql)?)
     }
 
     /// Plans a statement without running it. `parameters` are its values if they are bound already.
@@ -167,39 +143,48 @@ impl Coordinator {
         parameters: Option<&'a RecordBatch>,
     ) -> BoxFuture<'a, Result<Described>> {
         let run = async move {
-            let parsed = self.planner.cache.statement(sql)?;
-            if !matches!(parsed.kind, StatementKind::Dml | StatementKind::Query) {
-                return Ok(Described::without_rows());
-            }
-            let manifest = match session.transaction() {
-                Some(id) => {
-                    let mut guard = self.transactions.take(id)?;
-                    self.planner.pin_transaction(session, &mut guard).await?
-                }
-                None => self.visible(session, &parsed).await?,
-            };
-            let version = manifest.version;
-            let context = StatementContext { session, manifest, values: &[], query_id: "describe" };
-            if parsed.kind == StatementKind::Dml {
-                let (schema, plan) = self.dml.describe(&context, &parsed.statement).await?;
-                return Ok(Described { schema, parameters: parameter_schema(&plan)?, version });
-            }
-            let plan = self.planner.cached_plan(&context, sql, &parsed.statement).await?;
-            let parameter_fields = parameter_schema(&plan)?;
-            let plan = match parameters {
-                Some(batch) => bind(plan, &row_values(batch, 0)?)?,
-                None => plan,
-            };
-            let schema = match &plan {
-                LogicalPlan::Dml(_)
-                | LogicalPlan::Ddl(_)
-                | LogicalPlan::Statement(_)
-                | LogicalPlan::Copy(_) => None,
-                plan => Some(parsed.names.apply(self.planner.result_schema(&context, plan)?.as_ref())),
-            };
-            Ok(Described { schema, parameters: parameter_fields, version })
+            let parsed = self.parse(session, sql)?;
+            self.describe_parsed(session, sql, &parsed, parameters).await.map_err(|e| parsed.locate(e))
         };
         answer(sql, run)
+    }
+
+    async fn describe_parsed(
+        &self,
+        session: &Session,
+        sql: &str,
+        parsed: &Parsed,
+        parameters: Option<&RecordBatch>,
+    ) -> Result<Described> {
+        if !matches!(parsed.kind, StatementKind::Dml | StatementKind::Query) {
+            return Ok(Described::without_rows());
+        }
+        let manifest = match session.transaction() {
+            Some(id) => {
+                let mut guard = self.transactions.take(id)?;
+                self.planner.pin_transaction(session, &mut guard).await?
+            }
+            None => self.visible(session, parsed).await?,
+        };
+        let version = manifest.version;
+        let context = StatementContext { session, manifest, values: &[], query_id: "describe" };
+        if parsed.kind == StatementKind::Dml {
+            let (schema, plan) = self.dml.describe(&context, &parsed.statement).await?;
+            return Ok(Described { schema, parameters: parameter_schema(&plan)?, version });
+        }
+        let plan = self.planner.cached_plan(&context, sql, parsed).await?;
+        let parameter_fields = parameter_schema(&plan)?;
+        let plan = match parameters {
+            Some(_) => bind(plan, &first_row(parameters, &session.time_zone())?)?,
+            None => plan,
+        };
+        let schema = match &plan {
+            LogicalPlan::Dml(_) | LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) | LogicalPlan::Copy(_) => {
+                None
+            }
+            plan => Some(parsed.names.apply(self.planner.result_schema(&context, plan)?.as_ref())),
+        };
+        Ok(Described { schema, parameters: parameter_fields, version })
     }
 
     /// Runs one statement. `parameters` has one row with its values, if it takes any.
@@ -213,9 +198,12 @@ impl Coordinator {
         parameters: Option<&'a RecordBatch>,
     ) -> BoxFuture<'a, Result<Executed>> {
         let run = async move {
-            let parsed = self.planner.cache.statement(sql)?;
-            let values = parameters.map_or(Ok(vec![]), |batch| row_values(batch, 0))?;
-            self.execute_statement(session, &parsed, values).await
+            let parsed = self.parse(session, sql)?;
+            if parsed.kind == StatementKind::Prepared {
+                return self.prepare(session, sql, &parsed).await;
+            }
+            let values = first_row(parameters, &session.time_zone())?;
+            self.execute_statement(session, &parsed, values).await.map_err(|e| parsed.locate(e))
         };
         answer(sql, run)
     }
@@ -232,12 +220,13 @@ impl Coordinator {
         parameters: &'a [RecordBatch],
     ) -> BoxFuture<'a, Result<u64>> {
         let run = async move {
-            let parsed = self.planner.cache.statement(sql)?;
+            let parsed = self.parse(session, sql)?;
             let Some(first) = parameters.first() else {
                 return Ok(0);
             };
             let rows = concat_batches(&first.schema(), parameters)
                 .map_err(|e| Error::invalid(format!("parameters: {e}")).with_source(e))?;
+            let rows = in_zone(&rows, &session.time_zone())?;
             if parsed.kind != StatementKind::Dml {
                 return self.execute_rows(session, &parsed, &rows).await;
             }
@@ -282,8 +271,12 @@ impl Coordinator {
         let run = async move {
             let mut affected = 0;
             for statement in parse::statements(sql)? {
-                let parsed = Parsed::new(statement)?;
-                affected += self.execute_statement(session, &parsed, vec![]).await?.affected();
+                let parsed = session.prepared().resolve(Arc::new(Parsed::new(statement)?))?;
+                affected += match parsed.kind {
+                    StatementKind::Prepared => self.prepare(session, sql, &parsed).await?,
+                    _ => self.execute_statement(session, &parsed, vec![]).await?,
+                }
+                .affected();
             }
             Ok(affected)
         };
@@ -320,10 +313,10 @@ impl Coordinator {
         version: Version,
     ) -> BoxFuture<'a, Result<Executed>> {
         let run = async move {
-            let parsed = self.planner.cache.statement(sql)?;
-            let values = parameters.map_or(Ok(vec![]), |batch| row_values(batch, 0))?;
+            let parsed = self.parse(session, sql)?;
+            let values = first_row(parameters, &session.time_zone())?;
             if session.transaction().is_some() {
-                return self.execute_statement(session, &parsed, values).await;
+                return self.execute_statement(session, &parsed, values).await.map_err(|e| parsed.locate(e));
             }
             let manifest = self.meta().wait_version(version, READ_INDEX_TIMEOUT).await?;
             let query_id = new_query_id();
@@ -331,10 +324,10 @@ impl Coordinator {
             let manifest = self.planner.visible_to(session, manifest)?;
             let context = StatementContext { session, manifest, values: &values, query_id: &query_id };
             let run = async {
-                let plan = self.planner.cached_plan(&context, sql, &parsed.statement).await?;
+                let plan = self.planner.cached_plan(&context, sql, &parsed).await?;
                 Ok(self.queries.run_plan(&context, plan).await?.named(&parsed.names))
             };
-            run.boxed().instrument(span).await
+            run.boxed().instrument(span).await.map_err(|e| parsed.locate(e))
         };
         answer(sql, run)
     }
@@ -382,6 +375,17 @@ impl Coordinator {
         }
     }
 
+    /// Runs `PREPARE` and `DEALLOCATE`.
+    async fn prepare(&self, session: &Session, sql: &str, parsed: &Parsed) -> Result<Executed> {
+        session.check_lasting("a prepared statement")?;
+        if let Some(prepared) = session.prepared().change(sql, &parsed.statement)? {
+            let inner = Parsed::new(prepared.statement.clone())?;
+            self.describe_parsed(session, sql, &Parsed { text: Some(sql.into()), ..inner }, None).await?;
+            session.prepared().insert(prepared)?;
+        }
+        Ok(Executed::Affected(0))
+    }
+
     /// Runs a parsed statement, in the transaction of the session if there is one.
     async fn execute_statement(
         &self,
@@ -427,6 +431,7 @@ impl Coordinator {
             // `execute_statement` does not come here with it, since it must not run in the transaction that
             // it ends.
             StatementKind::Transaction => self.control_transaction(session, statement).await,
+            StatementKind::Prepared => Err(unsupported(&statement.to_string())),
             StatementKind::Procedure | StatementKind::Ddl => {
                 self.run_definition(session, parsed, query_id).await
             }
@@ -565,6 +570,9 @@ impl Coordinator {
         }
         let plan = self.dml.plan(context, &table, &rewritten).await?;
         note_reads(guard, context, &plan)?;
+        if let Some(returning) = &rewritten.returning {
+            note_reads(guard, context, &self.dml.returning_plan(context, &table, returning).await?)?;
+        }
         let staged = self.dml.stage(context, &table, rewritten).boxed().await?;
         guard.stage(&self.writer, staged.changes.clone()).await?;
         Ok(staged.into_executed())

@@ -79,6 +79,9 @@ pub(crate) fn plain(message: &str) -> String {
         let end = plain[start..].find(END_OF_REQUEST).map(|end| start + end + END_OF_REQUEST.len());
         plain.replace_range(start..end.unwrap_or(plain.len()), "");
     }
+    if let Some(start) = plain.find(HIDDEN_SUGGESTION) {
+        plain.truncate(start);
+    }
     if plain.starts_with(MISPLACED_WINDOW) {
         return "a window function cannot stand here: WHERE, GROUP BY and HAVING come before windows; write \
                 QUALIFY, or a subquery"
@@ -89,6 +92,10 @@ pub(crate) fn plain(message: &str) -> String {
     }
     with_sql_types(&without_hidden_columns(&plain))
 }
+
+/// datafusion-sql 55.2.0, `src/expr/function.rs`: the end of the error for an unknown function, which may
+/// name one that statements cannot call.
+const HIDDEN_SUGGESTION: &str = "\nDid you mean '$";
 
 /// datafusion-physical-expr 55.2.0, `src/planner.rs`, the last arm of `create_physical_expr`.
 const MISPLACED_WINDOW: &str = "Physical plan does not support logical expression WindowFunction(";
@@ -183,9 +190,11 @@ fn timestamp_type(parameters: &str) -> Option<(String, &str)> {
 
 /// Whether an error of the engine is one of its user, although it has no such type.
 ///
-/// regex 1, `src/error.rs`; datafusion-functions-nested 55.2.0, `src/resize.rs`.
+/// regex 1, `src/error.rs`; datafusion-functions-nested 55.2.0, `src/resize.rs`; datafusion-optimizer 55.2.0,
+/// `src/analyzer/type_coercion.rs`, `BETWEEN`; datafusion-expr 55.2.0, `src/type_coercion/functions.rs`.
 pub(crate) fn is_bad_argument(text: &str) -> bool {
-    ["regex parse error", "array_resize: failed to convert size"].iter().any(|start| text.starts_with(start))
+    let starts = ["regex parse error", "array_resize: failed to convert size", "Failed to coerce types "];
+    starts.iter().any(|start| text.starts_with(start)) || text.contains("' failed to match any signature")
 }
 
 /// Whether an error says that a subquery is left in a plan: the optimizer could not make a join of it.

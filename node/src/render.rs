@@ -3,15 +3,16 @@
 use std::io::{self, ErrorKind, Write};
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch, RecordBatchOptions, StringArray};
-use arrow::util::display::{FormatOptions, array_value_to_string};
+use arrow::array::{AsArray, RecordBatch};
+use arrow::util::display::FormatOptions;
 use arrow::util::pretty::pretty_format_batches_with_options;
-use arrow_schema::{DataType, Schema, SchemaRef};
+use arrow_schema::SchemaRef;
 use clap::ValueEnum;
 use futures::{Stream, TryStreamExt};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
+use plexus_coordinator::CsvOptions;
 use plexus_model::{Error, Result};
 
 /// Output format of rows. The variant comments are help texts.
@@ -81,11 +82,11 @@ pub(crate) async fn write_rows(
             writeln!(out, "{text}").map_err(write_error)?;
         }
         RowFormat::Csv => {
-            let mut writer = arrow::csv::WriterBuilder::new().with_header(true).build(&mut out);
-            writer.write(&flat(&RecordBatch::new_empty(schema))?).map_err(write_error)?;
+            let csv = CsvOptions::default();
+            out.write_all(&csv.header(&schema)).map_err(write_error)?;
             while let Some(batch) = rows.try_next().await? {
                 count += batch.num_rows() as u64;
-                writer.write(&flat(&batch)?).map_err(write_error)?;
+                out.write_all(&csv.lines(&batch)?).map_err(write_error)?;
             }
         }
         RowFormat::Json => {
@@ -111,29 +112,6 @@ pub(crate) async fn write_rows(
     }
     out.flush().map_err(write_error)?;
     Ok(count)
-}
-
-/// A batch with lists and structs as text, since CSV has no such values.
-fn flat(batch: &RecordBatch) -> Result<RecordBatch> {
-    let schema = batch.schema();
-    let (mut fields, mut columns) = (Vec::new(), Vec::new());
-    for (field, column) in schema.fields().iter().zip(batch.columns()) {
-        if !field.data_type().is_nested() {
-            fields.push(Arc::clone(field));
-            columns.push(Arc::clone(column));
-            continue;
-        }
-        let text = |row: usize| match column.is_valid(row) {
-            true => array_value_to_string(column, row).map(Some),
-            false => Ok(None),
-        };
-        let texts: Vec<Option<String>> =
-            (0..batch.num_rows()).map(text).collect::<std::result::Result<_, _>>().map_err(write_error)?;
-        fields.push(Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8)));
-        columns.push(Arc::new(StringArray::from(texts)));
-    }
-    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options).map_err(write_error)
 }
 
 /// The plans of an `EXPLAIN` as text. `None` for other results.

@@ -15,6 +15,7 @@ use plexus_storage::types;
 
 use crate::context::{plan_expression, plan_parsed, simplify};
 use crate::engine::Engine;
+use crate::time_zones::follow_settings;
 
 /// The `CHECK` constraints of a table, compiled over its columns.
 #[derive(Default)]
@@ -37,21 +38,23 @@ impl Engine {
         compile(self.table_free_state(), schema)
     }
 
-    /// The value of an SQL expression without columns, as an array of one row.
+    /// The value of an SQL expression without columns in a time zone, as an array of one row.
     ///
     /// # Errors
     /// `InvalidArgument` when the expression cannot be evaluated.
-    pub fn evaluate_constant(&self, expr: &ast::Expr) -> Result<ArrayRef> {
+    pub fn evaluate_constant(&self, expr: &ast::Expr, zone: &str) -> Result<ArrayRef> {
         let fail = |e: DataFusionError| {
             let text = expr.to_string();
             Error::invalid(format!("{}: {}", plexus_model::cut(&text, 200), e.strip_backtrace()))
         };
         let none = DFSchema::empty();
-        let mut state = self.table_free_state().clone();
-        state.mark_start_execution();
+        let state = self.state_in_zone(zone).map_err(fail)?;
         let expr = plan_parsed(expr.clone(), &none, &state).map_err(fail)?;
         let now = state.execution_props().query_execution_start_time;
-        let info = SimplifyContext::builder().with_query_execution_start_time(now).build();
+        let info = SimplifyContext::builder()
+            .with_config_options(state.config_options().clone())
+            .with_query_execution_start_time(now)
+            .build();
         let expr = ExprSimplifier::new(info).simplify(expr).map_err(fail)?;
         let expr = state.create_physical_expr(expr, &none).map_err(fail)?;
         let options = RecordBatchOptions::new().with_row_count(Some(1));
@@ -63,17 +66,36 @@ impl Engine {
 
 /// The defaults of columns that rows lack, compiled.
 #[derive(Default)]
-pub struct ColumnDefaults(HashMap<String, Arc<dyn PhysicalExpr>>);
+pub struct ColumnDefaults {
+    exprs: HashMap<String, Arc<dyn PhysicalExpr>>,
+    zone: String,
+}
 
 impl Engine {
-    /// Compiles the defaults of the columns of a table that are not among `given`.
+    /// A session without tables whose times are those of a zone.
+    fn state_in_zone(&self, zone: &str) -> datafusion::common::Result<SessionState> {
+        let mut state = self.table_free_state().clone();
+        state.config_mut().options_mut().execution.time_zone = Some(zone.to_owned());
+        follow_settings(&mut state)?;
+        state.mark_start_execution();
+        Ok(state)
+    }
+
+    /// Compiles the defaults of the columns of a table that are not among `given`, for a session in a time
+    /// zone.
     ///
     /// # Errors
     /// `InvalidArgument` names a default that cannot be evaluated.
-    pub fn column_defaults(&self, schema: &TableSchema, given: &[String]) -> Result<ColumnDefaults> {
+    pub fn column_defaults(
+        &self,
+        schema: &TableSchema,
+        given: &[String],
+        zone: &str,
+    ) -> Result<ColumnDefaults> {
         let none = DFSchema::empty();
-        let mut state = self.table_free_state().clone();
-        state.mark_start_execution();
+        let state = self
+            .state_in_zone(zone)
+            .map_err(|e| Error::invalid(format!("time zone {zone:?}: {}", e.strip_backtrace())))?;
         let mut defaults = HashMap::new();
         for column in schema.columns.iter().filter(|column| !given.contains(&column.name)) {
             let Some(sql) = schema.default_of(column.id) else {
@@ -88,18 +110,23 @@ impl Engine {
             })?;
             defaults.insert(column.name.clone(), expr);
         }
-        Ok(ColumnDefaults(defaults))
+        Ok(ColumnDefaults { exprs: defaults, zone: zone.to_owned() })
     }
 }
 
 impl ColumnDefaults {
+    /// The time zone in which the defaults are evaluated.
+    pub fn zone(&self) -> &str {
+        &self.zone
+    }
+
     /// The values of a column in `rows` new rows; `None` if it has no default. Each row has a value of its
     /// own where the default is not the same for all, such as `uuid()`.
     ///
     /// # Errors
     /// `InvalidArgument` when the default cannot be evaluated.
     pub fn values(&self, column: &str, rows: usize) -> Result<Option<ArrayRef>> {
-        let Some(expr) = self.0.get(column) else {
+        let Some(expr) = self.exprs.get(column) else {
             return Ok(None);
         };
         let fail = |e: DataFusionError| {

@@ -23,10 +23,12 @@
 
 mod analysis;
 mod checks;
+mod clock_texts;
 mod codec;
 mod context;
 mod engine;
 mod explain;
+mod interval_products;
 mod list_functions;
 mod logical_rules;
 mod named_value;
@@ -40,8 +42,10 @@ pub use analysis::literals::{make_doubles, make_doubles_in};
 pub use analysis::similar_patterns::SIMILAR_PATTERN;
 pub use analysis::unknown_items::HAS_UNKNOWN_ITEM;
 pub use checks::{ColumnDefaults, RowChecks};
+pub use clock_texts::with_seconds;
 pub use engine::{Engine, EngineOptions, Pin};
 pub use explain::explain;
+pub use interval_products::INTERVAL_TIMES;
 pub use logical_rules::physical_plan;
 pub use named_value::NAMED_VALUE;
 pub use scan::distribution::{Worker as PlacedWorker, WorkerSlots};

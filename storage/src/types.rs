@@ -157,6 +157,9 @@ pub fn from_data_type(t: &DataType) -> Result<ColumnType> {
                 })?;
             ColumnType::FixedSizeList(item(field)?, length)
         }
+        DataType::Struct(fields) if fields.is_empty() => {
+            return Err(Error::invalid("a struct without fields holds no value"));
+        }
         DataType::Struct(fields) => {
             let mut names = HashSet::new();
             if let Some(field) = fields.iter().find(|field| !names.insert(field.name())) {

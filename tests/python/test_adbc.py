@@ -144,6 +144,27 @@ def test_parameters(cursor):
     assert 0 < few < many
 
 
+def test_instants_as_parameters_are_in_the_zone_of_the_session(cursor):
+    at = lambda hour: datetime.datetime(2024, 7, 1, hour, tzinfo=datetime.timezone.utc)
+    cursor.execute("CREATE TABLE adbc_zones (id INT PRIMARY KEY, n TIMESTAMP(6), z TIMESTAMP(6) WITH TIME ZONE, d DATE)")
+    cursor.execute("INSERT INTO adbc_zones VALUES (1, '2024-07-01 08:00:00', '2024-07-01 12:00:00Z', '2024-06-30')")
+    cursor.execute("SET time_zone = 'America/New_York'")
+    cursor.execute("SELECT n = ? FROM adbc_zones", (at(12),))
+    assert cursor.fetchall() == [(True,)]
+    cursor.execute("DELETE FROM adbc_zones WHERE n < ? RETURNING id", (at(10),))
+    assert cursor.fetchall() == []
+    cursor.execute("SELECT extract(hour FROM ?), CAST(? AS TIMESTAMP)", (at(2), at(2)))
+    assert cursor.fetchall() == [(22, datetime.datetime(2024, 6, 30, 22))]
+    # Inserts of one row and of many, and updates, store the same.
+    cursor.execute("INSERT INTO adbc_zones (id, n, d) VALUES (2, ?, ?)", (at(2), at(2)))
+    cursor.executemany("INSERT INTO adbc_zones (id, n, d) VALUES (?, ?, ?)", [(3, at(2), at(2)), (4, at(2), at(2))])
+    cursor.execute("UPDATE adbc_zones SET n = ?, d = ? WHERE id = 1", (at(2), at(2)))
+    cursor.execute("SELECT DISTINCT n, d FROM adbc_zones")
+    assert cursor.fetchall() == [(datetime.datetime(2024, 6, 30, 22), datetime.date(2024, 6, 30))]
+    cursor.execute("RESET time_zone")
+    cursor.execute("DROP TABLE adbc_zones")
+
+
 def test_insert_with_parameters_and_executemany(cursor):
     cursor.execute("CREATE TABLE adbc_many (id INT, name VARCHAR, score DOUBLE)")
     cursor.execute("INSERT INTO adbc_many VALUES (?, ?, ?)", (0, "zero", 0.5))

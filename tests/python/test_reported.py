@@ -8,9 +8,10 @@ import pytest
 from duckdb_oracle import SPREAD, connect
 from differential import normal, same_value
 import reported
+import reported_further
 import reported_more
 
-REPORTS = reported.REPORTS + reported_more.REPORTS
+REPORTS = reported.REPORTS + reported_more.REPORTS + reported_further.REPORTS
 
 CREATED = re.compile(r'(?i)create table (?:if not exists )?"?(\w+)')
 

@@ -14,6 +14,7 @@ use crate::ddl::create_table::DefinedColumn;
 use crate::ddl::executor::DdlExecutor;
 use crate::errors::unsupported;
 use crate::exec::context::{StatementContext, find};
+use crate::exec::session::Session;
 use crate::sql::definition::definition;
 use crate::sql::names::{name_of, object_name};
 use crate::sql::{parse, syntax};
@@ -81,7 +82,7 @@ impl DdlExecutor {
                 }
                 let state = self.planner().local_state(context)?;
                 let defined = create_table::define_column(column_def.clone(), &state).await?;
-                add_column(table, schema, defined, &self.writer().engine)
+                add_column(table, schema, defined, &self.writer().engine, &context.session.time_zone())
             }
             AlterTableOperation::DropColumn { column_names, if_exists, .. } => {
                 for name in column_names.iter().map(name_of) {
@@ -158,8 +159,9 @@ impl DdlExecutor {
             AlterColumnOperation::DropNotNull => schema.columns[index].nullable = true,
             AlterColumnOperation::SetDefault { value } => {
                 let sql = definition(value)?;
-                let evaluated = self.writer().engine.evaluate_constant(value)?;
-                create_table::check_default_value(&schema.columns[index], &sql, evaluated)?;
+                let zone = context.session.time_zone();
+                let evaluated = self.writer().engine.evaluate_constant(value, &zone)?;
+                create_table::check_default_value(&schema.columns[index], &sql, evaluated, &zone)?;
                 schema.defaults.retain(|(column, _)| *column != id);
                 schema.defaults.push((id, sql));
             }
@@ -182,6 +184,14 @@ impl DdlExecutor {
         violation: &Violation,
     ) -> Result<()> {
         let Violation { description, condition } = violation;
+        // Checks hold for everybody, and not in the zone of one session.
+        let session = Session::ephemeral();
+        let context = &StatementContext {
+            session: &session,
+            manifest: context.manifest.clone(),
+            values: context.values,
+            query_id: context.query_id,
+        };
         let name = syntax::object_name([table.name.schema.as_str(), &table.name.table]);
         let from = syntax::table(name, syntax::ident(&table.name.table));
         let found = vec![SelectItem::UnnamedExpr(syntax::number(1))];
@@ -214,6 +224,7 @@ fn add_column(
     schema: &mut TableSchema,
     defined: DefinedColumn,
     engine: &plexus_query::Engine,
+    zone: &str,
 ) -> Result<()> {
     let DefinedColumn { mut column, default, checks } = defined;
     if schema.column_index(&column.name).is_some() {
@@ -235,8 +246,8 @@ fn add_column(
     column.id = schema.last_column;
     if let Some(sql) = default {
         // Evaluated once: existing rows keep this value, also when the default changes later.
-        let value = engine.evaluate_constant(&parse::expression(&sql)?)?;
-        let value = create_table::check_default_value(&column, &sql, value)?;
+        let value = engine.evaluate_constant(&parse::expression(&sql)?, zone)?;
+        let value = create_table::check_default_value(&column, &sql, value, zone)?;
         schema.initial_defaults.push((column.id, inline::encode_value(value)?));
         schema.defaults.push((column.id, sql));
     }

@@ -54,7 +54,8 @@ pub(crate) async fn create_table(
     table.columns.iter_mut().for_each(|column| to_utc(&mut column.data_type, &zone));
     for (column, sql) in defaults {
         let column = &table.columns[column];
-        check_default_value(column, &sql, engine.evaluate_constant(&parse::expression(&sql)?)?)?;
+        let value = engine.evaluate_constant(&parse::expression(&sql)?, &zone)?;
+        check_default_value(column, &sql, value, &zone)?;
         let id = column.id;
         table.defaults.push((id, sql));
     }
@@ -268,14 +269,19 @@ fn to_utc(data_type: &mut ColumnType, session_zone: &str) {
     }
 }
 
-/// The value of a default as it is stored in its column. `text` is the default, for errors.
+/// The value of a default, evaluated in `zone`, as it is stored in its column. `text` is the default, for
+/// errors.
 ///
 /// # Errors
 /// `InvalidArgument` when the column cannot hold the value.
-pub(crate) fn check_default_value(column: &Column, text: &str, value: ArrayRef) -> Result<ArrayRef> {
+pub(crate) fn check_default_value(
+    column: &Column,
+    text: &str,
+    value: ArrayRef,
+    zone: &str,
+) -> Result<ArrayRef> {
     let context = |e: Error| e.context(format!("column {:?}: DEFAULT {text}", column.name));
-    let value =
-        assign_value(&value, &types::to_data_type(&column.data_type), DEFAULT_ZONE).map_err(context)?;
+    let value = assign_value(&value, &types::to_data_type(&column.data_type), zone).map_err(context)?;
     if value.is_null(0) && !column.nullable {
         return Err(context(Error::invalid("the column is NOT NULL, but its default is null")));
     }

@@ -5,8 +5,11 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use arrow::array::AsArray;
+use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::UInt64Type;
+use arrow::json::WriterBuilder;
+use arrow::json::writer::LineDelimited;
+use arrow_schema::Schema;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::{CopyToSource, CopyToStatement, Statement};
 use datafusion::sql::sqlparser::ast;
@@ -25,14 +28,15 @@ use crate::sql::parameters::bind;
 use crate::sql::syntax;
 
 const CSV: &str = "CSV";
+const JSON: &str = "JSON";
 
 /// Formats by file name extension or `STORED AS` name.
 const FORMATS: [(&str, &str); 8] = [
     ("parquet", "PARQUET"),
     ("csv", CSV),
-    ("ndjson", "JSON"),
-    ("jsonl", "JSON"),
-    ("json", "JSON"),
+    ("ndjson", JSON),
+    ("jsonl", JSON),
+    ("json", JSON),
     ("arrow", "ARROW"),
     ("ipc", "ARROW"),
     ("feather", "ARROW"),
@@ -81,7 +85,19 @@ impl CopyExecutor {
         // The engine writes one file, and not a directory of files, only to a path with an extension.
         let temporary = TemporaryFile(directory.join(format!(".{}.unfinished", Token::generate())));
         let rows = match format {
-            CSV => self.write_csv(context, statement, &CsvOptions::of(&copy.options)?, &temporary.0).await?,
+            CSV => {
+                let csv = CsvOptions::of(&copy.options)?;
+                let header = |schema: &Schema| csv.header(schema);
+                self.write_lines(context, statement, header, |batch| csv.lines(batch), &temporary.0).await?
+            }
+            JSON => {
+                if let Some((name, _)) = copy.options.first() {
+                    return Err(Error::invalid(format!(
+                        "COPY: option {name:?} is unknown: an NDJSON file has none"
+                    )));
+                }
+                self.write_lines(context, statement, |_| vec![], json_lines, &temporary.0).await?
+            }
             _ => self.write(context, copy, format, &temporary.0).await?,
         };
         publish(temporary.0.clone(), path).await?;
@@ -109,22 +125,23 @@ impl CopyExecutor {
         plan_statement(&self.planner.local_state(context)?, statement).await
     }
 
-    /// Writes the rows to file `to` as CSV and returns their number.
-    async fn write_csv(
+    /// Writes the rows to file `to` as lines of text and returns their number.
+    async fn write_lines(
         &self,
         context: &StatementContext<'_>,
         statement: &Statement,
-        options: &CsvOptions,
+        header: impl Fn(&Schema) -> Vec<u8>,
+        lines: impl Fn(&RecordBatch) -> Result<Vec<u8>>,
         to: &Path,
     ) -> Result<u64> {
         let plan = bind(self.plan_source(context, statement).await?, context.values)?;
         let mut rows = self.planner.query(context, &plan).await?;
         let failed = |e| Error::io(to.display(), e);
         let mut file = BufWriter::new(File::create(to).await.map_err(failed)?);
-        file.write_all(&options.header(&rows.schema)).await.map_err(failed)?;
+        file.write_all(&header(&rows.schema)).await.map_err(failed)?;
         let mut count = 0;
         while let Some(batch) = rows.stream.try_next().await? {
-            file.write_all(&options.lines(&batch)?).await.map_err(failed)?;
+            file.write_all(&lines(&batch)?).await.map_err(failed)?;
             count += batch.num_rows() as u64;
         }
         file.flush().await.map_err(failed)?;
@@ -161,6 +178,15 @@ impl CopyExecutor {
             .and_then(|b| b.column(0).as_primitive_opt::<UInt64Type>().map(|counts| counts.value(0)));
         count.ok_or_else(|| Error::internal("COPY returned no row count"))
     }
+}
+
+/// Rows as JSON objects, one on a line. Missing values are written, so that a column that has no others is in
+/// the file.
+fn json_lines(batch: &RecordBatch) -> Result<Vec<u8>> {
+    let failed = |e| Error::internal(format!("JSON: {e}"));
+    let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(Vec::new());
+    writer.write(batch).and_then(|()| writer.finish()).map_err(failed)?;
+    Ok(writer.into_inner())
 }
 
 /// The `COPY` statement in a parsed statement.

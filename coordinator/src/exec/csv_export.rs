@@ -12,11 +12,18 @@ use datafusion::sql::sqlparser::ast::Value;
 use plexus_model::{Error, Result};
 
 /// How a file is written.
-pub(crate) struct CsvOptions {
+pub struct CsvOptions {
     delimiter: u8,
     header: bool,
     /// Text of missing values.
     null: String,
+}
+
+impl Default for CsvOptions {
+    /// Commas, a line with the names of the columns, and nothing for missing values.
+    fn default() -> Self {
+        Self { delimiter: b',', header: true, null: String::new() }
+    }
 }
 
 impl CsvOptions {
@@ -25,7 +32,7 @@ impl CsvOptions {
     /// # Errors
     /// `InvalidArgument` names an unknown option, or one with a value that it does not take.
     pub(crate) fn of(options: &[(String, Value)]) -> Result<Self> {
-        let mut this = Self { delimiter: b',', header: true, null: String::new() };
+        let mut this = Self::default();
         for (name, value) in options {
             let text = match value {
                 Value::SingleQuotedString(text) | Value::Number(text, _) => text.clone(),
@@ -62,7 +69,7 @@ impl CsvOptions {
     }
 
     /// The line with the names of the columns; nothing if there is to be none.
-    pub(crate) fn header(&self, schema: &Schema) -> Vec<u8> {
+    pub fn header(&self, schema: &Schema) -> Vec<u8> {
         let mut line = Vec::new();
         if self.header {
             for (index, field) in schema.fields().iter().enumerate() {
@@ -78,7 +85,7 @@ impl CsvOptions {
     ///
     /// # Errors
     /// `Internal` for a type that has no text.
-    pub(crate) fn lines(&self, batch: &RecordBatch) -> Result<Vec<u8>> {
+    pub fn lines(&self, batch: &RecordBatch) -> Result<Vec<u8>> {
         let texts = batch.schema_ref().fields().iter().zip(batch.columns());
         let texts: Vec<Vec<Option<String>>> = texts
             .map(|(field, column)| texts_of(field, column))

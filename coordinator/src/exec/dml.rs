@@ -22,7 +22,7 @@ use plexus_storage::{rows_bytes, types};
 use crate::errors::{from_datafusion, unsupported};
 use crate::exec::context::{Executed, StatementContext, find};
 use crate::exec::plan_statement::plan_statement;
-use crate::exec::planner::Planner;
+use crate::exec::planner::{Planner, announced_schema};
 use crate::exec::retry::RowStream;
 use crate::exec::session::Session;
 use crate::limits::RETURNING_BYTES_MAX;
@@ -105,7 +105,10 @@ impl DmlExecutor {
         let (table, rewritten) = self.rewrite(context, statement).await?;
         let plan = self.plan(context, &table, &rewritten).await?;
         let schema = match &rewritten.returning {
-            Some(returning) => Some(self.returning_schema(context, &table, returning).await?),
+            Some(returning) => {
+                let rows = self.returning_plan(context, &table, returning).await?;
+                Some(self.planner.result_schema(context, &rows)?)
+            }
             None => None,
         };
         Ok((schema, plan))
@@ -275,22 +278,21 @@ impl DmlExecutor {
     ) -> Result<RowStream> {
         let state = self.returning_state(context, table, batches)?;
         let plan = plan_returning(&state, returning).await?;
-        let schema: SchemaRef = Arc::new(plan.schema().as_arrow().clone());
         let rows = self.planner.run(&plan, &context.manifest, || Ok(state.clone())).await?;
+        let schema = announced_schema(&plan, &rows.schema);
         let batches: Vec<RecordBatch> = rows.stream.try_collect().await?;
         check_returned(batches.iter().map(rows_bytes).sum())?;
         Ok(RowStream::from_batches(schema, batches))
     }
 
-    /// The schema of the rows of `RETURNING`.
-    pub(crate) async fn returning_schema(
+    /// The plan of `RETURNING`, without its rows.
+    pub(crate) async fn returning_plan(
         &self,
         context: &StatementContext<'_>,
         table: &Table,
         returning: &Returning,
-    ) -> Result<SchemaRef> {
-        let plan = plan_returning(&self.returning_state(context, table, vec![])?, returning).await?;
-        Ok(Arc::new(plan.schema().as_arrow().clone()))
+    ) -> Result<LogicalPlan> {
+        plan_returning(&self.returning_state(context, table, vec![])?, returning).await
     }
 
     /// An engine session in which the affected rows are the relation [`RETURNED`].
@@ -358,8 +360,7 @@ async fn plan_returning(state: &SessionState, returning: &Returning) -> Result<L
     let rows = syntax::table(syntax::object_name([STATEMENT_SCHEMA, RETURNED]), alias);
     let query = syntax::select(items, vec![syntax::relation(rows)], None);
     let statement = Statement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
-    let planned = state.statement_to_plan(statement).await;
-    planned.map_err(|e| from_datafusion(e).context("RETURNING"))
+    plan_statement(state, statement).await.map_err(|e| e.context("RETURNING"))
 }
 
 /// Bounds the rows of `RETURNING`, which are held in memory until the client fetches them.

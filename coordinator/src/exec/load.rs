@@ -103,7 +103,8 @@ impl Loader {
         };
         if let Some(table) = append {
             let columns: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
-            let defaults = self.writer.engine.column_defaults(&table.schema, &columns)?;
+            let defaults =
+                self.writer.engine.column_defaults(&table.schema, &columns, &session.time_zone())?;
             let mut ingest = self.writer.begin(table.clone(), target.on_duplicate, LOAD)?;
             while let Some(batch) = batches.try_next().await? {
                 ingest.write(arrange(&batch, &columns, &defaults, &table)?).await?;
@@ -135,7 +136,7 @@ impl Loader {
             }
         };
         let columns: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
-        let defaults = self.writer.engine.column_defaults(&table.schema, &columns)?;
+        let defaults = self.writer.engine.column_defaults(&table.schema, &columns, &session.time_zone())?;
         let mut ingest = self.writer.begin(table.clone(), target.on_duplicate, LOAD)?;
         while let Some(batch) = batches.try_next().await? {
             ingest.write(arrange(&batch, &columns, &defaults, &table)?).await?;

@@ -23,6 +23,7 @@ use crate::exec::retry::{self, RowStream, Suspects};
 use crate::exec::session::{Session, canonical};
 use crate::exec::transactions::TransactionGuard;
 use crate::limits::READ_INDEX_TIMEOUT;
+use crate::sql::kind::Parsed;
 use crate::sql::parameters::parameter_types;
 use crate::sql::search_calls::{SUBQUERY_ROWS_MAX, array_of, prepare, subquery_placeholder, vector_literal};
 use crate::sql::{dependent_columns, syntax, time_travel};
@@ -106,7 +107,13 @@ impl Planner {
     ) -> Result<()> {
         let schema = context.session.schema();
         dependent_columns::rewrite(statement, &context.manifest, &schema);
-        time_travel::resolve(statement, &self.engine, &context.manifest, &schema)
+        time_travel::resolve(
+            statement,
+            &self.engine,
+            &context.manifest,
+            &schema,
+            &context.session.time_zone(),
+        )
     }
 
     /// Resolves time travel and search arguments, after which the engine can plan the statement.
@@ -124,10 +131,14 @@ impl Planner {
         &self,
         context: &StatementContext<'_>,
         sql: &str,
-        statement: &Statement,
+        parsed: &Parsed,
     ) -> Result<LogicalPlan> {
-        let make = self.plan(context, statement.clone()).boxed();
-        self.cache.plan(context, sql, statement, make).await
+        let make = self.plan(context, parsed.statement.clone()).boxed();
+        match parsed.text {
+            // The text of an EXECUTE does not say what it is.
+            Some(_) => make.await,
+            None => self.cache.plan(context, sql, &parsed.statement, make).await,
+        }
     }
 
     /// Resolves a statement and plans it.
@@ -328,7 +339,7 @@ fn show_setting(statement: &mut ast::Statement, session: &Session) {
 /// The schema of the rows of a plan, as clients see it. Names come from the plan, and types from its rows,
 /// since they are known only when types are coerced. All columns are nullable: what a plan knows about nulls
 /// depends on how far it is optimized, and clients compare what was announced with what is sent.
-fn announced_schema(plan: &LogicalPlan, rows: &Schema) -> SchemaRef {
+pub(crate) fn announced_schema(plan: &LogicalPlan, rows: &Schema) -> SchemaRef {
     let field = |(planned, row): (&FieldRef, &FieldRef)| {
         planned.as_ref().clone().with_data_type(row.data_type().clone()).with_nullable(true)
     };

@@ -8,12 +8,15 @@ use plexus_model::{Error, Manifest, Result, Version};
 use plexus_query::search::{EF_SEARCH_MAX, SearchOptions};
 use plexus_query::{CATALOG, DEFAULT_SCHEMA, DEFAULT_ZONE, SYSTEM_SCHEMA};
 
+use crate::exec::prepared::PreparedStatements;
 use crate::exec::transactions::TransactionId;
 
 /// The session of one client, shared by its concurrent statements.
 #[derive(Debug, Default)]
 pub struct Session {
     settings: Arc<Mutex<BTreeMap<String, String>>>,
+    /// The statements that it has prepared in SQL.
+    prepared: PreparedStatements,
     /// The open transaction that its statements are part of.
     transaction: Mutex<Option<TransactionId>>,
     /// Whether the session ends with its request. Nothing can be set in it then.
@@ -67,7 +70,26 @@ impl Session {
     pub fn in_transaction(&self, id: TransactionId) -> Self {
         let transaction = Mutex::new(Some(id));
         let Self { ephemeral, without_transactions, .. } = *self;
-        Self { settings: self.settings.clone(), transaction, ephemeral, without_transactions }
+        let (settings, prepared) = (self.settings.clone(), self.prepared.clone());
+        Self { settings, prepared, transaction, ephemeral, without_transactions }
+    }
+
+    /// The statements that the session has prepared in SQL.
+    pub(crate) fn prepared(&self) -> &PreparedStatements {
+        &self.prepared
+    }
+
+    /// Fails for a session in which nothing can be kept.
+    ///
+    /// # Errors
+    /// `InvalidArgument` says what would be lost.
+    pub(crate) fn check_lasting(&self, what: &str) -> Result<()> {
+        match self.ephemeral {
+            true => Err(Error::invalid(format!(
+                "{what} would be lost with this request: connect with a user name to have a session"
+            ))),
+            false => Ok(()),
+        }
     }
 
     /// The open transaction of the session.
@@ -101,11 +123,7 @@ impl Session {
     /// `manifest` does not have.
     pub(crate) fn set(&self, name: &str, value: &str, manifest: &Manifest) -> Result<()> {
         let name = canonical(name);
-        if self.ephemeral {
-            return Err(Error::invalid(format!(
-                "setting {name} would be lost with this request: connect with a user name to have a session"
-            )));
-        }
+        self.check_lasting(&format!("setting {name}"))?;
         if value.len() > VALUE_BYTES_MAX {
             return Err(Error::invalid(format!(
                 "setting {name}: a value of {} bytes is too long",

@@ -2,7 +2,8 @@
 //!
 //! The engine names a cast by what is cast and a subquery by nothing at all, and refuses a plan in which two
 //! columns have one name: `sum(CAST(d AS INT)), sum(d)`. A statement that it refuses is planned again with
-//! calls of a function around such expressions that carry their names.
+//! calls of a function around such expressions that carry their names. And it gives an expression in a branch
+//! of a set operation the name that the first branch has there, which may be that of another column.
 
 use std::ops::ControlFlow;
 
@@ -12,7 +13,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 use plexus_query::NAMED_VALUE;
 
-use crate::sql::result_names::tell_apart_in;
+use crate::sql::result_names::{name_branches, name_expressions, tell_apart_in};
 use crate::sql::syntax;
 
 /// Gives expressions of a statement names of their own.
@@ -63,10 +64,12 @@ impl VisitorMut for DistinctNames {
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
         tell_apart_in(&mut query.body);
+        name_branches(&mut query.body);
         ControlFlow::Continue(())
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        name_expressions(select);
         self.conditions.push(select.selection.take());
         ControlFlow::Continue(())
     }
@@ -102,6 +105,6 @@ mod tests {
         rewrite(&mut statement);
         let text = statement.to_string();
         assert!(text.contains("\"$named_value\"(CAST(d AS INT), 'CAST(d AS INT)')"), "{text}");
-        assert!(text.contains("\"$named_value\"((SELECT 1), '(SELECT 1)')"), "{text}");
+        assert!(text.contains("\"$named_value\"((SELECT 1 AS \"1\"), '(SELECT 1 AS \"1\")')"), "{text}");
     }
 }

@@ -1,11 +1,14 @@
 //! Classification of statements: decided once after parsing, and then used to dispatch to executors.
 
+use std::sync::Arc;
+
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
 
-use plexus_model::Result;
+use plexus_model::{Error, Result};
 use plexus_query::make_doubles;
 
+use crate::errors::point_at;
 use crate::sql::result_names::{self, ResultNames};
 use crate::sql::{
     clauses, like_escapes, multisets, named_windows, operators, rewrite, row_values, standard_forms,
@@ -17,6 +20,8 @@ use crate::sql::{
 pub(crate) enum StatementKind {
     /// `BEGIN`, `COMMIT` and `ROLLBACK`.
     Transaction,
+    /// `PREPARE` and `DEALLOCATE`; and `EXECUTE`, until it is resolved.
+    Prepared,
     /// `CALL`, and the statements that the dialect parses as calls: `OPTIMIZE`, `VACUUM`, `RESTORE`, `CHECK
     /// TABLE`.
     Procedure,
@@ -48,6 +53,9 @@ impl StatementKind {
             ast::Statement::StartTransaction { .. }
             | ast::Statement::Commit { .. }
             | ast::Statement::Rollback { .. } => Self::Transaction,
+            ast::Statement::Prepare { .. }
+            | ast::Statement::Execute { .. }
+            | ast::Statement::Deallocate { .. } => Self::Prepared,
             ast::Statement::Call(_) | ast::Statement::OptimizeTable { .. } => Self::Procedure,
             ast::Statement::CreateTable(_)
             | ast::Statement::CreateSchema { .. }
@@ -71,6 +79,8 @@ pub(crate) struct Parsed {
     pub(crate) kind: StatementKind,
     /// The names of the columns of its result, if it is a query.
     pub(crate) names: ResultNames,
+    /// The text to which positions refer, if it is another one than that of the request.
+    pub(crate) text: Option<Arc<str>>,
 }
 
 impl Parsed {
@@ -79,6 +89,15 @@ impl Parsed {
     /// # Errors
     /// Those of [`standard_forms::rewrite`] and [`clauses::check`].
     pub(crate) fn new(mut statement: Statement) -> Result<Self> {
+        if StatementKind::of(&statement) == StatementKind::Prepared {
+            // What it prepares is rewritten when it is executed.
+            return Ok(Self {
+                statement,
+                kind: StatementKind::Prepared,
+                names: ResultNames::default(),
+                text: None,
+            });
+        }
         standard_forms::rewrite(&mut statement)?;
         clauses::check(&statement)?;
         let kind = StatementKind::of(&statement);
@@ -86,7 +105,15 @@ impl Parsed {
         result_names::tell_apart(&mut statement);
         make_doubles(&mut statement);
         make_standard(&mut statement)?;
-        Ok(Self { statement, kind, names })
+        Ok(Self { statement, kind, names, text: None })
+    }
+
+    /// An error of the statement, which shows its place if the text is not that of the request.
+    pub(crate) fn locate(&self, error: Error) -> Error {
+        match &self.text {
+            Some(text) => point_at(text, error),
+            None => error,
+        }
     }
 
     /// Whether the statement reads or changes settings, and no table.

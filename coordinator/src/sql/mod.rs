@@ -17,6 +17,7 @@ pub(crate) mod names;
 pub(crate) mod operators;
 pub(crate) mod parameters;
 pub(crate) mod parse;
+pub(crate) mod prepared;
 pub(crate) mod result_names;
 pub(crate) mod rewrite;
 pub(crate) mod row_values;

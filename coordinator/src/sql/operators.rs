@@ -12,7 +12,7 @@ use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CaseWhen, Expr, Statement, UnaryOperator, Value, visit_expressions, visit_expressions_mut,
 };
 use plexus_model::{Error, Result};
-use plexus_query::{HAS_UNKNOWN_ITEM, SIMILAR_PATTERN};
+use plexus_query::{HAS_UNKNOWN_ITEM, INTERVAL_TIMES, SIMILAR_PATTERN};
 
 use crate::sql::syntax;
 
@@ -29,6 +29,16 @@ pub(crate) fn rewrite(statement: &mut Statement) -> Result<()> {
                 "ANY or ALL of a list of more than {ITEM_NODES_MAX} expressions is not supported: pass the \
                  list as a parameter, or write IN"
             )));
+        }
+        if let Expr::BinaryOp { left, op: BinaryOperator::Multiply, right } = expr {
+            let product = match (is_interval(left), is_interval(right)) {
+                (true, false) => Some((left.as_ref().clone(), right.as_ref().clone())),
+                (false, true) => Some((right.as_ref().clone(), left.as_ref().clone())),
+                _ => None,
+            };
+            if let Some((interval, number)) = product {
+                *expr = syntax::call(INTERVAL_TIMES, vec![interval, number]);
+            }
         }
         if let Expr::BinaryOp { left, op: BinaryOperator::BitwiseXor, right } = expr {
             *expr = syntax::call("power", vec![left.as_ref().clone(), right.as_ref().clone()]);
@@ -65,6 +75,14 @@ pub(crate) fn rewrite(statement: &mut Statement) -> Result<()> {
     match rewritten {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(()),
+    }
+}
+
+fn is_interval(expr: &Expr) -> bool {
+    match expr {
+        Expr::Interval(_) => true,
+        Expr::Nested(inner) => is_interval(inner),
+        _ => false,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::compute;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
@@ -170,6 +170,48 @@ pub(crate) fn row_values(batch: &RecordBatch, row: usize) -> Result<Vec<ScalarVa
         .iter()
         .map(|column| ScalarValue::try_from_array(column, row).map_err(from_datafusion))
         .collect()
+}
+
+/// The values of the first row of parameters, if there are any, in a zone.
+///
+/// # Errors
+/// Those of [`in_zone`] and [`row_values`].
+pub(crate) fn first_row(batch: Option<&RecordBatch>, zone: &str) -> Result<Vec<ScalarValue>> {
+    batch.map_or(Ok(vec![]), |batch| row_values(&in_zone(batch, zone)?, 0))
+}
+
+/// Parameters as values of a session: their instants are in its zone, as those of columns are.
+///
+/// # Errors
+/// `InvalidArgument` when a value cannot be converted.
+pub(crate) fn in_zone(batch: &RecordBatch, zone: &str) -> Result<RecordBatch> {
+    let fields = batch.schema_ref().fields().iter().zip(batch.columns()).map(|(field, column)| {
+        let data_type = type_in_zone(field.data_type(), zone);
+        let column = compute::cast(column, &data_type);
+        let column =
+            column.map_err(|e| Error::invalid(format!("parameter {}: {e}", field.name())).with_source(e))?;
+        Ok((field.as_ref().clone().with_data_type(data_type), column))
+    });
+    let (fields, columns): (Vec<Field>, Vec<ArrayRef>) =
+        fields.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+    let schema = Schema::new_with_metadata(fields, batch.schema_ref().metadata().clone());
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::new(schema), columns, &options)
+        .map_err(|e| Error::invalid(format!("parameters: {e}")).with_source(e))
+}
+
+fn type_in_zone(data_type: &DataType, zone: &str) -> DataType {
+    let item = |field: &Arc<Field>| {
+        Arc::new(field.as_ref().clone().with_data_type(type_in_zone(field.data_type(), zone)))
+    };
+    match data_type {
+        DataType::Timestamp(unit, Some(_)) => DataType::Timestamp(*unit, Some(zone.into())),
+        DataType::List(field) => DataType::List(item(field)),
+        DataType::LargeList(field) => DataType::LargeList(item(field)),
+        DataType::FixedSizeList(field, size) => DataType::FixedSizeList(item(field), *size),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(item).collect()),
+        other => other.clone(),
+    }
 }
 
 /// The parameters of a plan as a schema: one nullable field per parameter, named by its number.

@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 use datafusion::common::DataFusionError;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast;
+use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 use plexus_model::{Error, Result};
@@ -45,6 +46,7 @@ pub(crate) fn statements(sql: &str) -> Result<VecDeque<Statement>> {
             *name = format!("${number}");
         }
     }
+    quote_column_names(&mut tokens);
     let mut tokens = join_numbers(join_operators(tokens))?;
     tokens.push(end_of_text(sql));
     DFParserBuilder::new(tokens)
@@ -53,6 +55,41 @@ pub(crate) fn statements(sql: &str) -> Result<VecDeque<Statement>> {
         .build()
         .and_then(|mut parser| parser.parse_statements())
         .map_err(from_datafusion)
+}
+
+/// Quotes columns called `key` and `index` in the column lists of `CREATE TABLE`. The parser expects the
+/// indexes of another database there.
+fn quote_column_names(tokens: &mut [TokenWithSpan]) {
+    let is_word = |token: &Token, wanted: &[&str]| {
+        matches!(token, Token::Word(word) if word.quote_style.is_none()
+            && wanted.iter().any(|name| word.value.eq_ignore_ascii_case(name)))
+    };
+    let (mut is_create, mut depth, mut starts_item) = (false, 0_usize, false);
+    let mut words_before = 0;
+    for TokenWithSpan { token, .. } in tokens {
+        let begins = std::mem::take(&mut starts_item);
+        match token {
+            Token::Whitespace(_) => starts_item = begins,
+            Token::SemiColon => (is_create, depth, words_before) = (false, 0, 0),
+            Token::LParen => {
+                depth += 1;
+                starts_item = depth == 1;
+            }
+            Token::RParen => depth = depth.saturating_sub(1),
+            Token::Comma => starts_item = depth == 1,
+            token if begins && is_create && is_word(token, &["key", "index"]) => {
+                if let Token::Word(word) = token {
+                    word.value = word.value.to_lowercase();
+                    word.quote_style = Some('"');
+                    word.keyword = Keyword::NoKeyword;
+                }
+            }
+            token => {
+                is_create |= words_before == 0 && is_word(token, &["create"]);
+                words_before += 1;
+            }
+        }
+    }
 }
 
 /// Joins the vector operators `<->` and `<#>`, which the tokenizer splits into two tokens each.

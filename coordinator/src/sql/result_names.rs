@@ -11,11 +11,12 @@ use std::sync::Arc;
 use arrow_schema::{Field, Schema, SchemaRef};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    self, Expr, Ident, ObjectNamePart, Query, Select, SelectItem, SetExpr, VisitMut, VisitorMut,
+    self, Expr, Ident, ObjectNamePart, Query, Select, SelectItem, SetExpr, SetQuantifier, VisitMut,
+    VisitorMut,
 };
 use plexus_model::cut;
 
-use crate::sql::names::name_of;
+use crate::sql::names::{name_of, unqualified};
 use crate::sql::syntax;
 
 /// Starts a hidden suffix. No name has a control character.
@@ -184,6 +185,70 @@ pub(crate) fn tell_apart_in(body: &mut SetExpr) {
         }
         _ => {}
     }
+}
+
+/// Gives the expressions of all branches of set operations but the first, whose names do not matter, hidden
+/// names. Columns keep theirs.
+pub(crate) fn name_branches(body: &mut SetExpr) {
+    match body {
+        SetExpr::Query(query) => name_branches(&mut query.body),
+        SetExpr::SetOperation { left, right, set_quantifier, .. } => {
+            name_branches(left);
+            if !is_by_name(*set_quantifier) {
+                hide_names(right);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Gives the expressions of a select list the names that they have as they are written. The engine takes some
+/// that are written differently for the same, such as `position('b' IN a)` and `strpos(a, 'b')`.
+pub(crate) fn name_expressions(select: &mut Select) {
+    for item in &mut select.projection {
+        if let SelectItem::UnnamedExpr(expr) = item
+            && !is_column(expr)
+            && !is_unnest(expr)
+        {
+            let name = expression_name(expr);
+            *item = syntax::item(std::mem::replace(expr, syntax::null()), &name);
+        }
+    }
+}
+
+fn is_by_name(quantifier: SetQuantifier) -> bool {
+    use SetQuantifier::{AllByName, ByName, DistinctByName};
+    matches!(quantifier, ByName | AllByName | DistinctByName)
+}
+
+fn hide_names(body: &mut SetExpr) {
+    match body {
+        SetExpr::Select(select) => {
+            for (index, item) in select.projection.iter_mut().enumerate() {
+                match item {
+                    // Unnesting a struct makes several columns.
+                    SelectItem::UnnamedExpr(expr) if !is_column(expr) && !is_unnest(expr) => {
+                        let expr = std::mem::replace(expr, syntax::null());
+                        *item = syntax::item(expr, &format!("{SUFFIX}{index}"));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        SetExpr::SetOperation { left, right, set_quantifier, .. } if !is_by_name(*set_quantifier) => {
+            hide_names(left);
+            hide_names(right);
+        }
+        _ => {}
+    }
+}
+
+fn is_column(expr: &Expr) -> bool {
+    matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_))
+}
+
+fn is_unnest(expr: &Expr) -> bool {
+    matches!(expr, Expr::Function(function) if unqualified(&function.name).is_ok_and(|name| name == "unnest"))
 }
 
 /// The name of the column of an expression without an alias. The engine ignores casts and parentheses.

@@ -69,8 +69,15 @@ fn rewrite_comparison(expr: &Expr) -> Option<Expr> {
             let member = is_member(fields(expr)?, subquery)?;
             Some(if *negated { not(member) } else { member })
         }
+        // Both hold if they do for each field.
+        Expr::IsNull(row) => fields(row)?.iter().map(|field| Expr::IsNull(operand(field))).reduce(and),
+        Expr::IsNotNull(row) => fields(row)?.iter().map(|field| Expr::IsNotNull(operand(field))).reduce(and),
         _ => None,
     }
+}
+
+fn operand(field: &Expr) -> Box<Expr> {
+    Box::new(syntax::nested(field.clone()))
 }
 
 /// The fields of a row.

@@ -5,10 +5,11 @@
 
 use std::ops::ControlFlow;
 
-use arrow_schema::{DataType, TimeUnit};
+use arrow_schema::{DataType as ArrowType, TimeUnit};
 use datafusion::common::ScalarValue;
 use datafusion::sql::sqlparser::ast::{
-    self, Expr, ObjectName, TableAlias, TableFactor, TableVersion, Value, VisitMut, VisitorMut,
+    self, DataType, Expr, ObjectName, TableAlias, TableFactor, TableVersion, TimezoneInfo, Value, VisitMut,
+    VisitorMut,
 };
 use plexus_model::{Error, ErrorKind, Manifest, Result, TableName, Version};
 use plexus_query::{Engine, SYSTEM_SCHEMA, as_of_schema};
@@ -16,7 +17,8 @@ use plexus_query::{Engine, SYSTEM_SCHEMA, as_of_schema};
 use crate::sql::names::table_reference;
 use crate::sql::syntax;
 
-/// Replaces tables with a version by their names in virtual schemas. `schema` qualifies names without one.
+/// Replaces tables with a version by their names in virtual schemas. `schema` qualifies names without one,
+/// and times without a zone are those of `zone`.
 ///
 /// # Errors
 /// `InvalidArgument` for a version or time that is invalid or in the future, `NotFound` for one that is no
@@ -26,8 +28,9 @@ pub(crate) fn resolve(
     engine: &Engine,
     manifest: &Manifest,
     schema: &str,
+    zone: &str,
 ) -> Result<()> {
-    let mut resolver = Resolver { engine, manifest, schema };
+    let mut resolver = Resolver { engine, manifest, schema, zone };
     match VisitMut::visit(statement, &mut resolver) {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(()),
@@ -39,6 +42,7 @@ struct Resolver<'a> {
     engine: &'a Engine,
     manifest: &'a Manifest,
     schema: &'a str,
+    zone: &'a str,
 }
 
 impl VisitorMut for Resolver<'_> {
@@ -75,7 +79,7 @@ impl Resolver<'_> {
                 })?
             }
             TableVersion::TimestampAsOf(expr) | TableVersion::ForSystemTimeAsOf(expr) => {
-                self.manifest.version_at(time_us(expr, self.engine)?)?
+                self.manifest.version_at(time_us(expr, self.engine, self.zone)?)?
             }
             other => {
                 return Err(Error::unsupported(format!("{other} is not supported; write VERSION AS OF")));
@@ -115,15 +119,20 @@ impl Resolver<'_> {
     }
 }
 
-/// Evaluates a constant expression to a time, in microseconds since the Unix epoch.
+/// Evaluates a constant expression to an instant, in microseconds since the Unix epoch.
 ///
 /// # Errors
 /// `InvalidArgument` when the expression is not constant, or no time.
-pub(crate) fn time_us(expr: &Expr, engine: &Engine) -> Result<u64> {
+fn time_us(expr: &Expr, engine: &Engine, zone: &str) -> Result<u64> {
     let invalid = |e: String| Error::invalid(format!("TIMESTAMP AS OF {expr}: {e}"));
-    let value = engine.evaluate_constant(expr)?;
+    let instant = DataType::Timestamp(None, TimezoneInfo::WithTimeZone);
+    let instant = syntax::cast(syntax::nested(expr.clone()), instant);
+    let value = engine.evaluate_constant(&instant, zone).map_err(|e| {
+        let reason = e.message();
+        invalid(reason.strip_prefix(&format!("{instant}: ")).unwrap_or(reason).to_owned())
+    })?;
     let value = ScalarValue::try_from_array(&value, 0)
-        .and_then(|value| value.cast_to(&DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))))
+        .and_then(|value| value.cast_to(&ArrowType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))))
         .map_err(|e| invalid(e.strip_backtrace()))?;
     match value {
         ScalarValue::TimestampMicrosecond(Some(us), _) => {
@@ -137,10 +146,10 @@ pub(crate) fn time_us(expr: &Expr, engine: &Engine) -> Result<u64> {
 ///
 /// # Errors
 /// Those of [`time_us`] and [`Manifest::version_at`].
-pub(crate) fn version_of(expr: &Expr, engine: &Engine, manifest: &Manifest) -> Result<Version> {
+pub(crate) fn version_of(expr: &Expr, engine: &Engine, manifest: &Manifest, zone: &str) -> Result<Version> {
     match version_number(expr) {
         Some(version) => Ok(version),
-        None => manifest.version_at(time_us(expr, engine)?),
+        None => manifest.version_at(time_us(expr, engine, zone)?),
     }
 }
 

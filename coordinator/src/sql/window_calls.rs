@@ -1,14 +1,15 @@
-//! `LEAD` and `LAG` with `IGNORE NULLS` or a negative offset.
+//! `LEAD` and `LAG` with `IGNORE NULLS`, with an offset that is negative or null, or with a computed default.
 //!
-//! The engine looks at the wrong rows for both (apache/datafusion#25471). A negative offset looks the other
-//! way, and the n-th value that is not null is `nth_value` of the rows behind or before the current one.
+//! The engine looks at the wrong rows for the first two (apache/datafusion#25471). A negative offset looks
+//! the other way, the n-th value that is not null is `nth_value` of the rows behind or before the current
+//! one, no row is null rows away, and a default that is no constant is chosen outside of the call.
 
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList,
-    FunctionArguments, NullTreatment, UnaryOperator, Value, VisitMut, VisitorMut, WindowFrame,
-    WindowFrameBound, WindowFrameUnits, WindowSpec, WindowType,
+    BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
+    FunctionArgumentList, FunctionArguments, NullTreatment, Select, UnaryOperator, Value, Visit, VisitMut,
+    Visitor, VisitorMut, WindowFrame, WindowFrameBound, WindowFrameUnits, WindowSpec, WindowType,
 };
 
 use crate::sql::names::unqualified;
@@ -24,6 +25,17 @@ struct Calls;
 impl VisitorMut for Calls {
     type Break = ();
 
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        let has_window = |part: &dyn Fn(&mut FindWindow) -> ControlFlow<()>| part(&mut FindWindow).is_break();
+        if let Some(condition) = &select.qualify
+            && !has_window(&|find| condition.visit(find))
+            && has_window(&|find| select.projection.visit(find))
+        {
+            select.qualify = Some(with_window(condition.clone()));
+        }
+        ControlFlow::Continue(())
+    }
+
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         if let Expr::Function(function) = expr
             && let Some(rewritten) = rewrite_call(function)
@@ -32,6 +44,32 @@ impl VisitorMut for Calls {
         }
         ControlFlow::Continue(())
     }
+}
+
+struct FindWindow;
+
+impl Visitor for FindWindow {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        match expr {
+            Expr::Function(function) if function.over.is_some() => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        }
+    }
+}
+
+/// A condition of `QUALIFY` with a window that changes nothing. The engine wants one in the condition itself.
+fn with_window(condition: Expr) -> Expr {
+    let mut count = syntax::function(syntax::object_name(["count"]), vec![syntax::number(1)]);
+    count.over = Some(WindowType::WindowSpec(WindowSpec {
+        window_name: None,
+        partition_by: vec![],
+        order_by: vec![],
+        window_frame: None,
+    }));
+    let has_rows = syntax::binary(Expr::Function(count), BinaryOperator::Gt, syntax::number(0));
+    syntax::all([condition, has_rows])
 }
 
 /// A call in a form that the engine computes rightly; `None` if it is in one.
@@ -60,8 +98,15 @@ fn rewrite_call(function: &Function) -> Option<Expr> {
             FunctionArgumentClause::IgnoreOrRespectNulls(treatment) => ignores(treatment),
             _ => false,
         });
+    if offset.is_some_and(is_null) {
+        let mut call = syntax::function(function.name.clone(), vec![value.clone()]);
+        call.over = function.over.clone();
+        let never = syntax::literal(Value::Boolean(false));
+        return Some(syntax::case([(never, Expr::Function(call))], syntax::null()));
+    }
     let offset = offset.map_or(Some(1), whole_number)?;
-    if offset >= 0 && !ignores_nulls {
+    let computed = default.filter(|default| !is_constant(default));
+    if offset >= 0 && !ignores_nulls && computed.is_none() {
         return None;
     }
     if offset < 0 {
@@ -70,11 +115,15 @@ fn rewrite_call(function: &Function) -> Option<Expr> {
     let offset = offset.checked_abs()?;
     if !ignores_nulls {
         let mut args = vec![value.clone(), syntax::number(offset)];
-        args.extend(default.cloned());
+        args.extend(default.filter(|_| computed.is_none()).cloned());
         let name = if is_lead { "lead" } else { "lag" };
         let mut call = syntax::function(syntax::object_name([name]), args);
         call.over = function.over.clone();
-        return Some(Expr::Function(call));
+        let call = Expr::Function(call);
+        return Some(match computed {
+            Some(default) => syntax::case([(is_outside(window, is_lead, offset), default.clone())], call),
+            None => call,
+        });
     }
     if offset == 0 {
         return None;
@@ -98,6 +147,36 @@ fn rewrite_call(function: &Function) -> Option<Expr> {
         Some(default) => syntax::call("coalesce", vec![call, default.clone()]),
         None => call,
     })
+}
+
+/// Whether no row of the partition is `offset` rows away.
+fn is_outside(window: &WindowSpec, is_lead: bool, offset: i64) -> Expr {
+    let rows = Some(Box::new(syntax::number(offset)));
+    let bound = match is_lead {
+        true => WindowFrameBound::Following(rows),
+        false => WindowFrameBound::Preceding(rows),
+    };
+    let frame =
+        WindowFrame { units: WindowFrameUnits::Rows, start_bound: bound.clone(), end_bound: Some(bound) };
+    let mut count = syntax::function(syntax::object_name(["count"]), vec![syntax::number(1)]);
+    count.over = Some(WindowType::WindowSpec(WindowSpec { window_frame: Some(frame), ..window.clone() }));
+    syntax::binary(Expr::Function(count), BinaryOperator::Eq, syntax::number(0))
+}
+
+fn is_null(expr: &Expr) -> bool {
+    match expr {
+        Expr::Value(value) => value.value == Value::Null,
+        Expr::Cast { expr, .. } | Expr::Nested(expr) => is_null(expr),
+        _ => false,
+    }
+}
+
+fn is_constant(expr: &Expr) -> bool {
+    match expr {
+        Expr::Value(_) | Expr::TypedString(_) => true,
+        Expr::UnaryOp { expr, .. } | Expr::Nested(expr) => is_constant(expr),
+        _ => false,
+    }
 }
 
 fn argument(arg: &FunctionArg) -> Option<&Expr> {
@@ -141,5 +220,13 @@ mod tests {
         );
         let sql = "SELECT lead(v, 2) OVER (ORDER BY id) FROM t";
         assert_eq!(rewritten(sql), sql);
+        let sql = rewritten("SELECT lag(v, NULL) OVER (ORDER BY id) FROM t");
+        assert_eq!(sql, "SELECT CASE WHEN false THEN lag(v) OVER (ORDER BY id) ELSE NULL END FROM t");
+        let sql = rewritten("SELECT lag(v, 2, id) OVER (ORDER BY id) FROM t");
+        let frame = "ORDER BY id ROWS BETWEEN 2 PRECEDING AND 2 PRECEDING";
+        assert!(
+            sql.contains(&format!("WHEN (\"count\"(1) OVER ({frame})) = 0 THEN id ELSE \"lag\"(v, 2)")),
+            "{sql}"
+        );
     }
 }

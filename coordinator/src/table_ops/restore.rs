@@ -35,7 +35,8 @@ impl ProcedureExecutor {
     ) -> Result<Executed> {
         let started = Instant::now();
         let manifest = &context.manifest;
-        let version = time_travel::version_of(to, &self.writer.engine, manifest)?;
+        let version =
+            time_travel::version_of(to, &self.writer.engine, manifest, &context.session.time_zone())?;
         if version > manifest.version {
             return Err(Error::invalid(format!(
                 "version {version} is yet to come: the latest is {}",

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, new_null_array};
 use arrow_schema::{Field, Schema};
 use plexus_model::{Error, Result, Table};
-use plexus_query::{ColumnDefaults, DEFAULT_ZONE};
+use plexus_query::ColumnDefaults;
 use plexus_storage::types;
 
 use crate::write::assign::assign_value;
@@ -47,7 +47,7 @@ pub(crate) fn arrange(
         let array = match names.iter().position(|name| name == field.name()) {
             Some(source) => batch.column(source).clone(),
             None => match defaults.values(field.name(), batch.num_rows())? {
-                Some(values) => assign_value(&values, field.data_type(), DEFAULT_ZONE)
+                Some(values) => assign_value(&values, field.data_type(), defaults.zone())
                     .map_err(|e| e.context(format!("default of column {:?}", field.name())))?,
                 None => new_null_array(field.data_type(), batch.num_rows()),
             },

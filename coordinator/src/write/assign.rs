@@ -19,7 +19,7 @@ use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 use plexus_model::{Error, Result, Table};
-use plexus_query::{DEFAULT_ZONE, clocks_of, instants_of};
+use plexus_query::{DEFAULT_ZONE, clocks_of, instants_of, with_seconds};
 use plexus_storage::{sql_name, types};
 
 use crate::write::coerce::{STRICT, cast_columns, cast_error, check_finite};
@@ -55,6 +55,10 @@ pub(crate) fn assign_value(array: &ArrayRef, to: &DataType, zone: &str) -> Resul
         let (from, to) = (sql_name(&from), sql_name(to));
         return Err(Error::invalid(format!("a value of type {from} is no {to}: write a CAST")));
     }
+    let array = &match to {
+        DataType::Timestamp(..) => with_seconds(array),
+        _ => array.clone(),
+    };
     let array = match in_zone(array, to, zone)? {
         Some(zoned) => zoned,
         None => items_assigned(array, to, zone)?.unwrap_or_else(|| array.clone()),

@@ -2,23 +2,25 @@
 //!
 //! DataFusion compares a constant with what is cast instead: `CAST(d AS INT) = 10` finds no 10.4, and
 //! `TRY_CAST(a AS TINYINT) > 50` finds 300 (apache/datafusion#23095, #24702). And numbers that are too large
-//! for a float become infinite.
+//! for a float become infinite. Timestamps before 1970 round up where they lose digits.
 
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::compute::{CastOptions, cast_with_options, nullif};
 use arrow::datatypes::{Float32Type, Float64Type};
-use arrow_schema::DataType;
+use arrow_schema::{DataType, TimeUnit};
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result, exec_err};
+use datafusion::functions::datetime::date_trunc;
 use datafusion::logical_expr::{
     Cast, ColumnarValue, Expr, ExprSchemable, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
-    TryCast, Volatility,
+    TryCast, Volatility, lit,
 };
 
 use crate::analysis::fallible::{is_text, is_total};
 use crate::analysis::typed::typed;
+use crate::clock_texts::{WithSeconds, lacks_seconds};
 
 /// The rule; runs when types are coerced.
 pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
@@ -36,9 +38,51 @@ pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>
             let cast = FloatCast { to: to.clone(), fails, signature: FloatCast::signature() };
             Transformed::yes(ScalarUDF::from(cast).call(vec![value.as_ref().clone()]))
         }
+        () if is_text(&from) && matches!(to, DataType::Timestamp(..)) && !has_seconds(value) => {
+            let text = Box::new(ScalarUDF::from(WithSeconds::default()).call(vec![value.as_ref().clone()]));
+            Transformed::yes(match fails {
+                true => Expr::Cast(Cast::new_from_field(text, field.clone())),
+                false => Expr::TryCast(TryCast::new_from_field(text, field.clone())),
+            })
+        }
+        () if is_coarser(to, &from) && !is_present(value) => {
+            let unit = lit(unit_name(to));
+            let cut = date_trunc().call(vec![unit, value.as_ref().clone()]);
+            Transformed::yes(match fails {
+                true => Expr::Cast(Cast::new_from_field(Box::new(cut), field.clone())),
+                false => Expr::TryCast(TryCast::new_from_field(Box::new(cut), field.clone())),
+            })
+        }
         () if is_number(&from) && is_number(to) && !is_total(&from, to) => Transformed::yes(typed(expr)),
         () => Transformed::no(expr),
     })
+}
+
+/// Whether an expression is a constant that no seconds are missing in.
+fn has_seconds(text: &Expr) -> bool {
+    let constant = text.as_literal().and_then(|value| value.try_as_str());
+    constant.is_some_and(|text| !text.is_some_and(lacks_seconds))
+}
+
+/// Whether timestamps have fewer digits in a type. A cast to it would round those before 1970 up.
+fn is_coarser(to: &DataType, from: &DataType) -> bool {
+    match (from, to) {
+        (DataType::Timestamp(from, _), DataType::Timestamp(to, _)) => to < from,
+        _ => false,
+    }
+}
+
+fn unit_name(data_type: &DataType) -> &'static str {
+    match data_type {
+        DataType::Timestamp(TimeUnit::Second, _) => "second",
+        DataType::Timestamp(TimeUnit::Millisecond, _) => "millisecond",
+        _ => "microsecond",
+    }
+}
+
+/// Whether an expression is the present time, which is after 1970, or cut already.
+fn is_present(expr: &Expr) -> bool {
+    matches!(expr, Expr::ScalarFunction(call) if ["now", "date_trunc"].contains(&call.name()))
 }
 
 /// The functions that the rule puts into plans.

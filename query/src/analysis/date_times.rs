@@ -3,7 +3,7 @@
 //! A date and an interval with a time make a timestamp: DataFusion drops the time (apache/datafusion#19527).
 //! The difference of timestamps has days, and its fields and its `epoch` are those of an interval. The
 //! present time has microseconds, so that they can be compared with all
-//! years from 1 to 9999.
+//! years from 1 to 9999. So has `to_timestamp` of a double.
 
 use std::sync::Arc;
 
@@ -14,9 +14,10 @@ use arrow::datatypes::{Int64Type, IntervalMonthDayNano};
 use arrow_schema::{ArrowError, DataType, IntervalUnit, TimeUnit};
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result, ScalarValue, exec_err};
+use datafusion::functions::math::round;
 use datafusion::logical_expr::{
     BinaryExpr, Cast, ColumnarValue, Expr, ExprSchemable, Operator, ScalarFunctionArgs, ScalarUDF,
-    ScalarUDFImpl, Signature, Volatility, cast,
+    ScalarUDFImpl, Signature, Volatility, cast, lit,
 };
 
 /// The rule; runs before types are coerced.
@@ -53,6 +54,16 @@ pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>
             }
             _ => Ok(Transformed::no(Expr::ScalarFunction(call))),
         },
+        // DataFusion counts nanoseconds, and takes the last one for all seconds beyond.
+        Expr::ScalarFunction(call) if call.name() == "to_timestamp" && is_floating(&call.args, &type_of) => {
+            let seconds = call.args[0].clone();
+            let zone = match type_of(&Expr::ScalarFunction(call)) {
+                DataType::Timestamp(_, zone) => zone,
+                _ => None,
+            };
+            let count = round().call(vec![seconds * lit(1e6)]);
+            Ok(Transformed::yes(cast(cast(count, DataType::Int64), microseconds(zone))))
+        }
         Expr::ScalarFunction(call) if call.name() == "now" => {
             let expr = Expr::ScalarFunction(call);
             match type_of(&expr) {
@@ -64,6 +75,10 @@ pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>
         }
         expr => Ok(Transformed::no(expr)),
     }
+}
+
+fn is_floating(args: &[Expr], type_of: &impl Fn(&Expr) -> DataType) -> bool {
+    matches!(args, [arg] if type_of(arg).is_floating())
 }
 
 fn microseconds(zone: Option<Arc<str>>) -> DataType {

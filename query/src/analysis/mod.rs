@@ -18,6 +18,9 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::{Analyzer, AnalyzerRule};
 
+use crate::clock_texts::WithSeconds;
+use crate::interval_products::IntervalTimes;
+
 pub(crate) mod any_text;
 pub(crate) mod canonical_floats;
 pub(crate) mod casts;
@@ -26,16 +29,21 @@ pub(crate) mod checked_sum;
 pub(crate) mod correlations;
 pub(crate) mod date_times;
 pub(crate) mod date_trunc;
+pub(crate) mod decimal_rounding;
 pub(crate) mod dependent_joins;
 pub(crate) mod fallible;
 pub(crate) mod float_extremes;
 pub(crate) mod float_operands;
+pub(crate) mod grouping_columns;
 pub(crate) mod in_lists;
 pub(crate) mod interval_order;
 pub(crate) mod literals;
+pub(crate) mod nested_order;
 pub(crate) mod null_if;
 pub(crate) mod ordered_sets;
+pub(crate) mod percentiles;
 pub(crate) mod related_types;
+pub(crate) mod replacements;
 pub(crate) mod session_zone;
 pub(crate) mod similar_patterns;
 pub(crate) mod single_row;
@@ -48,17 +56,23 @@ pub(crate) mod timestamp_units;
 pub(crate) mod typed;
 pub(crate) mod unknown_items;
 pub(crate) mod volatile_groups;
+pub(crate) mod window_frames;
 
 /// The analyzer rules of a session: ours around those of DataFusion.
 pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     let before_coercion = [
+        Rule::Node("grouping_columns", grouping_columns::rewrite),
         Rule::Plan("session_columns", session_zone::session_columns),
         Rule::Plan("correlations", correlations::analyze),
         Rule::Plan("related_types", related_types::analyze),
         Rule::Expr("null_if", null_if::rewrite),
         Rule::Expr("any_text", any_text::rewrite),
+        Rule::Expr("decimal_rounding", decimal_rounding::rewrite),
+        Rule::Expr("window_frames", window_frames::rewrite),
+        Rule::Expr("replacements", replacements::rewrite),
         Rule::Node("volatile_groups", volatile_groups::rewrite),
         Rule::Node("ordered_sets", ordered_sets::rewrite),
+        Rule::Node("percentiles", percentiles::rewrite),
         // Makes scalar subqueries.
         Rule::Node("subquery_predicates", subquery_predicates::rewrite_node),
         Rule::Plan("single_row_subqueries", single_row::analyze),
@@ -83,6 +97,8 @@ pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
         Rule::Expr("date_trunc", date_trunc::rewrite),
         Rule::Expr("interval_order", interval_order::rewrite),
         Rule::Node("interval_sorts", interval_order::rewrite_sort),
+        Rule::Expr("nested_order", nested_order::rewrite),
+        Rule::Node("nested_sorts", nested_order::rewrite_sort),
         Rule::Plan("checked_sum", checked_sum::analyze),
         Rule::Plan("checked_arithmetic", checked_arithmetic::analyze),
         Rule::Expr("filtered_arguments", fallible::rewrite),
@@ -126,6 +142,13 @@ pub(crate) fn register_functions(registry: &mut dyn FunctionRegistry) -> Result<
     registry.register_udf(Arc::new(ScalarUDF::from(struct_fields::ShownStruct::default())))?;
     registry.register_udf(Arc::new(ScalarUDF::from(date_trunc::DateTrunc::default())))?;
     registry.register_udf(Arc::new(ScalarUDF::from(similar_patterns::SimilarPattern::default())))?;
+    registry.register_udf(Arc::new(ScalarUDF::from(replacements::GroupReferences::default())))?;
+    registry.register_udf(Arc::new(ScalarUDF::from(nested_order::OrderKey::default())))?;
+    registry.register_udf(Arc::new(ScalarUDF::from(IntervalTimes::default())))?;
+    registry.register_udf(Arc::new(ScalarUDF::from(WithSeconds::default())))?;
+    for is_descending in [false, true] {
+        registry.register_udf(Arc::new(ScalarUDF::from(percentiles::Percentile::new(is_descending))))?;
+    }
     for function in casts::functions() {
         registry.register_udf(function)?;
     }

@@ -4,6 +4,7 @@
 //! it does (apache/datafusion#22597), or refuses `string_agg` in two orders. Here the values of a set are
 //! sorted after they are collected, and texts are joined after that.
 
+use arrow_schema::DataType;
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{Column, Result};
 use datafusion::functions_aggregate::array_agg::array_agg_udaf;
@@ -13,19 +14,29 @@ use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, LogicalPlanBuilder,
 
 /// The rule; runs before types are coerced.
 pub(crate) fn rewrite(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
-    let LogicalPlan::Aggregate(Aggregate { input, group_expr, aggr_expr, schema, .. }) = plan else {
+    let LogicalPlan::Aggregate(aggregate) = plan else {
         return Ok(Transformed::no(plan));
     };
     let orders: Vec<&Vec<Sort>> =
-        aggr_expr.iter().filter_map(order_of).filter(|order| !order.is_empty()).collect();
-    if orders.windows(2).all(|pair| pair[0] == pair[1]) {
-        let plan = Aggregate::try_new_with_schema(input, group_expr, aggr_expr, schema)?;
-        return Ok(Transformed::no(LogicalPlan::Aggregate(plan)));
+        aggregate.aggr_expr.iter().filter_map(order_of).filter(|order| !order.is_empty()).collect();
+    match orders.windows(2).all(|pair| pair[0] == pair[1]) {
+        true => Ok(Transformed::no(LogicalPlan::Aggregate(aggregate))),
+        false => collect_lists(aggregate, |expr, index, _| as_list(expr, index)).map(Transformed::yes),
     }
+}
+
+/// Makes two steps of the aggregates for which `as_list` returns an aggregate that collects a list, and what
+/// is made of that list. It gets an aggregate, its index, and the type of its value.
+pub(crate) fn collect_lists(
+    aggregate: Aggregate,
+    as_list: impl Fn(&Expr, usize, &DataType) -> Option<(Expr, Expr)>,
+) -> Result<LogicalPlan> {
+    let Aggregate { input, group_expr, aggr_expr, schema, .. } = aggregate;
+    let groups = schema.fields().len() - aggr_expr.len();
     let (mut collected, mut finished) = (Vec::new(), Vec::new());
     for (index, expr) in aggr_expr.into_iter().enumerate() {
         let name = expr.schema_name().to_string();
-        match as_list(&expr, index) {
+        match as_list(&expr, index, schema.field(groups + index).data_type()) {
             Some((list, value)) => {
                 collected.push(list);
                 finished.push(value.alias(name));
@@ -36,11 +47,9 @@ pub(crate) fn rewrite(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
             }
         }
     }
-    let groups: Vec<Expr> =
-        schema.columns().into_iter().take(schema.fields().len() - finished.len()).map(Expr::Column).collect();
+    let groups: Vec<Expr> = schema.columns().into_iter().take(groups).map(Expr::Column).collect();
     let plan = LogicalPlanBuilder::from(input).aggregate(group_expr, collected)?;
-    let plan = plan.project(groups.into_iter().chain(finished))?.build()?;
-    Ok(Transformed::yes(plan))
+    plan.project(groups.into_iter().chain(finished))?.build()
 }
 
 fn order_of(expr: &Expr) -> Option<&Vec<Sort>> {

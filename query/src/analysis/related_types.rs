@@ -5,7 +5,7 @@ use arrow_schema::DataType;
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result, plan_err};
 use datafusion::config::ConfigOptions;
-use datafusion::logical_expr::expr::InList;
+use datafusion::logical_expr::expr::{InList, InSubquery};
 use datafusion::logical_expr::{Between, BinaryExpr, Case, Expr, ExprSchemable, LogicalPlan};
 
 use crate::analysis::rewrite_expressions;
@@ -29,6 +29,21 @@ fn check_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         Expr::BinaryExpr(BinaryExpr { left, op, right }) if op.supports_propagation() => vec![left, right],
         Expr::InList(InList { expr, list, .. }) => std::iter::once(expr.as_ref()).chain(list).collect(),
         Expr::Between(Between { expr, low, high, .. }) => vec![expr, low, high],
+        Expr::ScalarFunction(call) if ["nullif", "greatest", "least"].contains(&call.name()) => {
+            call.args.iter().collect()
+        }
+        Expr::InSubquery(InSubquery { expr: value, subquery, .. }) => {
+            let (of_value, of_rows) =
+                (value.get_type(schema), subquery.subquery.schema().field(0).data_type());
+            check([of_value.unwrap_or(DataType::Null), of_rows.clone()].into_iter(), &expr)?;
+            vec![]
+        }
+        Expr::Case(Case { expr: Some(operand), when_then_expr, else_expr }) => {
+            let whens = when_then_expr.iter().map(|(when, _)| when.as_ref());
+            let types = std::iter::once(operand.as_ref()).chain(whens).map(|side| side.get_type(schema));
+            check(types.map(|data_type| data_type.unwrap_or(DataType::Null)), &expr)?;
+            when_then_expr.iter().map(|(_, then)| then.as_ref()).chain(else_expr.as_deref()).collect()
+        }
         Expr::Case(Case { when_then_expr, else_expr, .. }) => {
             when_then_expr.iter().map(|(_, then)| then.as_ref()).chain(else_expr.as_deref()).collect()
         }

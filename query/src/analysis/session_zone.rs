@@ -17,7 +17,8 @@ use datafusion::config::ConfigOptions;
 use datafusion::functions::datetime;
 use datafusion::logical_expr::expr::TryCast;
 use datafusion::logical_expr::{
-    BinaryExpr, Cast, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator, ScalarUDF, cast, lit,
+    BinaryExpr, Cast, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator, ScalarUDF, Union, cast,
+    lit,
 };
 
 use crate::analysis::rewrite_expressions;
@@ -31,13 +32,55 @@ pub(crate) fn session_columns(plan: LogicalPlan, config: &ConfigOptions) -> Resu
         if matches!(node, LogicalPlan::TableScan(_) | LogicalPlan::Extension(_)) {
             return in_zone(node, zone);
         }
+        if let LogicalPlan::Union(union) = node {
+            return union_in_zone(union, zone);
+        }
         node.map_expressions(|expr| expr.transform_up(|expr| outer_in_zone(expr, zone)))?
             .map_data(LogicalPlan::recompute_schema)
     })
     .data()
 }
 
-fn zone_of(config: &ConfigOptions) -> &str {
+/// Casts of the columns of a schema to instants in a zone, for an expression that was planned over
+/// [`schema_in_zone`].
+///
+/// # Errors
+/// Those of the tree, of which there are none.
+pub(crate) fn read_in_zone(expr: Expr, schema: &DFSchema, zone: &str) -> Result<Expr> {
+    let read = expr.transform_up(|expr| {
+        let Expr::Column(column) = &expr else {
+            return Ok(Transformed::no(expr));
+        };
+        Ok(match zoned(schema.qualified_field_from_column(column)?.1.data_type(), zone) {
+            Some(zoned) => Transformed::yes(cast(expr, zoned)),
+            None => Transformed::no(expr),
+        })
+    });
+    read.data()
+}
+
+/// A schema whose instants are in a zone.
+///
+/// # Errors
+/// Those of building a schema, which only a fault in the other one could cause.
+pub(crate) fn schema_in_zone(schema: &DFSchema, zone: &str) -> Result<DFSchema> {
+    let fields = schema.iter().map(|(relation, field)| {
+        let field = match zoned(field.data_type(), zone) {
+            Some(zoned) => Arc::new(field.as_ref().clone().with_data_type(zoned)),
+            None => field.clone(),
+        };
+        (relation.cloned(), field)
+    });
+    DFSchema::new_with_metadata(fields.collect(), schema.metadata().clone())
+}
+
+/// A union keeps the types that it was planned with, also where those of its inputs change.
+fn union_in_zone(mut union: Union, zone: &str) -> Result<Transformed<LogicalPlan>> {
+    union.schema = Arc::new(schema_in_zone(&union.schema, zone)?);
+    Ok(Transformed::yes(LogicalPlan::Union(union)))
+}
+
+pub(crate) fn zone_of(config: &ConfigOptions) -> &str {
     config.execution.time_zone.as_deref().unwrap_or(DEFAULT_ZONE)
 }
 

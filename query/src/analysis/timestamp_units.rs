@@ -260,10 +260,15 @@ fn unify_union(union: Union) -> Result<Transformed<LogicalPlan>> {
             _ => None,
         };
         let finest = types.iter().filter_map(unit).max_by_key(|unit| digits(*unit))?;
+        let zone = types.iter().find_map(|data_type| match data_type {
+            DataType::Timestamp(_, Some(zone)) => Some(zone.clone()),
+            _ => None,
+        });
         let to = |data_type: &DataType| match data_type {
             DataType::Timestamp(unit, zone) if *unit != finest => {
                 Some(DataType::Timestamp(finest, zone.clone()))
             }
+            DataType::Date32 => Some(DataType::Timestamp(finest, zone.clone())),
             _ => None,
         };
         Some(types.iter().map(to).collect())

@@ -3,7 +3,8 @@
 //! A filter `x = 1` makes `x` constant, and DataFusion leaves constants out of the keys of sorts, windows and
 //! groups. It goes on to do so above an outer join that adds nulls for `x`, and above grouping sets, which
 //! put nulls into their keys (apache/datafusion#11291). A fence below these forgets what is known of the
-//! rows: which columns are constant or equal, and their order.
+//! rows: which columns are constant or equal, and their order. A fence below a filter that draws random
+//! numbers keeps it from windows, groups and joins below.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -30,7 +31,7 @@ use datafusion::physical_plan::{
 };
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 
-/// Puts fences below the joins and groups of an optimized plan that add nulls.
+/// Puts fences below the joins and groups of an optimized plan that add nulls, and below random filters.
 ///
 /// # Errors
 /// Those of building plans, which only a fault in the rule could cause.
@@ -51,6 +52,13 @@ pub(super) fn fence(plan: LogicalPlan) -> Result<LogicalPlan> {
                 }
                 Transformed::yes(LogicalPlan::Join(join))
             }
+            // The engine evaluates filters as early as it can, also those that are not the same for each row.
+            LogicalPlan::Filter(mut filter)
+                if filter.predicate.is_volatile() && !matches!(*filter.input, LogicalPlan::TableScan(_)) =>
+            {
+                filter.input = Arc::new(Fence::below_filter(filter.input.as_ref().clone()));
+                Transformed::yes(LogicalPlan::Filter(filter))
+            }
             LogicalPlan::Aggregate(mut aggregate)
                 if aggregate.group_expr.iter().any(|expr| matches!(expr, Expr::GroupingSet(_))) =>
             {
@@ -67,11 +75,17 @@ pub(super) fn fence(plan: LogicalPlan) -> Result<LogicalPlan> {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Fence {
     input: LogicalPlan,
+    /// Whether filters stay above it.
+    keeps_filters: bool,
 }
 
 impl Fence {
     fn around(input: LogicalPlan) -> LogicalPlan {
-        LogicalPlan::Extension(Extension { node: Arc::new(Self { input }) })
+        LogicalPlan::Extension(Extension { node: Arc::new(Self { input, keeps_filters: false }) })
+    }
+
+    fn below_filter(input: LogicalPlan) -> LogicalPlan {
+        LogicalPlan::Extension(Extension { node: Arc::new(Self { input, keeps_filters: true }) })
     }
 }
 
@@ -106,7 +120,7 @@ impl UserDefinedLogicalNodeCore for Fence {
         let Ok([input]) = <[LogicalPlan; 1]>::try_from(inputs) else {
             return internal_err!("a fence has one input");
         };
-        Ok(Self { input })
+        Ok(Self { input, keeps_filters: self.keeps_filters })
     }
 }
 
@@ -137,13 +151,16 @@ impl ExtensionPlanner for FencePlanner {
         _: &dyn Session,
         _: &PhysicalPlanningContext,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-        let (true, [input]) = (node.as_any().is::<Fence>(), inputs) else {
+        let (Some(fence), [input]) = (node.as_any().downcast_ref::<Fence>(), inputs) else {
             return Ok(None);
         };
+        if fence.keeps_filters {
+            return Ok(Some(Arc::new(FenceExec::new(input.clone(), true))));
+        }
         let known = input.equivalence_properties();
         let is_needed = !known.eq_group().is_empty() || !known.oeq_class().is_empty();
         Ok(Some(match is_needed {
-            true => Arc::new(FenceExec::new(input.clone())),
+            true => Arc::new(FenceExec::new(input.clone(), false)),
             false => input.clone(),
         }))
     }
@@ -154,11 +171,12 @@ impl ExtensionPlanner for FencePlanner {
 #[derive(Debug)]
 pub(crate) struct FenceExec {
     pub(crate) input: Arc<dyn ExecutionPlan>,
+    keeps_filters: bool,
     properties: Arc<PlanProperties>,
 }
 
 impl FenceExec {
-    fn new(input: Arc<dyn ExecutionPlan>) -> Self {
+    fn new(input: Arc<dyn ExecutionPlan>, keeps_filters: bool) -> Self {
         let of_input = input.properties();
         let properties = PlanProperties::new(
             EquivalenceProperties::new(input.schema()),
@@ -166,7 +184,7 @@ impl FenceExec {
             of_input.emission_type,
             of_input.boundedness,
         );
-        Self { properties: Arc::new(properties), input }
+        Self { properties: Arc::new(properties), input, keeps_filters }
     }
 }
 
@@ -203,7 +221,7 @@ impl ExecutionPlan for FenceExec {
         let Ok([input]) = <[Arc<dyn ExecutionPlan>; 1]>::try_from(children) else {
             return internal_err!("a fence has one input");
         };
-        Ok(Arc::new(Self::new(input)))
+        Ok(Arc::new(Self::new(input, self.keeps_filters)))
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
@@ -220,7 +238,10 @@ impl ExecutionPlan for FenceExec {
         filters: Vec<Arc<dyn PhysicalExpr>>,
         _: &ConfigOptions,
     ) -> Result<FilterDescription> {
-        FilterDescription::from_children(filters, &self.children())
+        match self.keeps_filters {
+            true => Ok(FilterDescription::all_unsupported(&filters, &self.children())),
+            false => FilterDescription::from_children(filters, &self.children()),
+        }
     }
 
     fn handle_child_pushdown_result(

@@ -18,14 +18,17 @@ use crate::scan::distribution::WorkerSlots;
 use crate::search::{SearchRule, carry_bindings};
 
 pub(crate) mod fence;
+mod filter_places;
+mod guarded_rules;
 mod guards;
-mod null_safe_keys;
 mod unique_columns;
 mod window_partitions;
 
 /// The rules of a session.
 pub(crate) fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
-    let mut rules: Vec<_> = Optimizer::new().rules.into_iter().map(null_safe_keys::guarded).collect();
+    let mut rules: Vec<_> = Optimizer::new().rules.into_iter().map(guarded_rules::guarded).collect();
+    let push_down = rules.iter().position(|rule| rule.name() == "push_down_filter").unwrap_or_default();
+    rules.insert(push_down, Arc::new(filter_places::FilterPlaces));
     rules.push(Arc::new(SearchRule));
     rules
 }

@@ -2,8 +2,9 @@
 //!
 //! The format skips chunks by their statistics. For a negated list it concludes from a chunk without values
 //! that `y NOT IN (...)` is true, and returns its rows, although the condition is null for each of them (see
-//! ADR 0032). Negations of lists and patterns are evaluated by the engine, on decoded values. A property test
-//! compares both ways for what is left.
+//! ADR 0032). Negations of lists and patterns are evaluated by the engine, on decoded values, and so are
+//! conditions of which it matters whether they are null or false, such as `(y BETWEEN 1 AND 2) IS NULL`. A
+//! property test compares both ways for what is left.
 //!
 //! Conditions that may fail, like quotients, are evaluated by the engine as well, after those that exclude
 //! rows.
@@ -13,12 +14,12 @@
 
 use std::sync::Arc;
 
-use arrow_schema::Schema;
+use arrow_schema::{DataType, Schema};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result, ScalarValue};
 use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::expressions::{
-    BinaryExpr, CastExpr, Column, InListExpr, LikeExpr, Literal, NotExpr,
+    BinaryExpr, CaseExpr, CastExpr, Column, InListExpr, IsNotNullExpr, IsNullExpr, LikeExpr, Literal, NotExpr,
 };
 use datafusion::physical_plan::PhysicalExpr;
 use vortex::expr::Expression;
@@ -39,7 +40,11 @@ impl SafeConverter {
 
 impl ExpressionConverter for SafeConverter {
     fn try_convert(&self, expr: &Arc<dyn PhysicalExpr>, schema: &Schema) -> Result<Option<Expression>> {
-        if has_negation(expr)? || has_other_zero(expr, schema)? || can_fail(expr, schema)? {
+        if has_negation(expr)?
+            || tells_null_from_false(expr, schema)?
+            || has_other_zero(expr, schema)?
+            || can_fail(expr, schema)?
+        {
             return Ok(None);
         }
         self.0.try_convert(expr, schema)
@@ -55,6 +60,27 @@ fn has_negation(expr: &Arc<dyn PhysicalExpr>) -> Result<bool> {
             || expr.is::<NotExpr>();
         found |= is_negated;
         Ok(if is_negated { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(found)
+}
+
+/// Whether an expression tells a condition that is null from one that is false. The format may take one for
+/// the other in a chunk without values.
+fn tells_null_from_false(expr: &Arc<dyn PhysicalExpr>, schema: &Schema) -> Result<bool> {
+    let is_stored = |expr: &Arc<dyn PhysicalExpr>| expr.is::<Column>() || expr.is::<Literal>();
+    let mut found = false;
+    expr.apply(|expr| {
+        let tested = (expr.downcast_ref::<IsNullExpr>().map(IsNullExpr::arg))
+            .or_else(|| expr.downcast_ref::<IsNotNullExpr>().map(IsNotNullExpr::arg));
+        found |= expr.is::<CaseExpr>() || tested.is_some_and(|tested| !is_stored(tested));
+        if let Some(binary) = expr.downcast_ref::<BinaryExpr>()
+            && !matches!(binary.op(), Operator::And | Operator::Or)
+        {
+            for side in [binary.left(), binary.right()] {
+                found |= !is_stored(side) && side.data_type(schema)? == DataType::Boolean;
+            }
+        }
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     })?;
     Ok(found)
 }

@@ -117,14 +117,6 @@ fn check_standard(statement: &ast::Statement) -> Result<()> {
             );
             return check_standard(statement);
         }
-        ast::Statement::Prepare { .. }
-        | ast::Statement::Execute { .. }
-        | ast::Statement::Deallocate { .. } => {
-            return Err(Error::unsupported(
-                "PREPARE, EXECUTE and DEALLOCATE are not supported in SQL: clients prepare statements over \
-                 Flight SQL",
-            ));
-        }
         _ => {}
     }
     match Visit::visit(statement, &mut Clauses) {

@@ -44,7 +44,9 @@ pub(crate) fn rewrite_insert(insert: Insert, table: &Table) -> Result<Rewritten>
             values(vec![row.collect::<Result<_>>()?])
         }
     };
-    fill_defaults(&mut query, &mut columns, table)?;
+    let updates = matches!(&on, Some(OnInsert::OnConflict(conflict))
+        if matches!(conflict.action, OnConflictAction::DoUpdate(_)));
+    fill_defaults(&mut query, &mut columns, table, updates)?;
     let on_duplicate = match on {
         None => OnDuplicate::Fail,
         Some(OnInsert::OnConflict(conflict)) => {
@@ -73,8 +75,14 @@ pub(crate) fn rewrite_insert(insert: Insert, table: &Table) -> Result<Rewritten>
 /// Starts the names of columns with defaults. No name of a column has a control character.
 const DEFAULT_COLUMN: &str = "default\u{1}";
 
-/// Puts defaults into the rows of an insert, for columns that it omits and for the keyword `DEFAULT`.
-fn fill_defaults(query: &mut Query, columns: &mut Vec<usize>, table: &Table) -> Result<()> {
+/// Puts defaults into the rows of an insert, for columns that it omits and for the keyword `DEFAULT`. With
+/// `all_columns`, those without a default become null.
+fn fill_defaults(
+    query: &mut Query,
+    columns: &mut Vec<usize>,
+    table: &Table,
+    all_columns: bool,
+) -> Result<()> {
     let all = &table.schema.columns;
     if let SetExpr::Values(values) = query.body.as_mut() {
         for row in &mut values.rows {
@@ -94,7 +102,8 @@ fn fill_defaults(query: &mut Query, columns: &mut Vec<usize>, table: &Table) -> 
         }
     }
     let omitted: Vec<usize> = (0..all.len())
-        .filter(|column| !columns.contains(column) && table.schema.default_of(all[*column].id).is_some())
+        .filter(|column| !columns.contains(column))
+        .filter(|column| all_columns || table.schema.default_of(all[*column].id).is_some())
         .collect();
     if omitted.is_empty() {
         return Ok(());

@@ -9,10 +9,11 @@ use datafusion::sql::sqlparser::ast::{
 use plexus_model::{Error, Result, Table};
 use plexus_query::ROW_COLUMN;
 
+use crate::sql::columns::replace_unqualified;
 use crate::sql::names::{last_part, name_of};
 use crate::sql::rewrite::{
     ACTION_COLUMN, DELETE, DuplicateMatch, INSERT, Rewritten, SOURCE_COLUMN, Shape, Target, UPDATE,
-    assign_call, assigned_columns, default_of, named_columns, or_default, row_address, target_of,
+    assign_call, assigned_columns, default_of, is_default, named_columns, or_default, row_address, target_of,
 };
 use crate::sql::syntax;
 use crate::write::keys::OnDuplicate;
@@ -40,7 +41,7 @@ pub(crate) fn rewrite_merge(merge: Merge, table: &Table, operation: &'static str
     }
     let join = join_of(&clauses, JoinConstraint::On(*on));
     let clauses = clauses
-        .iter()
+        .into_iter()
         .map(|c| rewrite_clause(c, &alias, &source_alias, table))
         .collect::<Result<Vec<_>>>()?;
     // `CASE` over the clauses in order.
@@ -95,7 +96,25 @@ fn join_of(clauses: &[MergeClause], on: JoinConstraint) -> JoinOperator {
 }
 
 /// A `WHEN` clause as expressions over the join of target and source.
-fn rewrite_clause(clause: &MergeClause, alias: &Ident, source: &Ident, table: &Table) -> Result<Clause> {
+fn rewrite_clause(mut clause: MergeClause, alias: &Ident, source: &Ident, table: &Table) -> Result<Clause> {
+    let sides = match clause.clause_kind {
+        MergeClauseKind::Matched => None,
+        MergeClauseKind::NotMatched | MergeClauseKind::NotMatchedByTarget => Some((alias, source)),
+        MergeClauseKind::NotMatchedBySource => Some((source, alias)),
+    };
+    if let Some((absent, present)) = sides {
+        if refers_to(&clause, absent) {
+            return Err(Error::invalid(format!(
+                "MERGE: {clause}: there is no row of {absent} for this clause"
+            )));
+        }
+        // Columns without a qualifier are those of the row that is there.
+        replace_unqualified(&mut clause, |column| {
+            let qualified = || syntax::column(present, &name_of(column));
+            (!is_default(&Expr::Identifier(column.clone()))).then(qualified)
+        });
+    }
+    let clause = &clause;
     let (row, mark) = (syntax::column(alias, ROW_COLUMN), syntax::column(source, SOURCE_COLUMN));
     let is_null = |expr| Expr::IsNull(Box::new(expr));
     let is_not_null = |expr| Expr::IsNotNull(Box::new(expr));
@@ -108,14 +127,6 @@ fn rewrite_clause(clause: &MergeClause, alias: &Ident, source: &Ident, table: &T
         Some(predicate) => syntax::all([kind, predicate.clone()]),
         None => kind,
     };
-    let absent = match clause.clause_kind {
-        MergeClauseKind::Matched => None,
-        MergeClauseKind::NotMatched | MergeClauseKind::NotMatchedByTarget => Some(alias),
-        MergeClauseKind::NotMatchedBySource => Some(source),
-    };
-    if let Some(absent) = absent.filter(|absent| refers_to(clause, absent)) {
-        return Err(Error::invalid(format!("MERGE: {clause}: there is no row of {absent} for this clause")));
-    }
     let columns = &table.schema.columns;
     let old = || columns.iter().map(|column| syntax::column(alias, &column.name));
     let (action, values) = match &clause.action {

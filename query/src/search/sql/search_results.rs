@@ -18,6 +18,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use plexus_index::text::snippet;
 use plexus_model::{Error, Version};
 
+use crate::analysis::session_zone;
 use crate::context::external;
 use crate::context::query_id;
 use crate::search::exec::cursor::Cursor;
@@ -190,7 +191,10 @@ fn predicate(state: &dyn Session, table: &plexus_model::Table, sql: &str) -> Res
     let fail =
         |e: DataFusionError| external(Error::invalid(format!("filter {sql:.200?}: {}", e.strip_backtrace())));
     let schema = DFSchema::try_from(plexus_storage::types::to_arrow(&table.schema))?;
-    let expr = crate::context::plan_expression(sql, &schema, state).map_err(fail)?;
+    let zone = session_zone::zone_of(state.config_options());
+    let in_zone = session_zone::schema_in_zone(&schema, zone)?;
+    let expr = crate::context::plan_expression(sql, &in_zone, state).map_err(fail)?;
+    let expr = session_zone::read_in_zone(expr, &schema, zone)?;
     let expr = crate::context::simplify(expr, schema.clone(), state).map_err(fail)?;
     if expr.get_type(&schema).map_err(fail)? != DataType::Boolean {
         return Err(external(Error::invalid(format!("filter {sql:.200?} is not true or false"))));

@@ -1,14 +1,17 @@
-//! A join whose keys may be null and equal keeps its other conditions apart.
+//! Rules of DataFusion that pass over plans which they get wrong.
 //!
-//! DataFusion makes such keys of `a.x IS NOT DISTINCT FROM b.x`, and adds the columns of `a.y = b.y` to them
-//! when that condition arrives later, from a `WHERE` or through an outer join. Rows with null in `y` then
-//! match. Reordering joins, it takes the keys of several joins for keys of one kind.
+//! A join whose keys may be null and equal keeps its other conditions apart. DataFusion makes such keys of
+//! `a.x IS NOT DISTINCT FROM b.x`, and adds the columns of `a.y = b.y` to them when that condition arrives
+//! later, from a `WHERE` or through an outer join. Rows with null in `y` then match. Reordering joins, it
+//! takes the keys of several joins for keys of one kind.
+//!
+//! Conditions that draw random numbers are not pushed down, and the rows of joins below them are all counted.
 
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{NullEquality, Result};
-use datafusion::logical_expr::{Join, LogicalPlan};
+use datafusion::logical_expr::{Expr, Join, LogicalPlan};
 use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
@@ -18,6 +21,9 @@ type Rule = Arc<dyn OptimizerRule + Send + Sync>;
 pub(super) fn guarded(rule: Rule) -> Rule {
     match rule.name() {
         "extract_equijoin_predicate" => Arc::new(Guarded { rule, passes_over: has_null_safe_keys }),
+        // What draws random numbers does so for each row of its own input.
+        "push_down_filter" => Arc::new(Guarded { rule, passes_over: is_random_filter }),
+        "eliminate_join" => Arc::new(Guarded { rule, passes_over: draws_random_numbers }),
         "eliminate_cross_join" => Arc::new(Guarded { rule, passes_over: joins_null_safely }),
         _ => rule,
     }
@@ -44,6 +50,16 @@ impl OptimizerRule for Guarded {
             false => self.rule.rewrite(plan, config),
         }
     }
+}
+
+fn is_random_filter(plan: &LogicalPlan) -> bool {
+    matches!(plan, LogicalPlan::Filter(filter) if filter.predicate.is_volatile())
+}
+
+/// Whether anything in a plan draws random numbers. Each row of a join then counts.
+fn draws_random_numbers(plan: &LogicalPlan) -> bool {
+    let is_random = |node: &LogicalPlan| Ok(node.expressions().iter().any(Expr::is_volatile));
+    plan.exists(is_random).unwrap_or(true)
 }
 
 /// Whether a plan is a join whose keys are equal where both are null.
