@@ -160,3 +160,21 @@ def test_a_client_that_ignores_the_bound_handle_gets_what_it_bound(client):
         "ActionClosePreparedStatementRequest", field(1, handle)))))
     with pytest.raises(Exception, match="parameter"):
         rows_of(client, query)
+
+
+def test_a_ticket_has_the_settings_of_its_session_on_another_node(cluster):
+    def field(number, content):
+        assert len(content) < 128
+        return bytes([number << 3 | 2, len(content)]) + content
+
+    def query(sql):
+        url = b"type.googleapis.com/arrow.flight.protocol.sql.CommandStatementQuery"
+        return flight.FlightDescriptor.for_command(field(1, url) + field(2, field(1, sql.encode())))
+
+    one, other = (flight.FlightClient("grpc://" + node["flight"]) for node in cluster["nodes"][:2])
+    with one, other:
+        session = flight.FlightCallOptions(headers=[one.authenticate_basic_token("test", "secret")])
+        one.get_flight_info(query("SET time_zone = 'Asia/Tokyo'"), session)
+        info = one.get_flight_info(query("SELECT extract(hour FROM TIMESTAMPTZ '2024-01-01 00:00:00Z') AS h"), session)
+        for client, options in [(one, session), (other, session), (other, flight.FlightCallOptions())]:
+            assert client.do_get(info.endpoints[0].ticket, options).read_all().to_pylist() == [{"h": 9}]

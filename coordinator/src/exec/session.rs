@@ -60,6 +60,21 @@ impl Session {
         Self { ephemeral: true, without_transactions: true, ..Self::default() }
     }
 
+    /// A session for a ticket of a session on another node, with the settings of that one.
+    ///
+    /// # Errors
+    /// `InvalidArgument` or `NotFound` for a setting that this node does not take.
+    pub fn of_ticket(settings: &[(String, String)], manifest: &Manifest) -> Result<Self> {
+        let this = Self::without_transactions();
+        settings.iter().try_for_each(|(name, value)| this.set(name, value, manifest))?;
+        Ok(Self { ephemeral: true, ..this })
+    }
+
+    /// The settings that have been set in the session.
+    pub fn own_settings(&self) -> Vec<(String, String)> {
+        self.lock().iter().map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
     /// A session that has settings, but no transactions.
     pub fn without_transactions() -> Self {
         Self { without_transactions: true, ..Self::default() }

@@ -11,8 +11,8 @@ use plexus_query::make_doubles;
 use crate::errors::point_at;
 use crate::sql::result_names::{self, ResultNames};
 use crate::sql::{
-    clauses, like_escapes, multisets, named_windows, operators, rewrite, row_values, standard_forms,
-    time_zones, timestamps, using_columns, window_calls,
+    clauses, grouping_sets, like_escapes, multisets, named_windows, operators, rewrite, row_values,
+    standard_forms, time_zones, timestamps, using_columns, window_calls,
 };
 
 /// The kind of a statement, which decides the executor that runs it.
@@ -135,6 +135,7 @@ fn make_standard(statement: &mut Statement) -> Result<()> {
         Statement::Statement(statement) => {
             using_columns::rewrite(statement.as_mut())?;
             multisets::rewrite(statement.as_mut())?;
+            grouping_sets::rewrite(statement.as_mut())?;
             named_windows::rewrite(statement.as_mut())?;
             window_calls::rewrite(statement.as_mut());
             row_values::rewrite(statement.as_mut());

@@ -9,6 +9,7 @@ pub(crate) mod dependent_columns;
 pub(crate) mod dialect;
 pub(crate) mod distinct_names;
 pub(crate) mod duration;
+pub(crate) mod grouping_sets;
 pub(crate) mod kind;
 pub(crate) mod like_escapes;
 pub(crate) mod multisets;

@@ -11,7 +11,7 @@ use arrow_flight::sql::{
 };
 use arrow_flight::{Action, FlightDescriptor, FlightInfo, Ticket};
 use arrow_schema::Schema;
-use plexus_coordinator::Executed;
+use plexus_coordinator::{Executed, Session};
 use plexus_model::Error;
 use tonic::{Request, Response, Status};
 
@@ -67,7 +67,14 @@ impl SqlService {
     ) -> Result<Response<DataStream>, Status> {
         let handle = self.bindings.complete(StatementHandle::from_client(handle)?);
         // A ticket may be redeemed on another node than the one that has the session.
-        let session = self.sessions.for_ticket(request.metadata());
+        let session = match self.sessions.known(request.metadata()) {
+            Some(session) => session,
+            None => {
+                let manifest = self.coordinator.meta().manifest();
+                let session = Session::of_ticket(&handle.settings, &manifest);
+                Arc::new(session.map_err(|e| to_status(&e))?)
+            }
+        };
         let session = match handle.transaction() {
             Some(id) => Arc::new(session.in_transaction(id)),
             None => session,

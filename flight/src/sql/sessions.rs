@@ -97,10 +97,9 @@ impl Sessions {
         }
     }
 
-    /// The session of a request that redeems a ticket, which may be one of another node.
-    pub(crate) fn for_ticket(&self, metadata: &MetadataMap) -> Arc<Session> {
-        let known = bearer_token(metadata).and_then(|token| self.find(&token));
-        known.unwrap_or_else(|| Arc::new(Session::ephemeral()))
+    /// The session of a request that redeems a ticket; `None` if it is one of another node, or has none.
+    pub(crate) fn known(&self, metadata: &MetadataMap) -> Option<Arc<Session>> {
+        bearer_token(metadata).and_then(|token| self.find(&token))
     }
 
     fn find(&self, token: &str) -> Option<Arc<Session>> {

@@ -55,7 +55,8 @@ impl SqlService {
             handle.check_size(2)?;
             let described = self.coordinator.describe(session, &handle.sql, parameters.as_ref()).await?;
             if let Some(schema) = described.schema {
-                let handle = StatementHandle { version: described.version.0, ..handle };
+                let settings = session.own_settings();
+                let handle = StatementHandle { version: described.version.0, settings, ..handle };
                 return Ok((wire_schema(&nullable(&schema), session.string_view()), handle, -1));
             }
         }

@@ -31,6 +31,8 @@ pub(crate) struct StatementHandle {
     pub(crate) version: u64,
     /// Transaction that the statement belongs to; zero for none.
     pub(crate) transaction: u128,
+    /// Settings of the session in which the ticket was made.
+    pub(crate) settings: Vec<(String, String)>,
     /// Rows of the `RETURNING` clause as an Arrow IPC stream; empty without such a clause.
     pub(crate) returned: Vec<u8>,
 }
@@ -50,6 +52,7 @@ impl StatementHandle {
             executed: false,
             version: 0,
             transaction: 0,
+            settings: vec![],
             returned,
         }
     }
