@@ -182,7 +182,10 @@ impl Coordinator {
             LogicalPlan::Dml(_) | LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) | LogicalPlan::Copy(_) => {
                 None
             }
-            plan => Some(parsed.names.apply(self.planner.result_schema(&context, plan)?.as_ref())),
+            plan => {
+                let schema = self.planner.result_schema(&context, plan).await?;
+                Some(parsed.names.apply(schema.as_ref()))
+            }
         };
         Ok(Described { schema, parameters: parameter_fields, version })
     }

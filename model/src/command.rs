@@ -3,8 +3,8 @@
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::{
-    ClusterId, DeletionVector, DeletionVectorData, Error, ErrorKind, NodeId, NodeRecord, Result, Segment,
-    SegmentId, SegmentIndex, TableId, TableName, TableSchema, Token, Version, cut,
+    ClusterId, DeletionVector, DeletionVectorData, Error, ErrorKind, NodeId, NodeRecord, Result, Secret,
+    Segment, SegmentId, SegmentIndex, TableId, TableName, TableSchema, Token, Version, cut,
 };
 
 /// A command with the idempotency token that makes it safe to retry.
@@ -38,10 +38,12 @@ impl Proposal {
 /// A change of the manifest.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub enum Command {
-    /// Sets the id of the cluster. The first entry of its log.
+    /// Sets the id and the secret of the cluster. The first entry of its log.
     Bootstrap {
         /// The id.
         cluster: ClusterId,
+        /// The secret.
+        secret: Secret,
     },
     /// Adds a node, or updates its addresses and roles.
     RegisterNode(NodeRecord),

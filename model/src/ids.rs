@@ -105,6 +105,39 @@ impl NodeId {
     }
 }
 
+/// A secret of a cluster, from which keys are derived. Its founder makes it; all nodes have it in their
+/// manifest, and nobody else.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Secret([u8; 32]);
+
+impl Secret {
+    /// A new random secret, of 244 bits.
+    #[allow(clippy::disallowed_methods, reason = "the one place where secrets come from")]
+    pub fn generate() -> Self {
+        let mut bytes = [0; 32];
+        for half in bytes.chunks_mut(16) {
+            half.copy_from_slice(uuid::Uuid::new_v4().as_bytes());
+        }
+        Self(bytes)
+    }
+
+    /// A known secret, for tests.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The secret. It must not be shown.
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
 impl SegmentId {
     /// Creation time in milliseconds since 1970: the first 48 bits of a UUID of version 7 (RFC 9562).
     pub fn created_ms(self) -> u64 {

@@ -54,7 +54,7 @@ pub use command::{
     RowRelocation, TableChange,
 };
 pub use error::{Error, ErrorKind, Result, cut};
-pub use ids::{ClusterId, NodeId, SegmentId, TableId, Token, Version};
+pub use ids::{ClusterId, NodeId, Secret, SegmentId, TableId, Token, Version};
 pub use index::{IndexDefinition, IndexKind, Metric, SegmentIndex};
 pub use manifest::{CommitRecord, Manifest, NodeRecord, Roles, TokenRecord};
 pub use row_set::{RowSelection, RowSet, decode_row_set, encode_row_set};

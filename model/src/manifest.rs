@@ -10,7 +10,8 @@ use imbl::OrdMap;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::{
-    ClusterId, Error, NodeId, Outcome, Result, Segment, SegmentId, Table, TableId, TableName, Token, Version,
+    ClusterId, Error, NodeId, Outcome, Result, Secret, Segment, SegmentId, Table, TableId, TableName, Token,
+    Version,
 };
 
 /// The roles of a node. A node has at least one.
@@ -91,6 +92,8 @@ pub struct TokenRecord {
 pub struct Manifest {
     /// Zero until the cluster is bootstrapped.
     pub cluster: ClusterId,
+    /// Zero until the cluster is bootstrapped.
+    pub secret: Secret,
     /// Index of the last applied log entry.
     pub version: Version,
     /// Commit time of the last applied entry, in microseconds since 1970. Strictly increasing, even when the

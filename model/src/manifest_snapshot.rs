@@ -9,17 +9,19 @@ use imbl::OrdMap;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::{
-    ClusterId, CommitRecord, Error, Manifest, NodeRecord, Result, Segment, SegmentId, SegmentRelocation,
-    Shard, Table, TableHistory, TableId, TableName, TableSchema, Token, TokenRecord, Version,
+    ClusterId, CommitRecord, Error, Manifest, NodeRecord, Result, Secret, Segment, SegmentId,
+    SegmentRelocation, Shard, Table, TableHistory, TableId, TableName, TableSchema, Token, TokenRecord,
+    Version,
 };
 
 /// Version of the layout of [`ManifestSnapshot`]. Written in front of the archive, as four little-endian
 /// bytes. Increment it with every change of the layout.
-const SNAPSHOT_FORMAT: u32 = 4;
+const SNAPSHOT_FORMAT: u32 = 5;
 
 #[derive(Archive, Serialize, Deserialize)]
 struct ManifestSnapshot {
     cluster: ClusterId,
+    secret: Secret,
     version: Version,
     time_us: u64,
     nodes: Vec<NodeRecord>,
@@ -77,6 +79,7 @@ impl From<&Manifest> for ManifestSnapshot {
     fn from(m: &Manifest) -> Self {
         Self {
             cluster: m.cluster,
+            secret: m.secret,
             version: m.version,
             time_us: m.time_us,
             nodes: m.nodes.values().map(|n| (**n).clone()).collect(),
@@ -120,6 +123,7 @@ impl From<ManifestSnapshot> for Manifest {
         let tokens = snapshot.tokens.iter();
         Self {
             cluster: snapshot.cluster,
+            secret: snapshot.secret,
             version: snapshot.version,
             time_us: snapshot.time_us,
             nodes: snapshot.nodes.into_iter().map(|n| (n.id, Arc::new(n))).collect(),

@@ -13,9 +13,12 @@ use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{EmptyRelation, Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::sqlparser::ast;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::tokenizer::Tokenizer;
 
 use crate::analysis::float_operands;
 use crate::analysis::literals::make_doubles_in;
+use crate::depth::check_depth;
 
 extensions_options! {
     /// What the workers of a query know of it.
@@ -26,6 +29,8 @@ extensions_options! {
         pub version: u64, default = 0
         /// Whether its plan may run on several nodes.
         pub distributed: bool, default = false
+        /// When its planning must have ended, in milliseconds since the Unix epoch; zero for no limit.
+        pub planning_deadline: u64, default = 0
     }
 }
 
@@ -61,6 +66,8 @@ pub(crate) fn simplify(expr: Expr, schema: DFSchema, state: &SessionState) -> Re
 /// # Errors
 /// When the text cannot be parsed, or the expression cannot be planned.
 pub(crate) fn plan_expression(sql: &str, schema: &DFSchema, state: &SessionState) -> Result<Expr> {
+    let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location();
+    check_depth(&tokens.map_err(|e| DataFusionError::SQL(Box::new(e.into()), None))?).map_err(external)?;
     let dialect = state.config_options().sql_parser.dialect;
     plan_parsed(state.sql_to_expr_with_alias(sql, &dialect)?.expr, schema, state)
 }

@@ -29,11 +29,12 @@ use vortex::io::session::RuntimeSessionExt;
 use vortex::session::VortexSession;
 
 use crate::analysis;
+use crate::bounded_functions::bounded_functions;
 use crate::codec::ScanCodec;
 use crate::context::{QueryContext, plan_parsed, simplify};
 use crate::list_functions::list_functions;
 use crate::logical_rules::fence::FencePlanner;
-use crate::logical_rules::optimizer_rules;
+use crate::logical_rules::{optimizer_rules, planning_limits};
 use crate::named_value::NamedValue;
 use crate::physical_rules::physical_rules;
 use crate::scan::distribution::{WorkerSlots, desired_tasks, route, scale_up};
@@ -265,7 +266,8 @@ impl Engine {
         // Fixes the value of `now()` for the whole statement.
         state.mark_start_execution();
         let distributed = worker_slots.workers.len() > 1;
-        let context = QueryContext { query_id, version: manifest.version.0, distributed };
+        let planning_deadline = planning_limits::deadline();
+        let context = QueryContext { query_id, version: manifest.version.0, distributed, planning_deadline };
         state.set_distributed_worker_resolver(worker_slots.clone());
         state.set_distributed_option_extension(context);
         state.config_mut().set_extension(Arc::new(worker_slots));
@@ -287,6 +289,9 @@ fn add_functions(state: &mut SessionState) -> Result<()> {
     state.register_udf(Arc::new(AtTimeZone::default().into()))?;
     state.register_udf(Arc::new(NamedValue::default().into()))?;
     for function in list_functions(state) {
+        state.register_udf(function)?;
+    }
+    for function in bounded_functions(state) {
         state.register_udf(function)?;
     }
     analysis::register_functions(state)

@@ -22,10 +22,12 @@
 //! ```
 
 mod analysis;
+mod bounded_functions;
 mod checks;
 mod clock_texts;
 mod codec;
 mod context;
+mod depth;
 mod engine;
 mod explain;
 mod interval_products;
@@ -43,10 +45,11 @@ pub use analysis::similar_patterns::SIMILAR_PATTERN;
 pub use analysis::unknown_items::HAS_UNKNOWN_ITEM;
 pub use checks::{ColumnDefaults, RowChecks};
 pub use clock_texts::with_seconds;
+pub use depth::check_depth;
 pub use engine::{Engine, EngineOptions, Pin};
 pub use explain::explain;
 pub use interval_products::INTERVAL_TIMES;
-pub use logical_rules::physical_plan;
+pub use logical_rules::{optimize, physical_plan};
 pub use named_value::NAMED_VALUE;
 pub use scan::distribution::{Worker as PlacedWorker, WorkerSlots};
 pub use tables::catalog::{Relations, STATEMENT_SCHEMA, as_of_schema};

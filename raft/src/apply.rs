@@ -9,7 +9,7 @@ mod tables;
 
 use plexus_model::limits::{CLOCK_SECONDS_MAX, COMMIT_HISTORY_MAX, TOKEN_TTL_US, TOKENS_MAX, TOKENS_MIN};
 use plexus_model::{
-    ClusterId, Command, Error, Manifest, Outcome, Proposal, Result, TableId, TokenRecord, Version,
+    ClusterId, Command, Error, Manifest, Outcome, Proposal, Result, Secret, TableId, TokenRecord, Version,
 };
 
 pub(crate) use self::alter::alter_table;
@@ -94,7 +94,9 @@ fn record_clock(manifest: &mut Manifest, version: Version) {
 /// first change, so that a rejected command leaves no trace.
 fn execute(manifest: &mut Manifest, version: Version, command: Command) -> Result<Option<TableId>> {
     match command {
-        Command::Bootstrap { cluster } => bootstrap(manifest, version, cluster).map(|()| None),
+        Command::Bootstrap { cluster, secret } => {
+            bootstrap(manifest, version, cluster, secret).map(|()| None)
+        }
         Command::RegisterNode(record) => nodes::register_node(manifest, record).map(|()| None),
         Command::DrainNode(node) => nodes::drain_node(manifest, node).map(|()| None),
         Command::RemoveNode(node) => nodes::remove_node(manifest, node).map(|()| None),
@@ -116,11 +118,11 @@ fn execute(manifest: &mut Manifest, version: Version, command: Command) -> Resul
     }
 }
 
-fn bootstrap(manifest: &mut Manifest, version: Version, cluster: ClusterId) -> Result<()> {
+fn bootstrap(manifest: &mut Manifest, version: Version, cluster: ClusterId, secret: Secret) -> Result<()> {
     if manifest.cluster != Default::default() {
         return Err(Error::already_exists(format!("the log belongs to cluster {}", manifest.cluster)));
     }
-    manifest.cluster = cluster;
+    (manifest.cluster, manifest.secret) = (cluster, secret);
     manifest.schemas.insert("public".to_owned(), version);
     Ok(())
 }

@@ -21,10 +21,11 @@
 //! recorded outcome and changes nothing:
 //!
 //! ```
-//! use plexus_model::{ClusterId, Command, Manifest, Outcome, Proposal, Token, Version};
+//! use plexus_model::{ClusterId, Command, Manifest, Outcome, Proposal, Secret, Token, Version};
 //! use plexus_raft::apply::apply;
 //!
-//! let proposal = Proposal { token: Token(1), command: Command::Bootstrap { cluster: ClusterId(7) } };
+//! let bootstrap = Command::Bootstrap { cluster: ClusterId(7), secret: Secret::generate() };
+//! let proposal = Proposal { token: Token(1), command: bootstrap };
 //! let mut manifest = Manifest::default();
 //!
 //! let first = apply(&mut manifest, Version(1), 1_000_000, vec![proposal.clone()]);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use openraft::ChangeMembers;
 use openraft::error::{ClientWriteError, InitializeError, RaftError};
-use plexus_model::{ClusterId, Command, Error, ErrorKind, NodeId, NodeRecord, Result};
+use plexus_model::{ClusterId, Command, Error, ErrorKind, NodeId, NodeRecord, Result, Secret};
 use tokio::time::{error::Elapsed, sleep, timeout};
 
 use crate::limits::{BOOTSTRAP_TIMEOUT, FORWARD_TIMEOUT, JOIN_RETRY_PAUSE, MEMBER_CHANGE_TIMEOUT};
@@ -29,7 +29,8 @@ impl Meta {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
             Err(e) => return Err(Error::internal(format!("bootstrap: {e}")).with_source(e)),
         }
-        match self.propose(Command::Bootstrap { cluster }, BOOTSTRAP_TIMEOUT).await {
+        let bootstrap = Command::Bootstrap { cluster, secret: Secret::generate() };
+        match self.propose(bootstrap, BOOTSTRAP_TIMEOUT).await {
             Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
             _ => {}
         }

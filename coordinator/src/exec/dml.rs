@@ -107,7 +107,7 @@ impl DmlExecutor {
         let schema = match &rewritten.returning {
             Some(returning) => {
                 let rows = self.returning_plan(context, &table, returning).await?;
-                Some(self.planner.result_schema(context, &rows)?)
+                Some(self.planner.result_schema(context, &rows).await?)
             }
             None => None,
         };

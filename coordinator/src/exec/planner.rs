@@ -12,7 +12,7 @@ use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{self, Expr, Value};
 use futures::{FutureExt, TryStreamExt};
 use plexus_model::{Error, Manifest, NodeId, Result};
-use plexus_query::{ClusterView, Engine, Pin, Relations, WorkerSlots};
+use plexus_query::{ClusterView, Engine, Pin, Relations, WorkerSlots, optimize};
 use plexus_raft::Meta;
 
 use crate::errors::{from_datafusion, unsupported};
@@ -200,13 +200,13 @@ impl Planner {
     ///
     /// # Errors
     /// The error of analyzing the plan.
-    pub(crate) fn result_schema(
+    pub(crate) async fn result_schema(
         &self,
         context: &StatementContext<'_>,
         plan: &LogicalPlan,
     ) -> Result<SchemaRef> {
         // The optimizer computes constants, on which types may depend.
-        match self.local_state(context)?.optimize(plan) {
+        match optimize(&self.local_state(context)?, plan).await {
             Ok(optimized) => Ok(announced_schema(plan, optimized.schema().as_arrow())),
             // Some expressions have no type until their parameters are bound.
             Err(_) if !parameter_types(plan)?.is_empty() => {

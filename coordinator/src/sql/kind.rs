@@ -11,8 +11,8 @@ use plexus_query::make_doubles;
 use crate::errors::point_at;
 use crate::sql::result_names::{self, ResultNames};
 use crate::sql::{
-    clauses, grouping_sets, like_escapes, multisets, named_windows, operators, rewrite, row_values,
-    standard_forms, time_zones, timestamps, using_columns, window_calls,
+    clauses, conditions, grouping_sets, like_escapes, multisets, named_windows, operators, plan_size,
+    rewrite, row_values, standard_forms, time_zones, timestamps, using_columns, window_calls,
 };
 
 /// The kind of a statement, which decides the executor that runs it.
@@ -89,6 +89,7 @@ impl Parsed {
     /// # Errors
     /// Those of [`standard_forms::rewrite`] and [`clauses::check`].
     pub(crate) fn new(mut statement: Statement) -> Result<Self> {
+        check_plan_size(&statement)?;
         if StatementKind::of(&statement) == StatementKind::Prepared {
             // What it prepares is rewritten when it is executed.
             return Ok(Self {
@@ -133,12 +134,13 @@ impl Parsed {
 fn make_standard(statement: &mut Statement) -> Result<()> {
     match statement {
         Statement::Statement(statement) => {
+            conditions::balance(statement.as_mut());
             using_columns::rewrite(statement.as_mut())?;
             multisets::rewrite(statement.as_mut())?;
             grouping_sets::rewrite(statement.as_mut())?;
             named_windows::rewrite(statement.as_mut())?;
             window_calls::rewrite(statement.as_mut());
-            row_values::rewrite(statement.as_mut());
+            row_values::rewrite(statement.as_mut())?;
             operators::rewrite(statement.as_mut())?;
             timestamps::rewrite(statement.as_mut());
             like_escapes::rewrite(statement.as_mut());
@@ -146,6 +148,15 @@ fn make_standard(statement: &mut Statement) -> Result<()> {
             Ok(())
         }
         Statement::Explain(explain) => make_standard(&mut explain.statement),
+        _ => Ok(()),
+    }
+}
+
+/// Fails for a statement with too large a plan.
+fn check_plan_size(statement: &Statement) -> Result<()> {
+    match statement {
+        Statement::Statement(statement) => plan_size::check(statement),
+        Statement::Explain(explain) => check_plan_size(&explain.statement),
         _ => Ok(()),
     }
 }

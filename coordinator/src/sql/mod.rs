@@ -4,6 +4,7 @@
 pub(crate) mod call;
 pub(crate) mod clauses;
 pub(crate) mod columns;
+pub(crate) mod conditions;
 pub(crate) mod definition;
 pub(crate) mod dependent_columns;
 pub(crate) mod dialect;
@@ -18,6 +19,7 @@ pub(crate) mod names;
 pub(crate) mod operators;
 pub(crate) mod parameters;
 pub(crate) mod parse;
+pub(crate) mod plan_size;
 pub(crate) mod prepared;
 pub(crate) mod result_names;
 pub(crate) mod rewrite;

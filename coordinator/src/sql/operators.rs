@@ -9,9 +9,9 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CaseWhen, Expr, Statement, UnaryOperator, Value, visit_expressions, visit_expressions_mut,
+    BinaryOperator, CaseWhen, Expr, Statement, UnaryOperator, Value, visit_expressions_mut,
 };
-use plexus_model::{Error, Result};
+use plexus_model::Result;
 use plexus_query::{HAS_UNKNOWN_ITEM, INTERVAL_TIMES, SIMILAR_PATTERN};
 
 use crate::sql::syntax;
@@ -23,12 +23,11 @@ use crate::sql::syntax;
 pub(crate) fn rewrite(statement: &mut Statement) -> Result<()> {
     let rewritten = visit_expressions_mut(statement, |expr| {
         if let Expr::AnyOp { left, right, .. } | Expr::AllOp { left, right, .. } = expr
-            && nodes(left) + nodes(right) > ITEM_NODES_MAX
+            && let Err(error) = [left, right]
+                .into_iter()
+                .try_for_each(|side| syntax::check_copied("ANY or ALL of a list", side.as_ref()))
         {
-            return ControlFlow::Break(Error::unsupported(format!(
-                "ANY or ALL of a list of more than {ITEM_NODES_MAX} expressions is not supported: pass the \
-                 list as a parameter, or write IN"
-            )));
+            return ControlFlow::Break(error);
         }
         if let Expr::BinaryOp { left, op: BinaryOperator::Multiply, right } = expr {
             let product = match (is_interval(left), is_interval(right)) {
@@ -84,20 +83,6 @@ fn is_interval(expr: &Expr) -> bool {
         Expr::Nested(inner) => is_interval(inner),
         _ => false,
     }
-}
-
-/// Most expressions in the operands of `ANY` and `ALL`. They are written twice, so that nesting would double
-/// them at each level.
-const ITEM_NODES_MAX: usize = 20_000;
-
-/// The number of expressions in an expression, counted up to a little more than [`ITEM_NODES_MAX`].
-fn nodes(expr: &Expr) -> usize {
-    let mut nodes = 0;
-    let _ = visit_expressions(expr, |_| {
-        nodes += 1;
-        if nodes > ITEM_NODES_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
-    nodes
 }
 
 fn is_query(expr: &Expr) -> bool {

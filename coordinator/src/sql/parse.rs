@@ -11,6 +11,7 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 use plexus_model::{Error, Result};
+use plexus_query::check_depth;
 
 use crate::errors::from_datafusion;
 use crate::sql::dialect::PlexusDialect;
@@ -46,6 +47,7 @@ pub(crate) fn statements(sql: &str) -> Result<VecDeque<Statement>> {
             *name = format!("${number}");
         }
     }
+    check_depth(&tokens)?;
     quote_column_names(&mut tokens);
     let mut tokens = join_numbers(join_operators(tokens))?;
     tokens.push(end_of_text(sql));
@@ -215,7 +217,12 @@ pub(crate) fn identifiers(sql: &str) -> Result<BTreeSet<String>> {
 /// # Errors
 /// `InvalidArgument` for a syntax error.
 pub(crate) fn expression(sql: &str) -> Result<ast::Expr> {
-    let mut parser = Parser::new(&PlexusDialect).try_with_sql(sql).map_err(syntax_error)?;
+    let dialect = PlexusDialect;
+    let tokens =
+        Tokenizer::new(&dialect, sql).tokenize_with_location().map_err(|e| syntax_error(e.into()))?;
+    check_depth(&tokens)?;
+    let mut parser = Parser::new(&dialect).with_recursion_limit(RECURSION_MAX);
+    parser = parser.with_tokens_with_locations(tokens);
     parser.parse_expr().map_err(syntax_error)
 }
 

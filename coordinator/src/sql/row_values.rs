@@ -9,30 +9,40 @@ use std::ops::ControlFlow;
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, DataType, Expr, Query, Select, Statement, UnaryOperator, Value, VisitMut, VisitorMut,
 };
+use plexus_model::{Error, Result};
 
 use crate::sql::syntax;
 
 /// Rewrites the comparisons of a statement.
-pub(crate) fn rewrite(statement: &mut Statement) {
-    let _: ControlFlow<()> = statement.visit(&mut RowValues);
+///
+/// # Errors
+/// `Unsupported` for comparisons in each other that become too large.
+pub(crate) fn rewrite(statement: &mut Statement) -> Result<()> {
+    match statement.visit(&mut RowValues) {
+        ControlFlow::Break(error) => Err(error),
+        ControlFlow::Continue(()) => Ok(()),
+    }
 }
 
 struct RowValues;
 
 impl VisitorMut for RowValues {
-    type Break = ();
+    type Break = Error;
 
     // Before its expressions are visited: a row of a `WHERE` counts where the condition is true, and needs no
     // null.
-    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
         if let Some(condition) = &mut select.selection {
             rewrite_condition(condition);
         }
         ControlFlow::Continue(())
     }
 
-    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
         if let Some(rewritten) = rewrite_comparison(expr) {
+            if let Err(error) = syntax::check_copied("a comparison of rows", &rewritten) {
+                return ControlFlow::Break(error);
+            }
             *expr = rewritten;
         }
         ControlFlow::Continue(())
@@ -160,7 +170,7 @@ mod tests {
     fn rows_are_compared_field_by_field() {
         let rewritten = |sql: &str| {
             let mut statement = parse::plain_statement(sql).unwrap();
-            rewrite(&mut statement);
+            rewrite(&mut statement).unwrap();
             statement.to_string()
         };
         let sql = rewritten("SELECT (a, b) = (1, 2)");

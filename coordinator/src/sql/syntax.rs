@@ -3,13 +3,16 @@
 //! Rewriting composes trees and never SQL text: the printer of the parser cannot tell a quote from an escaped
 //! one, so printed text may mean something else than its tree.
 
+use std::ops::ControlFlow;
+
 use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CaseWhen, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr,
     FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, Join, JoinOperator, ObjectName, Query,
     Select, SelectFlavor, SelectItem, SetExpr, TableAlias, TableAliasColumnDef, TableFactor, TableWithJoins,
-    Value, WildcardAdditionalOptions,
+    Value, Visit, WildcardAdditionalOptions, visit_expressions,
 };
+use plexus_model::{Error, Result};
 
 /// An identifier that is not case folded.
 pub(crate) fn ident(name: impl Into<String>) -> Ident {
@@ -86,6 +89,28 @@ pub(crate) fn nested(expr: Expr) -> Expr {
     match expr {
         Expr::Nested(_) | Expr::Value(_) | Expr::Identifier(_) | Expr::CompoundIdentifier(_) => expr,
         expr => Expr::Nested(Box::new(expr)),
+    }
+}
+
+/// Most expressions that a rewrite may write twice. Rewrites in each other would double them at each level.
+const COPIED_MAX: usize = 20_000;
+
+/// Fails for a part of a statement that is too large to be written twice.
+///
+/// # Errors
+/// `Unsupported` names the part.
+pub(crate) fn check_copied(name: &str, part: &impl Visit) -> Result<()> {
+    let mut count = 0;
+    let counted = visit_expressions(part, |_| {
+        count += 1;
+        if count > COPIED_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    match counted {
+        ControlFlow::Break(()) => Err(Error::unsupported(format!(
+            "{name} with more than {COPIED_MAX} expressions is not supported: pass a list as a parameter, or \
+             store rows in a table"
+        ))),
+        ControlFlow::Continue(()) => Ok(()),
     }
 }
 

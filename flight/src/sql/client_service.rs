@@ -23,6 +23,7 @@ use crate::sql::options::{
     SessionOptionValue, SetSessionOptionsRequest, SetSessionOptionsResult,
 };
 use crate::sql::response::{flight_info, statement_ticket};
+use crate::sql::seal::Seal;
 use crate::sql::server::SqlService;
 use crate::sql::statements::select_all;
 use crate::sql::tickets::StatementHandle;
@@ -121,13 +122,14 @@ impl FlightService for ClientService {
         _request: Request<Criteria>,
     ) -> Result<Response<Self::ListFlightsStream>, Status> {
         let manifest = self.sql.manifest().await?;
+        let seal = Seal::of(&manifest.secret);
         let mut flights = Vec::new();
         for (name, id) in manifest.names.iter().filter(|(name, _)| !name.is_staging()) {
             let Some(table) = manifest.tables.get(id) else {
                 continue;
             };
             let path = vec![name.schema.clone(), name.table.clone()];
-            let ticket = statement_ticket(StatementHandle::new(select_all(&path)?).encode());
+            let ticket = statement_ticket(StatementHandle::new(select_all(&path)?).encode(&seal));
             let schema = wire_schema(&types::to_arrow(&table.schema), false);
             let mut flight = flight_info(&schema, ticket, FlightDescriptor::new_path(path))?;
             flight.total_records = table.rows(manifest.version) as i64;
@@ -164,7 +166,7 @@ impl FlightService for ClientService {
             return Ok(Response::new(SchemaResult { schema: info.schema }));
         }
         let descriptor = request.into_inner();
-        let sql = descriptor_sql(&descriptor)?;
+        let sql = descriptor_sql(&descriptor, &self.sql.seal())?;
         let described =
             self.sql.coordinator.describe(&session, &sql, None).await.map_err(|e| to_status(&e))?;
         let schema = described.schema.unwrap_or_else(|| Arc::new(arrow_schema::Schema::empty()));
@@ -242,7 +244,7 @@ fn is_metadata_command(descriptor: &FlightDescriptor) -> bool {
 }
 
 /// The statement of a descriptor: the query of a command, or a scan of the table at a path.
-fn descriptor_sql(descriptor: &FlightDescriptor) -> Result<String, Status> {
+fn descriptor_sql(descriptor: &FlightDescriptor, seal: &Seal) -> Result<String, Status> {
     if !descriptor.path.is_empty() {
         return select_all(&descriptor.path);
     }
@@ -253,7 +255,7 @@ fn descriptor_sql(descriptor: &FlightDescriptor) -> Result<String, Status> {
         return Ok(query.query);
     }
     if let Some(query) = any.unpack::<arrow_flight::sql::CommandPreparedStatementQuery>().map_err(invalid)? {
-        return StatementHandle::from_client(&query.prepared_statement_handle).map(|h| h.sql);
+        return StatementHandle::decode(&query.prepared_statement_handle, seal).map(|h| h.sql);
     }
     Err(Status::unimplemented(format!("GetSchema of {:?} is not supported", any.type_url)))
 }

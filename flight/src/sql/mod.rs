@@ -13,6 +13,7 @@ mod metadata;
 mod options;
 mod prepared;
 mod response;
+mod seal;
 mod server;
 mod sessions;
 mod statements;

@@ -41,7 +41,7 @@ impl SqlService {
             None => schema_bytes(&Schema::empty())?,
         };
         Ok(ActionCreatePreparedStatementResult {
-            prepared_statement_handle: handle.encode(),
+            prepared_statement_handle: handle.encode(&self.seal()),
             dataset_schema: dataset,
             parameter_schema: schema_bytes(&described.parameters)?,
         })
@@ -53,7 +53,7 @@ impl SqlService {
         query: CommandPreparedStatementQuery,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        let handle = StatementHandle::from_client(&query.prepared_statement_handle)?;
+        let handle = StatementHandle::decode(&query.prepared_statement_handle, &self.seal())?;
         let handle = self.bindings.complete(handle);
         let session = self.session_in(&request, handle.transaction())?;
         self.statement_info(&session, handle, prepared_ticket, request.into_inner()).await
@@ -65,7 +65,7 @@ impl SqlService {
         handle: &[u8],
         request: &Request<Ticket>,
     ) -> Result<Response<DataStream>, Status> {
-        let handle = self.bindings.complete(StatementHandle::from_client(handle)?);
+        let handle = self.bindings.complete(StatementHandle::decode(handle, &self.seal())?);
         // A ticket may be redeemed on another node than the one that has the session.
         let session = match self.sessions.known(request.metadata()) {
             Some(session) => session,
@@ -88,7 +88,7 @@ impl SqlService {
         query: CommandPreparedStatementQuery,
         request: Request<PeekableFlightDataStream>,
     ) -> Result<DoPutPreparedStatementResult, Status> {
-        let handle = StatementHandle::from_client(&query.prepared_statement_handle)?;
+        let handle = StatementHandle::decode(&query.prepared_statement_handle, &self.seal())?;
         let parameters = collect_parameters(request.into_inner()).await?.unwrap_or_default();
         let rows: usize = parameters.iter().map(RecordBatch::num_rows).sum();
         if rows > 1 {
@@ -104,13 +104,13 @@ impl SqlService {
             None => handle,
         };
         self.bindings.remember(&handle);
-        Ok(DoPutPreparedStatementResult { prepared_statement_handle: Some(handle.encode()) })
+        Ok(DoPutPreparedStatementResult { prepared_statement_handle: Some(handle.encode(&self.seal())) })
     }
 
     /// Ends a prepared statement.
     pub(crate) fn close_prepared(&self, request: &ActionClosePreparedStatementRequest) {
         // A handle that is none has nothing to close.
-        if let Ok(handle) = StatementHandle::decode(&request.prepared_statement_handle) {
+        if let Ok(handle) = StatementHandle::decode(&request.prepared_statement_handle, &self.seal()) {
             self.bindings.forget(&handle);
         }
     }
@@ -122,7 +122,7 @@ impl SqlService {
         query: CommandPreparedStatementUpdate,
         request: Request<PeekableFlightDataStream>,
     ) -> Result<i64, Status> {
-        let handle = StatementHandle::from_client(&query.prepared_statement_handle)?;
+        let handle = StatementHandle::decode(&query.prepared_statement_handle, &self.seal())?;
         let session = self.session_in(&request, handle.transaction())?;
         let parameters = collect_parameters(request.into_inner()).await?;
         let affected = async {

@@ -29,6 +29,7 @@ use crate::sql::bindings::Bindings;
 use crate::sql::ingest::PutStream;
 use crate::sql::metadata;
 use crate::sql::response::{DataStream, metadata_info, metadata_rows, no_rows};
+use crate::sql::seal::Seal;
 use crate::sql::sessions::Sessions;
 use crate::status::to_status;
 
@@ -44,6 +45,11 @@ pub struct SqlService {
 }
 
 impl SqlService {
+    /// What seals the handles and tickets of this cluster.
+    pub(crate) fn seal(&self) -> Seal {
+        Seal::of(&self.coordinator.meta().manifest().secret)
+    }
+
     /// Creates the service, without any sessions.
     ///
     /// # Errors

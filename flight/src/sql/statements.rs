@@ -37,7 +37,7 @@ impl SqlService {
         // The descriptor of a large INSERT holds all of its text: sent back, it would exceed the message size
         // that clients accept. Some clients refuse a descriptor without a type.
         let descriptor = if handle.executed { FlightDescriptor::new_cmd(vec![]) } else { descriptor };
-        let mut info = flight_info(&schema, as_ticket(handle.encode()), descriptor)?;
+        let mut info = flight_info(&schema, as_ticket(handle.encode(&self.seal())), descriptor)?;
         info.total_records = records;
         Ok(Response::new(info))
     }

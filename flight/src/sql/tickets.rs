@@ -1,7 +1,7 @@
 //! Statement handles and tickets.
 //!
 //! A handle carries the statement, its bound parameters and, once it ran, its result, so that any node can
-//! serve a handle that another node made.
+//! serve a handle that another node made. It is sealed, so that nobody else can make one.
 
 use arrow::array::RecordBatch;
 use arrow_ipc::reader::StreamReader;
@@ -14,6 +14,7 @@ use plexus_storage::ipc_check::check_stream;
 use rkyv::{Archive, Deserialize, Serialize};
 use tonic::Status;
 
+use crate::sql::seal::Seal;
 use crate::status::to_status;
 
 /// The content of a prepared statement handle or of a query ticket.
@@ -140,18 +141,18 @@ impl StatementHandle {
     }
 
     /// The bytes of this handle on the wire.
-    pub(crate) fn encode(&self) -> Bytes {
-        plexus_model::encode(self).into()
+    pub(crate) fn encode(&self, seal: &Seal) -> Bytes {
+        seal.close(plexus_model::encode(self))
     }
 
     /// Decodes a handle that a client sent.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
-        plexus_model::decode("statement handle", bytes).map_err(|e| Error::invalid(e.message()))
-    }
-
-    /// [`Self::decode`] with the error as a gRPC status.
-    pub(crate) fn from_client(bytes: &[u8]) -> Result<Self, Status> {
-        Self::decode(bytes).map_err(|e| to_status(&e))
+    ///
+    /// # Errors
+    /// `Unauthenticated` for one that no node of this cluster made.
+    pub(crate) fn decode(bytes: &[u8], seal: &Seal) -> Result<Self, Status> {
+        // A sealed handle that cannot be decoded is one of another version of the program.
+        let invalid = |e: Error| to_status(&Error::invalid(e.message()));
+        plexus_model::decode("statement handle", seal.open(bytes)?).map_err(invalid)
     }
 }
 
@@ -164,16 +165,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn handles_round_trip_and_garbage_is_an_invalid_argument() {
+    fn handles_round_trip_and_others_are_refused() {
         let batch = RecordBatch::try_from_iter([(
             "0",
             Arc::new(Int64Array::from(vec![7])) as arrow::array::ArrayRef,
         )])
         .unwrap();
         let handle = StatementHandle::new("SELECT $1").bind(&batch).unwrap();
-        let decoded = StatementHandle::decode(&handle.encode()).unwrap();
+        let seal = Seal::of(&plexus_model::Secret::from_bytes([7; 32]));
+        let decoded = StatementHandle::decode(&handle.encode(&seal), &seal).unwrap();
         assert_eq!(decoded.parameters().unwrap().unwrap(), batch);
-        let error = StatementHandle::decode(b"these bytes are not a handle").unwrap_err();
-        assert_eq!(error.kind(), plexus_model::ErrorKind::InvalidArgument);
+        let error = StatementHandle::decode(b"these bytes are not a handle", &seal).unwrap_err();
+        assert_eq!(error.code(), tonic::Code::Unauthenticated);
     }
 }

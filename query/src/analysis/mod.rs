@@ -20,6 +20,7 @@ use datafusion::optimizer::{Analyzer, AnalyzerRule};
 
 use crate::clock_texts::WithSeconds;
 use crate::interval_products::IntervalTimes;
+use crate::logical_rules::planning_limits::PlanningLimits;
 
 pub(crate) mod any_text;
 pub(crate) mod canonical_floats;
@@ -105,7 +106,9 @@ pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     ];
     let own = |rule| Arc::new(rule) as Arc<dyn AnalyzerRule + Send + Sync>;
     let theirs = Analyzer::new().rules;
-    before_coercion.into_iter().map(own).chain(theirs).chain(after_coercion.into_iter().map(own)).collect()
+    let limits = || [Arc::new(PlanningLimits { counts: true }) as Arc<dyn AnalyzerRule + Send + Sync>];
+    let before_coercion = limits().into_iter().chain(before_coercion.into_iter().map(own)).chain(limits());
+    before_coercion.chain(theirs).chain(after_coercion.into_iter().map(own)).chain(limits()).collect()
 }
 
 /// A rule by its name and by what it rewrites: whole plans, each node of a plan and of its subqueries, or

@@ -14,6 +14,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion_distributed::DistributedExt;
 
 use crate::context::QueryContext;
+use crate::logical_rules::planning_limits::PlanningLimits;
 use crate::scan::distribution::WorkerSlots;
 use crate::search::{SearchRule, carry_bindings};
 
@@ -21,8 +22,11 @@ pub(crate) mod fence;
 mod filter_places;
 mod guarded_rules;
 mod guards;
+pub(crate) mod planning_limits;
 mod unique_columns;
 mod window_partitions;
+
+pub use planning_limits::optimize;
 
 /// The rules of a session.
 pub(crate) fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
@@ -30,7 +34,13 @@ pub(crate) fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     let push_down = rules.iter().position(|rule| rule.name() == "push_down_filter").unwrap_or_default();
     rules.insert(push_down, Arc::new(filter_places::FilterPlaces));
     rules.push(Arc::new(SearchRule));
-    rules
+    // Those that copy parts of a plan come first and last.
+    let counts = |index: usize| [0, push_down, rules.len() - 1].contains(&index);
+    let limited = rules.iter().enumerate().flat_map(|(index, rule)| {
+        let limits = PlanningLimits { counts: counts(index) };
+        [rule.clone(), Arc::new(limits) as Arc<dyn OptimizerRule + Send + Sync>]
+    });
+    limited.collect()
 }
 
 /// Optimizes a plan and makes it physical.
@@ -38,7 +48,7 @@ pub(crate) fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
 /// # Errors
 /// What planning fails with.
 pub async fn physical_plan(state: &SessionState, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
-    let plan = window_partitions::partition_by_columns(state.optimize(plan)?)?;
+    let plan = window_partitions::partition_by_columns(planning_limits::optimize(state, plan).await?)?;
     let plan = unique_columns::make_unique(plan)?;
     let mut plan = fence::fence(guards::guard(plan)?)?;
     let mut state = state.clone();

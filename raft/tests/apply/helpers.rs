@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use plexus_model::{
     ChangeKind, ClusterId, Column, ColumnType, Command, Commit, CreateTable, DeletionVector, ErrorKind,
-    FileData, Flush, Manifest, NewSegment, NodeId, NodeRecord, Outcome, Proposal, Roles, RowSet, Segment,
-    SegmentData, SegmentId, Statistics, Table, TableChange, TableId, TableName, TableSchema, Token, Version,
+    FileData, Flush, Manifest, NewSegment, NodeId, NodeRecord, Outcome, Proposal, Roles, RowSet, Secret,
+    Segment, SegmentData, SegmentId, Statistics, Table, TableChange, TableId, TableName, TableSchema, Token,
+    Version,
 };
 use plexus_raft::apply::apply;
 
@@ -19,7 +20,7 @@ pub(crate) const ROWS: u64 = 10;
 pub(crate) fn cluster() -> Manifest {
     let mut manifest = Manifest::default();
     let commands = [
-        Command::Bootstrap { cluster: ClusterId(1) },
+        Command::Bootstrap { cluster: ClusterId(1), secret: Secret::from_bytes([1; 32]) },
         Command::RegisterNode(node(1)),
         Command::RegisterNode(node(2)),
         Command::RegisterNode(node(3)),

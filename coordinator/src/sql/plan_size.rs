@@ -1,0 +1,134 @@
+//! How many tables a statement reads when each common table is put in the place of its name. The planner does
+//! that, and plans of tables that read each other twice double with each of them: thirty common tables make a
+//! plan with a billion tables.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{ObjectName, Query, Statement, Visit, Visitor};
+use plexus_model::{Error, Result};
+
+use crate::sql::names::{name_of, unqualified};
+
+/// Most tables of a plan.
+const TABLES_MAX: u64 = 5_000;
+
+/// Most common tables that read each other in a row. Each is a level of the plan.
+const CHAIN_MAX: u64 = 500;
+
+/// Fails for a statement with too large a plan.
+///
+/// # Errors
+/// `InvalidArgument` says which limit is exceeded.
+pub(crate) fn check(statement: &Statement) -> Result<()> {
+    let mut size = PlanSize { queries: vec![Counted::default()] };
+    let _: ControlFlow<()> = statement.visit(&mut size);
+    let Some(Counted { tables, chain, .. }) = size.queries.pop() else {
+        return Ok(());
+    };
+    if tables > TABLES_MAX {
+        return Err(Error::invalid(format!(
+            "the statement reads more than {TABLES_MAX} tables, with those of its common tables: store \
+             rows in a table"
+        )));
+    }
+    if chain > CHAIN_MAX {
+        return Err(Error::invalid(format!(
+            "more than {CHAIN_MAX} common tables read each other in a row: store rows in a table"
+        )));
+    }
+    Ok(())
+}
+
+/// What a query reads.
+#[derive(Default)]
+struct Counted {
+    tables: u64,
+    chain: u64,
+    /// What the common tables of the query read, by name.
+    common: HashMap<String, (u64, u64)>,
+    /// The names of those that are not visited yet, by the addresses of their queries.
+    named: HashMap<usize, String>,
+}
+
+struct PlanSize {
+    queries: Vec<Counted>,
+}
+
+impl PlanSize {
+    fn add(&mut self, tables: u64, chain: u64) {
+        if let Some(around) = self.queries.last_mut() {
+            around.tables = around.tables.saturating_add(tables);
+            around.chain = around.chain.max(chain);
+        }
+    }
+}
+
+impl Visitor for PlanSize {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        let tables = query.with.iter().flat_map(|with| &with.cte_tables);
+        let named = tables.map(|table| (address(&table.query), name_of(&table.alias.name))).collect();
+        self.queries.push(Counted { named, ..Counted::default() });
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        let Some(Counted { tables, chain, .. }) = self.queries.pop() else {
+            return ControlFlow::Continue(());
+        };
+        let around = self.queries.last_mut();
+        match around.and_then(|around| around.named.remove(&address(query)).map(|name| (around, name))) {
+            Some((around, name)) => {
+                around.common.insert(name, (tables, chain + 1));
+            }
+            None => self.add(tables, chain),
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
+        let name = unqualified(relation).ok();
+        let common =
+            name.and_then(|name| self.queries.iter().rev().find_map(|query| query.common.get(&name)));
+        let (tables, chain) = common.copied().unwrap_or((1, 0));
+        self.add(tables, chain);
+        ControlFlow::Continue(())
+    }
+}
+
+fn address(query: &Query) -> usize {
+    std::ptr::from_ref(query) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::parse;
+
+    fn doubling(tables: usize) -> String {
+        let table = |i: usize| match i {
+            0 => "c0 AS (SELECT 1 AS a FROM t)".to_owned(),
+            i => format!("c{i} AS (SELECT x.a FROM c{} x CROSS JOIN c{} y)", i - 1, i - 1),
+        };
+        let all: Vec<String> = (0..tables).map(table).collect();
+        format!("WITH {} SELECT count(*) FROM c{}", all.join(", "), tables - 1)
+    }
+
+    #[test]
+    fn common_tables_count_as_often_as_they_are_read() {
+        let check = |sql: &str| check(&parse::plain_statement(sql).unwrap());
+        assert!(check(&doubling(12)).is_ok());
+        assert!(check(&doubling(14)).is_err());
+        assert!(check(&doubling(100)).is_err());
+        // A name inside is another table than one outside.
+        assert!(
+            check("WITH a AS (SELECT 1), b AS (WITH a AS (SELECT 2) SELECT * FROM a) SELECT * FROM a, b")
+                .is_ok()
+        );
+        let chain: Vec<String> = (1..1_000).map(|i| format!("c{i} AS (SELECT a FROM c{})", i - 1)).collect();
+        let sql = format!("WITH c0 AS (SELECT 1 AS a), {} SELECT * FROM c999", chain.join(", "));
+        assert!(check(&sql).is_err());
+    }
+}

@@ -1,0 +1,294 @@
+//! Functions whose results may be much larger than their arguments: `repeat('x', 1000000000)`. Their memory
+//! is taken before any limit of queries knows of it, so a call that would return too much fails by itself.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::compute::cast;
+use arrow::datatypes::{Int64Type, IntervalMonthDayNanoType};
+use arrow_schema::{DataType, FieldRef, IntervalUnit, TimeUnit};
+use datafusion::common::{Result, resources_err};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
+use datafusion::logical_expr::{
+    ColumnarValue, Documentation, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
+    Signature,
+};
+
+/// Most bytes of the result of one call, which has the rows of one batch: 8,192 at most.
+const RESULT_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// Longest form of a character in UTF-8, in bytes.
+const CHARACTER_BYTES_MAX: u64 = 4;
+
+const ITEM_BYTES: u64 = 8;
+
+/// A bound of the bytes of the result for one row.
+type Estimate = fn(&[ArrayRef], usize) -> u64;
+
+/// The functions, each with a bound of its results where it could exceed the arguments many times over. The
+/// results of the others are sums of arguments, and become too large by calls in each other only.
+const FUNCTIONS: [(&str, Option<Estimate>); 17] = [
+    ("array_append", None),
+    ("array_concat", None),
+    ("array_prepend", None),
+    (
+        "array_repeat",
+        Some(|args, row| bytes(&args[0], row).max(ITEM_BYTES).saturating_mul(count(&args[1], row))),
+    ),
+    ("array_resize", Some(|args, row| ITEM_BYTES.saturating_mul(count(&args[1], row)))),
+    ("array_to_string", None),
+    ("concat", None),
+    ("concat_ws", None),
+    ("flatten", None),
+    ("generate_series", Some(steps)),
+    ("lpad", Some(|args, row| CHARACTER_BYTES_MAX.saturating_mul(count(&args[1], row)))),
+    ("make_array", None),
+    ("range", Some(steps)),
+    ("regexp_replace", None),
+    ("repeat", Some(|args, row| bytes(&args[0], row).saturating_mul(count(&args[1], row)))),
+    ("replace", Some(replaced)),
+    ("rpad", Some(|args, row| CHARACTER_BYTES_MAX.saturating_mul(count(&args[1], row)))),
+];
+
+/// The functions of a session, made to fail in time.
+pub(crate) fn bounded_functions(state: &SessionState) -> Vec<Arc<ScalarUDF>> {
+    let wrap = |&(name, estimate): &(&str, Option<Estimate>)| {
+        let inner = state.scalar_functions().get(name)?.clone();
+        Some(Arc::new(ScalarUDF::from(Bounded { inner, estimate: Estimated(estimate) })))
+    };
+    FUNCTIONS.iter().filter_map(wrap).collect()
+}
+
+/// Bytes of a text or of any other value.
+fn bytes(values: &ArrayRef, row: usize) -> u64 {
+    let length = match values.data_type() {
+        DataType::Utf8 => values.as_string::<i32>().value_length(row).try_into().ok(),
+        DataType::LargeUtf8 => values.as_string::<i64>().value_length(row).try_into().ok(),
+        DataType::Utf8View => Some(values.as_string_view().value(row).len() as u64),
+        _ => values.to_data().slice(row, 1).get_slice_memory_size().ok().map(|size| size as u64),
+    };
+    length.unwrap_or(u64::MAX)
+}
+
+/// A number of repetitions, at least zero.
+fn count(values: &ArrayRef, row: usize) -> u64 {
+    whole_number(values, row).and_then(|number| u64::try_from(number).ok()).unwrap_or(0)
+}
+
+/// An integer, which is of 64 bits here; `None` for other types.
+fn whole_number(values: &ArrayRef, row: usize) -> Option<i64> {
+    values.as_primitive_opt::<Int64Type>().map(|numbers| numbers.value(row))
+}
+
+/// Bytes of the numbers or times from the first argument to the second.
+fn steps(args: &[ArrayRef], row: usize) -> u64 {
+    let number = |array: &ArrayRef| -> Option<i64> {
+        whole_number(array, row).or_else(|| {
+            let time = cast(&array.slice(row, 1), &DataType::Timestamp(TimeUnit::Microsecond, None)).ok()?;
+            whole_number(&cast(&time, &DataType::Int64).ok()?, 0)
+        })
+    };
+    let (start, stop) = match args {
+        [stop] => (Some(0), number(stop)),
+        [start, stop, ..] => (number(start), number(stop)),
+        [] => (None, None),
+    };
+    let (Some(start), Some(stop)) = (start, stop) else {
+        return 0;
+    };
+    let step = match args.get(2) {
+        None => 1,
+        Some(step) => match whole_number(step, row) {
+            Some(step) => step.unsigned_abs(),
+            None => microseconds(step, row),
+        },
+    };
+    // A step of zero is an error of the function.
+    ITEM_BYTES.saturating_mul(start.abs_diff(stop).checked_div(step).unwrap_or(0).saturating_add(1))
+}
+
+/// Length of an interval, of short months.
+fn microseconds(intervals: &ArrayRef, row: usize) -> u64 {
+    const DAY: u64 = 86_400_000_000;
+    let Ok(intervals) = cast(&intervals.slice(row, 1), &DataType::Interval(IntervalUnit::MonthDayNano))
+    else {
+        return 1;
+    };
+    let interval = intervals.as_primitive::<IntervalMonthDayNanoType>().value(0);
+    let days = (i64::from(interval.months) * 28 + i64::from(interval.days)).unsigned_abs();
+    days.saturating_mul(DAY).saturating_add(interval.nanoseconds.unsigned_abs() / 1_000).max(1)
+}
+
+/// Bytes of a text in which each occurrence of another one is replaced.
+fn replaced(args: &[ArrayRef], row: usize) -> u64 {
+    let (text, from, to) = (bytes(&args[0], row), bytes(&args[1], row), bytes(&args[2], row));
+    (text / from.max(1)).saturating_add(1).saturating_mul(to).saturating_add(text)
+}
+
+/// An estimate. All of one function are the same.
+#[derive(Clone, Copy)]
+struct Estimated(Option<Estimate>);
+
+impl PartialEq for Estimated {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.is_some() == other.0.is_some()
+    }
+}
+
+impl Eq for Estimated {}
+
+impl std::hash::Hash for Estimated {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.0.is_some().hash(state);
+    }
+}
+
+impl std::fmt::Debug for Estimated {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Estimated")
+    }
+}
+
+/// A function that fails if its result is too large.
+#[derive(PartialEq, Eq, Hash, Debug)]
+struct Bounded {
+    inner: Arc<ScalarUDF>,
+    estimate: Estimated,
+}
+
+impl Bounded {
+    fn check(&self, bytes: u64) -> Result<()> {
+        if bytes > RESULT_BYTES_MAX {
+            return resources_err!(
+                "{} would return {bytes} bytes for one batch; at most {RESULT_BYTES_MAX} are possible",
+                self.name()
+            );
+        }
+        Ok(())
+    }
+}
+
+impl ScalarUDFImpl for Bounded {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn aliases(&self) -> &[String] {
+        self.inner.aliases()
+    }
+
+    fn signature(&self) -> &Signature {
+        self.inner.signature()
+    }
+
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        self.inner.coerce_types(types)
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        self.inner.return_type(types)
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
+        self.inner.return_field_from_args(args)
+    }
+
+    fn is_strict(&self) -> bool {
+        self.inner.inner().is_strict()
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        if let Estimated(Some(estimate)) = self.estimate {
+            // Constants are the same for each row.
+            let is_constant = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
+            let rows = if is_constant { 1 } else { args.number_rows };
+            let array = |arg: &ColumnarValue| -> Result<ArrayRef> {
+                let array = arg.to_array(rows)?;
+                let is_integer = array.data_type().is_integer();
+                Ok(if is_integer { cast(&array, &DataType::Int64)? } else { array })
+            };
+            let arrays = args.args.iter().map(array).collect::<Result<Vec<_>>>()?;
+            let mut bytes: u64 = 0;
+            for row in 0..rows {
+                if arrays.iter().all(|array| array.is_valid(row)) {
+                    bytes = bytes.saturating_add(estimate(&arrays, row));
+                }
+            }
+            self.check(bytes)?;
+        }
+        let result = self.inner.invoke_with_args(args)?;
+        if let ColumnarValue::Array(array) = &result {
+            self.check(array.get_array_memory_size() as u64)?;
+        } else if let ColumnarValue::Scalar(value) = &result {
+            self.check(value.size() as u64)?;
+        }
+        Ok(result)
+    }
+
+    fn simplify(&self, args: Vec<Expr>, info: &SimplifyContext) -> Result<ExprSimplifyResult> {
+        self.inner.simplify(args, info)
+    }
+
+    fn short_circuits(&self) -> bool {
+        self.inner.short_circuits()
+    }
+
+    fn documentation(&self) -> Option<&Documentation> {
+        self.inner.documentation()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::prelude::SessionContext;
+
+    use super::*;
+
+    async fn outcome(sql: &str) -> Result<()> {
+        let context = SessionContext::new();
+        for function in bounded_functions(&context.state()) {
+            context.register_udf(function.as_ref().clone());
+        }
+        context.sql(sql).await?.collect().await.map(|_| ())
+    }
+
+    #[tokio::test]
+    async fn results_that_are_too_large_are_refused() {
+        let doubling = (0..12).fold("SELECT repeat('x', 1000000) AS s".to_owned(), |sql, _| {
+            format!("SELECT concat(s, s) AS s FROM ({sql}) t")
+        });
+        for sql in [
+            "SELECT repeat('x', 1000000000000)",
+            "SELECT repeat('x', v) FROM (VALUES (1000000000)) t(v)",
+            "SELECT lpad('x', 2147483647, 'y')",
+            "SELECT rpad('x', 2147483647, 'y')",
+            "SELECT range(1, 1000000000000)",
+            "SELECT range(1000000000)",
+            "SELECT generate_series(1, 1000000000)",
+            "SELECT range(DATE '0001-01-01', DATE '9999-01-01', INTERVAL '1 millisecond')",
+            "SELECT array_repeat(1, 1000000000)",
+            "SELECT array_resize([1], 1000000000, 0)",
+            "SELECT replace(repeat('x', 1000000), 'x', repeat('y', 1000000))",
+            doubling.as_str(),
+        ] {
+            let error = outcome(sql).await.expect_err(&sql[..sql.len().min(60)]).to_string();
+            assert!(error.contains("at most"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn large_results_are_fine() {
+        for sql in [
+            "SELECT repeat('x', 10000000)",
+            "SELECT lpad('x', 10000000, 'yz')",
+            "SELECT repeat('xyz', value % 1000) FROM range(100000)",
+            "SELECT array_length(range(1, 10000000))",
+            "SELECT range(DATE '2000-01-01', DATE '2024-01-01', INTERVAL '1' MONTH)",
+            "SELECT replace(repeat('xy', 1000000), 'x', 'yyyy')",
+            "SELECT repeat(NULL, 5), lpad('x', NULL)",
+        ] {
+            outcome(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
+        }
+    }
+}

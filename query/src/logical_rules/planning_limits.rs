@@ -1,0 +1,116 @@
+//! Limits of planning: of the time, and of the size of plans. Rules may copy parts of a plan, and a few lines
+//! of SQL can become a plan that no memory holds.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Result, internal_datafusion_err, resources_err};
+use datafusion::config::ConfigOptions;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::optimizer::{AnalyzerRule, OptimizerConfig, OptimizerRule};
+
+use crate::context::QueryContext;
+
+/// How long a statement may be planned.
+const PLANNING_MAX: Duration = Duration::from_secs(20);
+
+/// Most nodes of a plan.
+const NODES_MAX: usize = 50_000;
+
+/// Most expressions of a plan.
+const EXPRESSIONS_MAX: usize = 5_000_000;
+
+/// Plans of more nodes are optimized beside the tasks of the thread, which wait otherwise.
+const NODES_OF_LARGE: usize = 50;
+
+/// Plans with more expressions, likewise.
+const EXPRESSIONS_OF_LARGE: usize = 2_000;
+
+/// When the planning that begins now must have ended, in milliseconds since the Unix epoch.
+pub(crate) fn deadline() -> u64 {
+    now().saturating_add(PLANNING_MAX.as_millis() as u64)
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// A rule that changes nothing, and fails for a plan that exceeds a limit.
+#[derive(Debug)]
+pub(crate) struct PlanningLimits {
+    /// Whether it counts the nodes of the plan, which takes longer.
+    pub(crate) counts: bool,
+}
+
+impl PlanningLimits {
+    fn check(&self, plan: &LogicalPlan, options: &ConfigOptions) -> Result<()> {
+        let deadline =
+            options.extensions.get::<QueryContext>().map_or(0, |context| context.planning_deadline);
+        if deadline > 0 && now() > deadline {
+            return resources_err!(
+                "planning the statement took longer than {} s: write it in parts",
+                PLANNING_MAX.as_secs()
+            );
+        }
+        if self.counts && is_larger(plan, NODES_MAX, EXPRESSIONS_MAX)? {
+            return resources_err!(
+                "the plan of the statement has more than {NODES_MAX} nodes or {EXPRESSIONS_MAX} expressions: \
+                 write it in parts"
+            );
+        }
+        Ok(())
+    }
+}
+
+impl OptimizerRule for PlanningLimits {
+    fn name(&self) -> &str {
+        "planning_limits"
+    }
+
+    fn rewrite(&self, plan: LogicalPlan, config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
+        self.check(&plan, &config.options())?;
+        Ok(Transformed::no(plan))
+    }
+}
+
+impl AnalyzerRule for PlanningLimits {
+    fn name(&self) -> &str {
+        "planning_limits"
+    }
+
+    fn analyze(&self, plan: LogicalPlan, config: &ConfigOptions) -> Result<LogicalPlan> {
+        self.check(&plan, config)?;
+        Ok(plan)
+    }
+}
+
+/// Whether a plan has more nodes or expressions.
+fn is_larger(plan: &LogicalPlan, nodes_max: usize, expressions_max: usize) -> Result<bool> {
+    let (mut nodes, mut expressions) = (0, 0);
+    plan.apply_with_subqueries(|node| {
+        nodes += 1;
+        node.apply_expressions(|expr| {
+            expr.apply(|_| {
+                expressions += 1;
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })?;
+        let is_larger = nodes > nodes_max || expressions > expressions_max;
+        Ok(if is_larger { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(nodes > nodes_max || expressions > expressions_max)
+}
+
+/// Optimizes a plan. A large one is optimized on a thread of its own.
+///
+/// # Errors
+/// Those of the rules.
+pub async fn optimize(state: &SessionState, plan: &LogicalPlan) -> Result<LogicalPlan> {
+    if !is_larger(plan, NODES_OF_LARGE, EXPRESSIONS_OF_LARGE)? {
+        return state.optimize(plan);
+    }
+    let (state, plan) = (state.clone(), plan.clone());
+    let optimized = tokio::task::spawn_blocking(move || state.optimize(&plan)).await;
+    optimized.map_err(|e| internal_datafusion_err!("planning: {e}"))?
+}
