@@ -10,7 +10,6 @@ use arrow_schema::SchemaRef;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement;
-use datafusion::sql::sqlparser::ast;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -22,21 +21,24 @@ use tracing::field::Empty;
 
 use crate::ddl::executor::DdlExecutor;
 use crate::errors::{point_at, unsupported};
-use crate::exec::answer::answer;
-use crate::exec::context::{Executed, StatementContext, new_query_id};
+use crate::exec::all_running::AllRunning;
+use crate::exec::answer::{answer, answer_rows};
+use crate::exec::context::{Executed, StatementContext};
 use crate::exec::copy::CopyExecutor;
 use crate::exec::described::Described;
 use crate::exec::dml::DmlExecutor;
-use crate::exec::load::{IngestTarget, Loader};
+use crate::exec::load::{IngestTarget, Loader, unless_idle};
 use crate::exec::planner::Planner;
 use crate::exec::query::QueryExecutor;
 use crate::exec::read_tracking::note_reads;
 use crate::exec::retry::{Suspects, until_no_conflict};
 use crate::exec::session::Session;
 use crate::exec::transaction::Isolation;
-use crate::exec::transactions::{TransactionGuard, TransactionId, Transactions, isolation};
-use crate::limits::READ_INDEX_TIMEOUT;
+use crate::exec::transaction_control::TransactionControl;
+use crate::exec::transactions::{TransactionGuard, TransactionId, Transactions};
+use crate::limits::{LOAD_IDLE_MAX, READ_INDEX_TIMEOUT};
 use crate::peers::Peers;
+use crate::running::{self, RunningStatements};
 use crate::sql::kind::{Parsed, StatementKind};
 use crate::sql::parameters::{bind, first_row, in_zone, parameter_schema, row_values};
 use crate::sql::rewrite::Shape;
@@ -75,14 +77,24 @@ pub struct Coordinator {
     loader: Arc<Loader>,
     procedures: ProcedureExecutor,
     transactions: Arc<Transactions>,
+    control: TransactionControl,
+    statements: Arc<RunningStatements>,
 }
 
 impl Coordinator {
     /// A coordinator with an executor for each kind of statement.
     pub fn new(options: CoordinatorOptions) -> Self {
         let CoordinatorOptions { node, meta, engine, writer, peers, export_dir, failpoints } = options;
-        let planner =
-            Planner { node, meta, engine, suspects: Arc::new(Suspects::default()), cache: Arc::default() };
+        let statements = Arc::new(RunningStatements::new(node, engine.interrupts().clone(), peers.clone()));
+        let queries = AllRunning::new(meta.clone(), statements.clone(), peers.clone());
+        let planner = Planner {
+            node,
+            meta,
+            engine,
+            suspects: Arc::new(Suspects::default()),
+            cache: Arc::default(),
+            queries: Arc::new(queries),
+        };
         let transactions: Arc<Transactions> = Arc::default();
         let loader = Arc::new(Loader::new(planner.clone(), writer.clone(), transactions.clone()));
         Self {
@@ -91,16 +103,31 @@ impl Coordinator {
             ddl: DdlExecutor::new(planner.clone(), writer.clone(), loader.clone()),
             copies: CopyExecutor::new(planner.clone(), export_dir),
             procedures: ProcedureExecutor::new(planner.clone(), writer.clone(), peers, failpoints),
+            control: TransactionControl::new(transactions.clone(), writer.clone()),
             loader,
             planner,
             writer,
             transactions,
+            statements,
         }
     }
 
     /// This node's member of the metadata group.
     pub fn meta(&self) -> &Arc<Meta> {
         &self.planner.meta
+    }
+
+    /// The statements that run on this node.
+    pub fn statements(&self) -> &Arc<RunningStatements> {
+        &self.statements
+    }
+
+    /// Ends a statement of any node, by its id or by the ticket that it serves. Returns whether it was found.
+    ///
+    /// # Errors
+    /// `Unavailable` when it was not found and a node did not answer.
+    pub async fn kill(&self, query: &str) -> Result<bool> {
+        self.planner.queries.kill(query).await
     }
 
     /// The writer that commits rows.
@@ -146,7 +173,7 @@ impl Coordinator {
             let parsed = self.parse(session, sql)?;
             self.describe_parsed(session, sql, &parsed, parameters).await.map_err(|e| parsed.locate(e))
         };
-        answer(sql, run)
+        answer(&self.statements, session, sql, run)
     }
 
     async fn describe_parsed(
@@ -167,7 +194,7 @@ impl Coordinator {
             None => self.visible(session, parsed).await?,
         };
         let version = manifest.version;
-        let context = StatementContext { session, manifest, values: &[], query_id: "describe" };
+        let context = StatementContext { session, manifest, values: &[], query_id: &running::query_id() };
         if parsed.kind == StatementKind::Dml {
             let (schema, plan) = self.dml.describe(&context, &parsed.statement).await?;
             return Ok(Described { schema, parameters: parameter_schema(&plan)?, version });
@@ -208,7 +235,7 @@ impl Coordinator {
             let values = first_row(parameters, &session.time_zone())?;
             self.execute_statement(session, &parsed, values).await.map_err(|e| parsed.locate(e))
         };
-        answer(sql, run)
+        answer_rows(&self.statements, session, sql, 0, run)
     }
 
     /// Runs one statement once for each row of parameters. Returns the total number of affected rows.
@@ -240,7 +267,7 @@ impl Coordinator {
                 return self.execute_rows(session, &parsed, &rows).await;
             }
             until_no_conflict(|| async {
-                let id = self.begin(Isolation::Snapshot)?;
+                let id = self.begin(session, Isolation::Snapshot)?;
                 match self.execute_rows(&session.in_transaction(id), &parsed, &rows).await {
                     Ok(affected) => self.end(id, true).await.map(|()| affected),
                     Err(error) => {
@@ -252,7 +279,7 @@ impl Coordinator {
             })
             .await
         };
-        answer(sql, run)
+        answer(&self.statements, session, sql, run)
     }
 
     /// Runs a statement for each row of parameters in turn.
@@ -283,7 +310,7 @@ impl Coordinator {
             }
             Ok(affected)
         };
-        answer(sql, run)
+        answer(&self.statements, session, sql, run)
     }
 
     /// Writes a stream of batches to a table in one commit. `target.mode` decides whether it creates the
@@ -299,7 +326,13 @@ impl Coordinator {
         schema: SchemaRef,
         batches: BoxStream<'static, Result<RecordBatch>>,
     ) -> BoxFuture<'a, Result<WriteResult>> {
-        Box::pin(async move { self.loader.ingest(session, target, schema, batches).await })
+        Box::pin(async move {
+            // A load takes as long as its client sends rows.
+            let mut started = self.statements.start(&format!("ingest into {}", target.table), None, 0)?;
+            started
+                .run(self.loader.ingest(session, target, schema, unless_idle(batches, LOAD_IDLE_MAX)).boxed())
+                .await
+        })
     }
 
     /// Runs a query whose ticket was issued at `version`, at that version or a newer one that this node
@@ -314,6 +347,7 @@ impl Coordinator {
         sql: &'a str,
         parameters: Option<&'a RecordBatch>,
         version: Version,
+        ticket: u128,
     ) -> BoxFuture<'a, Result<Executed>> {
         let run = async move {
             let parsed = self.parse(session, sql)?;
@@ -322,7 +356,7 @@ impl Coordinator {
                 return self.execute_statement(session, &parsed, values).await.map_err(|e| parsed.locate(e));
             }
             let manifest = self.meta().wait_version(version, READ_INDEX_TIMEOUT).await?;
-            let query_id = new_query_id();
+            let query_id = running::query_id();
             let span = tracing::info_span!("statement", query_id, version = Empty, table = Empty);
             let manifest = self.planner.visible_to(session, manifest)?;
             let context = StatementContext { session, manifest, values: &values, query_id: &query_id };
@@ -332,15 +366,15 @@ impl Coordinator {
             };
             run.boxed().instrument(span).await.map_err(|e| parsed.locate(e))
         };
-        answer(sql, run)
+        answer_rows(&self.statements, session, sql, ticket, run)
     }
 
     /// Begins a transaction and returns its id.
     ///
     /// # Errors
     /// `ResourceExhausted` when too many transactions are open on this node.
-    pub fn begin(&self, isolation: Isolation) -> Result<TransactionId> {
-        self.transactions.begin(isolation)
+    pub fn begin(&self, session: &Session, isolation: Isolation) -> Result<TransactionId> {
+        self.control.begin(session, isolation)
     }
 
     /// Commits a transaction, or rolls it back. The transaction has ended either way, also on an error.
@@ -350,20 +384,7 @@ impl Coordinator {
     /// `NotFound` when the transaction to commit is not open on this node; `Conflict` when a concurrent
     /// commit changed the same rows or keys.
     pub fn end<'a>(&'a self, id: TransactionId, commit: bool) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move {
-            if !commit && self.transactions.is_gone(id) {
-                return Ok(());
-            }
-            let transaction = self.transactions.take(id)?.end();
-            if !commit {
-                return Ok(());
-            }
-            if let Some(applied) = transaction.commit(&self.writer).await? {
-                // The next statement of this client may plan against the local manifest without a read index.
-                self.meta().wait_version(applied.version, READ_INDEX_TIMEOUT).await?;
-            }
-            Ok(())
-        })
+        Box::pin(async move { self.control.end(id, commit).await })
     }
 
     /// Sets a setting of a session, or resets it.
@@ -396,11 +417,11 @@ impl Coordinator {
         parsed: &Parsed,
         values: Vec<ScalarValue>,
     ) -> Result<Executed> {
-        let query_id = new_query_id();
+        let query_id = running::query_id();
         let span = tracing::info_span!("statement", query_id, version = Empty, table = Empty);
         let run = async {
             if parsed.kind == StatementKind::Transaction {
-                return self.control_transaction(session, &parsed.statement).await;
+                return self.control.execute(session, &parsed.statement).await;
             }
             match session.transaction() {
                 Some(id) => {
@@ -433,7 +454,7 @@ impl Coordinator {
         match parsed.kind {
             // `execute_statement` does not come here with it, since it must not run in the transaction that
             // it ends.
-            StatementKind::Transaction => self.control_transaction(session, statement).await,
+            StatementKind::Transaction => self.control.execute(session, statement).await,
             StatementKind::Prepared => Err(unsupported(&statement.to_string())),
             StatementKind::Procedure | StatementKind::Ddl => {
                 self.run_definition(session, parsed, query_id).await
@@ -485,38 +506,6 @@ impl Coordinator {
         let procedure = procedure.ok_or_else(|| unsupported(&parsed.statement.to_string()))?;
         let context = StatementContext { session, manifest: self.pin().await?, values: &[], query_id };
         self.procedures.call(&context, procedure).await
-    }
-
-    /// Runs `BEGIN`, `COMMIT` and `ROLLBACK`.
-    async fn control_transaction(&self, session: &Session, statement: &Statement) -> Result<Executed> {
-        let Statement::Statement(statement) = statement else {
-            return Err(unsupported(&statement.to_string()));
-        };
-        let open =
-            || session.transaction().ok_or_else(|| Error::invalid("there is no transaction in progress"));
-        match statement.as_ref() {
-            ast::Statement::StartTransaction { modes, .. } => {
-                if session.transaction().is_some() {
-                    return Err(Error::invalid("a transaction is in progress already"));
-                }
-                session.set_transaction(Some(self.begin(isolation(modes)?)?))?;
-            }
-            ast::Statement::Commit { .. } => {
-                let id = open()?;
-                session.set_transaction(None)?;
-                self.end(id, true).await?;
-            }
-            ast::Statement::Rollback { savepoint: Some(_), .. } => {
-                return Err(Error::unsupported("savepoints are not supported"));
-            }
-            ast::Statement::Rollback { .. } => {
-                let id = open()?;
-                session.set_transaction(None)?;
-                self.end(id, false).await?;
-            }
-            other => return Err(unsupported(&other.to_string())),
-        }
-        Ok(Executed::Affected(0))
     }
 
     /// Runs a statement as part of an open transaction.

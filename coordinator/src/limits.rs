@@ -24,6 +24,9 @@ pub const LOADS_MAX: usize = 8;
 /// How long a load waits for a slot of [`LOADS_MAX`].
 pub(crate) const LOAD_WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// How long a load waits for the next rows of its client.
+pub(crate) const LOAD_IDLE_MAX: Duration = Duration::from_secs(120);
+
 /// Segments of one load that are encoded or sent at the same time.
 pub(crate) const UPLOADS_MAX: usize = 4;
 
@@ -138,3 +141,18 @@ pub(crate) const SCRUB_BYTES_PER_SECOND: u64 = 8 * 1024 * 1024;
 
 /// Minimum time between the starts of two scrub passes.
 pub(crate) const SCRUB_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Statements that run on a node at the same time.
+pub(crate) const RUNNING_MAX: usize = 4_096;
+
+/// Long queries that run on a node at the same time. Further ones wait.
+pub(crate) const LONG_QUERIES_MAX: usize = 32;
+
+/// Long queries that wait at most.
+pub(crate) const LONG_QUERIES_WAITING_MAX: usize = 1_000;
+
+/// Bytes of the text of a statement that `plexus.queries` shows.
+pub(crate) const SHOWN_BYTES_MAX: usize = 1_000;
+
+/// Batches of a long query that wait for the client.
+pub(crate) const LANE_BATCHES: usize = 2;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use plexus_model::{NodeId, Result, SegmentId, Version};
+use plexus_query::RunningQuery;
 use plexus_storage::SegmentRef;
 
 /// A file that is sent to a replica.
@@ -104,4 +105,61 @@ pub trait Peers: Send + Sync + 'static {
     /// # Errors
     /// `Unavailable` when the node does not answer in time. Otherwise the error of its store.
     async fn check(&self, node: NodeId, files: &[SegmentRef]) -> Result<CheckResult>;
+
+    /// The statements that a node runs for its clients.
+    ///
+    /// # Errors
+    /// `Unavailable` when the node does not answer.
+    async fn running(&self, node: NodeId) -> Result<Vec<RunningQuery>>;
+
+    /// Ends a statement that a node runs for a client. Returns whether there was one.
+    ///
+    /// # Errors
+    /// `Unavailable` when the node does not answer.
+    async fn kill(&self, node: NodeId, query: &str) -> Result<bool>;
+
+    /// Ends the parts of a query that a node runs for another node.
+    ///
+    /// # Errors
+    /// `Unavailable` when the node does not answer.
+    async fn interrupt(&self, node: NodeId, query_id: &str) -> Result<()>;
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// No node answers.
+    pub(crate) struct NoPeers;
+
+    fn unavailable<T>(node: NodeId) -> Result<T> {
+        Err(plexus_model::Error::unavailable(format!("node {node} does not answer")))
+    }
+
+    #[async_trait]
+    impl Peers for NoPeers {
+        async fn put_segment(&self, node: NodeId, _: SegmentUpload, _: Duration) -> Result<()> {
+            unavailable(node)
+        }
+
+        async fn report(&self, node: NodeId) -> Result<NodeReport> {
+            unavailable(node)
+        }
+
+        async fn check(&self, node: NodeId, _: &[SegmentRef]) -> Result<CheckResult> {
+            unavailable(node)
+        }
+
+        async fn running(&self, node: NodeId) -> Result<Vec<RunningQuery>> {
+            unavailable(node)
+        }
+
+        async fn kill(&self, node: NodeId, _: &str) -> Result<bool> {
+            unavailable(node)
+        }
+
+        async fn interrupt(&self, node: NodeId, _: &str) -> Result<()> {
+            unavailable(node)
+        }
+    }
 }

@@ -60,7 +60,8 @@ pub const TOKENS_MAX: usize = 200_000;
 /// Commits that are kept for `plexus.commits`.
 pub const COMMIT_HISTORY_MAX: usize = 10_000;
 
-/// Microseconds for which a table remembers row relocations. Longer than a transaction may be idle.
+/// Microseconds for which a table remembers row relocations. Longer than a transaction may be idle by
+/// default.
 pub const RELOCATION_TTL_US: u64 = 120 * 1_000_000;
 
 /// Bytes of the relocation of one segment. A larger one is not recorded, and concurrent statements that

@@ -49,7 +49,8 @@ pub(crate) struct Settings {
     #[arg(long, env = "PLEXUS_ROLES", value_name = "ROLES", value_delimiter = ',')]
     pub(crate) roles: Option<Vec<Role>>,
 
-    /// Found a new cluster and write its join token to join.token in the data directory
+    /// Found a new cluster, with an empty data directory, and write its join token to join.token there. Only
+    /// for the first start: a directory that belongs to a cluster is refused
     #[arg(
         long,
         env = "PLEXUS_BOOTSTRAP",
@@ -138,7 +139,7 @@ pub(crate) enum LogFormat {
 /// How a node enters a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Membership {
-    /// Return to the cluster of the data directory. With an empty directory, found a cluster of one node.
+    /// Return to the cluster of the data directory.
     Resume,
     /// Found a cluster that other nodes will join.
     Bootstrap,

@@ -8,6 +8,8 @@ use plexus_flight::tls::Authority;
 use plexus_model::{ClusterId, Error, NodeId, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::config::Membership;
+
 /// An open data directory, locked until this is dropped.
 pub(crate) struct DataDir {
     path: PathBuf,
@@ -33,17 +35,23 @@ const IDENTITY_FILE: &str = "node.json";
 /// Exists once the node has been a member of its cluster.
 const MEMBER_FILE: &str = "member";
 const AUTHORITY_FILE: &str = "join.token";
+/// What a node leaves in its directory beside its identity.
+const TRACES: [&str; 3] = [MEMBER_FILE, "meta", "segments"];
 
 impl DataDir {
-    /// Opens or creates the directory. A new directory belongs to the cluster of `token` or, without one, to
-    /// a new cluster.
+    /// Opens the directory, or creates it for a node that founds a cluster or joins one.
     ///
     /// # Errors
-    /// `Conflict` when another process holds the lock, `InvalidArgument` when the token is invalid or the
-    /// directory belongs to another node or another cluster than the configuration says.
-    pub(crate) fn open(path: &Path, node: Option<NodeId>, token: Option<&str>) -> Result<Self> {
+    /// `Conflict` when another process holds the lock, `InvalidArgument` when the token is invalid, when the
+    /// directory belongs to another node or another cluster than the configuration says, or when it has no
+    /// node and none is to be created. `Corrupt` when it has lost the identity of its node.
+    pub(crate) fn open(path: &Path, node: Option<NodeId>, membership: &Membership) -> Result<Self> {
         // Parsed before anything is created, so that an invalid token leaves no files behind.
-        let joining = token.map(Authority::from_join_token).transpose()?;
+        let joining = match membership {
+            Membership::Join { token, .. } => Some(Authority::from_join_token(token)?),
+            Membership::Bootstrap | Membership::Resume => None,
+        };
+        check_new(path, membership)?;
         // Only the owner may read it: it holds the private key of the cluster and all rows.
         DirBuilder::new()
             .recursive(true)
@@ -114,6 +122,29 @@ pub(crate) fn mark_member(directory: &Path) -> Result<()> {
     plexus_raft::durable::replace_file(directory, MEMBER_FILE, b"")
 }
 
+/// Checks that a directory without a node may become that of a new one.
+fn check_new(path: &Path, membership: &Membership) -> Result<()> {
+    if path.join(IDENTITY_FILE).exists() {
+        return Ok(());
+    }
+    if let Some(trace) = TRACES.iter().find(|name| path.join(name).exists()) {
+        return Err(Error::corrupt(format!(
+            "data directory {} has {trace} of a node, but not its {IDENTITY_FILE}: restore the directory, or \
+             start with another one",
+            path.display()
+        )));
+    }
+    // An empty directory may be one that is not mounted. A new cluster in its place would take writes.
+    match membership {
+        Membership::Resume => Err(Error::invalid(format!(
+            "data directory {} has no node: found a cluster with --bootstrap, or join one with --join. If it \
+             had one, it is not mounted, or its content is lost",
+            path.display()
+        ))),
+        Membership::Bootstrap | Membership::Join { .. } => Ok(()),
+    }
+}
+
 /// Writes the identity of a new directory. The identity file is written last: if the process dies before, the
 /// next start begins anew.
 fn initialize(
@@ -171,17 +202,37 @@ mod tests {
     #[test]
     fn a_directory_is_locked_and_keeps_its_identity() {
         let dir = tempfile::tempdir().unwrap();
-        let first = DataDir::open(dir.path(), None, None).unwrap();
-        let error = DataDir::open(dir.path(), None, None).err().expect("the directory is locked");
+        let bootstrap = Membership::Bootstrap;
+        let first = DataDir::open(dir.path(), None, &bootstrap).unwrap();
+        let error = DataDir::open(dir.path(), None, &bootstrap).err().expect("the directory is locked");
         assert!(error.message().contains("held by another process"), "{error}");
         let (node, cluster) = (first.node(), first.authority.cluster);
         drop(first);
-        let again = DataDir::open(dir.path(), Some(node), None).unwrap();
+        let again = DataDir::open(dir.path(), Some(node), &Membership::Resume).unwrap();
         assert_eq!((again.node(), again.authority.cluster), (node, cluster));
         drop(again);
-        assert!(DataDir::open(dir.path(), Some(NodeId(1)), None).is_err());
-        let other = Authority::create(ClusterId::generate()).unwrap().join_token();
-        let error = DataDir::open(dir.path(), None, Some(&other)).err().expect("another cluster");
+        assert!(DataDir::open(dir.path(), Some(NodeId(1)), &Membership::Resume).is_err());
+        let token = Authority::create(ClusterId::generate()).unwrap().join_token();
+        let join = Membership::Join { address: "127.0.0.1:1".into(), token };
+        let error = DataDir::open(dir.path(), None, &join).err().expect("another cluster");
         assert!(error.message().contains("belongs to cluster"), "{error}");
+    }
+
+    #[test]
+    fn an_empty_directory_founds_nothing_and_one_with_traces_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("missing");
+        for path in [dir.path(), missing.as_path()] {
+            let error = DataDir::open(path, None, &Membership::Resume).err().expect("there is no node");
+            assert!(error.message().contains("not mounted"), "{error}");
+        }
+        assert!(!missing.exists(), "a failed start left a directory");
+        for trace in TRACES {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::create_dir(dir.path().join(trace)).unwrap();
+            let error =
+                DataDir::open(dir.path(), None, &Membership::Bootstrap).err().expect("there are traces");
+            assert!(error.message().contains(trace), "{error}");
+        }
     }
 }

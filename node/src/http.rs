@@ -3,11 +3,16 @@
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::{Router, routing::get};
+use futures::StreamExt;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use plexus_coordinator::TaskMetrics;
 use plexus_model::{Error, Result};
 use prometheus_client::encoding::text::encode;
@@ -15,13 +20,29 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::connections::{ConnectionLimits, accept};
 use crate::memory::resident_bytes;
+use crate::servers::tokio_listener;
 use crate::status::StatusSource;
 
 /// Content type of the OpenMetrics text format, version 1.0.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Time for the head of a request, also for the next one of a connection.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of the head of a request.
+const HEADER_BYTES_MAX: usize = 64 * 1024;
+
+/// How long a connection may be open. Supervisors open another one then.
+const CONNECTION_TIME_MAX: Duration = Duration::from_secs(300);
+
+/// Time that requests in progress have when the node stops.
+const STOP_GRACE: Duration = Duration::from_millis(500);
 
 const INDEX: &str = "Plexus
 
@@ -44,11 +65,21 @@ pub(crate) async fn serve(
         .route("/metrics", get(metrics))
         .route("/status", get(status))
         .with_state(source);
-    let listener = tokio::net::TcpListener::from_std(listener).map_err(|e| Error::io("http listener", e))?;
-    axum::serve(listener, app)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
-        .map_err(|e| Error::internal(format!("HTTP server: {e}")).with_source(e))
+    let mut connections = Box::pin(accept(tokio_listener(listener)?, ConnectionLimits::of_http()));
+    let mut serving = JoinSet::new();
+    while let Some(Some(connection)) = stop.run_until_cancelled(connections.next()).await {
+        while serving.try_join_next().is_some() {}
+        let connection = TokioIo::new(connection.map_err(|e| Error::io("http connection", e))?);
+        let service = TowerToHyperService::new(app.clone());
+        let serve = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .max_buf_size(HEADER_BYTES_MAX)
+            .serve_connection(connection, service);
+        serving.spawn(timeout(CONNECTION_TIME_MAX, serve));
+    }
+    let _ = timeout(STOP_GRACE, async { while serving.join_next().await.is_some() {} }).await;
+    Ok(())
 }
 
 async fn ready(State(source): State<Arc<StatusSource>>) -> Response {
@@ -89,6 +120,8 @@ fn encode_metrics(source: &StatusSource) -> Result<String> {
     gauge("raft_log_index", "Index of the last Raft log entry on this node", group.last_log);
     gauge("raft_applied_index", "Index of the last Raft log entry applied on this node", group.applied);
     gauge("manifest_version", "Version of the manifest on this node", manifest.version.0);
+    let statements = source.state.statements.get().map_or(0, |statements| statements.count() as u64);
+    gauge("statements_running", "Number of statements that this node runs for its clients", statements);
     gauge("tables", "Number of tables", manifest.names.len() as u64);
     gauge("nodes", "Number of nodes in the cluster", manifest.nodes.len() as u64);
     gauge("nodes_live", "Number of live nodes in the cluster", live);

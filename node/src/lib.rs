@@ -37,6 +37,7 @@ pub mod cli;
 pub mod client;
 pub mod command;
 mod config;
+mod connections;
 mod data_dir;
 mod http;
 mod input;

@@ -196,6 +196,7 @@ fn start_node(
         .process_group(0)
         .kill_on_drop(true);
     match first {
+        None if data.join("member").exists() => &mut command,
         None => command.arg("--bootstrap"),
         Some(first) => command
             .args(["--join", &first.peer.to_string()])

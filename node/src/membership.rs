@@ -37,9 +37,10 @@ pub(crate) async fn enter_cluster(
     record: NodeRecord,
 ) -> Result<Option<impl Future<Output = Result<()>> + Send + use<>>> {
     let cluster = data.authority.cluster;
+    check_founding(config, meta, data)?;
     match (&config.membership, meta.is_pristine()) {
         (Membership::Join { address, .. }, true) => meta.join(address, record, JOIN_TIMEOUT).await?,
-        (Membership::Resume | Membership::Bootstrap, true) => {
+        (Membership::Bootstrap | Membership::Resume, true) => {
             if !config.roles.meta {
                 return Err(Error::invalid(format!(
                     "roles = {}: the first node of a cluster needs the meta role; \
@@ -48,12 +49,10 @@ pub(crate) async fn enter_cluster(
                 )));
             }
             meta.bootstrap(cluster, record).await?;
-            if config.membership == Membership::Bootstrap {
-                tracing::info!(
-                    token_file = %data.token_path().display(),
-                    "founded a cluster; other nodes join with its join token"
-                );
-            }
+            tracing::info!(
+                token_file = %data.token_path().display(),
+                "founded a cluster; other nodes join with its join token"
+            );
         }
         (membership, false) => {
             let was_member = data.was_member();
@@ -68,6 +67,31 @@ pub(crate) async fn enter_cluster(
     }
     mark_member(data.path())?;
     Ok(None)
+}
+
+/// Checks that a node founds a cluster only when it is told to, and only once. A second cluster under the
+/// same name would take writes, and nobody would find the rows of the first.
+///
+/// # Errors
+/// `InvalidArgument` when a member is to found a cluster, or a new node is to return to one; `Corrupt` when a
+/// member has lost its metadata.
+fn check_founding(config: &Config, meta: &Meta, data: &DataDir) -> Result<()> {
+    let (node, path, cluster) = (data.node(), data.path().display(), data.authority.cluster);
+    match (&config.membership, meta.is_pristine(), data.was_member()) {
+        (Membership::Bootstrap, _, true) => Err(Error::invalid(format!(
+            "data directory {path} belongs to node {node} of cluster {cluster}: start without --bootstrap"
+        ))),
+        (Membership::Resume, true, true) => Err(Error::corrupt(format!(
+            "the metadata of node {node} is lost: {path}/meta is empty. Restore it. If other nodes are left, \
+             remove this one with CALL plexus.remove_node({node}), and start it as a new node with an empty \
+             directory and --join"
+        ))),
+        (Membership::Resume, true, false) => Err(Error::invalid(format!(
+            "node {node} of data directory {path} has not entered a cluster yet: start it with \
+             --bootstrap or --join, as the first time"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Announces the restarted node until the cluster has recorded it. Also completes a bootstrap or a join that

@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, Membership};
+use crate::config::Config;
 use crate::data_dir::{DataDir, mark_member};
 use crate::http;
 use crate::membership::{enter_cluster, node_record};
@@ -32,6 +32,15 @@ use crate::status::StatusSource;
 
 /// How long a stopping node waits for requests in progress.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The runtimes of a node beside the present one, which serves clients and runs short queries. Threads are
+/// shared by the system, so that nothing that computes for long delays what runs on another runtime.
+pub(crate) struct Lanes {
+    /// For consensus, other nodes, and the HTTP endpoints.
+    pub(crate) control: Handle,
+    /// For long queries. The system serves its threads last.
+    pub(crate) long: Handle,
+}
 
 /// A running node.
 pub(crate) struct Node {
@@ -48,23 +57,23 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Starts a node. Consensus and the peer endpoint run on `control`, a runtime of their own, so that
-    /// expensive queries cannot delay the heartbeats of a healthy node.
+    /// Starts a node.
     ///
     /// # Errors
     /// `InvalidArgument` when an address cannot be bound or the configuration contradicts the data directory,
     /// `Conflict` when another process uses the data directory, and errors of the cluster that the node
     /// joins.
-    pub(crate) async fn start(config: Config, control: &Handle) -> Result<Self> {
+    pub(crate) async fn start(config: Config, lanes: Lanes) -> Result<Self> {
+        let Lanes { control, long } = lanes;
         let Listeners { flight, peer, quic, http } = Listeners::bind(&config)?;
-        let base = NodeCore::open(&config, quic, control).await?;
+        let base = NodeCore::open(&config, quic, &control).await?;
 
         let (stop_serving, stop) = (CancellationToken::new(), CancellationToken::new());
         let (mut servers, mut background) = (JoinSet::new(), JoinSet::new());
         // Status is served from here on, so that it is available while the node waits to enter the cluster.
         let serving = Arc::new(AtomicBool::new(false));
         let status = Arc::new(base.status_source(serving.clone()));
-        servers.spawn(http::serve(http, status, stop_serving.clone()));
+        servers.spawn_on(http::serve(http, status, stop_serving.clone()), &control);
 
         let record = node_record(&config, base.id);
         if let Some(entering) = enter_cluster(&config, &base.meta, &base.data, record).await? {
@@ -79,7 +88,7 @@ impl Node {
         // Not before the node has entered: a rejected node must not have taken part in the cluster.
         control.spawn(PeerService::new(base.state.clone()).run(base.endpoint.clone()));
 
-        let (engine, writer) = base.start_writer(&config, &stop)?;
+        let (engine, writer) = base.start_writer(&config, &stop, long.clone())?;
         let coordinator = Arc::new(Coordinator::new(CoordinatorOptions {
             node: base.id,
             meta: base.meta.clone(),
@@ -90,7 +99,10 @@ impl Node {
             failpoints: config.failpoints,
         }));
         let maintenance = base.maintenance(writer);
-        servers.spawn(serve_workers(peer, engine, base.identity.clone(), stop_serving.clone()));
+        if base.state.statements.set(coordinator.statements().clone()).is_err() {
+            return Err(Error::internal("the coordinator was started twice"));
+        }
+        servers.spawn_on(serve_workers(peer, engine, base.identity.clone(), stop_serving.clone()), &long);
         servers.spawn(serve_clients(flight, SqlService::new(coordinator)?, stop_serving.clone()));
         serving.store(true, Ordering::Release);
         let maintenance_stop = stop.clone();
@@ -160,11 +172,7 @@ struct NodeCore {
 
 impl NodeCore {
     async fn open(config: &Config, socket: UdpSocket, control: &Handle) -> Result<Self> {
-        let token = match &config.membership {
-            Membership::Join { token, .. } => Some(token.as_str()),
-            _ => None,
-        };
-        let data = DataDir::open(&config.data_dir, config.node_id, token)?;
+        let data = DataDir::open(&config.data_dir, config.node_id, &config.membership)?;
         let id = data.node();
         let identity = data.authority.issue(id)?;
         let endpoint = {
@@ -180,6 +188,7 @@ impl NodeCore {
             store,
             missing: Arc::new(MissingSegments::default()),
             engine: Default::default(),
+            statements: Default::default(),
         });
         let network = PeerNetwork::new(endpoint.client(), state.clone());
         let meta = start_meta(control, id, &data, network.clone()).await?;
@@ -201,11 +210,16 @@ impl NodeCore {
     }
 
     /// Creates the query engine and the write path, and starts the group committer.
-    fn start_writer(&self, config: &Config, stop: &CancellationToken) -> Result<(Arc<Engine>, Writer)> {
+    fn start_writer(
+        &self,
+        config: &Config,
+        stop: &CancellationToken,
+        long: Handle,
+    ) -> Result<(Arc<Engine>, Writer)> {
         let store = &self.state.store;
         let channels = WorkerChannels::new(&self.identity);
         let reader = SegmentReader::new(store.clone(), Arc::new(self.network.clone()));
-        let engine = Arc::new(new_engine(config, reader.clone(), self.network.clone(), channels)?);
+        let engine = Arc::new(new_engine(config, reader.clone(), self.network.clone(), channels, long)?);
         if self.state.engine.set(engine.clone()).is_err() {
             return Err(Error::internal("the query engine was started twice"));
         }
@@ -255,6 +269,7 @@ fn new_engine(
     reader: SegmentReader,
     network: PeerNetwork,
     channels: WorkerChannels,
+    long: Handle,
 ) -> Result<Engine> {
     let address = config.advertised(config.peer);
     let self_url = plexus_coordinator::worker_url(&address)
@@ -266,6 +281,7 @@ fn new_engine(
         self_url,
         memory_bytes: config.query_memory as usize,
         partitions: std::thread::available_parallelism().map_or(2, |n| n.get()),
+        long,
     })
     .map_err(plexus_coordinator::from_datafusion)
 }

@@ -9,10 +9,16 @@ use plexus_flight::tls::Identity;
 use plexus_model::{Error, Result};
 use plexus_query::Engine;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Server, ServerTlsConfig};
 
 use crate::config::Config;
+use crate::connections::{ConnectionLimits, accept};
+
+/// The limit of open files that every system grants, where it cannot be read.
+const OPEN_FILES_LEAST: u64 = 1_024;
+
+/// Requests of one connection at the same time. Further ones wait at the client.
+const STREAMS_MAX: u32 = 256;
 
 /// Limit on the TLS handshake of another node that connects to a worker.
 const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -52,12 +58,16 @@ pub(crate) async fn serve_clients(
     service: SqlService,
     stop: CancellationToken,
 ) -> Result<()> {
+    let open_files = rlimit::Resource::NOFILE.get_soft().unwrap_or(OPEN_FILES_LEAST);
+    let incoming = accept(tokio_listener(listener)?, ConnectionLimits::of_clients(open_files));
     Server::builder()
         .initial_stream_window_size(4 * 1024 * 1024)
         .initial_connection_window_size(16 * 1024 * 1024)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .max_concurrent_streams(STREAMS_MAX)
         .add_service(ClientService::new(service).into_server())
-        .serve_with_incoming_shutdown(incoming(listener)?, stop.cancelled_owned())
+        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
         .await
         .map_err(|e| Error::internal(format!("Flight server: {e}")).with_source(e))
 }
@@ -70,6 +80,7 @@ pub(crate) async fn serve_workers(
     identity: Identity,
     stop: CancellationToken,
 ) -> Result<()> {
+    let incoming = accept(tokio_listener(listener)?, ConnectionLimits::of_workers());
     let tls = ServerTlsConfig::new()
         .identity(tonic::transport::Identity::from_pem(&identity.certificate, &identity.key))
         .client_ca_root(Certificate::from_pem(&identity.authority))
@@ -81,12 +92,12 @@ pub(crate) async fn serve_workers(
         .initial_connection_window_size(32 * 1024 * 1024)
         .http2_max_header_list_size(1024 * 1024)
         .add_service(engine.worker().into_worker_server())
-        .serve_with_incoming_shutdown(incoming(listener)?, stop.cancelled_owned())
+        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
         .await
         .map_err(|e| Error::internal(format!("worker server: {e}")).with_source(e))
 }
 
-fn incoming(listener: TcpListener) -> Result<TcpIncoming> {
-    let listener = tokio::net::TcpListener::from_std(listener).map_err(|e| Error::io("listener", e))?;
-    Ok(TcpIncoming::from(listener).with_nodelay(Some(true)))
+/// A listener of the present runtime.
+pub(crate) fn tokio_listener(listener: TcpListener) -> Result<tokio::net::TcpListener> {
+    tokio::net::TcpListener::from_std(listener).map_err(|e| Error::io("listener", e))
 }

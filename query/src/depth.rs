@@ -5,8 +5,8 @@
 //! are no different. One pass over the tokens, without recursion, finds a bound of the depth, so that no tree
 //! is made of a statement that is too deep.
 //!
-//! Threads have 64 MiB of stack (`STACK_BYTES` of the node). [`DEPTH_MAX`] levels may take 64 KiB each of it;
-//! the deepest walk, the planner of the engine, takes a tenth of that.
+//! Threads have 64 MiB of stack (`STACK_BYTES` of the node), so that each of [`DEPTH_MAX`] levels may take 64
+//! KiB.
 
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
@@ -15,9 +15,9 @@ use plexus_model::{Error, Result};
 /// Most levels of a tree.
 const DEPTH_MAX: usize = 1_000;
 
-/// Most levels of an expression. The engine simplifies deeper ones in a time that grows with their cube: two
-/// seconds for a sum of 200 terms.
-const EXPRESSION_DEPTH_MAX: usize = 250;
+/// Most operators in a row. The engine simplifies such a chain in a time that grows with the cube of its
+/// length: two seconds for a sum of 200 terms.
+const OPERATORS_MAX: usize = 250;
 
 /// Most brackets around a token, and most types inside of each other. The parser recurses for them.
 const BRACKETS_MAX: usize = 100;
@@ -37,6 +37,8 @@ struct Level {
     part: usize,
     /// Depth of the deepest part so far.
     deepest: usize,
+    /// Operators in the present part, without those in brackets.
+    operators: usize,
     /// `AND` and `OR` since the last item of a list began.
     conditions: usize,
     /// `BETWEEN`s that wait for their `AND`.
@@ -51,7 +53,13 @@ impl Level {
     /// Begins another part.
     fn next_part(&mut self) {
         self.deepest = self.deepest.max(self.part);
-        self.part = 0;
+        (self.part, self.operators) = (0, 0);
+    }
+
+    /// Reads an operator: a level above what is before it in the part.
+    fn operator(&mut self) {
+        self.part += 1;
+        self.operators += 1;
     }
 
     fn depth(&self) -> usize {
@@ -87,9 +95,9 @@ pub fn check_depth(tokens: &[TokenWithSpan]) -> Result<()> {
         if level.conditions > CONDITIONS_MAX {
             return too_deep(format!("a condition has more than {CONDITIONS_MAX} parts"));
         }
-        if level.part > EXPRESSION_DEPTH_MAX {
+        if level.operators > OPERATORS_MAX {
             return too_deep(format!(
-                "the statement is nested too deeply, with {EXPRESSION_DEPTH_MAX} levels in an expression"
+                "the statement is nested too deeply, with more than {OPERATORS_MAX} operators in a row"
             ));
         }
         if level.depth() > DEPTH_MAX {
@@ -124,7 +132,10 @@ fn close(levels: &mut Vec<Level>, is_subscript: bool) {
         return;
     }
     if let (Some(closed), Some(around)) = (levels.pop(), levels.last_mut()) {
-        around.part = (around.part + usize::from(is_subscript)).max(closed.depth() + 1);
+        if is_subscript {
+            around.operator();
+        }
+        around.part = around.part.max(closed.depth() + 1);
     }
 }
 
@@ -161,7 +172,7 @@ fn read_in(level: &mut Level, token: &Token, before: Option<&Token>, opens_type:
         | Token::Placeholder(_)
         | Token::EOF => {}
         // All others are operators.
-        _ => level.part += 1,
+        _ => level.operator(),
     }
 }
 
@@ -201,9 +212,9 @@ fn read_word(level: &mut Level, keyword: Keyword, is_distinct: bool) {
         Keyword::ON | Keyword::USING | Keyword::WHEN | Keyword::THEN | Keyword::ELSE => level.next_part(),
         Keyword::BETWEEN => {
             level.betweens += 1;
-            level.part += 1;
+            level.operator();
         }
-        _ => level.part += 1,
+        _ => level.operator(),
     }
 }
 
@@ -264,6 +275,7 @@ mod tests {
             ),
             "SELECT 1; ".repeat(n),
             format!("SELECT 1{}", " UNION ALL SELECT a FROM t WHERE b = 1 AND c = 2".repeat(900)),
+            format!("SELECT a + 1 FROM (SELECT 1{}) t", " UNION ALL SELECT 1".repeat(900)),
         ] {
             assert!(is_fine(&sql), "{}", &sql[..60]);
         }

@@ -32,9 +32,11 @@ use crate::analysis;
 use crate::bounded_functions::bounded_functions;
 use crate::codec::ScanCodec;
 use crate::context::{QueryContext, plan_parsed, simplify};
+use crate::interrupts::{Interruptible, Interrupts};
+use crate::lane::LongLane;
 use crate::list_functions::list_functions;
 use crate::logical_rules::fence::FencePlanner;
-use crate::logical_rules::{optimizer_rules, planning_limits};
+use crate::logical_rules::optimizer_rules;
 use crate::named_value::NamedValue;
 use crate::physical_rules::physical_rules;
 use crate::scan::distribution::{WorkerSlots, desired_tasks, route, scale_up};
@@ -64,6 +66,8 @@ pub struct EngineOptions<C> {
     pub memory_bytes: usize,
     /// Number of partitions of a plan on one node.
     pub partitions: usize,
+    /// The runtime of long queries.
+    pub long: Handle,
 }
 
 /// What a session is pinned to.
@@ -88,7 +92,8 @@ pub struct Engine {
     literal: SessionState,
     worker: Worker,
     tables: TableContext,
-    /// The runtime of queries.
+    interrupts: Arc<Interrupts>,
+    /// The runtime of short queries.
     runtime: Handle,
     /// Bounds the searches that run for other nodes.
     search_permits: Semaphore,
@@ -100,7 +105,7 @@ pub struct Engine {
 const REMOTE_SEARCHES_MAX: usize = 32;
 
 impl Engine {
-    /// Builds an engine. Must be called on the runtime that queries are to run on.
+    /// Builds an engine. Must be called on the runtime that short queries are to run on.
     ///
     /// # Errors
     /// When DataFusion rejects the configuration.
@@ -111,7 +116,8 @@ impl Engine {
     where
         C: ChannelResolver + Clone + Send + Sync + 'static,
     {
-        let EngineOptions { reader, transport, channels, self_url, memory_bytes, partitions } = options;
+        let EngineOptions { reader, transport, channels, self_url, memory_bytes, partitions, long } = options;
+        let interrupts = Arc::new(Interrupts::default());
         let runtime = runtime(memory_bytes)?;
         let scans = ScanContext {
             vortex: VortexSession::default().with_tokio(),
@@ -121,7 +127,7 @@ impl Engine {
         let search =
             SearchContext { reader: scans.reader.clone(), caches: SearchCaches::default(), transport };
 
-        let worker = worker(runtime.clone(), scans.clone(), channels.clone());
+        let worker = worker(runtime.clone(), scans.clone(), channels.clone(), interrupts.clone());
         let mut base = SessionStateBuilder::new()
             .with_default_features()
             .with_config(config(partitions))
@@ -140,12 +146,13 @@ impl Engine {
             // On a fast network, compression costs more time than it saves.
             .with_distributed_compression(None)?
             .with_distributed_metrics_collection(false)?
-            .with_analyzer_rules(analysis::analyzer_rules())
+            .with_analyzer_rules(analysis::analyzer_rules(&interrupts))
             .with_analyzer_rule(Arc::new(BindRule))
-            .with_optimizer_rules(optimizer_rules())
-            .with_physical_optimizer_rules(physical_rules())
+            .with_optimizer_rules(optimizer_rules(&interrupts))
+            .with_physical_optimizer_rules(physical_rules(&interrupts))
             .build();
-        add_functions(&mut base)?;
+        add_functions(&mut base, &interrupts)?;
+        base.config_mut().set_extension(Arc::new(LongLane::new(long)));
         for function in search::table_functions() {
             base.register_udtf(function.name(), function.function().clone());
         }
@@ -154,15 +161,24 @@ impl Engine {
             .with_config(config(partitions))
             .with_runtime_env(runtime)
             .with_query_planner(Arc::new(FencePlanner))
-            .with_analyzer_rules(analysis::analyzer_rules())
+            .with_analyzer_rules(analysis::analyzer_rules(&interrupts))
             .with_optimizer_rules(vec![])
             .with_physical_optimizer_rules(vec![])
             .build();
-        add_functions(&mut literal)?;
+        add_functions(&mut literal, &interrupts)?;
         let (runtime, search_permits) = (Handle::current(), Semaphore::new(REMOTE_SEARCHES_MAX));
         let remote_search_requests = AtomicU64::new(0);
         let tables = TableContext { scans, search };
-        Ok(Self { base, literal, worker, tables, runtime, search_permits, remote_search_requests })
+        Ok(Self {
+            base,
+            literal,
+            worker,
+            tables,
+            interrupts,
+            runtime,
+            search_permits,
+            remote_search_requests,
+        })
     }
 
     /// The service that runs tasks of other nodes' queries.
@@ -243,6 +259,11 @@ impl Engine {
         }
     }
 
+    /// Ends the work of queries on this node.
+    pub fn interrupts(&self) -> &Arc<Interrupts> {
+        &self.interrupts
+    }
+
     /// How many searches of other nodes were answered.
     pub fn remote_search_requests(&self) -> u64 {
         self.remote_search_requests.load(Ordering::Relaxed)
@@ -266,8 +287,8 @@ impl Engine {
         // Fixes the value of `now()` for the whole statement.
         state.mark_start_execution();
         let distributed = worker_slots.workers.len() > 1;
-        let planning_deadline = planning_limits::deadline();
-        let context = QueryContext { query_id, version: manifest.version.0, distributed, planning_deadline };
+        let context =
+            QueryContext { query_id, version: manifest.version.0, distributed, planning_deadline: 0 };
         state.set_distributed_worker_resolver(worker_slots.clone());
         state.set_distributed_option_extension(context);
         state.config_mut().set_extension(Arc::new(worker_slots));
@@ -280,7 +301,7 @@ impl Engine {
 }
 
 /// Registers our own functions. They replace DataFusion's functions of the same name.
-fn add_functions(state: &mut SessionState) -> Result<()> {
+fn add_functions(state: &mut SessionState, interrupts: &Arc<Interrupts>) -> Result<()> {
     for function in search::scalar_functions() {
         state.register_udf(function)?;
     }
@@ -288,6 +309,7 @@ fn add_functions(state: &mut SessionState) -> Result<()> {
     state.register_udf(Arc::new(math::signum().as_ref().clone().with_aliases(["sign"])))?;
     state.register_udf(Arc::new(AtTimeZone::default().into()))?;
     state.register_udf(Arc::new(NamedValue::default().into()))?;
+    state.register_udf(Arc::new(Interruptible::new(interrupts.clone()).into()))?;
     for function in list_functions(state) {
         state.register_udf(function)?;
     }
@@ -333,12 +355,12 @@ fn config(partitions: usize) -> SessionConfig {
 }
 
 /// The worker that runs tasks of distributed plans.
-fn worker<C>(runtime: Arc<RuntimeEnv>, scans: ScanContext, channels: C) -> Worker
+fn worker<C>(runtime: Arc<RuntimeEnv>, scans: ScanContext, channels: C, interrupts: Arc<Interrupts>) -> Worker
 where
     C: ChannelResolver + Clone + Send + Sync + 'static,
 {
     Worker::from_session_builder(move |context: WorkerQueryContext| {
-        let (scans, channels) = (scans.clone(), channels.clone());
+        let (scans, channels, interrupts) = (scans.clone(), channels.clone(), interrupts.clone());
         async move {
             let WorkerQueryContext { builder, headers } = context;
             let mut state = builder
@@ -346,7 +368,7 @@ where
                 .with_distributed_user_codec(ScanCodec { context: scans })
                 .with_distributed_channel_resolver(channels)
                 .build();
-            add_functions(&mut state)?;
+            add_functions(&mut state, &interrupts)?;
             if let Some(query) = state.config().options().extensions.get::<QueryContext>() {
                 tracing::debug!(
                     query_id = query.query_id,

@@ -30,7 +30,9 @@ mod context;
 mod depth;
 mod engine;
 mod explain;
+mod interrupts;
 mod interval_products;
+mod lane;
 mod list_functions;
 mod logical_rules;
 mod named_value;
@@ -39,6 +41,7 @@ mod scan;
 pub mod search;
 mod tables;
 mod time_zones;
+mod visit;
 
 pub use analysis::literals::{make_doubles, make_doubles_in};
 pub use analysis::similar_patterns::SIMILAR_PATTERN;
@@ -48,14 +51,18 @@ pub use clock_texts::with_seconds;
 pub use depth::check_depth;
 pub use engine::{Engine, EngineOptions, Pin};
 pub use explain::explain;
+pub use interrupts::Interrupts;
 pub use interval_products::INTERVAL_TIMES;
+pub use lane::{LongLane, is_long};
 pub use logical_rules::{optimize, physical_plan};
 pub use named_value::NAMED_VALUE;
 pub use scan::distribution::{Worker as PlacedWorker, WorkerSlots};
 pub use tables::catalog::{Relations, STATEMENT_SCHEMA, as_of_schema};
 pub use tables::dml_target::{ROW_COLUMN, SEGMENT_COLUMN, dml_target_schema};
+pub use tables::queries::{RunningQueries, RunningQuery};
 pub use tables::system::{ClusterView, SYSTEM_SCHEMA, system_tables};
 pub use time_zones::{AT_TIME_ZONE, DEFAULT_ZONE, clocks_of, follow_settings, instants_of};
+pub use visit::{visit, visit_expressions, visit_expressions_mut, visit_mut};
 
 /// The only catalog of a cluster.
 pub const CATALOG: &str = "plexus";

@@ -285,7 +285,8 @@ def test_objects_are_filtered(connection):
         return {t["table_name"] for s in schemas for t in s["db_schema_tables"] or []}
 
     assert tables(table_name_filter="line%") == {"lineitem"}
-    assert tables(db_schema_filter="plexus") == {"commits", "indexes", "nodes", "segments", "shards", "storage", "tables"}
+    assert tables(db_schema_filter="plexus") == {"commits", "indexes", "nodes", "queries", "segments", "shards",
+                                                  "storage", "tables"}
     assert "lineitem" not in tables(table_types_filter=["SYSTEM TABLE"])
 
 

@@ -1,5 +1,8 @@
 """Plain Arrow Flight, with `pyarrow.flight`."""
 
+import concurrent.futures
+import time
+
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
@@ -126,11 +129,37 @@ def read_field(message, wanted):
 def test_actions_on_a_flight_info(client):
     info = client.get_flight_info(flight.FlightDescriptor.for_path("nation"))
     (cancelled,) = client.do_action(flight.Action("CancelFlightInfo", field(1, info.serialize())))
-    # Status 3: not cancellable. A client cancels by dropping the stream.
+    # Status 3: not cancellable, since no query has begun.
     assert cancelled.body.to_pybytes() == b"\x08\x03"
     endpoint = info.endpoints[0].serialize()
     (renewed,) = client.do_action(flight.Action("RenewFlightEndpoint", field(1, endpoint)))
     assert flight.FlightEndpoint.deserialize(renewed.body.to_pybytes()).ticket == info.endpoints[0].ticket
+
+
+ENDLESS = b"""SELECT count(*) FROM generate_series(1, 3000000) a(x)
+    JOIN generate_series(1, 3000000) b(y) ON a.x + b.y < 0"""
+
+
+@pytest.mark.parametrize("form", ["CancelFlightInfo", "CancelQuery"])
+def test_a_query_ends_when_its_info_is_cancelled(cluster, form):
+    """By another node than the one that runs it."""
+    one, other = (flight.FlightClient("grpc://" + node["flight"]) for node in cluster["nodes"][:2])
+    with one, other, concurrent.futures.ThreadPoolExecutor() as pool:
+        query = command("CommandStatementQuery", field(1, ENDLESS))
+        info = one.get_flight_info(flight.FlightDescriptor.for_command(query))
+        running = pool.submit(lambda: one.do_get(info.endpoints[0].ticket).read_all())
+        request = field(1, info.serialize())
+        if form == "CancelQuery":
+            request = command("ActionCancelQueryRequest", request)
+        for _ in range(600):
+            (result,) = other.do_action(flight.Action(form, request))
+            if result.body.to_pybytes().endswith(b"\x08\x01"):
+                break
+            time.sleep(0.1)
+        else:
+            pytest.fail("the query was never found")
+        with pytest.raises(flight.FlightCancelledError, match="was cancelled"):
+            running.result(timeout=60)
 
 
 def test_put_to_another_catalog_is_refused(client):

@@ -15,6 +15,7 @@ use crate::exec::load::{IngestMode, IngestTarget, Loader};
 use crate::exec::planner::Planner;
 use crate::exec::session::Session;
 use crate::limits::{COMMIT_TIMEOUT, READ_INDEX_TIMEOUT};
+use crate::running::committing;
 use crate::sql::names::{free_schema_name, object_name, unqualified};
 use crate::sql::result_names::ResultNames;
 use crate::write::keys::OnDuplicate;
@@ -66,7 +67,7 @@ impl DdlExecutor {
         // Boxed to limit the depth of the nested future.
         let command = self.command(session, statement, query_id).boxed().await?;
         if let Some(command) = command {
-            let applied = self.planner.meta.propose(command, COMMIT_TIMEOUT).await?;
+            let applied = committing(self.planner.meta.propose(command, COMMIT_TIMEOUT).boxed()).await?;
             // The next statement of this client may plan against the local manifest without a read index.
             self.planner.meta.wait_version(applied.version, READ_INDEX_TIMEOUT).await?;
         }

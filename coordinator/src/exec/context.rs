@@ -52,11 +52,6 @@ pub(crate) struct StatementContext<'a> {
     pub(crate) query_id: &'a str,
 }
 
-/// A fresh query id. Ids of one node sort by time.
-pub(crate) fn new_query_id() -> String {
-    uuid::Uuid::now_v7().simple().to_string()
-}
-
 /// Looks up a table by name.
 ///
 /// # Errors

@@ -1,21 +1,24 @@
 //! Bulk ingest: writes a stream of batches to a new or existing table in one commit.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow_schema::{Schema, SchemaRef};
 use datafusion::common::TableReference;
-use futures::TryStreamExt;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use plexus_model::schema::validate_name;
 use plexus_model::{Command, CreateTable, Error, ErrorKind, Manifest, Result, TableName, TableSchema};
 use plexus_storage::types;
+use tokio::time::timeout;
 
-use crate::exec::context::{find, new_query_id};
+use crate::exec::context::find;
 use crate::exec::planner::Planner;
 use crate::exec::session::Session;
 use crate::exec::transactions::{TransactionId, Transactions};
 use crate::limits::{COMMIT_TIMEOUT, READ_INDEX_TIMEOUT, REPLICAS_DEFAULT, SHARDS_PER_NODE};
+use crate::running::{self, committing};
 use crate::sql::names::table_name;
 use crate::write::arrange::arrange;
 use crate::write::group_queue::WriteResult;
@@ -74,7 +77,9 @@ impl Loader {
     ///
     /// # Errors
     /// `NotFound` or `AlreadyExists`, depending on the mode, and the errors of writing rows.
-    #[tracing::instrument(level = "info", skip_all, fields(table = target.table, query_id = new_query_id()))]
+    #[tracing::instrument(
+        level = "info", skip_all, fields(table = target.table, query_id = running::query_id())
+    )]
     pub(crate) async fn ingest(
         &self,
         session: &Session,
@@ -176,7 +181,7 @@ impl Loader {
             let written = ingest.finish().await?;
             let replace = target.mode == IngestMode::Replace;
             let rename = Command::RenameTable { from: staging.clone(), to: name.clone(), replace };
-            let applied = match self.planner.meta.propose(rename, COMMIT_TIMEOUT).await {
+            let applied = match committing(self.planner.meta.propose(rename, COMMIT_TIMEOUT).boxed()).await {
                 Err(e) if e.kind() == ErrorKind::AlreadyExists && target.mode == IngestMode::CreateAppend => {
                     return Err(Error::conflict(format!(
                         "table {name} was created concurrently during the load: load again to append to it"
@@ -231,4 +236,43 @@ fn new_table(
         if_not_exists: false,
         or_replace: false,
     })
+}
+
+/// The batches of a client. The stream fails when it sends none for `idle_max`, since a load holds memory and
+/// one of few slots.
+pub(crate) fn unless_idle(
+    batches: BoxStream<'static, Result<RecordBatch>>,
+    idle_max: Duration,
+) -> BoxStream<'static, Result<RecordBatch>> {
+    let next = move |batches: Option<BoxStream<'static, Result<RecordBatch>>>| async move {
+        let mut batches = batches?;
+        match timeout(idle_max, batches.next()).await {
+            Ok(batch) => batch.map(|batch| (batch, Some(batches))),
+            Err(_) => {
+                let idle = format!("the load sent no rows for {idle_max:?}: nothing is stored");
+                Some((Err(Error::cancelled(idle)), None))
+            }
+        }
+    };
+    stream::unfold(Some(batches), next).boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_silent_load_fails_and_an_active_one_does_not() {
+        let batch = || RecordBatch::new_empty(Arc::new(Schema::empty()));
+        let idle_max = Duration::from_millis(200);
+        let active = stream::unfold(0, move |n| async move {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            (n < 20).then(|| (Ok(batch()), n + 1))
+        });
+        assert_eq!(unless_idle(active.boxed(), idle_max).count().await, 20);
+        let silent = stream::iter([Ok(batch())]).chain(stream::pending());
+        let results: Vec<_> = unless_idle(silent.boxed(), idle_max).collect().await;
+        assert!(results[0].is_ok() && results.len() == 2);
+        assert_eq!(results[1].as_ref().unwrap_err().kind(), ErrorKind::Cancelled);
+    }
 }

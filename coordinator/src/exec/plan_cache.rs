@@ -12,7 +12,7 @@ use std::time::Duration;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement;
-use datafusion::sql::sqlparser::ast::{Expr, TableFactor, Visit, Visitor, visit_expressions};
+use datafusion::sql::sqlparser::ast::{Expr, TableFactor, Visitor};
 use moka::sync::Cache;
 use plexus_model::{Manifest, Result};
 use plexus_query::search::is_repeatable;
@@ -21,6 +21,7 @@ use crate::errors::from_datafusion;
 use crate::exec::context::StatementContext;
 use crate::sql::kind::Parsed;
 use crate::sql::parse;
+use plexus_query::{visit, visit_expressions};
 
 /// Longer statements are not cached: they consist of literal data and do not repeat.
 const TEXT_BYTES_MAX: usize = 32 * 1024;
@@ -148,7 +149,7 @@ fn is_plan_reusable(statement: &Statement) -> bool {
     let Statement::Statement(statement) = statement else {
         return false;
     };
-    statement.visit(&mut EvaluatedByPlanning).is_continue()
+    visit(statement, &mut EvaluatedByPlanning).is_continue()
 }
 
 /// Stops at the first part of a statement that planning evaluates.
@@ -164,7 +165,7 @@ impl Visitor for EvaluatedByPlanning {
         if version.is_some() {
             return ControlFlow::Break(());
         }
-        visit_expressions(args, |expr| match expr {
+        visit_expressions(args, &mut |expr| match expr {
             Expr::Function(_) | Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. } => {
                 ControlFlow::Break(())
             }

@@ -12,10 +12,11 @@ use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{self, Expr, Value};
 use futures::{FutureExt, TryStreamExt};
 use plexus_model::{Error, Manifest, NodeId, Result};
-use plexus_query::{ClusterView, Engine, Pin, Relations, WorkerSlots, optimize};
+use plexus_query::{ClusterView, Engine, Pin, Relations, WorkerSlots, optimize, visit_expressions_mut};
 use plexus_raft::Meta;
 
 use crate::errors::{from_datafusion, unsupported};
+use crate::exec::all_running::AllRunning;
 use crate::exec::context::StatementContext;
 use crate::exec::plan_cache::PlanCache;
 use crate::exec::plan_statement::plan_statement;
@@ -41,6 +42,8 @@ pub(crate) struct Planner {
     pub(crate) suspects: Arc<Suspects>,
     /// Recently parsed statements and their plans.
     pub(crate) cache: Arc<PlanCache>,
+    /// The statements of all nodes.
+    pub(crate) queries: Arc<AllRunning>,
 }
 
 impl Planner {
@@ -91,7 +94,11 @@ impl Planner {
         let task_bytes = context.session.task_bytes();
         Pin {
             manifest: context.manifest.clone(),
-            view: ClusterView { leader: status.leader, voters: status.voters },
+            view: ClusterView {
+                leader: status.leader,
+                voters: status.voters,
+                queries: Some(self.queries.clone()),
+            },
             worker_slots: retry::worker_slots(&context.manifest, self.node, &self.suspects, task_bytes),
             query_id: context.query_id.to_owned(),
             relations,
@@ -265,7 +272,7 @@ impl Planner {
             let vectors = Box::pin(self.vectors(query, context)).await;
             values.push(vectors.map_err(|e| e.context(format!("argument ({sql:.200})")))?);
         }
-        let _: ControlFlow<()> = ast::visit_expressions_mut(statement, |expr| {
+        let _: ControlFlow<()> = visit_expressions_mut(statement, &mut |expr| {
             let index = match expr {
                 Expr::Value(value) => match &value.value {
                     Value::SingleQuotedString(text) => {

@@ -4,7 +4,7 @@
 //! sent to the client. The first bytes of a result are held back to extend that window.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use arrow::array::RecordBatch;
@@ -12,17 +12,20 @@ use arrow_schema::SchemaRef;
 use datafusion::common::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::{SendableRecordBatchStream, execute_stream};
+use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
+use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream, execute_stream};
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use plexus_model::{Error, ErrorKind, Manifest, NodeId, Result};
 use plexus_query::search::run_fast_path;
-use plexus_query::{PlacedWorker, WorkerSlots, physical_plan};
+use plexus_query::{LongLane, PlacedWorker, WorkerSlots, is_long, physical_plan};
 use plexus_storage::rows_bytes;
+use tracing::Instrument;
 use url::Url;
 
 use crate::errors::{from_datafusion, unavailable_worker};
-use crate::limits::{HOLD_BACK_BYTES, QUERY_ATTEMPTS_MAX, SUSPECT_TIMEOUT};
+use crate::limits::{HOLD_BACK_BYTES, LANE_BATCHES, QUERY_ATTEMPTS_MAX, SUSPECT_TIMEOUT};
+use crate::running;
 
 /// A stream of result batches with its schema.
 pub struct RowStream {
@@ -123,7 +126,7 @@ pub(crate) async fn start(plan: &LogicalPlan, state: &SessionState) -> Result<Ro
     // A physical plan can run only once, so every attempt creates its own.
     let physical = physical_plan(state, plan).await?;
     let schema = physical.schema();
-    let mut stream: SendableRecordBatchStream = execute_stream(physical, state.task_ctx())?;
+    let mut stream = execute(physical, state).await?;
     let mut held = Vec::new();
     let mut bytes = 0;
     while bytes < HOLD_BACK_BYTES {
@@ -137,6 +140,35 @@ pub(crate) async fn start(plan: &LogicalPlan, state: &SessionState) -> Result<Ro
     }
     let rest = stream.map_err(from_datafusion);
     Ok(RowStream { schema, stream: stream::iter(held.into_iter().map(Ok)).chain(rest).boxed() })
+}
+
+/// Executes a plan, in the long lane if it may take long.
+async fn execute(
+    plan: Arc<dyn ExecutionPlan>,
+    state: &SessionState,
+) -> Result<SendableRecordBatchStream, DataFusionError> {
+    let context = state.task_ctx();
+    let lane = LongLane::of(state);
+    let Some(lane) = lane.filter(|_| is_long(&plan).unwrap_or(true)) else {
+        return execute_stream(plan, context);
+    };
+    running::admit_long().await.map_err(|e| DataFusionError::External(Box::new(e)))?;
+    if let Some(slots) = state.config().get_extension::<WorkerSlots>() {
+        running::runs_on(slots.workers.iter().map(|worker| worker.node));
+    }
+    let mut rows = RecordBatchReceiverStreamBuilder::new(plan.schema(), LANE_BATCHES);
+    let sender = rows.tx();
+    let run = async move {
+        let mut stream = execute_stream(plan, context)?;
+        while let Some(batch) = stream.next().await {
+            if sender.send(batch).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    };
+    rows.spawn_on(run.in_current_span(), lane.runtime());
+    Ok(rows.build())
 }
 
 /// Attempts to run a statement that conflicts with concurrent commits.

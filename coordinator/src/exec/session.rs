@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use arrow::array::timezone::Tz;
 use plexus_model::{Error, Manifest, Result, Version};
 use plexus_query::search::{EF_SEARCH_MAX, SearchOptions};
 use plexus_query::{CATALOG, DEFAULT_SCHEMA, DEFAULT_ZONE, SYSTEM_SCHEMA};
 
+use crate::exec::engine_settings;
 use crate::exec::prepared::PreparedStatements;
-use crate::exec::transactions::TransactionId;
+use crate::exec::transactions::{IDLE_TIMEOUT_DEFAULT, IDLE_TIMEOUT_MAX, TransactionId};
+use crate::sql::duration::timeout;
 
 /// The session of one client, shared by its concurrent statements.
 #[derive(Debug, Default)]
@@ -26,7 +29,7 @@ pub struct Session {
 }
 
 /// The settings of Plexus, each with its description.
-const SETTINGS: [(&str, &str); 8] = [
+const SETTINGS: [(&str, &str); 10] = [
     ("catalog", "database of unqualified names; always plexus"),
     ("schema", "schema of unqualified names"),
     (TIME_ZONE, "zone of times that are written without one, such as Europe/Berlin or +02:00"),
@@ -38,7 +41,19 @@ const SETTINGS: [(&str, &str); 8] = [
         "candidates of a vector index search (ef): more candidates raise recall and latency",
     ),
     ("plexus.exact_search", "whether vector searches compare every vector and use no index"),
+    (STATEMENT_TIMEOUT, "how long a statement may run, such as 30s; 0 for no limit"),
+    (IDLE_TIMEOUT, "how long a transaction that has changed rows may be idle, such as 60s"),
 ];
+
+/// The setting that limits the time of a statement.
+const STATEMENT_TIMEOUT: &str = "statement_timeout";
+
+/// The setting that limits the time between two statements of a transaction.
+const IDLE_TIMEOUT: &str = "idle_in_transaction_timeout";
+
+/// Default of [`STATEMENT_TIMEOUT`]: longer than statements that somebody waits for, so that a forgotten one
+/// ends.
+const STATEMENT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60 * 60);
 
 /// The setting of the time zone.
 const TIME_ZONE: &str = "time_zone";
@@ -174,10 +189,15 @@ impl Session {
                 }
             }
             "plexus.exact_search" => drop(parse::<bool>(&name, value)?),
-            _ if name.starts_with("datafusion.") => {
-                let mut config = datafusion::prelude::SessionConfig::new();
-                config.options_mut().set(&name, value).map_err(|e| Error::invalid(e.strip_backtrace()))?;
+            STATEMENT_TIMEOUT => drop(timeout_of(&name, value)?),
+            IDLE_TIMEOUT => {
+                if timeout_of(&name, value)?.is_none_or(|idle| idle > IDLE_TIMEOUT_MAX) {
+                    return Err(Error::invalid(format!(
+                        "setting {name} = {value:?}: a time of up to {IDLE_TIMEOUT_MAX:?} is needed"
+                    )));
+                }
             }
+            _ if name.starts_with(engine_settings::PREFIX) => engine_settings::check(&name, value)?,
             _ => return Err(unknown(&name)),
         }
         self.lock().insert(name, value.to_owned());
@@ -191,8 +211,7 @@ impl Session {
     pub(crate) fn unset(&self, name: &str) -> Result<()> {
         let name = canonical(name);
         let is_ours = SETTINGS.iter().any(|(known, _)| *known == name);
-        let config = datafusion::prelude::SessionConfig::new();
-        if !is_ours && !config.options().entries().iter().any(|entry| entry.key == name) {
+        if !is_ours && !engine_settings::exists(&name) {
             return Err(unknown(&name));
         }
         self.lock().remove(&name);
@@ -206,6 +225,9 @@ impl Session {
         all.entry("schema".into()).or_insert_with(|| DEFAULT_SCHEMA.into());
         all.entry(TIME_ZONE.into()).or_insert_with(|| DEFAULT_ZONE.into());
         all.entry("plexus.task_bytes".into()).or_insert_with(|| TASK_BYTES_DEFAULT.to_string());
+        all.entry(STATEMENT_TIMEOUT.into())
+            .or_insert_with(|| format!("{}s", STATEMENT_TIMEOUT_DEFAULT.as_secs()));
+        all.entry(IDLE_TIMEOUT.into()).or_insert_with(|| format!("{}s", IDLE_TIMEOUT_DEFAULT.as_secs()));
         all.entry("plexus.string_view".into()).or_insert_with(|| "false".into());
         let search = SearchOptions::default();
         all.entry("plexus.ef_search".into()).or_insert_with(|| search.ef_search.to_string());
@@ -247,6 +269,24 @@ impl Session {
         self.lock().get(TIME_ZONE).cloned().unwrap_or_else(|| DEFAULT_ZONE.into())
     }
 
+    /// How long a statement may run; `None` for no limit.
+    pub(crate) fn statement_timeout(&self) -> Option<Duration> {
+        self.duration(STATEMENT_TIMEOUT, STATEMENT_TIMEOUT_DEFAULT)
+    }
+
+    /// How long a transaction that has changed rows may be idle.
+    pub fn idle_in_transaction_timeout(&self) -> Duration {
+        self.duration(IDLE_TIMEOUT, IDLE_TIMEOUT_DEFAULT).unwrap_or(IDLE_TIMEOUT_MAX)
+    }
+
+    fn duration(&self, name: &str, default: Duration) -> Option<Duration> {
+        match self.lock().get(name) {
+            // Checked when it was set.
+            Some(value) => timeout(value).unwrap_or(Some(default)),
+            None => Some(default),
+        }
+    }
+
     /// Whether text columns are sent as string views.
     pub fn string_view(&self) -> bool {
         self.lock().get("plexus.string_view").is_some_and(|v| v == "true")
@@ -257,7 +297,7 @@ impl Session {
         let lock = self.lock();
         lock.iter()
             .filter(|(name, _)| {
-                name.starts_with("datafusion.")
+                name.starts_with(engine_settings::PREFIX)
                     || *name == TIME_ZONE
                     || SEARCH_SETTINGS.contains(&name.as_str())
             })
@@ -273,6 +313,16 @@ impl Session {
     }
 }
 
+/// The value of a setting that is a time.
+fn timeout_of(name: &str, value: &str) -> Result<Option<Duration>> {
+    timeout(value).map_err(|_| {
+        Error::invalid(format!(
+            "setting {name} = {value:?}: write milliseconds or a number and a unit, such as \
+             '500ms', '30s' or '5 min'"
+        ))
+    })
+}
+
 /// The error for a setting that does not exist.
 fn unknown(name: &str) -> Error {
     let known: Vec<&str> = SETTINGS.iter().map(|(name, _)| *name).collect();
@@ -283,6 +333,8 @@ fn unknown(name: &str) -> Error {
 pub(crate) fn canonical(name: &str) -> String {
     match name.to_ascii_lowercase().as_str() {
         "search_path" | "current_schema" => "schema".into(),
+        "plexus.statement_timeout" => STATEMENT_TIMEOUT.into(),
+        "idle_in_transaction_session_timeout" | "plexus.idle_in_transaction_timeout" => IDLE_TIMEOUT.into(),
         "timezone" | "time.zone" | "datafusion.execution.time_zone" => TIME_ZONE.into(),
         other => other.to_owned(),
     }

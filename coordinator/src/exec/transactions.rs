@@ -25,28 +25,35 @@ struct Slot {
     transaction: Option<Transaction>,
     /// End of the last statement; the lease counts from here.
     used: Instant,
+    /// How long the transaction may be idle once it has changed rows.
+    lease: Duration,
 }
 
-/// How long a transaction that has changed rows may be idle before it is rolled back.
-pub const LEASE: Duration = Duration::from_secs(60);
+/// How long a transaction that has changed rows may be idle before it is rolled back, by default.
+pub const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 
-/// The same for one that has changed nothing. Clients without autocommit have one open all the time, and
-/// nothing is lost when it goes on with a newer version.
+/// Longest time for which a transaction that has changed rows may be idle. Its segments are garbage to other
+/// nodes until it commits: see [`crate::limits::WRITE_TIME_MAX`].
+pub(crate) const IDLE_TIMEOUT_MAX: Duration = Duration::from_secs(60 * 60);
+
+/// The lease of a transaction that has changed nothing. Clients without autocommit have one open all the
+/// time, and nothing is lost when it goes on with a newer version.
 const UNCHANGED_LEASE: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Transactions {
-    /// Opens a transaction.
+    /// Opens a transaction. Once it has changed rows, it may be idle for `lease`.
     ///
     /// # Errors
     /// `ResourceExhausted` when too many transactions are open.
-    pub(crate) fn begin(&self, isolation: Isolation) -> Result<TransactionId> {
+    pub(crate) fn begin(&self, isolation: Isolation, lease: Duration) -> Result<TransactionId> {
         let mut slots = self.lock();
         expire(&mut slots);
         if slots.len() >= TRANSACTIONS_MAX {
             return Err(Error::exhausted(format!("{} transactions are open on this node", slots.len())));
         }
         let id = TransactionId::generate();
-        slots.insert(id, Slot { transaction: Some(Transaction::new(isolation)), used: Instant::now() });
+        let transaction = Some(Transaction::new(isolation));
+        slots.insert(id, Slot { transaction, used: Instant::now(), lease });
         Ok(id)
     }
 
@@ -126,9 +133,9 @@ fn expire(slots: &mut HashMap<TransactionId, Slot>) {
         let idle = slot.used.elapsed();
         match &mut slot.transaction {
             None => true,
-            Some(transaction) if transaction.has_changes() => idle < LEASE,
+            Some(transaction) if transaction.has_changes() => idle < slot.lease,
             Some(transaction) => {
-                if idle >= LEASE {
+                if idle >= slot.lease {
                     // Fails for changed ones only.
                     let _ = transaction.restart();
                 }
@@ -141,8 +148,8 @@ fn expire(slots: &mut HashMap<TransactionId, Slot>) {
 /// The error for a transaction that is not open on this node.
 fn not_open(id: TransactionId) -> Error {
     Error::not_found(format!(
-        "transaction {id} is not open on this node: it has ended, or was rolled back after {LEASE:?} \
-         without a statement, or was begun on another node"
+        "transaction {id} is not open on this node: it has ended, or was rolled back after a time without a \
+         statement (idle_in_transaction_timeout), or was begun on another node"
     ))
 }
 
@@ -171,7 +178,8 @@ mod tests {
     #[test]
     fn idle_transactions_expire_once_they_have_changed_rows() {
         let transactions = Arc::new(Transactions::default());
-        let [idle, changed, busy] = [(); 3].map(|()| transactions.begin(Isolation::Snapshot).unwrap());
+        const LEASE: Duration = Duration::from_secs(60);
+        let [idle, changed, busy] = [(); 3].map(|()| transactions.begin(Isolation::Snapshot, LEASE).unwrap());
         let mut guard = transactions.take(changed).unwrap();
         guard.pin(Arc::default());
         guard.mark_changed();

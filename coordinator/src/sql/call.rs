@@ -50,11 +50,13 @@ pub(crate) enum Procedure {
         /// The table.
         table: ObjectName,
     },
+    /// `KILL [QUERY] 'id'`, or `CALL plexus.kill_query('id')`.
+    KillQuery(String),
 }
 
 /// The procedures that error messages list.
 const PROCEDURES: &str = "remove_node(node), vacuum(table, retain, dry_run), restore(table, version), \
-                          check_table(table)";
+                          check_table(table), kill_query(id)";
 
 /// The procedure that a statement calls; `None` when the statement is no call.
 ///
@@ -113,6 +115,11 @@ fn call(function: &ast::Function) -> Result<Procedure> {
             [table] => Ok(Procedure::CheckTable { table: table_name(table)? }),
             _ => Err(invalid("a table")),
         },
+        "plexus.kill_query" => match arguments.as_slice() {
+            [id] => text(id).map(|id| Procedure::KillQuery(id.to_owned())),
+            _ => None,
+        }
+        .ok_or_else(|| invalid("the query_id of plexus.queries as text")),
         _ => Err(Error::not_found(format!(
             "procedure {} does not exist; in plexus there are {PROCEDURES}",
             function.name
@@ -209,6 +216,10 @@ mod tests {
     #[test]
     fn calls_are_parsed_and_wrong_ones_are_explained() {
         assert_eq!(parse_call("CALL plexus.remove_node(7)").unwrap(), Some(Procedure::RemoveNode(NodeId(7))));
+        for sql in ["KILL QUERY 'abc'", "kill 'abc'", "CALL plexus.kill_query('abc')"] {
+            assert_eq!(parse_call(sql).unwrap(), Some(Procedure::KillQuery("abc".into())), "{sql}");
+        }
+        assert!(parse_call("KILL QUERY 7").unwrap_err().message().contains("as text"));
         assert_eq!(parse_call("SELECT 1").unwrap(), None);
         for sql in
             ["CALL plexus.remove_node()", "CALL plexus.remove_node('a')", "CALL plexus.remove_node(-1)"]

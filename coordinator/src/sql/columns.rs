@@ -1,5 +1,6 @@
 //! Unqualified columns of an expression or of a clause.
 
+use plexus_query::visit_mut;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{Expr, Ident, Query, VisitMut, VisitorMut};
@@ -7,7 +8,7 @@ use datafusion::sql::sqlparser::ast::{Expr, Ident, Query, VisitMut, VisitorMut};
 /// Replaces the columns that have no qualifier, except in subqueries, whose own tables come first.
 /// `replacement` returns `None` for columns that stay.
 pub(crate) fn replace_unqualified(part: &mut impl VisitMut, replacement: impl Fn(&Ident) -> Option<Expr>) {
-    let _: ControlFlow<()> = part.visit(&mut Unqualified { replacement, subqueries: 0 });
+    let _: ControlFlow<()> = visit_mut(part, &mut Unqualified { replacement, subqueries: 0 });
 }
 
 struct Unqualified<F> {

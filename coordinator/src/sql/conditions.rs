@@ -1,16 +1,17 @@
 //! Long chains of `AND` and `OR` as balanced trees. The parser makes a tree as deep as such a chain is long,
 //! and whatever walks it recurses as deep.
 
+use plexus_query::visit_mut;
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Statement, Value, VisitMut, VisitorMut};
+use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Statement, Value, VisitorMut};
 
 /// Shorter chains stay as they are written.
 const CHAIN_MIN: usize = 64;
 
 /// Balances the chains of a statement.
 pub(crate) fn balance(statement: &mut Statement) {
-    let _: ControlFlow<()> = statement.visit(&mut Chains);
+    let _: ControlFlow<()> = visit_mut(statement, &mut Chains);
 }
 
 struct Chains;
@@ -76,6 +77,8 @@ fn balanced(operands: &mut Vec<Expr>, op: &BinaryOperator) -> Expr {
 
 #[cfg(test)]
 mod tests {
+    use plexus_query::visit;
+
     use super::*;
     use crate::sql::parse;
 
@@ -100,7 +103,7 @@ mod tests {
             }
         }
         let mut depth = Depth(0, 0);
-        let _ = datafusion::sql::sqlparser::ast::Visit::visit(&statement, &mut depth);
+        let _ = visit(&statement, &mut depth);
         assert!(depth.1 < 15, "{}", depth.1);
     }
 }

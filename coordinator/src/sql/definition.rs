@@ -8,11 +8,12 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     Expr, FunctionArg, FunctionArguments, Ident, ObjectName, ObjectNamePart, UnaryOperator, Value,
-    ValueWithSpan, VisitMut, VisitorMut,
+    ValueWithSpan, VisitorMut,
 };
 use plexus_model::{Error, Result};
 
 use crate::sql::parse;
+use plexus_query::visit_mut;
 
 /// An expression as text that parses to the same expression.
 ///
@@ -20,7 +21,7 @@ use crate::sql::parse;
 /// `Unsupported` when the expression has no such text.
 pub(crate) fn definition(expr: &Expr) -> Result<String> {
     let mut printed = expr.clone();
-    let _: ControlFlow<()> = VisitMut::visit(&mut printed, &mut DoubleQuotes);
+    let _: ControlFlow<()> = visit_mut(&mut printed, &mut DoubleQuotes);
     let text = printed.to_string();
     match parse::expression(&text) {
         Ok(parsed) if without_parentheses(parsed.clone()) == without_parentheses(expr.clone()) => Ok(text),
@@ -44,7 +45,7 @@ fn without_parentheses(mut expr: Expr) -> Expr {
         }
     }
 
-    let _: ControlFlow<()> = VisitMut::visit(&mut expr, &mut Unwrap);
+    let _: ControlFlow<()> = visit_mut(&mut expr, &mut Unwrap);
     expr
 }
 

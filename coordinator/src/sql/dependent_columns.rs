@@ -9,19 +9,20 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     self, Expr, GroupByExpr, OrderByKind, Query, Select, SelectItem, SetExpr, TableAlias, TableFactor, Value,
-    Visit, VisitMut, Visitor, VisitorMut, visit_expressions_mut,
+    VisitMut, Visitor, VisitorMut,
 };
 use plexus_model::{Manifest, Table, TableName};
 
 use crate::sql::names::{name_of, table_reference};
 use crate::sql::syntax;
+use plexus_query::{visit, visit_expressions_mut, visit_mut};
 
 /// Adds the columns that keys in `GROUP BY` determine. `schema` qualifies names of tables without one.
 pub(crate) fn rewrite(statement: &mut ast::Statement, manifest: &Manifest, schema: &str) {
     let mut common = CommonTables::default();
-    let _: ControlFlow<()> = Visit::visit(statement, &mut common);
+    let _: ControlFlow<()> = visit(statement, &mut common);
     let mut groups = Groups { manifest, schema, common: common.0 };
-    let _: ControlFlow<()> = VisitMut::visit(statement, &mut groups);
+    let _: ControlFlow<()> = visit_mut(statement, &mut groups);
 }
 
 /// The names that `WITH` defines anywhere in a statement.
@@ -52,7 +53,7 @@ impl VisitorMut for Groups<'_> {
             && let Some(ast::OrderBy { kind: OrderByKind::Expressions(exprs), .. }) = &query.order_by
         {
             let mut used = UsedColumns::default();
-            let _: ControlFlow<()> = Visit::visit(&without_groups(exprs.clone(), select), &mut used);
+            let _: ControlFlow<()> = visit(&without_groups(exprs.clone(), select), &mut used);
             self.extend(select, &used);
         }
         ControlFlow::Continue(())
@@ -63,9 +64,9 @@ impl VisitorMut for Groups<'_> {
             |item: &SelectItem| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..));
         let mut used = UsedColumns { columns: vec![], all: select.projection.iter().any(is_wildcard) };
         let parts = (select.projection.clone(), select.having.clone(), select.qualify.clone());
-        let _: ControlFlow<()> = Visit::visit(&without_groups(parts.0, select), &mut used);
-        let _: ControlFlow<()> = Visit::visit(&without_groups(parts.1, select), &mut used);
-        let _: ControlFlow<()> = Visit::visit(&without_groups(parts.2, select), &mut used);
+        let _: ControlFlow<()> = visit(&without_groups(parts.0, select), &mut used);
+        let _: ControlFlow<()> = visit(&without_groups(parts.1, select), &mut used);
+        let _: ControlFlow<()> = visit(&without_groups(parts.2, select), &mut used);
         self.extend(select, &used);
         ControlFlow::Continue(())
     }
@@ -150,7 +151,7 @@ fn without_groups<T: VisitMut>(mut part: T, select: &Select) -> T {
         return part;
     };
     let groups: Vec<Expr> = groups.iter().map(|group| resolve_position(group, &select.projection)).collect();
-    let _: ControlFlow<()> = visit_expressions_mut(&mut part, |expr| {
+    let _: ControlFlow<()> = visit_expressions_mut(&mut part, &mut |expr| {
         let is_column = matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_));
         if !is_column && groups.contains(expr) {
             *expr = syntax::null();

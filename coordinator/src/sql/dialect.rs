@@ -12,7 +12,7 @@ use crate::sql::names::{name_of, quoted_name};
 use crate::sql::syntax::{self, literal};
 
 /// The generic dialect with `VERSION AS OF`, `TIMESTAMP AS OF` and `FOR SYSTEM_TIME AS OF`, and with
-/// `VACUUM`, `RESTORE` and `CHECK TABLE`, which are parsed as procedure calls.
+/// `VACUUM`, `RESTORE`, `CHECK TABLE` and `KILL`, which are parsed as procedure calls.
 #[derive(Debug)]
 pub(crate) struct PlexusDialect;
 
@@ -87,6 +87,9 @@ impl Dialect for PlexusDialect {
             return Some(
                 parser.parse_object_name(false).map(|t| call("check_table", vec![name_literal(&t)])),
             );
+        }
+        if parser.parse_keyword(Keyword::KILL) {
+            return Some(kill(parser));
         }
         let restore = matches!(&parser.peek_token_ref().token, Token::Word(word)
             if word.quote_style.is_none() && word.value.eq_ignore_ascii_case("restore"));
@@ -171,6 +174,17 @@ pub(crate) fn restore(parser: &mut Parser) -> Result<Statement, ParserError> {
         }
         (false, true) => Err(ParserError::ParserError(format!("TO TIMESTAMP {to}: a time is text"))),
         _ => Ok(call("restore", vec![table, to])),
+    }
+}
+
+/// Parses the rest of `KILL`: `[QUERY] 'id'`
+fn kill(parser: &mut Parser) -> Result<Statement, ParserError> {
+    let _ = parser.parse_keyword(Keyword::QUERY);
+    match parser.next_token().token {
+        Token::SingleQuotedString(id) => Ok(call("kill_query", vec![syntax::text(&id)])),
+        other => Err(ParserError::ParserError(format!(
+            "KILL QUERY {other}: write the query_id of plexus.queries as text"
+        ))),
     }
 }
 

@@ -8,10 +8,8 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::parser::Statement;
-use datafusion::sql::sqlparser::ast::{
-    Expr, GroupByExpr, Query, Select, Value, Visit, VisitMut, Visitor, VisitorMut, visit_expressions,
-};
-use plexus_query::NAMED_VALUE;
+use datafusion::sql::sqlparser::ast::{Expr, GroupByExpr, Query, Select, Value, Visitor, VisitorMut};
+use plexus_query::{NAMED_VALUE, visit, visit_expressions, visit_mut};
 
 use crate::sql::result_names::{name_branches, name_expressions, tell_apart_in};
 use crate::sql::syntax;
@@ -20,7 +18,7 @@ use crate::sql::syntax;
 pub(crate) fn rewrite(statement: &mut Statement) {
     match statement {
         Statement::Statement(statement) => {
-            let _: ControlFlow<()> = statement.visit(&mut DistinctNames::default());
+            let _: ControlFlow<()> = visit_mut(statement, &mut DistinctNames::default());
         }
         Statement::Explain(explain) => rewrite(&mut explain.statement),
         _ => {}
@@ -30,7 +28,7 @@ pub(crate) fn rewrite(statement: &mut Statement) {
 /// Whether a query with `GROUP BY` has a cast in its select list.
 pub(crate) fn has_grouped_casts(statement: &Statement) -> bool {
     match statement {
-        Statement::Statement(statement) => statement.visit(&mut GroupedCasts).is_break(),
+        Statement::Statement(statement) => visit(statement, &mut GroupedCasts).is_break(),
         Statement::Explain(explain) => has_grouped_casts(&explain.statement),
         _ => false,
     }
@@ -45,7 +43,7 @@ impl Visitor for GroupedCasts {
         if matches!(&select.group_by, GroupByExpr::Expressions(groups, _) if groups.is_empty()) {
             return ControlFlow::Continue(());
         }
-        visit_expressions(&select.projection, |expr| match expr {
+        visit_expressions(&select.projection, &mut |expr| match expr {
             Expr::Cast { .. } => ControlFlow::Break(()),
             _ => ControlFlow::Continue(()),
         })

@@ -1,9 +1,10 @@
 //! `ROLLUP` and `CUBE` with keys in parentheses or with one key twice, as the grouping sets that they are
 //! short for: `ROLLUP (a, (b, c))` is `GROUPING SETS ((a, b, c), (a), ())`. The engine refuses both.
 
+use plexus_query::visit_mut;
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{Expr, GroupByExpr, Select, Statement, VisitMut, VisitorMut};
+use datafusion::sql::sqlparser::ast::{Expr, GroupByExpr, Select, Statement, VisitorMut};
 use plexus_model::{Error, Result};
 
 /// Keys of a `CUBE` at most: it has a set for each selection of them.
@@ -14,7 +15,7 @@ const CUBE_KEYS_MAX: usize = 12;
 /// # Errors
 /// `InvalidArgument` for a `CUBE` of too many keys.
 pub(crate) fn rewrite(statement: &mut Statement) -> Result<()> {
-    match statement.visit(&mut Groups) {
+    match visit_mut(statement, &mut Groups) {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(()),
     }

@@ -1,12 +1,13 @@
 //! `LIKE ... ESCAPE` with another character than a backslash, the only one that the engine knows.
 
+use plexus_query::visit_mut;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{Expr, Value, ValueWithSpan, VisitMut, VisitorMut};
 
 /// Rewrites the patterns of a statement that are literals.
 pub(crate) fn rewrite(part: &mut impl VisitMut) {
-    let _: ControlFlow<()> = part.visit(&mut Patterns);
+    let _: ControlFlow<()> = visit_mut(part, &mut Patterns);
 }
 
 struct Patterns;

@@ -12,13 +12,14 @@ use plexus_model::{Error, Result};
 
 use crate::sql::result_names::output_names;
 use crate::sql::syntax;
+use plexus_query::visit_mut;
 
 /// Rewrites these operations in a statement.
 ///
 /// # Errors
 /// `Unsupported` when the columns of an operand are not listed.
 pub(crate) fn rewrite(part: &mut impl VisitMut) -> Result<()> {
-    match part.visit(&mut Operations) {
+    match visit_mut(part, &mut Operations) {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(()),
     }

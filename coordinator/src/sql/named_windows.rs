@@ -7,19 +7,20 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, NamedWindowDefinition, NamedWindowExpr, Query, Select, SetExpr, Statement, VisitMut,
-    VisitorMut, WindowSpec, WindowType,
+    Expr, Function, NamedWindowDefinition, NamedWindowExpr, Query, Select, SetExpr, Statement, VisitorMut,
+    WindowSpec, WindowType,
 };
 use plexus_model::{Error, Result};
 
 use crate::sql::names::name_of;
+use plexus_query::visit_mut;
 
 /// Copies the clauses of named windows to where they are referred to.
 ///
 /// # Errors
 /// `InvalidArgument` names a window that does not exist, or a clause that it has already.
 pub(crate) fn rewrite(statement: &mut Statement) -> Result<()> {
-    match statement.visit(&mut Selects) {
+    match visit_mut(statement, &mut Selects) {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(()),
     }
@@ -36,8 +37,8 @@ impl VisitorMut for Selects {
             Err(error) => return ControlFlow::Break(error),
         };
         let mut references = References { windows: &windows };
-        select.projection.visit(&mut references)?;
-        select.qualify.visit(&mut references)
+        visit_mut(&mut select.projection, &mut references)?;
+        visit_mut(&mut select.qualify, &mut references)
     }
 
     fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
@@ -46,7 +47,7 @@ impl VisitorMut for Selects {
                 Ok(windows) => windows,
                 Err(error) => return ControlFlow::Break(error),
             };
-            return query.order_by.visit(&mut References { windows: &windows });
+            return visit_mut(&mut query.order_by, &mut References { windows: &windows });
         }
         ControlFlow::Continue(())
     }

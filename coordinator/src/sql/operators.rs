@@ -8,11 +8,9 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
-use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CaseWhen, Expr, Statement, UnaryOperator, Value, visit_expressions_mut,
-};
+use datafusion::sql::sqlparser::ast::{BinaryOperator, CaseWhen, Expr, Statement, UnaryOperator, Value};
 use plexus_model::Result;
-use plexus_query::{HAS_UNKNOWN_ITEM, INTERVAL_TIMES, SIMILAR_PATTERN};
+use plexus_query::{HAS_UNKNOWN_ITEM, INTERVAL_TIMES, SIMILAR_PATTERN, visit_expressions_mut};
 
 use crate::sql::syntax;
 
@@ -21,7 +19,7 @@ use crate::sql::syntax;
 /// # Errors
 /// `Unsupported` for `ANY` and `ALL` of lists in each other, too deep.
 pub(crate) fn rewrite(statement: &mut Statement) -> Result<()> {
-    let rewritten = visit_expressions_mut(statement, |expr| {
+    let rewritten = visit_expressions_mut(statement, &mut |expr| {
         if let Expr::AnyOp { left, right, .. } | Expr::AllOp { left, right, .. } = expr
             && let Err(error) = [left, right]
                 .into_iter()

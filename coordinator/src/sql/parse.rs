@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 use plexus_model::{Error, Result};
-use plexus_query::check_depth;
+use plexus_query::{check_depth, visit_expressions_mut};
 
 use crate::errors::from_datafusion;
 use crate::sql::dialect::PlexusDialect;
@@ -197,7 +197,7 @@ pub(crate) fn identifiers(sql: &str) -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     let mut add = |ident: &ast::Ident| names.insert(name_of(ident));
     let mut expr = expression(sql)?;
-    let _: ControlFlow<()> = ast::visit_expressions_mut(&mut expr, |expr| {
+    let _: ControlFlow<()> = visit_expressions_mut(&mut expr, &mut |expr| {
         match expr {
             ast::Expr::Identifier(ident) => {
                 add(ident);

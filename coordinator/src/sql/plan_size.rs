@@ -5,10 +5,11 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{ObjectName, Query, Statement, Visit, Visitor};
+use datafusion::sql::sqlparser::ast::{ObjectName, Query, Statement, Visitor};
 use plexus_model::{Error, Result};
 
 use crate::sql::names::{name_of, unqualified};
+use plexus_query::visit;
 
 /// Most tables of a plan.
 const TABLES_MAX: u64 = 5_000;
@@ -22,7 +23,7 @@ const CHAIN_MAX: u64 = 500;
 /// `InvalidArgument` says which limit is exceeded.
 pub(crate) fn check(statement: &Statement) -> Result<()> {
     let mut size = PlanSize { queries: vec![Counted::default()] };
-    let _: ControlFlow<()> = statement.visit(&mut size);
+    let _: ControlFlow<()> = visit(statement, &mut size);
     let Some(Counted { tables, chain, .. }) = size.queries.pop() else {
         return Ok(());
     };

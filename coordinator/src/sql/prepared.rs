@@ -5,14 +5,13 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use datafusion::sql::parser::Statement;
-use datafusion::sql::sqlparser::ast::{
-    self, DataType, Expr, Value, visit_expressions, visit_expressions_mut,
-};
+use datafusion::sql::sqlparser::ast::{self, DataType, Expr, Value};
 use plexus_model::{Error, Result};
 
 use crate::sql::kind::StatementKind;
 use crate::sql::names::{name_of, unqualified};
 use crate::sql::syntax;
+use plexus_query::{visit_expressions, visit_expressions_mut};
 
 /// A statement that a session has prepared.
 #[derive(Clone, Debug)]
@@ -138,7 +137,7 @@ fn count_parameters(statement: &Statement) -> Result<usize> {
         return Ok(0);
     };
     let mut count = 0;
-    let named = visit_expressions(statement.as_ref(), |expr| {
+    let named = visit_expressions(statement.as_ref(), &mut |expr| {
         if let Expr::Value(value) = expr
             && let Value::Placeholder(name) = &value.value
         {
@@ -160,7 +159,7 @@ fn replace_parameters(statement: &mut Statement, replacement: impl Fn(usize, Exp
     let Statement::Statement(statement) = statement else {
         return;
     };
-    let _: ControlFlow<()> = visit_expressions_mut(statement.as_mut(), |expr| {
+    let _: ControlFlow<()> = visit_expressions_mut(statement.as_mut(), &mut |expr| {
         if let Expr::Value(value) = expr
             && let Value::Placeholder(name) = &value.value
             && let Some(number) = number(name)
@@ -174,7 +173,7 @@ fn replace_parameters(statement: &mut Statement, replacement: impl Fn(usize, Exp
 /// Whether an argument has one value wherever it stands: no column, no subquery, and no function, which could
 /// be volatile.
 fn is_constant(argument: &Expr) -> bool {
-    let varies = visit_expressions(argument, |expr| match expr {
+    let varies = visit_expressions(argument, &mut |expr| match expr {
         Expr::Value(_)
         | Expr::TypedString(_)
         | Expr::Interval(_)

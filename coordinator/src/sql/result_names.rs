@@ -11,13 +11,13 @@ use std::sync::Arc;
 use arrow_schema::{Field, Schema, SchemaRef};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    self, Expr, Ident, ObjectNamePart, Query, Select, SelectItem, SetExpr, SetQuantifier, VisitMut,
-    VisitorMut,
+    self, Expr, Ident, ObjectNamePart, Query, Select, SelectItem, SetExpr, SetQuantifier, VisitorMut,
 };
 use plexus_model::cut;
 
 use crate::sql::names::{name_of, unqualified};
 use crate::sql::syntax;
+use plexus_query::visit_mut;
 
 /// Starts a hidden suffix. No name has a control character.
 const SUFFIX: char = '\u{1}';
@@ -141,7 +141,7 @@ fn expression_name(expr: &Expr) -> String {
     }
 
     let mut expr = expr.clone();
-    let _: ControlFlow<()> = VisitMut::visit(&mut expr, &mut FoldFunctions);
+    let _: ControlFlow<()> = visit_mut(&mut expr, &mut FoldFunctions);
     cut(&expr.to_string(), NAME_BYTES_MAX)
 }
 

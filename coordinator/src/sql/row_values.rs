@@ -7,18 +7,19 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, DataType, Expr, Query, Select, Statement, UnaryOperator, Value, VisitMut, VisitorMut,
+    BinaryOperator, DataType, Expr, Query, Select, Statement, UnaryOperator, Value, VisitorMut,
 };
 use plexus_model::{Error, Result};
 
 use crate::sql::syntax;
+use plexus_query::visit_mut;
 
 /// Rewrites the comparisons of a statement.
 ///
 /// # Errors
 /// `Unsupported` for comparisons in each other that become too large.
 pub(crate) fn rewrite(statement: &mut Statement) -> Result<()> {
-    match statement.visit(&mut RowValues) {
+    match visit_mut(statement, &mut RowValues) {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(()),
     }

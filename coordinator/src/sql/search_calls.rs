@@ -12,13 +12,14 @@ use arrow::datatypes::Float32Type;
 use arrow_schema::DataType;
 use datafusion::sql::sqlparser::ast::{
     self, BinaryOperator, Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, TableFactor, Value,
-    VisitMut, VisitorMut,
+    VisitorMut,
 };
 use plexus_model::{Error, Result};
 use plexus_query::search::{NAMED_ARGUMENT, SearchFunction};
 
 use crate::sql::names::{name_of, quoted_name, unqualified};
 use crate::sql::syntax::{self, call, text};
+use plexus_query::visit_mut;
 
 /// Maximum number of vectors that a subquery argument may return, since they become part of the statement.
 pub(crate) const SUBQUERY_ROWS_MAX: usize = 1_000;
@@ -30,7 +31,7 @@ pub(crate) const SUBQUERY_ROWS_MAX: usize = 1_000;
 /// `InvalidArgument` for arguments that are no expressions.
 pub(crate) fn prepare(statement: &mut ast::Statement) -> Result<Vec<ast::Query>> {
     let mut searches = Searches::default();
-    match VisitMut::visit(statement, &mut searches) {
+    match visit_mut(statement, &mut searches) {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(searches.subqueries),
     }

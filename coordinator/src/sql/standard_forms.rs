@@ -1,10 +1,11 @@
 //! Forms of the SQL standard that mean the same as others: `FETCH FIRST n ROWS ONLY` is `LIMIT n`, and `WITH
 //! ... INSERT INTO ... SELECT` is `INSERT INTO ... WITH ... SELECT`.
 
+use plexus_query::visit_mut;
 use std::ops::ControlFlow;
 
 use datafusion::sql::parser::Statement;
-use datafusion::sql::sqlparser::ast::{self, Fetch, LimitClause, Query, SetExpr, VisitMut, VisitorMut};
+use datafusion::sql::sqlparser::ast::{self, Fetch, LimitClause, Query, SetExpr, VisitorMut};
 use datafusion::sql::sqlparser::ast::{Expr, Value};
 use plexus_model::{Error, Result};
 
@@ -16,7 +17,7 @@ pub(crate) fn rewrite(statement: &mut Statement) -> Result<()> {
     match statement {
         Statement::Statement(statement) => {
             with_behind_insert(statement.as_mut());
-            match statement.as_mut().visit(&mut Fetches) {
+            match visit_mut(statement.as_mut(), &mut Fetches) {
                 ControlFlow::Break(error) => Err(error),
                 ControlFlow::Continue(()) => Ok(()),
             }

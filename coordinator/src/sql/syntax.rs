@@ -3,6 +3,7 @@
 //! Rewriting composes trees and never SQL text: the printer of the parser cannot tell a quote from an escaped
 //! one, so printed text may mean something else than its tree.
 
+use plexus_query::visit_expressions;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
@@ -10,7 +11,7 @@ use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CaseWhen, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr,
     FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, Join, JoinOperator, ObjectName, Query,
     Select, SelectFlavor, SelectItem, SetExpr, TableAlias, TableAliasColumnDef, TableFactor, TableWithJoins,
-    Value, Visit, WildcardAdditionalOptions, visit_expressions,
+    Value, Visit, WildcardAdditionalOptions,
 };
 use plexus_model::{Error, Result};
 
@@ -101,7 +102,7 @@ const COPIED_MAX: usize = 20_000;
 /// `Unsupported` names the part.
 pub(crate) fn check_copied(name: &str, part: &impl Visit) -> Result<()> {
     let mut count = 0;
-    let counted = visit_expressions(part, |_| {
+    let counted = visit_expressions(part, &mut |_| {
         count += 1;
         if count > COPIED_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });

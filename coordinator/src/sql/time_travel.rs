@@ -8,11 +8,10 @@ use std::ops::ControlFlow;
 use arrow_schema::{DataType as ArrowType, TimeUnit};
 use datafusion::common::ScalarValue;
 use datafusion::sql::sqlparser::ast::{
-    self, DataType, Expr, ObjectName, TableAlias, TableFactor, TableVersion, TimezoneInfo, Value, VisitMut,
-    VisitorMut,
+    self, DataType, Expr, ObjectName, TableAlias, TableFactor, TableVersion, TimezoneInfo, Value, VisitorMut,
 };
 use plexus_model::{Error, ErrorKind, Manifest, Result, TableName, Version};
-use plexus_query::{Engine, SYSTEM_SCHEMA, as_of_schema};
+use plexus_query::{Engine, SYSTEM_SCHEMA, as_of_schema, visit_mut};
 
 use crate::sql::names::table_reference;
 use crate::sql::syntax;
@@ -31,7 +30,7 @@ pub(crate) fn resolve(
     zone: &str,
 ) -> Result<()> {
     let mut resolver = Resolver { engine, manifest, schema, zone };
-    match VisitMut::visit(statement, &mut resolver) {
+    match visit_mut(statement, &mut resolver) {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(()),
     }

@@ -2,8 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{self, DataType, Expr, Set, TimezoneInfo, Value, VisitMut, VisitorMut};
-use plexus_query::AT_TIME_ZONE;
+use datafusion::sql::sqlparser::ast::{self, DataType, Expr, Set, TimezoneInfo, Value, VisitorMut};
+use plexus_query::{AT_TIME_ZONE, visit_mut};
 
 use crate::sql::syntax;
 
@@ -16,7 +16,7 @@ pub(crate) fn rewrite(statement: &mut ast::Statement) {
         let values = vec![value.clone()];
         *set = Set::SingleAssignment { scope: None, hivevar: false, variable, values };
     }
-    let _: ControlFlow<()> = statement.visit(&mut TimeZones);
+    let _: ControlFlow<()> = visit_mut(statement, &mut TimeZones);
 }
 
 /// Whether a literal is text of an instant: a time with an offset from UTC.

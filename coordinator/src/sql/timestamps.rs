@@ -5,10 +5,11 @@
 use std::ops::{ControlFlow, RangeInclusive};
 
 use datafusion::sql::sqlparser::ast::{
-    DataType, Expr, Statement, TableFactor, TypedString, Value, VisitMut, VisitorMut,
+    DataType, Expr, Statement, TableFactor, TypedString, Value, VisitorMut,
 };
 
 use crate::sql::names::unqualified;
+use plexus_query::visit_mut;
 
 /// Digits behind the point of a second.
 const MICROSECONDS: u64 = 6;
@@ -18,7 +19,7 @@ const YEARS_IN_NANOSECONDS: RangeInclusive<i32> = 1678..=2261;
 
 /// Gives the literals in a statement a precision, where they need another one than the engine gives.
 pub(crate) fn rewrite(statement: &mut Statement) {
-    let _: ControlFlow<()> = statement.visit(&mut Literals { series: 0 });
+    let _: ControlFlow<()> = visit_mut(statement, &mut Literals { series: 0 });
 }
 
 struct Literals {

@@ -17,6 +17,7 @@ use crate::sql::columns::replace_unqualified;
 use crate::sql::names::{last_part, name_of};
 use crate::sql::result_names::output_names;
 use crate::sql::syntax;
+use plexus_query::visit_mut;
 
 /// Rewrites the joins with `USING` in a statement, and natural ones where the columns of both sides are
 /// known.
@@ -24,7 +25,7 @@ use crate::sql::syntax;
 /// # Errors
 /// `Unsupported` for joins whose columns would be wrong.
 pub(crate) fn rewrite(part: &mut impl VisitMut) -> Result<()> {
-    match part.visit(&mut Joins) {
+    match visit_mut(part, &mut Joins) {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(()),
     }

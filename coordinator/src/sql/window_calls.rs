@@ -8,16 +8,17 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
-    FunctionArgumentList, FunctionArguments, NullTreatment, Select, UnaryOperator, Value, Visit, VisitMut,
-    Visitor, VisitorMut, WindowFrame, WindowFrameBound, WindowFrameUnits, WindowSpec, WindowType,
+    FunctionArgumentList, FunctionArguments, NullTreatment, Select, UnaryOperator, Value, VisitMut, Visitor,
+    VisitorMut, WindowFrame, WindowFrameBound, WindowFrameUnits, WindowSpec, WindowType,
 };
 
 use crate::sql::names::unqualified;
 use crate::sql::syntax;
+use plexus_query::{visit, visit_mut};
 
 /// Rewrites these calls in a statement.
 pub(crate) fn rewrite(part: &mut impl VisitMut) {
-    let _: ControlFlow<()> = part.visit(&mut Calls);
+    let _: ControlFlow<()> = visit_mut(part, &mut Calls);
 }
 
 struct Calls;
@@ -26,10 +27,9 @@ impl VisitorMut for Calls {
     type Break = ();
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
-        let has_window = |part: &dyn Fn(&mut FindWindow) -> ControlFlow<()>| part(&mut FindWindow).is_break();
         if let Some(condition) = &select.qualify
-            && !has_window(&|find| condition.visit(find))
-            && has_window(&|find| select.projection.visit(find))
+            && visit(condition, &mut FindWindow).is_continue()
+            && visit(&select.projection, &mut FindWindow).is_break()
         {
             select.qualify = Some(with_window(condition.clone()));
         }

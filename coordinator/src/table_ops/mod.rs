@@ -68,6 +68,10 @@ impl ProcedureExecutor {
                 failpoint::arm(&place);
                 Ok(Executed::Affected(0))
             }
+            Procedure::KillQuery(id) => match self.planner.queries.kill(&id).await? {
+                true => Ok(Executed::Affected(0)),
+                false => Err(Error::not_found(format!("query {id:?} does not run on any node"))),
+            },
             Procedure::CheckTable { table } => self.check(&self.writable_table(context, &table)?).await,
         }
     }

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use arrow::array::{StringArray, UInt64Array};
 use datafusion::sql::sqlparser::ast::ObjectName;
+use futures::FutureExt;
 use plexus_model::{Command, DeletionVector, ErrorKind, Result, Segment, Table};
 
 use super::report;
 use crate::exec::context::{Executed, StatementContext};
 use crate::limits::COMMIT_TIMEOUT;
+use crate::running::committing;
 use crate::table_ops::ProcedureExecutor;
 
 /// Bytes of a segment and of its deletion vectors.
@@ -49,8 +51,8 @@ impl ProcedureExecutor {
             if dry_run || !due {
                 continue;
             }
-            match self.planner.meta.propose(Command::Vacuum { table: table.id, until }, COMMIT_TIMEOUT).await
-            {
+            let vacuum = Command::Vacuum { table: table.id, until };
+            match committing(self.planner.meta.propose(vacuum, COMMIT_TIMEOUT).boxed()).await {
                 // The table was dropped and already vacuumed by a concurrent command.
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
                 done => drop(done?),

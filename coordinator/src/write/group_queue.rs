@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arrow::array::RecordBatch;
+use futures::FutureExt;
 use plexus_model::{Error, Result, Table, TableId, Version};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::limits::GROUP_QUEUE_MAX;
+use crate::running::committing;
 use crate::write::keys::OnDuplicate;
 
 /// The result of a successful write.
@@ -85,7 +87,10 @@ impl GroupCommitter {
         let (reply, result) = oneshot::channel();
         let stopping = |_| Error::unavailable("the node is stopping");
         let pending = PendingWrite { rows, operation, enqueued_at: Instant::now(), reply };
-        self.queue.send(pending).await.map_err(|e| stopping(e.to_string()))?;
-        result.await.map_err(|e| stopping(e.to_string()))?
+        let commit = async {
+            self.queue.send(pending).await.map_err(|e| stopping(e.to_string()))?;
+            result.await.map_err(|e| stopping(e.to_string()))?
+        };
+        committing(commit.boxed()).await
     }
 }

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
+use futures::FutureExt;
 use plexus_model::{
     Applied, Command, Commit, DeletionVector, DeletionVectorData, Error, FileData, Manifest, NewSegment,
     NodeId, Result, RowSet, Segment, SegmentData, SegmentId, Statistics, Table, TableChange, TableSchema,
@@ -20,6 +21,7 @@ use tokio::sync::Semaphore;
 
 use crate::limits::COMMIT_TIMEOUT;
 use crate::peers::SegmentUpload;
+use crate::running::committing;
 use crate::write::group_queue::GroupCommitter;
 use crate::write::keys::KeyIndexes;
 use crate::write::replicate::Replicator;
@@ -69,7 +71,7 @@ impl Writer {
     /// Those of [`Meta::propose`].
     pub(crate) async fn propose(&self, commit: Commit) -> Result<Applied> {
         failpoint::crash_if_armed("commit.propose");
-        let applied = self.meta.propose(Command::Commit(commit), COMMIT_TIMEOUT).await;
+        let applied = committing(self.meta.propose(Command::Commit(commit), COMMIT_TIMEOUT).boxed()).await;
         failpoint::crash_if_armed("commit.answered");
         applied
     }

@@ -8,17 +8,20 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use plexus_coordinator::{CheckResult, NodeReport, Peers, SegmentUpload, Suspects};
 use plexus_model::{Error, ErrorKind, NodeId, Result, SegmentId, Version};
+use plexus_query::RunningQuery;
 use plexus_query::search::SearchTransport;
 use plexus_raft::Transport;
 use plexus_storage::{RemoteSegments, SegmentRef};
 
 use crate::peer::endpoint::{PeerClient, TrafficClass};
 use crate::peer::service::{NodeState, check_files};
-use crate::peer::wire::{FileToCheck, Request, Response};
+use crate::peer::wire::{FileToCheck, Request, Response, WireQuery};
 
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(60);
+/// For requests about running queries, which a node answers from memory.
+const QUERIES_TIMEOUT: Duration = Duration::from_secs(2);
 /// Long, because a node builds a missing index of a small segment during the search. A lost connection is
 /// detected sooner than this.
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(60);
@@ -107,6 +110,32 @@ impl Peers for PeerNetwork {
             (other, _) => Err(unexpected(node, &other)),
         }
     }
+
+    async fn running(&self, node: NodeId) -> Result<Vec<RunningQuery>> {
+        match self.request(node, Request::Running, None, QUERIES_TIMEOUT).await? {
+            (Response::Running(running), _) => Ok(running.into_iter().map(from_wire).collect()),
+            (other, _) => Err(unexpected(node, &other)),
+        }
+    }
+
+    async fn kill(&self, node: NodeId, query: &str) -> Result<bool> {
+        match self.request(node, Request::Kill(query.to_owned()), None, QUERIES_TIMEOUT).await? {
+            (Response::Killed(killed), _) => Ok(killed),
+            (other, _) => Err(unexpected(node, &other)),
+        }
+    }
+
+    async fn interrupt(&self, node: NodeId, query_id: &str) -> Result<()> {
+        match self.request(node, Request::Interrupt(query_id.to_owned()), None, QUERIES_TIMEOUT).await? {
+            (Response::Done, _) => Ok(()),
+            (other, _) => Err(unexpected(node, &other)),
+        }
+    }
+}
+
+fn from_wire(query: WireQuery) -> RunningQuery {
+    let WireQuery { query_id, node, state, started_us, elapsed_us, statement } = query;
+    RunningQuery { query_id, node: NodeId(node), state, started_us, elapsed_us, statement }
 }
 
 #[async_trait]

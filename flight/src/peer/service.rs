@@ -3,16 +3,16 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use plexus_coordinator::{CheckResult, MissingSegments, NodeReport};
+use plexus_coordinator::{CheckResult, MissingSegments, NodeReport, RunningStatements};
 use plexus_model::{Error, Result, SegmentData, SegmentId};
-use plexus_query::Engine;
+use plexus_query::{Engine, RunningQuery};
 use plexus_raft::Meta;
 use plexus_storage::{ReferenceSource, SegmentCondition, SegmentStore};
 use quinn::{Connection, Incoming, RecvStream, SendStream, VarInt};
 use tokio::sync::Semaphore;
 
 use crate::peer::endpoint::PeerEndpoint;
-use crate::peer::wire::{self, FileToCheck, Request, Response};
+use crate::peer::wire::{self, FileToCheck, Request, Response, WireQuery};
 
 /// Segments received at once. Further ones wait, which bounds the memory of their bytes.
 const RECEIVING_MAX: usize = 16;
@@ -32,6 +32,8 @@ pub struct NodeState {
     pub missing: Arc<MissingSegments>,
     /// The query engine, once it has started.
     pub engine: OnceLock<Arc<Engine>>,
+    /// The statements of this node, once it serves clients.
+    pub statements: OnceLock<Arc<RunningStatements>>,
 }
 
 impl NodeState {
@@ -152,6 +154,20 @@ impl PeerService {
                 Ok((report, Bytes::new()))
             }
             Request::Search(request) => self.search(request).await,
+            Request::Running => {
+                let running = self.state.statements.get().map(|all| all.list()).unwrap_or_default();
+                Ok((Response::Running(running.into_iter().map(to_wire).collect()), Bytes::new()))
+            }
+            Request::Kill(query) => {
+                let killed = self.state.statements.get().is_some_and(|all| all.kill(&query));
+                Ok((Response::Killed(killed), Bytes::new()))
+            }
+            Request::Interrupt(query_id) => {
+                if let Some(engine) = self.state.engine.get() {
+                    engine.interrupts().interrupt(&query_id);
+                }
+                Ok((Response::Done, Bytes::new()))
+            }
             Request::CheckFiles(files) => {
                 let CheckResult { damaged, missing } = check_files(self.state.store()?, files).await?;
                 let ids = |ids: Vec<SegmentId>| ids.into_iter().map(|id| id.0).collect();
@@ -192,6 +208,11 @@ impl PeerService {
         })
         .await
     }
+}
+
+fn to_wire(query: RunningQuery) -> WireQuery {
+    let RunningQuery { query_id, node, state, started_us, elapsed_us, statement } = query;
+    WireQuery { query_id, node: node.0, state, started_us, elapsed_us, statement }
 }
 
 async fn read_request(receive: &mut RecvStream) -> Result<Request> {

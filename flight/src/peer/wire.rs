@@ -28,6 +28,23 @@ pub(crate) enum Request {
     CheckFiles(Vec<FileToCheck>),
     /// A search request of the query engine, in its own encoding. The response follows as a body.
     Search(Vec<u8>),
+    /// List the statements that the node runs for its clients.
+    Running,
+    /// End a statement that the node runs for a client, by its id or ticket.
+    Kill(String),
+    /// End the parts of a query that the node runs for another node.
+    Interrupt(String),
+}
+
+/// A statement that a node runs; see `RunningQuery` of the query engine.
+#[derive(Archive, Serialize, Deserialize, Debug)]
+pub(crate) struct WireQuery {
+    pub(crate) query_id: String,
+    pub(crate) node: u64,
+    pub(crate) state: String,
+    pub(crate) started_us: u64,
+    pub(crate) elapsed_us: u64,
+    pub(crate) statement: String,
 }
 
 /// A segment file and what it must contain.
@@ -51,6 +68,10 @@ pub(crate) enum Response {
     Report { applied: u64, checked: u64, segments_missing: u64, missing: Vec<u128>, segments: u64 },
     /// Segment files that failed a check.
     Checked { damaged: Vec<u128>, missing: Vec<u128> },
+    /// The statements that a node runs.
+    Running(Vec<WireQuery>),
+    /// Whether there was a statement to end.
+    Killed(bool),
     /// The request failed.
     Failed { kind: ErrorKind, message: String },
 }

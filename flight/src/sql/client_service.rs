@@ -9,8 +9,9 @@ use std::sync::Arc;
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
 use arrow_flight::sql::Any;
 use arrow_flight::{
-    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest,
-    HandshakeResponse, PollInfo, PutResult, RenewFlightEndpointRequest, SchemaResult, Ticket,
+    Action, ActionType, CancelFlightInfoRequest, CancelFlightInfoResult, Criteria, Empty, FlightData,
+    FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse, PollInfo, PutResult,
+    RenewFlightEndpointRequest, SchemaResult, Ticket,
 };
 use futures::stream::{self, BoxStream};
 use plexus_storage::types;
@@ -35,7 +36,7 @@ type Streamed<T> = BoxStream<'static, Result<T, Status>>;
 const RECEIVED_MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// Supported actions and their descriptions, as `ListActions` reports them.
-const ACTIONS: [(&str, &str); 9] = [
+const ACTIONS: [(&str, &str); 10] = [
     ("CreatePreparedStatement", "Creates a reusable prepared statement"),
     ("ClosePreparedStatement", "Closes a prepared statement"),
     ("BeginTransaction", "Begins a transaction"),
@@ -43,7 +44,8 @@ const ACTIONS: [(&str, &str); 9] = [
     ("SetSessionOptions", "Sets options of the session"),
     ("GetSessionOptions", "Returns the options of the session"),
     ("CloseSession", "Ends the session"),
-    ("CancelFlightInfo", "Reports that queries are cancelled by dropping their stream"),
+    ("CancelFlightInfo", "Ends a query by its FlightInfo"),
+    ("CancelQuery", "Ends a query by its FlightInfo; the older form"),
     ("RenewFlightEndpoint", "Returns the endpoint unchanged, since tickets do not expire"),
 ];
 
@@ -218,9 +220,12 @@ impl FlightService for ClientService {
                 Ok(action_result(&CloseSessionResult { status: CLOSED }))
             }
             "CancelFlightInfo" => {
-                action_body::<arrow_flight::CancelFlightInfoRequest>(&request)?;
-                let status = arrow_flight::CancelStatus::NotCancellable as i32;
-                Ok(action_result(&arrow_flight::CancelFlightInfoResult { status }))
+                let cancel: CancelFlightInfoRequest = action_body(&request)?;
+                let info = cancel
+                    .info
+                    .ok_or_else(|| Status::invalid_argument("CancelFlightInfo needs the FlightInfo"))?;
+                let status = self.sql.cancel(&info).await? as i32;
+                Ok(action_result(&CancelFlightInfoResult { status }))
             }
             "RenewFlightEndpoint" => {
                 let renewal: RenewFlightEndpointRequest = action_body(&request)?;

@@ -11,7 +11,7 @@ use arrow_flight::sql::{
     SqlSupportedCaseSensitivity, SqlSupportedTransaction, XdbcDataType,
 };
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
-use plexus_coordinator::LEASE;
+use plexus_coordinator::IDLE_TIMEOUT_DEFAULT;
 use plexus_model::{Error, Manifest, Result, Table, TableName};
 use plexus_query::{CATALOG, SYSTEM_SCHEMA};
 use plexus_storage::types;
@@ -36,7 +36,7 @@ pub(crate) fn sql_info() -> Result<SqlInfoData> {
     info.append(SqlInfo::FlightSqlServerBulkIngestion, true);
     info.append(SqlInfo::FlightSqlServerIngestTransactionsSupported, true);
     info.append(SqlInfo::FlightSqlServerStatementTimeout, 0i32);
-    info.append(SqlInfo::FlightSqlServerTransactionTimeout, LEASE.as_millis() as i32);
+    info.append(SqlInfo::FlightSqlServerTransactionTimeout, IDLE_TIMEOUT_DEFAULT.as_millis() as i32);
     info.append(SqlInfo::SqlDdlCatalog, false);
     info.append(SqlInfo::SqlDdlSchema, true);
     info.append(SqlInfo::SqlDdlTable, true);

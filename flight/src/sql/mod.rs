@@ -6,6 +6,7 @@
 //! parameters, so that any node can serve them.
 
 mod bindings;
+mod cancel;
 mod client_service;
 mod encode;
 mod ingest;

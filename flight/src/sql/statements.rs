@@ -55,8 +55,7 @@ impl SqlService {
             handle.check_size(2)?;
             let described = self.coordinator.describe(session, &handle.sql, parameters.as_ref()).await?;
             if let Some(schema) = described.schema {
-                let settings = session.own_settings();
-                let handle = StatementHandle { version: described.version.0, settings, ..handle };
+                let handle = handle.of_query(described.version, session.own_settings());
                 return Ok((wire_schema(&nullable(&schema), session.string_view()), handle, -1));
             }
         }
@@ -96,7 +95,8 @@ impl SqlService {
         let executed = match handle.version {
             0 => self.coordinator.execute(session, &handle.sql, parameters.as_ref()).await?,
             version => {
-                self.coordinator.redeem(session, &handle.sql, parameters.as_ref(), Version(version)).await?
+                let (version, ticket) = (Version(version), handle.ticket);
+                self.coordinator.redeem(session, &handle.sql, parameters.as_ref(), version, ticket).await?
             }
         };
         match executed {

@@ -9,7 +9,7 @@ use arrow_ipc::writer::StreamWriter;
 use arrow_schema::{Schema, SchemaRef};
 use bytes::Bytes;
 use plexus_coordinator::TransactionId;
-use plexus_model::{Error, Result};
+use plexus_model::{Error, Result, Version};
 use plexus_storage::ipc_check::check_stream;
 use rkyv::{Archive, Deserialize, Serialize};
 use tonic::Status;
@@ -30,6 +30,8 @@ pub(crate) struct StatementHandle {
     pub(crate) executed: bool,
     /// Manifest version that a query reads; zero when the version is chosen at execution.
     pub(crate) version: u64,
+    /// Random id of the ticket, by which the client can cancel the query; zero if it is no ticket of a query.
+    pub(crate) ticket: u128,
     /// Transaction that the statement belongs to; zero for none.
     pub(crate) transaction: u128,
     /// Settings of the session in which the ticket was made.
@@ -52,10 +54,16 @@ impl StatementHandle {
             parameters,
             executed: false,
             version: 0,
+            ticket: 0,
             transaction: 0,
             settings: vec![],
             returned,
         }
+    }
+
+    /// The ticket of a query that is to read `version`.
+    pub(crate) fn of_query(self, version: Version, settings: Vec<(String, String)>) -> Self {
+        Self { version: version.0, ticket: uuid::Uuid::new_v4().as_u128(), settings, ..self }
     }
 
     /// The handle of a prepared statement.

@@ -1,10 +1,11 @@
 //! Transactions of Flight SQL clients: the id on the wire, begin, commit and rollback.
 
+use arrow_flight::Action;
 use arrow_flight::sql::{ActionBeginTransactionResult, ActionEndTransactionRequest, EndTransaction};
 use bytes::Bytes;
 use plexus_coordinator::{Isolation, TransactionId};
 use plexus_model::Token;
-use tonic::Status;
+use tonic::{Request, Status};
 
 use crate::sql::server::SqlService;
 use crate::status::to_status;
@@ -25,8 +26,12 @@ pub(crate) fn transaction_id(bytes: Option<&Bytes>) -> Result<Option<Transaction
 
 impl SqlService {
     /// Begins a transaction with the default isolation.
-    pub(crate) fn begin_transaction(&self) -> Result<ActionBeginTransactionResult, Status> {
-        let id = self.coordinator.begin(Isolation::default()).map_err(|e| to_status(&e))?;
+    pub(crate) fn begin_transaction(
+        &self,
+        request: &Request<Action>,
+    ) -> Result<ActionBeginTransactionResult, Status> {
+        let session = self.session(request)?;
+        let id = self.coordinator.begin(&session, Isolation::default()).map_err(|e| to_status(&e))?;
         Ok(ActionBeginTransactionResult { transaction_id: id.0.to_be_bytes().to_vec().into() })
     }
 

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::config::{Config, Settings};
 use crate::logging;
-use crate::node::Node;
+use crate::node::{Lanes, Node};
 
 /// Threads for consensus and peer traffic. Two are enough to saturate a network link.
 const CONTROL_THREADS: usize = 2;
@@ -28,34 +28,52 @@ pub(crate) fn run(config_file: Option<&Path>, settings: Settings) -> Result<()> 
     if let Err(error) = rlimit::increase_nofile_limit(OPEN_FILES_LIMIT) {
         tracing::warn!(%error, "could not raise the limit of open files");
     }
-    let control = runtime("plexus-control", Some(CONTROL_THREADS))?;
-    let main = runtime("plexus", None)?;
-    let result = main.block_on(serve(config, control.handle()));
+    let control = runtime("plexus-control", Some(CONTROL_THREADS), || ())?;
+    let main = runtime("plexus", None, || ())?;
+    let long = runtime("plexus-long", None, yield_to_others)?;
+    let lanes = Lanes { control: control.handle().clone(), long: long.handle().clone() };
+    let result = main.block_on(serve(config, lanes));
+    long.shutdown_background();
     main.shutdown_background();
     control.shutdown_background();
     result
+}
+
+/// What the system adds to the nice value of threads of long queries: the others have nine times their weight
+/// when both want the processors.
+const LONG_NICE: i32 = 10;
+
+fn yield_to_others() {
+    if let Err(error) = rustix::process::nice(LONG_NICE) {
+        tracing::warn!(%error, "long queries have the priority of all others");
+    }
 }
 
 /// Stack of a thread. Plans are trees, and the engine walks them by recursion: a union of a thousand queries
 /// nests as deep. The system provides the pages that are used.
 const STACK_BYTES: usize = 64 * 1024 * 1024;
 
-fn runtime(name: &str, threads: Option<usize>) -> Result<Runtime> {
+/// A runtime. `on_start` runs on each of its threads.
+fn runtime(
+    name: &str,
+    threads: Option<usize>,
+    on_start: impl Fn() + Send + Sync + 'static,
+) -> Result<Runtime> {
     let mut builder = Builder::new_multi_thread();
     if let Some(threads) = threads {
         builder.worker_threads(threads);
     }
-    builder.thread_stack_size(STACK_BYTES);
+    builder.thread_stack_size(STACK_BYTES).on_thread_start(on_start);
     builder.thread_name(name).enable_all().build().map_err(|e| Error::io("starting the runtime", e))
 }
 
-async fn serve(config: Config, control: &tokio::runtime::Handle) -> Result<()> {
+async fn serve(config: Config, lanes: Lanes) -> Result<()> {
     let signal_error = |e| Error::io("signal handler", e);
     let mut terminate = signal(SignalKind::terminate()).map_err(signal_error)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(signal_error)?;
     let mut stdin_closed = wait_stdin_closed(config.stop_with_stdin);
     let mut node = tokio::select! {
-        node = Node::start(config, control) => node?,
+        node = Node::start(config, lanes) => node?,
         _ = &mut stdin_closed => return Ok(()),
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),

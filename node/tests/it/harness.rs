@@ -96,7 +96,10 @@ impl Node {
         for (name, port) in ["--flight", "--peer", "--http"].iter().zip(self.ports) {
             command.args([*name, &format!("127.0.0.1:{port}")]);
         }
-        command.args(&self.args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        // A cluster is founded once.
+        let is_member = self.dir.join("member").exists();
+        command.args(self.args.iter().filter(|arg| !(is_member && *arg == "--bootstrap")));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.child = Some(command.spawn().expect("the binary starts"));
     }
 
@@ -110,6 +113,17 @@ impl Node {
         let pid = self.child.as_ref().expect("a running node").id();
         // The id cannot belong to another process: nobody has waited for this child.
         assert!(Command::new("kill").arg(pid.to_string()).status().expect("kill runs").success());
+    }
+
+    /// The processor time that the process has used so far.
+    pub(crate) fn processor_time(&self) -> Duration {
+        let pid = self.child.as_ref().expect("a running node").id();
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
+        // The name of the process, in brackets, may contain blanks.
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let ticks: u64 = fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+        // A tick is a hundredth of a second on every Linux.
+        Duration::from_millis(ticks * 10)
     }
 
     /// Waits until the process ends by itself.

@@ -14,6 +14,7 @@ mod operations;
 mod queries;
 mod relevance;
 mod roles;
+mod running;
 mod search;
 mod snapshots;
 mod sql;

@@ -2,7 +2,7 @@
 
 use plexus_model::ErrorKind;
 
-use crate::harness::Cluster;
+use crate::harness::{Cluster, fails};
 use crate::queries::{execute_all, number};
 
 /// A table with rows on every node, of which each is stored once.
@@ -170,4 +170,49 @@ async fn a_voter_that_lost_its_directory_cannot_take_its_own_place() {
     assert!(cluster.nodes[2].log().contains("give it another id"), "{}", cluster.nodes[2].log());
     let mut client = cluster.nodes[0].client().await;
     assert_eq!(number(&mut client, "SELECT 1").await.unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_is_founded_once_and_never_by_an_empty_directory() {
+    let mut cluster = Cluster::start(1).await;
+    let mut client = cluster.nodes[0].client().await;
+    client.execute("CREATE TABLE kept (id BIGINT)").await.unwrap();
+    client.execute("INSERT INTO kept VALUES (1)").await.unwrap();
+    drop(client);
+    cluster.nodes[0].kill();
+    let node = &cluster.nodes[0];
+    let [flight, peer, http] = node.ports.map(|port| format!("127.0.0.1:{port}"));
+    let start_fails = |dir: &std::path::Path, extra: &[&str]| {
+        let dir = dir.display().to_string();
+        let mut args =
+            vec!["start", "--data-dir", &dir, "--flight", &flight, "--peer", &peer, "--http", &http];
+        args.extend(extra);
+        fails(&args)
+    };
+    let message = start_fails(&node.dir, &["--bootstrap"]);
+    assert!(message.contains("start without --bootstrap"), "{message}");
+    // Not mounted.
+    let unmounted = cluster.dir.path().join("unmounted");
+    let message = start_fails(&unmounted, &[]);
+    assert!(message.contains("has no node") && message.contains("not mounted"), "{message}");
+    assert!(!unmounted.exists());
+    // Parts of the directory are lost.
+    let identity = node.dir.join("node.json");
+    let saved = std::fs::read(&identity).unwrap();
+    std::fs::remove_file(&identity).unwrap();
+    for extra in [&[][..], &["--bootstrap"]] {
+        let message = start_fails(&node.dir, extra);
+        assert!(message.contains("but not its node.json"), "{message}");
+    }
+    std::fs::write(&identity, saved).unwrap();
+    let meta = node.dir.join("meta");
+    std::fs::rename(&meta, node.dir.join("meta.away")).unwrap();
+    let message = start_fails(&node.dir, &[]);
+    assert!(message.contains("the metadata of node 1 is lost"), "{message}");
+    std::fs::remove_dir_all(&meta).unwrap();
+    std::fs::rename(node.dir.join("meta.away"), &meta).unwrap();
+    cluster.nodes[0].start();
+    cluster.nodes[0].wait_ready().await;
+    let mut client = cluster.nodes[0].client().await;
+    assert_eq!(number(&mut client, "SELECT count(*) FROM kept").await.unwrap(), 1);
 }

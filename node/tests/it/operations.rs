@@ -94,7 +94,7 @@ fn interrupted_stream(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_options_a_node_is_a_complete_system_in_the_current_directory() {
+async fn with_bootstrap_alone_a_node_is_a_complete_system_in_the_current_directory() {
     // The default ports. A node that found them taken would end at once, and prove nothing.
     for port in 7070..=7072 {
         let free = TcpListener::bind(("127.0.0.1", port));
@@ -103,7 +103,7 @@ async fn without_options_a_node_is_a_complete_system_in_the_current_directory() 
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log");
     let child = Command::new(BINARY)
-        .arg("start")
+        .args(["start", "--bootstrap"])
         .current_dir(dir.path())
         .stderr(std::fs::File::create(&log).unwrap())
         .spawn();
@@ -132,6 +132,7 @@ async fn configuration_comes_from_variables_and_from_a_file() {
     let log = dir.path().join("log");
     let child = Command::new(BINARY)
         .args(["start", "--http", &http])
+        .env("PLEXUS_BOOTSTRAP", "true")
         .env("PLEXUS_CONFIG", &config)
         .env("PLEXUS_PEER", &peer)
         .env("PLEXUS_ADVERTISE", "localhost")

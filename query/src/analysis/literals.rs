@@ -1,6 +1,7 @@
 //! Number literals with an exponent are doubles, as in the SQL standard. DataFusion takes every literal with
 //! a fraction or an exponent for a decimal, of which 1e300 has too many digits.
 
+use crate::visit::visit_mut;
 use std::ops::ControlFlow;
 
 use datafusion::sql::parser::Statement;
@@ -19,7 +20,7 @@ pub fn make_doubles(statement: &mut Statement) {
 
 /// The same in a part of a statement.
 pub fn make_doubles_in(part: &mut impl VisitMut) {
-    let _: ControlFlow<()> = part.visit(&mut Doubles);
+    let _: ControlFlow<()> = visit_mut(part, &mut Doubles);
 }
 
 struct Doubles;

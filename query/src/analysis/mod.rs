@@ -19,6 +19,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::{Analyzer, AnalyzerRule};
 
 use crate::clock_texts::WithSeconds;
+use crate::interrupts::Interrupts;
 use crate::interval_products::IntervalTimes;
 use crate::logical_rules::planning_limits::PlanningLimits;
 
@@ -60,7 +61,7 @@ pub(crate) mod volatile_groups;
 pub(crate) mod window_frames;
 
 /// The analyzer rules of a session: ours around those of DataFusion.
-pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
+pub(crate) fn analyzer_rules(interrupts: &Arc<Interrupts>) -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     let before_coercion = [
         Rule::Node("grouping_columns", grouping_columns::rewrite),
         Rule::Plan("session_columns", session_zone::session_columns),
@@ -106,7 +107,8 @@ pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     ];
     let own = |rule| Arc::new(rule) as Arc<dyn AnalyzerRule + Send + Sync>;
     let theirs = Analyzer::new().rules;
-    let limits = || [Arc::new(PlanningLimits { counts: true }) as Arc<dyn AnalyzerRule + Send + Sync>];
+    let limits = PlanningLimits { counts: true, interrupts: interrupts.clone() };
+    let limits = || [Arc::new(limits.clone()) as Arc<dyn AnalyzerRule + Send + Sync>];
     let before_coercion = limits().into_iter().chain(before_coercion.into_iter().map(own)).chain(limits());
     before_coercion.chain(theirs).chain(after_coercion.into_iter().map(own)).chain(limits()).collect()
 }

@@ -14,6 +14,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion_distributed::DistributedExt;
 
 use crate::context::QueryContext;
+use crate::interrupts::Interrupts;
 use crate::logical_rules::planning_limits::PlanningLimits;
 use crate::scan::distribution::WorkerSlots;
 use crate::search::{SearchRule, carry_bindings};
@@ -29,7 +30,7 @@ mod window_partitions;
 pub use planning_limits::optimize;
 
 /// The rules of a session.
-pub(crate) fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
+pub(crate) fn optimizer_rules(interrupts: &Arc<Interrupts>) -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     let mut rules: Vec<_> = Optimizer::new().rules.into_iter().map(guarded_rules::guarded).collect();
     let push_down = rules.iter().position(|rule| rule.name() == "push_down_filter").unwrap_or_default();
     rules.insert(push_down, Arc::new(filter_places::FilterPlaces));
@@ -37,7 +38,7 @@ pub(crate) fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     // Those that copy parts of a plan come first and last.
     let counts = |index: usize| [0, push_down, rules.len() - 1].contains(&index);
     let limited = rules.iter().enumerate().flat_map(|(index, rule)| {
-        let limits = PlanningLimits { counts: counts(index) };
+        let limits = PlanningLimits { counts: counts(index), interrupts: interrupts.clone() };
         [rule.clone(), Arc::new(limits) as Arc<dyn OptimizerRule + Send + Sync>]
     });
     limited.collect()

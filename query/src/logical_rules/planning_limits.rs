@@ -1,18 +1,21 @@
 //! Limits of planning: of the time, and of the size of plans. Rules may copy parts of a plan, and a few lines
 //! of SQL can become a plan that no memory holds.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result, internal_datafusion_err, resources_err};
 use datafusion::config::ConfigOptions;
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::optimizer::{AnalyzerRule, OptimizerConfig, OptimizerRule};
 
 use crate::context::QueryContext;
+use crate::interrupts::Interrupts;
+use crate::lane::{LongLane, is_long_function, is_long_operator};
 
-/// How long a statement may be planned.
+/// How long a large plan may be optimized. Looked at between the rules.
 const PLANNING_MAX: Duration = Duration::from_secs(20);
 
 /// Most nodes of a plan.
@@ -25,10 +28,10 @@ const EXPRESSIONS_MAX: usize = 5_000_000;
 const NODES_OF_LARGE: usize = 50;
 
 /// Plans with more expressions, likewise.
-const EXPRESSIONS_OF_LARGE: usize = 2_000;
+const EXPRESSIONS_OF_LARGE: usize = 500;
 
 /// When the planning that begins now must have ended, in milliseconds since the Unix epoch.
-pub(crate) fn deadline() -> u64 {
+fn deadline() -> u64 {
     now().saturating_add(PLANNING_MAX.as_millis() as u64)
 }
 
@@ -36,15 +39,18 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-/// A rule that changes nothing, and fails for a plan that exceeds a limit.
-#[derive(Debug)]
+/// A rule that changes nothing. It fails for a plan that exceeds a limit, and for an interrupted query.
+#[derive(Clone, Debug)]
 pub(crate) struct PlanningLimits {
     /// Whether it counts the nodes of the plan, which takes longer.
     pub(crate) counts: bool,
+    /// The queries whose planning shall end.
+    pub(crate) interrupts: Arc<Interrupts>,
 }
 
 impl PlanningLimits {
     fn check(&self, plan: &LogicalPlan, options: &ConfigOptions) -> Result<()> {
+        self.interrupts.check(options)?;
         let deadline =
             options.extensions.get::<QueryContext>().map_or(0, |context| context.planning_deadline);
         if deadline > 0 && now() > deadline {
@@ -102,15 +108,44 @@ fn is_larger(plan: &LogicalPlan, nodes_max: usize, expressions_max: usize) -> Re
     Ok(nodes > nodes_max || expressions > expressions_max)
 }
 
-/// Optimizes a plan. A large one is optimized on a thread of its own.
+/// Whether optimizing a plan may take long: it is large, or has functions that may take long for constants.
+fn takes_long(plan: &LogicalPlan) -> Result<bool> {
+    if is_larger(plan, NODES_OF_LARGE, EXPRESSIONS_OF_LARGE)? {
+        return Ok(true);
+    }
+    let mut takes_long = false;
+    plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            takes_long |= expr.exists(|expr| {
+                Ok(match expr {
+                    Expr::ScalarFunction(function) => is_long_function(function.name()),
+                    Expr::BinaryExpr(binary) => is_long_operator(binary.op),
+                    Expr::SimilarTo(_) => true,
+                    _ => false,
+                })
+            })?;
+            Ok(TreeNodeRecursion::Continue)
+        })
+    })?;
+    Ok(takes_long)
+}
+
+/// Optimizes a plan. One that may take long is optimized in the long lane.
 ///
 /// # Errors
 /// Those of the rules.
 pub async fn optimize(state: &SessionState, plan: &LogicalPlan) -> Result<LogicalPlan> {
-    if !is_larger(plan, NODES_OF_LARGE, EXPRESSIONS_OF_LARGE)? {
+    if !takes_long(plan)? {
         return state.optimize(plan);
     }
-    let (state, plan) = (state.clone(), plan.clone());
-    let optimized = tokio::task::spawn_blocking(move || state.optimize(&plan)).await;
+    let (mut state, plan) = (state.clone(), plan.clone());
+    // A session may plan again much later, when a node that ran a part of the plan has failed.
+    if let Some(context) = state.config_mut().options_mut().extensions.get_mut::<QueryContext>() {
+        context.planning_deadline = deadline();
+    }
+    let Some(lane) = LongLane::of(&state) else {
+        return state.optimize(&plan);
+    };
+    let optimized = lane.runtime().spawn_blocking(move || state.optimize(&plan)).await;
     optimized.map_err(|e| internal_datafusion_err!("planning: {e}"))?
 }

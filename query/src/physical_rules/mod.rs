@@ -9,6 +9,9 @@ use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::sorts::sort::SortExec;
 
+use crate::interrupts::Interrupts;
+
+mod interruptible_joins;
 mod ordered_limits;
 mod required_orders;
 mod two_partitions;
@@ -17,7 +20,9 @@ mod window_keys;
 type Plan = Arc<dyn ExecutionPlan>;
 
 /// The rules of a session: ours around those of DataFusion.
-pub(crate) fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+pub(crate) fn physical_rules(
+    interrupts: &Arc<Interrupts>,
+) -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> =
         vec![Arc::new(two_partitions::TwoPartitions)];
     rules
@@ -25,6 +30,7 @@ pub(crate) fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Syn
     rules.push(Arc::new(ordered_limits::OrderedLimits));
     rules.push(Arc::new(window_keys::WindowKeys));
     rules.push(Arc::new(required_orders::RequiredOrders));
+    rules.push(Arc::new(interruptible_joins::InterruptibleJoins::new(interrupts.clone())));
     rules
 }
 

@@ -4,4 +4,5 @@ pub(crate) mod catalog;
 pub(crate) mod context;
 pub(crate) mod dml_target;
 pub(crate) mod pinned;
+pub(crate) mod queries;
 pub(crate) mod system;

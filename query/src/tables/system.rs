@@ -11,12 +11,14 @@ use datafusion::catalog::{MemTable, TableProvider};
 use datafusion::common::Result;
 use plexus_model::{DeletionVector, IndexDefinition, IndexKind, Manifest, NodeId, Segment, Table};
 
+use crate::tables::queries::{QUERIES, QueriesTable, RunningQueries};
+
 /// The schema of the system tables.
 pub const SYSTEM_SCHEMA: &str = "plexus";
 
 /// Names of the system tables.
-pub(crate) const TABLES: [&str; 7] =
-    ["commits", "indexes", "nodes", "segments", "shards", "storage", "tables"];
+pub(crate) const TABLES: [&str; 8] =
+    ["commits", "indexes", "nodes", QUERIES, "segments", "shards", "storage", "tables"];
 
 /// What a node knows of the cluster beside the manifest.
 #[derive(Clone, Debug, Default)]
@@ -25,9 +27,12 @@ pub struct ClusterView {
     pub leader: Option<NodeId>,
     /// The voters of the Raft group.
     pub voters: Vec<NodeId>,
+    /// The statements that run on all nodes.
+    pub queries: Option<Arc<dyn RunningQueries>>,
 }
 
-/// A system table with the rows of the pinned manifest; `None` if there is no table of this name.
+/// A system table, with the rows of the pinned manifest unless it is about this moment; `None` if there is no
+/// table of this name.
 ///
 /// # Errors
 /// Never in practice: the columns have equal lengths.
@@ -44,6 +49,7 @@ pub(crate) fn table(
         "commits" => commits(manifest)?,
         "storage" => storage(manifest)?,
         "indexes" => indexes(manifest)?,
+        QUERIES => return Ok(Some(Arc::new(QueriesTable::new(view.queries.clone())))),
         _ => return Ok(None),
     };
     Ok(Some(Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]])?)))

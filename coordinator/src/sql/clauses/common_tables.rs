@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{Expr, Query, TableFactor, Visit, Visitor};
+use datafusion::sql::sqlparser::ast::{Expr, Query, TableFactor, Visitor};
 use plexus_model::{Error, Result};
 
 use super::functions::is_volatile;
 use crate::sql::names::{name_of, unqualified};
+use plexus_query::visit;
 
 /// Refuses common tables that call a function like `random` and are read more than once. The engine computes
 /// a common table for each of its readers, and they would get different rows.
@@ -18,7 +19,7 @@ pub(super) fn check_volatile(query: &Query) -> Result<()> {
     let mut volatile = HashSet::new();
     for table in &with.cte_tables {
         let mut reads = Reads::default();
-        let _: ControlFlow<()> = table.query.visit(&mut reads);
+        let _: ControlFlow<()> = visit(&table.query, &mut reads);
         if reads.is_volatile || reads.tables.iter().any(|read| volatile.contains(read)) {
             volatile.insert(name_of(&table.alias.name));
         }
@@ -27,7 +28,7 @@ pub(super) fn check_volatile(query: &Query) -> Result<()> {
         return Ok(());
     }
     let mut reads = Reads::default();
-    let _: ControlFlow<()> = query.visit(&mut reads);
+    let _: ControlFlow<()> = visit(query, &mut reads);
     for name in volatile {
         let readers = reads.tables.iter().filter(|read| **read == name).count();
         if readers > 1 {

@@ -7,9 +7,10 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    self, ObjectType, Set, TableFactor, TransactionAccessMode, TransactionMode, Visit,
+    self, ObjectType, Set, TableFactor, TransactionAccessMode, TransactionMode,
 };
 use plexus_model::{Error, Result};
+use plexus_query::visit;
 
 mod common_tables;
 mod definitions;
@@ -119,7 +120,7 @@ fn check_standard(statement: &ast::Statement) -> Result<()> {
         }
         _ => {}
     }
-    match Visit::visit(statement, &mut Clauses) {
+    match visit(statement, &mut Clauses) {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(()),
     }

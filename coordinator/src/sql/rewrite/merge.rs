@@ -4,10 +4,10 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Expr, Ident, JoinConstraint, JoinOperator, Merge, MergeAction, MergeClause,
-    MergeClauseKind, MergeInsertExpr, MergeInsertKind, TableFactor, Value, Values, visit_expressions,
+    MergeClauseKind, MergeInsertExpr, MergeInsertKind, TableFactor, Value, Values,
 };
 use plexus_model::{Error, Result, Table};
-use plexus_query::ROW_COLUMN;
+use plexus_query::{ROW_COLUMN, visit_expressions};
 
 use crate::sql::columns::replace_unqualified;
 use crate::sql::names::{last_part, name_of};
@@ -169,14 +169,14 @@ fn refers_to(clause: &MergeClause, relation: &Ident) -> bool {
         },
         MergeAction::Delete { .. } => vec![],
     };
-    let is_column = |expr: &Expr| match expr {
+    let mut is_column = |expr: &Expr| match expr {
         Expr::CompoundIdentifier(parts) if parts.len() > 1 && name_of(&parts[0]) == name => {
             ControlFlow::Break(())
         }
         _ => ControlFlow::Continue(()),
     };
     let mut exprs = values.into_iter().chain(clause.predicate.as_ref());
-    exprs.any(|expr| visit_expressions(expr, is_column).is_break())
+    exprs.any(|expr| visit_expressions(expr, &mut is_column).is_break())
 }
 
 /// The value of each column of the table in the `INSERT` of a merge.

@@ -5,9 +5,9 @@
 
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{self, Expr, Ident, TableFactor, VisitMut, VisitorMut};
+use datafusion::sql::sqlparser::ast::{self, Expr, Ident, TableFactor, VisitorMut};
 use plexus_model::{Error, Result, Table};
-use plexus_query::CATALOG;
+use plexus_query::{CATALOG, visit_mut};
 
 use crate::sql::columns::replace_unqualified;
 use crate::sql::names::{last_part, name_of, table_reference};
@@ -61,7 +61,7 @@ pub(crate) fn shorten(statement: &mut ast::Statement, qualifier: &Qualifier) -> 
         return Ok(());
     };
     let mut visitor = Shorten { full: &qualifier.full, table, shortened: None, other: None };
-    let _: ControlFlow<()> = VisitMut::visit(statement, &mut visitor);
+    let _: ControlFlow<()> = visit_mut(statement, &mut visitor);
     match (visitor.shortened, visitor.other) {
         (Some(column), Some(other)) => Err(Error::invalid(format!(
             "{column}: the statement also reads {other}, which has the same name: give the tables aliases"
