@@ -33,7 +33,7 @@ impl InterruptibleJoins {
         Self { function: Arc::new(Interruptible::new(interrupts).into()) }
     }
 
-    fn filter(&self, filter: &JoinFilter, config: &Arc<ConfigOptions>) -> Result<JoinFilter> {
+    fn filter(&self, filter: &JoinFilter, config: &ConfigOptions) -> Result<JoinFilter> {
         let condition = filter.expression().clone();
         let field = condition.return_field(filter.schema())?;
         let checked: Arc<dyn PhysicalExpr> = Arc::new(ScalarFunctionExpr::new(
@@ -41,13 +41,13 @@ impl InterruptibleJoins {
             self.function.clone(),
             vec![condition],
             field,
-            config.clone(),
+            Arc::new(config.clone()),
         ));
         Ok(JoinFilter::new(checked, filter.column_indices().to_vec(), filter.schema().clone()))
     }
 
     /// A join with its condition wrapped; `None` for other plans.
-    fn join(&self, plan: &Plan, config: &Arc<ConfigOptions>) -> Result<Option<Plan>> {
+    fn join(&self, plan: &Plan, config: &ConfigOptions) -> Result<Option<Plan>> {
         let wrapped = |filter: Option<&JoinFilter>| filter.map(|f| self.filter(f, config)).transpose();
         if let Some(join) = plan.downcast_ref::<NestedLoopJoinExec>() {
             let filter = wrapped(join.filter())?;
@@ -85,8 +85,7 @@ impl InterruptibleJoins {
 
 impl PhysicalOptimizerRule for InterruptibleJoins {
     fn optimize(&self, plan: Plan, config: &ConfigOptions) -> Result<Plan> {
-        let config = Arc::new(config.clone());
-        let plan = plan.transform_up(|plan| match self.join(&plan, &config)? {
+        let plan = plan.transform_up(|plan| match self.join(&plan, config)? {
             Some(join) => {
                 Ok::<_, DataFusionError>(Transformed::yes(Arc::new(CooperativeExec::new(join)) as _))
             }
