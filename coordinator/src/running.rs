@@ -252,17 +252,18 @@ impl Started {
     /// Its own error, or `Cancelled`.
     pub(crate) async fn run<T>(&mut self, work: BoxFuture<'_, Result<T>>) -> Result<T> {
         let statement = self.statement.clone();
-        let outcome = CURRENT
+        let (outcome, ended_early) = CURRENT
             .scope(statement.clone(), async {
                 tokio::select! {
                     biased;
-                    outcome = work => outcome,
-                    error = statement.ended() => Err(error),
+                    outcome = work => (outcome, false),
+                    error = statement.ended() => (Err(error), true),
                 }
             })
             .await;
-        // Other parts of a failed statement may still compute.
-        self.is_done = outcome.is_ok();
+        // Other parts of a long query that has failed may still compute.
+        let may_compute = outcome.is_err() && statement.slots.initialized();
+        self.is_done = !ended_early && !may_compute;
         outcome
     }
 
