@@ -4,6 +4,12 @@ use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result};
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator, lit, when};
 
+/// What the rule looks for.
+pub(crate) fn concerns(expr: &Expr) -> bool {
+    use Operator::{RegexIMatch, RegexMatch};
+    matches!(expr, Expr::BinaryExpr(BinaryExpr { op: RegexMatch | RegexIMatch, .. }))
+}
+
 /// The rule; runs before DataFusion simplifies expressions.
 pub(crate) fn rewrite(expr: Expr, _: &DFSchema) -> Result<Transformed<Expr>> {
     match &expr {

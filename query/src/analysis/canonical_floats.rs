@@ -14,8 +14,19 @@ use datafusion::logical_expr::{
 
 use plexus_storage::canonical_floats;
 
-use crate::analysis::rewrite_whole_expressions;
+use crate::analysis::{has_expression, rewrite_whole_expressions};
 use crate::search::is_search_function;
+
+/// What the rule looks for.
+pub(crate) fn concerns(node: &LogicalPlan) -> bool {
+    has_expression(node, |expr| match expr {
+        Expr::BinaryExpr(BinaryExpr { op, .. }) => op.is_numerical_operators(),
+        Expr::Literal(value, _) => value.data_type().is_floating(),
+        expr => {
+            matches!(expr, Expr::Negative(_) | Expr::Cast(_) | Expr::TryCast(_) | Expr::ScalarFunction(_))
+        }
+    })
+}
 
 /// The rule; runs when types are coerced.
 pub(crate) fn analyze(plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {

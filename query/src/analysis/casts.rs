@@ -22,6 +22,11 @@ use crate::analysis::fallible::{is_text, is_total};
 use crate::analysis::typed::typed;
 use crate::clock_texts::{WithSeconds, lacks_seconds};
 
+/// What the rule looks for.
+pub(crate) fn concerns(expr: &Expr) -> bool {
+    matches!(expr, Expr::Cast(_) | Expr::TryCast(_))
+}
+
 /// The rule; runs when types are coerced.
 pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let (value, field, fails) = match &expr {

@@ -17,7 +17,15 @@ use datafusion::logical_expr::{
     ScalarUDFImpl, Signature, Volatility, cast, lit,
 };
 
-use crate::analysis::rewrite_expressions;
+use crate::analysis::{has_expression, rewrite_expressions};
+
+/// What the rule looks for.
+pub(crate) fn concerns(node: &LogicalPlan) -> bool {
+    has_expression(node, |expr| match expr {
+        Expr::BinaryExpr(BinaryExpr { op, .. }) => op.is_numerical_operators(),
+        expr => matches!(expr, Expr::Negative(_)),
+    })
+}
 
 /// The rule; runs when types are coerced.
 pub(crate) fn analyze(plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {

@@ -20,6 +20,11 @@ use crate::analysis::rewrite_expressions;
 /// Digits of decimals of which ten billion fit into 38 digits together.
 const DECIMAL_DIGITS_SAFE: u8 = 28;
 
+/// What the rule looks for.
+pub(crate) fn concerns(node: &LogicalPlan) -> bool {
+    matches!(node, LogicalPlan::Aggregate(_) | LogicalPlan::Window(_))
+}
+
 /// The rule; runs when types are coerced.
 pub(crate) fn analyze(plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
     rewrite_expressions(plan, &|expr, _| Ok(Transformed::no(expr)), &|plan| match plan {

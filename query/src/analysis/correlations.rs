@@ -10,13 +10,20 @@ use datafusion::common::{Column, Result};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::{Expr, Filter, LogicalPlan, LogicalPlanBuilder};
 
+use crate::analysis::recompute_schemas;
+
+/// What the rule looks for.
+pub(crate) fn concerns(node: &LogicalPlan) -> bool {
+    matches!(node, LogicalPlan::Filter(filter) if filter.predicate.contains_outer())
+}
+
 /// The rule; runs before subqueries are rewritten.
 pub(crate) fn analyze(plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-    plan.transform_up_with_subqueries(|node| match node {
+    let rewritten = plan.transform_up_with_subqueries(|node| match node {
         LogicalPlan::Filter(filter) if filter.predicate.contains_outer() => rewrite(filter),
         node => Ok(Transformed::no(node)),
-    })
-    .map(|transformed| transformed.data)
+    })?;
+    recompute_schemas(rewritten.data)
 }
 
 fn rewrite(filter: Filter) -> Result<Transformed<LogicalPlan>> {

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use crate::analysis::is_call;
 use crate::analysis::typed::typed;
 use arrow::array::{AsArray, IntervalMonthDayNanoArray};
 use arrow::compute::cast as cast_array;
@@ -19,6 +20,13 @@ use datafusion::logical_expr::{
     BinaryExpr, Cast, ColumnarValue, Expr, ExprSchemable, Operator, ScalarFunctionArgs, ScalarUDF,
     ScalarUDFImpl, Signature, Volatility, cast, lit,
 };
+
+/// What the rule looks for.
+pub(crate) fn concerns(expr: &Expr) -> bool {
+    let is_sum = |op| matches!(op, Operator::Plus | Operator::Minus);
+    matches!(expr, Expr::BinaryExpr(BinaryExpr { op, .. }) if is_sum(*op))
+        || is_call(expr, &["date_part", "to_timestamp", "now"])
+}
 
 /// The rule; runs before types are coerced.
 pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {

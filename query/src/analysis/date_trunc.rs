@@ -16,7 +16,13 @@ use datafusion::logical_expr::{
     Signature, Volatility, cast as cast_expr,
 };
 
+use crate::analysis::is_call;
 use crate::time_zones::{clocks_of, instants_of};
+
+/// What the rule looks for.
+pub(crate) fn concerns(expr: &Expr) -> bool {
+    is_call(expr, &["date_trunc", "date_bin"])
+}
 
 /// The rule before types are coerced: dates have microseconds, which hold all of them, and what is binned in
 /// nanoseconds has to fit.

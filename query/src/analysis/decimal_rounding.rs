@@ -6,8 +6,15 @@ use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result};
 use datafusion::logical_expr::{Expr, ExprSchemable, cast};
 
+use crate::analysis::is_call;
+
 /// Most digits of the decimals that DataFusion computes with by default.
 const DIGITS_MAX: u8 = 38;
+
+/// What the rule looks for.
+pub(crate) fn concerns(expr: &Expr) -> bool {
+    is_call(expr, &["ceil", "floor"])
+}
 
 /// The rule; runs before types are coerced.
 pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {

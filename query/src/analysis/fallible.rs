@@ -5,6 +5,11 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result};
 use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, Operator, when};
 
+/// What the rule for filtered arguments looks for.
+pub(crate) fn concerns(expr: &Expr) -> bool {
+    matches!(expr, Expr::AggregateFunction(aggregate) if aggregate.params.filter.is_some())
+}
+
 /// An aggregate with a `FILTER` evaluates its arguments for the rows that pass: `sum(10 / v) FILTER (WHERE v
 /// <> 0)` does not divide by zero. DataFusion evaluates them for all rows. See apache/datafusion#24443.
 pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {

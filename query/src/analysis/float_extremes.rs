@@ -16,6 +16,11 @@ use datafusion::logical_expr::{
 };
 use datafusion_functions_aggregate_common::aggregate::groups_accumulator::prim_op::PrimitiveGroupsAccumulator;
 
+/// What the rule looks for.
+pub(crate) fn concerns(expr: &Expr) -> bool {
+    matches!(expr, Expr::AggregateFunction(aggregate) if ["min", "max"].contains(&aggregate.func.name()))
+}
+
 /// The rule; runs when types are coerced.
 pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let Expr::AggregateFunction(mut aggregate) = expr else {

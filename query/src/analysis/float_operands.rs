@@ -19,7 +19,26 @@ use datafusion::logical_expr::{
 };
 
 use crate::analysis::checked_arithmetic::divide;
-use crate::analysis::{cast_columns, cast_union_columns, rewrite_expressions};
+use crate::analysis::{cast_columns, cast_union_columns, has_expression, rewrite_expressions};
+
+/// What the rule looks for.
+pub(crate) fn concerns(node: &LogicalPlan) -> bool {
+    matches!(node, LogicalPlan::Union(_) | LogicalPlan::Values(_) | LogicalPlan::Join(_))
+        || has_expression(node, |expr| match expr {
+            Expr::BinaryExpr(BinaryExpr { op, .. }) => is_numeric(*op),
+            Expr::AggregateFunction(aggregate) => aggregate.func.name() == "avg",
+            Expr::WindowFunction(window) => window.fun.name() == "avg",
+            expr => matches!(
+                expr,
+                Expr::Between(_)
+                    | Expr::InList(_)
+                    | Expr::Case(_)
+                    | Expr::ScalarFunction(_)
+                    | Expr::InSubquery(_)
+                    | Expr::SetComparison(_)
+            ),
+        })
+}
 
 /// The rule; runs before DataFusion coerces types.
 pub(crate) fn analyze(plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {

@@ -8,6 +8,14 @@ use datafusion::common::{Column, Result};
 use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::{Aggregate, Expr, GroupingSet, LogicalPlan, Projection};
 
+/// What the rule looks for.
+pub(crate) fn concerns(node: &LogicalPlan) -> bool {
+    match node {
+        LogicalPlan::Aggregate(aggregate) => matches!(aggregate.group_expr[..], [Expr::GroupingSet(_)]),
+        _ => false,
+    }
+}
+
 /// The rule; runs before all others.
 pub(crate) fn rewrite(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     let LogicalPlan::Aggregate(aggregate) = plan else {

@@ -16,16 +16,18 @@ use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator};
 
+use crate::analysis::has_expression;
 use crate::analysis::typed::typed_apart;
+
+/// What the rule looks for.
+pub(crate) fn concerns(node: &LogicalPlan) -> bool {
+    has_expression(node, |expr| is_list(expr) || is_or(expr))
+}
 
 /// The rule; runs before types are coerced.
 pub(crate) fn rewrite(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     let is_filter = matches!(plan, LogicalPlan::Filter(_));
-    let mut has_list = false;
-    for expr in plan.expressions() {
-        has_list |= expr.exists(|expr| Ok(is_list(expr) || is_or(expr)))?;
-    }
-    if !has_list {
+    if !concerns(&plan) {
         return Ok(Transformed::no(plan));
     }
     let schema = merge_schema(&plan.inputs());

@@ -16,6 +16,15 @@ use datafusion::logical_expr::{
     ScalarUDFImpl, Signature, Volatility,
 };
 
+/// What the rule looks for.
+pub(crate) fn concerns(expr: &Expr) -> bool {
+    match expr {
+        Expr::BinaryExpr(BinaryExpr { op, .. }) => op.supports_propagation(),
+        Expr::Between(_) | Expr::InList(_) | Expr::WindowFunction(_) => true,
+        _ => false,
+    }
+}
+
 /// The rule; runs when types are coerced.
 pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let is_interval = |side: &Expr| matches!(side.get_type(schema), Ok(DataType::Interval(_)));
@@ -47,6 +56,11 @@ pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>
         }
         expr => Transformed::no(expr),
     })
+}
+
+/// What the rule for sorts looks for.
+pub(crate) fn concerns_sort(node: &LogicalPlan) -> bool {
+    matches!(node, LogicalPlan::Sort(_))
 }
 
 /// The rule for the keys of sorts.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use arrow_schema::DataType;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, NullEquality, Result};
 use datafusion::config::ConfigOptions;
 use datafusion::execution::FunctionRegistry;
@@ -63,47 +63,47 @@ pub(crate) mod window_frames;
 /// The analyzer rules of a session: ours around those of DataFusion.
 pub(crate) fn analyzer_rules(interrupts: &Arc<Interrupts>) -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     let before_coercion = [
-        Rule::Node("grouping_columns", grouping_columns::rewrite),
-        Rule::Plan("session_columns", session_zone::session_columns),
-        Rule::Plan("correlations", correlations::analyze),
-        Rule::Plan("related_types", related_types::analyze),
-        Rule::Expr("null_if", null_if::rewrite),
-        Rule::Expr("any_text", any_text::rewrite),
-        Rule::Expr("decimal_rounding", decimal_rounding::rewrite),
-        Rule::Expr("window_frames", window_frames::rewrite),
-        Rule::Expr("replacements", replacements::rewrite),
-        Rule::Node("volatile_groups", volatile_groups::rewrite),
-        Rule::Node("ordered_sets", ordered_sets::rewrite),
-        Rule::Node("percentiles", percentiles::rewrite),
+        Rule::Node("grouping_columns", grouping_columns::concerns, grouping_columns::rewrite),
+        Rule::Plan("session_columns", session_zone::concerns_columns, session_zone::session_columns),
+        Rule::Plan("correlations", correlations::concerns, correlations::analyze),
+        Rule::Plan("related_types", related_types::concerns, related_types::analyze),
+        Rule::Expr("null_if", null_if::concerns, null_if::rewrite),
+        Rule::Expr("any_text", any_text::concerns, any_text::rewrite),
+        Rule::Expr("decimal_rounding", decimal_rounding::concerns, decimal_rounding::rewrite),
+        Rule::Expr("window_frames", window_frames::concerns, window_frames::rewrite),
+        Rule::Expr("replacements", replacements::concerns, replacements::rewrite),
+        Rule::Node("volatile_groups", volatile_groups::concerns, volatile_groups::rewrite),
+        Rule::Node("ordered_sets", ordered_sets::concerns, ordered_sets::rewrite),
+        Rule::Node("percentiles", percentiles::concerns, percentiles::rewrite),
         // Makes scalar subqueries.
-        Rule::Node("subquery_predicates", subquery_predicates::rewrite_node),
-        Rule::Plan("single_row_subqueries", single_row::analyze),
-        Rule::Node("subquery_columns", subquery_columns::rewrite),
+        Rule::Node("subquery_predicates", subquery_predicates::concerns, subquery_predicates::rewrite_node),
+        Rule::Plan("single_row_subqueries", single_row::concerns, single_row::analyze),
+        Rule::Node("subquery_columns", subquery_columns::concerns, subquery_columns::rewrite),
         // Wants scalar subqueries in filters and projections only, with at most one row.
-        Rule::Plan("dependent_joins", dependent_joins::analyze),
-        Rule::Node("in_lists", in_lists::rewrite),
-        Rule::Plan("float_operands", float_operands::analyze),
-        Rule::Expr("date_times", date_times::rewrite),
-        Rule::Expr("wide_date_trunc", date_trunc::widen),
-        Rule::Plan("timestamp_units", timestamp_units::analyze),
+        Rule::Plan("dependent_joins", dependent_joins::concerns, dependent_joins::analyze),
+        Rule::Node("in_lists", in_lists::concerns, in_lists::rewrite),
+        Rule::Plan("float_operands", float_operands::concerns, float_operands::analyze),
+        Rule::Expr("date_times", date_times::concerns, date_times::rewrite),
+        Rule::Expr("wide_date_trunc", date_trunc::concerns, date_trunc::widen),
+        Rule::Plan("timestamp_units", timestamp_units::concerns, timestamp_units::analyze),
     ];
     // These look at types, which are known after coercion.
     let after_coercion = [
-        Rule::Expr("subquery_items", subquery_items::rewrite),
-        Rule::Node("struct_fields", struct_fields::rewrite),
-        Rule::Expr("casts", casts::rewrite),
-        Rule::Plan("canonical_floats", canonical_floats::analyze),
-        Rule::Expr("float_extremes", float_extremes::rewrite),
-        Rule::Plan("sliding_floats", sliding_floats::analyze),
-        Rule::Plan("session_zone", session_zone::session_zone),
-        Rule::Expr("date_trunc", date_trunc::rewrite),
-        Rule::Expr("interval_order", interval_order::rewrite),
-        Rule::Node("interval_sorts", interval_order::rewrite_sort),
-        Rule::Expr("nested_order", nested_order::rewrite),
-        Rule::Node("nested_sorts", nested_order::rewrite_sort),
-        Rule::Plan("checked_sum", checked_sum::analyze),
-        Rule::Plan("checked_arithmetic", checked_arithmetic::analyze),
-        Rule::Expr("filtered_arguments", fallible::rewrite),
+        Rule::Expr("subquery_items", subquery_items::concerns, subquery_items::rewrite),
+        Rule::Node("struct_fields", struct_fields::concerns, struct_fields::rewrite),
+        Rule::Expr("casts", casts::concerns, casts::rewrite),
+        Rule::Plan("canonical_floats", canonical_floats::concerns, canonical_floats::analyze),
+        Rule::Expr("float_extremes", float_extremes::concerns, float_extremes::rewrite),
+        Rule::Plan("sliding_floats", sliding_floats::concerns, sliding_floats::analyze),
+        Rule::Plan("session_zone", session_zone::concerns, session_zone::session_zone),
+        Rule::Expr("date_trunc", date_trunc::concerns, date_trunc::rewrite),
+        Rule::Expr("interval_order", interval_order::concerns, interval_order::rewrite),
+        Rule::Node("interval_sorts", interval_order::concerns_sort, interval_order::rewrite_sort),
+        Rule::Expr("nested_order", nested_order::concerns, nested_order::rewrite),
+        Rule::Node("nested_sorts", interval_order::concerns_sort, nested_order::rewrite_sort),
+        Rule::Plan("checked_sum", checked_sum::concerns, checked_sum::analyze),
+        Rule::Plan("checked_arithmetic", checked_arithmetic::concerns, checked_arithmetic::analyze),
+        Rule::Expr("filtered_arguments", fallible::concerns, fallible::rewrite),
     ];
     let own = |rule| Arc::new(rule) as Arc<dyn AnalyzerRule + Send + Sync>;
     let theirs = Analyzer::new().rules;
@@ -113,29 +113,80 @@ pub(crate) fn analyzer_rules(interrupts: &Arc<Interrupts>) -> Vec<Arc<dyn Analyz
     before_coercion.chain(theirs).chain(after_coercion.into_iter().map(own)).chain(limits()).collect()
 }
 
-/// A rule by its name and by what it rewrites: whole plans, each node of a plan and of its subqueries, or
-/// each expression, with the schema of the inputs of its node.
+/// A rule by its name, by what it looks for, and by what it rewrites: whole plans, each node of a plan and of
+/// its subqueries, or each expression, with the schema of the inputs of its node.
+///
+/// Most plans have nothing of what most rules look for. Passing over such a plan is cheap, rewriting it is
+/// not: each node and its schema would be made anew by each rule.
 #[derive(Debug)]
 enum Rule {
-    Plan(&'static str, fn(LogicalPlan, &ConfigOptions) -> Result<LogicalPlan>),
-    Node(&'static str, fn(LogicalPlan) -> Result<Transformed<LogicalPlan>>),
-    Expr(&'static str, fn(Expr, &DFSchema) -> Result<Transformed<Expr>>),
+    Plan(&'static str, fn(&LogicalPlan) -> bool, fn(LogicalPlan, &ConfigOptions) -> Result<LogicalPlan>),
+    Node(&'static str, fn(&LogicalPlan) -> bool, fn(LogicalPlan) -> Result<Transformed<LogicalPlan>>),
+    Expr(&'static str, fn(&Expr) -> bool, fn(Expr, &DFSchema) -> Result<Transformed<Expr>>),
+}
+
+impl Rule {
+    /// Whether the rule has to look at a node of a plan.
+    fn concerns(&self, node: &LogicalPlan) -> bool {
+        match self {
+            Self::Plan(_, concerns, _) | Self::Node(_, concerns, _) => concerns(node),
+            Self::Expr(_, concerns, _) => has_expression(node, concerns),
+        }
+    }
 }
 
 impl AnalyzerRule for Rule {
     fn name(&self) -> &str {
         match self {
-            Self::Plan(name, _) | Self::Node(name, _) | Self::Expr(name, _) => name,
+            Self::Plan(name, ..) | Self::Node(name, ..) | Self::Expr(name, ..) => name,
         }
     }
 
     fn analyze(&self, plan: LogicalPlan, config: &ConfigOptions) -> Result<LogicalPlan> {
+        let mut is_concerned = false;
+        plan.apply_with_subqueries(|node| {
+            is_concerned |= self.concerns(node);
+            Ok(if is_concerned { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+        })?;
+        if !is_concerned {
+            return Ok(plan);
+        }
         match self {
-            Self::Plan(_, rewrite) => rewrite(plan, config),
-            Self::Node(_, rewrite) => Ok(plan.transform_up_with_subqueries(rewrite)?.data),
-            Self::Expr(_, rewrite) => rewrite_expressions(plan, rewrite, &|plan| Ok(Transformed::no(plan))),
+            Self::Plan(_, _, rewrite) => rewrite(plan, config),
+            Self::Node(_, _, rewrite) => {
+                let rewritten = plan.transform_up_with_subqueries(rewrite)?;
+                match rewritten.transformed {
+                    true => recompute_schemas(rewritten.data),
+                    false => Ok(rewritten.data),
+                }
+            }
+            Self::Expr(_, _, rewrite) => {
+                rewrite_expressions(plan, rewrite, &|plan| Ok(Transformed::no(plan)))
+            }
         }
     }
+}
+
+/// Gives the nodes above what a rule has changed the schemas that follow from it.
+fn recompute_schemas(plan: LogicalPlan) -> Result<LogicalPlan> {
+    plan.transform_up_with_subqueries(|node| node.recompute_schema().map(Transformed::yes)).data()
+}
+
+/// Whether an expression of a node, or a part of one, is wanted. Subqueries are not looked into.
+fn has_expression(node: &LogicalPlan, wanted: impl Fn(&Expr) -> bool) -> bool {
+    let mut found = false;
+    let mut look = |expr: &Expr| {
+        found |= wanted(expr);
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    };
+    // Nothing in it fails.
+    let _ = node.apply_expressions(|expr| expr.apply(&mut look));
+    found
+}
+
+/// Whether an expression calls one of the functions.
+fn is_call(expr: &Expr, functions: &[&str]) -> bool {
+    matches!(expr, Expr::ScalarFunction(call) if functions.contains(&call.name()))
 }
 
 /// Registers the functions that the rules put into plans.

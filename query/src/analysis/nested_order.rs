@@ -14,6 +14,15 @@ use datafusion::logical_expr::{
     ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
+/// What the rule looks for.
+pub(crate) fn concerns(expr: &Expr) -> bool {
+    match expr {
+        Expr::BinaryExpr(BinaryExpr { op, .. }) => is_order(*op),
+        Expr::Between(_) => true,
+        _ => false,
+    }
+}
+
 /// The rule for comparisons; runs when types are coerced.
 pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let is_nested = |side: &Expr| side.get_type(schema).is_ok_and(|data_type| has_order(&data_type));

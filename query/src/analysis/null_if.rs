@@ -6,6 +6,8 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::{Expr, ExprSchemable, lit, when};
 
+use crate::analysis::is_call;
+
 /// Largest first argument, which is computed twice. A call in a call would double the work at each level.
 const NODES_MAX: usize = 8;
 
@@ -25,6 +27,11 @@ fn is_small(expr: &Expr) -> Result<bool> {
         Ok(if nodes > NODES_MAX { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     })?;
     Ok(nodes <= NODES_MAX)
+}
+
+/// What the rule looks for.
+pub(crate) fn concerns(expr: &Expr) -> bool {
+    is_call(expr, &["nullif"])
 }
 
 /// The rule; runs before types are coerced.

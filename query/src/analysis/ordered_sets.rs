@@ -12,6 +12,11 @@ use datafusion::functions_nested::expr_fn::{array_sort, array_to_string};
 use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams, Sort};
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, LogicalPlanBuilder, lit};
 
+/// What the rule looks for.
+pub(crate) fn concerns(node: &LogicalPlan) -> bool {
+    matches!(node, LogicalPlan::Aggregate(_))
+}
+
 /// The rule; runs before types are coerced.
 pub(crate) fn rewrite(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     let LogicalPlan::Aggregate(aggregate) = plan else {

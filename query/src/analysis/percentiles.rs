@@ -18,6 +18,11 @@ use datafusion::logical_expr::{
 
 use crate::analysis::ordered_sets::collect_lists;
 
+/// What the rule looks for.
+pub(crate) fn concerns(node: &LogicalPlan) -> bool {
+    matches!(node, LogicalPlan::Aggregate(aggregate) if aggregate.aggr_expr.iter().any(is_percentile))
+}
+
 /// The rule; runs before types are coerced.
 pub(crate) fn rewrite(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     match plan {

@@ -12,6 +12,13 @@ use datafusion::logical_expr::{
     ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
+use crate::analysis::is_call;
+
+/// What the rule looks for.
+pub(crate) fn concerns(expr: &Expr) -> bool {
+    is_call(expr, &["regexp_replace"])
+}
+
 /// The rule.
 pub(crate) fn rewrite(expr: Expr, _: &DFSchema) -> Result<Transformed<Expr>> {
     match expr {

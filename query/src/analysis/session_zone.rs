@@ -21,9 +21,19 @@ use datafusion::logical_expr::{
     lit,
 };
 
-use crate::analysis::rewrite_expressions;
 use crate::analysis::typed::typed;
+use crate::analysis::{has_expression, rewrite_expressions};
 use crate::time_zones::{AtTimeZone, DEFAULT_ZONE};
+
+/// What the rule for columns looks for.
+pub(crate) fn concerns_columns(node: &LogicalPlan) -> bool {
+    let is_instant = |data_type: &DataType| matches!(data_type, DataType::Timestamp(_, Some(_)));
+    node.schema().fields().iter().any(|field| is_instant(field.data_type()))
+        || has_expression(
+            node,
+            |expr| matches!(expr, Expr::OuterReferenceColumn(field, _) if is_instant(field.data_type())),
+        )
+}
 
 /// The rule that gives columns the zone of the session; runs before types are coerced.
 pub(crate) fn session_columns(plan: LogicalPlan, config: &ConfigOptions) -> Result<LogicalPlan> {
@@ -124,6 +134,15 @@ fn outer_in_zone(expr: Expr, zone: &str) -> Result<Transformed<Expr>> {
             Transformed::yes(Expr::OuterReferenceColumn(Arc::new(field), column.clone()))
         }
         None => Transformed::no(expr),
+    })
+}
+
+/// What the rule for casts looks for.
+pub(crate) fn concerns(node: &LogicalPlan) -> bool {
+    has_expression(node, |expr| match expr {
+        Expr::BinaryExpr(BinaryExpr { op, .. }) => matches!(op, Operator::Plus | Operator::Minus),
+        Expr::ScalarFunction(call) => call.name().starts_with("to_timestamp"),
+        expr => matches!(expr, Expr::Cast(_) | Expr::TryCast(_)),
     })
 }
 

@@ -17,7 +17,12 @@ use datafusion::logical_expr::{
     Volatility,
 };
 
-use crate::analysis::rewrite_expressions;
+use crate::analysis::{has_expression, rewrite_expressions};
+
+/// What the rule looks for.
+pub(crate) fn concerns(node: &LogicalPlan) -> bool {
+    has_expression(node, |expr| matches!(expr, Expr::ScalarSubquery(_)))
+}
 
 /// The rule; runs before DataFusion checks subqueries.
 pub(crate) fn analyze(plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {

@@ -46,6 +46,11 @@ const FUNCTIONS: [&str; 18] = [
     "regr_sxy",
 ];
 
+/// What the rule looks for.
+pub(crate) fn concerns(node: &LogicalPlan) -> bool {
+    matches!(node, LogicalPlan::Window(_))
+}
+
 /// The rule; runs when types are coerced.
 pub(crate) fn analyze(plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
     let functions = functions();

@@ -16,6 +16,13 @@ use datafusion::logical_expr::{
 };
 use plexus_storage::without_hidden_values;
 
+use crate::analysis::{has_expression, is_call};
+
+/// What the rule looks for.
+pub(crate) fn concerns(node: &LogicalPlan) -> bool {
+    matches!(node, LogicalPlan::Unnest(_)) || has_expression(node, |expr| is_call(expr, &["get_field"]))
+}
+
 /// The rule; runs when types are coerced.
 pub(crate) fn rewrite(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     let is_stored = plan.inputs().into_iter().all(is_stored);

@@ -15,6 +15,12 @@ use datafusion::logical_expr::{
 };
 
 use super::{key_operator, select_columns};
+use crate::analysis::has_expression;
+
+/// What the rule looks for.
+pub(crate) fn concerns(node: &LogicalPlan) -> bool {
+    has_expression(node, |expr| matches!(expr, Expr::ScalarSubquery(_)))
+}
 
 /// The rule; runs after those that make scalar subqueries.
 pub(crate) fn rewrite(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {

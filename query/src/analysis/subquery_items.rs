@@ -10,6 +10,11 @@ use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result};
 use datafusion::logical_expr::{Expr, LogicalPlan, Projection};
 
+/// What the rule looks for.
+pub(crate) fn concerns(expr: &Expr) -> bool {
+    matches!(expr, Expr::InSubquery(_))
+}
+
 /// The rule; runs when types are coerced.
 pub(crate) fn rewrite(expr: Expr, _: &DFSchema) -> Result<Transformed<Expr>> {
     let Expr::InSubquery(mut predicate) = expr else {

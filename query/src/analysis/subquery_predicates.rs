@@ -20,6 +20,12 @@ use datafusion::logical_expr::{
 };
 
 use super::dependent_joins::is_joinable;
+use crate::analysis::has_expression;
+
+/// What the rule looks for.
+pub(crate) fn concerns(node: &LogicalPlan) -> bool {
+    has_expression(node, is_predicate)
+}
 
 /// The rule; runs before the one for scalar subqueries, since it makes some.
 pub(crate) fn rewrite_node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {

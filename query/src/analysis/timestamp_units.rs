@@ -17,7 +17,16 @@ use datafusion::logical_expr::{
 };
 
 use crate::analysis::typed::typed;
-use crate::analysis::{cast_union_columns, rewrite_expressions};
+use crate::analysis::{cast_union_columns, has_expression, rewrite_expressions};
+
+/// What the rule looks for.
+pub(crate) fn concerns(node: &LogicalPlan) -> bool {
+    matches!(node, LogicalPlan::Union(_) | LogicalPlan::Join(_))
+        || has_expression(node, |expr| match expr {
+            Expr::BinaryExpr(BinaryExpr { op, .. }) => op.supports_propagation(),
+            expr => matches!(expr, Expr::Between(_) | Expr::InList(_) | Expr::Case(_)),
+        })
+}
 
 /// The rule; runs before types are coerced.
 pub(crate) fn analyze(plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {

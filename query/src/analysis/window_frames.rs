@@ -7,6 +7,11 @@ use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result};
 use datafusion::logical_expr::{Expr, ExprSchemable, WindowFrame, WindowFrameBound, WindowFrameUnits};
 
+/// What the rule looks for.
+pub(crate) fn concerns(expr: &Expr) -> bool {
+    matches!(expr, Expr::WindowFunction(_))
+}
+
 /// The rule; runs before types are coerced.
 pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let Expr::WindowFunction(mut window) = expr else {

@@ -27,17 +27,23 @@ pub(super) use shape::is_joinable;
 use unnest::Unnesting;
 
 use super::subquery_predicates::by_counts;
-use super::{key_operator, select_columns};
+use super::{has_expression, key_operator, recompute_schemas, select_columns};
+
+/// What the rule looks for.
+pub(crate) fn concerns(node: &LogicalPlan) -> bool {
+    // That of a LATERAL join, or one in an expression.
+    matches!(node, LogicalPlan::Subquery(_)) || has_expression(node, |expr| subquery_of(expr).is_some())
+}
 
 /// The rule; runs when scalar subqueries stand in filters and projections only, and have at most one row.
 pub(crate) fn analyze(plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
     let names = Names::default();
-    plan.transform_up_with_subqueries(|node| match node {
+    let joined = plan.transform_up_with_subqueries(|node| match node {
         LogicalPlan::Filter(_) | LogicalPlan::Projection(_) => join_values(node, &names),
         LogicalPlan::Join(join) => join_lateral(join, &names),
         node => Ok(Transformed::no(node)),
-    })
-    .map(|transformed| transformed.data)
+    })?;
+    recompute_schemas(joined.data)
 }
 
 /// Names of columns that occur once in a statement.
