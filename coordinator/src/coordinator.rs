@@ -156,7 +156,12 @@ impl Coordinator {
 
     /// A parsed statement; for an `EXECUTE` the one that the session has prepared.
     fn parse(&self, session: &Session, sql: &str) -> Result<Arc<Parsed>> {
-        session.prepared().resolve(self.planner.cache.statement(sql)?)
+        let parsed = session.prepared().resolve(self.planner.cache.statement(sql)?)?;
+        // A session whose timeout is too short must be able to change it.
+        if parsed.is_about_settings() {
+            running::ignore_timeout();
+        }
+        Ok(parsed)
     }
 
     /// Plans a statement without running it. `parameters` are its values if they are bound already.
@@ -486,13 +491,12 @@ impl Coordinator {
         }
     }
 
-    /// The manifest that a statement reads. Those about settings read the newest, so that a session can leave
-    /// a version that is gone.
+    /// The manifest that a statement reads.
     async fn visible(&self, session: &Session, parsed: &Parsed) -> Result<Arc<Manifest>> {
-        let newest = self.pin().await?;
-        match parsed.is_about_settings() {
-            true => Ok(newest),
-            false => self.planner.visible_to(session, newest),
+        match parsed.reads_tables {
+            true => self.planner.visible(session).await,
+            // Any version does. A session can leave one that is gone, and needs no quorum for that.
+            false => Ok(self.meta().manifest()),
         }
     }
 

@@ -4,7 +4,7 @@
 //! that has begun is waited for, since nobody could say otherwise whether it took place.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -73,6 +73,7 @@ impl RunningStatements {
             started: SystemTime::now(),
             began: Instant::now(),
             time_max,
+            ignores_time: AtomicBool::default(),
             phase: Mutex::new(Phase::Running { commits: 0 }),
             workers: Mutex::default(),
             killed: CancellationToken::new(),
@@ -134,6 +135,8 @@ pub(crate) struct Running {
     began: Instant,
     /// How long it may run.
     time_max: Option<Duration>,
+    /// Whether it runs to its end all the same.
+    ignores_time: AtomicBool,
     phase: Mutex<Phase>,
     /// Other nodes that run parts of it.
     workers: Mutex<Vec<NodeId>>,
@@ -197,6 +200,9 @@ impl Running {
             match self.time_max {
                 Some(time_max) => tokio::time::sleep(time_max.saturating_sub(self.began.elapsed())).await,
                 None => std::future::pending().await,
+            }
+            if self.ignores_time.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
             }
         };
         let error = tokio::select! {
@@ -295,6 +301,12 @@ pub(crate) fn query_id() -> String {
         .unwrap_or_else(|_| uuid::Uuid::now_v7().simple().to_string())
 }
 
+/// Lets the present statement run to its end, however long that takes. It says so before it waits for
+/// anything.
+pub(crate) fn ignore_timeout() {
+    let _ = CURRENT.try_with(|statement| statement.ignores_time.store(true, Ordering::Relaxed));
+}
+
 /// Runs a commit of the present statement, which does not end early before its outcome is known.
 ///
 /// # Errors
@@ -381,6 +393,15 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Cancelled);
         assert!(error.message().contains("statement_timeout, 50ms"), "{error}");
         drop(slow);
+
+        let mut reset = all.start("RESET statement_timeout", Some(Duration::ZERO), 0).unwrap();
+        let run = async {
+            ignore_timeout();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            Ok(())
+        };
+        reset.run(run.boxed()).await.unwrap();
+        drop(reset);
 
         let mut commit = all.start("INSERT", time_max, 0).unwrap();
         let long_commit = async {

@@ -23,9 +23,12 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use webpki::EndEntityCert;
 
 /// DNS name in every node's certificate. Peers verify this name instead of addresses, which may change.
 pub const SERVER_NAME: &str = "plexus-node";
+/// What the name of a node begins with, which its certificate has, too: `node-7.plexus-node`.
+const NODE_PREFIX: &str = "node-";
 /// Protocol version that TLS negotiates on the peer port.
 const ALPN: &[u8] = b"plexus/1";
 const TOKEN_PREFIX: &str = "plexus-join-";
@@ -81,7 +84,10 @@ impl Authority {
         let make = || -> Result<(String, String), rcgen::Error> {
             let issuer = Issuer::from_ca_cert_pem(&self.certificate, KeyPair::from_pem(&self.key)?)?;
             let key = KeyPair::generate()?;
-            let mut params = CertificateParams::new(vec![SERVER_NAME.to_owned()])?;
+            let mut params = CertificateParams::new(vec![
+                SERVER_NAME.to_owned(),
+                format!("{NODE_PREFIX}{node}.{SERVER_NAME}"),
+            ])?;
             params.distinguished_name = distinguished_name(&format!("plexus node {node}"));
             params.is_ca = IsCa::ExplicitNoCa;
             params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -150,6 +156,15 @@ impl Authority {
             Err(e) => Err(Error::io(path.display(), e)),
         }
     }
+}
+
+/// The node that a certificate was issued to. `None` if it names none.
+pub(crate) fn node_of(certificate: &CertificateDer<'_>) -> Option<NodeId> {
+    let certificate = EndEntityCert::try_from(certificate).ok()?;
+    certificate.valid_dns_names().find_map(|name| {
+        let node = name.strip_suffix(SERVER_NAME)?.strip_suffix('.')?.strip_prefix(NODE_PREFIX)?;
+        node.parse().ok().map(NodeId)
+    })
 }
 
 fn distinguished_name(common: &str) -> DistinguishedName {
@@ -242,5 +257,7 @@ mod tests {
         let identity = authority.issue(NodeId(7)).unwrap();
         identity.server_config().unwrap();
         identity.client_config().unwrap();
+        assert_eq!(node_of(&identity.chain().unwrap()[0]), Some(NodeId(7)));
+        assert_eq!(node_of(&certificates(&authority.certificate).unwrap()[0]), None);
     }
 }

@@ -20,18 +20,9 @@ pub struct Proposal {
 const RECORD_OVERHEAD_BYTES: usize = 256;
 
 impl Proposal {
-    /// Estimated size in the log, in bytes. The size of a log entry is bounded by it.
+    /// Size in the log, in bytes. The size of a log entry is bounded by it, so everything counts.
     pub fn weight(&self) -> usize {
-        RECORD_OVERHEAD_BYTES
-            + match &self.command {
-                Command::Commit(commit) => {
-                    let changes: usize = commit.changes.iter().map(TableChange::weight).sum();
-                    changes + commit.alter.iter().map(AlterTable::weight).sum::<usize>()
-                }
-                Command::CreateTable(create) => create.schema.columns.len() * RECORD_OVERHEAD_BYTES,
-                Command::AlterTable(alter) => alter.weight(),
-                _ => 0,
-            }
+        crate::encode(self).len()
     }
 }
 
@@ -135,13 +126,6 @@ pub struct AlterTable {
     pub base: Option<Version>,
 }
 
-impl AlterTable {
-    /// Estimated size in the log, in bytes.
-    fn weight(&self) -> usize {
-        (self.schema.columns.len() + self.schema.indexes.len()) * RECORD_OVERHEAD_BYTES
-    }
-}
-
 /// An atomic change of the rows and schemas of any number of tables.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
 pub struct Commit {
@@ -233,19 +217,6 @@ impl TableChange {
             relocations: vec![],
             index: vec![],
         }
-    }
-
-    /// Estimated size in the log, in bytes.
-    fn weight(&self) -> usize {
-        let ids = self.remove.len() + self.flush.iter().map(|f| f.from.len()).sum::<usize>();
-        let segments = self.add.iter().chain(self.flush.iter().map(|f| &f.segment));
-        let deletions = self.delete.iter().map(|(_, d)| deletion_vector_weight(d));
-        let relocations = self.relocations.iter().map(|r| r.rows.len() + RECORD_OVERHEAD_BYTES / 4);
-        segments.map(NewSegment::weight).sum::<usize>()
-            + self.index.len() * RECORD_OVERHEAD_BYTES / 2
-            + relocations.sum::<usize>()
-            + deletions.sum::<usize>()
-            + ids * size_of::<SegmentId>()
     }
 }
 

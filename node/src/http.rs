@@ -83,10 +83,9 @@ pub(crate) async fn serve(
 }
 
 async fn ready(State(source): State<Arc<StatusSource>>) -> Response {
-    if source.is_ready() {
-        "ready\n".into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "no metadata leader, or not yet in the cluster\n").into_response()
+    match source.check_ready().await {
+        Ok(()) => "ready\n".into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {error}\n")).into_response(),
     }
 }
 

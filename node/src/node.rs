@@ -16,7 +16,7 @@ use plexus_flight::tls::Identity;
 use plexus_model::{Error, NodeId, Result};
 use plexus_query::{Engine, EngineOptions};
 use plexus_raft::{Meta, MetaOptions, SNAPSHOT_ENTRIES};
-use plexus_storage::{SegmentEncoder, SegmentReader, SegmentStore};
+use plexus_storage::{DiskSpace, SegmentEncoder, SegmentReader, SegmentStore};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -139,6 +139,7 @@ impl Node {
             server = self.servers.join_next() => failure(server),
             error = background => error,
             error = self.meta.failed() => error,
+            error = self.meta.removed() => error,
         }
     }
 
@@ -252,11 +253,13 @@ impl NodeCore {
 }
 
 async fn start_meta(control: &Handle, id: NodeId, data: &DataDir, network: PeerNetwork) -> Result<Arc<Meta>> {
+    let space = DiskSpace::of(data.path());
     let options = MetaOptions {
         node: id,
         directory: data.path().join("meta"),
         transport: Arc::new(network),
         snapshot_entries: SNAPSHOT_ENTRIES,
+        check_space: Box::new(move |bytes| space.check(bytes)),
     };
     control
         .spawn(Meta::start(options))

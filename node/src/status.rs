@@ -4,13 +4,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures::future::join_all;
 use plexus_coordinator::{NodeReport, Peers, TaskMetrics};
 use plexus_flight::peer::NodeState;
-use plexus_model::{Manifest, NodeId, SegmentId, Table};
+use plexus_model::{Error, Manifest, NodeId, Result, SegmentId, Table};
 use plexus_raft::Meta;
 use serde::{Deserialize, Serialize};
+
+/// How long the readiness of a node may take to be known.
+const READY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The parts of a node that its status and metrics are read from.
 pub(crate) struct StatusSource {
@@ -134,12 +138,24 @@ fn under_replicated(manifest: &Manifest, reports: &BTreeMap<NodeId, Option<NodeR
 }
 
 impl StatusSource {
-    /// Whether this node can run statements: the client port is served, there is a leader, and the node is in
-    /// the cluster.
-    pub(crate) fn is_ready(&self) -> bool {
-        self.serving.load(Ordering::Acquire)
-            && self.meta.leader().is_some()
-            && self.meta.manifest().nodes.contains_key(&self.node)
+    /// Checks that this node can run statements: the client port is served, a quorum answers, and the node is
+    /// in the cluster and has the entries of the log that it should have.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub(crate) async fn check_ready(&self) -> Result<()> {
+        if !self.serving.load(Ordering::Acquire) {
+            return Err(Error::unavailable("the node is starting, and not yet in the cluster"));
+        }
+        if self.meta.lacks_entries() {
+            return Err(Error::unavailable("the metadata log has lost entries, which other nodes replace"));
+        }
+        // A leader that is cut off does not know it, and neither does a follower: only a quorum tells.
+        let manifest = self.meta.read(READY_TIMEOUT).await?;
+        match manifest.nodes.contains_key(&self.node) {
+            true => Ok(()),
+            false => Err(Error::unavailable("the node is not in the cluster")),
+        }
     }
 
     /// Collects the status. Asks all nodes for their reports at the same time.

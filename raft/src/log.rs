@@ -4,47 +4,55 @@
 //! process: the kernel may have dropped the dirty pages, and a second sync could then report success for lost
 //! entries.
 
+mod end;
 mod records;
 
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use openraft::storage::{LogFlushed, RaftLogStorage};
-use openraft::{LogState, OptionalSend, RaftLogReader, StorageIOError};
+use openraft::{EntryPayload, LogState, OptionalSend, RaftLogReader, StorageIOError};
 use plexus_model::{Error, Result, failpoint};
 use raft_log::api::raft_log_writer::RaftLogWriter;
 use raft_log::{Config, RaftLog};
 use tokio::sync::{oneshot, watch};
 
+pub(crate) use self::end::{End, LogEnd};
 use self::records::{FlushCallback, LogTypes, Payload};
 use crate::limits::{
     APPEND_BYTES_MAX, LOG_CACHE_BYTES, LOG_CACHE_ENTRIES, LOG_CHUNK_BYTES, LOG_REPLAY_BUFFER_BYTES,
 };
 use crate::types::{Entry, LogId, StorageError, TypeConfig, Vote};
-use crate::wire::{WireLogId, WirePayload};
+use crate::wire::{WireLogId, WirePayload, WireVote};
 
 /// The durable log. Clones share it.
 #[derive(Clone)]
 pub struct LogStore {
     log: Arc<Mutex<RaftLog<LogTypes>>>,
+    end: Arc<LogEnd>,
+    directory: Arc<Path>,
+    /// Whether entries are missing that were acknowledged.
+    is_untrusted: bool,
     /// Last entry that a durable snapshot covers. `None` in the conformance suite, which purges without
     /// snapshots.
     durable_snapshot: Option<watch::Receiver<Option<LogId>>>,
 }
 
 impl LogStore {
-    /// Opens or creates the log in `directory`, and locks the directory. `durable_snapshot` holds the last
-    /// entry that a durable snapshot covers; without it, entries are purged whether a snapshot covers them or
-    /// not.
+    /// Opens or creates the log in `directory`, and locks the directory. Its end is kept in a file beside it.
+    /// `durable_snapshot` holds the last entry that a durable snapshot covers; without it, entries are purged
+    /// whether a snapshot covers them or not.
     ///
     /// # Errors
-    /// The I/O error, among others when another process holds the lock.
+    /// `Corrupt` when the content is damaged, otherwise the I/O error, among others when another process
+    /// holds the lock.
     pub fn open(directory: &Path, durable_snapshot: Option<watch::Receiver<Option<LogId>>>) -> Result<Self> {
         std::fs::create_dir_all(directory).map_err(|e| Error::io(directory.display(), e))?;
+        check_files(directory)?;
         let config = Config {
             wal: raft_log::chunked_wal::Config {
                 dir: directory.display().to_string(),
@@ -57,9 +65,74 @@ impl LogStore {
             log_cache_max_items: Some(LOG_CACHE_ENTRIES),
             log_cache_capacity: Some(LOG_CACHE_BYTES),
         };
-        let log = RaftLog::open(Arc::new(config))
-            .map_err(|e| Error::io(format!("metadata log in {}", directory.display()), e))?;
-        Ok(Self { log: Arc::new(Mutex::new(log)), durable_snapshot })
+        let log = RaftLog::open(Arc::new(config)).map_err(|e| match end::is_damage(&e) {
+            true => damaged(directory, &e),
+            false => Error::io(format!("metadata log in {}", directory.display()), e),
+        })?;
+        let this = Self {
+            log: Arc::new(Mutex::new(log)),
+            end: Arc::new(LogEnd::open(&end_path(directory))?),
+            directory: directory.into(),
+            is_untrusted: false,
+            durable_snapshot,
+        };
+        if let Some(last) = this.lock().log_state().last().copied() {
+            this.end.appended(last).map_err(|e| Error::io(end_path(directory).display(), e))?;
+        }
+        Ok(this)
+    }
+
+    /// What is known of the end of the log in `directory`, which cannot be opened.
+    ///
+    /// # Errors
+    /// Those of the file that holds it.
+    pub(crate) fn end_of(directory: &Path) -> Result<End> {
+        LogEnd::open(&end_path(directory)).map(|end| end.get())
+    }
+
+    /// What is known of the end of the log.
+    pub(crate) fn end(&self) -> End {
+        self.end.get()
+    }
+
+    /// The file that holds the end of the log.
+    pub(crate) fn end_file(&self) -> Arc<LogEnd> {
+        self.end.clone()
+    }
+
+    /// The same log, of a member that does not take up the office that it voted itself into.
+    pub(crate) fn untrusted(self) -> Self {
+        Self { is_untrusted: true, ..self }
+    }
+
+    /// Id of the last entry.
+    pub(crate) fn last(&self) -> Option<LogId> {
+        self.lock().log_state().last().map(|id| (*id).into())
+    }
+
+    /// Checks that no entry is missing within the log.
+    ///
+    /// # Errors
+    /// `Corrupt`, with the first entry that is missing or cannot be read.
+    pub(crate) fn check_complete(&self) -> Result<()> {
+        let log = self.lock();
+        let first = log.log_state().purged().map_or(0, |id| id.index + 1);
+        let end = log.log_state().last().map_or(0, |id| id.index + 1);
+        let mut expected = first;
+        for record in log.read(first, end.max(first)) {
+            match record {
+                Ok((id, _)) if id.index == expected => expected += 1,
+                Ok((id, _)) => {
+                    let reason = format!("entry {expected} is missing before {}", id.index);
+                    return Err(damaged(&self.directory, &reason));
+                }
+                Err(error) => return Err(damaged(&self.directory, &format!("entry {expected}: {error}"))),
+            }
+        }
+        match expected >= end {
+            true => Ok(()),
+            false => Err(damaged(&self.directory, &format!("entry {expected} is missing"))),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, RaftLog<LogTypes>> {
@@ -70,13 +143,44 @@ impl LogStore {
     pub fn is_pristine(&self) -> bool {
         let log = self.lock();
         let state = log.log_state();
-        state.last().is_none() && state.vote().is_none() && state.purged().is_none()
+        let End { last, vote, .. } = self.end.get();
+        let is_empty = state.last().is_none() && state.vote().is_none() && state.purged().is_none();
+        is_empty && last.is_none() && vote.is_none()
     }
 
     /// Id of the last entry that was removed because a snapshot covers it.
     pub fn purged(&self) -> Option<LogId> {
         self.lock().log_state().purged().map(|id| (*id).into())
     }
+}
+
+fn end_path(directory: &Path) -> PathBuf {
+    directory.with_extension("end")
+}
+
+/// Checks that no file of the log is empty before others, at which `raft-log` would panic.
+fn check_files(directory: &Path) -> Result<()> {
+    let files = || -> io::Result<Vec<_>> {
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(directory)? {
+            let entry = entry?;
+            if entry.path().extension().is_some_and(|extension| extension == "wal") {
+                files.push((entry.file_name(), entry.metadata()?.len()));
+            }
+        }
+        Ok(files)
+    };
+    let mut files = files().map_err(|e| Error::io(directory.display(), e))?;
+    files.sort();
+    files.pop();
+    match files.iter().find(|(_, length)| *length == 0) {
+        Some((name, _)) => Err(damaged(directory, &format!("{} is empty", name.display()))),
+        None => Ok(()),
+    }
+}
+
+fn damaged(directory: &Path, reason: &impl std::fmt::Display) -> Error {
+    Error::corrupt(format!("metadata log in {}: {reason}", directory.display()))
 }
 
 fn write_error(error: &io::Error) -> StorageError {
@@ -161,11 +265,25 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             log.save_vote((*vote).into()).map_err(|e| StorageIOError::write_vote(&e))?;
             log.flush(true, Some(FlushCallback::Caller(done))).map_err(|e| StorageIOError::write_vote(&e))?;
         }
-        wait.await.map_err(|e| StorageIOError::write_vote(&e).into())
+        wait.await.map_err(|e| StorageIOError::write_vote(&e))?;
+        let (end, vote) = (self.end.clone(), (*vote).into());
+        let recorded = tokio::task::spawn_blocking(move || end.voted(vote)).await;
+        recorded
+            .map_err(|e| StorageIOError::write_vote(&e))?
+            .map_err(|e| StorageIOError::write_vote(&e).into())
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
-        Ok(self.lock().log_state().vote().map(|vote| (*vote).into()))
+        let vote: Option<WireVote> = self.lock().log_state().vote().copied();
+        let latest = match (vote, self.end.get().vote) {
+            (Some(logged), Some(recorded)) if recorded > logged => Some(recorded),
+            (logged, recorded) => logged.or(recorded),
+        };
+        Ok(latest.map(|vote| {
+            // With it, openraft would lead again without an election.
+            let committed = vote.committed && !self.is_untrusted;
+            WireVote { committed, ..vote }.into()
+        }))
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
@@ -187,7 +305,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        let mut is_alone = None;
         let records = entries.into_iter().map(|entry| {
+            if let EntryPayload::Membership(membership) = &entry.payload {
+                is_alone = Some(membership.voter_ids().count() == 1);
+            }
             let payload = plexus_model::encode(&WirePayload::from(&entry.payload));
             (WireLogId::from(entry.log_id), Payload(payload.into()))
         });
@@ -196,7 +318,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         // After a snapshot was installed, the leader may send entries again that the snapshot covers.
         let first = log.log_state().purged().map_or(0, |id| id.index + 1);
         log.append(records.filter(|(id, _)| id.index >= first)).map_err(|e| write_error(&e))?;
-        log.flush(true, Some(FlushCallback::Append(callback))).map_err(|e| write_error(&e))?;
+        if let Some(is_alone) = is_alone {
+            self.end.set_alone(is_alone).map_err(|e| write_error(&e))?;
+        }
+        let (end, last) = (self.end.clone(), log.log_state().last().copied());
+        log.flush(true, Some(FlushCallback::Append { callback, end, last })).map_err(|e| write_error(&e))?;
         failpoint::crash_if_armed("log.appended");
         Ok(())
     }

@@ -12,6 +12,7 @@ use openraft::error::{ClientWriteError, InitializeError, RaftError};
 use plexus_model::{ClusterId, Command, Error, ErrorKind, NodeId, NodeRecord, Result, Secret};
 use tokio::time::{error::Elapsed, sleep, timeout};
 
+use crate::heartbeats::not_a_member;
 use crate::limits::{BOOTSTRAP_TIMEOUT, FORWARD_TIMEOUT, JOIN_RETRY_PAUSE, MEMBER_CHANGE_TIMEOUT};
 use crate::meta::{Meta, no_leader};
 use crate::network::call;
@@ -155,9 +156,7 @@ impl Meta {
         let id = record.id;
         // A linearizable read: a deposed leader, or one that is still catching up, may not know every member.
         if !self.read(MEMBER_CHANGE_TIMEOUT).await?.nodes.contains_key(&id) {
-            return Err(Error::not_found(format!(
-                "node {id} is no member of the cluster (any more): it can join with an empty data directory"
-            )));
+            return Err(not_a_member(id));
         }
         let address = Address(record.peer.clone());
         self.propose(Command::RegisterNode(record), MEMBER_CHANGE_TIMEOUT).await?;

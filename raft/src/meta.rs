@@ -5,10 +5,11 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use openraft::{Raft, ServerState};
+use openraft::{Config, Raft, ServerState};
 use plexus_model::limits::PROPOSAL_BYTES_MAX;
 use plexus_model::{
     Applied, Command, Error, ErrorKind, Manifest, NodeId, Outcome, Proposal, Result, Token, Version,
@@ -18,12 +19,17 @@ use tokio::time::{sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::batcher::{Batcher, ProposalHandler, ReadIndexHandler};
-use crate::limits::{FORWARD_TIMEOUT, RETRY_PAUSE, SHUTDOWN_TIMEOUT, raft_config};
-use crate::log::LogStore;
+use crate::elections::{Heard, permit_elections};
+use crate::limits::{FORWARD_TIMEOUT, LOG_END_SYNC_INTERVAL, RETRY_PAUSE, SHUTDOWN_TIMEOUT, raft_config};
+use crate::log::LogEnd;
 use crate::network::{Network, Transport, call};
-use crate::state_machine::{Published, StateMachine};
-use crate::types::TypeConfig;
+use crate::recovery::{self, Stores};
+use crate::state_machine::Published;
+use crate::types::{LogId, TypeConfig};
 use crate::wire::{Request, Response};
+
+/// Fails with `ResourceExhausted` when there is no room for so many bytes.
+pub type SpaceCheck = Box<dyn Fn(u64) -> Result<()> + Send + Sync>;
 
 /// What a member of the metadata group needs to start.
 pub struct MetaOptions {
@@ -35,6 +41,8 @@ pub struct MetaOptions {
     pub transport: Arc<dyn Transport>,
     /// Number of log entries between two snapshots, normally [`SNAPSHOT_ENTRIES`](crate::SNAPSHOT_ENTRIES).
     pub snapshot_entries: u64,
+    /// Checks that the disk has room for so many bytes beside what the log itself needs.
+    pub check_space: SpaceCheck,
 }
 
 /// This node's member of the metadata group. All parts of a node share one handle.
@@ -51,7 +59,13 @@ pub struct Meta {
     pub(crate) membership_lock: tokio::sync::Mutex<()>,
     published: watch::Receiver<Published>,
     pristine: bool,
-    stop: CancellationToken,
+    /// Whether this member lacks entries that it has acknowledged.
+    lacks_entries: AtomicBool,
+    /// Cancelled when the leader says that this node was removed from the cluster.
+    pub(crate) removal: CancellationToken,
+    check_space: SpaceCheck,
+    pub(crate) heard: Mutex<Heard>,
+    pub(crate) stop: CancellationToken,
 }
 
 /// The metadata group as this member sees it.
@@ -79,29 +93,21 @@ impl Meta {
     /// [`bootstrap`](Self::bootstrap) or [`join`](Self::join).
     ///
     /// # Errors
-    /// `Corrupt` when the snapshot is damaged, or does not cover what was removed from the log.
+    /// `Corrupt` when the log or the snapshot is damaged and no other member has a copy.
     pub async fn start(options: MetaOptions) -> Result<Arc<Self>> {
-        let MetaOptions { node, directory, transport, snapshot_entries } = options;
-        let machine = StateMachine::open(&directory.join("snapshot"))?;
-        let log = LogStore::open(&directory.join("log"), Some(machine.durable()))?;
-        let covered = *machine.durable().borrow();
-        if log.purged() > covered {
-            // openraft does not check this. It would start with an incomplete manifest.
-            return Err(Error::corrupt(format!(
-                "{}: the log begins after {:?} but the snapshot ends at {covered:?}",
-                directory.display(),
-                log.purged()
-            )));
-        }
-        let pristine = log.is_pristine();
+        let MetaOptions { node, directory, transport, snapshot_entries, check_space } = options;
+        let Stores { machine, log, lost_until } = recovery::open(&directory)?;
+        let (pristine, end) = (log.is_pristine(), log.end_file());
         let published = machine.subscribe();
         let network = Network { transport: transport.clone() };
-        let raft =
-            Raft::new(node.0, Arc::new(raft_config(snapshot_entries)?), network, log, machine)
-                .await
-                .map_err(|e| Error::internal(format!("starting the metadata group: {e}")).with_source(e))?;
+        // Elections are permitted when they are due.
+        let config = Config { enable_elect: false, ..raft_config(snapshot_entries)? };
+        let raft = Raft::new(node.0, Arc::new(config), network, log, machine)
+            .await
+            .map_err(|e| Error::internal(format!("starting the metadata group: {e}")).with_source(e))?;
         let stop = CancellationToken::new();
-        Ok(Arc::new(Self {
+        tokio::spawn(keep_end(end, stop.clone()));
+        let this = Arc::new(Self {
             node,
             transport,
             proposals: Batcher::start(stop.clone(), ProposalHandler(raft.clone())),
@@ -110,9 +116,24 @@ impl Meta {
             membership_lock: tokio::sync::Mutex::default(),
             published,
             pristine,
+            lacks_entries: AtomicBool::new(lost_until.is_some()),
+            removal: CancellationToken::new(),
+            check_space,
+            heard: Mutex::default(),
             stop,
             raft,
-        }))
+        });
+        tokio::spawn(permit_elections(this.clone()));
+        if let Some(lost_until) = lost_until {
+            tokio::spawn(catch_up(this.clone(), lost_until));
+        }
+        Ok(this)
+    }
+
+    /// Whether this member lacks entries of the log that it has acknowledged, since its disk has lost them.
+    /// It then neither votes nor leads.
+    pub fn lacks_entries(&self) -> bool {
+        self.lacks_entries.load(Ordering::Acquire)
     }
 
     /// Id of this node.
@@ -142,24 +163,21 @@ impl Meta {
     /// the command.
     pub async fn propose(&self, command: Command, limit: Duration) -> Result<Applied> {
         let proposal = Proposal { token: Token::generate(), command };
-        if proposal.weight() > PROPOSAL_BYTES_MAX {
-            return Err(Error::exhausted(format!(
-                "a commit of about {} bytes exceeds the limit of {PROPOSAL_BYTES_MAX} for one log entry: \
-                 write less at once",
-                proposal.weight()
-            )));
-        }
+        check_weight(&proposal)?;
         let deadline = Instant::now() + limit;
+        // Whether an earlier attempt may still be committed.
         let mut sent = false;
         loop {
             let leader = self.leader();
-            sent |= leader.is_some();
-            let error = match self.propose_to(leader, &proposal, deadline).await {
+            let error = match self.while_leading(&leader, self.propose_to(&leader, &proposal, deadline)).await
+            {
                 Ok(outcome) => return outcome.into_result(),
                 Err(error) => error,
             };
-            // Once the proposal was sent, an error does not tell whether it will be committed. Only an
-            // outcome does.
+            // A leader without room refuses before it writes. Any other error does not tell whether a
+            // proposal that was sent will be committed. Only an outcome does.
+            let is_refused = error.kind() == ErrorKind::ResourceExhausted;
+            sent |= leader.is_some() && !is_refused;
             if !sent && !error.is_retryable() {
                 return Err(error);
             }
@@ -171,15 +189,43 @@ impl Meta {
         }
     }
 
+    /// Waits for an answer of `leader`, until another member leads: whoever asked then asks that one, and
+    /// does not wait until the connection to a dead one is given up.
+    async fn while_leading<T>(
+        &self,
+        leader: &Option<(NodeId, String)>,
+        answer: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let (mut metrics, known) = (self.raft.metrics(), leader.as_ref().map(|(leader, _)| leader.0));
+        let replaced = metrics.wait_for(|m| m.current_leader.is_some() && m.current_leader != known);
+        tokio::select! {
+            biased;
+            answer = answer => answer,
+            Ok(_) = replaced => Err(Error::unavailable("another member leads the metadata group now")),
+        }
+    }
+
+    /// On the leader: checks that the disk has room for what a proposal adds. What only removes something is
+    /// never refused.
+    pub(crate) fn check_room(&self, proposal: &Proposal) -> Result<()> {
+        match &proposal.command {
+            Command::Commit(_) | Command::CreateTable(_) | Command::AlterTable(_) => {
+                (self.check_space)(proposal.weight() as u64)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Sends a proposal to the leader once. An error says only that no outcome arrived.
     async fn propose_to(
         &self,
-        leader: Option<(NodeId, String)>,
+        leader: &Option<(NodeId, String)>,
         proposal: &Proposal,
         deadline: Instant,
     ) -> Result<Outcome> {
         match leader {
-            Some((leader, _)) if leader == self.node => {
+            Some((leader, _)) if *leader == self.node => {
+                self.check_room(proposal)?;
                 match timeout_at(deadline.into(), self.proposals.submit(proposal.clone())).await {
                     Ok(Ok(outcome)) => Ok(outcome),
                     Ok(Err(error)) => Err(error.into_error()),
@@ -188,9 +234,9 @@ impl Meta {
             }
             Some((_, address)) => {
                 let request = Request::Propose(proposal.clone());
-                match call(&*self.transport, &address, &request, FORWARD_TIMEOUT).await? {
+                match call(&*self.transport, address, &request, FORWARD_TIMEOUT).await? {
                     Response::Outcome(outcome) => Ok(outcome),
-                    other => Err(other.into_error(&address)),
+                    other => Err(other.into_error(address)),
                 }
             }
             None => Err(no_leader()),
@@ -212,7 +258,8 @@ impl Meta {
     async fn read_index(&self, limit: Duration) -> Result<u64> {
         let deadline = Instant::now() + limit;
         loop {
-            let error = match self.read_index_from(self.leader(), deadline).await {
+            let leader = self.leader();
+            let error = match self.while_leading(&leader, self.read_index_from(&leader, deadline)).await {
                 Ok(index) => return Ok(index),
                 Err(error) => error,
             };
@@ -223,9 +270,9 @@ impl Meta {
         }
     }
 
-    async fn read_index_from(&self, leader: Option<(NodeId, String)>, deadline: Instant) -> Result<u64> {
+    async fn read_index_from(&self, leader: &Option<(NodeId, String)>, deadline: Instant) -> Result<u64> {
         match leader {
-            Some((leader, _)) if leader == self.node => {
+            Some((leader, _)) if *leader == self.node => {
                 match timeout_at(deadline.into(), self.reads.submit(())).await {
                     Ok(Ok(index)) => Ok(index),
                     Ok(Err(error)) => Err(error.into_error()),
@@ -233,9 +280,9 @@ impl Meta {
                 }
             }
             Some((_, address)) => {
-                match call(&*self.transport, &address, &Request::ReadIndex, FORWARD_TIMEOUT).await? {
+                match call(&*self.transport, address, &Request::ReadIndex, FORWARD_TIMEOUT).await? {
                     Response::ReadIndex(index) => Ok(index),
-                    other => Err(other.into_error(&address)),
+                    other => Err(other.into_error(address)),
                 }
             }
             None => Err(no_leader()),
@@ -322,6 +369,41 @@ impl Meta {
             Ok(Err(error)) => tracing::warn!(%error, "the metadata group did not stop cleanly"),
             Err(_) => tracing::warn!("the metadata group did not stop within {SHUTDOWN_TIMEOUT:?}"),
         }
+    }
+}
+
+/// Makes the end of the log durable from time to time.
+async fn keep_end(end: Arc<LogEnd>, stop: CancellationToken) {
+    loop {
+        let is_last = stop.run_until_cancelled(sleep(LOG_END_SYNC_INTERVAL)).await.is_none();
+        let end = end.clone();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || end.sync()).await {
+            tracing::warn!(%error, "the end of the metadata log could not be synced");
+        }
+        if is_last {
+            return;
+        }
+    }
+}
+
+/// Lets a member vote again when it has the entries that it had lost.
+async fn catch_up(meta: Arc<Meta>, lost_until: LogId) {
+    let mut metrics = meta.raft.metrics();
+    let caught_up = metrics.wait_for(|metrics| metrics.last_applied >= Some(lost_until));
+    if meta.stop.run_until_cancelled(caught_up).await.is_some_and(|reached| reached.is_ok()) {
+        meta.lacks_entries.store(false, Ordering::Release);
+        tracing::info!(entry = lost_until.index, "got the lost entries of the metadata log from other nodes");
+    }
+}
+
+/// Checks that a proposal is small enough for the log.
+pub(crate) fn check_weight(proposal: &Proposal) -> Result<()> {
+    match proposal.weight() {
+        0..=PROPOSAL_BYTES_MAX => Ok(()),
+        bytes => Err(Error::exhausted(format!(
+            "a commit of {bytes} bytes exceeds the limit of {PROPOSAL_BYTES_MAX} for one log entry: write \
+             less at once"
+        ))),
     }
 }
 

@@ -26,6 +26,8 @@ pub(crate) enum Request {
     Change { change: MemberChange, forwarded: bool },
     /// To the leader: this node is alive.
     Heartbeat { node: u64 },
+    /// To a voter: does it lead, or hear a leader?
+    HasLeader,
 }
 
 /// A message of the Raft protocol.
@@ -74,6 +76,7 @@ pub(crate) enum Response {
     Outcome(Outcome),
     /// The log index that the read must have applied.
     ReadIndex(u64),
+    HasLeader(bool),
     /// The request succeeded and has no result.
     Done,
     /// This member does not lead. `leader` leads as far as it knows.

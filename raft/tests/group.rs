@@ -1,69 +1,14 @@
 //! A group of three members in one process, over a network that loses responses.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, RwLock};
+mod members;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use plexus_model::{ClusterId, Command, Error, ErrorKind, NodeId, NodeRecord, Result, Roles};
-use plexus_raft::{Meta, MetaOptions, Transport};
+use plexus_model::{ClusterId, Command, ErrorKind};
 
-/// Few, so that a test takes several snapshots.
-const SNAPSHOT_ENTRIES: u64 = 50;
-/// Time for each step of a test.
-const TIMEOUT: Duration = Duration::from_secs(20);
-
-/// A network that delivers every request, but loses every third response while it is `lossy`.
-#[derive(Default)]
-struct Network {
-    /// Members that can be reached, by peer address.
-    members: RwLock<HashMap<String, Arc<Meta>>>,
-    /// The largest request so far.
-    request_bytes_max: AtomicUsize,
-    lossy: AtomicBool,
-    calls: AtomicU64,
-}
-
-#[async_trait]
-impl Transport for Network {
-    async fn call(&self, address: &str, request: Vec<u8>, _timeout: Duration) -> Result<Vec<u8>> {
-        let member =
-            self.members.read().expect("no code panics while it holds this lock").get(address).cloned();
-        let member = member.ok_or_else(|| Error::unavailable(format!("no member at {address}")))?;
-        self.request_bytes_max.fetch_max(request.len(), Ordering::Relaxed);
-        let response = member.handle(&request).await;
-        let call = self.calls.fetch_add(1, Ordering::Relaxed);
-        if self.lossy.load(Ordering::Relaxed) && call.is_multiple_of(3) {
-            return Err(Error::unavailable("the response was lost"));
-        }
-        Ok(response)
-    }
-}
-
-fn record(id: u64) -> NodeRecord {
-    let address = |port: &str| format!("node{id}:{port}");
-    NodeRecord {
-        id: NodeId(id),
-        roles: Roles::ALL,
-        flight: address("flight"),
-        peer: address("peer"),
-        http: address("http"),
-        live: true,
-    }
-}
-
-async fn start(network: &Arc<Network>, id: u64, dir: &std::path::Path) -> Arc<Meta> {
-    let options = MetaOptions {
-        node: NodeId(id),
-        directory: dir.join(format!("node{id}")),
-        transport: network.clone(),
-        snapshot_entries: SNAPSHOT_ENTRIES,
-    };
-    let meta = Meta::start(options).await.unwrap();
-    network.members.write().unwrap().insert(record(id).peer, meta.clone());
-    meta
-}
+use members::{Network, SNAPSHOT_ENTRIES, TIMEOUT, create_schema, group, record, start};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn join_is_retried_when_its_response_is_lost() {
@@ -72,31 +17,6 @@ async fn join_is_retried_when_its_response_is_lost() {
     network.lossy.store(true, Ordering::Relaxed);
     let members = group(&network, dir.path()).await;
     assert_eq!(members[0].manifest().nodes.len(), 3);
-}
-
-/// A group of nodes 1, 2 and 3, all of which vote. Node 1 leads.
-async fn group(network: &Arc<Network>, dir: &std::path::Path) -> Vec<Arc<Meta>> {
-    let first = start(network, 1, dir).await;
-    first.bootstrap(ClusterId(7), record(1)).await.unwrap();
-    let mut members = vec![first];
-    for id in [2, 3] {
-        let member = start(network, id, dir).await;
-        member.join(&record(1).peer, record(id), TIMEOUT).await.unwrap();
-        members.push(member);
-    }
-    for _ in 0..200 {
-        // On a node, background work calls this periodically.
-        let _ = members[0].reconcile_voters().await;
-        if members[0].status().voters.len() == 3 {
-            return members;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("the members did not become voters: {:?}", members[0].status());
-}
-
-fn create_schema(name: String) -> Command {
-    Command::CreateSchema { name, if_not_exists: false }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -198,4 +118,31 @@ async fn command_that_is_too_large_is_rejected_before_it_is_written() {
     let error = member.propose(Command::Commit(commit), TIMEOUT).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
     assert_eq!(member.read(TIMEOUT).await.unwrap().version, before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_was_cut_off_does_not_depose_the_leader() {
+    let dir = tempfile::tempdir().unwrap();
+    let network = Arc::new(Network::default());
+    let members = group(&network, dir.path()).await;
+    let term = members[0].status().term;
+    network.isolated.write().unwrap().push(3);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    members[0].propose(create_schema("meanwhile".into()), TIMEOUT).await.unwrap();
+    network.isolated.write().unwrap().clear();
+    let version = members[0].manifest().version;
+    members[2].wait_version(version, TIMEOUT).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    for member in &members {
+        let status = member.status();
+        assert_eq!((status.term, status.leader.map(|n| n.0)), (term, Some(1)), "node {}", member.node());
+    }
+
+    // A leader that is cut off is replaced, and follows when it is back.
+    network.isolated.write().unwrap().push(1);
+    let created = members[1].propose(create_schema("without the first".into()), TIMEOUT).await;
+    created.unwrap();
+    network.isolated.write().unwrap().clear();
+    let version = members[1].manifest().version;
+    members[0].wait_version(version, TIMEOUT).await.unwrap();
 }

@@ -34,8 +34,10 @@
 //! # }
 //! ```
 
+mod blocks;
 mod canonical_floats;
 mod deletion_vectors;
+mod disk_space;
 mod distinct;
 mod encode;
 mod hidden_values;
@@ -54,6 +56,7 @@ mod type_names;
 pub mod types;
 
 pub use canonical_floats::canonical_floats;
+pub use disk_space::DiskSpace;
 pub use encode::{EncodedSegment, SegmentEncoder, SegmentRows, primary_keys};
 pub use hidden_values::without_hidden_values;
 pub use read::{RemoteSegments, SegmentReader, SegmentRef};

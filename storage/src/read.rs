@@ -154,21 +154,18 @@ impl SegmentReader {
             let (segment, mapped) = (segment.clone(), self.mapped);
             let id = segment.id;
             let read = tokio::task::spawn_blocking(move || {
-                let file = store.segment(
-                    segment.id,
-                    segment.data.bytes,
-                    &segment.data.checksum,
-                    ReferenceSource::Manifest,
-                )?;
+                let SegmentRef { id, data, .. } = segment;
+                let manifest = ReferenceSource::Manifest;
                 // Copy when the system cannot map the file, or the range is not aligned.
                 if mapped
-                    && let Ok(map) = file.map()
+                    && let Ok(map) = store.segment(id, data.bytes, &data.checksum, manifest)?.map()
                     && let Some(bytes) = aligned_slice(&map, offset, length, alignment)
                 {
                     return Ok(BufferHandle::new_host(ByteBuffer::from_bytes_aligned(bytes, alignment)));
                 }
                 let mut buffer = ByteBufferMut::zeroed_aligned(length, alignment);
-                file.read_exact_at(buffer.as_mut_slice(), offset)?;
+                let content = buffer.as_mut_slice();
+                store.read_exact_at(id, data.bytes, &data.checksum, manifest, content, offset)?;
                 Ok(BufferHandle::new_host(buffer.freeze()))
             })
             .await

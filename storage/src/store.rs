@@ -14,10 +14,9 @@
 //! succeed without the bytes being on disk (Rebello et al.: "Can applications recover from fsync failures?",
 //! 2020).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -26,11 +25,14 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use plexus_model::{Error, ErrorKind, Result, SegmentId, failpoint};
 
+use crate::blocks::Blocks;
+use crate::disk_space::DiskSpace;
 use crate::inventory::Inventory;
 
 /// The segment files on the local disk, by id. The methods block on disk I/O unless stated otherwise: do not
 /// call them on an async thread.
 pub struct SegmentStore {
+    space: DiskSpace,
     directory: PathBuf,
     temporary: PathBuf,
     quarantine: PathBuf,
@@ -45,8 +47,8 @@ pub struct SegmentStore {
 struct OpenFiles {
     /// Files with the time of their last use, in ticks of `clock`.
     files: HashMap<SegmentId, (Arc<SegmentFile>, u64)>,
-    /// Segments whose checksum was verified since the start. Contains segments whose file was evicted.
-    verified: HashSet<SegmentId>,
+    /// What was read of segments that were verified since the start, also of those whose file was evicted.
+    verified: HashMap<SegmentId, Arc<Blocks>>,
     /// Logical clock: the number of uses.
     clock: u64,
 }
@@ -71,7 +73,7 @@ impl OpenFiles {
             self.files.retain(|_, (_, last_use)| *last_use > threshold);
         }
         self.clock += 1;
-        self.verified.insert(id);
+        self.verified.insert(id, file.blocks.clone());
         self.files.insert(id, (file, self.clock));
     }
 
@@ -105,6 +107,7 @@ pub enum SegmentCondition {
 pub struct SegmentFile {
     file: File,
     path: PathBuf,
+    blocks: Arc<Blocks>,
     /// The content, once it is memory-mapped.
     mapped: OnceLock<Bytes>,
 }
@@ -132,10 +135,16 @@ impl SegmentFile {
     /// Fills `buffer` with the bytes from `offset` on.
     ///
     /// # Errors
-    /// `Corrupt` when the file ends before. `Unavailable` when the disk cannot be read.
+    /// `Corrupt` when the file ends before, or has changed since it was opened. `Unavailable` when the disk
+    /// cannot be read.
     pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        self.file.read_exact_at(buffer, offset).map_err(|e| {
-            Error::io(format!("{}: reading {} bytes at {offset}", self.path.display(), buffer.len()), e)
+        let length = buffer.len();
+        self.blocks.read(&self.file, buffer, offset).map_err(|e| {
+            let what = format!("{}: reading {length} bytes at {offset}", self.path.display());
+            match e.kind() {
+                io::ErrorKind::InvalidData => Error::corrupt(format!("{what}: {e}")).with_source(e),
+                _ => Error::io(what, e),
+            }
         })
     }
 }
@@ -170,6 +179,7 @@ impl SegmentStore {
         }
         inventory.reconcile(&present)?;
         Ok(Self {
+            space: DiskSpace::of(root),
             directory,
             temporary,
             quarantine,
@@ -203,13 +213,17 @@ impl SegmentStore {
     /// segment is on the local disk already.
     ///
     /// # Errors
-    /// `Corrupt` when the bytes do not match the checksum. `ResourceExhausted` when the disk is full. In both
-    /// cases the disk is left as it was.
+    /// `Corrupt` when the bytes do not match the checksum, or the file on the local disk differs from them.
+    /// `ResourceExhausted` when the disk is full. In all cases the disk is left as it was.
     pub fn put(&self, id: SegmentId, bytes: &[u8], checksum: &[u8; 32]) -> Result<()> {
-        if self.contains(id) {
-            return Ok(());
-        }
         verify(id, bytes, checksum)?;
+        if self.contains(id) {
+            match self.segment(id, bytes.len() as u64, checksum, ReferenceSource::Untrusted) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                known => return known.map(|_| ()),
+            }
+        }
+        self.space.check(bytes.len() as u64).map_err(|e| e.context(format!("segment {id}")))?;
         let temporary = self.temporary.join(format!("{id}.{}", uuid::Uuid::new_v4().simple()));
         let written = write_file(&temporary, bytes);
         if let Err(e) = written {
@@ -238,8 +252,10 @@ impl SegmentStore {
         checksum: &[u8; 32],
         reference: ReferenceSource,
     ) -> Result<Arc<SegmentFile>> {
+        let differs = || Error::corrupt(format!("segment {id}: the file does not match its checksum"));
         if let Some(file) = self.lock_open_files().get(id) {
-            return Ok(file);
+            // It matched another checksum, which came from the manifest or from its sender.
+            return if file.blocks.matches(length, checksum) { Ok(file) } else { Err(differs()) };
         }
         let path = self.path(id);
         let file = match File::open(&path) {
@@ -254,16 +270,42 @@ impl SegmentStore {
             }
             Err(e) => return Err(Error::io(path.display(), e)),
         };
-        let is_verified = self.lock_open_files().verified.contains(&id);
-        if !is_verified && !matches_checksum(id, &file, length, checksum) {
+        let verified = self.lock_open_files().verified.get(&id).cloned();
+        let blocks = verified.or_else(|| read_blocks(id, &file));
+        let Some(blocks) = blocks.filter(|blocks| blocks.matches(length, checksum)) else {
             if reference == ReferenceSource::Manifest {
                 self.quarantine_segment(id)?;
             }
-            return Err(Error::corrupt(format!("segment {id}: the file does not match its checksum")));
-        }
-        let file = Arc::new(SegmentFile { file, path, mapped: OnceLock::new() });
+            return Err(differs());
+        };
+        let file = Arc::new(SegmentFile { file, path, blocks, mapped: OnceLock::new() });
         self.lock_open_files().insert(id, file.clone());
         Ok(file)
+    }
+
+    /// Fills `buffer` with the bytes of a segment from `offset` on, as [`Self::segment`] and a read would.
+    ///
+    /// # Errors
+    /// Those of [`Self::segment`] and [`SegmentFile::read_exact_at`]. A file that has changed on disk goes to
+    /// quarantine, too.
+    pub fn read_exact_at(
+        &self,
+        id: SegmentId,
+        length: u64,
+        checksum: &[u8; 32],
+        reference: ReferenceSource,
+        buffer: &mut [u8],
+        offset: u64,
+    ) -> Result<()> {
+        let file = self.segment(id, length, checksum, reference)?;
+        let read = file.read_exact_at(buffer, offset);
+        if read.as_ref().is_err_and(|e| e.kind() == ErrorKind::Corrupt)
+            && offset.checked_add(buffer.len() as u64).is_some_and(|end| end <= length)
+        {
+            // The file matched this checksum, wherever that comes from.
+            self.check(id, length, checksum)?;
+        }
+        read
     }
 
     /// The memory-mapped content of a segment; `None` when it is not open or not mapped. Does not block on
@@ -348,16 +390,12 @@ fn segment_id_of_file_name(name: &str) -> Option<SegmentId> {
     name.strip_suffix(FILE_EXTENSION)?.strip_suffix('.')?.parse().ok()
 }
 
-/// Whether an open file has this length and checksum. An unreadable file does not match.
-fn matches_checksum(id: SegmentId, file: &File, length: u64, checksum: &[u8; 32]) -> bool {
-    let mut hasher = blake3::Hasher::new();
-    match hasher.update_reader(file).map(|hasher| hasher.count()) {
-        Ok(read) => read == length && hasher.finalize().as_bytes() == checksum,
-        Err(error) => {
-            tracing::error!(segment = %id, %error, "the segment cannot be read");
-            false
-        }
-    }
+/// Reads an open file. `None` if that fails.
+fn read_blocks(id: SegmentId, file: &File) -> Option<Arc<Blocks>> {
+    Blocks::of(file)
+        .map(Arc::new)
+        .inspect_err(|error| tracing::error!(segment = %id, %error, "the segment cannot be read"))
+        .ok()
 }
 
 /// Checks received bytes against their checksum.

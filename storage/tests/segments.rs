@@ -178,6 +178,38 @@ fn a_damaged_file_is_detected_on_open_and_goes_to_quarantine() {
 }
 
 #[test]
+fn a_file_that_changes_while_it_is_open_is_noticed_and_goes_to_quarantine() {
+    let dir = tempfile::tempdir().unwrap();
+    let id = SegmentId::generate();
+    let bytes: Vec<u8> = (0..300_000u32).map(|n| n as u8).collect();
+    let length = bytes.len() as u64;
+    let checksum = *blake3::hash(&bytes).as_bytes();
+    let store = SegmentStore::open(dir.path()).unwrap();
+    store.put(id, &bytes, &checksum).unwrap();
+    let read = |offset| {
+        let mut buffer = [0; 100];
+        let manifest = ReferenceSource::Manifest;
+        store.read_exact_at(id, length, &checksum, manifest, &mut buffer, offset).map(|()| buffer)
+    };
+    assert_eq!(read(150_000).unwrap(), bytes[150_000..150_100]);
+    let mut changed = bytes.clone();
+    changed[150_010] ^= 1;
+    std::fs::write(dir.path().join(format!("segments/{id}.vortex")), &changed).unwrap();
+    // Other blocks are still right, and the file goes as a whole.
+    assert_eq!(read(0).unwrap(), bytes[..100]);
+    assert_eq!(read(150_000).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(read(0).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(std::fs::read_dir(dir.path().join("quarantine")).unwrap().count(), 1);
+    assert_eq!(store.lost_file_count(), 1);
+    store.put(id, &bytes, &checksum).unwrap();
+    assert_eq!(read(150_000).unwrap(), bytes[150_000..150_100]);
+    // The same id with other bytes, which match their own checksum.
+    let error = store.put(id, &changed, blake3::hash(&changed).as_bytes()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert_eq!(read(150_000).unwrap(), bytes[150_000..150_100]);
+}
+
+#[test]
 fn a_deleted_file_is_reported_as_missing() {
     let dir = tempfile::tempdir().unwrap();
     let store = SegmentStore::open(dir.path()).unwrap();

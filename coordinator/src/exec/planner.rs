@@ -55,6 +55,21 @@ impl Planner {
         self.meta.read(READ_INDEX_TIMEOUT).await
     }
 
+    /// The manifest that a query of a session reads. A quorum is asked for the newest version only.
+    ///
+    /// # Errors
+    /// `Unavailable` when no quorum answers in time, and those of [`Manifest::as_of`].
+    pub(crate) async fn visible(&self, session: &Session) -> Result<Arc<Manifest>> {
+        let known = self.meta.manifest();
+        let is_known = session.read_version().is_some_and(|version| version <= known.version);
+        let is_current = || {
+            let (allowed, staleness) = (session.staleness(), self.meta.staleness());
+            allowed.is_some_and(|allowed| staleness.is_some_and(|staleness| staleness <= allowed))
+        };
+        let manifest = if is_known || is_current() { known } else { self.pin().await? };
+        self.visible_to(session, manifest)
+    }
+
     /// The manifest as a session reads it: unchanged, or as of `plexus.read_version`.
     ///
     /// # Errors

@@ -29,12 +29,13 @@ pub struct Session {
 }
 
 /// The settings of Plexus, each with its description.
-const SETTINGS: [(&str, &str); 10] = [
+const SETTINGS: [(&str, &str); 11] = [
     ("catalog", "database of unqualified names; always plexus"),
     ("schema", "schema of unqualified names"),
     (TIME_ZONE, "zone of times that are written without one, such as Europe/Berlin or +02:00"),
     ("plexus.task_bytes", "segment bytes that justify a task on another node"),
     ("plexus.read_version", "version that queries read instead of the newest"),
+    (STALENESS, "how far behind the newest version queries may read, such as 5s, without asking a quorum"),
     ("plexus.string_view", "whether text columns reach the client as string views"),
     (
         "plexus.ef_search",
@@ -44,6 +45,9 @@ const SETTINGS: [(&str, &str); 10] = [
     (STATEMENT_TIMEOUT, "how long a statement may run, such as 30s; 0 for no limit"),
     (IDLE_TIMEOUT, "how long a transaction that has changed rows may be idle, such as 60s"),
 ];
+
+/// The setting that allows reads of a version that was the newest a while ago.
+const STALENESS: &str = "plexus.staleness";
 
 /// The setting that limits the time of a statement.
 const STATEMENT_TIMEOUT: &str = "statement_timeout";
@@ -189,7 +193,7 @@ impl Session {
                 }
             }
             "plexus.exact_search" => drop(parse::<bool>(&name, value)?),
-            STATEMENT_TIMEOUT => drop(timeout_of(&name, value)?),
+            STATEMENT_TIMEOUT | STALENESS => drop(timeout_of(&name, value)?),
             IDLE_TIMEOUT => {
                 if timeout_of(&name, value)?.is_none_or(|idle| idle > IDLE_TIMEOUT_MAX) {
                     return Err(Error::invalid(format!(
@@ -248,6 +252,11 @@ impl Session {
     /// The version that queries read; `None` for the newest.
     pub(crate) fn read_version(&self) -> Option<Version> {
         self.lock().get("plexus.read_version").and_then(|v| v.parse().ok()).map(Version)
+    }
+
+    /// How far behind the newest version queries may read; `None` to read the newest.
+    pub(crate) fn staleness(&self) -> Option<Duration> {
+        self.lock().get(STALENESS).and_then(|value| timeout(value).ok()).flatten()
     }
 
     /// Checks that the session may change rows.

@@ -1,12 +1,13 @@
 //! Classification of statements: decided once after parsing, and then used to dispatch to executors.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
 
 use plexus_model::{Error, Result};
-use plexus_query::make_doubles;
+use plexus_query::{make_doubles, visit};
 
 use crate::errors::point_at;
 use crate::sql::result_names::{self, ResultNames};
@@ -79,6 +80,8 @@ pub(crate) struct Parsed {
     pub(crate) kind: StatementKind,
     /// The names of the columns of its result, if it is a query.
     pub(crate) names: ResultNames,
+    /// Whether it may read tables, of which a version has to be chosen.
+    pub(crate) reads_tables: bool,
     /// The text to which positions refer, if it is another one than that of the request.
     pub(crate) text: Option<Arc<str>>,
 }
@@ -96,6 +99,7 @@ impl Parsed {
                 statement,
                 kind: StatementKind::Prepared,
                 names: ResultNames::default(),
+                reads_tables: true,
                 text: None,
             });
         }
@@ -106,7 +110,8 @@ impl Parsed {
         result_names::tell_apart(&mut statement);
         make_doubles(&mut statement);
         make_standard(&mut statement)?;
-        Ok(Self { statement, kind, names, text: None })
+        let reads_tables = reads_tables(&statement);
+        Ok(Self { statement, kind, names, reads_tables, text: None })
     }
 
     /// An error of the statement, which shows its place if the text is not that of the request.
@@ -127,6 +132,29 @@ impl Parsed {
             ),
             _ => false,
         }
+    }
+}
+
+/// Whether a statement may read tables: whether it is no query, or has anything in a FROM.
+fn reads_tables(statement: &Statement) -> bool {
+    struct Tables;
+    impl ast::Visitor for Tables {
+        type Break = ();
+
+        fn pre_visit_table_factor(&mut self, _: &ast::TableFactor) -> ControlFlow<()> {
+            ControlFlow::Break(())
+        }
+    }
+    match statement {
+        Statement::Reset(_) => false,
+        Statement::Statement(statement) => match statement.as_ref() {
+            ast::Statement::Set(_) | ast::Statement::Reset(_) => false,
+            // Of one setting, or `SHOW ALL`, which is a table of the information schema.
+            ast::Statement::ShowVariable { .. } => false,
+            ast::Statement::Query(query) => visit(query.as_ref(), &mut Tables).is_break(),
+            _ => true,
+        },
+        _ => true,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use plexus_model::placement::majority;
-use plexus_model::{Error, NodeId, Result, SegmentId};
+use plexus_model::{Error, ErrorKind, NodeId, Result, SegmentId};
 use plexus_storage::SegmentStore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -30,7 +30,8 @@ impl Replicator {
     /// at least a majority, and slower replicas that confirm within [`STRAGGLER_TIMEOUT`].
     ///
     /// # Errors
-    /// `Unavailable` when a majority cannot be reached. The message names the failed nodes and their errors.
+    /// `Unavailable` when a majority cannot be reached, `ResourceExhausted` when their disks are full. The
+    /// message names the failed nodes and their errors.
     pub(crate) async fn replicate(&self, upload: SegmentUpload, replicas: &[NodeId]) -> Result<Vec<NodeId>> {
         let needed = majority(replicas.len());
         let id = upload.id;
@@ -82,22 +83,32 @@ fn record_result(
     joined: Result<(NodeId, Result<()>), tokio::task::JoinError>,
     id: SegmentId,
     durable: &mut Vec<NodeId>,
-    failures: &mut Vec<String>,
+    failures: &mut Vec<Error>,
 ) {
     match joined {
         Ok((node, Ok(()))) => durable.push(node),
         Ok((node, Err(error))) => {
             tracing::warn!(segment = %id, replica = %node, %error, "a replica did not store the segment");
-            failures.push(format!("node {node}: {error}"));
+            failures.push(error.context(format!("node {node}")));
         }
-        Err(error) => failures.push(error.to_string()),
+        Err(error) => failures.push(Error::internal(error.to_string())),
     }
 }
 
 /// The error for a file that is durable on too few replicas.
-fn no_majority(id: SegmentId, durable: usize, needed: usize, replicas: usize, failures: &[String]) -> Error {
-    Error::unavailable(format!(
-        "segment {id} is durable on {durable} of {replicas} replicas, {needed} are needed; {}",
-        failures.join("; ")
-    ))
+fn no_majority(id: SegmentId, durable: usize, needed: usize, replicas: usize, failures: &[Error]) -> Error {
+    // Trying again does not help as long as disks are full.
+    let is_full = |error: &Error| error.kind() == ErrorKind::ResourceExhausted;
+    let kind = match !failures.is_empty() && failures.iter().all(is_full) {
+        true => ErrorKind::ResourceExhausted,
+        false => ErrorKind::Unavailable,
+    };
+    let reasons: Vec<&str> = failures.iter().map(Error::message).collect();
+    Error::new(
+        kind,
+        format!(
+            "segment {id} is durable on {durable} of {replicas} replicas, {needed} are needed; {}",
+            reasons.join("; ")
+        ),
+    )
 }

@@ -5,11 +5,13 @@
 
 use std::collections::HashMap;
 use std::net::UdpSocket;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use plexus_model::{Error, Result};
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use plexus_model::{Error, ErrorKind, NodeId, Result};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
     ClientConfig, Connection, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig, IdleTimeout,
@@ -17,11 +19,11 @@ use quinn::{
 };
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::sync::Mutex;
+use rustls::pki_types::CertificateDer;
 use tokio::time::timeout;
 
 use crate::peer::wire::{self, Request, Response};
-use crate::tls::{Identity, SERVER_NAME};
+use crate::tls::{Identity, SERVER_NAME, node_of};
 
 /// A connection that receives nothing for this long is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -70,7 +72,7 @@ impl PeerEndpoint {
 
     /// A client with no connections yet.
     pub fn client(&self) -> PeerClient {
-        PeerClient { endpoint: self.endpoint.clone(), connections: Arc::default() }
+        PeerClient { endpoint: self.endpoint.clone(), dials: Arc::default() }
     }
 
     /// Closes all connections and waits up to a second for the closing packets to be sent.
@@ -129,26 +131,29 @@ pub(crate) enum TrafficClass {
     Bulk,
 }
 
-type Slot = Arc<Mutex<Option<Connection>>>;
+/// A connection, or the attempt to get one, which all who wait for it share. A failed attempt says why.
+type Dial = Shared<BoxFuture<'static, Result<Connection, (ErrorKind, String)>>>;
 
 /// Sends requests to peers. Keeps one connection per peer address and traffic class.
 #[derive(Clone)]
 pub struct PeerClient {
     endpoint: Endpoint,
-    connections: Arc<std::sync::Mutex<HashMap<(String, TrafficClass), Slot>>>,
+    dials: Arc<Mutex<HashMap<(String, TrafficClass), Dial>>>,
 }
 
 impl PeerClient {
-    /// Sends a request and its body, if any, and reads the response and the body that it announces.
+    /// Sends a request and its body, if any, and reads the response and the body that it announces. `to` is
+    /// the node that must be at the address; `None` if it is not known.
     pub(crate) async fn call(
         &self,
         address: &str,
+        to: Option<NodeId>,
         class: TrafficClass,
         request: &Request,
         body: Option<Bytes>,
         limit: Duration,
     ) -> Result<(Response, Bytes)> {
-        timeout(limit, self.round_trip(address, class, request, body))
+        timeout(limit, self.round_trip(address, to, class, request, body))
             .await
             .unwrap_or_else(|_| Err(Error::unavailable(format!("no answer from {address} within {limit:?}"))))
     }
@@ -156,11 +161,13 @@ impl PeerClient {
     async fn round_trip(
         &self,
         address: &str,
+        to: Option<NodeId>,
         class: TrafficClass,
         request: &Request,
         body: Option<Bytes>,
     ) -> Result<(Response, Bytes)> {
         let connection = self.connection(address, class).await?;
+        check_node(&connection, address, to)?;
         let first = round_trip_on(&connection, address, request, body.clone()).await;
         if first.is_ok() || connection.close_reason().is_none() {
             return first;
@@ -168,23 +175,45 @@ impl PeerClient {
         // The peer has restarted since the connection was last used, and accepts new ones. Every request is
         // idempotent, so it does no harm if the peer receives this one twice.
         let connection = self.connection(address, class).await?;
+        check_node(&connection, address, to)?;
         round_trip_on(&connection, address, request, body).await
     }
 
+    /// The connection to a peer. Dials once for all who wait for it, also if those who began to wait leave.
     async fn connection(&self, address: &str, class: TrafficClass) -> Result<Connection> {
-        let slot = {
-            let mut connections = self.connections.lock().expect("no code panics while it holds this lock");
-            connections.entry((address.to_owned(), class)).or_default().clone()
-        };
-        // The lock is held while connecting, so that concurrent callers share one attempt. CONNECT_TIMEOUT
-        // bounds it.
-        let mut slot = slot.lock().await;
-        if let Some(connection) = slot.as_ref().filter(|c| c.close_reason().is_none()) {
-            return Ok(connection.clone());
+        let known = self.dial(address, class);
+        let connection = known.await.map_err(|(kind, message)| Error::new(kind, message))?;
+        if connection.close_reason().is_none() {
+            return Ok(connection);
         }
-        let connection = self.connect(address).await?;
-        *slot = Some(connection.clone());
-        Ok(connection)
+        self.dial(address, class).await.map_err(|(kind, message)| Error::new(kind, message))
+    }
+
+    /// The known connection to a peer, or a new attempt to get one.
+    fn dial(&self, address: &str, class: TrafficClass) -> Dial {
+        let key = (address.to_owned(), class);
+        let mut dials = self.lock_dials();
+        let is_closed = |dial: &Dial| matches!(dial.peek(), Some(Ok(c)) if c.close_reason().is_some());
+        if let Some(dial) = dials.get(&key).filter(|dial| !is_closed(dial)) {
+            return dial.clone();
+        }
+        let (this, of) = (self.clone(), key.clone());
+        let attempt = tokio::spawn(async move {
+            let connected = this.connect(&of.0).await;
+            if connected.is_err() {
+                // The next one who needs the connection dials again.
+                this.lock_dials().remove(&of);
+            }
+            connected.map_err(|e| (e.kind(), e.message().to_owned()))
+        });
+        let interrupted = |_| Err((ErrorKind::Unavailable, "the node is stopping".to_owned()));
+        let dial = attempt.map(move |attempt| attempt.unwrap_or_else(interrupted)).boxed().shared();
+        dials.insert(key, dial.clone());
+        dial
+    }
+
+    fn lock_dials(&self) -> MutexGuard<'_, HashMap<(String, TrafficClass), Dial>> {
+        self.dials.lock().expect("no code panics while it holds this lock")
     }
 
     async fn connect(&self, address: &str) -> Result<Connection> {
@@ -208,6 +237,25 @@ impl PeerClient {
             Err(_) => {
                 Err(Error::unavailable(format!("no connection to {address} within {CONNECT_TIMEOUT:?}")))
             }
+        }
+    }
+}
+
+/// The node at the other end of a connection, by its certificate.
+pub(crate) fn peer_node(connection: &Connection) -> Option<NodeId> {
+    let identity = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    node_of(identity.first()?)
+}
+
+/// Fails when another node than the expected one has taken over an address.
+fn check_node(connection: &Connection, address: &str, expected: Option<NodeId>) -> Result<()> {
+    let (Some(expected), Some(found)) = (expected, peer_node(connection)) else {
+        return Ok(());
+    };
+    match found == expected {
+        true => Ok(()),
+        false => {
+            Err(Error::unavailable(format!("{address} is the address of node {found}, not of {expected}")))
         }
     }
 }

@@ -62,7 +62,7 @@ impl PeerNetwork {
         limit: Duration,
     ) -> Result<(Response, Bytes)> {
         let address = self.address(node)?;
-        match self.client.call(&address, TrafficClass::Bulk, &request, body, limit).await? {
+        match self.client.call(&address, Some(node), TrafficClass::Bulk, &request, body, limit).await? {
             (Response::Failed { kind, message }, _) => {
                 Err(Error::new(kind, message).context(format!("node {node}")))
             }
@@ -190,7 +190,11 @@ impl SearchTransport for PeerNetwork {
 #[async_trait]
 impl Transport for PeerNetwork {
     async fn call(&self, address: &str, request: Vec<u8>, limit: Duration) -> Result<Vec<u8>> {
-        match self.client.call(address, TrafficClass::Meta, &Request::Meta(request), None, limit).await? {
+        match self
+            .client
+            .call(address, None, TrafficClass::Meta, &Request::Meta(request), None, limit)
+            .await?
+        {
             (Response::Meta(bytes), _) => Ok(bytes),
             (Response::Failed { kind, message }, _) => Err(Error::new(kind, message).context(address)),
             (other, _) => Err(Error::unavailable(format!("unexpected response from {address}: {other:?}"))),

@@ -4,14 +4,14 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use plexus_coordinator::{CheckResult, MissingSegments, NodeReport, RunningStatements};
-use plexus_model::{Error, Result, SegmentData, SegmentId};
+use plexus_model::{Error, NodeId, Result, SegmentData, SegmentId};
 use plexus_query::{Engine, RunningQuery};
 use plexus_raft::Meta;
 use plexus_storage::{ReferenceSource, SegmentCondition, SegmentStore};
 use quinn::{Connection, Incoming, RecvStream, SendStream, VarInt};
 use tokio::sync::Semaphore;
 
-use crate::peer::endpoint::PeerEndpoint;
+use crate::peer::endpoint::{PeerEndpoint, peer_node};
 use crate::peer::wire::{self, FileToCheck, Request, Response, WireQuery};
 
 /// Segments received at once. Further ones wait, which bounds the memory of their bytes.
@@ -90,12 +90,16 @@ impl PeerService {
                 return;
             }
         };
+        let Some(peer) = peer_node(&connection) else {
+            tracing::warn!(%from, "refused a connection on the peer port: the certificate names no node");
+            return;
+        };
         while let Ok((send, receive)) = connection.accept_bi().await {
-            tokio::spawn(self.clone().respond(send, receive));
+            tokio::spawn(self.clone().respond(peer, send, receive));
         }
     }
 
-    async fn respond(self: Arc<Self>, mut send: SendStream, mut receive: RecvStream) {
+    async fn respond(self: Arc<Self>, peer: NodeId, mut send: SendStream, mut receive: RecvStream) {
         let result = async {
             let request = read_request(&mut receive).await?;
             match request {
@@ -104,7 +108,7 @@ impl PeerService {
                     response = self.search(request) => response,
                     _ = send.stopped() => Err(Error::unavailable("the caller has given up")),
                 },
-                request => self.handle(request, &mut receive).await,
+                request => self.handle(peer, request, &mut receive).await,
             }
         };
         let (response, body) = result.await.unwrap_or_else(|error| (Response::failed(&error), Bytes::new()));
@@ -128,10 +132,15 @@ impl PeerService {
         Ok((Response::Body { length: response.len() as u64 }, response.into()))
     }
 
-    async fn handle(&self, request: Request, receive: &mut RecvStream) -> Result<(Response, Bytes)> {
+    async fn handle(
+        &self,
+        peer: NodeId,
+        request: Request,
+        receive: &mut RecvStream,
+    ) -> Result<(Response, Bytes)> {
         match request {
             Request::Meta(bytes) => {
-                Ok((Response::Meta(self.state.meta()?.handle(&bytes).await), Bytes::new()))
+                Ok((Response::Meta(self.state.meta()?.handle(peer, &bytes).await), Bytes::new()))
             }
             Request::PutSegment { id, checksum, length } => {
                 let _permit =
@@ -201,9 +210,8 @@ impl PeerService {
             None => (length, checksum, ReferenceSource::Untrusted),
         };
         blocking(move || {
-            let file = store.segment(id, length, &checksum, reference)?;
             let mut buffer = vec![0; count as usize];
-            file.read_exact_at(&mut buffer, offset)?;
+            store.read_exact_at(id, length, &checksum, reference, &mut buffer, offset)?;
             Ok(Bytes::from(buffer))
         })
         .await

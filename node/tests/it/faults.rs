@@ -152,6 +152,60 @@ async fn a_damaged_replica_is_quarantined_and_repaired_and_reads_use_another() {
     cluster
         .wait("the replica is repaired", |s| s.nodes.iter().all(|n| n.live && n.segments == Some(1)))
         .await;
+
+    // The disk changes a file that is open.
+    let mut client = cluster.nodes[2].client().await;
+    client.execute("SET plexus.task_bytes = 1000000000").await.unwrap();
+    assert_eq!(number(&mut client, "SELECT sum(id) FROM t").await.unwrap(), 5_000_050_000);
+    damage(&cluster.nodes[2].dir);
+    assert_eq!(number(&mut client, "SELECT sum(id) FROM t").await.unwrap(), 5_000_050_000);
+    assert_eq!(quarantined(&cluster.nodes[2].dir), 1);
+    cluster
+        .wait("the replica is repaired again", |s| s.nodes.iter().all(|n| n.live && n.segments == Some(1)))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_metadata_log_was_cut_gets_it_from_the_others() {
+    let mut cluster = Cluster::start(3).await;
+    let mut client = cluster.nodes[0].client().await;
+    client.execute("CREATE TABLE t (id BIGINT) WITH (shards = 1, replicas = 3)").await.unwrap();
+    for id in 0..50 {
+        client.execute(&format!("INSERT INTO t VALUES ({id})")).await.unwrap();
+    }
+    // The node that led, which would lead again with what is left of its log.
+    let leader = cluster.leader().await;
+    cluster.nodes[leader].kill();
+    let log = cluster.nodes[leader].dir.join("meta/log");
+    let files = std::fs::read_dir(&log).unwrap().map(|file| file.unwrap().path());
+    let newest = files.filter(|path| path.extension().is_some_and(|e| e == "wal")).max().unwrap();
+    let file = std::fs::File::options().write(true).open(&newest).unwrap();
+    file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+    cluster.nodes[leader].start();
+    cluster.nodes[leader].wait_ready().await;
+    let shown = cluster.nodes[leader].log();
+    assert!(shown.contains("lost entries") || shown.contains("is damaged"), "{shown}");
+    for node in &cluster.nodes {
+        let mut client = node.client().await;
+        assert_eq!(number(&mut client, "SELECT count(*) FROM t").await.unwrap(), 50);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_is_ready_only_while_a_quorum_answers() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    for victim in (0..3).filter(|&node| node != leader).collect::<Vec<_>>() {
+        cluster.nodes[victim].kill();
+    }
+    // It leads as far as it knows, but nobody follows.
+    let url = cluster.nodes[leader].http();
+    let error = plexus_node::command::status::get(&url, "/ready").await.unwrap_err();
+    assert!(error.message().contains("not ready"), "{error}");
+    assert!(plexus_node::command::status::get(&url, "/health").await.is_ok());
+    let others = (0..3).filter(|&node| node != leader).collect::<Vec<_>>();
+    cluster.nodes[others[0]].start();
+    cluster.nodes[leader].wait_ready().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

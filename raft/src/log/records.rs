@@ -1,6 +1,7 @@
 //! How `raft-log` stores log ids, votes and payloads, and whom it notifies after a sync.
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use openraft::storage::LogFlushed;
@@ -8,6 +9,7 @@ use raft_log::codeq::{Decode, Encode};
 use tokio::sync::oneshot;
 
 use crate::limits::LOG_PAYLOAD_BYTES_MAX;
+use crate::log::LogEnd;
 use crate::types::TypeConfig;
 use crate::wire::{WireLogId, WireVote};
 
@@ -86,8 +88,8 @@ impl Decode for WireVote {
 
 /// Who is notified after a sync.
 pub(crate) enum FlushCallback {
-    /// `openraft`, after an append.
-    Append(LogFlushed<TypeConfig>),
+    /// `openraft`, after an append that ended at entry `last`.
+    Append { callback: LogFlushed<TypeConfig>, end: Arc<LogEnd>, last: Option<WireLogId> },
     /// A caller in this crate.
     Caller(oneshot::Sender<()>),
 }
@@ -102,7 +104,10 @@ impl raft_log::Callback for FlushCallback {
             std::process::abort();
         }
         match self {
-            Self::Append(callback) => callback.log_io_completed(Ok(())),
+            Self::Append { callback, end, last } => {
+                let recorded = last.map_or(Ok(()), |last| end.appended(last));
+                callback.log_io_completed(recorded);
+            }
             // The receiver is gone when the caller gave up.
             Self::Caller(sender) => drop(sender.send(())),
         }
