@@ -85,7 +85,8 @@ impl Coordinator {
     /// A coordinator with an executor for each kind of statement.
     pub fn new(options: CoordinatorOptions) -> Self {
         let CoordinatorOptions { node, meta, engine, writer, peers, export_dir, failpoints } = options;
-        let statements = Arc::new(RunningStatements::new(node, engine.interrupts().clone(), peers.clone()));
+        let (interrupts, memory_bytes) = (engine.interrupts().clone(), engine.memory_bytes());
+        let statements = Arc::new(RunningStatements::new(node, interrupts, peers.clone(), memory_bytes));
         let queries = AllRunning::new(meta.clone(), statements.clone(), peers.clone());
         let planner = Planner {
             node,
@@ -508,7 +509,12 @@ impl Coordinator {
         }
         let procedure = call::procedure(&parsed.statement)?;
         let procedure = procedure.ok_or_else(|| unsupported(&parsed.statement.to_string()))?;
-        let context = StatementContext { session, manifest: self.pin().await?, values: &[], query_id };
+        // Statements are ended without a quorum, too.
+        let manifest = match procedure.needs_manifest() {
+            true => self.pin().await?,
+            false => self.meta().manifest(),
+        };
+        let context = StatementContext { session, manifest, values: &[], query_id };
         self.procedures.call(&context, procedure).await
     }
 

@@ -4,6 +4,9 @@
 //! the real errors, so that an upgrade that changes a text fails them. A text that no longer matches makes an
 //! error less precise; it does not change results.
 
+use plexus_model::{Error, ErrorKind};
+use plexus_storage::{LOST_SEGMENT, UNREADABLE_SEGMENT};
+
 /// Starts the context of an error about a worker that could not be reached; the URL of the worker and a space
 /// follow.
 ///
@@ -43,6 +46,17 @@ pub(crate) fn position(line: u64, column: u64) -> String {
 /// would have to repeat the rules of the planner for common table expressions and virtual schemas.
 pub(crate) fn is_unknown_table(text: &str) -> bool {
     text.starts_with("table '") && text.ends_with("' not found")
+}
+
+/// The error of reading a segment inside a message of the reader of its format, which keeps no source.
+///
+/// vortex-datafusion 0.90.0, `src/persistent/opener.rs`: "Failed to open Vortex file {e}", with a backtrace.
+pub(crate) fn unreadable_segment(message: &str) -> Option<Error> {
+    let found = |start: &str, kind| {
+        let text = &message[message.find(start)?..];
+        Some(Error::new(kind, text.lines().next().unwrap_or(text).trim_end()))
+    };
+    found(LOST_SEGMENT, ErrorKind::Corrupt).or_else(|| found(UNREADABLE_SEGMENT, ErrorKind::Unavailable))
 }
 
 /// A message without what tells a user nothing: the layers of the engine that it came through, its request to

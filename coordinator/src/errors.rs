@@ -54,6 +54,9 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
     if unavailable_worker(&error).is_some() {
         return Error::unavailable(error.strip_backtrace());
     }
+    if let Some(unreadable) = engine_text::unreadable_segment(&error.to_string()) {
+        return unreadable;
+    }
     let first = error.iter().next().unwrap_or(&error);
     let position = first
         .diagnostic()

@@ -33,6 +33,7 @@ mod sql;
 mod table_ops;
 mod write;
 
+pub use background::attempts::Attempts;
 pub use background::context::TaskContext;
 pub use background::maintenance::Maintenance;
 pub use background::repair::Repairer;

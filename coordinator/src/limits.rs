@@ -147,9 +147,16 @@ pub(crate) const RUNNING_MAX: usize = 4_096;
 
 /// Long queries that run on a node at the same time. Further ones wait.
 pub(crate) const LONG_QUERIES_MAX: usize = 32;
+/// Memory of queries for each long one that may run. Beside what operators account for, a query holds batches
+/// on their way, and tables while they grow.
+pub(crate) const LONG_QUERY_BYTES: usize = 64 * 1024 * 1024;
 
 /// Long queries that wait at most.
 pub(crate) const LONG_QUERIES_WAITING_MAX: usize = 1_000;
+
+/// How long a client may leave a result unread. Its rows, and its place among the long queries, are held
+/// meanwhile.
+pub(crate) const UNREAD_MAX: Duration = Duration::from_secs(10 * 60);
 
 /// Bytes of the text of a statement that `plexus.queries` shows.
 pub(crate) const SHOWN_BYTES_MAX: usize = 1_000;

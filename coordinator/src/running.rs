@@ -14,7 +14,9 @@ use plexus_query::{Interrupts, RunningQuery};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::limits::{LONG_QUERIES_MAX, LONG_QUERIES_WAITING_MAX, RUNNING_MAX, SHOWN_BYTES_MAX};
+use crate::limits::{
+    LONG_QUERIES_MAX, LONG_QUERIES_WAITING_MAX, LONG_QUERY_BYTES, RUNNING_MAX, SHOWN_BYTES_MAX,
+};
 use crate::peers::Peers;
 
 tokio::task_local! {
@@ -37,16 +39,22 @@ pub struct RunningStatements {
 
 impl RunningStatements {
     /// The statements of node `node`, none so far. `interrupts` ends their work on this node, `peers` that on
-    /// others.
-    pub(crate) fn new(node: NodeId, interrupts: Arc<Interrupts>, peers: Arc<dyn Peers>) -> Self {
+    /// others. Queries have `memory_bytes` together.
+    pub(crate) fn new(
+        node: NodeId,
+        interrupts: Arc<Interrupts>,
+        peers: Arc<dyn Peers>,
+        memory_bytes: usize,
+    ) -> Self {
+        let long_max = (memory_bytes / LONG_QUERY_BYTES).clamp(1, LONG_QUERIES_MAX);
         Self {
             node,
             interrupts,
             peers,
             running: Mutex::default(),
             next: AtomicU64::default(),
-            long: Arc::new(Semaphore::new(LONG_QUERIES_MAX)),
-            admitted: Arc::new(Semaphore::new(LONG_QUERIES_MAX + LONG_QUERIES_WAITING_MAX)),
+            long: Arc::new(Semaphore::new(long_max)),
+            admitted: Arc::new(Semaphore::new(long_max + LONG_QUERIES_WAITING_MAX)),
         }
     }
 
@@ -381,7 +389,7 @@ mod tests {
     use crate::peers::tests::NoPeers;
 
     fn statements() -> Arc<RunningStatements> {
-        Arc::new(RunningStatements::new(NodeId(1), Arc::default(), Arc::new(NoPeers)))
+        Arc::new(RunningStatements::new(NodeId(1), Arc::default(), Arc::new(NoPeers), usize::MAX))
     }
 
     #[tokio::test]

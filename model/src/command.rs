@@ -142,6 +142,19 @@ pub struct Commit {
     pub duration_us: u64,
 }
 
+impl Commit {
+    /// Whether it makes segments invisible and writes nothing.
+    pub fn only_removes(&self) -> bool {
+        let removes = |change: &TableChange| {
+            change.add.is_empty()
+                && change.delete.is_empty()
+                && change.flush.is_empty()
+                && change.index.is_empty()
+        };
+        self.alter.is_empty() && self.changes.iter().all(removes)
+    }
+}
+
 /// What a change does to the rows of its table.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ChangeKind {

@@ -83,6 +83,23 @@ where
         .into_vec()
 }
 
+/// Validates bytes that [`encode`] wrote.
+///
+/// # Errors
+/// `Corrupt` when the bytes are damaged or hold another type. The message contains `what`.
+pub fn validate<T>(what: &str, bytes: &[u8]) -> Result<()>
+where
+    T: rkyv::Archive,
+    T::Archived: for<'a> rkyv::bytecheck::CheckBytes<rkyv::api::high::HighValidator<'a, rkyv::rancor::Error>>
+        + rkyv::Portable,
+{
+    let mut aligned = rkyv::util::AlignedVec::<16>::with_capacity(bytes.len());
+    aligned.extend_from_slice(bytes);
+    rkyv::access::<T::Archived, rkyv::rancor::Error>(&aligned)
+        .map(|_| ())
+        .map_err(|e| Error::corrupt(format!("{what}: cannot decode {} bytes: {e}", bytes.len())))
+}
+
 /// Validates and decodes bytes that [`encode`] wrote.
 ///
 /// # Errors

@@ -34,6 +34,12 @@ pub const VECTOR_DIMENSIONS_MAX: u32 = 65_536;
 /// Bytes of rows of one write up to which they travel inside the commit entry, as inline segments.
 pub const INLINE_BYTES_MAX: usize = 16 * 1024;
 
+/// Rows that an inline segment of so many bytes may announce: a value takes a bit at least, and rows whose
+/// values take nothing are few.
+pub const fn inline_rows_max(bytes: usize) -> u64 {
+    (bytes as u64).saturating_mul(8).saturating_add(1024 * 1024)
+}
+
 /// Inline bytes of one table above which its writes create files until a flush has made room. Every node
 /// holds inline segments in memory and in its snapshots.
 pub const INLINE_TABLE_BYTES_MAX: usize = 8 * 1024 * 1024;

@@ -20,7 +20,7 @@ pub struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Start a node. Without options, it is a complete cluster with its data in ./plexus-data
+    /// Start a node: --bootstrap founds a cluster, --join enters one, and without them it returns to its own
     Start {
         /// TOML configuration file. Its keys are the option names with underscores, for example data_dir
         #[arg(long, env = "PLEXUS_CONFIG", value_name = "FILE")]

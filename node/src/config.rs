@@ -69,7 +69,8 @@ pub(crate) struct Settings {
     #[arg(long, env = "PLEXUS_JOIN_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub(crate) join_token: Option<String>,
 
-    /// Memory limit of queries in MiB, beyond which they spill to disk or fail [default: 60 % of all memory]
+    /// Memory limit of queries in MiB, beyond which they spill to disk or fail [default: half of the
+    /// memory beyond 256 MiB]
     #[arg(
         long,
         env = "PLEXUS_QUERY_MEMORY",

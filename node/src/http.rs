@@ -121,6 +121,21 @@ fn encode_metrics(source: &StatusSource) -> Result<String> {
     gauge("manifest_version", "Version of the manifest on this node", manifest.version.0);
     let statements = source.state.statements.get().map_or(0, |statements| statements.count() as u64);
     gauge("statements_running", "Number of statements that this node runs for its clients", statements);
+    gauge(
+        "raft_quorum",
+        "1 if a quorum of the metadata group was heard of in the last three seconds, otherwise 0",
+        u64::from(source.has_quorum()),
+    );
+    if let Some((free, reserve)) = source.space.free_and_reserve() {
+        gauge("disk_free_bytes", "Bytes that are free on the disk of the data directory", free);
+        gauge("disk_reserve_bytes", "Bytes of these that writes of rows leave free", reserve);
+    }
+    let set_aside = source.attempts.set_aside() as u64;
+    gauge(
+        "background_set_aside",
+        "Units of background work that ended the process before and wait",
+        set_aside,
+    );
     gauge("tables", "Number of tables", manifest.names.len() as u64);
     gauge("nodes", "Number of nodes in the cluster", manifest.nodes.len() as u64);
     gauge("nodes_live", "Number of live nodes in the cluster", live);

@@ -5,8 +5,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
 
-/// Libraries whose info level is as detailed as our debug level.
-const QUIET: [&str; 4] = ["openraft=warn", "raft_log=warn", "chunked_wal=warn", "quinn=warn"];
+/// Libraries whose info level is as detailed as our debug level. Consensus reports each message to a member
+/// that does not answer, several times a second: what matters of that is in our own messages.
+const QUIET: [&str; 4] = ["openraft=off", "raft_log=warn", "chunked_wal=warn", "quinn=warn"];
 
 /// Starts logging. `filter` has the syntax of `tracing_subscriber::EnvFilter`.
 ///

@@ -82,9 +82,9 @@ fn check_founding(config: &Config, meta: &Meta, data: &DataDir) -> Result<()> {
             "data directory {path} belongs to node {node} of cluster {cluster}: start without --bootstrap"
         ))),
         (Membership::Resume, true, true) => Err(Error::corrupt(format!(
-            "the metadata of node {node} is lost: {path}/meta is empty. Restore it. If other nodes are left, \
-             remove this one with CALL plexus.remove_node({node}), and start it as a new node with an empty \
-             directory and --join"
+            "the metadata of node {node} is lost: {path}/meta has no log. Restore it. If other nodes are \
+             left, remove this one with CALL plexus.remove_node({node}), and start it as a new node with an \
+             empty directory and --join"
         ))),
         (Membership::Resume, true, false) => Err(Error::invalid(format!(
             "node {node} of data directory {path} has not entered a cluster yet: start it with \

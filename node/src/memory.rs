@@ -1,7 +1,14 @@
 //! Memory of the machine and of this process, as Linux reports it.
 
-/// Share of the machine's memory that queries may use by default.
-const QUERY_MEMORY_SHARE: f64 = 0.6;
+use std::path::Path;
+
+/// What a node takes beside queries: code, caches, the manifest, buffers of connections.
+const BASE_BYTES: u64 = 256 * 1024 * 1024;
+/// Share of the rest that the operators of queries may use by default. What they hold for a moment, such as a
+/// hash table of twice the size while it grows, comes on top.
+const QUERY_MEMORY_SHARE: f64 = 0.5;
+/// Queries get as much as this in any case.
+const QUERY_MEMORY_MIN: u64 = 64 * 1024 * 1024;
 /// Assumed memory of a machine that does not report it.
 const MACHINE_BYTES_GUESS: u64 = 4 * 1024 * 1024 * 1024;
 
@@ -9,13 +16,29 @@ const MACHINE_BYTES_GUESS: u64 = 4 * 1024 * 1024 * 1024;
 /// less, of the control group that this process runs in.
 pub(crate) fn default_query_memory() -> u64 {
     let machine = kib_field("/proc/meminfo", "MemTotal:").map_or(MACHINE_BYTES_GUESS, |kib| kib * 1024);
-    // Control groups version 2, then version 1. Without a limit, version 2 reports "max", which does not
-    // parse.
-    let group = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
-        .into_iter()
-        .find_map(|path| read(path).trim().parse::<u64>().ok())
-        .unwrap_or(u64::MAX);
-    (machine.min(group) as f64 * QUERY_MEMORY_SHARE) as u64
+    let all = machine.min(control_group_limit(Path::new("/"), &read("/proc/self/cgroup")));
+    let share = all.saturating_sub(BASE_BYTES) as f64 * QUERY_MEMORY_SHARE;
+    (share as u64).max(QUERY_MEMORY_MIN)
+}
+
+/// The lowest memory limit of the control groups that `membership`, the content of `/proc/self/cgroup`,
+/// names, and of those around them. `root` is the root of the file system.
+fn control_group_limit(root: &Path, membership: &str) -> u64 {
+    let limits = membership.lines().filter_map(|line| {
+        let (_, rest) = line.split_once(':')?;
+        let (controllers, group) = rest.split_once(':')?;
+        let (mount, file) = match controllers {
+            "" => ("sys/fs/cgroup", "memory.max"),
+            "memory" => ("sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            _ => return None,
+        };
+        let (mount, group) = (root.join(mount), Path::new(group.trim_start_matches('/')));
+        // A container sees its own group at the mount point, whatever its path is outside.
+        let groups = group.ancestors().map(|group| mount.join(group).join(file));
+        // Without a limit, version 2 says "max", which does not parse.
+        groups.filter_map(|path| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok()).min()
+    });
+    limits.min().unwrap_or(u64::MAX)
 }
 
 /// Resident memory of this process in bytes; zero if the system does not report it.
@@ -32,4 +55,35 @@ fn kib_field(path: &str, name: &str) -> Option<u64> {
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn the_lowest_limit_of_nested_control_groups_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let set = |path: &str, limit: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, limit).unwrap();
+        };
+        let limit = |membership: &str| control_group_limit(root.path(), membership);
+        assert_eq!(limit("0::/a/b\n"), u64::MAX);
+        set("sys/fs/cgroup/a/memory.max", "2000\n");
+        set("sys/fs/cgroup/a/b/memory.max", "max\n");
+        assert_eq!(limit("0::/a/b\n"), 2000);
+        set("sys/fs/cgroup/a/b/memory.max", "1000\n");
+        assert_eq!(limit("0::/a/b\n"), 1000);
+        assert_eq!(limit("0::/a\n"), 2000);
+        assert_eq!(limit("0::/\n"), u64::MAX);
+        set("sys/fs/cgroup/memory/x/memory.limit_in_bytes", "500\n");
+        assert_eq!(limit("12:cpu:/y\n11:memory:/x\n0::/a\n"), 500);
+        // The path of a container in the group of its host.
+        set("sys/fs/cgroup/memory.max", "700\n");
+        assert_eq!(limit("0::/docker/4711\n"), 700);
+    }
 }

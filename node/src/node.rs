@@ -5,17 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt;
 use plexus_coordinator::limits::LOADS_MAX;
 use plexus_coordinator::{
-    Coordinator, CoordinatorOptions, GroupCommitter, KeyIndexes, Maintenance, MissingSegments, Repairer,
-    Replicator, TaskContext, TaskMetrics, Writer,
+    Attempts, Coordinator, CoordinatorOptions, GroupCommitter, KeyIndexes, Maintenance, MissingSegments,
+    Repairer, Replicator, TaskContext, TaskMetrics, Writer,
 };
 use plexus_flight::peer::{NodeState, PeerEndpoint, PeerNetwork, PeerService, WorkerChannels};
 use plexus_flight::sql::SqlService;
 use plexus_flight::tls::Identity;
 use plexus_model::{Error, NodeId, Result};
 use plexus_query::{Engine, EngineOptions};
-use plexus_raft::{Meta, MetaOptions, SNAPSHOT_ENTRIES};
+use plexus_raft::{Meta, MetaOptions, SNAPSHOT_ENTRIES, SpaceUse};
 use plexus_storage::{DiskSpace, SegmentEncoder, SegmentReader, SegmentStore};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -33,8 +34,12 @@ use crate::status::StatusSource;
 /// How long a stopping node waits for requests in progress.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The runtimes of a node beside the present one, which serves clients and runs short queries. Threads are
-/// shared by the system, so that nothing that computes for long delays what runs on another runtime.
+/// Time that background tasks have to end when the node stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The runtimes of a node beside the one that starts it, which serves clients and runs short queries. Threads
+/// are shared by the system, so that nothing that computes for long delays what runs on another runtime.
+#[derive(Clone)]
 pub(crate) struct Lanes {
     /// For consensus, other nodes, and the HTTP endpoints.
     pub(crate) control: Handle,
@@ -46,6 +51,8 @@ pub(crate) struct Lanes {
 pub(crate) struct Node {
     meta: Arc<Meta>,
     endpoint: PeerEndpoint,
+    /// Whether clients are served, as `/ready` says.
+    serving: Arc<AtomicBool>,
     /// Cancelled first: the servers finish the requests in progress and accept no new ones.
     stop_serving: CancellationToken,
     servers: JoinSet<Result<()>>,
@@ -57,7 +64,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Starts a node.
+    /// Starts a node. The other methods may be called on any runtime.
     ///
     /// # Errors
     /// `InvalidArgument` when an address cannot be bound or the configuration contradicts the data directory,
@@ -73,7 +80,7 @@ impl Node {
         // Status is served from here on, so that it is available while the node waits to enter the cluster.
         let serving = Arc::new(AtomicBool::new(false));
         let status = Arc::new(base.status_source(serving.clone()));
-        servers.spawn_on(http::serve(http, status, stop_serving.clone()), &control);
+        background.spawn_on(http::serve(http, status, stop.clone()), &control);
 
         let record = node_record(&config, base.id);
         if let Some(entering) = enter_cluster(&config, &base.meta, &base.data, record).await? {
@@ -105,6 +112,8 @@ impl Node {
         servers.spawn_on(serve_workers(peer, engine, base.identity.clone(), stop_serving.clone()), &long);
         servers.spawn(serve_clients(flight, SqlService::new(coordinator)?, stop_serving.clone()));
         serving.store(true, Ordering::Release);
+        let membership = maintenance.run_membership(stop.clone());
+        background.spawn_on(membership.map(Ok), &control);
         let maintenance_stop = stop.clone();
         background.spawn(async move {
             maintenance.run(maintenance_stop).await;
@@ -115,7 +124,7 @@ impl Node {
             peer = %config.peer, http = %config.http, roles = %config.roles, "node is ready"
         );
         let NodeCore { meta, endpoint, data, .. } = base;
-        Ok(Self { meta, endpoint, stop_serving, servers, stop, background, _data: data })
+        Ok(Self { meta, endpoint, serving, stop_serving, servers, stop, background, _data: data })
     }
 
     /// Waits until a part of the node ends, which happens only on failure.
@@ -145,6 +154,7 @@ impl Node {
 
     /// Stops accepting requests, waits a limited time for those in progress, and stops the node.
     pub(crate) async fn drain(mut self) {
+        self.serving.store(false, Ordering::Release);
         self.stop_serving.cancel();
         let all = async { while self.servers.join_next().await.is_some() {} };
         if timeout(DRAIN_TIMEOUT, all).await.is_err() {
@@ -152,7 +162,9 @@ impl Node {
         }
         self.servers.abort_all();
         self.stop.cancel();
-        while self.background.join_next().await.is_some() {}
+        // Threads that compute may not come to look at it.
+        let all = async { while self.background.join_next().await.is_some() {} };
+        let _ = timeout(STOP_TIMEOUT, all).await;
         self.meta.shutdown().await;
         self.endpoint.close().await;
     }
@@ -169,6 +181,7 @@ struct NodeCore {
     meta: Arc<Meta>,
     data: DataDir,
     task_metrics: TaskMetrics,
+    attempts: Arc<Attempts>,
 }
 
 impl NodeCore {
@@ -196,7 +209,9 @@ impl NodeCore {
         if state.meta.set(meta.clone()).is_err() {
             return Err(Error::internal("the metadata group was started twice"));
         }
-        Ok(Self { id, identity, endpoint, state, network, meta, data, task_metrics: TaskMetrics::default() })
+        let attempts = Arc::new(Attempts::new(&data.path().join("attempts")));
+        let task_metrics = TaskMetrics::default();
+        Ok(Self { id, identity, endpoint, state, network, meta, data, task_metrics, attempts })
     }
 
     fn status_source(&self, serving: Arc<AtomicBool>) -> StatusSource {
@@ -206,6 +221,8 @@ impl NodeCore {
             peers: Arc::new(self.network.clone()),
             state: self.state.clone(),
             task_metrics: self.task_metrics.clone(),
+            attempts: self.attempts.clone(),
+            space: DiskSpace::of(self.data.path()),
             serving,
         }
     }
@@ -246,6 +263,7 @@ impl NodeCore {
             writer,
             store: self.state.store.clone(),
             repairer: Arc::new(Repairer::new(self.id, Arc::new(self.network.clone()))),
+            attempts: self.attempts.clone(),
             missing: self.state.missing.clone(),
         };
         Maintenance { context, metrics: self.task_metrics.clone() }
@@ -259,7 +277,10 @@ async fn start_meta(control: &Handle, id: NodeId, data: &DataDir, network: PeerN
         directory: data.path().join("meta"),
         transport: Arc::new(network),
         snapshot_entries: SNAPSHOT_ENTRIES,
-        check_space: Box::new(move |bytes| space.check(bytes)),
+        check_space: Box::new(move |used, bytes| match used {
+            SpaceUse::Commit => space.check(bytes),
+            SpaceUse::Log => space.check_log(bytes),
+        }),
     };
     control
         .spawn(Meta::start(options))

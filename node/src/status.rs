@@ -7,14 +7,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
-use plexus_coordinator::{NodeReport, Peers, TaskMetrics};
+use plexus_coordinator::{Attempts, NodeReport, Peers, TaskMetrics};
 use plexus_flight::peer::NodeState;
 use plexus_model::{Error, Manifest, NodeId, Result, SegmentId, Table};
 use plexus_raft::Meta;
+use plexus_storage::DiskSpace;
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
 /// How long the readiness of a node may take to be known.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Age of the last sign of a quorum from which a node says that there is none.
+const QUORUM_AGE_MAX: Duration = Duration::from_secs(3);
 
 /// The parts of a node that its status and metrics are read from.
 pub(crate) struct StatusSource {
@@ -26,6 +31,10 @@ pub(crate) struct StatusSource {
     pub(crate) state: Arc<NodeState>,
     /// Counters of the background tasks of this node.
     pub(crate) task_metrics: TaskMetrics,
+    /// The disk of the data directory.
+    pub(crate) space: DiskSpace,
+    /// Background work that ended the process before.
+    pub(crate) attempts: Arc<Attempts>,
     /// Set once the client port is served.
     pub(crate) serving: Arc<AtomicBool>,
 }
@@ -145,23 +154,34 @@ impl StatusSource {
     /// What is missing.
     pub(crate) async fn check_ready(&self) -> Result<()> {
         if !self.serving.load(Ordering::Acquire) {
-            return Err(Error::unavailable("the node is starting, and not yet in the cluster"));
+            return Err(Error::unavailable(
+                "the node is starting and not yet in the cluster, or it is stopping",
+            ));
         }
         if self.meta.lacks_entries() {
             return Err(Error::unavailable("the metadata log has lost entries, which other nodes replace"));
         }
         // A leader that is cut off does not know it, and neither does a follower: only a quorum tells.
-        let manifest = self.meta.read(READY_TIMEOUT).await?;
+        let read = timeout(READY_TIMEOUT, self.meta.read(READY_TIMEOUT)).await;
+        let Ok(Ok(manifest)) = read else {
+            return Err(Error::unavailable("no quorum of the metadata group answers"));
+        };
         match manifest.nodes.contains_key(&self.node) {
             true => Ok(()),
             false => Err(Error::unavailable("the node is not in the cluster")),
         }
     }
 
+    /// Whether the leader of the metadata group and a quorum were heard of lately, as far as this node knows.
+    pub(crate) fn has_quorum(&self) -> bool {
+        self.meta.staleness().is_some_and(|staleness| staleness < QUORUM_AGE_MAX)
+    }
+
     /// Collects the status. Asks all nodes for their reports at the same time.
     pub(crate) async fn collect(&self) -> ClusterStatus {
         let manifest = self.meta.manifest();
         let group = self.meta.status();
+        let leader = group.leader.filter(|_| self.has_quorum());
         let reports = join_all(manifest.nodes.keys().map(|&node| async move {
             let report = if node == self.node { self.state.report() } else { self.peers.report(node).await };
             (node, report.ok())
@@ -172,8 +192,8 @@ impl StatusSource {
             NodeStatus {
                 id: n.id.0,
                 roles: n.roles.to_string(),
-                live: n.live,
-                leader: group.leader == Some(n.id),
+                live: n.live && report.is_some(),
+                leader: leader == Some(n.id),
                 voter: group.voters.contains(&n.id),
                 flight: n.flight.clone(),
                 peer: n.peer.clone(),
@@ -190,7 +210,7 @@ impl StatusSource {
         ClusterStatus {
             cluster: manifest.cluster.to_string(),
             version: manifest.version.0,
-            leader: group.leader.map(|n| n.0),
+            leader: leader.map(|n| n.0),
             term: group.term,
             log_index: group.last_log,
             applied: group.applied,

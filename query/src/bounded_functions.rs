@@ -15,29 +15,40 @@ use datafusion::logical_expr::{
     Signature,
 };
 
-/// Most bytes of the result of one call, which has the rows of one batch: 8,192 at most.
+/// Most bytes of the result of one call, which has the rows of one batch: 8,192 at most. Less on a node with
+/// little memory for queries, of which a call may take [`MEMORY_PART`].
 const RESULT_BYTES_MAX: u64 = 256 * 1024 * 1024;
+const RESULT_BYTES_MIN: u64 = 16 * 1024 * 1024;
+const MEMORY_PART: u64 = 16;
+
+/// How many times the bytes of its lists a function of sets takes, which makes rows of their items.
+const SET_FACTOR: u64 = 12;
 
 /// Longest form of a character in UTF-8, in bytes.
 const CHARACTER_BYTES_MAX: u64 = 4;
 
 const ITEM_BYTES: u64 = 8;
 
-/// A bound of the bytes of the result for one row.
+/// A bound of the bytes of the result for one row, and of what it takes to compute it.
 type Estimate = fn(&[ArrayRef], usize) -> u64;
 
 /// The functions, each with a bound of its results where it could exceed the arguments many times over. The
 /// results of the others are sums of arguments, and become too large by calls in each other only.
-const FUNCTIONS: [(&str, Option<Estimate>); 17] = [
+const FUNCTIONS: [(&str, Option<Estimate>); 22] = [
     ("array_append", None),
     ("array_concat", None),
+    ("array_distinct", Some(sets)),
+    ("array_except", Some(sets)),
+    ("array_intersect", Some(sets)),
     ("array_prepend", None),
     (
         "array_repeat",
         Some(|args, row| bytes(&args[0], row).max(ITEM_BYTES).saturating_mul(count(&args[1], row))),
     ),
     ("array_resize", Some(|args, row| ITEM_BYTES.saturating_mul(count(&args[1], row)))),
-    ("array_to_string", None),
+    ("array_sort", Some(|args, row| bytes(&args[0], row).saturating_mul(4))),
+    ("array_to_string", Some(|args, row| bytes(&args[0], row).saturating_mul(4))),
+    ("array_union", Some(sets)),
     ("concat", None),
     ("concat_ws", None),
     ("flatten", None),
@@ -51,13 +62,25 @@ const FUNCTIONS: [(&str, Option<Estimate>); 17] = [
     ("rpad", Some(|args, row| CHARACTER_BYTES_MAX.saturating_mul(count(&args[1], row)))),
 ];
 
-/// The functions of a session, made to fail in time.
-pub(crate) fn bounded_functions(state: &SessionState) -> Vec<Arc<ScalarUDF>> {
-    let wrap = |&(name, estimate): &(&str, Option<Estimate>)| {
+/// Functions that compare each character or item of an argument with each of another, by which one call may
+/// take hours.
+const PRODUCTS: [&str; 5] =
+    ["array_has_all", "array_has_any", "array_except", "array_intersect", "levenshtein"];
+
+/// Most of these comparisons of one call. They take some seconds.
+const PRODUCT_MAX: u64 = 4_000_000_000;
+
+/// The functions of a session, made to fail in time. Queries have `memory_bytes` together.
+pub(crate) fn bounded_functions(state: &SessionState, memory_bytes: usize) -> Vec<Arc<ScalarUDF>> {
+    let bytes_max = (memory_bytes as u64 / MEMORY_PART).clamp(RESULT_BYTES_MIN, RESULT_BYTES_MAX);
+    let wrap = |(name, estimate): (&str, Option<Estimate>)| {
         let inner = state.scalar_functions().get(name)?.clone();
-        Some(Arc::new(ScalarUDF::from(Bounded { inner, estimate: Estimated(estimate) })))
+        let has_product = PRODUCTS.contains(&name);
+        let bounded = Bounded { inner, estimate: Estimated(estimate), bytes_max, has_product };
+        Some(Arc::new(ScalarUDF::from(bounded)))
     };
-    FUNCTIONS.iter().filter_map(wrap).collect()
+    let others = PRODUCTS.into_iter().filter(|name| FUNCTIONS.iter().all(|(known, _)| known != name));
+    FUNCTIONS.into_iter().chain(others.map(|name| (name, None))).filter_map(wrap).collect()
 }
 
 /// Bytes of a text or of any other value.
@@ -69,6 +92,21 @@ fn bytes(values: &ArrayRef, row: usize) -> u64 {
         _ => values.to_data().slice(row, 1).get_slice_memory_size().ok().map(|size| size as u64),
     };
     length.unwrap_or(u64::MAX)
+}
+
+/// Characters of a text, at most, or items of a list.
+fn length(values: &ArrayRef, row: usize) -> u64 {
+    match values.data_type() {
+        DataType::List(_) => values.as_list::<i32>().value_length(row) as u64,
+        DataType::LargeList(_) => values.as_list::<i64>().value_length(row) as u64,
+        _ => bytes(values, row),
+    }
+}
+
+/// Bytes that a function of sets takes.
+fn sets(args: &[ArrayRef], row: usize) -> u64 {
+    let lists = args.iter().map(|list| bytes(list, row)).fold(0, u64::saturating_add);
+    lists.saturating_mul(SET_FACTOR)
 }
 
 /// A number of repetitions, at least zero.
@@ -155,14 +193,18 @@ impl std::fmt::Debug for Estimated {
 struct Bounded {
     inner: Arc<ScalarUDF>,
     estimate: Estimated,
+    bytes_max: u64,
+    has_product: bool,
 }
 
 impl Bounded {
     fn check(&self, bytes: u64) -> Result<()> {
-        if bytes > RESULT_BYTES_MAX {
+        if bytes > self.bytes_max {
             return resources_err!(
-                "{} would return {bytes} bytes for one batch; at most {RESULT_BYTES_MAX} are possible",
-                self.name()
+                "{} would take {bytes} bytes for one batch; at most {} are possible, which depends on \
+                 --query-memory of the node",
+                self.name(),
+                self.bytes_max
             );
         }
         Ok(())
@@ -199,7 +241,8 @@ impl ScalarUDFImpl for Bounded {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        if let Estimated(Some(estimate)) = self.estimate {
+        let Estimated(estimate) = self.estimate;
+        if estimate.is_some() || self.has_product {
             // Constants are the same for each row.
             let is_constant = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
             let rows = if is_constant { 1 } else { args.number_rows };
@@ -209,13 +252,22 @@ impl ScalarUDFImpl for Bounded {
                 Ok(if is_integer { cast(&array, &DataType::Int64)? } else { array })
             };
             let arrays = args.args.iter().map(array).collect::<Result<Vec<_>>>()?;
-            let mut bytes: u64 = 0;
-            for row in 0..rows {
-                if arrays.iter().all(|array| array.is_valid(row)) {
-                    bytes = bytes.saturating_add(estimate(&arrays, row));
+            let (mut taken, mut product) = (0u64, 0u64);
+            for row in (0..rows).filter(|row| arrays.iter().all(|array| array.is_valid(*row))) {
+                if let Some(estimate) = estimate {
+                    taken = taken.saturating_add(estimate(&arrays, row));
+                }
+                if let (true, [left, right, ..]) = (self.has_product, arrays.as_slice()) {
+                    product = product.saturating_add(length(left, row).saturating_mul(length(right, row)));
                 }
             }
-            self.check(bytes)?;
+            self.check(taken)?;
+            if product > PRODUCT_MAX {
+                return resources_err!(
+                    "{} would compare {product} pairs for one batch; at most {PRODUCT_MAX} are possible",
+                    self.name()
+                );
+            }
         }
         let result = self.inner.invoke_with_args(args)?;
         if let ColumnarValue::Array(array) = &result {
@@ -247,7 +299,7 @@ mod tests {
 
     async fn outcome(sql: &str) -> Result<()> {
         let context = SessionContext::new();
-        for function in bounded_functions(&context.state()) {
+        for function in bounded_functions(&context.state(), usize::MAX) {
             context.register_udf(function.as_ref().clone());
         }
         context.sql(sql).await?.collect().await.map(|_| ())
@@ -269,6 +321,10 @@ mod tests {
             "SELECT range(DATE '0001-01-01', DATE '9999-01-01', INTERVAL '1 millisecond')",
             "SELECT array_repeat(1, 1000000000)",
             "SELECT array_resize([1], 1000000000, 0)",
+            "SELECT array_distinct(range(1, 30000000))",
+            "SELECT levenshtein(repeat('a', 200000), repeat('b', 200000))",
+            "SELECT array_has_all(range(1, 3000000), range(2, 3000000))",
+            "SELECT array_union(range(1, 30000000), range(2, 30000000))",
             "SELECT replace(repeat('x', 1000000), 'x', repeat('y', 1000000))",
             doubling.as_str(),
         ] {
@@ -287,6 +343,8 @@ mod tests {
             "SELECT range(DATE '2000-01-01', DATE '2024-01-01', INTERVAL '1' MONTH)",
             "SELECT replace(repeat('xy', 1000000), 'x', 'yyyy')",
             "SELECT repeat(NULL, 5), lpad('x', NULL)",
+            "SELECT levenshtein(repeat('a', 2000), repeat('b', 2000))",
+            "SELECT array_has_all(range(1, 3000), range(2, 3000))",
         ] {
             outcome(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
         }

@@ -93,6 +93,8 @@ pub struct Engine {
     worker: Worker,
     tables: TableContext,
     interrupts: Arc<Interrupts>,
+    /// Memory that operators may use.
+    memory_bytes: usize,
     /// The runtime of short queries.
     runtime: Handle,
     /// Bounds the searches that run for other nodes.
@@ -127,7 +129,8 @@ impl Engine {
         let search =
             SearchContext { reader: scans.reader.clone(), caches: SearchCaches::default(), transport };
 
-        let worker = worker(runtime.clone(), scans.clone(), channels.clone(), interrupts.clone());
+        let worker =
+            worker(runtime.clone(), scans.clone(), channels.clone(), interrupts.clone(), memory_bytes);
         let mut base = SessionStateBuilder::new()
             .with_default_features()
             .with_config(config(partitions))
@@ -151,7 +154,7 @@ impl Engine {
             .with_optimizer_rules(optimizer_rules(&interrupts))
             .with_physical_optimizer_rules(physical_rules(&interrupts))
             .build();
-        add_functions(&mut base, &interrupts)?;
+        add_functions(&mut base, &interrupts, memory_bytes)?;
         base.config_mut().set_extension(Arc::new(LongLane::new(long)));
         for function in search::table_functions() {
             base.register_udtf(function.name(), function.function().clone());
@@ -165,7 +168,7 @@ impl Engine {
             .with_optimizer_rules(vec![])
             .with_physical_optimizer_rules(vec![])
             .build();
-        add_functions(&mut literal, &interrupts)?;
+        add_functions(&mut literal, &interrupts, memory_bytes)?;
         let (runtime, search_permits) = (Handle::current(), Semaphore::new(REMOTE_SEARCHES_MAX));
         let remote_search_requests = AtomicU64::new(0);
         let tables = TableContext { scans, search };
@@ -175,6 +178,7 @@ impl Engine {
             worker,
             tables,
             interrupts,
+            memory_bytes,
             runtime,
             search_permits,
             remote_search_requests,
@@ -259,6 +263,11 @@ impl Engine {
         }
     }
 
+    /// Memory that operators may use before they spill or fail, in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory_bytes
+    }
+
     /// Ends the work of queries on this node.
     pub fn interrupts(&self) -> &Arc<Interrupts> {
         &self.interrupts
@@ -301,7 +310,7 @@ impl Engine {
 }
 
 /// Registers our own functions. They replace DataFusion's functions of the same name.
-fn add_functions(state: &mut SessionState, interrupts: &Arc<Interrupts>) -> Result<()> {
+fn add_functions(state: &mut SessionState, interrupts: &Arc<Interrupts>, memory_bytes: usize) -> Result<()> {
     for function in search::scalar_functions() {
         state.register_udf(function)?;
     }
@@ -313,7 +322,7 @@ fn add_functions(state: &mut SessionState, interrupts: &Arc<Interrupts>) -> Resu
     for function in list_functions(state) {
         state.register_udf(function)?;
     }
-    for function in bounded_functions(state) {
+    for function in bounded_functions(state, memory_bytes) {
         state.register_udf(function)?;
     }
     analysis::register_functions(state)
@@ -355,7 +364,13 @@ fn config(partitions: usize) -> SessionConfig {
 }
 
 /// The worker that runs tasks of distributed plans.
-fn worker<C>(runtime: Arc<RuntimeEnv>, scans: ScanContext, channels: C, interrupts: Arc<Interrupts>) -> Worker
+fn worker<C>(
+    runtime: Arc<RuntimeEnv>,
+    scans: ScanContext,
+    channels: C,
+    interrupts: Arc<Interrupts>,
+    memory_bytes: usize,
+) -> Worker
 where
     C: ChannelResolver + Clone + Send + Sync + 'static,
 {
@@ -368,7 +383,7 @@ where
                 .with_distributed_user_codec(ScanCodec { context: scans })
                 .with_distributed_channel_resolver(channels)
                 .build();
-            add_functions(&mut state, &interrupts)?;
+            add_functions(&mut state, &interrupts, memory_bytes)?;
             if let Some(query) = state.config().options().extensions.get::<QueryContext>() {
                 tracing::debug!(
                     query_id = query.query_id,

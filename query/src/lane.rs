@@ -17,7 +17,10 @@ use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::joins::{CrossJoinExec, NestedLoopJoinExec};
 use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
 use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
+use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
+use datafusion::physical_plan::union::{InterleaveExec, UnionExec};
 use datafusion::physical_plan::unnest::UnnestExec;
+use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use tokio::runtime::Handle;
 
 use crate::scan::leaf::{memory_source, segment_scan};
@@ -27,6 +30,10 @@ const SHORT_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
 /// Rows in memory that a short query reads at most.
 const SHORT_ROWS_MAX: usize = 100_000;
+
+/// Pairs of rows that the joins and windows of a short query compare at most, as far as the rows that they
+/// read tell: with one key for all rows, each row meets each. They take some tens of milliseconds.
+const SHORT_PAIRS_MAX: usize = 10_000_000;
 
 /// The threads of long queries.
 #[derive(Clone, Debug)]
@@ -78,8 +85,8 @@ pub(crate) fn is_long_operator(operator: Operator) -> bool {
     matches!(operator, RegexMatch | RegexIMatch | RegexNotMatch | RegexNotIMatch)
 }
 
-/// Whether a plan may take long: it reads many rows, multiplies rows, calls functions that may take long, or
-/// it is not known how many rows it makes.
+/// Whether a plan may take long: it reads many rows, may multiply them, calls functions that may take long,
+/// or it is not known how many rows it makes.
 ///
 /// # Errors
 /// Never in practice: the visitor does not fail.
@@ -109,8 +116,37 @@ pub fn is_long(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
                 node.is::<EmptyExec>() || node.is::<PlaceholderRowExec>() || node.is::<DataSourceExec>();
             is_long |= !is_small;
         }
-        is_long |= multiplies || bytes > SHORT_BYTES_MAX || rows > SHORT_ROWS_MAX;
+        is_long |=
+            multiplies || pairs(node)? > SHORT_PAIRS_MAX || bytes > SHORT_BYTES_MAX || rows > SHORT_ROWS_MAX;
         Ok(if is_long { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     })?;
     Ok(is_long)
+}
+
+/// The pairs of rows that a join or a window may have to compare; zero for other operators.
+fn pairs(node: &Arc<dyn ExecutionPlan>) -> Result<usize> {
+    let is_window = node.is::<WindowAggExec>() || node.is::<BoundedWindowAggExec>();
+    let is_join = node.children().len() > 1 && !node.is::<UnionExec>() && !node.is::<InterleaveExec>();
+    if !is_window && !is_join {
+        return Ok(0);
+    }
+    let rows = node.children().into_iter().map(rows_read).collect::<Result<Vec<_>>>()?;
+    Ok(match rows.as_slice() {
+        [rows] => rows.saturating_mul(*rows),
+        rows => rows.iter().fold(1, |product: usize, rows| product.saturating_mul(*rows)),
+    })
+}
+
+/// The rows that a plan reads.
+fn rows_read(plan: &Arc<dyn ExecutionPlan>) -> Result<usize> {
+    let mut rows = 0usize;
+    plan.apply(|node| {
+        if node.children().is_empty() {
+            let known = StatisticsContext::new().compute(node.as_ref(), &StatisticsArgs::new())?;
+            let known = known.num_rows.get_value().copied();
+            rows = rows.saturating_add(known.unwrap_or(SHORT_ROWS_MAX));
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(rows)
 }

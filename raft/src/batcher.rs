@@ -146,7 +146,11 @@ impl BatchHandler<(), u64> for ReadIndexHandler {
             Ok(Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(to)))) => {
                 Err(ProposeError::NotLeader(to.leader_id))
             }
-            Ok(Err(error)) => Err(ProposeError::Failed(ErrorKind::Unavailable, error.to_string())),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a read was not confirmed");
+                let message = "no quorum confirmed that this node still leads".to_owned();
+                Err(ProposeError::Failed(ErrorKind::Unavailable, message))
+            }
             Err(_) => {
                 let message = format!("no quorum confirmed the read in {:?}", start.elapsed());
                 Err(ProposeError::Failed(ErrorKind::Unavailable, message))

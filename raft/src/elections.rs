@@ -14,8 +14,10 @@ use openraft::ServerState;
 use plexus_model::NodeId;
 use tokio::time::sleep;
 
-use crate::limits::{LEADER_LEASE, PRE_VOTE_INTERVAL, PRE_VOTE_TIMEOUT};
-use crate::meta::Meta;
+use crate::limits::{
+    FULL_PATIENCE, LEADER_LEASE, PRE_VOTE_INTERVAL, PRE_VOTE_TIMEOUT, YIELD_INTERVAL, YIELD_TIME,
+};
+use crate::meta::{Meta, SpaceUse};
 use crate::network::call;
 use crate::wire::{Request, Response};
 
@@ -59,9 +61,27 @@ impl Meta {
         current.or(heard.current).map(|at| at.elapsed())
     }
 
+    /// Whether this member has no room for commits, and another one may come to lead.
+    fn lets_others_lead(&self) -> bool {
+        let waits = self.lock_heard().last.is_some_and(|(heard, _)| heard.elapsed() < FULL_PATIENCE);
+        waits && self.is_full()
+    }
+
+    fn is_full(&self) -> bool {
+        (self.check_space)(SpaceUse::Commit, 0).is_err()
+    }
+
+    /// Whether this member leads, has no room for commits, and another one could lead.
+    fn should_yield(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let has_others = metrics.membership_config.membership().voter_ids().count() > 1;
+        has_others && metrics.state == ServerState::Leader && self.is_full()
+    }
+
     /// Whether a majority of the voters, this member among them, would elect a leader now.
     async fn is_election_due(&self) -> bool {
-        if self.lacks_entries() || self.has_leader() {
+        if self.lacks_entries() || self.has_leader() || self.lets_others_lead() {
             return false;
         }
         let voters: Vec<(NodeId, String)> = {
@@ -93,7 +113,16 @@ impl Meta {
 /// Lets `openraft` hold elections while they are due.
 pub(crate) async fn permit_elections(meta: Arc<Meta>) {
     let mut permitted = false;
+    let mut yielded: Option<Instant> = None;
     loop {
+        if yielded.is_none_or(|at| at.elapsed() > YIELD_INTERVAL) && meta.should_yield() {
+            tracing::warn!("the disk of this node is full: letting another node lead the metadata group");
+            yielded = Some(Instant::now());
+            meta.raft.runtime_config().heartbeat(false);
+        }
+        if yielded.is_some_and(|at| at.elapsed() > YIELD_TIME) {
+            meta.raft.runtime_config().heartbeat(true);
+        }
         let is_due = meta.is_election_due().await;
         if is_due != permitted {
             meta.raft.runtime_config().elect(is_due);

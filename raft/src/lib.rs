@@ -61,7 +61,7 @@ mod wire;
 
 pub use limits::SNAPSHOT_ENTRIES;
 pub use log::LogStore;
-pub use meta::{Meta, MetaOptions, MetaStatus, SpaceCheck};
+pub use meta::{Meta, MetaOptions, MetaStatus, SpaceCheck, SpaceUse};
 pub use network::Transport;
 pub use state_machine::{Published, StateMachine};
 pub use types::TypeConfig;

@@ -18,6 +18,13 @@ const ELECTION_TIMEOUT_MIN_MS: u64 = 750;
 const ELECTION_TIMEOUT_MAX_MS: u64 = 1_100;
 /// How long a member takes its leader for alive after it has heard it. As long as in `openraft`.
 pub(crate) const LEADER_LEASE: Duration = Duration::from_millis(ELECTION_TIMEOUT_MAX_MS);
+/// How long a member whose disk is full lets others stand for election. A leader that takes no commits is
+/// better than none.
+pub(crate) const FULL_PATIENCE: Duration = Duration::from_secs(8);
+/// How long a leader that yields sends no heartbeats: others miss it after the lease, and elect.
+pub(crate) const YIELD_TIME: Duration = Duration::from_secs(4);
+/// Least time between two attempts to yield. If all disks are full, none of them helps.
+pub(crate) const YIELD_INTERVAL: Duration = Duration::from_secs(60);
 /// Pause between two rounds of questions whether other members miss their leader. Several fit between the end
 /// of the lease and an election.
 pub(crate) const PRE_VOTE_INTERVAL: Duration = Duration::from_millis(100);
@@ -46,6 +53,9 @@ pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// Pause between attempts to join a cluster. Longer than [`RETRY_PAUSE`], since an attempt may change the
 /// membership.
 pub(crate) const JOIN_RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// How long a new node waits for its address to be free. Longer than a node without heartbeats counts as
+/// live.
+pub(crate) const REJOIN_PATIENCE: Duration = Duration::from_secs(8);
 /// Time for one request to the leader. Longer than [`QUORUM_TIMEOUT`], so that the leader's answer arrives
 /// before the sender gives up.
 pub(crate) const FORWARD_TIMEOUT: Duration = Duration::from_secs(6);

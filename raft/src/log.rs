@@ -76,8 +76,10 @@ impl LogStore {
             is_untrusted: false,
             durable_snapshot,
         };
-        if let Some(last) = this.lock().log_state().last().copied() {
-            this.end.appended(last).map_err(|e| Error::io(end_path(directory).display(), e))?;
+        let last = this.lock().log_state().last().copied();
+        // A log from before this file was kept.
+        if let Some(last) = last.filter(|_| this.end.get().last.is_none()) {
+            this.end.appended(last, 0).map_err(|e| Error::io(end_path(directory).display(), e))?;
         }
         Ok(this)
     }
@@ -88,6 +90,35 @@ impl LogStore {
     /// Those of the file that holds it.
     pub(crate) fn end_of(directory: &Path) -> Result<End> {
         LogEnd::open(&end_path(directory)).map(|end| end.get())
+    }
+
+    /// Cuts off what is behind the durable end of the log in `directory`: a record that a crash has torn, of
+    /// which nobody was told. Returns whether there was something.
+    ///
+    /// # Errors
+    /// The I/O error.
+    pub(crate) fn cut_torn(directory: &Path) -> Result<bool> {
+        let end = Self::end_of(directory)?.bytes;
+        let cut = || -> io::Result<bool> {
+            let mut newest: Option<(u64, PathBuf)> = None;
+            for entry in std::fs::read_dir(directory)? {
+                let path = entry?.path();
+                if let Some(start) = start_of_file(&path) {
+                    newest = newest.max(Some((start, path)));
+                }
+            }
+            let Some((start, path)) = newest.filter(|(start, _)| *start < end) else {
+                return Ok(false);
+            };
+            let file = std::fs::File::options().write(true).open(path)?;
+            let is_longer = file.metadata()?.len() > end - start;
+            if is_longer {
+                file.set_len(end - start)?;
+                file.sync_all()?;
+            }
+            Ok(is_longer)
+        };
+        cut().map_err(|e| Error::io(directory.display(), e))
     }
 
     /// What is known of the end of the log.
@@ -177,6 +208,13 @@ fn check_files(directory: &Path) -> Result<()> {
         Some((name, _)) => Err(damaged(directory, &format!("{} is empty", name.display()))),
         None => Ok(()),
     }
+}
+
+/// Where a file of the log starts, counted from the first byte of the log, which is in its name. `None` for
+/// other files.
+fn start_of_file(path: &Path) -> Option<u64> {
+    let name = path.file_name()?.to_str()?.strip_prefix("r-")?.strip_suffix(".wal")?;
+    name.replace('_', "").parse().ok()
 }
 
 fn damaged(directory: &Path, reason: &impl std::fmt::Display) -> Error {
@@ -317,12 +355,15 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let mut log = self.lock();
         // After a snapshot was installed, the leader may send entries again that the snapshot covers.
         let first = log.log_state().purged().map_or(0, |id| id.index + 1);
-        log.append(records.filter(|(id, _)| id.index >= first)).map_err(|e| write_error(&e))?;
+        let appended =
+            log.append(records.filter(|(id, _)| id.index >= first)).map_err(|e| write_error(&e))?;
         if let Some(is_alone) = is_alone {
             self.end.set_alone(is_alone).map_err(|e| write_error(&e))?;
         }
         let (end, last) = (self.end.clone(), log.log_state().last().copied());
-        log.flush(true, Some(FlushCallback::Append { callback, end, last })).map_err(|e| write_error(&e))?;
+        let bytes = appended.offset + appended.size;
+        log.flush(true, Some(FlushCallback::Append { callback, end, last, bytes }))
+            .map_err(|e| write_error(&e))?;
         failpoint::crash_if_armed("log.appended");
         Ok(())
     }

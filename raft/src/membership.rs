@@ -13,7 +13,9 @@ use plexus_model::{ClusterId, Command, Error, ErrorKind, NodeId, NodeRecord, Res
 use tokio::time::{error::Elapsed, sleep, timeout};
 
 use crate::heartbeats::not_a_member;
-use crate::limits::{BOOTSTRAP_TIMEOUT, FORWARD_TIMEOUT, JOIN_RETRY_PAUSE, MEMBER_CHANGE_TIMEOUT};
+use crate::limits::{
+    BOOTSTRAP_TIMEOUT, FORWARD_TIMEOUT, JOIN_RETRY_PAUSE, MEMBER_CHANGE_TIMEOUT, REJOIN_PATIENCE,
+};
 use crate::meta::{Meta, no_leader};
 use crate::network::call;
 use crate::types::{Address, Membership};
@@ -44,11 +46,25 @@ impl Meta {
     /// `AlreadyExists` when the node id or the peer address belongs to another member. `Unavailable` or
     /// `Unknown` when the cluster does not answer in time.
     pub async fn join(&self, seed: &str, record: NodeRecord, timeout: Duration) -> Result<()> {
-        let deadline = Instant::now() + timeout;
+        let started = Instant::now();
+        let deadline = started + timeout;
         let change = MemberChange::Join(record);
+        let mut reported = None;
         loop {
             match self.request_change(seed, change.clone(), false).await {
-                Err(e) if e.is_retryable() && Instant::now() < deadline => sleep(JOIN_RETRY_PAUSE).await,
+                // A node that has lost its directory counts as live until its heartbeats are missed.
+                Err(e)
+                    if Instant::now() < deadline
+                        && (e.is_retryable()
+                            || (e.kind() == ErrorKind::AlreadyExists
+                                && started.elapsed() < REJOIN_PATIENCE)) =>
+                {
+                    if reported.as_deref() != Some(e.message()) {
+                        tracing::warn!(seed, error = %e, "could not join the cluster yet");
+                        reported = Some(e.message().to_owned());
+                    }
+                    sleep(JOIN_RETRY_PAUSE).await;
+                }
                 result => {
                     return result.map_err(|e| e.context(format!("joining the cluster through {seed}")));
                 }

@@ -28,8 +28,17 @@ use crate::state_machine::Published;
 use crate::types::{LogId, TypeConfig};
 use crate::wire::{Request, Response};
 
+/// What is written to the disk of a member.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SpaceUse {
+    /// A commit that a client asks for.
+    Commit,
+    /// Entries of the log that the leader sends, and that others have perhaps written.
+    Log,
+}
+
 /// Fails with `ResourceExhausted` when there is no room for so many bytes.
-pub type SpaceCheck = Box<dyn Fn(u64) -> Result<()> + Send + Sync>;
+pub type SpaceCheck = Box<dyn Fn(SpaceUse, u64) -> Result<()> + Send + Sync>;
 
 /// What a member of the metadata group needs to start.
 pub struct MetaOptions {
@@ -63,7 +72,7 @@ pub struct Meta {
     lacks_entries: AtomicBool,
     /// Cancelled when the leader says that this node was removed from the cluster.
     pub(crate) removal: CancellationToken,
-    check_space: SpaceCheck,
+    pub(crate) check_space: SpaceCheck,
     pub(crate) heard: Mutex<Heard>,
     pub(crate) stop: CancellationToken,
 }
@@ -183,7 +192,11 @@ impl Meta {
             }
             if Instant::now() + RETRY_PAUSE >= deadline {
                 let kind = if sent { ErrorKind::Unknown } else { ErrorKind::Unavailable };
-                return Err(Error::new(kind, format!("no commit within {limit:?}: {error}")));
+                let message = match sent {
+                    true => "it is not known whether the commit took place, or still will",
+                    false => "no commit",
+                };
+                return Err(Error::new(kind, format!("{message}: within {limit:?}, {}", error.message())));
             }
             sleep(RETRY_PAUSE).await;
         }
@@ -209,8 +222,9 @@ impl Meta {
     /// never refused.
     pub(crate) fn check_room(&self, proposal: &Proposal) -> Result<()> {
         match &proposal.command {
+            Command::Commit(commit) if commit.only_removes() => Ok(()),
             Command::Commit(_) | Command::CreateTable(_) | Command::AlterTable(_) => {
-                (self.check_space)(proposal.weight() as u64)
+                (self.check_space)(SpaceUse::Commit, proposal.weight() as u64)
             }
             _ => Ok(()),
         }
@@ -264,7 +278,10 @@ impl Meta {
                 Err(error) => error,
             };
             if Instant::now() + RETRY_PAUSE >= deadline {
-                return Err(Error::unavailable(format!("no read index within {limit:?}: {error}")));
+                return Err(Error::unavailable(format!(
+                    "no read index within {limit:?}: {}",
+                    error.message()
+                )));
             }
             sleep(RETRY_PAUSE).await;
         }

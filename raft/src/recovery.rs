@@ -26,7 +26,15 @@ pub(crate) struct Stores {
 /// `Corrupt` when something is damaged and no other member has it; otherwise the I/O error.
 pub(crate) fn open(directory: &Path) -> Result<Stores> {
     let (opened, with_snapshot) = match StateMachine::open(&directory.join("snapshot")) {
-        Ok(machine) => (open_log(directory, &machine).map(|log| (machine, log)), false),
+        Ok(machine) => {
+            let log = match open_log(directory, &machine) {
+                Err(damage) if damage.kind() == ErrorKind::Corrupt => {
+                    open_without_torn(directory, &machine, damage)
+                }
+                opened => opened,
+            };
+            (log.map(|log| (machine, log)), false)
+        }
         Err(error) => (Err(error), true),
     };
     let (damage, end) = match opened {
@@ -86,13 +94,24 @@ fn open_log(directory: &Path, machine: &StateMachine) -> Result<LogStore> {
     Ok(log)
 }
 
+/// Opens a log that cannot be read as it is, without what is behind its durable end. `damage` is the error
+/// with it.
+fn open_without_torn(directory: &Path, machine: &StateMachine, damage: Error) -> Result<LogStore> {
+    let log = directory.join("log");
+    if !log.exists() || !LogStore::cut_torn(&log)? {
+        return Err(damage);
+    }
+    tracing::warn!(error = %damage, "cut off what a crash has left behind the end of the metadata log");
+    open_log(directory, machine)
+}
+
 /// Fails if no other member has what this one has lost.
 fn check_not_alone(end: &End, damage: &Error, directory: &Path) -> Result<()> {
     if end.last.is_some() && !end.is_alone {
         return Ok(());
     }
     Err(Error::corrupt(format!(
-        "{}. No other node has a copy: restore {} from a backup",
+        "{}. No other node has a copy: restore {}",
         damage.message(),
         directory.display()
     )))

@@ -5,8 +5,11 @@ use plexus_model::{Error, ErrorKind, NodeId, Result};
 
 use crate::batcher::ProposeError;
 use crate::limits::TERM_JUMP_MAX;
-use crate::meta::{Meta, check_weight};
-use crate::wire::{MemberChange, RaftRequest, Request, Response, snapshot_response, vote_response};
+use crate::meta::{Meta, SpaceUse, check_weight};
+use crate::types::Batch;
+use crate::wire::{
+    MemberChange, RaftRequest, Request, Response, WirePayload, snapshot_response, vote_response,
+};
 
 impl Meta {
     /// Handles one encoded request of node `from` and returns the encoded response. Failures are responses,
@@ -22,6 +25,10 @@ impl Meta {
 
     /// Checks that a node speaks for itself, and does not make up terms.
     fn check(&self, from: NodeId, request: &Request) -> Result<()> {
+        if let Request::Raft { request, .. } = request {
+            self.check_member(from, request)?;
+            self.check_entries(request)?;
+        }
         let (speaker, term) = match request {
             Request::Raft { request, .. } => {
                 let vote = match request {
@@ -54,6 +61,44 @@ impl Meta {
             return Err(Error::invalid(format!("node {from} is in term {term}, this node in {current}")));
         }
         Ok(())
+    }
+
+    /// Checks that a node which wants to lead, or to go on leading, is a member.
+    fn check_member(&self, from: NodeId, request: &RaftRequest) -> Result<()> {
+        let (knows_members, is_member) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow();
+            let membership = metrics.membership_config.membership();
+            (membership.nodes().next().is_some(), membership.get_node(&from.0).is_some())
+        };
+        let needs_member = match request {
+            RaftRequest::Vote { .. } => knows_members,
+            // A node that was away for long may not know the leader of the others.
+            RaftRequest::Append(_) | RaftRequest::Snapshot { .. } => self.has_leader(),
+        };
+        match is_member || !needs_member {
+            true => Ok(()),
+            false => Err(Error::invalid(format!("node {from} is no member of the metadata group"))),
+        }
+    }
+
+    /// Checks that entries can be written and applied, before they are in the log. A member that cannot write
+    /// one stops, and one that cannot apply one stops at each start.
+    fn check_entries(&self, request: &RaftRequest) -> Result<()> {
+        let RaftRequest::Append(append) = request else {
+            return Ok(());
+        };
+        let mut bytes = 0;
+        for entry in &append.entries {
+            if let WirePayload::Batch(batch) = &entry.payload {
+                plexus_model::validate::<Batch>("log entry", batch)?;
+                bytes += batch.len() as u64;
+            }
+        }
+        match bytes {
+            0 => Ok(()),
+            bytes => (self.check_space)(SpaceUse::Log, bytes),
+        }
     }
 
     async fn respond(&self, request: Request) -> Response {
@@ -154,4 +199,87 @@ impl Response {
 
 fn raft_stopped(error: &impl std::fmt::Display) -> Response {
     Response::Failed { kind: ErrorKind::Unavailable, message: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use async_trait::async_trait;
+    use plexus_model::{ClusterId, NodeRecord, Roles};
+
+    use super::*;
+    use crate::network::Transport;
+    use crate::wire::{Append, WireEntry, WireLogId, WireVote};
+    use crate::{MetaOptions, SNAPSHOT_ENTRIES};
+
+    struct Nowhere;
+
+    #[async_trait]
+    impl Transport for Nowhere {
+        async fn call(&self, _: &str, _: Vec<u8>, _: Duration) -> Result<Vec<u8>> {
+            Err(Error::unavailable("there is nobody else"))
+        }
+    }
+
+    async fn answer(meta: &Meta, from: u64, request: RaftRequest) -> Response {
+        let request = plexus_model::encode(&Request::Raft { to: 1, request });
+        plexus_model::decode("a response", &meta.handle(NodeId(from), &request).await).unwrap()
+    }
+
+    fn is_refused(response: &Response, reason: &str) -> bool {
+        matches!(response, Response::Failed { message, .. } if message.contains(reason))
+    }
+
+    #[tokio::test]
+    async fn strangers_and_entries_that_cannot_be_applied_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = MetaOptions {
+            node: NodeId(1),
+            directory: dir.path().to_owned(),
+            transport: Arc::new(Nowhere),
+            snapshot_entries: SNAPSHOT_ENTRIES,
+            check_space: Box::new(|_, _| Ok(())),
+        };
+        let meta = Meta::start(options).await.unwrap();
+        let address = || "127.0.0.1:1".to_owned();
+        let (flight, peer, http) = (address(), address(), address());
+        let record = NodeRecord { id: NodeId(1), roles: Roles::ALL, flight, peer, http, live: true };
+        meta.bootstrap(ClusterId(7), record).await.unwrap();
+        let before = meta.status();
+
+        let vote = |node, term| WireVote { term, node, committed: false };
+        let stands = |node, term| RaftRequest::Vote {
+            vote: vote(node, term),
+            last: Some(WireLogId { term, leader: node, index: 1 << 40 }),
+        };
+        let leads = |node, payload| {
+            let id = WireLogId { term: 9, leader: node, index: before.last_log + 1 };
+            RaftRequest::Append(Append {
+                vote: WireVote { committed: true, ..vote(node, 9) },
+                previous: None,
+                entries: vec![WireEntry { id, payload }],
+                committed: Some(id),
+            })
+        };
+        for (from, request, reason) in [
+            (1, stands(99, 9), "sent a message of node 99"),
+            (99, stands(99, 9), "no member"),
+            (99, leads(99, WirePayload::Blank), "no member"),
+            (1, stands(1, u64::MAX), "is in term"),
+            (1, leads(1, WirePayload::Batch(b"garbage ".repeat(8))), "cannot decode"),
+        ] {
+            let response = answer(&meta, from, request).await;
+            assert!(is_refused(&response, reason), "{reason}: {response:?}");
+        }
+        let after = meta.status();
+        assert_eq!((after.term, after.last_log), (before.term, before.last_log));
+        meta.propose(
+            plexus_model::Command::DropSchema { name: "none".into(), if_exists: true },
+            Duration::from_secs(5),
+        )
+        .await
+        .unwrap();
+    }
 }

@@ -12,6 +12,9 @@ use plexus_raft::Meta;
 
 use members::{Network, TIMEOUT, create_schema, group, options, record, start};
 
+/// A kind of damage to node 3, by name.
+type Damage = (&'static str, fn(&Path));
+
 /// The newest file of the log of node `id`.
 fn log_file(dir: &Path, id: u64) -> PathBuf {
     let files = fs::read_dir(dir.join(format!("node{id}/log"))).unwrap().map(|file| file.unwrap().path());
@@ -58,22 +61,22 @@ async fn a_member_gets_from_the_others_what_its_disk_has_lost() {
     let network = Arc::new(Network::default());
     let mut members = group(&network, dir.path()).await;
     let mut names = 0;
-    let damages: [(&str, &dyn Fn(&Path)); 6] = [
-        ("a bit", &|dir| {
+    let damages: [Damage; 6] = [
+        ("a bit", |dir| {
             let path = log_file(dir, 3);
             let length = fs::metadata(&path).unwrap().len() as usize;
             flip(&path, fastrand::usize(0..length), fastrand::u8(0..8));
         }),
         // The length of the last entry: what follows the id of the entry.
-        ("halved", &|dir| {
+        ("halved", |dir| {
             let path = log_file(dir, 3);
             let file = fs::File::options().write(true).open(&path).unwrap();
             file.set_len(file.metadata().unwrap().len() / 2).unwrap();
         }),
-        ("emptied", &|dir| fs::write(log_file(dir, 3), "").unwrap()),
-        ("without a file", &|dir| fs::remove_file(log_file(dir, 3)).unwrap()),
-        ("without the log", &|dir| fs::remove_dir_all(dir.join("node3/log")).unwrap()),
-        ("snapshot", &|dir| {
+        ("emptied", |dir| fs::write(log_file(dir, 3), "").unwrap()),
+        ("without a file", |dir| fs::remove_file(log_file(dir, 3)).unwrap()),
+        ("without the log", |dir| fs::remove_dir_all(dir.join("node3/log")).unwrap()),
+        ("snapshot", |dir| {
             let path = dir.join("node3/snapshot/manifest.snapshot");
             if path.exists() {
                 flip(&path, 100, 3);
@@ -158,18 +161,20 @@ async fn the_only_voter_does_not_start_without_what_it_acknowledged() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_entry_that_was_not_acknowledged_may_be_torn() {
-    let dir = tempfile::tempdir().unwrap();
-    let network = Arc::new(Network::default());
-    let member = start(&network, 1, dir.path()).await;
-    member.bootstrap(ClusterId(7), record(1)).await.unwrap();
-    commit(&member, 0..20).await;
-    stop(&network, member).await;
-    let path = log_file(dir.path(), 1);
-    let mut bytes = fs::read(&path).unwrap();
-    let start_of_record = bytes[..6].to_vec();
-    bytes.extend(start_of_record);
-    fs::write(&path, bytes).unwrap();
-    let member = start(&network, 1, dir.path()).await;
-    assert_eq!(member.read(TIMEOUT).await.unwrap().schemas.len(), 21);
-    assert!(!member.lacks_entries());
+    // A part of a record, zeros that a file system leaves after a loss of power, and what was there before.
+    let torn = [&[0, 0, 0, 1, 0, 0][..], &[0; 4096], &[7; 100]].concat();
+    for behind in [&[0, 0, 0, 1, 0, 0][..], &[0; 5000], &[0xff; 100], &torn] {
+        let dir = tempfile::tempdir().unwrap();
+        let network = Arc::new(Network::default());
+        let member = start(&network, 1, dir.path()).await;
+        member.bootstrap(ClusterId(7), record(1)).await.unwrap();
+        commit(&member, 0..20).await;
+        stop(&network, member).await;
+        let path = log_file(dir.path(), 1);
+        let intact = fs::read(&path).unwrap();
+        fs::write(&path, [&intact, behind].concat()).unwrap();
+        let member = start(&network, 1, dir.path()).await;
+        assert_eq!(member.read(TIMEOUT).await.unwrap().schemas.len(), 21);
+        assert!(!member.lacks_entries());
+    }
 }

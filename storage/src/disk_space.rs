@@ -30,22 +30,39 @@ impl DiskSpace {
         if failpoint::is_armed("disk.full") {
             return Err(self.full(bytes, 0, RESERVE_BYTES_MAX));
         }
-        let Ok(disk) = rustix::fs::statvfs(&self.0) else {
-            // What is wrong with the disk shows when it is written to.
-            return Ok(());
-        };
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        let reserve = (disk.f_blocks.saturating_mul(disk.f_frsize) / RESERVE_PART).min(RESERVE_BYTES_MAX);
-        match bytes.saturating_add(reserve) <= free {
-            true => Ok(()),
-            false => Err(self.full(bytes, free, reserve)),
+        self.check_beside(bytes, 1)
+    }
+
+    /// Checks that `bytes` can be written to the log, which may use half of the reserve. The rest is for
+    /// votes and snapshots, and for the next start.
+    ///
+    /// # Errors
+    /// `ResourceExhausted`, with the numbers.
+    pub fn check_log(&self, bytes: u64) -> Result<()> {
+        self.check_beside(bytes, 2)
+    }
+
+    /// Bytes that are free, and those that are kept back. `None` when the system does not say.
+    pub fn free_and_reserve(&self) -> Option<(u64, u64)> {
+        // What is wrong with the disk shows when it is written to.
+        let disk = rustix::fs::statvfs(&self.0).ok()?;
+        let all = disk.f_blocks.saturating_mul(disk.f_frsize);
+        Some((disk.f_bavail.saturating_mul(disk.f_frsize), (all / RESERVE_PART).min(RESERVE_BYTES_MAX)))
+    }
+
+    fn check_beside(&self, bytes: u64, parts: u64) -> Result<()> {
+        match self.free_and_reserve() {
+            Some((free, reserve)) if bytes.saturating_add(reserve / parts) > free => {
+                Err(self.full(bytes, free, reserve / parts))
+            }
+            _ => Ok(()),
         }
     }
 
     fn full(&self, bytes: u64, free: u64, reserve: u64) -> Error {
         Error::exhausted(format!(
             "the disk of {} is full: {free} bytes are free, of which {reserve} are kept back, and {bytes} \
-             are needed. Reads go on; delete something, or enlarge the disk",
+             are needed. Reads go on. Drop and vacuum tables, or enlarge the disk",
             self.0.display()
         ))
     }

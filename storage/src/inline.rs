@@ -11,6 +11,7 @@ use arrow_schema::DataType;
 use plexus_model::{Error, Result, Statistics, TableSchema};
 
 use crate::encode::primary_keys;
+use crate::ipc_check;
 use crate::statistics::StatisticsBuilder;
 use crate::types;
 
@@ -105,6 +106,8 @@ fn compact_views(array: &ArrayRef) -> ArrayRef {
 /// # Errors
 /// `Corrupt` when the bytes are damaged.
 pub fn decode(bytes: &[u8]) -> Result<Vec<RecordBatch>> {
+    ipc_check::check_stream(bytes)
+        .map_err(|e| Error::corrupt(format!("inline rows of {} bytes: {}", bytes.len(), e.message())))?;
     StreamReader::try_new(Cursor::new(bytes), None)
         .and_then(|reader| reader.collect::<Result<Vec<_>, _>>())
         .map_err(|e| Error::corrupt(format!("inline rows of {} bytes: {e}", bytes.len())).with_source(e))

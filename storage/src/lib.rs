@@ -59,7 +59,7 @@ pub use canonical_floats::canonical_floats;
 pub use disk_space::DiskSpace;
 pub use encode::{EncodedSegment, SegmentEncoder, SegmentRows, primary_keys};
 pub use hidden_values::without_hidden_values;
-pub use read::{RemoteSegments, SegmentReader, SegmentRef};
+pub use read::{LOST_SEGMENT, RemoteSegments, SegmentReader, SegmentRef, UNREADABLE_SEGMENT};
 pub use routing::{CanonicalKeys, Router, shard_of_key};
 pub use scan::{PositionedRows, to_roaring_treemap};
 pub use schema_evolution::{decode_inline, evolve, project, take_rows};

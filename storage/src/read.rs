@@ -77,6 +77,11 @@ fn replicas(table: &Table, segment: &Segment) -> Vec<NodeId> {
     table.shards.get(segment.shard as usize).map(|s| s.replicas.clone()).unwrap_or_default()
 }
 
+/// How the errors of reads begin that no replica could serve. The format's reader passes on their text alone.
+pub const LOST_SEGMENT: &str = "every replica of segment ";
+/// The same where other nodes may still have the file.
+pub const UNREADABLE_SEGMENT: &str = "no replica of segment ";
+
 /// Access to files on other nodes.
 #[async_trait]
 pub trait RemoteSegments: Send + Sync + 'static {
@@ -235,17 +240,23 @@ impl SegmentReader {
     /// Reads a byte range from the other replicas, one after the other.
     async fn read_remote(&self, segment: &SegmentRef, offset: u64, length: usize) -> Result<Bytes> {
         let mut failures = Vec::new();
+        // Whether each of the other nodes says that it has no intact file.
+        let mut is_lost = true;
         for node in self.remote.order(segment) {
             match self.remote.read(node, segment, offset, length).await {
                 Ok(bytes) if bytes.len() == length => return Ok(bytes),
                 Ok(bytes) => failures.push(format!("node {node}: {} of {length} bytes", bytes.len())),
-                Err(e) => failures.push(format!("node {node}: {e}")),
+                Err(e) => {
+                    is_lost &= matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Corrupt);
+                    failures.push(e.message().to_owned());
+                }
             }
         }
-        Err(Error::new(
-            ErrorKind::Unavailable,
-            format!("no replica of segment {} could be read: {}", segment.id, failures.join("; ")),
-        ))
+        let (id, reasons) = (segment.id, failures.join("; "));
+        Err(match is_lost {
+            true => Error::corrupt(format!("{LOST_SEGMENT}{id} is lost or damaged: {reasons}")),
+            false => Error::unavailable(format!("{UNREADABLE_SEGMENT}{id} could be read: {reasons}")),
+        })
     }
 }
 

@@ -303,7 +303,7 @@ impl SegmentStore {
             && offset.checked_add(buffer.len() as u64).is_some_and(|end| end <= length)
         {
             // The file matched this checksum, wherever that comes from.
-            self.check(id, length, checksum)?;
+            self.check(id, length, checksum, ReferenceSource::Manifest)?;
         }
         read
     }
@@ -315,13 +315,19 @@ impl SegmentStore {
     }
 
     /// Reads a segment again and verifies its length and checksum, even when it was verified before. A
-    /// damaged file is moved to quarantine.
+    /// damaged file is moved to quarantine if the reference is the manifest.
     ///
     /// # Errors
     /// Those of [`Error::io`] when the disk cannot be used. A damaged or missing file is not an error.
-    pub fn check(&self, id: SegmentId, length: u64, checksum: &[u8; 32]) -> Result<SegmentCondition> {
+    pub fn check(
+        &self,
+        id: SegmentId,
+        length: u64,
+        checksum: &[u8; 32],
+        reference: ReferenceSource,
+    ) -> Result<SegmentCondition> {
         self.lock_open_files().remove(id);
-        match self.segment(id, length, checksum, ReferenceSource::Manifest) {
+        match self.segment(id, length, checksum, reference) {
             Ok(_) => Ok(SegmentCondition::Intact),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(SegmentCondition::Missing),
             Err(e) if e.kind() == ErrorKind::Corrupt => Ok(SegmentCondition::Damaged),

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use futures::TryStreamExt;
+use futures::{FutureExt, TryStreamExt};
 use plexus_model::{
     ChangeKind, Column, ErrorKind, Manifest, NewSegment, Result, RowRelocation, RowSelection, RowSet,
     Segment, SegmentId, Table, TableChange, TableId, TableSchema, Version, encode_row_set,
 };
 use plexus_storage::{rows_bytes, types};
 
-use super::context::{TaskContext, log_failure};
+use super::context::TaskContext;
 use super::runner::BackgroundTask;
 use crate::background::compaction_policy;
 use crate::background::compaction_policy::{CompactionCandidate, SizeTargets};
@@ -312,9 +312,9 @@ impl BackgroundTask for CompactionTask {
                 let candidates = candidates(table, manifest.version, shard, now_ms());
                 let targets = SizeTargets::for_table(table);
                 if let Some(chosen) = compaction_policy::select_segments(&candidates, &targets) {
-                    let result =
-                        compact(&self.0.writer, &manifest, table, shard, &chosen, "compaction").await;
-                    log_failure("compaction", result.map(|_| ()));
+                    let compact = compact(&self.0.writer, &manifest, table, shard, &chosen, "compaction");
+                    let unit = format!("compaction-{}-{shard}", table.id);
+                    self.0.attempts.run(unit, compact.map(|compacted| compacted.map(|_| ()))).await;
                 }
             }
         }

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use plexus_model::{Manifest, NodeId, Result, Table};
+use plexus_model::{Manifest, NodeId, Table};
 use plexus_raft::Meta;
 use plexus_storage::SegmentStore;
 
+use crate::background::attempts::Attempts;
 use crate::background::repair::Repairer;
 use crate::peers::MissingSegments;
 use crate::write::writer::Writer;
@@ -23,6 +24,8 @@ pub struct TaskContext {
     pub store: Option<Arc<SegmentStore>>,
     /// Fetches segments from other replicas.
     pub repairer: Arc<Repairer>,
+    /// Runs work that may end the process.
+    pub attempts: Arc<Attempts>,
     /// Segments that this node should hold and lacks.
     pub missing: Arc<MissingSegments>,
 }
@@ -33,12 +36,5 @@ impl TaskContext {
     pub(crate) fn is_first_live_replica(&self, manifest: &Manifest, table: &Table, shard: u32) -> bool {
         let live = |node: &&NodeId| manifest.nodes.get(node).is_some_and(|n| n.live);
         table.shards[shard as usize].replicas.iter().find(live) == Some(&self.node)
-    }
-}
-
-/// Logs a failure that must not keep a task from the rest of its work.
-pub(crate) fn log_failure(work: &'static str, result: Result<()>) {
-    if let Err(error) = result {
-        tracing::warn!(work, %error, "background work failed; retrying");
     }
 }

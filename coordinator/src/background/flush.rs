@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use plexus_model::{ChangeKind, Flush, Result, RowSet, Segment, SegmentData, SegmentId, Table, TableChange};
+use plexus_model::{
+    ChangeKind, Error, Flush, Result, RowSet, Segment, SegmentData, SegmentId, Table, TableChange,
+};
 use plexus_storage::{SegmentRows, decode_inline};
 
-use super::context::{TaskContext, log_failure};
+use super::context::TaskContext;
 use super::runner::BackgroundTask;
 use crate::background::compaction;
 use crate::background::compaction::now_ms;
@@ -45,7 +48,15 @@ pub(crate) async fn flush(
     let mut rows = SegmentRows::default();
     for segment in &segments {
         if let SegmentData::Inline(bytes) = &segment.data {
-            rows.batches.extend(decode_inline(bytes, &schema, &RowSet::new())?);
+            let batches = decode_inline(bytes, &schema, &RowSet::new())?;
+            let decoded: usize = batches.iter().map(RecordBatch::num_rows).sum();
+            if decoded as u64 != segment.rows {
+                return Err(Error::corrupt(format!(
+                    "inline segment {} has {decoded} rows, {} were announced",
+                    segment.id, segment.rows
+                )));
+            }
+            rows.batches.extend(batches);
             rows.versions.push((segment.added, segment.rows as usize));
         }
     }
@@ -88,7 +99,8 @@ impl BackgroundTask for FlushTask {
                 let due = table.dropped.is_some() || is_due(&segments);
                 if due && self.0.is_first_live_replica(&manifest, table, shard) {
                     // A shard without a live majority must not block the others.
-                    log_failure("flush", flush(&self.0.writer, table, shard, segments).await);
+                    let unit = format!("flush-{}-{shard}", table.id);
+                    self.0.attempts.run(unit, flush(&self.0.writer, table, shard, segments)).await;
                 }
             }
         }

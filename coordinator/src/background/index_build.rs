@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::FutureExt;
 use plexus_index::text::Analyzer;
 use plexus_model::{
     ChangeKind, Error, ErrorKind, FileData, IndexDefinition, IndexKind, Manifest, Result, Segment, SegmentId,
@@ -18,7 +19,7 @@ use plexus_model::{
 use plexus_query::search::{TextFields, blocking, build_texts};
 use plexus_storage::{SegmentRef, SegmentStore};
 
-use super::context::{TaskContext, log_failure};
+use super::context::TaskContext;
 use super::runner::BackgroundTask;
 use crate::background::compaction_policy::SizeTargets;
 use crate::background::{compaction, compaction_policy};
@@ -225,8 +226,9 @@ impl IndexBuildTask {
         while let Some(work) = self.next_missing(table) {
             let IndexWork { manifest, table, segment, index } = work;
             self.attempts.insert((segment.id, index.id), Instant::now());
-            let indexed = index_segment(&self.context.writer, &manifest, &table, &segment, &index).await;
-            log_failure("index", indexed.map(|_| ()));
+            let build = index_segment(&self.context.writer, &manifest, &table, &segment, &index);
+            let unit = format!("index-{}-{}", segment.id, index.id);
+            self.context.attempts.run(unit, build.map(|built| built.map(|_| ()))).await;
         }
     }
 
@@ -238,11 +240,15 @@ impl IndexBuildTask {
             if self.context.repairer.repair(store, &file).await.is_ok() {
                 continue;
             }
-            let rebuilt = rebuild(&self.context.writer, &manifest, &table, &segment, &file, store).await;
-            if rebuilt.as_ref().is_err_and(|e| e.kind() == ErrorKind::Corrupt) {
+            let rebuild = rebuild(&self.context.writer, &manifest, &table, &segment, &file, store);
+            let mut is_corrupt = false;
+            let rebuild = rebuild.inspect(|rebuilt| {
+                is_corrupt = rebuilt.as_ref().is_err_and(|e| e.kind() == ErrorKind::Corrupt);
+            });
+            self.context.attempts.run(format!("index-{}-{index}", segment.id), rebuild).await;
+            if is_corrupt {
                 self.attempts.insert((segment.id, index), Instant::now() + REBUILD_RETRY);
             }
-            log_failure("index", rebuilt);
         }
     }
 }

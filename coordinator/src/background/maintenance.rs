@@ -25,13 +25,21 @@ pub struct Maintenance {
 }
 
 impl Maintenance {
-    /// Runs all tasks until `stop` is canceled.
-    pub async fn run(self, stop: CancellationToken) {
-        let Self { context, metrics } = self;
-        let mut runner = Runner::new(metrics);
+    /// Runs the tasks that keep this node in the cluster until `stop` is canceled. They must not wait for
+    /// anything that computes.
+    pub fn run_membership(&self, stop: CancellationToken) -> impl Future<Output = ()> + Send + use<> {
+        let context = &self.context;
+        let mut runner = Runner::new(self.metrics.clone());
         runner.add(HeartbeatTask(context.clone()));
         runner.add(VotersTask(context.clone()));
         runner.add(LivenessTask::new(context.clone()));
+        runner.run(stop)
+    }
+
+    /// Runs all other tasks until `stop` is canceled.
+    pub async fn run(self, stop: CancellationToken) {
+        let Self { context, metrics } = self;
+        let mut runner = Runner::new(metrics);
         runner.add(RetentionTask(context.clone()));
         runner.add(RepairTask::new(context.clone()));
         runner.add(FlushTask(context.clone()));

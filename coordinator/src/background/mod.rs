@@ -1,5 +1,6 @@
 //! Background work of a node: the runner, what its tasks share, and the tasks.
 
+pub(crate) mod attempts;
 pub(crate) mod compaction;
 pub(crate) mod compaction_policy;
 pub(crate) mod context;

@@ -18,12 +18,14 @@ use crate::limits::{MAINTENANCE_INTERVAL, REPAIRS_MAX};
 pub(crate) struct RepairTask {
     context: TaskContext,
     complete: CompleteTables,
+    /// How many missing segments were reported last.
+    reported: usize,
 }
 
 impl RepairTask {
     /// A task that has not checked any table yet.
     pub(crate) fn new(context: TaskContext) -> Self {
-        Self { context, complete: CompleteTables::default() }
+        Self { context, complete: CompleteTables::default(), reported: 0 }
     }
 }
 
@@ -61,9 +63,13 @@ impl BackgroundTask for RepairTask {
         complete.tables = tables;
         self.context.missing.set(manifest.version, missing.iter().map(|s| s.id));
         if missing.is_empty() {
+            self.reported = 0;
             return Ok(());
         }
-        tracing::info!(segments = missing.len(), "fetching missing segments");
+        if self.reported != missing.len() {
+            self.reported = missing.len();
+            tracing::info!(segments = missing.len(), "fetching missing segments");
+        }
         let (repairer, report) = (&self.context.repairer, &self.context.missing);
         let repairs = missing.into_iter().map(|segment| async move {
             let repaired = repairer.repair(store, &segment).await;

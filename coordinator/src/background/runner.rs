@@ -2,12 +2,14 @@
 //! name, an interval, counters, and a bound on how many heavy ones run at once.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use futures::FutureExt;
 use futures::future::join_all;
-use plexus_model::Result;
+use plexus_model::{Error, Result};
 use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
@@ -122,6 +124,7 @@ async fn run_task(mut task: Box<dyn BackgroundTask>, heavy: &Semaphore, metrics:
     let period = task.interval();
     let mut ticker = interval_at(tokio::time::Instant::now() + jitter(period), period);
     ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failures = 0u64;
     loop {
         ticker.tick().await;
         let _permit = match task.is_heavy() {
@@ -130,16 +133,22 @@ async fn run_task(mut task: Box<dyn BackgroundTask>, heavy: &Semaphore, metrics:
             false => None,
         };
         let started = Instant::now();
-        let result = task.run().await;
+        // A panic is a failure of this run: the other tasks, and the node, go on.
+        let panicked = |_| Err(Error::internal("the task panicked"));
+        let result = AssertUnwindSafe(task.run()).catch_unwind().await.unwrap_or_else(panicked);
         metrics.record(task.name(), started.elapsed(), result.is_err());
-        if let Err(error) = result {
-            let name = task.name();
-            match task.error_policy() {
-                ErrorPolicy::Warn => tracing::warn!(task = name, %error, "background task failed; retrying"),
-                ErrorPolicy::Debug => {
-                    tracing::debug!(task = name, %error, "background task failed; retrying");
-                }
+        let Err(error) = result else {
+            failures = 0;
+            continue;
+        };
+        failures += 1;
+        let (task, policy) = (task.name(), task.error_policy());
+        match policy {
+            // A failure that lasts is reported less and less often.
+            ErrorPolicy::Warn if failures.is_power_of_two() => {
+                tracing::warn!(task, failures, %error, "background task failed; retrying");
             }
+            _ => tracing::debug!(task, failures, %error, "background task failed; retrying"),
         }
     }
 }

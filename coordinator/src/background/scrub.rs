@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use plexus_model::Result;
-use plexus_storage::{SegmentCondition, SegmentRef, SegmentStore};
+use plexus_storage::{ReferenceSource, SegmentCondition, SegmentRef, SegmentStore};
 use tokio::time::sleep;
 
 use super::context::TaskContext;
@@ -75,7 +75,7 @@ impl BackgroundTask for ScrubTask {
 /// Verifies one file and logs when it is not intact.
 async fn verify(store: &Arc<SegmentStore>, file: &SegmentRef) {
     let (id, data, store) = (file.id, file.data, store.clone());
-    let read = move || store.check(id, data.bytes, &data.checksum);
+    let read = move || store.check(id, data.bytes, &data.checksum, ReferenceSource::Manifest);
     match tokio::task::spawn_blocking(read).await {
         Ok(Ok(SegmentCondition::Intact)) => {}
         Ok(Ok(condition)) => {

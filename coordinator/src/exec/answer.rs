@@ -3,19 +3,22 @@
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use arrow::array::RecordBatch;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt};
 use plexus_model::{Error, Result};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::errors::point_at;
 use crate::exec::context::Executed;
 use crate::exec::retry::RowStream;
 use crate::exec::session::Session;
+use crate::limits::UNREAD_MAX;
 use crate::running::{RunningStatements, Started};
 
 /// Runs what answers a statement. A panic is an error of this statement alone: the connection of the client,
@@ -55,39 +58,86 @@ fn guarded<'a, T: 'a>(run: impl Future<Output = Result<T>> + Send + 'a) -> BoxFu
     Box::pin(AssertUnwindSafe(run).catch_unwind().map(move |run| run.unwrap_or_else(|_| unexpected())))
 }
 
-/// The rows of a statement that is registered until they end.
+/// The rows of a statement that is registered until they end. A client that does not read them cannot keep
+/// them: when the statement is to end, they are dropped, with all that they hold.
 struct AnsweredRows {
+    shared: Arc<Mutex<Answer>>,
+    /// Ends the statement. Aborted with the rows.
+    _watch: AbortOnDropHandle<()>,
+}
+
+/// What the reader of rows and the end of their statement share.
+struct Answer {
     /// `None` once they have ended.
-    rows: Option<BoxStream<'static, Result<RecordBatch>>>,
-    /// Resolves when they shall end early.
-    ended: BoxFuture<'static, Error>,
-    statement: Started,
+    rows: Option<(BoxStream<'static, Result<RecordBatch>>, Started)>,
+    /// Why they ended early, for the reader.
+    ended: Option<Error>,
+    /// When the client asked for rows last.
+    read: Instant,
+    reader: Option<Waker>,
 }
 
 impl AnsweredRows {
     fn stream(RowStream { schema, stream }: RowStream, mut statement: Started) -> RowStream {
         statement.set_done(false);
-        let ended = statement.ended().boxed();
-        RowStream { schema, stream: Self { rows: Some(stream), ended, statement }.boxed() }
+        let ended = statement.ended();
+        let answer =
+            Answer { rows: Some((stream, statement)), ended: None, read: Instant::now(), reader: None };
+        let shared = Arc::new(Mutex::new(answer));
+        let watched = shared.clone();
+        let watch = tokio::spawn(async move {
+            let error = tokio::select! {
+                error = ended => error,
+                error = unread(&watched) => error,
+            };
+            let mut answer = lock(&watched);
+            let rows = answer.rows.take();
+            answer.ended = rows.is_some().then_some(error);
+            if let Some(reader) = answer.reader.take() {
+                reader.wake();
+            }
+            drop(answer);
+            drop(rows);
+        });
+        let rows = Self { shared, _watch: AbortOnDropHandle::new(watch) };
+        RowStream { schema, stream: rows.boxed() }
     }
+}
+
+/// Waits until a client has not read for too long.
+async fn unread(answer: &Mutex<Answer>) -> Error {
+    loop {
+        let idle = lock(answer).read.elapsed();
+        match UNREAD_MAX.checked_sub(idle).filter(|left| !left.is_zero()) {
+            Some(left) => tokio::time::sleep(left).await,
+            None => {
+                return Error::cancelled(format!("the client has not read the result for {UNREAD_MAX:?}"));
+            }
+        }
+    }
+}
+
+fn lock(answer: &Mutex<Answer>) -> MutexGuard<'_, Answer> {
+    answer.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Stream for AnsweredRows {
     type Item = Result<RecordBatch>;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = &mut *self;
-        let Some(rows) = &mut this.rows else {
-            return Poll::Ready(None);
-        };
-        if let Poll::Ready(error) = this.ended.poll_unpin(context) {
-            this.rows = None;
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut answer = lock(&self.shared);
+        answer.read = Instant::now();
+        answer.reader = Some(context.waker().clone());
+        if let Some(error) = answer.ended.take() {
             return Poll::Ready(Some(Err(error)));
         }
+        let Some((rows, statement)) = &mut answer.rows else {
+            return Poll::Ready(None);
+        };
         let next = rows.poll_next_unpin(context);
         if let Poll::Ready(None | Some(Err(_))) = &next {
-            this.statement.set_done(matches!(next, Poll::Ready(None)));
-            this.rows = None;
+            statement.set_done(matches!(next, Poll::Ready(None)));
+            answer.rows = None;
         }
         next
     }

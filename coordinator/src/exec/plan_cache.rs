@@ -12,7 +12,7 @@ use std::time::Duration;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement;
-use datafusion::sql::sqlparser::ast::{Expr, TableFactor, Visitor};
+use datafusion::sql::sqlparser::ast::{self, Expr, TableFactor, Visitor};
 use moka::sync::Cache;
 use plexus_model::{Manifest, Result};
 use plexus_query::search::is_repeatable;
@@ -149,6 +149,10 @@ fn is_plan_reusable(statement: &Statement) -> bool {
     let Statement::Statement(statement) = statement else {
         return false;
     };
+    // The value of a setting, which is not part of the key.
+    if matches!(statement.as_ref(), ast::Statement::ShowVariable { .. }) {
+        return false;
+    }
     visit(statement, &mut EvaluatedByPlanning).is_continue()
 }
 
@@ -195,6 +199,7 @@ mod tests {
             "SELECT id FROM vector_search(t, v, (SELECT v FROM t LIMIT 1), 10)",
             "SELECT id FROM text_search(t, current_date, 10)",
             "EXPLAIN SELECT a FROM t",
+            "SHOW statement_timeout",
         ] {
             assert!(!cached(sql), "{sql}");
         }

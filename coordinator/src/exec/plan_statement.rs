@@ -1,20 +1,65 @@
 //! Plans statements, also those in which the engine finds two columns of one name.
 
+use std::ops::ControlFlow;
+
 use datafusion::common::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement;
-use plexus_model::Result;
+use datafusion::sql::sqlparser::ast;
+use plexus_model::{Error, Result};
+use plexus_query::{LongLane, visit_expressions};
 
 use crate::engine_text;
 use crate::errors::from_datafusion;
+use crate::running;
 use crate::sql::distinct_names;
+use crate::sql::kind::is_rows;
 
 /// The plan of a statement.
 ///
 /// # Errors
 /// Those of the engine.
 pub(crate) async fn plan_statement(state: &SessionState, statement: Statement) -> Result<LogicalPlan> {
+    let lane = LongLane::of(state).filter(|_| is_large(&statement));
+    let Some(lane) = lane else {
+        return plan(state, statement).await;
+    };
+    // The engine compares the columns of a statement with each other: thousands of them take seconds.
+    running::admit_long().await?;
+    let (state, runtime) = (state.clone(), lane.runtime().clone());
+    let planned = runtime.clone().spawn_blocking(move || runtime.block_on(plan(&state, statement)));
+    planned.await.map_err(|e| Error::internal(format!("planning: {e}")))?
+}
+
+/// Expressions of a statement from which on it is planned beside the tasks of the thread.
+const EXPRESSIONS_OF_LARGE: usize = 500;
+
+/// Whether planning a statement may take long.
+fn is_large(statement: &Statement) -> bool {
+    let inner = match statement {
+        Statement::Statement(statement) => statement,
+        Statement::Explain(explain) => return is_large(&explain.statement),
+        _ => return false,
+    };
+    // Rows are many expressions, but simple ones.
+    let query = match inner.as_ref() {
+        ast::Statement::Query(query) => Some(query),
+        ast::Statement::Insert(insert) => insert.source.as_ref(),
+        _ => None,
+    };
+    if query.is_some_and(|query| is_rows(query)) {
+        return false;
+    }
+    let mut expressions = 0;
+    let counted = visit_expressions(inner.as_ref(), &mut |_| {
+        expressions += 1;
+        if expressions > EXPRESSIONS_OF_LARGE { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    counted.is_break()
+}
+
+async fn plan(state: &SessionState, statement: Statement) -> Result<LogicalPlan> {
     let mut again = statement.clone();
     let error = match state.statement_to_plan(statement).await {
         Ok(plan) if distinct_names::has_grouped_casts(&again) => match state.optimize(&plan) {

@@ -232,6 +232,7 @@ impl Session {
         all.entry(STATEMENT_TIMEOUT.into())
             .or_insert_with(|| format!("{}s", STATEMENT_TIMEOUT_DEFAULT.as_secs()));
         all.entry(IDLE_TIMEOUT.into()).or_insert_with(|| format!("{}s", IDLE_TIMEOUT_DEFAULT.as_secs()));
+        all.entry(STALENESS.into()).or_insert_with(|| "0s".into());
         all.entry("plexus.string_view".into()).or_insert_with(|| "false".into());
         let search = SearchOptions::default();
         all.entry("plexus.ef_search".into()).or_insert_with(|| search.ef_search.to_string());

@@ -149,7 +149,7 @@ fn expire(slots: &mut HashMap<TransactionId, Slot>) {
 fn not_open(id: TransactionId) -> Error {
     Error::not_found(format!(
         "transaction {id} is not open on this node: it has ended, or was rolled back after a time without a \
-         statement (idle_in_transaction_timeout), or was begun on another node"
+         statement (idle_in_transaction_timeout) or by a restart of the node, or was begun on another node"
     ))
 }
 

@@ -54,6 +54,13 @@ pub(crate) enum Procedure {
     KillQuery(String),
 }
 
+impl Procedure {
+    /// Whether it depends on tables, of which it needs the newest version.
+    pub(crate) fn needs_manifest(&self) -> bool {
+        !matches!(self, Self::KillQuery(_) | Self::FailAt(_))
+    }
+}
+
 /// The procedures that error messages list.
 const PROCEDURES: &str = "remove_node(node), vacuum(table, retain, dry_run), restore(table, version), \
                           check_table(table), kill_query(id)";

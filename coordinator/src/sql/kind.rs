@@ -135,14 +135,21 @@ impl Parsed {
     }
 }
 
-/// Whether a statement may read tables: whether it is no query, or has anything in a FROM.
+/// Whether a statement may read tables: whether it is no query, or has anything in a FROM but what runs.
 fn reads_tables(statement: &Statement) -> bool {
     struct Tables;
     impl ast::Visitor for Tables {
         type Break = ();
 
-        fn pre_visit_table_factor(&mut self, _: &ast::TableFactor) -> ControlFlow<()> {
-            ControlFlow::Break(())
+        fn pre_visit_table_factor(&mut self, factor: &ast::TableFactor) -> ControlFlow<()> {
+            // What runs is not part of any version.
+            let is_queries = match factor {
+                ast::TableFactor::Table { name, version: None, args: None, .. } => {
+                    name.to_string() == "plexus.queries"
+                }
+                _ => false,
+            };
+            if is_queries { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         }
     }
     match statement {

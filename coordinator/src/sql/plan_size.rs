@@ -5,11 +5,11 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{ObjectName, Query, Statement, Visitor};
+use datafusion::sql::sqlparser::ast::{Expr, ObjectName, Query, Select, SelectItem, Statement, Visitor};
 use plexus_model::{Error, Result};
 
 use crate::sql::names::{name_of, unqualified};
-use plexus_query::visit;
+use plexus_query::{visit, visit_expressions};
 
 /// Most tables of a plan.
 const TABLES_MAX: u64 = 5_000;
@@ -17,13 +17,21 @@ const TABLES_MAX: u64 = 5_000;
 /// Most common tables that read each other in a row. Each is a level of the plan.
 const CHAIN_MAX: u64 = 500;
 
+/// Most items of a select list. Planning compares each with all others.
+const ITEMS_MAX: usize = 10_000;
+
+/// Most window functions of a select list. Planning makes the columns of all of them for each.
+const WINDOWS_MAX: usize = 500;
+
 /// Fails for a statement with too large a plan.
 ///
 /// # Errors
 /// `InvalidArgument` says which limit is exceeded.
 pub(crate) fn check(statement: &Statement) -> Result<()> {
     let mut size = PlanSize { queries: vec![Counted::default()] };
-    let _: ControlFlow<()> = visit(statement, &mut size);
+    if let ControlFlow::Break(error) = visit(statement, &mut size) {
+        return Err(error);
+    }
     let Some(Counted { tables, chain, .. }) = size.queries.pop() else {
         return Ok(());
     };
@@ -52,6 +60,16 @@ struct Counted {
     named: HashMap<usize, String>,
 }
 
+/// The window functions of an item of a select list.
+fn windows_of(item: &SelectItem) -> usize {
+    let mut windows = 0;
+    let _: ControlFlow<()> = visit_expressions(item, &mut |expr| {
+        windows += usize::from(matches!(expr, Expr::Function(function) if function.over.is_some()));
+        ControlFlow::Continue(())
+    });
+    windows
+}
+
 struct PlanSize {
     queries: Vec<Counted>,
 }
@@ -66,16 +84,31 @@ impl PlanSize {
 }
 
 impl Visitor for PlanSize {
-    type Break = ();
+    type Break = Error;
 
-    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<Error> {
+        let items = select.projection.len();
+        let windows = select.projection.iter().map(windows_of).sum::<usize>();
+        let (what, count, most) = match windows > WINDOWS_MAX {
+            true => ("window functions", windows, WINDOWS_MAX),
+            false => ("items", items, ITEMS_MAX),
+        };
+        if count > most {
+            return ControlFlow::Break(Error::invalid(format!(
+                "a select list has {count} {what}, the most is {most}: use several statements"
+            )));
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Error> {
         let tables = query.with.iter().flat_map(|with| &with.cte_tables);
         let named = tables.map(|table| (address(&table.query), name_of(&table.alias.name))).collect();
         self.queries.push(Counted { named, ..Counted::default() });
         ControlFlow::Continue(())
     }
 
-    fn post_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+    fn post_visit_query(&mut self, query: &Query) -> ControlFlow<Error> {
         let Some(Counted { tables, chain, .. }) = self.queries.pop() else {
             return ControlFlow::Continue(());
         };
@@ -89,7 +122,7 @@ impl Visitor for PlanSize {
         ControlFlow::Continue(())
     }
 
-    fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
+    fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<Error> {
         let name = unqualified(relation).ok();
         let common =
             name.and_then(|name| self.queries.iter().rev().find_map(|query| query.common.get(&name)));

@@ -14,6 +14,7 @@ use arrow_schema::{ArrowError, DataType, SchemaRef};
 use plexus_model::{Error, Result, Table};
 use plexus_storage::{canonical_floats, sql_name, without_hidden_values};
 
+use crate::write::expansion::check_expanded;
 use crate::write::valid_values::check_values;
 
 /// A value that does not fit is an error, not a null.
@@ -93,6 +94,7 @@ pub(crate) fn cast_exactly(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> 
     let cast = |array: &ArrayRef, from: &DataType, to: &DataType| {
         compute::cast_with_options(array, to, &STRICT).map_err(|e| cast_error(from, to, &e))
     };
+    check_expanded(array)?;
     if let DataType::Dictionary(_, values) = from {
         return cast_exactly(&cast(array, from, values)?, to);
     }

@@ -4,6 +4,7 @@
 pub(crate) mod arrange;
 pub(crate) mod assign;
 pub(crate) mod coerce;
+pub(crate) mod expansion;
 pub(crate) mod group_commit;
 pub(crate) mod group_queue;
 pub(crate) mod ingest;

@@ -75,6 +75,7 @@ impl Replicator {
         tokio::task::spawn_blocking(move || store.put(upload.id, &upload.bytes, &upload.checksum))
             .await
             .map_err(|e| Error::internal(format!("writing a segment: {e}")))?
+            .map_err(|e| e.context(format!("node {node}")))
     }
 }
 
@@ -89,7 +90,7 @@ fn record_result(
         Ok((node, Ok(()))) => durable.push(node),
         Ok((node, Err(error))) => {
             tracing::warn!(segment = %id, replica = %node, %error, "a replica did not store the segment");
-            failures.push(error.context(format!("node {node}")));
+            failures.push(error);
         }
         Err(error) => failures.push(Error::internal(error.to_string())),
     }

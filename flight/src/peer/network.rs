@@ -100,7 +100,7 @@ impl Peers for PeerNetwork {
             |f: &SegmentRef| FileToCheck { id: f.id.0, length: f.data.bytes, checksum: f.data.checksum };
         let files: Vec<FileToCheck> = files.iter().map(to_check).collect();
         if self.is_self(node) {
-            return check_files(self.state.store()?, files).await;
+            return check_files(&self.state, files).await;
         }
         match self.request(node, Request::CheckFiles(files), None, CHECK_TIMEOUT).await? {
             (Response::Checked { damaged, missing }, _) => {

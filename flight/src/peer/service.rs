@@ -1,13 +1,14 @@
 //! Answers the requests of other nodes.
 
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use plexus_coordinator::{CheckResult, MissingSegments, NodeReport, RunningStatements};
-use plexus_model::{Error, NodeId, Result, SegmentData, SegmentId};
+use plexus_model::{Error, FileData, NodeId, Result, SegmentData, SegmentId};
 use plexus_query::{Engine, RunningQuery};
 use plexus_raft::Meta;
-use plexus_storage::{ReferenceSource, SegmentCondition, SegmentStore};
+use plexus_storage::{ReferenceSource, SegmentCondition, SegmentRef, SegmentStore};
 use quinn::{Connection, Incoming, RecvStream, SendStream, VarInt};
 use tokio::sync::Semaphore;
 
@@ -16,6 +17,8 @@ use crate::peer::wire::{self, FileToCheck, Request, Response, WireQuery};
 
 /// Segments received at once. Further ones wait, which bounds the memory of their bytes.
 const RECEIVING_MAX: usize = 16;
+/// Ranges of segments read at once, likewise.
+const READING_MAX: usize = 16;
 /// Largest range of a segment that one request may read.
 const READ_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
@@ -65,12 +68,15 @@ impl NodeState {
 pub struct PeerService {
     state: Arc<NodeState>,
     receiving: Arc<Semaphore>,
+    /// Bounds the ranges of files that are read for other nodes at the same time.
+    reading: Arc<Semaphore>,
 }
 
 impl PeerService {
     /// Creates the server. [`Self::run`] starts it.
     pub fn new(state: Arc<NodeState>) -> Self {
-        Self { state, receiving: Arc::new(Semaphore::new(RECEIVING_MAX)) }
+        let [receiving, reading] = [RECEIVING_MAX, READING_MAX].map(|max| Arc::new(Semaphore::new(max)));
+        Self { state, receiving, reading }
     }
 
     /// Accepts connections until the endpoint is closed.
@@ -178,7 +184,7 @@ impl PeerService {
                 Ok((Response::Done, Bytes::new()))
             }
             Request::CheckFiles(files) => {
-                let CheckResult { damaged, missing } = check_files(self.state.store()?, files).await?;
+                let CheckResult { damaged, missing } = check_files(&self.state, files).await?;
                 let ids = |ids: Vec<SegmentId>| ids.into_iter().map(|id| id.0).collect();
                 Ok((Response::Checked { damaged: ids(damaged), missing: ids(missing) }, Bytes::new()))
             }
@@ -209,7 +215,10 @@ impl PeerService {
             // The peer has seen a commit that this node has not applied yet.
             None => (length, checksum, ReferenceSource::Untrusted),
         };
+        let _permit = self.reading.acquire().await.map_err(|_| Error::unavailable("the node is stopping"))?;
         blocking(move || {
+            // Before the bytes are allocated: the file must be there, and as long as the peer says.
+            store.segment(id, length, &checksum, reference)?;
             let mut buffer = vec![0; count as usize];
             store.read_exact_at(id, length, &checksum, reference, &mut buffer, offset)?;
             Ok(Bytes::from(buffer))
@@ -228,15 +237,30 @@ async fn read_request(receive: &mut RecvStream) -> Result<Request> {
     plexus_model::decode("peer request", &frame)
 }
 
-/// Compares segment files with their checksums.
-pub(crate) async fn check_files(store: Arc<SegmentStore>, files: Vec<FileToCheck>) -> Result<CheckResult> {
+/// Compares segment files with their checksums: those of the manifest where it knows the file. What a peer
+/// says of a file never sets it aside.
+pub(crate) async fn check_files(state: &NodeState, files: Vec<FileToCheck>) -> Result<CheckResult> {
+    let (store, manifest) = (state.store()?, state.meta()?.manifest());
     blocking(move || {
+        let known: HashMap<SegmentId, FileData> = manifest
+            .tables
+            .values()
+            .flat_map(|table| {
+                table.segments.values().flat_map(|segment| SegmentRef::all_files(table, segment))
+            })
+            .map(|file| (file.id, file.data))
+            .collect();
         let mut checked = CheckResult::default();
         for FileToCheck { id, length, checksum } in files {
-            match store.check(SegmentId(id), length, &checksum)? {
+            let id = SegmentId(id);
+            let condition = match known.get(&id) {
+                Some(data) => store.check(id, data.bytes, &data.checksum, ReferenceSource::Manifest),
+                None => store.check(id, length, &checksum, ReferenceSource::Untrusted),
+            };
+            match condition? {
                 SegmentCondition::Intact => {}
-                SegmentCondition::Damaged => checked.damaged.push(SegmentId(id)),
-                SegmentCondition::Missing => checked.missing.push(SegmentId(id)),
+                SegmentCondition::Damaged => checked.damaged.push(id),
+                SegmentCondition::Missing => checked.missing.push(id),
             }
         }
         Ok(checked)

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use plexus_model::{Error, Result};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -32,7 +32,8 @@ pub(crate) fn run(config_file: Option<&Path>, settings: Settings) -> Result<()> 
     let main = runtime("plexus", None, || ())?;
     let long = runtime("plexus-long", None, yield_to_others)?;
     let lanes = Lanes { control: control.handle().clone(), long: long.handle().clone() };
-    let result = main.block_on(serve(config, lanes));
+    // Signals and time-outs must not depend on the threads that run statements.
+    let result = control.block_on(serve(config, lanes, main.handle().clone()));
     long.shutdown_background();
     main.shutdown_background();
     control.shutdown_background();
@@ -67,13 +68,14 @@ fn runtime(
     builder.thread_name(name).enable_all().build().map_err(|e| Error::io("starting the runtime", e))
 }
 
-async fn serve(config: Config, lanes: Lanes) -> Result<()> {
+async fn serve(config: Config, lanes: Lanes, main: Handle) -> Result<()> {
     let signal_error = |e| Error::io("signal handler", e);
     let mut terminate = signal(SignalKind::terminate()).map_err(signal_error)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(signal_error)?;
+    let panicked = |e| Error::internal(format!("starting the node: {e}"));
     let mut stdin_closed = wait_stdin_closed(config.stop_with_stdin);
     let mut node = tokio::select! {
-        node = Node::start(config, lanes) => node?,
+        node = main.spawn(Node::start(config, lanes)) => node.map_err(panicked)??,
         _ = &mut stdin_closed => return Ok(()),
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),

@@ -264,3 +264,19 @@ async fn a_write_without_a_majority_fails_and_leaves_nothing() {
     client.execute(insert).await.unwrap();
     assert_eq!(number(&mut client, "SELECT count(*) FROM t").await.unwrap(), 100_000);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_whose_only_file_is_damaged_are_lost_and_not_a_wrong_statement() {
+    let cluster = Cluster::start(1).await;
+    let mut client = cluster.nodes[0].client().await;
+    client.execute("CREATE TABLE t (id BIGINT) WITH (shards = 1)").await.unwrap();
+    client.execute("INSERT INTO t SELECT value FROM generate_series(1, 100000)").await.unwrap();
+    damage(&cluster.nodes[0].dir);
+    for _ in 0..2 {
+        let error = client.query("SELECT sum(id) FROM t").await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        assert!(error.message().contains("lost or damaged"), "{error}");
+        assert!(!error.message().contains("acktrace"), "{error}");
+    }
+    assert_eq!(quarantined(&cluster.nodes[0].dir), 1);
+}

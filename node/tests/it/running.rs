@@ -114,6 +114,42 @@ async fn endless_joins_leave_a_node_to_others_and_end_when_they_are_told_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_small_table_whose_rows_share_a_key_is_no_short_join() {
+    const JOIN: &str = "SELECT count(*) FROM same a JOIN same b ON a.k = b.k AND a.v + b.v < 0";
+    let mut cluster = Cluster::start(1).await;
+    let mut client = cluster.nodes[0].client().await;
+    execute_all(
+        &mut client,
+        &[
+            "CREATE TABLE same (k BIGINT, v BIGINT)",
+            "INSERT INTO same SELECT 7, value FROM generate_series(1, 200000)",
+        ],
+    )
+    .await;
+    let mut left = Vec::new();
+    for _ in 0..4 {
+        left.push(begin(&cluster.nodes[0], JOIN).await);
+    }
+    let running = "SELECT count(*) FROM plexus.queries WHERE statement LIKE '%JOIN same%' \
+                   AND statement NOT LIKE '%plexus.queries%'";
+    while number(&mut client, running).await.unwrap() < 4 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // More of them than processors run, and answers come all the same.
+    assert_eq!(number(&mut cluster.nodes[0].client().await, "SELECT 1").await.unwrap(), 1);
+    left.iter().for_each(|task| task.abort());
+    wait_idle(&cluster.nodes[0]).await;
+
+    // A node that is told to stop does, whatever runs.
+    let _running = [begin(&cluster.nodes[0], JOIN).await, begin(&cluster.nodes[0], JOIN).await];
+    while number(&mut client, running).await.unwrap() < 2 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    cluster.nodes[0].terminate();
+    assert!(cluster.nodes[0].wait_exit().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn distributed_joins_end_on_all_nodes() {
     let cluster = Cluster::start(3).await;
     let mut client = cluster.nodes[0].client().await;

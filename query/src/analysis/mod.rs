@@ -59,6 +59,7 @@ pub(crate) mod typed;
 pub(crate) mod unknown_items;
 pub(crate) mod volatile_groups;
 pub(crate) mod window_frames;
+pub(crate) mod window_lists;
 
 /// The analyzer rules of a session: ours around those of DataFusion.
 pub(crate) fn analyzer_rules(interrupts: &Arc<Interrupts>) -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
@@ -94,6 +95,7 @@ pub(crate) fn analyzer_rules(interrupts: &Arc<Interrupts>) -> Vec<Arc<dyn Analyz
         Rule::Expr("casts", casts::concerns, casts::rewrite),
         Rule::Plan("canonical_floats", canonical_floats::concerns, canonical_floats::analyze),
         Rule::Expr("float_extremes", float_extremes::concerns, float_extremes::rewrite),
+        Rule::Expr("window_lists", window_lists::concerns, window_lists::rewrite),
         Rule::Plan("sliding_floats", sliding_floats::concerns, sliding_floats::analyze),
         Rule::Plan("session_zone", session_zone::concerns, session_zone::session_zone),
         Rule::Expr("date_trunc", date_trunc::concerns, date_trunc::rewrite),
@@ -212,7 +214,8 @@ pub(crate) fn register_functions(registry: &mut dyn FunctionRegistry) -> Result<
     registry.register_udf(Arc::new(ScalarUDF::from(typed::Typed::default())))?;
     registry.register_udf(Arc::new(ScalarUDF::from(unknown_items::HasUnknownItem::default())))?;
     registry.register_udf(Arc::new(ScalarUDF::from(date_times::DurationInterval::default())))?;
-    for function in float_extremes::functions().into_iter().chain(sliding_floats::functions()) {
+    let aggregates = float_extremes::functions().into_iter().chain(sliding_floats::functions());
+    for function in aggregates.chain(window_lists::functions()) {
         registry.register_udaf(function)?;
     }
     registry.register_udf(Arc::new(ScalarUDF::from(interval_order::IntervalLength::default())))?;

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use plexus_model::limits::{INLINE_TABLE_BYTES_MAX, INLINE_TOTAL_BYTES_MAX};
+use plexus_model::limits::{INLINE_TABLE_BYTES_MAX, INLINE_TOTAL_BYTES_MAX, inline_rows_max};
 use plexus_model::placement::majority;
 use plexus_model::{
-    ChangeKind, Commit, Error, Manifest, NodeId, Result, Segment, SegmentId, Shard, Table, TableChange,
-    TableId, Version,
+    ChangeKind, Commit, Error, Manifest, NodeId, Result, Segment, SegmentData, SegmentId, Shard, Table,
+    TableChange, TableId, Version,
 };
 
 use super::{deletions, flush, relocations};
@@ -141,9 +141,21 @@ pub(super) fn check_new_segment(table: &Table, segment: &Segment) -> Result<()> 
             table.name, segment.shard, segment.id
         ))
     })?;
-    match segment.is_inline() {
+    match &segment.data {
+        SegmentData::Inline(bytes) => check_inline_rows(table, segment, bytes.len()),
+        SegmentData::File(_) => check_quorum(table, segment.shard, shard, segment.id, &segment.acknowledged),
+    }
+}
+
+/// Checks that an inline segment announces no more rows than its bytes may hold. Every node allocates by that
+/// number when it reads them.
+fn check_inline_rows(table: &Table, segment: &Segment, bytes: usize) -> Result<()> {
+    match segment.rows <= inline_rows_max(bytes) {
         true => Ok(()),
-        false => check_quorum(table, segment.shard, shard, segment.id, &segment.acknowledged),
+        false => Err(Error::invalid(format!(
+            "table {}: an inline segment of {bytes} bytes announces {} rows",
+            table.name, segment.rows
+        ))),
     }
 }
 

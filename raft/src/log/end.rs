@@ -28,6 +28,8 @@ pub(crate) struct End {
     sequence: u64,
     /// The last entry that is durable.
     pub(crate) last: Option<WireLogId>,
+    /// Where the durable records end, counted from the first byte of the log.
+    pub(crate) bytes: u64,
     /// The last vote.
     pub(crate) vote: Option<WireVote>,
     /// Whether this member is the only voter.
@@ -80,9 +82,12 @@ impl LogEnd {
         *self.lock()
     }
 
-    /// Records that the log is durable up to `last`.
-    pub(crate) fn appended(&self, last: WireLogId) -> io::Result<()> {
-        self.change(|end| end.last = end.last.max(Some(last)))
+    /// Records that the log is durable up to entry `last`, whose record ends at `bytes`.
+    pub(crate) fn appended(&self, last: WireLogId, bytes: u64) -> io::Result<()> {
+        self.change(|end| {
+            end.last = end.last.max(Some(last));
+            end.bytes = bytes;
+        })
     }
 
     /// Records whether this member is the only voter.
@@ -145,8 +150,8 @@ mod tests {
         let id = |index| WireLogId { term: 1, leader: 1, index };
         let end = LogEnd::open(&path).unwrap();
         assert_eq!(end.get().last, None);
-        (1..=5).for_each(|index| end.appended(id(index)).unwrap());
-        end.appended(id(3)).unwrap();
+        (1..=5).for_each(|index| end.appended(id(index), 0).unwrap());
+        end.appended(id(3), 0).unwrap();
         let vote = WireVote { term: 2, node: 3, committed: false };
         end.voted(vote).unwrap();
         drop(end);
@@ -155,8 +160,8 @@ mod tests {
 
         // The copy that was written last is torn; the other one is as old as the write before.
         let end = LogEnd::open(&path).unwrap();
-        end.appended(id(6)).unwrap();
-        end.appended(id(7)).unwrap();
+        end.appended(id(6), 0).unwrap();
+        end.appended(id(7), 0).unwrap();
         let newest = end.get().sequence % 2 * COPY_BYTES;
         end.file.write_all_at(&[0xff; 20], newest + 8).unwrap();
         drop(end);

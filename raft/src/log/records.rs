@@ -88,8 +88,8 @@ impl Decode for WireVote {
 
 /// Who is notified after a sync.
 pub(crate) enum FlushCallback {
-    /// `openraft`, after an append that ended at entry `last`.
-    Append { callback: LogFlushed<TypeConfig>, end: Arc<LogEnd>, last: Option<WireLogId> },
+    /// `openraft`, after an append that ended at entry `last` and at `bytes` from the first byte of the log.
+    Append { callback: LogFlushed<TypeConfig>, end: Arc<LogEnd>, last: Option<WireLogId>, bytes: u64 },
     /// A caller in this crate.
     Caller(oneshot::Sender<()>),
 }
@@ -104,8 +104,8 @@ impl raft_log::Callback for FlushCallback {
             std::process::abort();
         }
         match self {
-            Self::Append { callback, end, last } => {
-                let recorded = last.map_or(Ok(()), |last| end.appended(last));
+            Self::Append { callback, end, last, bytes } => {
+                let recorded = last.map_or(Ok(()), |last| end.appended(last, bytes));
                 callback.log_io_completed(recorded);
             }
             // The receiver is gone when the caller gave up.

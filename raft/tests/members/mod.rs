@@ -81,7 +81,7 @@ pub(crate) fn options(network: &Arc<Network>, id: u64, dir: &Path) -> MetaOption
         directory: dir.join(format!("node{id}")),
         transport: Arc::new(Link { network: network.clone(), from: NodeId(id) }),
         snapshot_entries: SNAPSHOT_ENTRIES,
-        check_space: Box::new(|_| Ok(())),
+        check_space: Box::new(|_, _| Ok(())),
     }
 }
 
