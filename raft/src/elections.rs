@@ -33,7 +33,7 @@ pub(crate) struct Heard {
 impl Meta {
     /// Records that a leader was heard, which had committed the log up to an entry.
     pub(crate) fn heard_leader(&self, committed: u64) {
-        let applied = self.status().applied;
+        let applied = self.applied();
         let mut heard = self.lock_heard();
         if let Some((at, _)) = heard.last.filter(|(_, committed)| *committed <= applied) {
             heard.current = Some(at);
@@ -55,7 +55,7 @@ impl Meta {
         if let Some(millis) = metrics.borrow().millis_since_quorum_ack {
             return Some(Duration::from_millis(millis));
         }
-        let applied = self.status().applied;
+        let applied = self.applied();
         let heard = self.lock_heard();
         let current = heard.last.filter(|(_, committed)| *committed <= applied).map(|(at, _)| at);
         current.or(heard.current).map(|at| at.elapsed())

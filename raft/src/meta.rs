@@ -161,6 +161,11 @@ impl Meta {
         self.published.borrow().manifest.clone()
     }
 
+    /// Index of the last entry that this member has applied.
+    pub(crate) fn applied(&self) -> u64 {
+        self.published.borrow().applied
+    }
+
     /// Commits a command and returns what `apply` made of it.
     ///
     /// The command gets a token and is sent to the current leader until an outcome is known or `limit`
@@ -356,7 +361,7 @@ impl Meta {
             leader: metrics.current_leader.map(NodeId),
             term: metrics.current_term,
             last_log: metrics.last_log_index.unwrap_or(0),
-            applied: self.published.borrow().applied,
+            applied: self.applied(),
             purged: metrics.purged.map_or(0, |id| id.index),
             voters: membership.voter_ids().map(NodeId).collect(),
             learners: membership.learner_ids().map(NodeId).collect(),

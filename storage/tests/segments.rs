@@ -5,7 +5,9 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use plexus_model::{Bound, ErrorKind, SegmentId};
-use plexus_storage::{ReferenceSource, Router, SegmentEncoder, SegmentStore, inline, shard_of_key, types};
+use plexus_storage::{
+    ReferenceSource, Router, SegmentCondition, SegmentEncoder, SegmentStore, inline, shard_of_key, types,
+};
 use proptest::prelude::*;
 
 fn batch(ids: Vec<i64>, names: Vec<Option<String>>) -> RecordBatch {
@@ -202,6 +204,10 @@ fn a_file_that_changes_while_it_is_open_is_noticed_and_goes_to_quarantine() {
     assert_eq!(std::fs::read_dir(dir.path().join("quarantine")).unwrap().count(), 1);
     assert_eq!(store.lost_file_count(), 1);
     store.put(id, &bytes, &checksum).unwrap();
+    assert_eq!(read(150_000).unwrap(), bytes[150_000..150_100]);
+    // What another node says of a file does not set it aside.
+    let condition = store.check(id, length, &[0; 32], ReferenceSource::Untrusted).unwrap();
+    assert_eq!(condition, SegmentCondition::Damaged);
     assert_eq!(read(150_000).unwrap(), bytes[150_000..150_100]);
     // The same id with other bytes, which match their own checksum.
     let error = store.put(id, &changed, blake3::hash(&changed).as_bytes()).unwrap_err();

@@ -142,3 +142,42 @@ impl Stream for AnsweredRows {
         next
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use arrow_schema::Schema;
+    use plexus_model::NodeId;
+
+    use super::*;
+    use crate::peers::tests::NoPeers;
+
+    /// Tells when it is dropped, as rows that hold memory.
+    struct Held(Arc<()>);
+
+    #[tokio::test]
+    async fn rows_that_nobody_reads_end_by_the_time_of_their_statement() {
+        let peers = Arc::new(NoPeers);
+        let all = Arc::new(RunningStatements::new(NodeId(1), Arc::default(), peers, usize::MAX));
+        let statement = all.start("SELECT much", Some(Duration::from_millis(50)), 0).unwrap();
+        let (schema, held) = (Arc::new(Schema::empty()), Arc::new(()));
+        let (batch, hold) = (RecordBatch::new_empty(schema.clone()), Held(held.clone()));
+        let endless = futures::stream::repeat_with(move || {
+            let _ = &hold.0;
+            Ok(batch.clone())
+        });
+        let rows = RowStream { schema, stream: endless.boxed() };
+        let mut rows = AnsweredRows::stream(rows, statement).stream;
+        rows.next().await.unwrap().unwrap();
+        assert_eq!((all.count(), Arc::strong_count(&held)), (1, 2));
+        // The client reads no more.
+        while all.count() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(Arc::strong_count(&held), 1, "the rows are still held");
+        let error = rows.next().await.unwrap().unwrap_err();
+        assert!(error.message().contains("statement_timeout"), "{error}");
+        assert!(rows.next().await.is_none());
+    }
+}

@@ -151,6 +151,20 @@ mod tests {
     }
 
     #[test]
+    fn wide_select_lists_are_refused() {
+        let check = |item: &str, count: usize| {
+            let items = vec![item; count].join(", ");
+            check(&parse::plain_statement(&format!("SELECT a FROM (SELECT {items} FROM t) s")).unwrap())
+        };
+        check("1 + i", ITEMS_MAX).unwrap();
+        check("sum(v) OVER (ORDER BY v)", WINDOWS_MAX).unwrap();
+        let error = check("1 + i", ITEMS_MAX + 1).unwrap_err();
+        assert!(error.message().contains("10001 items"), "{error}");
+        let error = check("1 + sum(v) OVER (ORDER BY v)", WINDOWS_MAX + 1).unwrap_err();
+        assert!(error.message().contains("501 window functions"), "{error}");
+    }
+
+    #[test]
     fn common_tables_count_as_often_as_they_are_read() {
         let check = |sql: &str| check(&parse::plain_statement(sql).unwrap());
         assert!(check(&doubling(12)).is_ok());

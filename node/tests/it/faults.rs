@@ -203,6 +203,15 @@ async fn a_node_is_ready_only_while_a_quorum_answers() {
     let error = plexus_node::command::status::get(&url, "/ready").await.unwrap_err();
     assert!(error.message().contains("not ready"), "{error}");
     assert!(plexus_node::command::status::get(&url, "/health").await.is_ok());
+    // What needs no quorum.
+    let mut client = cluster.nodes[leader].client().await;
+    assert_eq!(number(&mut client, "SELECT 1").await.unwrap(), 1);
+    assert_eq!(number(&mut client, "SELECT count(*) FROM plexus.queries").await.unwrap(), 1);
+    let error = client.execute("KILL QUERY 'none'").await.map(|killed| killed.affected).unwrap_err();
+    // A node that does not answer may run it.
+    assert!(!error.message().contains("read index"), "{error}");
+    client.execute("SET plexus.staleness = '1 h'").await.unwrap();
+    assert_eq!(number(&mut client, "SELECT count(*) FROM plexus.nodes").await.unwrap(), 3);
     let others = (0..3).filter(|&node| node != leader).collect::<Vec<_>>();
     cluster.nodes[others[0]].start();
     cluster.nodes[leader].wait_ready().await;

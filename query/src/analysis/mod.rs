@@ -61,6 +61,28 @@ pub(crate) mod volatile_groups;
 pub(crate) mod window_frames;
 pub(crate) mod window_lists;
 
+/// The methods that an aggregate function has from its `inner` one: what it takes, returns and keeps.
+macro_rules! inner_aggregate {
+    () => {
+        fn signature(&self) -> &Signature {
+            self.inner.signature()
+        }
+
+        fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+            self.inner.coerce_types(types)
+        }
+
+        fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+            self.inner.return_type(types)
+        }
+
+        fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
+            self.inner.state_fields(args)
+        }
+    };
+}
+use inner_aggregate;
+
 /// The analyzer rules of a session: ours around those of DataFusion.
 pub(crate) fn analyzer_rules(interrupts: &Arc<Interrupts>) -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     let before_coercion = [

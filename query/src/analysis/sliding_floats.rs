@@ -19,7 +19,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 
-use crate::analysis::rewrite_expressions;
+use crate::analysis::{inner_aggregate, rewrite_expressions};
 
 /// Functions that DataFusion does not compute over windows that slide.
 const UNSUPPORTED: [&str; 4] = ["bool_and", "bool_or", "bit_and", "bit_or"];
@@ -111,17 +111,7 @@ impl AggregateUDFImpl for SlidingFunction {
         &self.name
     }
 
-    fn signature(&self) -> &Signature {
-        self.inner.signature()
-    }
-
-    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        self.inner.coerce_types(types)
-    }
-
-    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        self.inner.return_type(types)
-    }
+    inner_aggregate!();
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
         self.inner.accumulator(args)
@@ -134,10 +124,6 @@ impl AggregateUDFImpl for SlidingFunction {
         let factory = AccumulatorFactory::new(self.inner.clone(), &args);
         let incoming = factory.accumulator()?;
         Ok(Box::new(SlidingAccumulator { factory, outgoing: vec![], rows: vec![], incoming }))
-    }
-
-    fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
-        self.inner.state_fields(args)
     }
 
     fn groups_accumulator_supported(&self, args: AccumulatorArgs) -> bool {

@@ -15,6 +15,8 @@ use datafusion::logical_expr::{
     Accumulator, AggregateUDF, AggregateUDFImpl, Expr, ReversedUDAF, Signature, WindowFunctionDefinition,
 };
 
+use crate::analysis::inner_aggregate;
+
 /// Most bytes of the values that one window of a partition returns.
 const VALUES_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -56,17 +58,7 @@ impl AggregateUDFImpl for WindowList {
         &self.name
     }
 
-    fn signature(&self) -> &Signature {
-        self.inner.signature()
-    }
-
-    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        self.inner.coerce_types(types)
-    }
-
-    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        self.inner.return_type(types)
-    }
+    inner_aggregate!();
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
         counted(self.inner.accumulator(args))
@@ -74,10 +66,6 @@ impl AggregateUDFImpl for WindowList {
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
         counted(self.inner.create_sliding_accumulator(args))
-    }
-
-    fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
-        self.inner.state_fields(args)
     }
 
     fn reverse_expr(&self) -> ReversedUDAF {
