@@ -15,7 +15,7 @@ QUICK := $(foreach crate,query coordinator flight node,--config profile.release.
 ARGS ?=
 FILES ?=
 
-.PHONY: help demo test fuzz slt binary quick build bench lint system-packages python
+.PHONY: help demo test fuzz attacks slt binary quick build bench lint system-packages python
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -27,9 +27,13 @@ test: build python ## Run every test there is
 	scripts/run-tests
 	PLEXUS_BINARY=$(PLEXUS) $(VENV)/bin/python -m pytest -q -p no:cacheprovider tests/python
 
-fuzz: binary python ## Random statements against DuckDB, and damaged files. ARGS="--seed 7 --statements 500"
+fuzz: binary python ## Random statements against DuckDB, damaged files, random bytes. ARGS="--seed 7"
 	scripts/with-demo $(PLEXUS) $(VENV)/bin/python fuzz/differential.py --url URL $(ARGS)
 	scripts/with-demo $(PLEXUS) $(VENV)/bin/python fuzz/mutated_files.py --url URL --binary $(PLEXUS)
+	cargo run --release --package plexus-fuzz -- --inputs 1000000
+
+attacks: binary $(VENV)/.attacks ## What strangers may send to a node. ARGS="-k memory"
+	PLEXUS_BINARY=$(PLEXUS) $(VENV)/bin/python -m pytest -q -p no:cacheprovider tests/attacks $(ARGS)
 
 slt: binary python ## All of DataFusion's own tests, on one node and spread over three
 	PLEXUS_SLT_PARTS=1 PLEXUS_BINARY=$(PLEXUS) \
@@ -67,6 +71,10 @@ python: $(VENV)/.installed
 $(VENV)/.installed: tests/python/requirements.txt
 	python3 -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --requirement tests/python/requirements.txt
+	touch $@
+
+$(VENV)/.attacks: tests/attacks/requirements.txt $(VENV)/.installed
+	$(VENV)/bin/python -m pip install --quiet --requirement tests/attacks/requirements.txt
 	touch $@
 
 # What is measured beside Plexus.

@@ -22,10 +22,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use clap::builder::PossibleValuesParser;
+use plexus_memory::CountingAllocator;
 use plexus_model::{Error, Result};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// Everything that can be measured, in the order in which it runs.
 const PARTS: [&str; 11] =

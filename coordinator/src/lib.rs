@@ -26,6 +26,8 @@ mod ddl;
 mod engine_text;
 mod errors;
 mod exec;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod limits;
 mod peers;
 mod running;
@@ -53,5 +55,6 @@ pub use running::RunningStatements;
 pub use write::group_queue::{GroupCommitter, WriteResult};
 pub use write::ingest::Ingest;
 pub use write::keys::{KeyIndexes, OnDuplicate};
+pub use write::load_slots::LoadSlots;
 pub use write::replicate::Replicator;
 pub use write::writer::Writer;

@@ -17,9 +17,15 @@ pub const SEGMENT_BYTES_TARGET: usize = 64 * 1024 * 1024;
 /// early.
 pub(crate) const LOAD_BUFFER_BYTES_MAX: usize = 256 * 1024 * 1024;
 
-/// Concurrent loads on one node, where a load is a write that is too large for the log. This bounds the
-/// memory of their buffers.
-pub const LOADS_MAX: usize = 8;
+/// The same while many loads are in progress. Less would make segments that are too small.
+pub(crate) const LOAD_BUFFER_BYTES_MIN: usize = 1024 * 1024;
+
+/// Arrow bytes that all loads of a node buffer together.
+pub(crate) const LOADS_BYTES_MAX: usize = 8 * LOAD_BUFFER_BYTES_MAX;
+
+/// Concurrent loads on one node, where a load is a write that is too large for the log. So many that clients
+/// which send slowly do not keep others out, and few enough for the memory of their buffers.
+pub(crate) const LOADS_MAX: usize = 256;
 
 /// How long a load waits for a slot of [`LOADS_MAX`].
 pub(crate) const LOAD_WAIT_MAX: Duration = Duration::from_secs(60);

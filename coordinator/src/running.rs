@@ -5,10 +5,11 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures::future::BoxFuture;
+use plexus_memory::{Account, Overrun};
 use plexus_model::{Error, NodeId, Result, cut};
 use plexus_query::{Interrupts, RunningQuery};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
@@ -74,7 +75,9 @@ impl RunningStatements {
                 "{RUNNING_MAX} statements run on this node: wait, or use another node"
             )));
         }
-        let statement = Arc::new(Running {
+        let statement = Arc::new_cyclic(|statement: &Weak<Running>| Running {
+            account: account_of(statement.clone()),
+            overrun: OnceLock::new(),
             id: uuid::Uuid::now_v7().simple().to_string(),
             ticket,
             text: cut(sql, SHOWN_BYTES_MAX).into(),
@@ -101,6 +104,7 @@ impl RunningStatements {
             state: statement.state().to_owned(),
             started_us: statement.started.duration_since(UNIX_EPOCH).map_or(0, |t| t.as_micros() as u64),
             elapsed_us: statement.began.elapsed().as_micros() as u64,
+            memory_bytes: statement.account.bytes(),
             statement: statement.text.to_string(),
         };
         let mut all: Vec<RunningQuery> = self.lock().values().map(shown).collect();
@@ -149,6 +153,10 @@ pub(crate) struct Running {
     /// Other nodes that run parts of it.
     workers: Mutex<Vec<NodeId>>,
     killed: CancellationToken,
+    /// What it holds of the memory of this node.
+    account: Account,
+    /// Why it ends, if it holds too much.
+    overrun: OnceLock<Overrun>,
     /// Its permits as a long query.
     slots: OnceCell<[OwnedSemaphorePermit; 2]>,
     all: Arc<RunningStatements>,
@@ -214,7 +222,10 @@ impl Running {
             }
         };
         let error = tokio::select! {
-            () = self.killed.cancelled() => Error::cancelled(format!("query {} was cancelled", self.id)),
+            () = self.killed.cancelled() => match self.overrun.get() {
+                Some(overrun) => Error::exhausted(format!("the statement {overrun}")),
+                None => Error::cancelled(format!("query {} was cancelled", self.id)),
+            },
             () = timeout => Error::cancelled(format!(
                 "the statement ran for longer than statement_timeout, {:?}: raise it with SET \
                  statement_timeout",
@@ -249,6 +260,21 @@ impl Running {
     }
 }
 
+/// The memory account of a statement, which is ended when it holds too much. Once it commits, it is not.
+fn account_of(statement: Weak<Running>) -> Account {
+    Account::open(move |overrun| {
+        let Some(statement) = statement.upgrade() else {
+            return false;
+        };
+        let can_end = matches!(*statement.lock_phase(), Phase::Queued | Phase::Running { commits: 0 });
+        if can_end {
+            let _ = statement.overrun.set(*overrun);
+            statement.killed.cancel();
+        }
+        can_end
+    })
+}
+
 /// Time between two looks at a commit that delays the end of its statement.
 const COMMIT_POLL: Duration = Duration::from_millis(10);
 
@@ -270,7 +296,7 @@ impl Started {
             .scope(statement.clone(), async {
                 tokio::select! {
                     biased;
-                    outcome = work => (outcome, false),
+                    outcome = statement.account.scope(work) => (outcome, false),
                     error = statement.ended() => (Err(error), true),
                 }
             })
@@ -284,6 +310,11 @@ impl Started {
     /// Whether the work of the statement is done. Until then, it is interrupted when this is dropped.
     pub(crate) fn set_done(&mut self, is_done: bool) {
         self.is_done = is_done;
+    }
+
+    /// What the statement holds of the memory of this node.
+    pub(crate) fn account(&self) -> &Account {
+        &self.statement.account
     }
 
     /// Waits until the statement shall end early.

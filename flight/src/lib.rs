@@ -27,6 +27,8 @@
 //! # Ok::<(), plexus_model::Error>(())
 //! ```
 
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod peer;
 pub mod sql;
 pub mod status;

@@ -1,7 +1,7 @@
 //! Accepts connections within limits: of their number, of those from one address, and of the time until they
 //! say anything. Descriptors remain for segment files and other nodes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 /// Limits of one port.
@@ -28,6 +29,9 @@ pub(crate) struct ConnectionLimits {
     pub(crate) greeting_bytes: usize,
     /// Time until they must have arrived.
     pub(crate) greeting_max: Duration,
+    /// Whether a connection above a limit closes the oldest one of its address, instead of being refused:
+    /// where requests are short, old connections are idle ones.
+    pub(crate) closes_oldest: bool,
 }
 
 /// Bytes by which a client opens an HTTP/2 connection (RFC 9113, section 3.4).
@@ -55,17 +59,30 @@ impl ConnectionLimits {
             per_address: total.div_ceil(2),
             greeting_bytes: HTTP2_PREFACE_BYTES,
             greeting_max: GREETING_MAX,
+            closes_oldest: false,
         }
     }
 
     /// The limits of the HTTP port, for supervisors and people.
     pub(crate) fn of_http() -> Self {
-        Self { total: HTTP_MAX, per_address: HTTP_MAX / 2, greeting_bytes: 1, greeting_max: GREETING_MAX }
+        Self {
+            total: HTTP_MAX,
+            per_address: HTTP_MAX / 2,
+            greeting_bytes: 1,
+            greeting_max: GREETING_MAX,
+            closes_oldest: true,
+        }
     }
 
     /// The limits of the port for other nodes, whose handshake is limited by TLS.
     pub(crate) fn of_workers() -> Self {
-        Self { total: WORKERS_MAX, per_address: WORKERS_MAX, greeting_bytes: 1, greeting_max: GREETING_MAX }
+        Self {
+            total: WORKERS_MAX,
+            per_address: WORKERS_MAX,
+            greeting_bytes: 1,
+            greeting_max: GREETING_MAX,
+            closes_oldest: false,
+        }
     }
 }
 
@@ -78,41 +95,51 @@ const HTTP_MAX: usize = 512;
 /// Connections of other nodes at most: several from each.
 const WORKERS_MAX: usize = 4_096;
 
-/// The connections of a port, by address.
+/// The connections of a port: those of each address, the oldest first.
 #[derive(Debug, Default)]
-struct Counts(Mutex<HashMap<IpAddr, usize>>);
+struct Counts(Mutex<HashMap<IpAddr, VecDeque<CancellationToken>>>);
 
 impl Counts {
     /// Counts a connection; `None` when it exceeds a limit.
     fn add(self: &Arc<Self>, address: IpAddr, limits: ConnectionLimits) -> Option<Counted> {
         let mut counts = self.lock();
-        let total: usize = counts.values().sum();
-        let here = counts.get(&address).copied().unwrap_or_default();
+        let total: usize = counts.values().map(VecDeque::len).sum();
+        let here = counts.get(&address).map_or(0, VecDeque::len);
         if total >= limits.total || here >= limits.per_address {
-            return None;
+            let oldest = counts.get_mut(&address).filter(|_| limits.closes_oldest)?.pop_front()?;
+            oldest.cancel();
         }
-        counts.insert(address, here + 1);
-        Some(Counted { counts: self.clone(), address })
+        let closed = CancellationToken::new();
+        counts.entry(address).or_default().push_back(closed.clone());
+        Some(Counted { counts: self.clone(), address, closed })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, VecDeque<CancellationToken>>> {
         self.0.lock().expect("no code panics while it holds this lock")
     }
 }
 
-/// A connection that counts until this is dropped.
+/// A connection that counts until this is dropped, or another one takes its place.
 #[derive(Debug)]
 struct Counted {
     counts: Arc<Counts>,
     address: IpAddr,
+    closed: CancellationToken,
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
+        // Taken out by that, when another one takes its place.
+        if self.closed.is_cancelled() {
+            return;
+        }
+        self.closed.cancel();
         let mut counts = self.counts.lock();
-        match counts.get_mut(&self.address) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => drop(counts.remove(&self.address)),
+        if let Some(here) = counts.get_mut(&self.address) {
+            here.retain(|connection| !connection.is_cancelled());
+            if here.is_empty() {
+                counts.remove(&self.address);
+            }
         }
     }
 }
@@ -121,7 +148,14 @@ impl Drop for Counted {
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: TcpStream,
-    _counted: Counted,
+    counted: Counted,
+}
+
+impl Connection {
+    /// Cancelled when the connection shall be closed, because another one takes its place.
+    pub(crate) fn closed(&self) -> CancellationToken {
+        self.counted.closed.clone()
+    }
 }
 
 /// The connections of a listener. Those above a limit are closed, and so are silent ones.
@@ -163,7 +197,7 @@ async fn accept_all(listener: TcpListener, limits: ConnectionLimits, accepted: m
         greeting.spawn(async move {
             if stream.set_nodelay(true).is_ok() && greets(&stream, limits).await {
                 // The server is gone if this fails.
-                let _ = accepted.send(Connection { stream, _counted: counted }).await;
+                let _ = accepted.send(Connection { stream, counted }).await;
             }
         });
     }
@@ -254,7 +288,12 @@ mod tests {
     #[tokio::test]
     async fn connections_above_the_limit_are_closed_until_others_end() {
         let (listener, address) = listener().await;
-        let limits = ConnectionLimits { total: 8, per_address: 2, ..ConnectionLimits::of_http() };
+        let limits = ConnectionLimits {
+            total: 8,
+            per_address: 2,
+            closes_oldest: false,
+            ..ConnectionLimits::of_http()
+        };
         let mut connections = Box::pin(accept(listener, limits));
         let connect = || async {
             let mut stream = TcpStream::connect(address).await.unwrap();
@@ -270,6 +309,24 @@ mod tests {
         drop(first);
         let _third = connect().await;
         connections.next().await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn where_requests_are_short_the_oldest_connection_is_closed() {
+        let (listener, address) = listener().await;
+        let limits = ConnectionLimits { total: 8, per_address: 2, ..ConnectionLimits::of_http() };
+        let mut connections = Box::pin(accept(listener, limits));
+        let mut accepted = vec![];
+        for _ in 0..5 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(b"x").await.unwrap();
+            accepted.push((connections.next().await.unwrap().unwrap(), stream));
+        }
+        let closed = |(connection, _): &(Connection, TcpStream)| connection.closed().is_cancelled();
+        assert_eq!(accepted.iter().map(closed).collect::<Vec<_>>(), [true, true, true, false, false]);
+        let counts = accepted[0].0.counted.counts.clone();
+        drop(accepted);
+        assert!(counts.lock().is_empty());
     }
 
     #[tokio::test]

@@ -14,6 +14,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use plexus_coordinator::TaskMetrics;
+use plexus_memory::{MemoryGuard, allocated_bytes};
 use plexus_model::{Error, Result};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -69,14 +70,16 @@ pub(crate) async fn serve(
     let mut serving = JoinSet::new();
     while let Some(Some(connection)) = stop.run_until_cancelled(connections.next()).await {
         while serving.try_join_next().is_some() {}
-        let connection = TokioIo::new(connection.map_err(|e| Error::io("http connection", e))?);
+        let connection = connection.map_err(|e| Error::io("http connection", e))?;
+        let closed = connection.closed();
+        let connection = TokioIo::new(connection);
         let service = TowerToHyperService::new(app.clone());
         let serve = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIMEOUT)
             .max_buf_size(HEADER_BYTES_MAX)
             .serve_connection(connection, service);
-        serving.spawn(timeout(CONNECTION_TIME_MAX, serve));
+        serving.spawn(closed.run_until_cancelled_owned(timeout(CONNECTION_TIME_MAX, serve)));
     }
     let _ = timeout(STOP_GRACE, async { while serving.join_next().await.is_some() {} }).await;
     Ok(())
@@ -161,6 +164,12 @@ fn encode_metrics(source: &StatusSource) -> Result<String> {
     let memory = Gauge::<u64, AtomicU64>::default();
     memory.set(resident_bytes());
     registry.register("resident_memory_bytes", "Resident memory of the process in bytes", memory);
+    let allocated = Gauge::<u64, AtomicU64>::default();
+    allocated.set(allocated_bytes());
+    registry.register("allocated_memory_bytes", "Memory that the process has allocated, in bytes", allocated);
+    let ended = Counter::<u64, AtomicU64>::default();
+    ended.inc_by(MemoryGuard::ended());
+    registry.register("ended_for_memory", "Statements and tasks that ended because memory was short", ended);
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|e| Error::internal(format!("metrics: {e}")))?;
     Ok(text)

@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use plexus_memory::CountingAllocator;
 use plexus_node::cli::Cli;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use plexus_flight::peer::PeerNetwork;
 use plexus_model::{ClusterId, Error, ErrorKind, NodeId, NodeRecord, Result};
 use plexus_raft::Meta;
 
@@ -35,6 +36,7 @@ pub(crate) async fn enter_cluster(
     meta: &Arc<Meta>,
     data: &DataDir,
     record: NodeRecord,
+    network: &PeerNetwork,
 ) -> Result<Option<impl Future<Output = Result<()>> + Send + use<>>> {
     let cluster = data.authority.cluster;
     check_founding(config, meta, data)?;
@@ -56,6 +58,14 @@ pub(crate) async fn enter_cluster(
         }
         (membership, false) => {
             let was_member = data.was_member();
+            if let Some(address) = network.answers_elsewhere(&record.peer).await {
+                return Err(Error::conflict(format!(
+                    "node {} runs at {address} already, and {} is a copy of its data directory: stop one of \
+                     the two. A new node has an empty directory, and starts with --join",
+                    record.id,
+                    data.path().display()
+                )));
+            }
             return Ok(Some(return_to_cluster(
                 meta.clone(),
                 cluster,

@@ -7,18 +7,29 @@ const BASE_BYTES: u64 = 256 * 1024 * 1024;
 /// Share of the rest that the operators of queries may use by default. What they hold for a moment, such as a
 /// hash table of twice the size while it grows, comes on top.
 const QUERY_MEMORY_SHARE: f64 = 0.5;
+/// Share of all memory that the process may allocate. The rest is for what the allocator holds beside that,
+/// for stacks and mapped files, and for what is allocated while a statement ends.
+const ALLOCATION_SHARE: f64 = 0.7;
 /// Queries get as much as this in any case.
 const QUERY_MEMORY_MIN: u64 = 64 * 1024 * 1024;
 /// Assumed memory of a machine that does not report it.
 const MACHINE_BYTES_GUESS: u64 = 4 * 1024 * 1024 * 1024;
 
-/// Default limit on the memory of queries, in bytes: a share of the memory of the machine or, if that is
-/// less, of the control group that this process runs in.
+/// Default limit on the memory of queries, in bytes.
 pub(crate) fn default_query_memory() -> u64 {
-    let machine = kib_field("/proc/meminfo", "MemTotal:").map_or(MACHINE_BYTES_GUESS, |kib| kib * 1024);
-    let all = machine.min(control_group_limit(Path::new("/"), &read("/proc/self/cgroup")));
-    let share = all.saturating_sub(BASE_BYTES) as f64 * QUERY_MEMORY_SHARE;
+    let share = available_bytes().saturating_sub(BASE_BYTES) as f64 * QUERY_MEMORY_SHARE;
     (share as u64).max(QUERY_MEMORY_MIN)
+}
+
+/// What this process may allocate before the statement that holds the most is ended, in bytes.
+pub(crate) fn allocation_limit() -> u64 {
+    (available_bytes() as f64 * ALLOCATION_SHARE) as u64
+}
+
+/// Memory of the machine or, if that is less, of the control group that this process runs in.
+fn available_bytes() -> u64 {
+    let machine = kib_field("/proc/meminfo", "MemTotal:").map_or(MACHINE_BYTES_GUESS, |kib| kib * 1024);
+    machine.min(control_group_limit(Path::new("/"), &read("/proc/self/cgroup")))
 }
 
 /// The lowest memory limit of the control groups that `membership`, the content of `/proc/self/cgroup`,

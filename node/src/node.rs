@@ -6,10 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
-use plexus_coordinator::limits::LOADS_MAX;
 use plexus_coordinator::{
-    Attempts, Coordinator, CoordinatorOptions, GroupCommitter, KeyIndexes, Maintenance, MissingSegments,
-    Repairer, Replicator, TaskContext, TaskMetrics, Writer,
+    Attempts, Coordinator, CoordinatorOptions, GroupCommitter, KeyIndexes, LoadSlots, Maintenance,
+    MissingSegments, Repairer, Replicator, TaskContext, TaskMetrics, Writer,
 };
 use plexus_flight::peer::{NodeState, PeerEndpoint, PeerNetwork, PeerService, WorkerChannels};
 use plexus_flight::sql::SqlService;
@@ -19,7 +18,6 @@ use plexus_query::{Engine, EngineOptions};
 use plexus_raft::{Meta, MetaOptions, SNAPSHOT_ENTRIES, SpaceUse};
 use plexus_storage::{DiskSpace, SegmentEncoder, SegmentReader, SegmentStore};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -83,7 +81,7 @@ impl Node {
         background.spawn_on(http::serve(http, status, stop.clone()), &control);
 
         let record = node_record(&config, base.id);
-        if let Some(entering) = enter_cluster(&config, &base.meta, &base.data, record).await? {
+        if let Some(entering) = enter_cluster(&config, &base.meta, &base.data, record, &base.network).await? {
             let (stop, path) = (stop.clone(), base.data.path().to_owned());
             background.spawn(async move {
                 match stop.run_until_cancelled(entering).await {
@@ -155,6 +153,7 @@ impl Node {
     /// Stops accepting requests, waits a limited time for those in progress, and stops the node.
     pub(crate) async fn drain(mut self) {
         self.serving.store(false, Ordering::Release);
+        self.meta.hand_over().await;
         self.stop_serving.cancel();
         let all = async { while self.servers.join_next().await.is_some() {} };
         if timeout(DRAIN_TIMEOUT, all).await.is_err() {
@@ -250,7 +249,7 @@ impl NodeCore {
             reader: reader.clone(),
             keys: Arc::new(KeyIndexes::new(reader)),
             engine: engine.clone(),
-            loads: Arc::new(Semaphore::new(LOADS_MAX)),
+            loads: LoadSlots::new(engine.memory_bytes()),
         };
         committing.start(writer.clone(), stop.clone());
         Ok((engine, writer))

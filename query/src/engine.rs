@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arrow_schema::DataType;
 use datafusion::common::{DFSchema, Result, plan_err};
 use datafusion::execution::memory_pool::GreedyMemoryPool;
-use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::execution::object_store::{DefaultObjectStoreRegistry, ObjectStoreRegistry, ObjectStoreUrl};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{FunctionRegistry, SessionState, SessionStateBuilder};
 use datafusion::functions::math;
@@ -19,15 +19,13 @@ use datafusion_distributed::{
 };
 use object_store::memory::InMemory;
 use plexus_model::{Manifest, Segment, SegmentId, Table, Version};
-use plexus_storage::SegmentReader;
+use plexus_storage::{SegmentReader, vortex_session};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use url::Url;
-use vortex::VortexSessionDefault;
-use vortex::io::session::RuntimeSessionExt;
-use vortex::session::VortexSession;
 
+use crate::accounts::inherit_accounts;
 use crate::analysis;
 use crate::bounded_functions::bounded_functions;
 use crate::codec::ScanCodec;
@@ -119,18 +117,24 @@ impl Engine {
         C: ChannelResolver + Clone + Send + Sync + 'static,
     {
         let EngineOptions { reader, transport, channels, self_url, memory_bytes, partitions, long } = options;
+        inherit_accounts();
         let interrupts = Arc::new(Interrupts::default());
         let runtime = runtime(memory_bytes)?;
         let scans = ScanContext {
-            vortex: VortexSession::default().with_tokio(),
+            vortex: vortex_session(),
             reader: reader.clone(),
             footers: runtime.cache_manager.get_file_metadata_cache(),
         };
         let search =
             SearchContext { reader: scans.reader.clone(), caches: SearchCaches::default(), transport };
 
-        let worker =
-            worker(runtime.clone(), scans.clone(), channels.clone(), interrupts.clone(), memory_bytes);
+        let worker = worker(
+            without_files(&runtime)?,
+            scans.clone(),
+            channels.clone(),
+            interrupts.clone(),
+            memory_bytes,
+        );
         let mut base = SessionStateBuilder::new()
             .with_default_features()
             .with_config(config(partitions))
@@ -340,6 +344,21 @@ fn runtime(memory_bytes: usize) -> Result<Arc<RuntimeEnv>> {
     Ok(runtime)
 }
 
+/// The same resources without the file system, for plans of other nodes. A plan can name any file, to read it
+/// or to write it; those of queries name none.
+fn without_files(runtime: &RuntimeEnv) -> Result<Arc<RuntimeEnv>> {
+    let segments = ObjectStoreUrl::parse(STORE_URL)?;
+    let stores = DefaultObjectStoreRegistry::new();
+    stores.deregister_store(ObjectStoreUrl::local_filesystem().as_ref())?;
+    stores.register_store(segments.as_ref(), runtime.object_store(&segments)?);
+    Ok(Arc::new(RuntimeEnv {
+        memory_pool: runtime.memory_pool.clone(),
+        disk_manager: runtime.disk_manager.clone(),
+        cache_manager: runtime.cache_manager.clone(),
+        object_store_registry: Arc::new(stores),
+    }))
+}
+
 /// The configuration of sessions.
 fn config(partitions: usize) -> SessionConfig {
     // Plans with a single partition are never distributed.
@@ -395,4 +414,19 @@ where
         }
     })
     .with_runtime_env(runtime)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_of_other_nodes_reach_no_file() {
+        let own = runtime(1 << 20).unwrap();
+        let theirs = without_files(&own).unwrap();
+        let files = ObjectStoreUrl::local_filesystem();
+        assert!(own.object_store(&files).is_ok());
+        assert!(theirs.object_store(&files).is_err());
+        assert!(theirs.object_store(ObjectStoreUrl::parse(STORE_URL).unwrap()).is_ok());
+    }
 }

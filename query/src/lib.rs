@@ -21,6 +21,7 @@
 //! assert_eq!(dml_target_schema("public"), "$target:public");
 //! ```
 
+mod accounts;
 mod analysis;
 mod bounded_functions;
 mod checks;

@@ -67,7 +67,7 @@ impl Meta {
         waits && self.is_full()
     }
 
-    fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         (self.check_space)(SpaceUse::Commit, 0).is_err()
     }
 

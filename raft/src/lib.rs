@@ -44,6 +44,9 @@ mod batcher;
 mod commit;
 pub mod durable;
 mod elections;
+#[doc(hidden)]
+pub mod fuzzing;
+mod hand_over;
 mod heartbeats;
 mod limits;
 mod log;

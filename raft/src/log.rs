@@ -5,7 +5,7 @@
 //! entries.
 
 mod end;
-mod records;
+pub(crate) mod records;
 
 use std::fmt::Debug;
 use std::io;

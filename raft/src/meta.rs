@@ -70,6 +70,8 @@ pub struct Meta {
     pristine: bool,
     /// Whether this member lacks entries that it has acknowledged.
     lacks_entries: AtomicBool,
+    /// Whether this leader takes no more proposals, since another member is about to lead.
+    pub(crate) hands_over: AtomicBool,
     /// Cancelled when the leader says that this node was removed from the cluster.
     pub(crate) removal: CancellationToken,
     pub(crate) check_space: SpaceCheck,
@@ -126,6 +128,7 @@ impl Meta {
             published,
             pristine,
             lacks_entries: AtomicBool::new(lost_until.is_some()),
+            hands_over: AtomicBool::default(),
             removal: CancellationToken::new(),
             check_space,
             heard: Mutex::default(),
@@ -244,6 +247,7 @@ impl Meta {
     ) -> Result<Outcome> {
         match leader {
             Some((leader, _)) if *leader == self.node => {
+                self.check_leads_on()?;
                 self.check_room(proposal)?;
                 match timeout_at(deadline.into(), self.proposals.submit(proposal.clone())).await {
                     Ok(Ok(outcome)) => Ok(outcome),

@@ -17,6 +17,10 @@ impl Meta {
     pub async fn handle(&self, from: NodeId, request: &[u8]) -> Vec<u8> {
         let request = plexus_model::decode::<Request>("metadata request", request);
         let response = match request.and_then(|request| self.check(from, &request).map(|()| request)) {
+            Ok(Request::Stand) => match self.stand(from).await {
+                Ok(()) => Response::Done,
+                Err(e) => Response::from(&e),
+            },
             Ok(request) => self.respond(request).await,
             Err(e) => Response::from(&e),
         };
@@ -49,7 +53,11 @@ impl Meta {
                     (record.id.0, 0)
                 }
             }
-            Request::Change { .. } | Request::Propose(_) | Request::ReadIndex | Request::HasLeader => {
+            Request::Change { .. }
+            | Request::Propose(_)
+            | Request::ReadIndex
+            | Request::HasLeader
+            | Request::Stand => {
                 return Ok(());
             }
         };
@@ -108,7 +116,8 @@ impl Meta {
                 Response::from(&Error::unavailable(format!("this is node {}, not node {to}", self.node)))
             }
             Request::Propose(proposal) => {
-                match check_weight(&proposal).and_then(|()| self.check_room(&proposal)) {
+                let checked = check_weight(&proposal).and_then(|()| self.check_leads_on());
+                match checked.and_then(|()| self.check_room(&proposal)) {
                     Ok(()) => match self.proposals.submit(proposal).await {
                         Ok(outcome) => Response::Outcome(outcome),
                         Err(error) => Response::from(error),
@@ -117,6 +126,8 @@ impl Meta {
                 }
             }
             Request::HasLeader => Response::HasLeader(self.has_leader()),
+            // It depends on who asks.
+            Request::Stand => Response::from(&Error::internal("a request of the leader without its sender")),
             Request::ReadIndex => match self.reads.submit(()).await {
                 Ok(index) => Response::ReadIndex(index),
                 Err(error) => Response::from(error),
@@ -273,6 +284,9 @@ mod tests {
             let response = answer(&meta, from, request).await;
             assert!(is_refused(&response, reason), "{reason}: {response:?}");
         }
+        let stand = meta.handle(NodeId(99), &plexus_model::encode(&Request::Stand)).await;
+        let stand = plexus_model::decode("a response", &stand).unwrap();
+        assert!(is_refused(&stand, "does not lead"), "{stand:?}");
         let after = meta.status();
         assert_eq!((after.term, after.last_log), (before.term, before.last_log));
         meta.propose(

@@ -28,6 +28,8 @@ pub(crate) enum Request {
     Heartbeat { node: u64 },
     /// To a voter: does it lead, or hear a leader?
     HasLeader,
+    /// From the leader to a voter: stand for election, since the leader stops.
+    Stand,
 }
 
 /// A message of the Raft protocol.

@@ -3,8 +3,8 @@
 mod members;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use plexus_model::{ClusterId, Command, ErrorKind};
 
@@ -145,4 +145,52 @@ async fn a_follower_that_was_cut_off_does_not_depose_the_leader() {
     network.isolated.write().unwrap().clear();
     let version = members[1].manifest().version;
     members[0].wait_version(version, TIMEOUT).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_hands_over_and_no_proposal_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let network = Arc::new(Network::default());
+    let members = group(&network, dir.path()).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = members
+        .iter()
+        .map(|member| {
+            let (member, stop) = (member.clone(), stop.clone());
+            tokio::spawn(async move {
+                let mut slowest = Duration::ZERO;
+                for n in 0.. {
+                    if stop.load(Ordering::Relaxed) {
+                        return (n, slowest);
+                    }
+                    let began = Instant::now();
+                    let name = format!("node {} schema {n}", member.node());
+                    member.propose(create_schema(name), TIMEOUT).await.unwrap();
+                    slowest = slowest.max(began.elapsed());
+                }
+                unreachable!("the loop has no end")
+            })
+        })
+        .collect();
+    // From each to another, also to nodes of lower ids.
+    let mut leaders = vec![];
+    for _ in 0..6 {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let leader = members.iter().find(|member| member.is_leader()).unwrap().clone();
+        leader.hand_over().await;
+        assert!(!leader.is_leader(), "node {} still leads", leader.node());
+        leaders.push(leader.node().0);
+    }
+    stop.store(true, Ordering::Relaxed);
+    for writer in writers {
+        let (proposals, slowest) = writer.await.unwrap();
+        println!("{proposals} proposals, the slowest took {slowest:?}");
+        assert!(proposals > 10);
+    }
+    assert!(leaders.windows(2).all(|pair| pair[0] != pair[1]), "{leaders:?}");
+    // A member that does not lead hands nothing over, and one that is no leader cannot ask for it.
+    let follower = members.iter().find(|member| !member.is_leader()).unwrap();
+    let term = follower.status().term;
+    follower.hand_over().await;
+    assert_eq!(follower.status().term, term);
 }

@@ -12,6 +12,7 @@ use arrow::compute;
 use arrow_schema::{DataType, Field, Schema};
 use futures::TryStreamExt;
 use moka::sync::Cache;
+use plexus_memory::inherit_in;
 use plexus_model::{Error, ErrorKind, Result, RowSelection, RowSet, Segment, SegmentId, Table, TableSchema};
 use vortex::array::arrays::PrimitiveArray;
 use vortex::array::expr::{get_item, root};
@@ -20,6 +21,7 @@ use vortex::arrow::ArrowSessionExt;
 use vortex::error::{VortexError, VortexResult};
 use vortex::session::VortexSession;
 
+use crate::mapped::on_mapped;
 use crate::read::{SegmentReader, SegmentRef};
 use crate::scan::read_error;
 use crate::schema_evolution::evolve;
@@ -125,8 +127,8 @@ impl SegmentReader {
         };
         let (session, id, rows) = (self.session.clone(), file.id, rows.clone());
         // Access to memory-mapped bytes can block on the disk.
-        let take = move || take_from(&session, &columns, &rows).map_err(|e| read_error(id, e));
-        let taken = tokio::task::spawn_blocking(take).await;
+        let take = move || on_mapped(|| take_from(&session, &columns, &rows).map_err(|e| read_error(id, e)));
+        let taken = tokio::task::spawn_blocking(inherit_in(take)).await;
         taken.map_err(|e| Error::internal(format!("point lookup in segment {id}: {e}")))?.map(Some)
     }
 

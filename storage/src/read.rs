@@ -11,21 +11,21 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use moka::sync::Cache;
+use plexus_memory::inherit_in;
 use plexus_model::{
     DeletionVectorData, Error, ErrorKind, FileData, NodeId, Result, Segment, SegmentData, SegmentId, Table,
 };
-use vortex::VortexSessionDefault;
 use vortex::array::buffer::BufferHandle;
 use vortex::buffer::{Alignment, ByteBuffer, ByteBufferMut};
 use vortex::error::{VortexError, VortexResult};
 use vortex::file::Footer;
-use vortex::io::session::RuntimeSessionExt;
 use vortex::io::{CoalesceConfig, VortexReadAt};
 use vortex::session::VortexSession;
 
 use crate::deletion_vectors::DeletionVectorCache;
 use crate::point_lookup::OpenColumns;
 use crate::store::{ReferenceSource, SegmentStore};
+use crate::vortex_runtime::vortex_session;
 
 /// A reference to a file: its id, its checksum, and the nodes that hold it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,13 +124,12 @@ impl std::fmt::Debug for SegmentReader {
 impl SegmentReader {
     /// Reads from `store` and `remote`. `store` is `None` on a node without the data role.
     pub fn new(store: Option<Arc<SegmentStore>>, remote: Arc<dyn RemoteSegments>) -> Self {
-        let session = VortexSession::default().with_tokio();
         Self {
             store,
             remote,
             deletion_vectors: DeletionVectorCache::default(),
             mapped: false,
-            session,
+            session: vortex_session(),
             footers: Cache::new(FOOTERS_MAX),
             open_columns: OpenColumns::default(),
         }
@@ -158,7 +157,7 @@ impl SegmentReader {
         if let Some(store) = self.store.clone().filter(|store| store.contains(segment.id)) {
             let (segment, mapped) = (segment.clone(), self.mapped);
             let id = segment.id;
-            let read = tokio::task::spawn_blocking(move || {
+            let copy = move || {
                 let SegmentRef { id, data, .. } = segment;
                 let manifest = ReferenceSource::Manifest;
                 // Copy when the system cannot map the file, or the range is not aligned.
@@ -172,9 +171,10 @@ impl SegmentReader {
                 let content = buffer.as_mut_slice();
                 store.read_exact_at(id, data.bytes, &data.checksum, manifest, content, offset)?;
                 Ok(BufferHandle::new_host(buffer.freeze()))
-            })
-            .await
-            .map_err(|e| Error::internal(format!("reading segment {id}: {e}")))?;
+            };
+            let read = tokio::task::spawn_blocking(inherit_in(copy))
+                .await
+                .map_err(|e| Error::internal(format!("reading segment {id}: {e}")))?;
             match read {
                 Err(error) => {
                     tracing::warn!(segment = %id, %error, "local file is unreadable; trying replicas");

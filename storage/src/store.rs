@@ -28,6 +28,7 @@ use plexus_model::{Error, ErrorKind, Result, SegmentId, failpoint};
 use crate::blocks::Blocks;
 use crate::disk_space::DiskSpace;
 use crate::inventory::Inventory;
+use crate::mapped::{MappedFile, is_lost, lost_pages};
 
 /// The segment files on the local disk, by id. The methods block on disk I/O unless stated otherwise: do not
 /// call them on an async thread.
@@ -110,6 +111,8 @@ pub struct SegmentFile {
     blocks: Arc<Blocks>,
     /// The content, once it is memory-mapped.
     mapped: OnceLock<Bytes>,
+    /// Where the mapping is registered.
+    region: OnceLock<usize>,
 }
 
 impl SegmentFile {
@@ -122,14 +125,24 @@ impl SegmentFile {
         if let Some(bytes) = self.mapped.get() {
             return Ok(bytes.clone());
         }
-        // SAFETY: nothing modifies or truncates a file under its final name. It is written under another
-        // name, and afterwards only renamed or removed, which does not affect existing mappings. An
-        // unreadable sector raises SIGBUS on access and ends the process. This is not undefined behavior, and
-        // it is unlikely: the whole file was read for its checksum before it was mapped.
-        #[allow(unsafe_code, reason = "memory-mapping a file is unsafe, because others could truncate it")]
-        let map = unsafe { memmap2::Mmap::map(&self.file) };
-        let map = map.map_err(|e| Error::io(format!("memory-mapping {}", self.path.display()), e))?;
-        Ok(self.mapped.get_or_init(|| Bytes::from_owner(map)).clone())
+        // Nothing modifies or truncates a file under its final name. It is written under another name, and
+        // afterwards only renamed or removed, which does not affect existing mappings.
+        let map = MappedFile::map(&self.file)
+            .map_err(|e| Error::io(format!("memory-mapping {}", self.path.display()), e))?;
+        let mut region = None;
+        let bytes = self.mapped.get_or_init(|| {
+            region = map.region();
+            Bytes::from_owner(map)
+        });
+        if let Some(region) = region {
+            let _ = self.region.set(region);
+        }
+        Ok(bytes.clone())
+    }
+
+    /// Whether a page of the memory-mapped content could not be read.
+    fn is_lost(&self) -> bool {
+        self.region.get().is_some_and(|region| is_lost(*region))
     }
 
     /// Fills `buffer` with the bytes from `offset` on.
@@ -203,10 +216,10 @@ impl SegmentStore {
         self.inventory.ids()
     }
 
-    /// Number of segments that were found damaged or missing since the start. When it grows, there is
-    /// something to repair.
+    /// Grows when segments were found damaged or missing, or a page of a mapped file could not be read. There
+    /// is something to repair then, and mapped bytes from before may be wrong.
     pub fn lost_file_count(&self) -> u64 {
-        self.lost_file_count.load(Ordering::Relaxed)
+        self.lost_file_count.load(Ordering::Relaxed) + lost_pages()
     }
 
     /// Makes a segment durable: when this returns, the segment survives power loss. Has no effect when the
@@ -253,7 +266,15 @@ impl SegmentStore {
         reference: ReferenceSource,
     ) -> Result<Arc<SegmentFile>> {
         let differs = || Error::corrupt(format!("segment {id}: the file does not match its checksum"));
-        if let Some(file) = self.lock_open_files().get(id) {
+        let open = self.lock_open_files().get(id);
+        if let Some(file) = open {
+            if file.is_lost() {
+                if reference == ReferenceSource::Manifest {
+                    self.lock_open_files().remove(id);
+                    self.quarantine_segment(id)?;
+                }
+                return Err(Error::corrupt(format!("segment {id}: a part of the file cannot be read")));
+            }
             // It matched another checksum, which came from the manifest or from its sender.
             return if file.blocks.matches(length, checksum) { Ok(file) } else { Err(differs()) };
         }
@@ -278,7 +299,8 @@ impl SegmentStore {
             }
             return Err(differs());
         };
-        let file = Arc::new(SegmentFile { file, path, blocks, mapped: OnceLock::new() });
+        let file =
+            Arc::new(SegmentFile { file, path, blocks, mapped: OnceLock::new(), region: OnceLock::new() });
         self.lock_open_files().insert(id, file.clone());
         Ok(file)
     }

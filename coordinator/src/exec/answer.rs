@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt};
 use plexus_model::{Error, Result};
+use plexus_storage::rows_bytes;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::errors::point_at;
@@ -134,7 +135,12 @@ impl Stream for AnsweredRows {
         let Some((rows, statement)) = &mut answer.rows else {
             return Poll::Ready(None);
         };
-        let next = rows.poll_next_unpin(context);
+        let account = statement.account().clone();
+        let next = account.enter(|| rows.poll_next_unpin(context));
+        if let Poll::Ready(Some(Ok(batch))) = &next {
+            // The client gets them, and whoever sends them frees them.
+            account.release(rows_bytes(batch));
+        }
         if let Poll::Ready(None | Some(Err(_))) = &next {
             statement.set_done(matches!(next, Poll::Ready(None)));
             answer.rows = None;

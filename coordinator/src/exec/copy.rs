@@ -14,7 +14,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::{CopyToSource, CopyToStatement, Statement};
 use datafusion::sql::sqlparser::ast;
 use futures::TryStreamExt;
-use plexus_model::{Error, Result, Token};
+use plexus_model::{Error, NodeId, Result, Token};
 use tokio::fs::File;
 use tokio::io::{AsyncWriteExt, BufWriter};
 
@@ -50,8 +50,11 @@ pub(crate) struct CopyExecutor {
 }
 
 impl CopyExecutor {
-    /// An executor that writes to files below `export_dir`.
+    /// An executor that writes to files below `export_dir`. Removes what a killed process has left there.
     pub(crate) fn new(planner: Planner, export_dir: Option<PathBuf>) -> Self {
+        if let Some(directory) = &export_dir {
+            remove_unfinished(directory, planner.node);
+        }
         Self { planner, export_dir }
     }
 
@@ -83,7 +86,7 @@ impl CopyExecutor {
             return Err(Error::already_exists(format!("file {:?} exists already", copy.target)));
         }
         // The engine writes one file, and not a directory of files, only to a path with an extension.
-        let temporary = TemporaryFile(directory.join(format!(".{}.unfinished", Token::generate())));
+        let temporary = TemporaryFile(directory.join(unfinished_name(self.planner.node, Token::generate())));
         let rows = match format {
             CSV => {
                 let csv = CsvOptions::of(&copy.options)?;
@@ -197,6 +200,28 @@ fn copy_of(statement: &Statement) -> Result<&CopyToStatement> {
     }
 }
 
+/// The name of an export that is not complete. Nodes may share a directory.
+fn unfinished_name(node: NodeId, token: Token) -> String {
+    format!(".{node}-{token}{UNFINISHED}")
+}
+
+const UNFINISHED: &str = ".unfinished";
+
+/// Removes the exports that earlier processes of a node began.
+fn remove_unfinished(directory: &Path, node: NodeId) {
+    let prefix = format!(".{node}-");
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with(&prefix) && name.ends_with(UNFINISHED) {
+            match std::fs::remove_file(entry.path()) {
+                Ok(()) => tracing::info!(file = name, "removed an export that a killed process began"),
+                Err(error) => tracing::warn!(file = name, %error, "could not remove an unfinished export"),
+            }
+        }
+    }
+}
+
 /// A file under a temporary name. Dropping it removes that name, also when the statement is cancelled.
 struct TemporaryFile(PathBuf);
 
@@ -266,6 +291,18 @@ pub(crate) fn format(copy: &CopyToStatement) -> Result<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_removes_its_own_unfinished_exports() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str| directory.path().join(name);
+        let own = unfinished_name(NodeId(1), Token::generate());
+        let kept = [unfinished_name(NodeId(12), Token::generate()), "1-a.csv".into(), ".1-notes".into()];
+        kept.iter().chain([&own]).for_each(|name| std::fs::write(file(name), "x").unwrap());
+        remove_unfinished(directory.path(), NodeId(1));
+        assert!(!file(&own).exists());
+        assert!(kept.iter().all(|name| file(name).exists()));
+    }
 
     #[test]
     fn targets_outside_the_directory_are_refused() {

@@ -7,6 +7,7 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
+use plexus_memory::inherit_in;
 use plexus_model::{Error, Result};
 use plexus_query::{LongLane, visit_expressions};
 
@@ -28,7 +29,8 @@ pub(crate) async fn plan_statement(state: &SessionState, statement: Statement) -
     // The engine compares the columns of a statement with each other: thousands of them take seconds.
     running::admit_long().await?;
     let (state, runtime) = (state.clone(), lane.runtime().clone());
-    let planned = runtime.clone().spawn_blocking(move || runtime.block_on(plan(&state, statement)));
+    let planned =
+        runtime.clone().spawn_blocking(inherit_in(move || runtime.block_on(plan(&state, statement))));
     planned.await.map_err(|e| Error::internal(format!("planning: {e}")))?
 }
 

@@ -48,7 +48,7 @@ impl Transactions {
     pub(crate) fn begin(&self, isolation: Isolation, lease: Duration) -> Result<TransactionId> {
         let mut slots = self.lock();
         expire(&mut slots);
-        if slots.len() >= TRANSACTIONS_MAX {
+        if slots.len() >= TRANSACTIONS_MAX && !end_abandoned(&mut slots) {
             return Err(Error::exhausted(format!("{} transactions are open on this node", slots.len())));
         }
         let id = TransactionId::generate();
@@ -145,6 +145,18 @@ fn expire(slots: &mut HashMap<TransactionId, Slot>) {
     });
 }
 
+/// Ends the transaction that is idle for longest among those that have changed nothing and no longer keep
+/// what they have read either. Returns whether there was one. Otherwise a client that opens many and never
+/// ends them would keep all others out for a day.
+fn end_abandoned(slots: &mut HashMap<TransactionId, Slot>) -> bool {
+    let is_abandoned = |slot: &Slot| {
+        slot.used.elapsed() >= slot.lease && slot.transaction.as_ref().is_some_and(|t| !t.has_changes())
+    };
+    let abandoned = slots.iter().filter(|(_, slot)| is_abandoned(slot));
+    let oldest = abandoned.min_by_key(|(_, slot)| slot.used).map(|(id, _)| *id);
+    oldest.is_some_and(|id| slots.remove(&id).is_some())
+}
+
 /// The error for a transaction that is not open on this node.
 fn not_open(id: TransactionId) -> Error {
     Error::not_found(format!(
@@ -194,5 +206,19 @@ mod tests {
         assert!(!transactions.is_gone(busy));
         drop(guard);
         assert!(transactions.take(busy).is_ok());
+    }
+
+    #[test]
+    fn abandoned_transactions_make_room_for_others() {
+        let transactions = Arc::new(Transactions::default());
+        const LEASE: Duration = Duration::from_secs(60);
+        let begin = || transactions.begin(Isolation::Snapshot, LEASE);
+        let all: Vec<_> = (0..TRANSACTIONS_MAX).map(|_| begin().unwrap()).collect();
+        assert_eq!(begin().unwrap_err().kind(), ErrorKind::ResourceExhausted);
+        let long_ago = Instant::now().checked_sub(LEASE).expect("the machine runs for longer than a lease");
+        transactions.lock().get_mut(&all[7]).unwrap().used = long_ago;
+        begin().unwrap();
+        assert!(transactions.is_gone(all[7]) && !transactions.is_gone(all[8]));
+        assert_eq!(begin().unwrap_err().kind(), ErrorKind::ResourceExhausted);
     }
 }

@@ -9,6 +9,8 @@ use std::time::Instant;
 
 use arrow::array::RecordBatch;
 use arrow_schema::SchemaRef;
+use futures::FutureExt;
+use plexus_memory::inherit;
 use plexus_model::limits::{
     INLINE_BYTES_MAX, INLINE_TABLE_BYTES_MAX, INLINE_TOTAL_BYTES_MAX, PROPOSAL_BYTES_MAX,
 };
@@ -17,12 +19,10 @@ use plexus_query::RowChecks;
 use plexus_storage::{Router, rows_bytes, types};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 use tracing::Instrument;
 
 use crate::limits::{
-    LOAD_BUFFER_BYTES_MAX, LOAD_WAIT_MAX, LOADS_MAX, READ_INDEX_TIMEOUT, SEGMENT_BYTES_TARGET, UPLOADS_MAX,
-    WRITE_ATTEMPTS_MAX, WRITE_TIME_MAX,
+    READ_INDEX_TIMEOUT, SEGMENT_BYTES_TARGET, UPLOADS_MAX, WRITE_ATTEMPTS_MAX, WRITE_TIME_MAX,
 };
 use crate::write::coerce::coerce;
 use crate::write::group_queue::{RowsToWrite, WriteResult};
@@ -55,7 +55,7 @@ pub struct Ingest {
     uploads: JoinSet<Result<NewSegment>>,
     /// Bounds the uploads in progress.
     upload_permits: Arc<Semaphore>,
-    /// Held once the write is too large for the log. See [`LOADS_MAX`].
+    /// Held once the write is too large for the log.
     load_permit: Option<OwnedSemaphorePermit>,
     /// Uploaded segments.
     segments: Vec<NewSegment>,
@@ -121,7 +121,7 @@ impl Ingest {
         let batch = self.prepare(batch.clone()).map_err(|error| self.locate(&batch, error))?;
         self.rows += batch.num_rows() as u64;
         if self.load_permit.is_none() && self.buffered_bytes() + rows_bytes(&batch) > INLINE_BYTES_MAX {
-            self.load_permit = Some(self.acquire_load_permit().await?);
+            self.load_permit = Some(self.writer.loads.load().await?);
         }
         for (shard, part) in self.router.route(batch)? {
             let buffer = &mut self.buffers[shard as usize];
@@ -131,7 +131,7 @@ impl Ingest {
                 self.start_upload(shard as usize).await?;
             }
         }
-        while self.buffered_bytes() > LOAD_BUFFER_BYTES_MAX {
+        while self.buffered_bytes() > self.writer.loads.buffer_bytes() {
             let largest = (0..self.buffers.len()).max_by_key(|&s| self.buffers[s].bytes).unwrap_or_default();
             self.start_upload(largest).await?;
         }
@@ -165,17 +165,6 @@ impl Ingest {
         error.context(format!("row {}", self.rows + good as u64 + 1))
     }
 
-    /// Waits until fewer than [`LOADS_MAX`] loads are in progress on this node.
-    async fn acquire_load_permit(&self) -> Result<OwnedSemaphorePermit> {
-        let permit =
-            timeout(LOAD_WAIT_MAX, self.writer.loads.clone().acquire_owned()).await.map_err(|_| {
-                Error::exhausted(format!(
-                    "{LOADS_MAX} loads are in progress on this node, and none has ended in {LOAD_WAIT_MAX:?}"
-                ))
-            })?;
-        permit.map_err(|_| Error::unavailable("the node is stopping"))
-    }
-
     fn buffered_bytes(&self) -> usize {
         self.buffers.iter().map(|b| b.bytes).sum()
     }
@@ -195,13 +184,14 @@ impl Ingest {
             .acquire_owned()
             .await
             .map_err(|_| Error::internal("the upload semaphore is closed"))?;
+        let of_node = self.writer.loads.upload().await?;
         let writer = self.writer.clone();
         let table = self.table.clone();
         let upload = async move {
-            let _permit = permit;
+            let _permits = (permit, of_node);
             writer.upload(&table, shard as u32, 0, table.schema.clone(), buffer.batches.into()).await
         };
-        self.uploads.spawn(upload.in_current_span());
+        self.uploads.spawn(inherit(upload.in_current_span().boxed()));
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use arrow::util::display::array_value_to_string;
 use futures::TryStreamExt;
 use moka::sync::Cache;
 use plexus_index::{KeyIndex, build_key_index};
+use plexus_memory::inherit_in;
 use plexus_model::{
     Error, NewSegment, Result, RowSelection, RowSet, Segment, SegmentId, Table, TableSchema, Version,
 };
@@ -225,7 +226,7 @@ async fn join_hashes(left: Arc<KeyIndex>, right: Arc<KeyIndex>) -> Result<Vec<(u
     if left.len() + right.len() <= JOIN_ON_ASYNC_THREAD_KEYS_MAX {
         return Ok(left.join_hashes(&right));
     }
-    tokio::task::spawn_blocking(move || left.join_hashes(&right))
+    tokio::task::spawn_blocking(inherit_in(move || left.join_hashes(&right)))
         .await
         .map_err(|e| Error::internal(format!("comparing keys: {e}")))
 }

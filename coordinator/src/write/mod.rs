@@ -9,6 +9,7 @@ pub(crate) mod group_commit;
 pub(crate) mod group_queue;
 pub(crate) mod ingest;
 pub(crate) mod keys;
+pub(crate) mod load_slots;
 pub(crate) mod replicate;
 pub(crate) mod row_changes;
 pub(crate) mod valid_values;

@@ -9,6 +9,7 @@ use std::time::Instant;
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use futures::FutureExt;
+use plexus_memory::inherit_in;
 use plexus_model::{
     Applied, Command, Commit, DeletionVector, DeletionVectorData, Error, FileData, Manifest, NewSegment,
     NodeId, Result, RowSet, Segment, SegmentData, SegmentId, Statistics, Table, TableChange, TableSchema,
@@ -17,13 +18,13 @@ use plexus_model::{
 use plexus_query::Engine;
 use plexus_raft::Meta;
 use plexus_storage::{EncodedSegment, SegmentEncoder, SegmentReader, SegmentRows, inline};
-use tokio::sync::Semaphore;
 
 use crate::limits::COMMIT_TIMEOUT;
 use crate::peers::SegmentUpload;
 use crate::running::committing;
 use crate::write::group_queue::GroupCommitter;
 use crate::write::keys::KeyIndexes;
+use crate::write::load_slots::LoadSlots;
 use crate::write::replicate::Replicator;
 
 /// The components of the write path. Cheap to clone.
@@ -43,8 +44,8 @@ pub struct Writer {
     pub keys: Arc<KeyIndexes>,
     /// Evaluates `CHECK` constraints and predicates, and reads segments for index builds.
     pub engine: Arc<Engine>,
-    /// One permit for each write that is too large for the log.
-    pub loads: Arc<Semaphore>,
+    /// Bounds the writes that are too large for the log.
+    pub loads: LoadSlots,
 }
 
 impl Writer {
@@ -90,7 +91,7 @@ impl Writer {
         rows: SegmentRows,
     ) -> Result<NewSegment> {
         let encoder = self.encoder;
-        let encoded = tokio::task::spawn_blocking(move || encoder.encode(&schema, rows))
+        let encoded = tokio::task::spawn_blocking(inherit_in(move || encoder.encode(&schema, rows)))
             .await
             .map_err(|e| Error::internal(format!("encoding a segment: {e}")))??;
         let EncodedSegment { bytes, data, rows, statistics } = encoded;

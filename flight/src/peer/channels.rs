@@ -21,6 +21,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use http::HeaderMap;
 use plexus_coordinator::WorkerUnavailable;
+use plexus_model::Error;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Status};
 use url::Url;
@@ -129,10 +130,22 @@ impl WorkerChannel for NamedChannel {
 
 /// Names the worker in a connection error, so that the coordinator runs the query again without it.
 fn name_worker(url: &Url, error: DataFusionError) -> DataFusionError {
+    if let Some(exhausted) = exhausted(&error) {
+        return exhausted;
+    }
     if !is_connection_error(&error) {
         return error;
     }
     WorkerUnavailable::engine_error(url, &error)
+}
+
+/// The error of a task that was ended because it held too much memory. Elsewhere it would as well.
+fn exhausted(error: &DataFusionError) -> Option<DataFusionError> {
+    let DataFusionError::External(inner) = error else {
+        return None;
+    };
+    let status = inner.downcast_ref::<Status>().filter(|status| status.code() == Code::ResourceExhausted)?;
+    Some(DataFusionError::External(Box::new(Error::exhausted(status.message()))))
 }
 
 /// Whether the connection failed rather than the task. Errors of tasks arrive as errors of the engine.

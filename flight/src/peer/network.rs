@@ -15,7 +15,7 @@ use plexus_storage::{RemoteSegments, SegmentRef};
 
 use crate::peer::endpoint::{PeerClient, TrafficClass};
 use crate::peer::service::{NodeState, check_files};
-use crate::peer::wire::{FileToCheck, Request, Response, WireQuery};
+use crate::peer::wire::{FileToCheck, Request, Response};
 
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -48,6 +48,16 @@ impl PeerNetwork {
             .get(&node)
             .ok_or_else(|| Error::unavailable(format!("node {node} is not in the cluster")))?;
         Ok(record.peer.clone())
+    }
+
+    /// The address that the cluster records for this node, if it is not `own` and this node answers there as
+    /// well: another process runs with a copy of its data directory.
+    pub async fn answers_elsewhere(&self, own: &str) -> Option<String> {
+        let node = self.state.meta.get()?.node();
+        let recorded = self.address(node).ok().filter(|recorded| recorded != own)?;
+        let (class, limit) = (TrafficClass::Bulk, QUERIES_TIMEOUT);
+        let answer = self.client.call(&recorded, Some(node), class, &Request::Running, None, limit).await;
+        answer.is_ok().then_some(recorded)
     }
 
     fn is_self(&self, node: NodeId) -> bool {
@@ -113,7 +123,7 @@ impl Peers for PeerNetwork {
 
     async fn running(&self, node: NodeId) -> Result<Vec<RunningQuery>> {
         match self.request(node, Request::Running, None, QUERIES_TIMEOUT).await? {
-            (Response::Running(running), _) => Ok(running.into_iter().map(from_wire).collect()),
+            (Response::Running(running), _) => Ok(running),
             (other, _) => Err(unexpected(node, &other)),
         }
     }
@@ -131,11 +141,6 @@ impl Peers for PeerNetwork {
             (other, _) => Err(unexpected(node, &other)),
         }
     }
-}
-
-fn from_wire(query: WireQuery) -> RunningQuery {
-    let WireQuery { query_id, node, state, started_us, elapsed_us, statement } = query;
-    RunningQuery { query_id, node: NodeId(node), state, started_us, elapsed_us, statement }
 }
 
 #[async_trait]

@@ -6,14 +6,14 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use plexus_coordinator::{CheckResult, MissingSegments, NodeReport, RunningStatements};
 use plexus_model::{Error, FileData, NodeId, Result, SegmentData, SegmentId};
-use plexus_query::{Engine, RunningQuery};
+use plexus_query::Engine;
 use plexus_raft::Meta;
 use plexus_storage::{ReferenceSource, SegmentCondition, SegmentRef, SegmentStore};
 use quinn::{Connection, Incoming, RecvStream, SendStream, VarInt};
 use tokio::sync::Semaphore;
 
 use crate::peer::endpoint::{PeerEndpoint, peer_node};
-use crate::peer::wire::{self, FileToCheck, Request, Response, WireQuery};
+use crate::peer::wire::{self, FileToCheck, Request, Response};
 
 /// Segments received at once. Further ones wait, which bounds the memory of their bytes.
 const RECEIVING_MAX: usize = 16;
@@ -171,7 +171,7 @@ impl PeerService {
             Request::Search(request) => self.search(request).await,
             Request::Running => {
                 let running = self.state.statements.get().map(|all| all.list()).unwrap_or_default();
-                Ok((Response::Running(running.into_iter().map(to_wire).collect()), Bytes::new()))
+                Ok((Response::Running(running), Bytes::new()))
             }
             Request::Kill(query) => {
                 let killed = self.state.statements.get().is_some_and(|all| all.kill(&query));
@@ -225,11 +225,6 @@ impl PeerService {
         })
         .await
     }
-}
-
-fn to_wire(query: RunningQuery) -> WireQuery {
-    let RunningQuery { query_id, node, state, started_us, elapsed_us, statement } = query;
-    WireQuery { query_id, node: node.0, state, started_us, elapsed_us, statement }
 }
 
 async fn read_request(receive: &mut RecvStream) -> Result<Request> {

@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use plexus_model::{Error, ErrorKind, Result};
+use plexus_query::RunningQuery;
 use quinn::{RecvStream, SendStream};
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -36,17 +37,6 @@ pub(crate) enum Request {
     Interrupt(String),
 }
 
-/// A statement that a node runs; see `RunningQuery` of the query engine.
-#[derive(Archive, Serialize, Deserialize, Debug)]
-pub(crate) struct WireQuery {
-    pub(crate) query_id: String,
-    pub(crate) node: u64,
-    pub(crate) state: String,
-    pub(crate) started_us: u64,
-    pub(crate) elapsed_us: u64,
-    pub(crate) statement: String,
-}
-
 /// A segment file and what it must contain.
 #[derive(Archive, Serialize, Deserialize, Debug)]
 pub(crate) struct FileToCheck {
@@ -69,7 +59,7 @@ pub(crate) enum Response {
     /// Segment files that failed a check.
     Checked { damaged: Vec<u128>, missing: Vec<u128> },
     /// The statements that a node runs.
-    Running(Vec<WireQuery>),
+    Running(Vec<RunningQuery>),
     /// Whether there was a statement to end.
     Killed(bool),
     /// The request failed.

@@ -14,11 +14,11 @@ mod metadata;
 mod options;
 mod prepared;
 mod response;
-mod seal;
+pub(crate) mod seal;
 mod server;
 mod sessions;
 mod statements;
-mod tickets;
+pub(crate) mod tickets;
 mod transactions;
 mod upload;
 

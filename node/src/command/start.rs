@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use plexus_memory::MemoryGuard;
 use plexus_model::{Error, Result};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -9,6 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::config::{Config, Settings};
 use crate::logging;
+use crate::memory::allocation_limit;
 use crate::node::{Lanes, Node};
 
 /// Threads for consensus and peer traffic. Two are enough to saturate a network link.
@@ -28,6 +30,7 @@ pub(crate) fn run(config_file: Option<&Path>, settings: Settings) -> Result<()> 
     if let Err(error) = rlimit::increase_nofile_limit(OPEN_FILES_LIMIT) {
         tracing::warn!(%error, "could not raise the limit of open files");
     }
+    let _guard = MemoryGuard::start(allocation_limit()).map_err(|e| Error::io("the memory guard", e))?;
     let control = runtime("plexus-control", Some(CONTROL_THREADS), || ())?;
     let main = runtime("plexus", None, || ())?;
     let long = runtime("plexus-long", None, yield_to_others)?;

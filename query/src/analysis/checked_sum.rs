@@ -3,19 +3,16 @@
 //!
 //! The values are summed as wider decimals, and the sum is cast back, which fails if it is too large.
 
-use std::sync::Arc;
-
 use arrow_schema::DataType;
 use datafusion::common::tree_node::Transformed;
-use datafusion::common::{Column, DFSchema, Result};
+use datafusion::common::{DFSchema, Result};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::expr::{AggregateFunction, Alias, WindowFunction};
 use datafusion::logical_expr::{
-    Aggregate, Cast, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Window, WindowFunctionDefinition,
-    cast,
+    Aggregate, Cast, Expr, ExprSchemable, LogicalPlan, Window, WindowFunctionDefinition, cast,
 };
 
-use crate::analysis::rewrite_expressions;
+use crate::analysis::{change_results, rewrite_expressions};
 
 /// Digits of decimals of which ten billion fit into 38 digits together.
 const DECIMAL_DIGITS_SAFE: u8 = 28;
@@ -124,13 +121,5 @@ fn widen_argument(argument: &mut Expr, schema: &DFSchema) -> Result<Option<DataT
 
 /// Casts the columns of a plan behind the first `before` to the types that they had.
 fn narrow(plan: LogicalPlan, before: usize, types: &[Option<DataType>]) -> Result<LogicalPlan> {
-    let schema = Arc::clone(plan.schema());
-    let exprs = schema.iter().enumerate().map(|(index, (qualifier, field))| {
-        let column = Expr::Column(Column::from((qualifier, field)));
-        match index.checked_sub(before).and_then(|index| types[index].clone()) {
-            Some(to) => cast(column, to).alias_qualified(qualifier.cloned(), field.name()),
-            None => column,
-        }
-    });
-    LogicalPlanBuilder::from(plan).project(exprs)?.build()
+    change_results(plan, before, |index, column| types[index].clone().map(|to| cast(column, to)))
 }

@@ -34,6 +34,7 @@ pub(crate) mod date_trunc;
 pub(crate) mod decimal_rounding;
 pub(crate) mod dependent_joins;
 pub(crate) mod fallible;
+pub(crate) mod finite_variances;
 pub(crate) mod float_extremes;
 pub(crate) mod float_operands;
 pub(crate) mod grouping_columns;
@@ -58,6 +59,7 @@ pub(crate) mod timestamp_units;
 pub(crate) mod typed;
 pub(crate) mod unknown_items;
 pub(crate) mod volatile_groups;
+pub(crate) mod wide_decimals;
 pub(crate) mod window_frames;
 pub(crate) mod window_lists;
 
@@ -105,6 +107,7 @@ pub(crate) fn analyzer_rules(interrupts: &Arc<Interrupts>) -> Vec<Arc<dyn Analyz
         // Wants scalar subqueries in filters and projections only, with at most one row.
         Rule::Plan("dependent_joins", dependent_joins::concerns, dependent_joins::analyze),
         Rule::Node("in_lists", in_lists::concerns, in_lists::rewrite),
+        Rule::Expr("wide_decimals", wide_decimals::concerns, wide_decimals::rewrite),
         Rule::Plan("float_operands", float_operands::concerns, float_operands::analyze),
         Rule::Expr("date_times", date_times::concerns, date_times::rewrite),
         Rule::Expr("wide_date_trunc", date_trunc::concerns, date_trunc::widen),
@@ -117,6 +120,7 @@ pub(crate) fn analyzer_rules(interrupts: &Arc<Interrupts>) -> Vec<Arc<dyn Analyz
         Rule::Expr("casts", casts::concerns, casts::rewrite),
         Rule::Plan("canonical_floats", canonical_floats::concerns, canonical_floats::analyze),
         Rule::Expr("float_extremes", float_extremes::concerns, float_extremes::rewrite),
+        Rule::Node("finite_variances", finite_variances::concerns, finite_variances::rewrite),
         Rule::Expr("window_lists", window_lists::concerns, window_lists::rewrite),
         Rule::Plan("sliding_floats", sliding_floats::concerns, sliding_floats::analyze),
         Rule::Plan("session_zone", session_zone::concerns, session_zone::session_zone),
@@ -235,6 +239,7 @@ pub(crate) fn register_functions(registry: &mut dyn FunctionRegistry) -> Result<
     registry.register_udf(Arc::new(ScalarUDF::from(canonical_floats::CanonicalFloat::default())))?;
     registry.register_udf(Arc::new(ScalarUDF::from(typed::Typed::default())))?;
     registry.register_udf(Arc::new(ScalarUDF::from(unknown_items::HasUnknownItem::default())))?;
+    registry.register_udf(Arc::new(ScalarUDF::from(finite_variances::Finite::default())))?;
     registry.register_udf(Arc::new(ScalarUDF::from(date_times::DurationInterval::default())))?;
     let aggregates = float_extremes::functions().into_iter().chain(sliding_floats::functions());
     for function in aggregates.chain(window_lists::functions()) {
@@ -282,6 +287,24 @@ fn rewrite_whole_expressions(
 /// The columns of a schema from a plan that has others beside them.
 fn select_columns(plan: LogicalPlan, schema: &DFSchema) -> Result<LogicalPlan> {
     LogicalPlanBuilder::from(plan).project(schema.columns().into_iter().map(Expr::Column))?.build()
+}
+
+/// Changes the columns of a plan behind the first `before`. `change` gets the position among these, and
+/// returns what the column becomes, if anything else. Names stay.
+fn change_results(
+    plan: LogicalPlan,
+    before: usize,
+    change: impl Fn(usize, Expr) -> Option<Expr>,
+) -> Result<LogicalPlan> {
+    let schema = Arc::clone(plan.schema());
+    let exprs = schema.iter().enumerate().map(|(index, (qualifier, field))| {
+        let column = Expr::Column(Column::from((qualifier, field)));
+        match index.checked_sub(before).and_then(|index| change(index, column.clone())) {
+            Some(changed) => changed.alias_qualified(qualifier.cloned(), field.name()),
+            None => column,
+        }
+    });
+    LogicalPlanBuilder::from(plan).project(exprs)?.build()
 }
 
 /// The operator by which a join compares its keys.

@@ -10,6 +10,7 @@ use datafusion::config::ConfigOptions;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::optimizer::{AnalyzerRule, OptimizerConfig, OptimizerRule};
+use plexus_memory::inherit_in;
 
 use crate::context::QueryContext;
 use crate::interrupts::Interrupts;
@@ -146,6 +147,6 @@ pub async fn optimize(state: &SessionState, plan: &LogicalPlan) -> Result<Logica
     let Some(lane) = LongLane::of(&state) else {
         return state.optimize(&plan);
     };
-    let optimized = lane.runtime().spawn_blocking(move || state.optimize(&plan)).await;
+    let optimized = lane.runtime().spawn_blocking(inherit_in(move || state.optimize(&plan))).await;
     optimized.map_err(|e| internal_datafusion_err!("planning: {e}"))?
 }

@@ -13,14 +13,15 @@ use datafusion::common::Result;
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use plexus_model::NodeId;
+use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::time_zones::DEFAULT_ZONE;
 
 /// The name of the table.
 pub(crate) const QUERIES: &str = "queries";
 
-/// A statement that runs.
-#[derive(Clone, PartialEq, Debug)]
+/// A statement that runs. Nodes send it to each other as it is.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub struct RunningQuery {
     /// Its id.
     pub query_id: String,
@@ -32,6 +33,8 @@ pub struct RunningQuery {
     pub started_us: u64,
     /// For how long it has been running, in microseconds.
     pub elapsed_us: u64,
+    /// What it holds of the memory of that node, in bytes, as far as is known.
+    pub memory_bytes: u64,
     /// The start of its text.
     pub statement: String,
 }
@@ -60,6 +63,7 @@ impl QueriesTable {
             field("state", DataType::Utf8),
             field("started", DataType::Timestamp(TimeUnit::Microsecond, Some(DEFAULT_ZONE.into()))),
             field("elapsed_ms", DataType::Float64),
+            field("memory_bytes", DataType::UInt64),
             field("statement", DataType::Utf8),
         ]);
         Self { schema: Arc::new(schema), queries }
@@ -78,6 +82,7 @@ impl QueriesTable {
             text(|query| &query.state),
             Arc::new(started),
             Arc::new(elapsed.collect::<Float64Array>()),
+            Arc::new(rows.iter().map(|query| Some(query.memory_bytes)).collect::<UInt64Array>()),
             text(|query| &query.statement),
         ];
         Ok(RecordBatch::try_new(self.schema.clone(), columns)?)

@@ -35,7 +35,7 @@ impl raft_log::Types for LogTypes {
 
 /// An archived [`WirePayload`](crate::wire::WirePayload), preceded on disk by its length.
 #[derive(Clone, Debug)]
-pub(crate) struct Payload(pub(super) Bytes);
+pub(crate) struct Payload(pub(crate) Bytes);
 
 impl Encode for Payload {
     fn encode<W: io::Write>(&self, mut w: W) -> io::Result<usize> {

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
+use plexus_memory::inherit_in;
 use plexus_model::{Error, NodeId, Result, RowSet, Segment, Table, Version};
-use plexus_storage::SegmentReader;
+use plexus_storage::{SegmentReader, on_mapped};
 
 use crate::search::snapshot::context::SearchContext;
 
@@ -106,7 +107,7 @@ impl SearchSnapshot {
 /// # Errors
 /// What `work` fails with. `Internal` when it panics.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work)
+    tokio::task::spawn_blocking(inherit_in(|| on_mapped(work)))
         .await
         .map_err(|e| Error::internal(format!("a search was interrupted: {e}")))?
 }

@@ -1,0 +1,12 @@
+//! See `plexus_fuzz::TARGETS`.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use plexus_fuzz::Target;
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Some(target) = Target::named("member") {
+        (target.run)(bytes);
+    }
+});

@@ -1,0 +1,77 @@
+"""Statements that want more memory than there is, alone and ten at a time."""
+
+import threading
+import time
+
+import pytest
+
+from wire import outcome
+
+SERIES = "generate_series(1, 100000)"
+STATEMENTS = {
+    "repeat": "SELECT repeat('x', 1000000000)",
+    "repeated rows": f"SELECT repeat('x', 1000000) FROM {SERIES}",
+    "padding": "SELECT lpad('x', 2147483647, 'y')",
+    "range": "SELECT range(1, 1000000000000)",
+    "list constants": "SELECT array_has_all(range(1, 3000000), range(2, 3000000))",
+    "lists": f"SELECT array_agg(repeat('x', 10000)) FROM {SERIES}",
+    "texts": f"SELECT string_agg(repeat('x', 10000), ',') FROM {SERIES}",
+    "cross join sort": "SELECT a.s FROM t a CROSS JOIN t b ORDER BY a.s || b.s",
+    "distinct": "SELECT " + ", ".join(f"count(DISTINCT a.id * {n} + b.id)" for n in range(1, 11))
+                + " FROM t a JOIN t b ON a.a = b.a",
+    "median": "SELECT median(a.id * b.id) FROM t a CROSS JOIN t b",
+    "approximate": "SELECT approx_distinct(a.s || b.id), approx_percentile_cont(0.5) WITHIN GROUP (ORDER BY a.id) "
+                   "FROM t a CROSS JOIN t b GROUP BY a.id",
+    "cube": "SELECT corr(a.id, b.id) FROM t a CROSS JOIN t b GROUP BY CUBE (a.id, b.id, a.s)",
+    "windows": "SELECT sum(length(x)) FROM (SELECT array_agg(a.id) OVER (ORDER BY a.id) x FROM t a) q",
+    "recursion": "WITH RECURSIVE r AS (SELECT 1 AS n, 'x' AS s UNION ALL SELECT n + 1, s || s FROM r) SELECT max(n) FROM r",
+    "hash join": "SELECT count(*) FROM t a JOIN t b ON a.s = b.s JOIN t c ON b.s = c.s",
+    "encode": f"SELECT encode(repeat('x', 100000000), 'hex') FROM {SERIES}",
+    "long list": "SELECT count(*) FROM t WHERE id IN (" + ", ".join(map(str, range(1_000_000))) + ")",
+    "many rows": "SELECT count(*) FROM (VALUES " + ", ".join(f"({n})" for n in range(500_000)) + ") v(n)",
+    "split": "SELECT unnest(string_to_array(repeat('a,', 10000000), ',')) ORDER BY 1",
+    "regular expression": f"SELECT regexp_replace(repeat('a', 1000000), 'a', repeat('b', 1000), 'g') FROM {SERIES}",
+}
+FINE = ("OK", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "CANCELLED", "DEADLINE_EXCEEDED", "UNIMPLEMENTED")
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_one(node, name):
+    code, message = outcome(lambda: node.client().query(STATEMENTS[name], timeout=30))
+    print(code, message[:200])
+    assert code in FINE, message
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_ten_at_a_time(node, name):
+    codes = []
+
+    def attack():
+        codes.append(outcome(lambda: node.client().query(STATEMENTS[name], timeout=20)))
+
+    threads = [threading.Thread(target=attack) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    client, slowest, most = node.client(), 0.0, 0
+    while any(thread.is_alive() for thread in threads):
+        began = time.monotonic()
+        client.query("SELECT 1", timeout=20)
+        slowest = max(slowest, time.monotonic() - began)
+        most = max(most, node.resident_mib())
+        time.sleep(0.02)
+    print(f"SELECT 1 at most {slowest * 1000:.0f} ms, {most} MiB resident, {sorted({code for code, _ in codes})}")
+    assert all(code in FINE for code, _ in codes), codes
+
+
+def test_results_that_nobody_reads(node):
+    client = node.client()
+    client.update("CREATE TABLE IF NOT EXISTS wide AS SELECT repeat('y', 1000) AS s FROM generate_series(1, 100000)", 60)
+    calls = []
+    for _ in range(60):
+        reader = node.client()
+        ticket = reader.ticket("SELECT repeat(s, 10) FROM wide")
+        calls.append(reader.channel.unary_stream("/arrow.flight.protocol.FlightService/DoGet")(ticket, timeout=60))
+    time.sleep(8)
+    print(f"{node.resident_mib()} MiB resident")
+    for call in calls:
+        call.cancel()
