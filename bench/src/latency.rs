@@ -1,6 +1,6 @@
 //! Latency histograms, in microseconds.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use plexus_model::{Error, Result};
@@ -16,6 +16,18 @@ impl Latencies {
     /// Records the time since `started`.
     pub(crate) fn record_since(&mut self, started: Instant) {
         self.0.saturating_record(started.elapsed().as_micros() as u64);
+    }
+
+    /// Records a duration.
+    pub(crate) fn record(&mut self, latency: Duration) {
+        self.0.saturating_record(latency.as_micros() as u64);
+    }
+
+    /// The median, the 99th percentile and the largest, for the printed table.
+    pub(crate) fn extremes(&self) -> String {
+        let ms = |us: u64| us as f64 / 1000.0;
+        let (median, p99) = (self.0.value_at_quantile(0.5), self.0.value_at_quantile(0.99));
+        format!("p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms", ms(median), ms(p99), ms(self.0.max()))
     }
 
     /// Adds all latencies of another client.

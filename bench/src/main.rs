@@ -8,6 +8,7 @@ mod cluster;
 mod corpus;
 mod dml;
 mod embeddings;
+mod failover;
 mod latency;
 mod limits;
 mod manifest;
@@ -29,8 +30,20 @@ use plexus_model::{Error, Result};
 static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// Everything that can be measured, in the order in which it runs.
-const PARTS: [&str; 11] =
-    ["limits", "idle", "load", "insert", "lookup", "aggregate", "dml", "vectors", "text", "search", "tpch"];
+const PARTS: [&str; 12] = [
+    "limits",
+    "idle",
+    "load",
+    "insert",
+    "lookup",
+    "aggregate",
+    "dml",
+    "vectors",
+    "text",
+    "search",
+    "tpch",
+    "failover",
+];
 
 /// Measure a local cluster of real processes
 #[derive(Parser, Debug)]
@@ -70,6 +83,10 @@ struct Bench {
     /// Rows of the table of the search part, and texts of the in-process full-text search
     #[arg(long, env = "PLEXUS_BENCH_SEARCH_ROWS", default_value_t = search::ROWS)]
     search_rows: usize,
+
+    /// How often the leader is killed, and how often it is restarted
+    #[arg(long, env = "PLEXUS_BENCH_FAILOVERS", default_value_t = failover::TRIALS)]
+    failovers: usize,
 
     /// Load the TPC-H tables without primary keys: their rows keep the order in which they are generated
     #[arg(long, env = "PLEXUS_BENCH_NO_KEYS")]
@@ -164,6 +181,9 @@ impl Bench {
             let Self { scale, runs, detail, no_keys, .. } = *self;
             let options = tpch::Options { scale, runs, detail, keys: !no_keys };
             figures.extend(tpch::measure(program, dir, &options).await?);
+        }
+        if self.selects("failover") {
+            figures.extend(failover::measure(program, dir, self.failovers).await?);
         }
         Ok(figures)
     }

@@ -20,7 +20,7 @@ use tracing::Instrument;
 use tracing::field::Empty;
 
 use crate::ddl::executor::DdlExecutor;
-use crate::errors::{point_at, unsupported};
+use crate::errors::unsupported;
 use crate::exec::all_running::AllRunning;
 use crate::exec::answer::{answer, answer_rows};
 use crate::exec::context::{Executed, StatementContext};
@@ -28,6 +28,7 @@ use crate::exec::copy::CopyExecutor;
 use crate::exec::described::Described;
 use crate::exec::dml::DmlExecutor;
 use crate::exec::load::{IngestTarget, Loader, unless_idle};
+use crate::exec::plan_cache::PlanCache;
 use crate::exec::planner::Planner;
 use crate::exec::query::QueryExecutor;
 use crate::exec::read_tracking::note_reads;
@@ -39,10 +40,10 @@ use crate::exec::transactions::{TransactionGuard, TransactionId, Transactions};
 use crate::limits::{LOAD_IDLE_MAX, READ_INDEX_TIMEOUT};
 use crate::peers::Peers;
 use crate::running::{self, RunningStatements};
+use crate::sql::call;
 use crate::sql::kind::{Parsed, StatementKind};
 use crate::sql::parameters::{bind, first_row, in_zone, parameter_schema, row_values};
 use crate::sql::rewrite::Shape;
-use crate::sql::{call, parse};
 use crate::table_ops::ProcedureExecutor;
 use crate::write::group_queue::WriteResult;
 use crate::write::keys::OnDuplicate;
@@ -93,7 +94,7 @@ impl Coordinator {
             meta,
             engine,
             suspects: Arc::new(Suspects::default()),
-            cache: Arc::default(),
+            cache: Arc::new(PlanCache::new(memory_bytes)),
             queries: Arc::new(queries),
         };
         let transactions: Arc<Transactions> = Arc::default();
@@ -150,9 +151,9 @@ impl Coordinator {
     ///
     /// # Errors
     /// `InvalidArgument` when the text cannot be parsed.
-    pub fn returns_rows(&self, session: &Session, sql: &str) -> Result<bool> {
-        let parsed = self.parse(session, sql).map_err(|e| point_at(sql, e))?;
-        Ok(parsed.kind == StatementKind::Query)
+    pub fn returns_rows<'a>(&'a self, session: &'a Session, sql: &'a str) -> BoxFuture<'a, Result<bool>> {
+        let run = async move { Ok(self.parse(session, sql)?.kind == StatementKind::Query) };
+        answer(&self.statements, session, sql, run)
     }
 
     /// A parsed statement; for an `EXECUTE` the one that the session has prepared.
@@ -306,7 +307,7 @@ impl Coordinator {
     pub fn execute_script<'a>(&'a self, session: &'a Session, sql: &'a str) -> BoxFuture<'a, Result<u64>> {
         let run = async move {
             let mut affected = 0;
-            for statement in parse::statements(sql)? {
+            for statement in self.planner.cache.script(sql)? {
                 let parsed = session.prepared().resolve(Arc::new(Parsed::new(statement)?))?;
                 affected += match parsed.kind {
                     StatementKind::Prepared => self.prepare(session, sql, &parsed).await?,

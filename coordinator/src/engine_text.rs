@@ -104,8 +104,15 @@ pub(crate) fn plain(message: &str) -> String {
     if plain.starts_with(COMPUTED_LIMIT) {
         return "LIMIT and OFFSET take a number or a parameter".to_owned();
     }
+    if let Some(node) = plain.strip_prefix(UNSUPPORTED_NODE) {
+        let name: String = node.chars().take_while(|c| c.is_alphanumeric()).collect();
+        return format!("{} is not supported here", name.to_uppercase());
+    }
     with_sql_types(&without_hidden_columns(&plain))
 }
+
+/// datafusion-sql 55.2.0, `src/relation/mod.rs`, the last arm of `create_relation`: a syntax tree follows.
+const UNSUPPORTED_NODE: &str = "Unsupported ast node ";
 
 /// datafusion-sql 55.2.0, `src/expr/function.rs`: the end of the error for an unknown function, which may
 /// name one that statements cannot call.

@@ -267,11 +267,12 @@ fn account_of(statement: Weak<Running>) -> Account {
             return false;
         };
         let can_end = matches!(*statement.lock_phase(), Phase::Queued | Phase::Running { commits: 0 });
-        if can_end {
-            let _ = statement.overrun.set(*overrun);
+        // Once is enough.
+        let ends = can_end && statement.overrun.set(*overrun).is_ok();
+        if ends {
             statement.killed.cancel();
         }
-        can_end
+        ends
     })
 }
 

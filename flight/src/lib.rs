@@ -27,9 +27,12 @@
 //! # Ok::<(), plexus_model::Error>(())
 //! ```
 
+mod call_accounts;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod peer;
 pub mod sql;
 pub mod status;
 pub mod tls;
+
+pub use call_accounts::AccountedCalls;

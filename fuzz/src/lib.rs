@@ -24,8 +24,8 @@ pub struct Target {
     pub name: &'static str,
     /// Valid inputs.
     pub seeds: fn() -> Vec<Vec<u8>>,
-    /// Takes or refuses an input.
-    pub run: fn(&[u8]),
+    /// Takes or refuses an input. Returns which.
+    pub run: fn(&[u8]) -> bool,
 }
 
 /// An input that a target does not stand.
@@ -60,8 +60,8 @@ impl Target {
                 .cloned()
                 .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
                 .unwrap_or_else(|| "a panic without a message".to_owned()),
-            Ok(()) if kept > KEPT_BYTES_MAX => format!("{kept} bytes are kept"),
-            Ok(()) => return Ok(()),
+            Ok(_) if kept > KEPT_BYTES_MAX => format!("{kept} bytes are kept"),
+            Ok(_) => return Ok(()),
         };
         Err(Finding { input, what })
     }

@@ -1,6 +1,7 @@
 //! The allocator of a process, which counts what it hands out.
 
 use std::alloc::{GlobalAlloc, Layout};
+use std::ffi::c_long;
 
 use mimalloc::MiMalloc;
 
@@ -43,4 +44,42 @@ fn counted(pointer: *mut u8, bytes: isize) -> *mut u8 {
         count(bytes);
     }
     pointer
+}
+
+/// `mi_option_purge_delay`, which the bindings leave out.
+const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+
+/// Milliseconds after which memory that is freed goes back to the system: the default of the allocator.
+const PURGE_DELAY_MS: c_long = 1_000;
+
+/// Whether memory that is freed goes back to the system at once, or a moment later, which costs less.
+pub(crate) fn give_back_at_once(at_once: bool) {
+    let delay = if at_once { 0 } else { PURGE_DELAY_MS };
+    // SAFETY: the option is a number, which each thread reads when it frees memory.
+    #[expect(unsafe_code, reason = "options of the allocator have no safe interface")]
+    unsafe {
+        libmimalloc_sys::mi_option_set(PURGE_DELAY, delay);
+    }
+}
+
+/// Gives memory that is free back to the system.
+pub(crate) fn give_back() {
+    // SAFETY: there are no conditions.
+    #[expect(unsafe_code, reason = "the allocator has no safe interface for it")]
+    unsafe {
+        libmimalloc_sys::mi_collect(true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_option_is_the_delay() {
+        // SAFETY: there are no conditions.
+        #[expect(unsafe_code, reason = "options of the allocator have no safe interface")]
+        let before = unsafe { libmimalloc_sys::mi_option_get(PURGE_DELAY) };
+        assert_eq!(before, PURGE_DELAY_MS, "the options have other numbers, or the delay is another one");
+    }
 }

@@ -19,7 +19,7 @@ const MIB: usize = 1024 * 1024;
 fn account(ends: &Arc<AtomicU64>, can_end: bool) -> Account {
     let ends = ends.clone();
     Account::open(move |overrun| {
-        assert!(overrun.allocated > overrun.limit && overrun.held > 0);
+        assert!(overrun.used > overrun.limit && overrun.held > 0);
         ends.fetch_add(u64::from(can_end), Ordering::Relaxed);
         can_end
     })

@@ -106,8 +106,12 @@ impl Counts {
         let total: usize = counts.values().map(VecDeque::len).sum();
         let here = counts.get(&address).map_or(0, VecDeque::len);
         if total >= limits.total || here >= limits.per_address {
-            let oldest = counts.get_mut(&address).filter(|_| limits.closes_oldest)?.pop_front()?;
-            oldest.cancel();
+            // Of this address if it has too many, otherwise of the one that has the most.
+            let most =
+                counts.iter().max_by_key(|(_, connections)| connections.len()).map(|(address, _)| *address);
+            let from = if here >= limits.per_address { Some(address) } else { most };
+            let connections = from.filter(|_| limits.closes_oldest).and_then(|from| counts.get_mut(&from))?;
+            connections.pop_front()?.cancel();
         }
         let closed = CancellationToken::new();
         counts.entry(address).or_default().push_back(closed.clone());

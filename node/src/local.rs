@@ -31,6 +31,17 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 pub struct LocalCluster {
     /// The nodes, in the order of their ids.
     pub nodes: Vec<LocalNode>,
+    program: PathBuf,
+    dir: PathBuf,
+}
+
+/// How a node process ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NodeEnd {
+    /// It is told to stop, and does what it has to do before.
+    Stopped,
+    /// It is killed.
+    Killed,
 }
 
 /// A node process.
@@ -56,7 +67,7 @@ impl LocalCluster {
     /// # Errors
     /// `Unavailable` when a node ends or is not ready in time; the message has the last lines of its log.
     pub async fn start(program: &Path, dir: &Path, count: u16) -> Result<Self> {
-        let mut this = Self { nodes: vec![] };
+        let mut this = Self { nodes: vec![], program: program.to_owned(), dir: dir.to_owned() };
         // Nodes of an existing cluster need a majority of each other to become ready, so all are started
         // first.
         let existing = dir.join("node1").join("join.token").exists();
@@ -116,13 +127,38 @@ impl LocalCluster {
         }
     }
 
+    /// Ends a node and waits until it has ended.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub async fn end(&mut self, index: usize, how: NodeEnd) -> Result<()> {
+        let node = &mut self.nodes[index];
+        match how {
+            NodeEnd::Killed => node.child.start_kill().map_err(|e| Error::io("killing a node", e))?,
+            NodeEnd::Stopped => node.terminate(),
+        }
+        match timeout(STOP_TIMEOUT, node.child.wait()).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Error::unavailable(format!("node {} does not end", node.id))),
+        }
+    }
+
+    /// Starts a node that has ended, and waits until it is ready.
+    ///
+    /// # Errors
+    /// Those of [`Self::start`].
+    pub async fn start_again(&mut self, index: usize) -> Result<()> {
+        let count = self.nodes.len() as u16;
+        let first = if index == 0 { None } else { self.nodes.first() };
+        let node = start_node(&self.program, &self.dir, index as u16, count, first)?;
+        self.nodes[index] = node;
+        self.wait_ready().await
+    }
+
     /// Stops all nodes gracefully, and kills those that do not end in time.
     pub async fn stop(&mut self) {
         for node in &self.nodes {
-            if let Some(pid) = node.child.id() {
-                // The id cannot have been reused, because the child has not been waited for.
-                let _ = std::process::Command::new("kill").arg(pid.to_string()).status();
-            }
+            node.terminate();
         }
         for node in &mut self.nodes {
             if timeout(STOP_TIMEOUT, node.child.wait()).await.is_err() {
@@ -141,6 +177,14 @@ impl LocalNode {
         let url = format!("http://{}", self.http);
         let body = status::get(&url, "/status").await?;
         serde_json::from_str(&body).map_err(|e| Error::corrupt(format!("{url}: {e}")))
+    }
+
+    /// Tells the process to stop.
+    fn terminate(&self) {
+        if let Some(pid) = self.child.id() {
+            // The id cannot have been reused, because the child has not been waited for.
+            let _ = std::process::Command::new("kill").arg(pid.to_string()).status();
+        }
     }
 
     /// The last lines of the log.

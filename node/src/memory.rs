@@ -7,9 +7,9 @@ const BASE_BYTES: u64 = 256 * 1024 * 1024;
 /// Share of the rest that the operators of queries may use by default. What they hold for a moment, such as a
 /// hash table of twice the size while it grows, comes on top.
 const QUERY_MEMORY_SHARE: f64 = 0.5;
-/// Share of all memory that the process may allocate. The rest is for what the allocator holds beside that,
-/// for stacks and mapped files, and for what is allocated while a statement ends.
-const ALLOCATION_SHARE: f64 = 0.7;
+/// Share of all memory that the process may have. The rest is for mapped files, and for what is allocated
+/// while a statement ends.
+const PROCESS_SHARE: f64 = 0.7;
 /// Queries get as much as this in any case.
 const QUERY_MEMORY_MIN: u64 = 64 * 1024 * 1024;
 /// Assumed memory of a machine that does not report it.
@@ -21,9 +21,9 @@ pub(crate) fn default_query_memory() -> u64 {
     (share as u64).max(QUERY_MEMORY_MIN)
 }
 
-/// What this process may allocate before the statement that holds the most is ended, in bytes.
-pub(crate) fn allocation_limit() -> u64 {
-    (available_bytes() as f64 * ALLOCATION_SHARE) as u64
+/// What this process may have before the statement that holds the most is ended, in bytes.
+pub(crate) fn memory_limit() -> u64 {
+    (available_bytes() as f64 * PROCESS_SHARE) as u64
 }
 
 /// Memory of the machine or, if that is less, of the control group that this process runs in.

@@ -297,12 +297,19 @@ fn new_engine(
     let address = config.advertised(config.peer);
     let self_url = plexus_coordinator::worker_url(&address)
         .ok_or_else(|| Error::invalid(format!("peer address {address} does not form a valid URL")))?;
+    let spill_dir = config.data_dir.join("spill");
+    // What a killed process has left.
+    if spill_dir.exists() {
+        std::fs::remove_dir_all(&spill_dir).map_err(|e| Error::io(spill_dir.display(), e))?;
+    }
+    std::fs::create_dir_all(&spill_dir).map_err(|e| Error::io(spill_dir.display(), e))?;
     Engine::new(EngineOptions {
         reader,
         transport: Arc::new(network),
         channels,
         self_url,
         memory_bytes: config.query_memory as usize,
+        spill_dir: Some(spill_dir),
         partitions: std::thread::available_parallelism().map_or(2, |n| n.get()),
         long,
     })

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use plexus_flight::peer::AccountedTasks;
+use plexus_flight::AccountedCalls;
 use plexus_flight::sql::{ClientService, SqlService};
 use plexus_flight::tls::Identity;
 use plexus_model::{Error, Result};
@@ -90,7 +90,7 @@ pub(crate) async fn serve_clients(
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .max_concurrent_streams(STREAMS_MAX)
-        .add_service(ClientService::new(service).into_server())
+        .add_service(AccountedCalls::new(ClientService::new(service).into_server()))
         .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
         .await
         .map_err(|e| Error::internal(format!("Flight server: {e}")).with_source(e))
@@ -115,7 +115,7 @@ pub(crate) async fn serve_workers(
         .initial_stream_window_size(8 * 1024 * 1024)
         .initial_connection_window_size(32 * 1024 * 1024)
         .http2_max_header_list_size(1024 * 1024)
-        .add_service(AccountedTasks::new(engine.worker().into_worker_server()))
+        .add_service(AccountedCalls::new(engine.worker().into_worker_server()))
         .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
         .await
         .map_err(|e| Error::internal(format!("worker server: {e}")).with_source(e))

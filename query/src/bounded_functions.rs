@@ -15,6 +15,8 @@ use datafusion::logical_expr::{
     Signature,
 };
 
+use crate::constants::check_constant;
+
 /// Most bytes of the result of one call, which has the rows of one batch: 8,192 at most. Less on a node with
 /// little memory for queries, of which a call may take [`MEMORY_PART`].
 const RESULT_BYTES_MAX: u64 = 256 * 1024 * 1024;
@@ -69,9 +71,14 @@ const PRODUCTS: [&str; 3] = ["array_has_all", "array_has_any", "levenshtein"];
 /// Most of these comparisons of one call. They take some seconds.
 const PRODUCT_MAX: u64 = 4_000_000_000;
 
+/// Most bytes of the result of one call on a node whose queries have `memory_bytes` together.
+pub(crate) fn result_bytes_max(memory_bytes: usize) -> u64 {
+    (memory_bytes as u64 / MEMORY_PART).clamp(RESULT_BYTES_MIN, RESULT_BYTES_MAX)
+}
+
 /// The functions of a session, made to fail in time. Queries have `memory_bytes` together.
 pub(crate) fn bounded_functions(state: &SessionState, memory_bytes: usize) -> Vec<Arc<ScalarUDF>> {
-    let bytes_max = (memory_bytes as u64 / MEMORY_PART).clamp(RESULT_BYTES_MIN, RESULT_BYTES_MAX);
+    let bytes_max = result_bytes_max(memory_bytes);
     let wrap = |(name, estimate): (&str, Option<Estimate>)| {
         let inner = state.scalar_functions().get(name)?.clone();
         let has_product = PRODUCTS.contains(&name);
@@ -239,10 +246,18 @@ impl ScalarUDFImpl for Bounded {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let rows_of_batch = args.number_rows;
+        let is_constant = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
+        if !is_constant {
+            // Constants are copied for each row.
+            let copied = args.args.iter().map(|arg| match arg {
+                ColumnarValue::Scalar(value) => (value.size() as u64).saturating_mul(rows_of_batch as u64),
+                ColumnarValue::Array(_) => 0,
+            });
+            self.check(copied.fold(0, u64::saturating_add))?;
+        }
         let Estimated(estimate) = self.estimate;
         if estimate.is_some() || self.has_product {
-            // Constants are the same for each row.
-            let is_constant = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
             let rows = if is_constant { 1 } else { args.number_rows };
             let array = |arg: &ColumnarValue| -> Result<ArrayRef> {
                 let array = arg.to_array(rows)?;
@@ -272,6 +287,7 @@ impl ScalarUDFImpl for Bounded {
             self.check(array.get_array_memory_size() as u64)?;
         } else if let ColumnarValue::Scalar(value) = &result {
             self.check(value.size() as u64)?;
+            check_constant(value, rows_of_batch, self.bytes_max)?;
         }
         Ok(result)
     }
@@ -322,6 +338,7 @@ mod tests {
             "SELECT array_distinct(range(1, 30000000))",
             "SELECT levenshtein(repeat('a', 200000), repeat('b', 200000))",
             "SELECT array_has_all(range(1, 3000000), range(2, 3000000))",
+            "SELECT concat(value, repeat('x', 1000000)) FROM range(10000)",
             "SELECT array_union(range(1, 30000000), range(2, 30000000))",
             "SELECT replace(repeat('x', 1000000), 'x', repeat('y', 1000000))",
             doubling.as_str(),

@@ -1,11 +1,13 @@
 //! The engine: makes sessions that are pinned to a manifest, runs tasks of other nodes' queries, and answers
 //! their searches.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow_schema::DataType;
 use datafusion::common::{DFSchema, Result, plan_err};
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::object_store::{DefaultObjectStoreRegistry, ObjectStoreRegistry, ObjectStoreUrl};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
@@ -27,8 +29,9 @@ use url::Url;
 
 use crate::accounts::inherit_accounts;
 use crate::analysis;
-use crate::bounded_functions::bounded_functions;
+use crate::bounded_functions::{bounded_functions, result_bytes_max};
 use crate::codec::ScanCodec;
+use crate::constants::Constant;
 use crate::context::{QueryContext, plan_parsed, simplify};
 use crate::interrupts::{Interruptible, Interrupts};
 use crate::lane::LongLane;
@@ -62,6 +65,8 @@ pub struct EngineOptions<C> {
     pub self_url: Url,
     /// Memory that operators may use before they spill or fail.
     pub memory_bytes: usize,
+    /// Where they spill; the temporary directory of the system if `None`.
+    pub spill_dir: Option<PathBuf>,
     /// Number of partitions of a plan on one node.
     pub partitions: usize,
     /// The runtime of long queries.
@@ -116,10 +121,19 @@ impl Engine {
     where
         C: ChannelResolver + Clone + Send + Sync + 'static,
     {
-        let EngineOptions { reader, transport, channels, self_url, memory_bytes, partitions, long } = options;
+        let EngineOptions {
+            reader,
+            transport,
+            channels,
+            self_url,
+            memory_bytes,
+            spill_dir,
+            partitions,
+            long,
+        } = options;
         inherit_accounts();
         let interrupts = Arc::new(Interrupts::default());
-        let runtime = runtime(memory_bytes)?;
+        let runtime = runtime(memory_bytes, spill_dir)?;
         let scans = ScanContext {
             vortex: vortex_session(),
             reader: reader.clone(),
@@ -159,7 +173,8 @@ impl Engine {
             .with_physical_optimizer_rules(physical_rules(&interrupts))
             .build();
         add_functions(&mut base, &interrupts, memory_bytes)?;
-        base.config_mut().set_extension(Arc::new(LongLane::new(long)));
+        let lane = Arc::new(LongLane::new(long));
+        base.config_mut().set_extension(lane.clone());
         for function in search::table_functions() {
             base.register_udtf(function.name(), function.function().clone());
         }
@@ -173,6 +188,7 @@ impl Engine {
             .with_physical_optimizer_rules(vec![])
             .build();
         add_functions(&mut literal, &interrupts, memory_bytes)?;
+        literal.config_mut().set_extension(lane);
         let (runtime, search_permits) = (Handle::current(), Semaphore::new(REMOTE_SEARCHES_MAX));
         let remote_search_requests = AtomicU64::new(0);
         let tables = TableContext { scans, search };
@@ -323,6 +339,7 @@ fn add_functions(state: &mut SessionState, interrupts: &Arc<Interrupts>, memory_
     state.register_udf(Arc::new(AtTimeZone::default().into()))?;
     state.register_udf(Arc::new(NamedValue::default().into()))?;
     state.register_udf(Arc::new(Interruptible::new(interrupts.clone()).into()))?;
+    state.register_udf(Arc::new(Constant::new(result_bytes_max(memory_bytes)).into()))?;
     for function in list_functions(state) {
         state.register_udf(function)?;
     }
@@ -333,9 +350,14 @@ fn add_functions(state: &mut SessionState, interrupts: &Arc<Interrupts>, memory_
 }
 
 /// The resources that the queries of a node share.
-fn runtime(memory_bytes: usize) -> Result<Arc<RuntimeEnv>> {
+fn runtime(memory_bytes: usize, spill_dir: Option<PathBuf>) -> Result<Arc<RuntimeEnv>> {
+    let spill = match spill_dir {
+        Some(dir) => DiskManagerMode::Directories(vec![dir]),
+        None => DiskManagerMode::OsTmpDirectory,
+    };
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(GreedyMemoryPool::new(memory_bytes)))
+        .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(spill))
         .build_arc()?;
     // Scans look up their object store by URL before they ask for a reader, although the readers never use
     // it.
@@ -422,7 +444,7 @@ mod tests {
 
     #[test]
     fn plans_of_other_nodes_reach_no_file() {
-        let own = runtime(1 << 20).unwrap();
+        let own = runtime(1 << 20, None).unwrap();
         let theirs = without_files(&own).unwrap();
         let files = ObjectStoreUrl::local_filesystem();
         assert!(own.object_store(&files).is_ok());

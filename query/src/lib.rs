@@ -27,6 +27,7 @@ mod bounded_functions;
 mod checks;
 mod clock_texts;
 mod codec;
+mod constants;
 mod context;
 mod depth;
 mod engine;

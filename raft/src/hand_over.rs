@@ -7,13 +7,13 @@
 //! term. Votes are counted as always. If it fails, the group elects when the lease is over.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use plexus_model::{Error, NodeId, Result};
 use tokio::time::{sleep, timeout};
 
-use crate::limits::{HAND_OVER_ATTEMPT, HAND_OVER_MAX, HAND_OVER_POLL, PRE_VOTE_TIMEOUT};
+use crate::limits::{HAND_OVER_ASK, HAND_OVER_ATTEMPT, HAND_OVER_MAX, HAND_OVER_POLL, PRE_VOTE_TIMEOUT};
 use crate::meta::{Meta, no_leader};
 use crate::network::call;
 use crate::wire::{Request, Response};
@@ -53,8 +53,8 @@ impl Meta {
                 continue;
             }
             let next = voters.remove(0);
-            join_all(voters.iter().map(|voter| self.ask_to_stand(voter))).await;
-            self.ask_to_stand(&next).await;
+            join_all(voters.iter().map(|voter| self.ask_to_stand(voter, HAND_OVER_ASK))).await;
+            self.ask_to_stand(&next, PRE_VOTE_TIMEOUT).await;
             let mut metrics = self.raft.metrics();
             let replaced = metrics.wait_for(|m| m.current_leader.is_some_and(|leader| leader != self.node.0));
             if let Ok(Ok(metrics)) = timeout(HAND_OVER_ATTEMPT, replaced).await
@@ -82,8 +82,8 @@ impl Meta {
         voters
     }
 
-    async fn ask_to_stand(&self, voter: &Voter) {
-        match call(&*self.transport, &voter.address, &Request::Stand, PRE_VOTE_TIMEOUT).await {
+    async fn ask_to_stand(&self, voter: &Voter, limit: Duration) {
+        match call(&*self.transport, &voter.address, &Request::Stand, limit).await {
             Ok(Response::Done) => {}
             Ok(other) => {
                 tracing::debug!(voter = voter.id, answer = ?other, "a voter does not stand for election")

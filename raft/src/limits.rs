@@ -31,9 +31,12 @@ pub(crate) const PRE_VOTE_INTERVAL: Duration = Duration::from_millis(100);
 /// Time for the answer to such a question.
 pub(crate) const PRE_VOTE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a leader that stops tries to hand over. Longer than the lease, after which others elect anyway.
-pub(crate) const HAND_OVER_MAX: Duration = Duration::from_millis(2 * ELECTION_TIMEOUT_MAX_MS);
+pub(crate) const HAND_OVER_MAX: Duration = Duration::from_millis(3 * ELECTION_TIMEOUT_MAX_MS);
 /// Time for one attempt: some round trips and syncs.
-pub(crate) const HAND_OVER_ATTEMPT: Duration = Duration::from_millis(150);
+pub(crate) const HAND_OVER_ATTEMPT: Duration = Duration::from_millis(400);
+/// Time in which the voters that shall not lead are to stand. One that is not there must not delay the
+/// others.
+pub(crate) const HAND_OVER_ASK: Duration = Duration::from_millis(150);
 /// Pause between two looks at how far the logs of others are.
 pub(crate) const HAND_OVER_POLL: Duration = Duration::from_millis(5);
 /// By how much the term of another member may be ahead: more than it can count by itself in a hundred years.

@@ -11,6 +11,8 @@ use std::os::unix::fs::FileExt;
 use arrow_ipc::{Message, MessageHeader, RecordBatch, root_as_footer, root_as_message};
 use plexus_model::{Error, Result};
 
+use crate::ipc_schema::check_schema;
+
 /// Limit on the buffers of one message after decompression, in bytes.
 const MESSAGE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
@@ -102,6 +104,7 @@ pub fn check_file(source: &(impl ReadAt + ?Sized)) -> Result<()> {
     let length = u64::try_from(i32::from_le_bytes(*length)).map_err(|_| cut_off())?;
     let footer = whole.range(at_trailer.checked_sub(length).ok_or_else(cut_off)?, length)?.read()?;
     let footer = root_as_footer(&footer).map_err(|e| Error::invalid(format!("its footer: {e}")))?;
+    footer.schema().map_or(Ok(()), check_schema)?;
     let blocks = [footer.dictionaries(), footer.recordBatches()].into_iter().flatten().flatten();
     for block in blocks {
         let mut rest = whole.range(unsigned(block.offset())?, u64::MAX)?;
@@ -183,6 +186,11 @@ fn check_batch(message: Message<'_>, body: &Section<'_, impl ReadAt + ?Sized>) -
     let batch = match message.header_type() {
         MessageHeader::RecordBatch => message.header_as_record_batch(),
         MessageHeader::DictionaryBatch => message.header_as_dictionary_batch().and_then(|batch| batch.data()),
+        MessageHeader::Schema => {
+            let schema = message.header_as_schema();
+            schema.map_or(Ok(()), check_schema)?;
+            None
+        }
         _ => None,
     };
     let Some(batch) = batch else {

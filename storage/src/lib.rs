@@ -36,6 +36,7 @@
 
 mod blocks;
 mod canonical_floats;
+mod decimal_doubles;
 mod deletion_vectors;
 mod disk_space;
 mod distinct;
@@ -44,6 +45,7 @@ mod hidden_values;
 pub mod inline;
 mod inventory;
 pub mod ipc_check;
+mod ipc_schema;
 mod mapped;
 mod point_lookup;
 mod read;
@@ -58,6 +60,7 @@ pub mod types;
 mod vortex_runtime;
 
 pub use canonical_floats::canonical_floats;
+pub use decimal_doubles::decimals_as_floats;
 pub use disk_space::DiskSpace;
 pub use encode::{EncodedSegment, SegmentEncoder, SegmentRows, primary_keys};
 pub use hidden_values::without_hidden_values;

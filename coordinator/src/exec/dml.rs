@@ -21,17 +21,17 @@ use plexus_storage::{rows_bytes, types};
 
 use crate::errors::{from_datafusion, unsupported};
 use crate::exec::context::{Executed, StatementContext, find};
-use crate::exec::plan_statement::plan_statement;
+use crate::exec::plan_statement::{plan_rows, plan_statement};
 use crate::exec::planner::{Planner, announced_schema};
 use crate::exec::retry::RowStream;
 use crate::exec::session::Session;
 use crate::limits::RETURNING_BYTES_MAX;
-use crate::sql::kind::{is_literal_rows, is_rows};
+use crate::sql::kind::{is_literal_rows, is_rows, literal_rows};
 use crate::sql::names::object_name;
 use crate::sql::parameters::bind;
 use crate::sql::rewrite::{self, DELETE, DuplicateMatch, INSERT, Returning, Rewritten, Shape, UPDATE};
 use crate::sql::syntax;
-use crate::write::arrange::arrange;
+use crate::write::arrange::{arrange, parts};
 use crate::write::assign::{AssignFunction, assign};
 use crate::write::ingest::Ingest;
 use crate::write::keys::RowsBySegment;
@@ -322,12 +322,11 @@ pub(crate) async fn plan_change(
     if let Shape::Rows { columns } = &rewritten.shape {
         rewrite::assign_values(&mut query, columns);
     }
-    let is_literal = is_literal_rows(&query);
+    let rows = is_literal_rows(&query).then(|| literal_rows(&query));
     let statement = Statement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
-    match is_literal {
-        // Literal rows may be many, and have no names that could clash.
-        true => state.statement_to_plan(statement).await.map_err(from_datafusion),
-        false => plan_statement(&state, statement).await,
+    match rows {
+        Some(rows) => plan_rows(&state, statement, rows).await,
+        None => plan_statement(&state, statement).await,
     }
 }
 
@@ -341,14 +340,10 @@ async fn write_rows(
 ) -> Result<()> {
     let names: Vec<String> = columns.iter().map(|&c| table.schema.columns[c].name.clone()).collect();
     while let Some(batch) = rows.stream.try_next().await? {
-        ingest
-            .write(assign(
-                arrange(&batch, &names, &ColumnDefaults::default(), table)?,
-                ingest.schema(),
-                table,
-                zone,
-            )?)
-            .await?;
+        for part in parts(&batch, table) {
+            let arranged = arrange(&part, &names, &ColumnDefaults::default(), table)?;
+            ingest.write(assign(arranged, ingest.schema(), table, zone)?).await?;
+        }
     }
     Ok(())
 }

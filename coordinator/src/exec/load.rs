@@ -20,7 +20,7 @@ use crate::exec::transactions::{TransactionId, Transactions};
 use crate::limits::{COMMIT_TIMEOUT, READ_INDEX_TIMEOUT, REPLICAS_DEFAULT, SHARDS_PER_NODE};
 use crate::running::{self, committing};
 use crate::sql::names::table_name;
-use crate::write::arrange::arrange;
+use crate::write::arrange::{arrange, parts};
 use crate::write::group_queue::WriteResult;
 use crate::write::ingest::LOAD;
 use crate::write::keys::OnDuplicate;
@@ -112,7 +112,9 @@ impl Loader {
                 self.writer.engine.column_defaults(&table.schema, &columns, &session.time_zone())?;
             let mut ingest = self.writer.begin(table.clone(), target.on_duplicate, LOAD)?;
             while let Some(batch) = batches.try_next().await? {
-                ingest.write(arrange(&batch, &columns, &defaults, &table)?).await?;
+                for part in parts(&batch, &table) {
+                    ingest.write(arrange(&part, &columns, &defaults, &table)?).await?;
+                }
             }
             return ingest.finish().await;
         }
@@ -144,7 +146,9 @@ impl Loader {
         let defaults = self.writer.engine.column_defaults(&table.schema, &columns, &session.time_zone())?;
         let mut ingest = self.writer.begin(table.clone(), target.on_duplicate, LOAD)?;
         while let Some(batch) = batches.try_next().await? {
-            ingest.write(arrange(&batch, &columns, &defaults, &table)?).await?;
+            for part in parts(&batch, &table) {
+                ingest.write(arrange(&part, &columns, &defaults, &table)?).await?;
+            }
         }
         let mut changes = RowChanges::new(table.clone());
         changes.add(ingest.stage().await?);

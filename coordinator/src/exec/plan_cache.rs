@@ -5,6 +5,7 @@
 //! settings, it is the same each time for one manifest. The key is the identity of the manifest and not its
 //! version: the private manifest of a transaction shares its version with the manifest that it started from.
 
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,10 +74,13 @@ struct CachedPlan {
 pub(crate) struct PlanCache {
     statements: Cache<String, Arc<Parsed>>,
     plans: Cache<PlanKey, Arc<CachedPlan>>,
+    /// Words and signs that a statement may have.
+    tokens_max: usize,
 }
 
-impl Default for PlanCache {
-    fn default() -> Self {
+impl PlanCache {
+    /// An empty cache of a node whose queries have `memory_bytes` together.
+    pub(crate) fn new(memory_bytes: usize) -> Self {
         let bytes = |sql: &str| STATEMENT_BYTES + sql.len() * STATEMENT_BYTES_PER_TEXT_BYTE;
         let weight = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
         let statements = Cache::builder().weigher(move |sql: &String, _: &Arc<Parsed>| weight(bytes(sql)));
@@ -85,19 +89,29 @@ impl Default for PlanCache {
         Self {
             statements: statements.max_capacity(CACHE_BYTES_MAX).time_to_live(TIME_TO_LIVE).build(),
             plans: plans.max_capacity(CACHE_BYTES_MAX).time_to_live(TIME_TO_LIVE).build(),
+            tokens_max: parse::tokens_max(memory_bytes),
         }
     }
-}
 
-impl PlanCache {
+    /// Parses several statements, which are not kept.
+    ///
+    /// # Errors
+    /// Those of [`parse::statements`], and `ResourceExhausted` for a text that is too long for this node.
+    pub(crate) fn script(&self, sql: &str) -> Result<VecDeque<Statement>> {
+        parse::check_tokens(sql, self.tokens_max)?;
+        parse::statements(sql)
+    }
+
     /// Parses and classifies a statement.
     ///
     /// # Errors
-    /// `InvalidArgument` when the text is not exactly one statement.
+    /// `InvalidArgument` when the text is not exactly one statement, `ResourceExhausted` when it is too long
+    /// for this node.
     pub(crate) fn statement(&self, sql: &str) -> Result<Arc<Parsed>> {
         if let Some(statement) = self.statements.get(sql) {
             return Ok(statement);
         }
+        parse::check_tokens(sql, self.tokens_max)?;
         let statement = Arc::new(Parsed::new(parse::statement(sql)?)?);
         if sql.len() <= TEXT_BYTES_MAX {
             self.statements.insert(sql.to_owned(), statement.clone());

@@ -22,17 +22,54 @@ use crate::sql::kind::is_rows;
 /// # Errors
 /// Those of the engine.
 pub(crate) async fn plan_statement(state: &SessionState, statement: Statement) -> Result<LogicalPlan> {
-    let lane = LongLane::of(state).filter(|_| is_large(&statement));
-    let Some(lane) = lane else {
-        return plan(state, statement).await;
-    };
     // The engine compares the columns of a statement with each other: thousands of them take seconds.
+    match is_large(&statement) {
+        true => {
+            beside(state, statement, |state, statement| async move { plan(&state, statement).await }).await
+        }
+        false => plan(state, statement).await,
+    }
+}
+
+/// The plan of literal rows, which have no names that could clash.
+///
+/// # Errors
+/// Those of the engine.
+pub(crate) async fn plan_rows(
+    state: &SessionState,
+    statement: Statement,
+    rows: usize,
+) -> Result<LogicalPlan> {
+    let plan = |state: SessionState, statement: Statement| async move {
+        state.statement_to_plan(statement).await.map_err(from_datafusion)
+    };
+    match rows > ROWS_OF_LARGE {
+        true => beside(state, statement, plan).await,
+        false => plan(state.clone(), statement).await,
+    }
+}
+
+/// Plans a statement in the long lane, beside the tasks of the thread.
+async fn beside<F>(
+    state: &SessionState,
+    statement: Statement,
+    plan: impl FnOnce(SessionState, Statement) -> F + Send + 'static,
+) -> Result<LogicalPlan>
+where
+    F: Future<Output = Result<LogicalPlan>>,
+{
+    let Some(lane) = LongLane::of(state) else {
+        return plan(state.clone(), statement).await;
+    };
     running::admit_long().await?;
     let (state, runtime) = (state.clone(), lane.runtime().clone());
     let planned =
-        runtime.clone().spawn_blocking(inherit_in(move || runtime.block_on(plan(&state, statement))));
+        runtime.clone().spawn_blocking(inherit_in(move || runtime.block_on(plan(state, statement))));
     planned.await.map_err(|e| Error::internal(format!("planning: {e}")))?
 }
+
+/// Literal rows of a statement from which on it is planned beside the tasks of the thread.
+const ROWS_OF_LARGE: usize = 200;
 
 /// Expressions of a statement from which on it is planned beside the tasks of the thread.
 const EXPRESSIONS_OF_LARGE: usize = 500;

@@ -150,7 +150,9 @@ fn expire(slots: &mut HashMap<TransactionId, Slot>) {
 /// ends them would keep all others out for a day.
 fn end_abandoned(slots: &mut HashMap<TransactionId, Slot>) -> bool {
     let is_abandoned = |slot: &Slot| {
-        slot.used.elapsed() >= slot.lease && slot.transaction.as_ref().is_some_and(|t| !t.has_changes())
+        // Whatever lease its client wants.
+        slot.used.elapsed() >= slot.lease.min(IDLE_TIMEOUT_DEFAULT)
+            && slot.transaction.as_ref().is_some_and(|t| !t.has_changes())
     };
     let abandoned = slots.iter().filter(|(_, slot)| is_abandoned(slot));
     let oldest = abandoned.min_by_key(|(_, slot)| slot.used).map(|(id, _)| *id);

@@ -225,6 +225,14 @@ pub(crate) fn is_literal_rows(query: &ast::Query) -> bool {
     }
 }
 
+/// How many literal rows a query is.
+pub(crate) fn literal_rows(query: &ast::Query) -> usize {
+    match query.body.as_ref() {
+        ast::SetExpr::Values(values) => values.rows.len(),
+        _ => 0,
+    }
+}
+
 /// Whether a query is the single row `$1, ..., $n` and nothing else.
 pub(crate) fn is_row_of_parameters(query: &ast::Query, parameters: usize) -> bool {
     let ast::SetExpr::Values(values) = query.body.as_ref() else {

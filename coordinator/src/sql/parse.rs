@@ -24,6 +24,50 @@ const SQL_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Maximum nesting depth of expressions and subqueries; bounds the stack of the parser.
 const RECURSION_MAX: usize = 100;
 
+/// Memory of a word or sign of a statement: as a token, and as a part of the syntax tree.
+const TOKEN_BYTES: usize = 768;
+
+/// Words and signs of a statement that any node takes.
+const TOKENS_MIN: usize = 100_000;
+
+/// Words and signs of a statement on a node whose queries have `memory_bytes` together. One statement may
+/// take all of them.
+pub(crate) fn tokens_max(memory_bytes: usize) -> usize {
+    (memory_bytes / TOKEN_BYTES).max(TOKENS_MIN)
+}
+
+/// Checks that a text has at most so many words and signs, before they are made.
+///
+/// # Errors
+/// `ResourceExhausted` when it may have more.
+pub(crate) fn check_tokens(sql: &str, tokens_max: usize) -> Result<()> {
+    if sql.len() <= tokens_max {
+        return Ok(());
+    }
+    let (mut tokens, mut quote, mut in_word) = (0, None, false);
+    for byte in sql.bytes() {
+        match quote {
+            Some(end) => quote = (byte != end).then_some(end),
+            None if byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80 => {
+                tokens += usize::from(!in_word);
+                in_word = true;
+            }
+            None => {
+                tokens += 1;
+                in_word = false;
+                quote = matches!(byte, b'\'' | b'"').then_some(byte);
+            }
+        }
+    }
+    match tokens > tokens_max {
+        true => Err(Error::exhausted(format!(
+            "a statement of about {tokens} words and signs: this node takes {tokens_max}. Load rows with a \
+             bulk ingest, bind them as parameters, or write several statements"
+        ))),
+        false => Ok(()),
+    }
+}
+
 /// Parses any number of statements. Placeholders `?` are numbered in order of appearance.
 ///
 /// # Errors
@@ -229,6 +273,18 @@ pub(crate) fn expression(sql: &str) -> Result<ast::Expr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_and_signs_are_counted_before_they_are_made() {
+        let rows = |n: usize| format!("INSERT INTO t VALUES {}", vec!["(1, 'a, b (c)')"; n].join(", "));
+        check_tokens(&rows(1_000), 9_000).unwrap();
+        let error = check_tokens(&rows(1_000), 7_000).unwrap_err();
+        assert!(error.message().contains("words and signs"), "{error}");
+        // However long they are.
+        check_tokens(&format!("SELECT '{}', \"{}\"", "x (".repeat(10_000), "y ".repeat(10_000)), 100)
+            .unwrap();
+        check_tokens(&"x".repeat(10_000), 2).unwrap();
+    }
 
     #[test]
     fn placeholders_are_numbered_and_errors_have_a_position() {

@@ -17,6 +17,9 @@ const TABLES_MAX: u64 = 5_000;
 /// Most common tables that read each other in a row. Each is a level of the plan.
 const CHAIN_MAX: u64 = 500;
 
+/// Most common tables of a query. Planning knows all before, at each.
+const COMMON_TABLES_MAX: usize = 1_000;
+
 /// Most items of a select list. Planning compares each with all others.
 const ITEMS_MAX: usize = 10_000;
 
@@ -103,6 +106,11 @@ impl Visitor for PlanSize {
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Error> {
         let tables = query.with.iter().flat_map(|with| &with.cte_tables);
+        if tables.clone().count() > COMMON_TABLES_MAX {
+            return ControlFlow::Break(Error::invalid(format!(
+                "WITH: a query has at most {COMMON_TABLES_MAX} common tables: store rows in a table"
+            )));
+        }
         let named = tables.map(|table| (address(&table.query), name_of(&table.alias.name))).collect();
         self.queries.push(Counted { named, ..Counted::default() });
         ControlFlow::Continue(())

@@ -20,7 +20,7 @@ use datafusion::logical_expr::{
 };
 use plexus_model::{Error, Result, Table};
 use plexus_query::{DEFAULT_ZONE, clocks_of, instants_of, with_seconds};
-use plexus_storage::{sql_name, types};
+use plexus_storage::{decimals_as_floats, sql_name, types};
 
 use crate::write::coerce::{STRICT, cast_columns, cast_error, check_finite};
 
@@ -79,7 +79,10 @@ pub(crate) fn assign_value(array: &ArrayRef, to: &DataType, zone: &str) -> Resul
         DataType::Timestamp(unit, _) => round_time(&array, *unit).map_err(failed)?,
         _ => array.clone(),
     };
-    let converted = compute::cast_with_options(&rounded, to, &STRICT).map_err(failed)?;
+    let converted = match decimals_as_floats(&rounded, to) {
+        Some(floats) => floats.map_err(failed)?,
+        None => compute::cast_with_options(&rounded, to, &STRICT).map_err(failed)?,
+    };
     check_finite(&array, &converted)?;
     Ok(converted)
 }

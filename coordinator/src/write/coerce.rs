@@ -12,7 +12,7 @@ use arrow::datatypes::Float64Type;
 use arrow::util::display::array_value_to_string;
 use arrow_schema::{ArrowError, DataType, SchemaRef};
 use plexus_model::{Error, Result, Table};
-use plexus_storage::{canonical_floats, sql_name, without_hidden_values};
+use plexus_storage::{canonical_floats, decimals_as_floats, sql_name, without_hidden_values};
 
 use crate::write::expansion::check_expanded;
 use crate::write::valid_values::check_values;
@@ -92,7 +92,9 @@ enum CastEffect {
 pub(crate) fn cast_exactly(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
     let from = array.data_type();
     let cast = |array: &ArrayRef, from: &DataType, to: &DataType| {
-        compute::cast_with_options(array, to, &STRICT).map_err(|e| cast_error(from, to, &e))
+        let floats = decimals_as_floats(array, to);
+        let cast = floats.unwrap_or_else(|| compute::cast_with_options(array, to, &STRICT));
+        cast.map_err(|e| cast_error(from, to, &e))
     };
     check_expanded(array)?;
     if let DataType::Dictionary(_, values) = from {

@@ -7,11 +7,9 @@ mod channels;
 mod endpoint;
 mod network;
 mod service;
-mod task_accounts;
 pub(crate) mod wire;
 
 pub use channels::WorkerChannels;
 pub use endpoint::{PeerClient, PeerEndpoint};
 pub use network::PeerNetwork;
 pub use service::{NodeState, PeerService};
-pub use task_accounts::AccountedTasks;

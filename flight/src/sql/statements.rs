@@ -50,7 +50,7 @@ impl SqlService {
         handle: StatementHandle,
     ) -> PlexusResult<(SchemaRef, StatementHandle, i64)> {
         let parameters = handle.parameters()?;
-        if self.coordinator.returns_rows(session, &handle.sql)? {
+        if self.coordinator.returns_rows(session, &handle.sql).await? {
             // The response holds the statement twice: in the ticket and in the descriptor.
             handle.check_size(2)?;
             let described = self.coordinator.describe(session, &handle.sql, parameters.as_ref()).await?;

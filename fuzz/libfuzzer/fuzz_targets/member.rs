@@ -7,6 +7,6 @@ use plexus_fuzz::Target;
 
 fuzz_target!(|bytes: &[u8]| {
     if let Some(target) = Target::named("member") {
-        (target.run)(bytes);
+        let _ = (target.run)(bytes);
     }
 });

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::config::{Config, Settings};
 use crate::logging;
-use crate::memory::allocation_limit;
+use crate::memory::memory_limit;
 use crate::node::{Lanes, Node};
 
 /// Threads for consensus and peer traffic. Two are enough to saturate a network link.
@@ -30,7 +30,7 @@ pub(crate) fn run(config_file: Option<&Path>, settings: Settings) -> Result<()> 
     if let Err(error) = rlimit::increase_nofile_limit(OPEN_FILES_LIMIT) {
         tracing::warn!(%error, "could not raise the limit of open files");
     }
-    let _guard = MemoryGuard::start(allocation_limit()).map_err(|e| Error::io("the memory guard", e))?;
+    let _guard = MemoryGuard::start(memory_limit()).map_err(|e| Error::io("the memory guard", e))?;
     let control = runtime("plexus-control", Some(CONTROL_THREADS), || ())?;
     let main = runtime("plexus", None, || ())?;
     let long = runtime("plexus-long", None, yield_to_others)?;

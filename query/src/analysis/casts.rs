@@ -18,6 +18,8 @@ use datafusion::logical_expr::{
     TryCast, Volatility, lit,
 };
 
+use plexus_storage::decimals_as_floats;
+
 use crate::analysis::fallible::{is_text, is_total};
 use crate::analysis::typed::typed;
 use crate::clock_texts::{WithSeconds, lacks_seconds};
@@ -39,7 +41,11 @@ pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>
     let is_number = |data_type: &DataType| data_type.is_integer() || data_type.is_decimal();
     let is_float = matches!(to, DataType::Float32 | DataType::Float64);
     Ok(match () {
-        () if is_float && (is_text(&from) || (from == DataType::Float64 && *to == DataType::Float32)) => {
+        () if is_float
+            && (is_text(&from)
+                || from.is_decimal()
+                || (from == DataType::Float64 && *to == DataType::Float32)) =>
+        {
             let cast = FloatCast { to: to.clone(), fails, signature: FloatCast::signature() };
             Transformed::yes(ScalarUDF::from(cast).call(vec![value.as_ref().clone()]))
         }
@@ -102,8 +108,8 @@ pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
     functions
 }
 
-/// `$to_real(x)`, `$to_double(x)`, `$try_real(x)` and `$try_double(x)`: a cast of text or of a wider float,
-/// in which no finite number becomes infinite.
+/// `$to_real(x)`, `$to_double(x)`, `$try_real(x)` and `$try_double(x)`: a cast of text, of a decimal or of a
+/// wider float, in which no finite number becomes infinite, and each decimal the nearest float.
 #[derive(PartialEq, Eq, Hash, Debug)]
 struct FloatCast {
     to: DataType,
@@ -119,7 +125,10 @@ impl FloatCast {
 
     fn cast(&self, values: &ArrayRef) -> Result<ArrayRef> {
         let options = CastOptions { safe: !self.fails, ..CastOptions::default() };
-        let cast = cast_with_options(values, &self.to, &options)?;
+        let cast = match decimals_as_floats(values, &self.to) {
+            Some(floats) => floats?,
+            None => cast_with_options(values, &self.to, &options)?,
+        };
         let is_infinite: Vec<bool> = match self.to {
             DataType::Float32 => {
                 cast.as_primitive::<Float32Type>().values().iter().map(|v| v.is_infinite()).collect()

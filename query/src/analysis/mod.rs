@@ -23,6 +23,7 @@ use crate::interrupts::Interrupts;
 use crate::interval_products::IntervalTimes;
 use crate::logical_rules::planning_limits::PlanningLimits;
 
+pub(crate) mod aggregate_arguments;
 pub(crate) mod any_text;
 pub(crate) mod canonical_floats;
 pub(crate) mod casts;
@@ -93,6 +94,7 @@ pub(crate) fn analyzer_rules(interrupts: &Arc<Interrupts>) -> Vec<Arc<dyn Analyz
         Rule::Plan("correlations", correlations::concerns, correlations::analyze),
         Rule::Plan("related_types", related_types::concerns, related_types::analyze),
         Rule::Expr("null_if", null_if::concerns, null_if::rewrite),
+        Rule::Expr("aggregate_arguments", aggregate_arguments::concerns, aggregate_arguments::rewrite),
         Rule::Expr("any_text", any_text::concerns, any_text::rewrite),
         Rule::Expr("decimal_rounding", decimal_rounding::concerns, decimal_rounding::rewrite),
         Rule::Expr("window_frames", window_frames::concerns, window_frames::rewrite),

@@ -1,6 +1,6 @@
 //! Lists and structs have one order, in which a null in them is greater than any value, as in PostgreSQL and
-//! DuckDB. DataFusion sorts them so, but takes the null for the smallest in comparisons, and loses rows by
-//! that where it looks for the first ones of an order.
+//! DuckDB. DataFusion sorts them so, but takes the null for the smallest in comparisons, `min` and `max`, and
+//! loses rows by that where it looks for the first ones of an order.
 
 use std::sync::Arc;
 
@@ -9,9 +9,11 @@ use arrow::row::{RowConverter, SortField};
 use arrow_schema::{DataType, SortOptions};
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result, exec_err};
+use datafusion::functions_aggregate::first_last::first_value_udaf;
+use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams};
 use datafusion::logical_expr::{
-    Between, BinaryExpr, ColumnarValue, Expr, ExprSchemable, LogicalPlan, Operator, ScalarFunctionArgs,
-    ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    AggregateUDF, Between, BinaryExpr, ColumnarValue, Expr, ExprSchemable, LogicalPlan, Operator,
+    ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
 /// What the rule looks for.
@@ -19,11 +21,15 @@ pub(crate) fn concerns(expr: &Expr) -> bool {
     match expr {
         Expr::BinaryExpr(BinaryExpr { op, .. }) => is_order(*op),
         Expr::Between(_) => true,
+        Expr::AggregateFunction(call) => EXTREMES.contains(&call.func.name()),
         _ => false,
     }
 }
 
-/// The rule for comparisons; runs when types are coerced.
+/// Aggregates of the least and of the greatest value.
+const EXTREMES: [&str; 2] = ["min", "max"];
+
+/// The rule for comparisons, `min` and `max`; runs when types are coerced.
 pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let is_nested = |side: &Expr| side.get_type(schema).is_ok_and(|data_type| has_order(&data_type));
     Ok(match expr {
@@ -39,8 +45,27 @@ pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>
             let [expr, low, high] = [expr, low, high].map(|side| Box::new(key_of(*side)));
             Transformed::yes(Expr::Between(Between { expr, negated, low, high }))
         }
+        Expr::AggregateFunction(AggregateFunction { func, params })
+            if EXTREMES.contains(&func.name()) && params.args.iter().all(is_nested) =>
+        {
+            Transformed::yes(first_in_order(&func, params))
+        }
         expr => Transformed::no(expr),
     })
+}
+
+/// `min` or `max` as the first value of an order.
+fn first_in_order(func: &AggregateUDF, mut params: AggregateFunctionParams) -> Expr {
+    for value in &params.args {
+        let is_value = value.clone().is_not_null();
+        params.filter = Some(Box::new(match params.filter.take() {
+            Some(filter) => filter.and(is_value),
+            None => is_value,
+        }));
+        params.order_by = vec![key_of(value.clone()).sort(func.name() == "min", false)];
+    }
+    params.distinct = false;
+    Expr::AggregateFunction(AggregateFunction { func: first_value_udaf(), params })
 }
 
 /// The rule for the keys of sorts.
@@ -58,7 +83,7 @@ pub(crate) fn rewrite_sort(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>
     Ok(Transformed::new_transformed(LogicalPlan::Sort(sort), is_changed))
 }
 
-fn has_order(data_type: &DataType) -> bool {
+pub(crate) fn has_order(data_type: &DataType) -> bool {
     matches!(data_type, DataType::List(_) | DataType::LargeList(_) | DataType::Struct(_))
 }
 

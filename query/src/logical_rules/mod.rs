@@ -13,6 +13,7 @@ use datafusion::optimizer::{Optimizer, OptimizerRule};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion_distributed::DistributedExt;
 
+use crate::constants::{Constant, watch};
 use crate::context::QueryContext;
 use crate::interrupts::Interrupts;
 use crate::logical_rules::planning_limits::PlanningLimits;
@@ -51,6 +52,10 @@ pub(crate) fn optimizer_rules(interrupts: &Arc<Interrupts>) -> Vec<Arc<dyn Optim
 pub async fn physical_plan(state: &SessionState, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
     let plan = window_partitions::partition_by_columns(planning_limits::optimize(state, plan).await?)?;
     let plan = unique_columns::make_unique(plan)?;
+    let plan = match state.scalar_functions().get(Constant::NAME) {
+        Some(function) => watch(plan, function)?,
+        None => plan,
+    };
     let mut plan = fence::fence(guards::guard(plan)?)?;
     let mut state = state.clone();
     if !travels(&plan)? {

@@ -12,6 +12,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::optimizer::{AnalyzerRule, OptimizerConfig, OptimizerRule};
 use plexus_memory::inherit_in;
 
+use crate::constants::while_planning;
 use crate::context::QueryContext;
 use crate::interrupts::Interrupts;
 use crate::lane::{LongLane, is_long_function, is_long_operator};
@@ -137,7 +138,7 @@ fn takes_long(plan: &LogicalPlan) -> Result<bool> {
 /// Those of the rules.
 pub async fn optimize(state: &SessionState, plan: &LogicalPlan) -> Result<LogicalPlan> {
     if !takes_long(plan)? {
-        return state.optimize(plan);
+        return while_planning(|| state.optimize(plan));
     }
     let (mut state, plan) = (state.clone(), plan.clone());
     // A session may plan again much later, when a node that ran a part of the plan has failed.
@@ -145,8 +146,9 @@ pub async fn optimize(state: &SessionState, plan: &LogicalPlan) -> Result<Logica
         context.planning_deadline = deadline();
     }
     let Some(lane) = LongLane::of(&state) else {
-        return state.optimize(&plan);
+        return while_planning(|| state.optimize(&plan));
     };
-    let optimized = lane.runtime().spawn_blocking(inherit_in(move || state.optimize(&plan))).await;
+    let optimized =
+        lane.runtime().spawn_blocking(inherit_in(move || while_planning(|| state.optimize(&plan)))).await;
     optimized.map_err(|e| internal_datafusion_err!("planning: {e}"))?
 }

@@ -1,6 +1,6 @@
 //! How `raft-log` stores log ids, votes and payloads, and whom it notifies after a sync.
 
-use std::io;
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -46,14 +46,18 @@ impl Encode for Payload {
 }
 
 impl Decode for Payload {
-    fn decode<R: io::Read>(mut r: R) -> io::Result<Self> {
+    fn decode<R: Read>(mut r: R) -> io::Result<Self> {
         let length = u32::decode(&mut r)?;
         if length > LOG_PAYLOAD_BYTES_MAX {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("an entry of {length} bytes")));
         }
-        let mut bytes = vec![0; length as usize];
-        r.read_exact(&mut bytes)?;
-        Ok(Self(bytes.into()))
+        // As much as arrives, and not what the length announces.
+        let mut bytes = Vec::new();
+        r.take(u64::from(length)).read_to_end(&mut bytes)?;
+        match bytes.len() == length as usize {
+            true => Ok(Self(bytes.into())),
+            false => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
     }
 }
 
@@ -64,7 +68,7 @@ impl Encode for WireLogId {
 }
 
 impl Decode for WireLogId {
-    fn decode<R: io::Read>(mut r: R) -> io::Result<Self> {
+    fn decode<R: Read>(mut r: R) -> io::Result<Self> {
         Ok(Self { term: u64::decode(&mut r)?, leader: u64::decode(&mut r)?, index: u64::decode(&mut r)? })
     }
 }
@@ -77,7 +81,7 @@ impl Encode for WireVote {
 }
 
 impl Decode for WireVote {
-    fn decode<R: io::Read>(mut r: R) -> io::Result<Self> {
+    fn decode<R: Read>(mut r: R) -> io::Result<Self> {
         Ok(Self {
             term: u64::decode(&mut r)?,
             node: u64::decode(&mut r)?,

@@ -175,6 +175,16 @@ fn check_factor(factor: &TableFactor) -> Result<()> {
         TableFactor::Derived { lateral: _, subquery: _, alias: _, sample } => {
             refuse!("FROM": sample.is_some() => "TABLESAMPLE");
         }
+        TableFactor::Pivot { .. } => {
+            return Err(unsupported(
+                "FROM",
+                "PIVOT: write sum(v) FILTER (WHERE k = 'a') for each column, it",
+            ));
+        }
+        TableFactor::Unpivot { .. } => {
+            return Err(unsupported("FROM", "UNPIVOT: write a UNION ALL of one query for each column, it"));
+        }
+        TableFactor::MatchRecognize { .. } => return Err(unsupported("FROM", "MATCH_RECOGNIZE")),
         _ => {}
     }
     Ok(())

@@ -1,5 +1,6 @@
-//! Memory accounts of the tasks that this node runs for queries of others. A task that holds too much ends,
-//! and its query fails there with the reason.
+//! Memory accounts of requests: of clients, and of tasks that this node runs for queries of other nodes.
+//! Statements have accounts of their own; these are for messages that are received and decoded, and for
+//! tasks. One that holds too much ends with the reason.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -19,20 +20,20 @@ use tonic::server::NamedService;
 
 /// A gRPC service, each of whose calls has an account.
 #[derive(Clone, Debug)]
-pub struct AccountedTasks<S>(S);
+pub struct AccountedCalls<S>(S);
 
-impl<S> AccountedTasks<S> {
+impl<S> AccountedCalls<S> {
     /// Counts what the calls of `service` hold, and ends those that hold too much.
     pub fn new(service: S) -> Self {
         Self(service)
     }
 }
 
-impl<S: NamedService> NamedService for AccountedTasks<S> {
+impl<S: NamedService> NamedService for AccountedCalls<S> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S, B> Service<Request<B>> for AccountedTasks<S>
+impl<S, B> Service<Request<B>> for AccountedCalls<S>
 where
     S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
     S::Future: Send + 'static,
@@ -48,8 +49,8 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (sender, receiver) = watch::channel(None);
         let account = Account::open(move |overrun| {
-            sender.send_replace(Some(*overrun));
-            true
+            // Once is enough.
+            sender.send_replace(Some(*overrun)).is_none()
         });
         let call = account.scope(account.enter(|| self.0.call(request).boxed()));
         async move {
@@ -69,7 +70,7 @@ where
 /// Waits until the account ends. The status says why.
 async fn ended(mut overrun: watch::Receiver<Option<Overrun>>) -> Status {
     match overrun.wait_for(Option::is_some).await.ok().and_then(|overrun| *overrun) {
-        Some(overrun) => Status::resource_exhausted(format!("a task of the query on another node {overrun}")),
+        Some(overrun) => Status::resource_exhausted(format!("a request {overrun}")),
         // Its account lives as long as the call.
         None => std::future::pending().await,
     }
