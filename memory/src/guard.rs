@@ -95,6 +95,7 @@ impl Drop for MemoryGuard {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
             let _ = thread.join();
         }
     }
@@ -111,7 +112,7 @@ fn watch(limit: u64, stop: &AtomicBool) {
         give_back_at_once(used >= alert);
         if used < alert {
             patient_until = None;
-            thread::sleep(RELAXED);
+            thread::park_timeout(RELAXED);
             continue;
         }
         let is_idle = resident.saturating_sub(allocated) > limit / IDLE_PART;
@@ -141,7 +142,7 @@ fn watch(limit: u64, stop: &AtomicBool) {
                 warned = Some(Instant::now());
             }
         }
-        thread::sleep(ALERT);
+        thread::park_timeout(ALERT);
     }
 }
 

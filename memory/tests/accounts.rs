@@ -1,6 +1,8 @@
 //! Accounts with the allocator in place, and the guard that ends the largest. One test, because the counters
 //! are those of the process.
 
+#![allow(clippy::disallowed_methods, reason = "there are no async threads here")]
+
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
