@@ -36,15 +36,19 @@ pub const TARGETS: [Target; 9] = [
     },
     Target {
         name: "member",
-        seeds: || raft::seeds(commands()).0,
+        seeds: || raft::seeds(commands()).messages,
         run: |bytes| raft::message(bytes, &MANIFEST).is_ok(),
     },
     Target {
         name: "entry",
-        seeds: || raft::seeds(commands()).1,
+        seeds: || raft::seeds(commands()).entries,
         run: |bytes| raft::entry_of(bytes, &MANIFEST).is_ok(),
     },
-    Target { name: "record", seeds: || raft::seeds(commands()).2, run: |bytes| raft::record(bytes).is_ok() },
+    Target {
+        name: "record",
+        seeds: || raft::seeds(commands()).records,
+        run: |bytes| raft::record(bytes).is_ok(),
+    },
     Target {
         name: "statement",
         seeds: || STATEMENTS.map(|sql| sql.as_bytes().to_vec()).to_vec(),

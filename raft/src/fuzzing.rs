@@ -64,8 +64,19 @@ pub fn record(bytes: &[u8]) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Valid inputs of each kind.
+#[derive(Debug)]
+pub struct Seeds {
+    /// Messages of members.
+    pub messages: Vec<Vec<u8>>,
+    /// Contents of log entries.
+    pub entries: Vec<Vec<u8>>,
+    /// Records of the log.
+    pub records: Vec<Vec<u8>>,
+}
+
 /// Messages, entries and records that hold `commands`.
-pub fn seeds(commands: Vec<Command>) -> (Vec<Vec<u8>>, Vec<Vec<u8>>, Vec<Vec<u8>>) {
+pub fn seeds(commands: Vec<Command>) -> Seeds {
     let id = WireLogId { term: 2, leader: 1, index: 9 };
     let vote = WireVote { term: 2, node: 1, committed: true };
     let proposals: Vec<Proposal> =
@@ -96,5 +107,5 @@ pub fn seeds(commands: Vec<Command>) -> (Vec<Vec<u8>>, Vec<Vec<u8>>, Vec<Vec<u8>
         bytes
     };
     let records = entries.iter().map(record).collect();
-    (messages, entries, records)
+    Seeds { messages, entries, records }
 }

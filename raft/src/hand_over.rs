@@ -86,7 +86,7 @@ impl Meta {
         match call(&*self.transport, &voter.address, &Request::Stand, limit).await {
             Ok(Response::Done) => {}
             Ok(other) => {
-                tracing::debug!(voter = voter.id, answer = ?other, "a voter does not stand for election")
+                tracing::debug!(voter = voter.id, answer = ?other, "a voter does not stand for election");
             }
             Err(error) => tracing::debug!(voter = voter.id, %error, "a voter does not stand for election"),
         }
