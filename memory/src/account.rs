@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use crate::counter::{self, ACCOUNTS_MAX};
 use crate::guard::Overrun;
 
-/// The memory of one statement, or of one part of it that runs for another node. Clones are the same account;
+/// The memory of one statement or request. Clones are the same account;
 /// it closes with the last of them.
 ///
 /// It is an estimate: what work of others frees for it, or it for others, is not known. Where memory changes

@@ -112,6 +112,7 @@ impl Counts {
             let from = if here >= limits.per_address { Some(address) } else { most };
             let connections = from.filter(|_| limits.closes_oldest).and_then(|from| counts.get_mut(&from))?;
             connections.pop_front()?.cancel();
+            counts.retain(|_, connections| !connections.is_empty());
         }
         let closed = CancellationToken::new();
         counts.entry(address).or_default().push_back(closed.clone());

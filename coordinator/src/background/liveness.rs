@@ -16,7 +16,9 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 const VOTERS_INTERVAL: Duration = Duration::from_millis(200);
 /// Age of the last heartbeat from which the leader considers a node dead.
 const HEARTBEAT_AGE_MAX: Duration = Duration::from_secs(3);
-/// Time that nodes have to find a new leader before it counts missing heartbeats.
+/// Time between two checks from which on the leader was busy, and may have missed heartbeats itself.
+const LATE: Duration = Duration::from_millis(2_500);
+/// Time that nodes have to find a new leader, or one that was busy, before it counts missing heartbeats.
 const LEADER_GRACE: Duration = Duration::from_secs(5);
 
 /// Sends heartbeats to the leader.
@@ -64,19 +66,23 @@ pub(crate) struct LivenessTask {
     context: TaskContext,
     /// When this node became the leader; `None` while it is not.
     leading_since: Option<Instant>,
+    /// When it last checked.
+    checked: Option<Instant>,
 }
 
 impl LivenessTask {
-    /// A task that declares no node dead during the first [`LEADER_GRACE`] of its leadership.
+    /// A task that declares no node dead during the first [`LEADER_GRACE`] of its leadership, or after it was
+    /// late.
     pub(crate) fn new(context: TaskContext) -> Self {
-        Self { context, leading_since: None }
+        Self { context, leading_since: None, checked: None }
     }
 
     /// Commits every change of a node's liveness.
     async fn record_changes(&self) -> Result<()> {
         let manifest = self.context.meta.manifest();
         for record in manifest.nodes.values() {
-            let live = self.context.meta.heartbeat_age(record.id).is_some_and(|age| age < HEARTBEAT_AGE_MAX);
+            let age = self.context.meta.heartbeat_age(record.id);
+            let live = record.id == self.context.node || age.is_some_and(|age| age < HEARTBEAT_AGE_MAX);
             if live != record.live {
                 tracing::info!(node = %record.id, live, "a node's liveness changed");
                 self.context
@@ -101,8 +107,12 @@ impl BackgroundTask for LivenessTask {
 
     async fn run(&mut self) -> Result<()> {
         if !self.context.meta.is_leader() {
-            self.leading_since = None;
+            (self.leading_since, self.checked) = (None, None);
             return Ok(());
+        }
+        let is_late = self.checked.replace(Instant::now()).is_some_and(|checked| checked.elapsed() > LATE);
+        if is_late && self.leading_since.is_some() {
+            self.leading_since = Some(Instant::now());
         }
         let since = *self.leading_since.get_or_insert_with(|| {
             self.context.meta.clear_heartbeats();

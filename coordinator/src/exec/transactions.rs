@@ -145,9 +145,9 @@ fn expire(slots: &mut HashMap<TransactionId, Slot>) {
     });
 }
 
-/// Ends the transaction that is idle for longest among those that have changed nothing and no longer keep
-/// what they have read either. Returns whether there was one. Otherwise a client that opens many and never
-/// ends them would keep all others out for a day.
+/// Ends the transaction that is idle for longest among those that have changed nothing and were idle for a
+/// minute. Returns whether there was one. Otherwise a client that opens many and never ends them would keep
+/// all others out for a day.
 fn end_abandoned(slots: &mut HashMap<TransactionId, Slot>) -> bool {
     let is_abandoned = |slot: &Slot| {
         // Whatever lease its client wants.

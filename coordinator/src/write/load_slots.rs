@@ -24,7 +24,7 @@ pub struct LoadSlots {
 }
 
 impl LoadSlots {
-    /// Loads of a node whose queries have `memory_bytes` together. Loads take half as much at most.
+    /// Loads of a node whose queries have `memory_bytes` together. Loads buffer about half as much at most.
     pub fn new(memory_bytes: usize) -> Self {
         // Beside its rows, an upload takes what the encoder makes of them.
         let uploads = memory_bytes / (4 * SEGMENT_BYTES_TARGET);

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use plexus_model::limits::{REPLICAS_MAX, SHARDS_MAX};
 use plexus_model::placement::rendezvous;
 use plexus_model::schema::validate_name;
-use plexus_model::{CreateTable, Error, Manifest, Result, Shard, Table, TableId, TableName, Version};
+use plexus_model::{
+    CreateTable, Error, ErrorKind, Manifest, Result, Shard, Table, TableId, TableName, Version,
+};
 
 use crate::commit::relocations;
 
@@ -67,10 +69,20 @@ pub(super) fn create_table(
     }
     let nodes = manifest.live_data_nodes();
     if nodes.len() < replicas as usize {
-        return Err(Error::invalid(format!(
-            "replicas = {replicas}: the cluster has {} live data node(s), and each replica needs its own",
-            nodes.len()
-        )));
+        let all = manifest.nodes.values().filter(|node| node.roles.data).count();
+        // Those that are missing may come back.
+        let kind = match all < replicas as usize {
+            true => ErrorKind::InvalidArgument,
+            false => ErrorKind::Unavailable,
+        };
+        return Err(Error::new(
+            kind,
+            format!(
+                "replicas = {replicas}: the cluster has {} live data node(s) of {all}, and each replica \
+                 needs its own",
+                nodes.len()
+            ),
+        ));
     }
     // The id is the log index. When one entry creates several tables, the high bits tell them apart.
     let mut id = TableId(version.0);
