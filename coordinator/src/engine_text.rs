@@ -59,6 +59,33 @@ pub(crate) fn unreadable_segment(message: &str) -> Option<Error> {
     found(LOST_SEGMENT, ErrorKind::Corrupt).or_else(|| found(UNREADABLE_SEGMENT, ErrorKind::Unavailable))
 }
 
+/// What to say of a query that asked the pool of memory for more than it has.
+///
+/// datafusion-execution 55.2.0, `src/memory_pool/pool.rs`, `insufficient_capacity_err`, and the `Display` of
+/// `GreedyMemoryPool`.
+pub(crate) fn exhausted_pool(text: &str) -> Option<String> {
+    let (more, rest) = text.split_once("Failed to allocate additional ")?.1.split_once(" for ")?;
+    let (before, pool) = rest.split_once(" remain available for the total memory pool: ")?;
+    let free = before.rsplit_once(" - ")?.1;
+    let size = pool.split_once("pool_size: ")?.1.split_once(')')?.0;
+    Some(format!(
+        "the query needs {more} more, and of the {size} that the queries of a node may use, {free} are free: \
+         raise --query-memory, or read less at once"
+    ))
+}
+
+/// What to say of a query that spills more than there is room for.
+///
+/// datafusion-execution 55.2.0, `src/disk_manager.rs`.
+pub(crate) fn exhausted_disk(text: &str) -> Option<String> {
+    let room = text.split_once("during the spilling process has exceeded the allowable limit of ")?.1;
+    let room = room.split_once(". ").map_or(room, |(room, _)| room);
+    Some(format!(
+        "the query spills more to the disk than the {room} that there is room for: enlarge the disk, raise \
+         --query-memory, or read less at once"
+    ))
+}
+
 /// A message without what tells a user nothing: the layers of the engine that it came through, its request to
 /// report a fault of its own, and the attempts to match a call with each signature of a function.
 ///
@@ -96,6 +123,13 @@ pub(crate) fn plain(message: &str) -> String {
     if let Some(start) = plain.find(HIDDEN_SUGGESTION) {
         plain.truncate(start);
     }
+    // The syntax tree of what is not supported.
+    if plain.contains(POSITION_IN_TREE) {
+        plain.truncate(plain.find(" { ").unwrap_or(plain.len()));
+    }
+    if let Some(statement) = plain.strip_suffix(UNPLANNED_CHANGE) {
+        return format!("EXPLAIN of {statement} is not supported: explain a SELECT of the same rows");
+    }
     if plain.starts_with(MISPLACED_WINDOW) {
         return "a window function cannot stand here: WHERE, GROUP BY and HAVING come before windows; write \
                 QUALIFY, or a subquery"
@@ -107,6 +141,9 @@ pub(crate) fn plain(message: &str) -> String {
     if let Some(node) = plain.strip_prefix(UNSUPPORTED_NODE) {
         let name: String = node.chars().take_while(|c| c.is_alphanumeric()).collect();
         return format!("{} is not supported here", name.to_uppercase());
+    }
+    for outer in ["\"$outer\".", "$outer."] {
+        plain = plain.replace(outer, "");
     }
     with_sql_types(&without_hidden_columns(&plain))
 }
@@ -120,6 +157,12 @@ const HIDDEN_SUGGESTION: &str = "\nDid you mean '$";
 
 /// datafusion-physical-expr 55.2.0, `src/planner.rs`, the last arm of `create_physical_expr`.
 const MISPLACED_WINDOW: &str = "Physical plan does not support logical expression WindowFunction(";
+
+/// datafusion-session 55.2.0, `src/table.rs`: `TableProvider::update` and `delete_from`.
+const UNPLANNED_CHANGE: &str = " not supported for Base table";
+
+/// sqlparser 0.62.0, the `Debug` form of expressions.
+const POSITION_IN_TREE: &str = "span: Span(";
 
 /// datafusion-expr 55.2.0, `src/logical_plan/plan.rs`, `Limit::get_fetch_type`; the same for an offset.
 const COMPUTED_LIMIT: &str = "Unsupported LIMIT expression: ";
@@ -254,6 +297,7 @@ mod tests {
     use arrow_schema::{DataType, Field, Schema};
     use datafusion::catalog::MemTable;
     use datafusion::common::DataFusionError;
+    use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryConsumer, MemoryPool};
     use datafusion::logical_expr::LogicalPlan;
     use datafusion::prelude::SessionContext;
     use plexus_model::ErrorKind;
@@ -293,6 +337,21 @@ mod tests {
         assert_eq!(plain(nested), "out of range");
         let internal = DataFusionError::Internal("no such slot".into()).strip_backtrace();
         assert_eq!(plain(&internal), "no such slot.");
+    }
+
+    #[test]
+    fn exhausted_pools_name_the_setting() {
+        let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(4096));
+        let held = MemoryConsumer::new("held").register(&pool);
+        held.try_grow(1024).unwrap();
+        let error = MemoryConsumer::new("a join (a = b)").register(&pool).try_grow(8192).unwrap_err();
+        let error = from_datafusion(error);
+        assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
+        assert_eq!(
+            error.message(),
+            "the query needs 8.0 KB more, and of the 4.0 KB that the queries of a node may use, 3.0 KB are \
+             free: raise --query-memory, or read less at once"
+        );
     }
 
     #[tokio::test]

@@ -4,8 +4,9 @@
 //! [`engine_text`](crate::engine_text).
 
 use std::error::Error as StdError;
-use std::fmt;
+use std::{fmt, io};
 
+use arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
 use datafusion::sql::sqlparser::parser::ParserError;
 use plexus_model::{Error, ErrorKind};
@@ -75,11 +76,24 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
         DataFusionError::NotImplemented(text) if engine_text::is_unplanned_subquery(text) => {
             UNPLANNED_SUBQUERY.to_owned()
         }
+        DataFusionError::ResourcesExhausted(text) => {
+            let known = engine_text::exhausted_pool(text).or_else(|| engine_text::exhausted_disk(text));
+            known.unwrap_or_else(|| engine_text::plain(text))
+        }
         other => engine_text::plain(&other.strip_backtrace()),
     };
     let message = if engine_text::has_position(&message) { message } else { message + &position };
     let kind = match root {
         DataFusionError::Plan(text) if engine_text::is_unknown_table(text) => ErrorKind::NotFound,
+        DataFusionError::IoError(error) if error.kind() == io::ErrorKind::StorageFull => {
+            ErrorKind::ResourceExhausted
+        }
+        DataFusionError::ArrowError(error, _) if matches!(error.as_ref(), ArrowError::IoError(..)) => {
+            match error.to_string().contains("No space left") {
+                true => ErrorKind::ResourceExhausted,
+                false => ErrorKind::Unavailable,
+            }
+        }
         DataFusionError::SQL(..)
         | DataFusionError::Plan(_)
         | DataFusionError::SchemaError(..)
@@ -150,8 +164,6 @@ pub(crate) fn unsupported(what: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use arrow::error::ArrowError;
-
     use super::*;
 
     #[test]

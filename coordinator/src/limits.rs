@@ -105,9 +105,6 @@ pub(crate) const WRITE_TIME_MAX: Duration = Duration::from_secs(12 * 60 * 60);
 /// progress. Twice [`WRITE_TIME_MAX`], so that no commit can refer to a segment that was collected.
 pub(crate) const GARBAGE_AGE_MIN: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Bytes of key indexes that a node caches in memory. An index takes 12 bytes per row.
-pub(crate) const KEY_INDEX_BYTES_MAX: u64 = 256 * 1024 * 1024;
-
 /// Attempts to commit a write while concurrent commits write the same rows or keys.
 pub(crate) const WRITE_ATTEMPTS_MAX: usize = 30;
 

@@ -9,14 +9,16 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Either};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body as HttpBody, Frame};
 use plexus_memory::{Account, Overrun};
 use tokio::sync::watch;
-use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::server::NamedService;
+
+use crate::whole_messages::WholeMessages;
+use tonic::{Code, Status};
 
 /// A gRPC service, each of whose calls has an account.
 #[derive(Clone, Debug)]
@@ -33,9 +35,9 @@ impl<S: NamedService> NamedService for AccountedCalls<S> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S, B> Service<Request<B>> for AccountedCalls<S>
+impl<S> Service<Request<Body>> for AccountedCalls<S>
 where
-    S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
     S::Future: Send + 'static,
 {
     type Response = Response<Body>;
@@ -46,7 +48,8 @@ where
         self.0.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let request = request.map(|body| Body::new(WholeMessages::new(body)));
         let (sender, receiver) = watch::channel(None);
         let account = Account::open(move |overrun| {
             // Once is enough.
@@ -58,13 +61,32 @@ where
             match futures::future::select(call, ended).await {
                 Either::Left((response, ended)) => {
                     let accounted = |body| Body::new(AccountedBody { body: Some(body), account, ended });
-                    response.map(|response| response.map(accounted))
+                    response.map(|response| blame_sender(response).map(accounted))
                 }
                 Either::Right((status, _)) => Ok(status.into_http()),
             }
         }
         .boxed()
     }
+}
+
+/// How the error of a message starts that is not one of the protocol, in tonic, and in `arrow-flight` for the
+/// command in a descriptor or ticket. They take that for a fault of the server.
+const UNDECODABLE: [&str; 2] = ["failed to decode Protobuf message", "ParseError("];
+
+/// A response that says that the message of the client was wrong, if that is what failed.
+fn blame_sender(mut response: Response<Body>) -> Response<Body> {
+    let failed = response.headers().get(Status::GRPC_STATUS).and_then(|_| {
+        Status::from_header_map(response.headers()).filter(|status| {
+            status.code() == Code::Internal
+                && UNDECODABLE.iter().any(|start| status.message().starts_with(start))
+        })
+    });
+    if failed.is_some() {
+        let code = HeaderValue::from(Code::InvalidArgument as i32);
+        response.headers_mut().insert(Status::GRPC_STATUS, code);
+    }
+    response
 }
 
 /// Waits until the account ends. The status says why.

@@ -34,5 +34,6 @@ pub mod peer;
 pub mod sql;
 pub mod status;
 pub mod tls;
+mod whole_messages;
 
 pub use call_accounts::AccountedCalls;

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, StringViewArray};
-use arrow::datatypes::Int32Type;
+use arrow::array::{
+    Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, StringViewArray, StructArray,
+};
+use arrow::buffer::NullBuffer;
+use arrow::datatypes::{Field, Int32Type};
 use arrow_ipc::writer::StreamWriter;
 use plexus_model::{
     ClusterId, Column, ColumnType, Command, CreateTable, Manifest, NodeId, NodeRecord, Proposal, Roles,
@@ -88,13 +91,19 @@ pub(crate) fn batches() -> Vec<RecordBatch> {
         Some(vec![]),
         Some(vec![Some(5)]),
     ]));
-    let columns: [(&str, ArrayRef); 6] = [
+    let parts = [("n", numbers.clone()), ("t", texts.clone())]
+        .map(|(name, values)| (Arc::new(Field::new(name, values.data_type().clone(), true)), values));
+    let whole = NullBuffer::from(vec![true, false, true, true]);
+    let (fields, values): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+    let structs: ArrayRef = Arc::new(StructArray::new(fields.into(), values, Some(whole)));
+    let columns: [(&str, ArrayRef); 7] = [
         ("a", numbers.clone()),
         ("b", texts),
         ("v", views),
         ("c", floats),
         ("r", Arc::new(repeated)),
         ("l", lists),
+        ("s", structs),
     ];
     let wide = RecordBatch::try_from_iter(columns);
     let narrow = RecordBatch::try_from_iter([("a", numbers)]);

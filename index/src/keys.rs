@@ -79,7 +79,7 @@ impl KeyIndex {
     }
 
     /// Rows whose key has this hash, in ascending order.
-    fn rows_with_hash(&self, hash: u64) -> impl Iterator<Item = u32> + '_ {
+    pub fn rows_with_hash(&self, hash: u64) -> impl Iterator<Item = u32> + '_ {
         let first = self.lower_bound(hash);
         (first..self.entries).take_while(move |&i| self.hash_at(i) == hash).map(|i| self.row_at(i))
     }

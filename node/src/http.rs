@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
-use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, Version, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
 use axum::{Router, routing::get};
 use futures::StreamExt;
@@ -65,6 +66,7 @@ pub(crate) async fn serve(
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/status", get(status))
+        .layer(middleware::from_fn(with_one_host))
         .with_state(source);
     let mut connections = Box::pin(accept(tokio_listener(listener)?, ConnectionLimits::of_http()));
     let mut serving = JoinSet::new();
@@ -83,6 +85,15 @@ pub(crate) async fn serve(
     }
     let _ = timeout(STOP_GRACE, async { while serving.join_next().await.is_some() {} }).await;
     Ok(())
+}
+
+/// Refuses requests without a host, or with several: a proxy may have read another one than this node.
+async fn with_one_host(request: Request, next: Next) -> Response {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    match hosts == 1 || (hosts == 0 && request.version() < Version::HTTP_11) {
+        true => next.run(request).await,
+        false => (StatusCode::BAD_REQUEST, "a request has one Host header\n").into_response(),
+    }
 }
 
 async fn ready(State(source): State<Arc<StatusSource>>) -> Response {

@@ -252,6 +252,8 @@ impl NodeCore {
             loads: LoadSlots::new(engine.memory_bytes()),
         };
         committing.start(writer.clone(), stop.clone());
+        let space = DiskSpace::of(self.data.path());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(limit_spills(engine.clone(), space)));
         Ok((engine, writer))
     }
 
@@ -266,6 +268,23 @@ impl NodeCore {
             missing: self.state.missing.clone(),
         };
         Maintenance { context, metrics: self.task_metrics.clone() }
+    }
+}
+
+/// How often the free space is looked at that queries may spill to.
+const SPILL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Lets queries spill as long as the disk has room. They leave twice what is kept back, so that writes go on.
+async fn limit_spills(engine: Arc<Engine>, space: DiskSpace) {
+    let mut ticker = tokio::time::interval(SPILL_INTERVAL);
+    loop {
+        ticker.tick().await;
+        if let Some((free, reserve)) = space.free_and_reserve()
+            && let Err(error) = engine.set_room_for_spills(free.saturating_sub(2 * reserve))
+        {
+            tracing::warn!(%error, "queries cannot spill");
+            return;
+        }
     }
 }
 

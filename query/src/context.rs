@@ -18,6 +18,7 @@ use datafusion::sql::sqlparser::tokenizer::Tokenizer;
 
 use crate::analysis::float_operands;
 use crate::analysis::literals::make_doubles_in;
+use crate::conditions::balance;
 use crate::depth::check_depth;
 
 extensions_options! {
@@ -61,11 +62,18 @@ pub(crate) fn simplify(expr: Expr, schema: DFSchema, state: &SessionState) -> Re
     simplifier.simplify(simplifier.coerce(expr, &schema)?)
 }
 
+/// Longest expression that is given as text, in bytes.
+const EXPRESSION_BYTES_MAX: usize = 64 * 1024;
+
 /// Plans an SQL expression over the columns of a schema.
 ///
 /// # Errors
 /// When the text cannot be parsed, or the expression cannot be planned.
 pub(crate) fn plan_expression(sql: &str, schema: &DFSchema, state: &SessionState) -> Result<Expr> {
+    if sql.len() > EXPRESSION_BYTES_MAX {
+        let error = format!("an expression of {} bytes is longer than {EXPRESSION_BYTES_MAX}", sql.len());
+        return Err(external(Error::invalid(error)));
+    }
     let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location();
     check_depth(&tokens.map_err(|e| DataFusionError::SQL(Box::new(e.into()), None))?).map_err(external)?;
     let dialect = state.config_options().sql_parser.dialect;
@@ -77,6 +85,7 @@ pub(crate) fn plan_expression(sql: &str, schema: &DFSchema, state: &SessionState
 /// # Errors
 /// When the expression cannot be planned.
 pub(crate) fn plan_parsed(mut expr: ast::Expr, schema: &DFSchema, state: &SessionState) -> Result<Expr> {
+    balance(&mut expr);
     make_doubles_in(&mut expr);
     let expr = ast::ExprWithAlias { expr, alias: None };
     let expr = state.create_logical_expr_from_sql_expr(expr, schema)?;

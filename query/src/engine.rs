@@ -288,6 +288,15 @@ impl Engine {
         self.memory_bytes
     }
 
+    /// Sets how many more bytes queries may spill. One that needs more fails.
+    ///
+    /// # Errors
+    /// Never on a node that has a directory for it.
+    pub fn set_room_for_spills(&self, bytes: u64) -> Result<()> {
+        let disk = &self.base.runtime_env().disk_manager;
+        disk.set_max_temp_directory_size(disk.used_disk_space().saturating_add(bytes))
+    }
+
     /// Ends the work of queries on this node.
     pub fn interrupts(&self) -> &Arc<Interrupts> {
         &self.interrupts

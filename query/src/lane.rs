@@ -24,6 +24,7 @@ use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use tokio::runtime::Handle;
 
 use crate::scan::leaf::{memory_source, segment_scan};
+use crate::tables::dml_target::target_bytes;
 
 /// Bytes of segments that a short query reads at most. They take some tens of milliseconds on one core.
 const SHORT_BYTES_MAX: u64 = 8 * 1024 * 1024;
@@ -91,7 +92,7 @@ pub(crate) fn is_long_operator(operator: Operator) -> bool {
 /// # Errors
 /// Never in practice: the visitor does not fail.
 pub fn is_long(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
-    let (mut bytes, mut rows, mut is_long) = (0, 0, false);
+    let (mut bytes, mut rows, mut is_long) = (0u64, 0usize, false);
     plan.apply(|node| {
         node.apply_expressions(&mut |expr| {
             is_long |= expr.exists(|expr| {
@@ -110,7 +111,10 @@ pub fn is_long(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
             let files = config.file_groups.iter().flat_map(|group| group.files());
             bytes += files.map(PartitionedFile::effective_size).sum::<u64>();
         } else if let Some(source) = memory_source(node) {
-            rows += source.partitions().iter().flatten().map(|batch| batch.num_rows()).sum::<usize>();
+            let read: usize = source.partitions().iter().flatten().map(|batch| batch.num_rows()).sum();
+            rows = rows.saturating_add(read);
+        } else if let Some(read) = target_bytes(node) {
+            bytes += read;
         } else if node.children().is_empty() {
             let is_small =
                 node.is::<EmptyExec>() || node.is::<PlaceholderRowExec>() || node.is::<DataSourceExec>();

@@ -9,7 +9,7 @@ use arrow::array::{ArrayRef, AsArray, Int64Array};
 use arrow::compute::cast;
 use arrow::datatypes::Int64Type;
 use arrow_schema::{ArrowError, DataType, Field, FieldRef, TimeUnit};
-use chrono::{DateTime, LocalResult, NaiveDateTime, Offset, TimeDelta, TimeZone};
+use chrono::{DateTime, FixedOffset, LocalResult, NaiveDateTime, Offset, TimeDelta, TimeZone};
 use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
 use datafusion::execution::{FunctionRegistry, SessionState};
 use datafusion::functions::datetime::to_local_time;
@@ -50,10 +50,7 @@ pub fn instants_of(clocks: &ArrayRef, zone: &str) -> Result<ArrayRef> {
     let DataType::Timestamp(unit, None) = clocks.data_type() else {
         return exec_err!("{} is no timestamp without a zone", clocks.data_type());
     };
-    let offset = |tz: &Tz, local: NaiveDateTime| match tz.offset_from_local_datetime(&local) {
-        LocalResult::Single(offset) | LocalResult::Ambiguous(_, offset) => -offset.fix().local_minus_utc(),
-        LocalResult::None => -offset_at(tz, local - TimeDelta::days(1)),
-    };
+    let offset = |tz: &Tz, local: NaiveDateTime| -offset_of_clock(tz, local).local_minus_utc();
     Ok(cast(&shifted(clocks, *unit, zone, offset)?, &instant(*unit, zone))?)
 }
 
@@ -67,6 +64,14 @@ pub fn clocks_of(instants: &ArrayRef, zone: &str) -> Result<ArrayRef> {
     };
     let clocks = shifted(instants, *unit, zone, offset_at)?;
     Ok(cast(&clocks, &DataType::Timestamp(*unit, None))?)
+}
+
+/// How far a clock of a zone is ahead of UTC: see [`instants_of`].
+pub(crate) fn offset_of_clock(zone: &Tz, clock: NaiveDateTime) -> FixedOffset {
+    match zone.offset_from_local_datetime(&clock) {
+        LocalResult::Single(offset) | LocalResult::Ambiguous(_, offset) => offset.fix(),
+        LocalResult::None => zone.offset_from_utc_datetime(&(clock - TimeDelta::days(1))).fix(),
+    }
 }
 
 /// Seconds that clocks of a zone are ahead of UTC.

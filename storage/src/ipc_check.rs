@@ -8,13 +8,17 @@ use std::fs::File;
 use std::io::{Read, Result as IoResult};
 use std::os::unix::fs::FileExt;
 
-use arrow_ipc::{Message, MessageHeader, RecordBatch, root_as_footer, root_as_message};
+use arrow_ipc::{Message, RecordBatch, Schema, root_as_footer, root_as_message};
 use plexus_model::{Error, Result};
 
+use crate::ipc_layout::Layouts;
 use crate::ipc_schema::check_schema;
 
-/// Limit on the buffers of one message after decompression, in bytes.
-const MESSAGE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Limit on the buffers of one message of a file after decompression, in bytes.
+const FILE_MESSAGE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
+/// The same for a message that a client sends. Those without compression have no more.
+const SENT_MESSAGE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// The smallest value takes one bit.
 const ELEMENTS_PER_BYTE: u64 = 8;
@@ -68,12 +72,55 @@ impl ReadAt for File {
     }
 }
 
-/// Checks a message that arrived as a header and a body, as those of Flight do.
-///
-/// # Errors
-/// `InvalidArgument` says what the message announces.
-pub fn check_message(header: &[u8], body: &[u8]) -> Result<()> {
-    check_batch(parse(header)?, &Section { source: body, start: 0, bytes: body.len() as u64 })
+/// Checks the messages of one stream, one after the other. It knows the schema once it has seen it.
+pub struct MessageCheck {
+    layouts: Option<Layouts>,
+    bytes_max: u64,
+}
+
+impl MessageCheck {
+    /// Checks the messages of an upload.
+    pub fn of_upload() -> Self {
+        Self { layouts: None, bytes_max: SENT_MESSAGE_BYTES_MAX }
+    }
+
+    fn of_file() -> Self {
+        Self { layouts: None, bytes_max: FILE_MESSAGE_BYTES_MAX }
+    }
+
+    /// Checks a message that arrived as a header and a body, as those of Flight do.
+    ///
+    /// # Errors
+    /// `InvalidArgument` says what the message announces.
+    pub fn check(&mut self, header: &[u8], body: &[u8]) -> Result<()> {
+        self.check_parsed(parse(header)?, &Section { source: body, start: 0, bytes: body.len() as u64 })
+    }
+
+    fn schema(&mut self, schema: Schema<'_>) -> Result<()> {
+        check_schema(schema)?;
+        self.layouts = Some(Layouts::of(schema));
+        Ok(())
+    }
+
+    fn check_parsed(&mut self, message: Message<'_>, body: &Section<'_, impl ReadAt + ?Sized>) -> Result<()> {
+        if let Some(schema) = message.header_as_schema() {
+            return self.schema(schema);
+        }
+        if let Some(batch) = message.header_as_record_batch() {
+            let buffers = check_batch(batch, body, self.bytes_max)?;
+            return self.layouts()?.check_columns(batch, &buffers);
+        }
+        if let Some(dictionary) = message.header_as_dictionary_batch() {
+            let batch = dictionary.data().ok_or_else(|| Error::invalid("a dictionary without values"))?;
+            let buffers = check_batch(batch, body, self.bytes_max)?;
+            return self.layouts()?.check_dictionary(dictionary.id(), batch, &buffers);
+        }
+        Ok(())
+    }
+
+    fn layouts(&self) -> Result<&Layouts> {
+        self.layouts.as_ref().ok_or_else(|| Error::invalid("a message with rows comes before the schema"))
+    }
 }
 
 /// Checks all messages of a stream.
@@ -81,11 +128,11 @@ pub fn check_message(header: &[u8], body: &[u8]) -> Result<()> {
 /// # Errors
 /// `InvalidArgument` says what a message announces; `Unavailable` or others when it cannot be read.
 pub fn check_stream(source: &(impl ReadAt + ?Sized)) -> Result<()> {
-    let mut rest = Section::whole(source)?;
+    let (mut rest, mut check) = (Section::whole(source)?, MessageCheck::of_file());
     while let Some(header) = rest.header()? {
         let message = parse(&header)?;
         let body = rest.take(message.bodyLength())?;
-        check_batch(message, &body)?;
+        check.check_parsed(message, &body)?;
     }
     Ok(())
 }
@@ -104,13 +151,14 @@ pub fn check_file(source: &(impl ReadAt + ?Sized)) -> Result<()> {
     let length = u64::try_from(i32::from_le_bytes(*length)).map_err(|_| cut_off())?;
     let footer = whole.range(at_trailer.checked_sub(length).ok_or_else(cut_off)?, length)?.read()?;
     let footer = root_as_footer(&footer).map_err(|e| Error::invalid(format!("its footer: {e}")))?;
-    footer.schema().map_or(Ok(()), check_schema)?;
+    let mut check = MessageCheck::of_file();
+    footer.schema().map_or(Ok(()), |schema| check.schema(schema))?;
     let blocks = [footer.dictionaries(), footer.recordBatches()].into_iter().flatten().flatten();
     for block in blocks {
         let mut rest = whole.range(unsigned(block.offset())?, u64::MAX)?;
         let header = rest.take(i64::from(block.metaDataLength()))?;
         let header = Section { ..header }.header()?.ok_or_else(cut_off)?;
-        check_batch(parse(&header)?, &rest.take(block.bodyLength())?)?;
+        check.check_parsed(parse(&header)?, &rest.take(block.bodyLength())?)?;
     }
     Ok(())
 }
@@ -181,25 +229,18 @@ fn parse(header: &[u8]) -> Result<Message<'_>> {
     root_as_message(header).map_err(|e| Error::invalid(format!("the header of a message: {e}")))
 }
 
-/// Checks buffers against the body, and lengths of columns against buffers.
-fn check_batch(message: Message<'_>, body: &Section<'_, impl ReadAt + ?Sized>) -> Result<()> {
-    let batch = match message.header_type() {
-        MessageHeader::RecordBatch => message.header_as_record_batch(),
-        MessageHeader::DictionaryBatch => message.header_as_dictionary_batch().and_then(|batch| batch.data()),
-        MessageHeader::Schema => {
-            let schema = message.header_as_schema();
-            schema.map_or(Ok(()), check_schema)?;
-            None
-        }
-        _ => None,
-    };
-    let Some(batch) = batch else {
-        return Ok(());
-    };
-    let bytes = decompressed_bytes(batch, body)?;
-    if bytes > MESSAGE_BYTES_MAX && batch.compression().is_some() {
+/// Checks buffers against the body, and lengths of columns against buffers. Returns the bytes of each buffer
+/// after decompression.
+fn check_batch(
+    batch: RecordBatch<'_>,
+    body: &Section<'_, impl ReadAt + ?Sized>,
+    bytes_max: u64,
+) -> Result<Vec<u64>> {
+    let buffers = decompressed_bytes(batch, body)?;
+    let bytes = buffers.iter().fold(0u64, |total, bytes| total.saturating_add(*bytes));
+    if bytes > bytes_max && batch.compression().is_some() {
         return Err(Error::invalid(format!(
-            "a message announces {bytes} bytes, the most is {MESSAGE_BYTES_MAX}: use smaller batches"
+            "a message announces {bytes} bytes, the most is {bytes_max}: use smaller batches"
         )));
     }
     let most = bytes.saturating_mul(ELEMENTS_PER_BYTE).saturating_add(ELEMENTS_WITHOUT_BYTES);
@@ -211,12 +252,12 @@ fn check_batch(message: Message<'_>, body: &Section<'_, impl ReadAt + ?Sized>) -
             )));
         }
     }
-    Ok(())
+    Ok(buffers)
 }
 
-/// The bytes of all buffers of a batch after decompression.
-fn decompressed_bytes(batch: RecordBatch<'_>, body: &Section<'_, impl ReadAt + ?Sized>) -> Result<u64> {
-    let mut total = 0u64;
+/// The bytes of each buffer of a batch after decompression.
+fn decompressed_bytes(batch: RecordBatch<'_>, body: &Section<'_, impl ReadAt + ?Sized>) -> Result<Vec<u64>> {
+    let mut sizes = Vec::new();
     for buffer in batch.buffers().into_iter().flatten() {
         let mut stored = body.range(unsigned(buffer.offset())?, unsigned(buffer.length())?)?;
         let mut bytes = stored.bytes;
@@ -228,9 +269,9 @@ fn decompressed_bytes(batch: RecordBatch<'_>, body: &Section<'_, impl ReadAt + ?
                 announced => unsigned(announced.unwrap_or_default())?,
             };
         }
-        total = total.saturating_add(bytes);
+        sizes.push(bytes);
     }
-    Ok(total)
+    Ok(sizes)
 }
 
 #[cfg(test)]

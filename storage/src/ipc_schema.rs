@@ -1,7 +1,7 @@
 //! What the schema in an Arrow IPC message announces, checked before the decoder turns it into types: it
 //! panics for what it does not know.
 
-use arrow_ipc::{DateUnit, Endianness, Field, IntervalUnit, Precision, Schema, TimeUnit, Type, UnionMode};
+use arrow_ipc::{DateUnit, Endianness, Field, IntervalUnit, Precision, Schema, TimeUnit, Type};
 use plexus_model::{Error, Result};
 
 /// Levels of types within types.
@@ -53,15 +53,16 @@ fn is_count_right(field: Field<'_>, count: usize) -> bool {
             let ends = ends.and_then(|ends| ends.type_as_int());
             ends.is_some_and(|ends| ends.is_signed() && matches!(ends.bitWidth(), 16 | 32 | 64))
         }
-        Type::Struct_ | Type::Union => true,
+        Type::Struct_ => field.children().is_some(),
         _ => count == 0,
     }
 }
 
 /// Whether the numbers of a dictionary have a type that the decoder knows.
 fn has_known_index(field: Field<'_>) -> bool {
-    let index = field.dictionary().and_then(|dictionary| dictionary.indexType());
-    index.is_none_or(|index| matches!(index.bitWidth(), 8 | 16 | 32 | 64))
+    field.dictionary().is_none_or(|dictionary| {
+        dictionary.indexType().is_some_and(|index| matches!(index.bitWidth(), 8 | 16 | 32 | 64))
+    })
 }
 
 fn has_known_type(field: Field<'_>) -> bool {
@@ -116,18 +117,6 @@ fn has_known_type(field: Field<'_>) -> bool {
                 _ => 0,
             };
             (1..=digits).contains(&decimal.precision()) && (-digits..=digits).contains(&decimal.scale())
-        }),
-        Type::Union => field.type_as_union().is_some_and(|union| {
-            let count = field.children().map_or(0, |children| children.len());
-            let ids: Vec<i32> = union.typeIds().into_iter().flatten().collect();
-            let mut distinct = ids.clone();
-            distinct.sort_unstable();
-            distinct.dedup();
-            matches!(union.mode(), UnionMode::Dense | UnionMode::Sparse)
-                && count <= 127
-                && (union.typeIds().is_none() || ids.len() == count)
-                && distinct.len() == ids.len()
-                && ids.iter().all(|id| (0..=127).contains(id))
         }),
         _ => false,
     }

@@ -45,6 +45,7 @@ mod hidden_values;
 pub mod inline;
 mod inventory;
 pub mod ipc_check;
+mod ipc_layout;
 mod ipc_schema;
 mod mapped;
 mod point_lookup;

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use moka::sync::Cache;
+use plexus_index::KeyIndex;
 use plexus_memory::inherit_in;
 use plexus_model::{
     DeletionVectorData, Error, ErrorKind, FileData, NodeId, Result, Segment, SegmentData, SegmentId, Table,
@@ -110,7 +111,12 @@ pub struct SegmentReader {
     pub(crate) footers: Cache<SegmentId, Footer>,
     /// Columns that point lookups have opened.
     pub(crate) open_columns: OpenColumns,
+    /// Key indexes, weighed by their bytes.
+    pub(crate) key_indexes: Cache<SegmentId, KeyIndex>,
 }
+
+/// Bytes of key indexes that a node caches in memory. An index takes 12 bytes per row.
+const KEY_INDEX_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// Cached footers.
 const FOOTERS_MAX: u64 = 4_096;
@@ -132,6 +138,10 @@ impl SegmentReader {
             session: vortex_session(),
             footers: Cache::new(FOOTERS_MAX),
             open_columns: OpenColumns::default(),
+            key_indexes: Cache::builder()
+                .max_capacity(KEY_INDEX_BYTES_MAX)
+                .weigher(|_, index: &KeyIndex| u32::try_from(index.bytes() + 64).unwrap_or(u32::MAX))
+                .build(),
         }
     }
 

@@ -230,14 +230,19 @@ impl SegmentReader {
         Ok(Some(if is_same { wanted.clone().with_nullable(stored.is_nullable()) } else { stored }))
     }
 
-    /// The index of the primary keys of a file segment.
+    /// The index of the primary keys of a file segment. It is kept in memory.
     ///
     /// # Errors
     /// `Unavailable` when no replica can be read. `Corrupt` when the index is damaged.
     pub async fn key_index(&self, file: &SegmentRef) -> Result<KeyIndex> {
+        if let Some(index) = self.key_indexes.get(&file.id) {
+            return Ok(index);
+        }
         let length = file.data.bytes - file.data.column_bytes;
         let bytes = self.read_range(file, file.data.column_bytes, length).await?;
-        KeyIndex::open(bytes).map_err(|e| e.context(format!("segment {}", file.id)))
+        let index = KeyIndex::open(bytes).map_err(|e| e.context(format!("segment {}", file.id)))?;
+        self.key_indexes.insert(file.id, index.clone());
+        Ok(index)
     }
 }
 

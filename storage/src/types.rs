@@ -1,6 +1,7 @@
 //! Conversions between the schemas of the manifest and Arrow's, in both directions.
 
 use std::collections::HashSet;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -8,6 +9,10 @@ use arrow::array::timezone::Tz;
 use arrow_schema::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit as ArrowTimeUnit};
 use plexus_model::limits::VECTOR_DIMENSIONS_MAX;
 use plexus_model::{Column, ColumnType, Error, Result, TableSchema, TimeUnit};
+
+/// Seconds since 1970 of the first and the last instant that the segment format knows: the second day of year
+/// -9999, and 22:00 on the last day but one of year 9999, so that both are in that year in all zones.
+pub const INSTANT_SECONDS: RangeInclusive<i64> = -377_705_023_201..=253_402_207_200;
 
 /// The Arrow schema of a table's rows.
 pub fn to_arrow(schema: &TableSchema) -> SchemaRef {

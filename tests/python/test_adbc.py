@@ -516,3 +516,31 @@ def test_executemany_is_one_commit(cursor):
     cursor.execute("SELECT id, n FROM adbc_one ORDER BY id")
     assert cursor.fetchall() == [(10, 16), (11, 6)]
     cursor.execute("DROP TABLE adbc_one")
+
+
+def test_times_without_a_zone_are_clocks_of_the_session(cursor):
+    """Parameters mean what literals do, wherever they stand."""
+    cursor.execute("CREATE TABLE adbc_clocks (id INT PRIMARY KEY, z TIMESTAMP(6) WITH TIME ZONE)")
+    cursor.execute("SET TIME ZONE 'America/New_York'")
+    noon = datetime.datetime(2025, 7, 1, 12)
+    cursor.execute("INSERT INTO adbc_clocks VALUES (1, TIMESTAMP '2025-07-01 12:00:00')")
+    cursor.execute("INSERT INTO adbc_clocks VALUES (2, ?)", (noon,))
+    cursor.execute("INSERT INTO adbc_clocks SELECT 3, ?", (noon,))
+    cursor.execute(
+        "INSERT INTO adbc_clocks VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET z = excluded.z", (noon,)
+    )
+    for condition, value in [
+        ("z = ?", noon),
+        ("z >= ?", noon),
+        ("z BETWEEN ? AND now()", datetime.date(2025, 7, 1)),
+        ("z > ?", datetime.date(2025, 7, 1)),
+        ("z < ?", datetime.date(2025, 7, 2)),
+    ]:
+        cursor.execute(f"SELECT count(*) FROM adbc_clocks WHERE {condition}", (value,))
+        assert cursor.fetchone() == (3,), condition
+    cursor.execute("SELECT count(*) FROM adbc_clocks WHERE z = TIMESTAMP '2025-07-01 16:00:00+00'")
+    assert cursor.fetchone() == (3,)
+    cursor.execute("DELETE FROM adbc_clocks WHERE z = ?", (noon,))
+    cursor.execute("SELECT count(*) FROM adbc_clocks")
+    assert cursor.fetchone() == (0,)
+    cursor.execute("SET TIME ZONE 'UTC'")

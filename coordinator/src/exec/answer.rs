@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::errors::point_at;
 use crate::exec::context::Executed;
-use crate::exec::retry::RowStream;
+use crate::exec::row_stream::RowStream;
 use crate::exec::session::Session;
 use crate::limits::UNREAD_MAX;
 use crate::running::{RunningStatements, Started};

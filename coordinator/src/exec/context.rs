@@ -5,7 +5,7 @@ use std::sync::Arc;
 use datafusion::common::ScalarValue;
 use plexus_model::{Error, Manifest, Result, Table, TableName};
 
-use crate::exec::retry::RowStream;
+use crate::exec::row_stream::RowStream;
 use crate::exec::session::Session;
 use crate::sql::result_names::ResultNames;
 

@@ -23,7 +23,7 @@ use crate::errors::{from_datafusion, unsupported};
 use crate::exec::context::{Executed, StatementContext, find};
 use crate::exec::plan_statement::{plan_rows, plan_statement};
 use crate::exec::planner::{Planner, announced_schema};
-use crate::exec::retry::RowStream;
+use crate::exec::row_stream::RowStream;
 use crate::exec::session::Session;
 use crate::limits::RETURNING_BYTES_MAX;
 use crate::sql::kind::{is_literal_rows, is_rows, literal_rows};

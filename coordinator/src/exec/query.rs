@@ -13,7 +13,7 @@ use plexus_storage::sql_name;
 use crate::errors::{from_datafusion, unsupported};
 use crate::exec::context::{Executed, StatementContext};
 use crate::exec::planner::Planner;
-use crate::exec::retry::RowStream;
+use crate::exec::row_stream::RowStream;
 use crate::sql::parameters::bind;
 
 /// Runs queries, `EXPLAIN`, `SET` and `RESET`.

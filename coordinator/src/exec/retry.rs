@@ -4,43 +4,19 @@
 //! sent to the client. The first bytes of a result are held back to extend that window.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Instant;
 
-use arrow::array::RecordBatch;
-use arrow_schema::SchemaRef;
-use datafusion::common::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
-use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream, execute_stream};
-use futures::stream::{self, BoxStream};
-use futures::{StreamExt, TryStreamExt};
 use plexus_model::{Error, ErrorKind, Manifest, NodeId, Result};
-use plexus_query::search::run_fast_path;
-use plexus_query::{LongLane, PlacedWorker, WorkerSlots, is_long, physical_plan};
-use plexus_storage::rows_bytes;
-use tracing::Instrument;
+use plexus_query::{PlacedWorker, WorkerSlots};
 use url::Url;
 
 use crate::errors::{from_datafusion, unavailable_worker};
-use crate::limits::{HOLD_BACK_BYTES, LANE_BATCHES, QUERY_ATTEMPTS_MAX, SUSPECT_TIMEOUT};
-use crate::running;
-
-/// A stream of result batches with its schema.
-pub struct RowStream {
-    /// Schema of every batch.
-    pub schema: SchemaRef,
-    /// The batches. The stream ends after the first error.
-    pub stream: BoxStream<'static, Result<RecordBatch>>,
-}
-
-impl RowStream {
-    /// A stream over batches that are in memory.
-    pub fn from_batches(schema: SchemaRef, batches: Vec<RecordBatch>) -> Self {
-        Self { schema, stream: stream::iter(batches.into_iter().map(Ok)).boxed() }
-    }
-}
+use crate::exec::row_stream::RowStream;
+use crate::exec::start::start;
+use crate::limits::{QUERY_ATTEMPTS_MAX, SUSPECT_TIMEOUT};
 
 /// Nodes that failed a request recently, before the leader has noticed. An entry expires by itself.
 #[derive(Default)]
@@ -116,59 +92,6 @@ pub(crate) async fn run(
         }
         attempt += 1;
     }
-}
-
-/// Starts one attempt and holds back the first [`HOLD_BACK_BYTES`] of its result.
-pub(crate) async fn start(plan: &LogicalPlan, state: &SessionState) -> Result<RowStream, DataFusionError> {
-    if let Some(found) = run_fast_path(plan, state).await? {
-        return Ok(RowStream::from_batches(found.schema(), vec![found]));
-    }
-    // A physical plan can run only once, so every attempt creates its own.
-    let physical = physical_plan(state, plan).await?;
-    let schema = physical.schema();
-    let mut stream = execute(physical, state).await?;
-    let mut held = Vec::new();
-    let mut bytes = 0;
-    while bytes < HOLD_BACK_BYTES {
-        match stream.try_next().await? {
-            Some(batch) => {
-                bytes += rows_bytes(&batch);
-                held.push(batch);
-            }
-            None => return Ok(RowStream::from_batches(schema, held)),
-        }
-    }
-    let rest = stream.map_err(from_datafusion);
-    Ok(RowStream { schema, stream: stream::iter(held.into_iter().map(Ok)).chain(rest).boxed() })
-}
-
-/// Executes a plan, in the long lane if it may take long.
-async fn execute(
-    plan: Arc<dyn ExecutionPlan>,
-    state: &SessionState,
-) -> Result<SendableRecordBatchStream, DataFusionError> {
-    let context = state.task_ctx();
-    let lane = LongLane::of(state);
-    let Some(lane) = lane.filter(|_| is_long(&plan).unwrap_or(true)) else {
-        return execute_stream(plan, context);
-    };
-    running::admit_long().await.map_err(|e| DataFusionError::External(Box::new(e)))?;
-    if let Some(slots) = state.config().get_extension::<WorkerSlots>() {
-        running::runs_on(slots.workers.iter().map(|worker| worker.node));
-    }
-    let mut rows = RecordBatchReceiverStreamBuilder::new(plan.schema(), LANE_BATCHES);
-    let sender = rows.tx();
-    let run = async move {
-        let mut stream = execute_stream(plan, context)?;
-        while let Some(batch) = stream.next().await {
-            if sender.send(batch).await.is_err() {
-                break;
-            }
-        }
-        Ok(())
-    };
-    rows.spawn_on(run.in_current_span(), lane.runtime());
-    Ok(rows.build())
 }
 
 /// Attempts to run a statement that conflicts with concurrent commits.

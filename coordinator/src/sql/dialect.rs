@@ -46,6 +46,11 @@ impl Dialect for PlexusDialect {
         GENERIC.is_identifier_part(ch)
     }
 
+    /// The parser of the library takes `ON` for a name: `INSERT INTO t SELECT 1 ON CONFLICT DO NOTHING`.
+    fn is_column_alias(&self, kw: &Keyword, parser: &mut Parser) -> bool {
+        *kw != Keyword::ON && GENERIC.is_column_alias(kw, parser)
+    }
+
     /// `a IS DISTINCT FROM b AND c`: the parser of the library would take `b AND c` for the right side.
     fn parse_infix(&self, parser: &mut Parser, expr: &Expr, _: u8) -> Option<Result<Expr, ParserError>> {
         let negated = match () {

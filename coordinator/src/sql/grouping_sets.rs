@@ -43,6 +43,8 @@ impl VisitorMut for Groups {
 /// The sets that a group is short for; `None` if the engine takes it as it is.
 fn sets_of(group: &Expr) -> Result<Option<Vec<Vec<Expr>>>> {
     let keys = match group {
+        // `GROUP BY ()` makes one group of all rows.
+        Expr::Tuple(keys) if keys.is_empty() => return Ok(Some(vec![vec![]])),
         Expr::Rollup(keys) | Expr::Cube(keys) => keys,
         _ => return Ok(None),
     };

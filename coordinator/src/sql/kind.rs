@@ -7,13 +7,13 @@ use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
 
 use plexus_model::{Error, Result};
-use plexus_query::{make_doubles, visit};
+use plexus_query::{balance, make_doubles, visit};
 
 use crate::errors::point_at;
 use crate::sql::result_names::{self, ResultNames};
 use crate::sql::{
-    clauses, conditions, grouping_sets, like_escapes, multisets, named_windows, operators, plan_size,
-    rewrite, row_values, standard_forms, time_zones, timestamps, using_columns, window_calls,
+    clauses, grouping_sets, like_escapes, multisets, named_windows, operators, plan_size, rewrite,
+    row_values, scopes, standard_forms, time_zones, timestamps, using_columns, window_calls,
 };
 
 /// The kind of a statement, which decides the executor that runs it.
@@ -169,7 +169,8 @@ fn reads_tables(statement: &Statement) -> bool {
 fn make_standard(statement: &mut Statement) -> Result<()> {
     match statement {
         Statement::Statement(statement) => {
-            conditions::balance(statement.as_mut());
+            scopes::rewrite(statement.as_mut());
+            balance(statement.as_mut());
             using_columns::rewrite(statement.as_mut())?;
             multisets::rewrite(statement.as_mut())?;
             grouping_sets::rewrite(statement.as_mut())?;

@@ -4,7 +4,6 @@
 pub(crate) mod call;
 pub(crate) mod clauses;
 pub(crate) mod columns;
-pub(crate) mod conditions;
 pub(crate) mod definition;
 pub(crate) mod dependent_columns;
 pub(crate) mod dialect;
@@ -24,6 +23,7 @@ pub(crate) mod prepared;
 pub(crate) mod result_names;
 pub(crate) mod rewrite;
 pub(crate) mod row_values;
+pub(crate) mod scopes;
 pub(crate) mod search_calls;
 pub(crate) mod standard_forms;
 pub(crate) mod syntax;

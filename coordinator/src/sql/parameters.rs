@@ -141,7 +141,11 @@ fn arithmetic_operands(plan: &LogicalPlan) -> datafusion::common::Result<HashSet
 /// A value in the type that the plan expects, if that holds it exactly. Otherwise the value keeps its own
 /// type and means what a literal of that type would: `id = ?` with 1.5 finds no row.
 fn fit(value: &ScalarValue, data_type: &DataType) -> Result<ScalarValue> {
-    if data_type.is_null() || value.data_type() == *data_type {
+    // A time without a zone is one of the clock of the session, as a literal is.
+    let is_clock =
+        matches!(value.data_type(), DataType::Timestamp(_, None) | DataType::Date32 | DataType::Date64);
+    let is_instant = matches!(data_type, DataType::Timestamp(_, Some(_)));
+    if data_type.is_null() || value.data_type() == *data_type || (is_clock && is_instant) {
         return Ok(value.clone());
     }
     let array = value.to_array().map_err(from_datafusion)?;

@@ -11,16 +11,18 @@ use std::sync::Arc;
 use arrow_schema::{Field, Schema, SchemaRef};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    self, Expr, Ident, ObjectNamePart, Query, Select, SelectItem, SetExpr, SetQuantifier, VisitorMut,
+    self, Expr, Ident, ObjectNamePart, OrderByKind, Query, Select, SelectItem, SetExpr, SetQuantifier,
+    VisitorMut,
 };
 use plexus_model::cut;
 
+use crate::sql::columns::replace_unqualified;
 use crate::sql::names::{name_of, unqualified};
 use crate::sql::syntax;
-use plexus_query::visit_mut;
+use plexus_query::{visit_expressions, visit_mut};
 
 /// Starts a hidden suffix. No name has a control character.
-const SUFFIX: char = '\u{1}';
+pub(crate) const SUFFIX: char = '\u{1}';
 
 /// Longest name of a column that is named by its expression, in bytes.
 const NAME_BYTES_MAX: usize = 200;
@@ -151,13 +153,49 @@ pub(crate) fn tell_apart(statement: &mut Statement) {
         return;
     };
     match statement.as_mut() {
-        ast::Statement::Query(query) => tell_apart_in(&mut query.body),
+        ast::Statement::Query(query) => {
+            tell_apart_in(&mut query.body);
+            tell_apart_from_order(query);
+        }
         ast::Statement::Insert(insert) => {
             if let Some(source) = &mut insert.source {
                 tell_apart_in(&mut source.body);
             }
         }
         _ => {}
+    }
+}
+
+/// Gives computed columns hidden suffixes that have the name of a column of a table by which the rows are
+/// ordered: `SELECT upper(name) AS name FROM t ORDER BY t.name`. The engine selects that column as well.
+fn tell_apart_from_order(query: &mut Query) {
+    let (SetExpr::Select(select), Some(ast::OrderBy { kind: OrderByKind::Expressions(keys), .. })) =
+        (query.body.as_mut(), &mut query.order_by)
+    else {
+        return;
+    };
+    if select.having.is_some() || select.qualify.is_some() || select.distinct.is_some() {
+        return;
+    }
+    let mut ordered = HashSet::new();
+    let _: ControlFlow<()> = visit_expressions(keys, &mut |expr| {
+        if let Expr::CompoundIdentifier(parts) = expr {
+            ordered.extend(parts.last().map(name_of));
+        }
+        ControlFlow::Continue(())
+    });
+    for (index, item) in select.projection.iter_mut().enumerate() {
+        let SelectItem::ExprWithAlias { expr, alias } = item else {
+            continue;
+        };
+        let name = name_of(alias);
+        if is_column(expr) || !ordered.contains(&name) {
+            continue;
+        }
+        *alias = Ident::with_quote('"', format!("{name}{SUFFIX}{index}"));
+        replace_unqualified(keys, |column| {
+            (name_of(column) == name).then(|| Expr::Identifier(alias.clone()))
+        });
     }
 }
 

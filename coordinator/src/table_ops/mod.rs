@@ -9,7 +9,7 @@ use plexus_model::{Error, Result, Table, failpoint};
 
 use crate::exec::context::{Executed, StatementContext, find};
 use crate::exec::planner::Planner;
-use crate::exec::retry::RowStream;
+use crate::exec::row_stream::RowStream;
 use crate::peers::Peers;
 use crate::sql::call::Procedure;
 use crate::sql::names::object_name;

@@ -19,7 +19,7 @@ use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 use plexus_model::{Error, Result, Table};
-use plexus_query::{DEFAULT_ZONE, clocks_of, instants_of, with_seconds};
+use plexus_query::{DEFAULT_ZONE, clocks_of, completed, instants_of};
 use plexus_storage::{decimals_as_floats, sql_name, types};
 
 use crate::write::coerce::{STRICT, cast_columns, cast_error, check_finite};
@@ -56,7 +56,7 @@ pub(crate) fn assign_value(array: &ArrayRef, to: &DataType, zone: &str) -> Resul
         return Err(Error::invalid(format!("a value of type {from} is no {to}: write a CAST")));
     }
     let array = &match to {
-        DataType::Timestamp(..) => with_seconds(array),
+        DataType::Timestamp(_, of_zone) => completed(array, of_zone.as_ref().map(|_| zone)),
         _ => array.clone(),
     };
     let array = match in_zone(array, to, zone)? {

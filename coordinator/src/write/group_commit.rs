@@ -260,7 +260,7 @@ impl ShardRows {
         let rows = concat_batches(&types::to_arrow(&table.schema), &self.batches)
             .map_err(|e| Error::internal(format!("concatenating rows: {e}")).with_source(e))?;
         let keys: CanonicalKeys = primary_keys(&table.schema, &rows)?;
-        let index = Arc::new(KeyIndex::open(build_key_index(&keys.hashes()).into())?);
+        let index = KeyIndex::open(build_key_index(&keys.hashes()).into())?;
         self.stored = writer.keys.find(table, manifest.version, shard, &keys, index).await?;
         self.keys = (0..keys.len()).map(|row| keys.bytes(row)).collect();
         self.rows = Some(rows);

@@ -7,15 +7,12 @@ use std::sync::Arc;
 
 use arrow::util::display::array_value_to_string;
 use futures::TryStreamExt;
-use moka::sync::Cache;
 use plexus_index::{KeyIndex, build_key_index};
 use plexus_memory::inherit_in;
 use plexus_model::{
     Error, NewSegment, Result, RowSelection, RowSet, Segment, SegmentId, Table, TableSchema, Version,
 };
 use plexus_storage::{CanonicalKeys, SegmentReader, SegmentRef, project};
-
-use crate::limits::KEY_INDEX_BYTES_MAX;
 
 /// How a write handles a row whose primary key exists already.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,18 +37,15 @@ pub(crate) struct KeyResolution {
     pub(crate) ignored: RowsBySegment,
 }
 
-/// Finds rows by primary key. Caches the key indexes of segments in memory, up to a bound.
+/// Finds rows by primary key.
 pub struct KeyIndexes {
     reader: SegmentReader,
-    cache: Cache<SegmentId, Arc<KeyIndex>>,
 }
 
 impl KeyIndexes {
-    /// An empty cache that reads segments through `reader`.
+    /// Reads segments through `reader`.
     pub fn new(reader: SegmentReader) -> Self {
-        let weight =
-            |_: &SegmentId, index: &Arc<KeyIndex>| u32::try_from(index.bytes() + 64).unwrap_or(u32::MAX);
-        Self { reader, cache: Cache::builder().max_capacity(KEY_INDEX_BYTES_MAX).weigher(weight).build() }
+        Self { reader }
     }
 
     /// Finds and resolves duplicate keys of new segments: among themselves, and with the rows that `version`
@@ -135,7 +129,7 @@ impl KeyIndexes {
         version: Version,
         shard: u32,
         keys: &CanonicalKeys,
-        index: Arc<KeyIndex>,
+        index: KeyIndex,
     ) -> Result<HashMap<u32, (SegmentId, u32)>> {
         let mut found = HashMap::new();
         for segment in table.visible(version).filter(|s| s.shard == shard) {
@@ -160,17 +154,12 @@ impl KeyIndexes {
         Ok(found)
     }
 
-    /// The key index of a segment. That of an inline segment is built from its keys and not cached.
-    async fn index(&self, table: &Table, segment: &Segment) -> Result<Arc<KeyIndex>> {
-        let Some(file) = SegmentRef::data_file(table, segment) else {
-            return KeyIndex::open(build_key_index(&segment.keys).into()).map(Arc::new);
-        };
-        if let Some(index) = self.cache.get(&segment.id) {
-            return Ok(index);
+    /// The key index of a segment. That of an inline segment is built from its keys.
+    async fn index(&self, table: &Table, segment: &Segment) -> Result<KeyIndex> {
+        match SegmentRef::data_file(table, segment) {
+            Some(file) => self.reader.key_index(&file).await,
+            None => KeyIndex::open(build_key_index(&segment.keys).into()),
         }
-        let index = Arc::new(self.reader.key_index(&file).await?);
-        self.cache.insert(segment.id, index.clone());
-        Ok(index)
     }
 
     /// The canonical keys of rows of a segment, by row.
@@ -222,7 +211,7 @@ impl KeyIndexes {
 const JOIN_ON_ASYNC_THREAD_KEYS_MAX: usize = 16 * 1024;
 
 /// Pairs of rows of two key indexes with the same hash.
-async fn join_hashes(left: Arc<KeyIndex>, right: Arc<KeyIndex>) -> Result<Vec<(u32, u32)>> {
+async fn join_hashes(left: KeyIndex, right: KeyIndex) -> Result<Vec<(u32, u32)>> {
     if left.len() + right.len() <= JOIN_ON_ASYNC_THREAD_KEYS_MAX {
         return Ok(left.join_hashes(&right));
     }

@@ -8,18 +8,16 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, Int64Array};
 use arrow::compute::{cast, max, min};
 use arrow::datatypes::{
-    ArrowNativeType, Date32Type, Date64Type, Decimal128Type, Time32MillisecondType, Time32SecondType,
-    Time64MicrosecondType, Time64NanosecondType, TimestampMicrosecondType, TimestampMillisecondType,
-    TimestampNanosecondType, TimestampSecondType,
+    ArrowNativeType, Date32Type, Date64Type, Decimal128Type, Decimal256Type, Time32MillisecondType,
+    Time32SecondType, Time64MicrosecondType, Time64NanosecondType, TimestampMicrosecondType,
+    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
 };
 use arrow::util::display::array_value_to_string;
 use arrow_schema::{DataType, TimeUnit};
 use plexus_model::{Error, Result};
 use plexus_storage::sql_name;
+use plexus_storage::types::INSTANT_SECONDS as SECONDS;
 
-/// Seconds since 1970 of the first and the last instant that the segment format knows: the second day of year
-/// -9999, and 22:00 on the last day but one of year 9999, so that both are in that year in all zones.
-const SECONDS: RangeInclusive<i64> = -377_705_023_201..=253_402_207_200;
 /// Days since 1970 of the first day of year -9999, and of the last of year 9999.
 const DAYS: RangeInclusive<i64> = -4_371_587..=2_932_896;
 const SECONDS_PER_DAY: i64 = 24 * 60 * 60;
@@ -32,6 +30,12 @@ pub(crate) fn check_values(array: &ArrayRef) -> Result<()> {
     match array.data_type() {
         DataType::Decimal128(precision, _) => {
             let decimals = array.as_primitive::<Decimal128Type>();
+            decimals
+                .validate_decimal_precision(*precision)
+                .map_err(|e| Error::invalid(format!("{}: {e}", sql_name(array.data_type()))))
+        }
+        DataType::Decimal256(precision, _) => {
+            let decimals = array.as_primitive::<Decimal256Type>();
             decimals
                 .validate_decimal_precision(*precision)
                 .map_err(|e| Error::invalid(format!("{}: {e}", sql_name(array.data_type()))))

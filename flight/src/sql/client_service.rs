@@ -29,11 +29,9 @@ use crate::sql::server::SqlService;
 use crate::sql::statements::select_all;
 use crate::sql::tickets::StatementHandle;
 use crate::status::to_status;
+use crate::whole_messages::MESSAGE_BYTES_MAX;
 
 type Streamed<T> = BoxStream<'static, Result<T, Status>>;
-
-/// Largest message from a client. `pyarrow` sends a record batch as one message, whatever its size.
-const RECEIVED_MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// Supported actions and their descriptions, as `ListActions` reports them.
 const ACTIONS: [(&str, &str); 10] = [
@@ -63,7 +61,7 @@ impl ClientService {
     /// The gRPC service, with the message limits of the client port.
     pub fn into_server(self) -> FlightServiceServer<Self> {
         FlightServiceServer::new(self)
-            .max_decoding_message_size(RECEIVED_MESSAGE_BYTES_MAX)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(usize::MAX)
     }
 

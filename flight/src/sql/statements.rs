@@ -78,6 +78,14 @@ impl SqlService {
         session: &Session,
         handle: &StatementHandle,
     ) -> Result<Response<DataStream>, Status> {
+        // Reading a ticket must not change anything: a proxy or a client may read it again.
+        let is_run = handle.version > 0 || handle.executed;
+        if !is_run && !self.coordinator.returns_rows(session, &handle.sql).await.map_err(|e| to_status(&e))? {
+            return Err(Status::permission_denied(
+                "a handle of a statement that changes something is no ticket: run it with DoPut, or ask for \
+                 its FlightInfo",
+            ));
+        }
         let rows = self.redeem(session, handle).await.map_err(|e| to_status(&e))?;
         let rows = RowStream { schema: nullable(&rows.schema), stream: rows.stream };
         Ok(Response::new(encode_rows(rows, session.string_view())))

@@ -1,5 +1,6 @@
 //! Record batches that clients send with `DoPut`: rows to ingest, and rows of statement parameters.
 
+use std::future::ready;
 use std::panic::AssertUnwindSafe;
 
 use arrow::array::RecordBatch;
@@ -11,7 +12,8 @@ use arrow_schema::SchemaRef;
 use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use plexus_model::Result as PlexusResult;
-use plexus_storage::{ipc_check, rows_bytes};
+use plexus_storage::ipc_check::MessageCheck;
+use plexus_storage::rows_bytes;
 use tonic::Status;
 
 use crate::status::{from_status, to_status};
@@ -30,7 +32,9 @@ pub(crate) async fn uploaded_batches(
         Some(Ok(_)) => {}
     }
     let messages = with_certain_end(data);
-    let messages = messages.and_then(|message| async { check_message(&message).map(|()| message) });
+    let mut check = MessageCheck::of_upload();
+    let messages =
+        messages.and_then(move |message| ready(check_message(&mut check, &message).map(|()| message)));
     let messages = messages.map_err(|e| FlightError::Tonic(Box::new(e)));
     let mut batches = FlightRecordBatchStream::new_from_flight_data(messages);
     // The decoder exposes the schema, which is the first message, once it has read the first batch or the
@@ -56,17 +60,18 @@ fn with_certain_end<T>(messages: impl Stream<Item = T>) -> impl Stream<Item = T>
     messages.chain(stream::once(tokio::task::yield_now()).filter_map(|()| async { None }))
 }
 
-/// The decoder panics for some messages that contradict themselves.
+/// The checks refuse what the decoder is known to panic for. Should it panic all the same, the upload fails.
 fn damaged() -> Status {
     Status::invalid_argument("decoding the uploaded rows: a message is damaged")
 }
 
 /// Checks what a message announces before the decoder allocates it.
-fn check_message(data: &FlightData) -> Result<(), Status> {
+fn check_message(check: &mut MessageCheck, data: &FlightData) -> Result<(), Status> {
     if data.data_header.is_empty() {
         return Ok(());
     }
-    ipc_check::check_message(&data.data_header, &data.data_body)
+    check
+        .check(&data.data_header, &data.data_body)
         .map_err(|e| to_status(&e.context("decoding the uploaded rows")))
 }
 

@@ -1,6 +1,9 @@
 //! The type of a text column, from all of its values: the narrowest that holds each of them exactly.
 
+use std::ops::RangeInclusive;
+
 use arrow_schema::{DataType, TimeUnit};
+use plexus_storage::types::INSTANT_SECONDS;
 
 use super::values::{digits_of, instant};
 
@@ -12,6 +15,9 @@ const PRINTED_DIGITS: usize = 17;
 
 /// Digits of the widest decimal.
 const DECIMAL_DIGITS: i64 = 38;
+
+/// Seconds since 1970 of which nanoseconds fit into 64 bits.
+const NANOSECOND_SECONDS: RangeInclusive<i64> = -9_223_372_036..=9_223_372_035;
 
 /// What the values of a column seen so far have in common.
 #[derive(Clone, Debug)]
@@ -36,6 +42,10 @@ pub(crate) struct Inferred {
     zones: bool,
     no_zones: bool,
     nanoseconds: bool,
+    /// Whether timestamps hold all times.
+    instants: bool,
+    /// Whether timestamps in nanoseconds do.
+    nanosecond_instants: bool,
 }
 
 impl Default for Inferred {
@@ -56,6 +66,8 @@ impl Default for Inferred {
             zones: false,
             no_zones: false,
             nanoseconds: false,
+            instants: true,
+            nanosecond_instants: true,
         }
     }
 }
@@ -105,10 +117,13 @@ impl Inferred {
 
     fn add_time(&mut self, text: &str) {
         let has_shape = text.len() >= 10 && text.as_bytes()[4] == b'-' && text.as_bytes()[7] == b'-';
-        let Some((_, nanos)) = instant(text).filter(|_| has_shape) else {
+        let Some((seconds, nanos)) = instant(text).filter(|_| has_shape) else {
             (self.times, self.dates) = (false, false);
             return;
         };
+        // What no timestamp holds, such as the end of time as 9999-12-31 23:59:59, is text.
+        self.instants &= INSTANT_SECONDS.contains(&seconds);
+        self.nanosecond_instants &= NANOSECOND_SECONDS.contains(&seconds);
         self.nanoseconds |= nanos % 1_000 != 0;
         if text.len() == 10 {
             return;
@@ -149,7 +164,8 @@ impl Inferred {
         if self.dates {
             return DataType::Date32;
         }
-        if self.times && !(self.zones && self.no_zones) {
+        let holds_all = self.instants && (self.nanosecond_instants || !self.nanoseconds);
+        if self.times && holds_all && !(self.zones && self.no_zones) {
             let unit = if self.nanoseconds { TimeUnit::Nanosecond } else { TimeUnit::Microsecond };
             return DataType::Timestamp(unit, self.zones.then(|| "UTC".into()));
         }
@@ -216,6 +232,9 @@ mod tests {
             (&["2024-01-31T12:00:00Z"][..], Timestamp(TimeUnit::Microsecond, Some("UTC".into()))),
             (&["2024-01-31 12:00:00.123456789"][..], Timestamp(TimeUnit::Nanosecond, None)),
             (&["2024-13-31"][..], Utf8),
+            (&["2024-01-31 12:00:00", "9999-12-31 23:59:59"][..], Utf8),
+            (&["9999-12-31"][..], Date32),
+            (&["2024-01-31 12:00:00.123456789", "2500-01-01 00:00:00"][..], Utf8),
             (&["1.", "2"][..], Utf8),
         ] {
             assert_eq!(infer(values), expected, "{values:?}");

@@ -6,7 +6,7 @@ use plexus_node::client::Client;
 use sqllogictest_flightsql::runner::FlightSqlDB;
 
 use crate::harness::Cluster;
-use crate::queries::{execute_all, explain, number};
+use crate::queries::{column, execute_all, explain, number, segment_files};
 
 /// Runs all files. `task_bytes` is so small that every scan is distributed, or so large that none is.
 async fn run_suite(nodes: u64, task_bytes: u64) {
@@ -152,4 +152,89 @@ async fn cached_plans_respect_the_transaction_and_schema_of_a_session() {
     one.execute("CREATE TABLE t (id BIGINT PRIMARY KEY)").await.unwrap();
     one.execute("INSERT INTO t VALUES (7)").await.unwrap();
     check(&mut one, 7, "of the new table with the same name").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_files_are_looked_up_by_their_whole_key() {
+    let cluster = Cluster::start(1).await;
+    let mut client = cluster.nodes[0].client().await;
+    client.execute("CREATE TABLE k (a BIGINT, s TEXT, v BIGINT, PRIMARY KEY (s, a))").await.unwrap();
+    for first in [0, 30_000] {
+        let rows = format!(
+            "SELECT value % 500, concat('n', value), value FROM generate_series({first}, {})",
+            first + 29_999
+        );
+        client.execute(&format!("INSERT INTO k {rows}")).await.unwrap();
+    }
+    assert!(segment_files(&mut client).await > 0);
+    execute_all(&mut client, &["DELETE FROM k WHERE v % 7 = 0", "UPDATE k SET v = -v WHERE v % 5 = 0"]).await;
+    for n in [0, 5, 7, 11, 35, 12_345, 29_999, 30_001, 59_995, 59_999, 60_000] {
+        let sql = format!("SELECT v FROM k WHERE a = {} AND s = 'n{n}'", n % 500);
+        let expected = match n {
+            60_000.. => vec![],
+            n if n % 7 == 0 => vec![],
+            n if n % 5 == 0 => vec![-n],
+            n => vec![n],
+        };
+        assert_eq!(column(&mut client, &sql).await, expected, "{sql}");
+        // A part of the key, or a key that is computed, is filtered.
+        assert_eq!(column(&mut client, &format!("SELECT v FROM k WHERE s = 'n{n}'")).await, expected);
+        let counted = format!("SELECT count(*) FROM k WHERE a = {} AND s = 'n{n}' AND v > 0", n % 500);
+        let positive = expected.iter().filter(|v| **v > 0).count() as i64;
+        assert_eq!(column(&mut client, &counted).await, [positive], "{counted}");
+    }
+    let plan = explain(&mut client, "SELECT v FROM k WHERE a = 11 AND s = 'n11'").await;
+    assert!(!plan.contains("file_groups"), "{plan}");
+    assert!(explain(&mut client, "SELECT v FROM k WHERE s = 'n11'").await.contains("file_groups"));
+    // A key whose hash is in the index is looked up also for changes.
+    let changed = client.execute("UPDATE k SET v = 1 WHERE a = 11 AND s = 'n11'").await.unwrap();
+    assert_eq!(changed.affected, Some(1));
+    let changed = client.execute("DELETE FROM k WHERE a = 12 AND s = 'n11'").await.unwrap();
+    assert_eq!(changed.affected, Some(0));
+    assert_eq!(column(&mut client, "SELECT v FROM k WHERE s = 'n11'").await, [1]);
+}
+
+/// Lists and chains of thousands of constants, with nulls among the values that are looked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_lists_and_chains_mean_what_short_ones_do() {
+    const ITEMS: i64 = 3_000;
+    let cluster = Cluster::start(1).await;
+    let mut client = cluster.nodes[0].client().await;
+    let load = "INSERT INTO l SELECT nullif(value, (value / 10) * 10), value % 100, \
+                CASE WHEN value % 10 > 0 THEN concat('n', value) END FROM generate_series(1, 20000)";
+    execute_all(&mut client, &["CREATE TABLE l (id BIGINT, small SMALLINT, s TEXT)", load]).await;
+    let numbers: Vec<String> = (1..=ITEMS).map(|n| n.to_string()).collect();
+    let texts: Vec<String> = (1..=ITEMS).map(|n| format!("'n{n}'")).collect();
+    let chain = |op: &str, term: &str| {
+        let terms: Vec<String> = numbers.iter().map(|n| format!("{term}{n}")).collect();
+        terms.join(op)
+    };
+    let (numbers, texts) = (numbers.join(", "), texts.join(", "));
+    // 18,000 values are not null, 2,700 of them up to 3,000.
+    for (condition, expected) in [
+        (format!("id IN ({numbers})"), 2_700),
+        (format!("id NOT IN ({numbers})"), 15_300),
+        (format!("NOT (id IN ({numbers}))"), 15_300),
+        (format!("(id IN ({numbers})) IS NULL"), 2_000),
+        (format!("id IN ({numbers}, NULL)"), 2_700),
+        (format!("id NOT IN ({numbers}, NULL)"), 0),
+        (format!("id + 0 IN ({numbers}) AND small IN ({numbers}) AND small < 50"), 1_350),
+        (format!("id NOT IN ({numbers}) AND s NOT IN ({texts})"), 15_300),
+        (format!("id IN ({numbers}) OR s IN ({texts})"), 2_700),
+        (format!("s IN ({texts})"), 2_700),
+        (format!("upper(s) NOT IN ({texts})"), 18_000),
+        (format!("EXISTS (SELECT 1 FROM l m WHERE m.id = l.id AND m.id IN ({numbers}))"), 2_700),
+        (chain(" OR ", "id = "), 2_700),
+        (chain(" AND ", "id <> "), 15_300),
+        (format!("NOT ({})", chain(" OR ", "id = ")), 15_300),
+        (chain(" AND ", "id > -"), 18_000),
+        (format!("small >= 0 AND {}", chain(" AND ", "coalesce(id, 0) <> ")), 17_300),
+    ] {
+        let sql = format!("SELECT count(*) FROM l WHERE {condition}");
+        assert_eq!(column(&mut client, &sql).await, [expected], "{sql:.100}");
+    }
+    let deleted = client.execute(&format!("DELETE FROM l WHERE id IN ({numbers})")).await.unwrap();
+    assert_eq!(deleted.affected, Some(2_700));
+    let sql = format!("UPDATE l SET small = 0 WHERE s NOT IN ({texts})");
+    assert_eq!(client.execute(&sql).await.unwrap().affected, Some(15_300));
 }

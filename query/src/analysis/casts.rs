@@ -11,7 +11,7 @@ use arrow::compute::{CastOptions, cast_with_options, nullif};
 use arrow::datatypes::{Float32Type, Float64Type};
 use arrow_schema::{DataType, TimeUnit};
 use datafusion::common::tree_node::Transformed;
-use datafusion::common::{DFSchema, Result, exec_err};
+use datafusion::common::{DFSchema, Result, ScalarValue, exec_err};
 use datafusion::functions::datetime::date_trunc;
 use datafusion::logical_expr::{
     Cast, ColumnarValue, Expr, ExprSchemable, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
@@ -22,7 +22,7 @@ use plexus_storage::decimals_as_floats;
 
 use crate::analysis::fallible::{is_text, is_total};
 use crate::analysis::typed::typed;
-use crate::clock_texts::{WithSeconds, lacks_seconds};
+use crate::clock_texts::{Completed, is_complete};
 
 /// What the rule looks for.
 pub(crate) fn concerns(expr: &Expr) -> bool {
@@ -49,8 +49,10 @@ pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>
             let cast = FloatCast { to: to.clone(), fails, signature: FloatCast::signature() };
             Transformed::yes(ScalarUDF::from(cast).call(vec![value.as_ref().clone()]))
         }
-        () if is_text(&from) && matches!(to, DataType::Timestamp(..)) && !has_seconds(value) => {
-            let text = Box::new(ScalarUDF::from(WithSeconds::default()).call(vec![value.as_ref().clone()]));
+        () if is_text(&from) && matches!(to, DataType::Timestamp(..)) && !is_complete_text(value, to) => {
+            let zone = lit(ScalarValue::Utf8(zone_of(to).map(str::to_owned)));
+            let text = ScalarUDF::from(Completed::default()).call(vec![value.as_ref().clone(), zone]);
+            let text = Box::new(text);
             Transformed::yes(match fails {
                 true => Expr::Cast(Cast::new_from_field(text, field.clone())),
                 false => Expr::TryCast(TryCast::new_from_field(text, field.clone())),
@@ -69,10 +71,18 @@ pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>
     })
 }
 
-/// Whether an expression is a constant that no seconds are missing in.
-fn has_seconds(text: &Expr) -> bool {
+/// Whether an expression is a constant that nothing is missing in, or was completed.
+fn is_complete_text(text: &Expr, to: &DataType) -> bool {
     let constant = text.as_literal().and_then(|value| value.try_as_str());
-    constant.is_some_and(|text| !text.is_some_and(lacks_seconds))
+    let is_completed = matches!(text, Expr::ScalarFunction(call) if call.name() == Completed::NAME);
+    is_completed || constant.is_some_and(|text| text.is_none_or(|text| is_complete(text, zone_of(to))))
+}
+
+fn zone_of(data_type: &DataType) -> Option<&str> {
+    match data_type {
+        DataType::Timestamp(_, zone) => zone.as_deref(),
+        _ => None,
+    }
 }
 
 /// Whether timestamps have fewer digits in a type. A cast to it would round those before 1970 up.
@@ -175,7 +185,7 @@ impl ScalarUDFImpl for FloatCast {
             [ColumnarValue::Array(values)] => self.cast(values).map(ColumnarValue::Array),
             [ColumnarValue::Scalar(value)] => {
                 let cast = self.cast(&value.to_array()?)?;
-                datafusion::common::ScalarValue::try_from_array(&cast, 0).map(ColumnarValue::Scalar)
+                ScalarValue::try_from_array(&cast, 0).map(ColumnarValue::Scalar)
             }
             _ => exec_err!("{} takes one value", self.name()),
         }

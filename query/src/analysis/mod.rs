@@ -18,7 +18,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::{Analyzer, AnalyzerRule};
 
-use crate::clock_texts::WithSeconds;
+use crate::clock_texts::Completed;
 use crate::interrupts::Interrupts;
 use crate::interval_products::IntervalTimes;
 use crate::logical_rules::planning_limits::PlanningLimits;
@@ -41,6 +41,7 @@ pub(crate) mod float_operands;
 pub(crate) mod grouping_columns;
 pub(crate) mod in_lists;
 pub(crate) mod interval_order;
+pub(crate) mod large_lists;
 pub(crate) mod literals;
 pub(crate) mod nested_order;
 pub(crate) mod null_if;
@@ -89,6 +90,8 @@ use inner_aggregate;
 /// The analyzer rules of a session: ours around those of DataFusion.
 pub(crate) fn analyzer_rules(interrupts: &Arc<Interrupts>) -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     let before_coercion = [
+        // Makes subqueries of lists, which the others then need not visit.
+        Rule::Node("large_lists", large_lists::concerns, large_lists::rewrite),
         Rule::Node("grouping_columns", grouping_columns::concerns, grouping_columns::rewrite),
         Rule::Plan("session_columns", session_zone::concerns_columns, session_zone::session_columns),
         Rule::Plan("correlations", correlations::concerns, correlations::analyze),
@@ -231,7 +234,7 @@ pub(crate) fn register_functions(registry: &mut dyn FunctionRegistry) -> Result<
     registry.register_udf(Arc::new(ScalarUDF::from(replacements::GroupReferences::default())))?;
     registry.register_udf(Arc::new(ScalarUDF::from(nested_order::OrderKey::default())))?;
     registry.register_udf(Arc::new(ScalarUDF::from(IntervalTimes::default())))?;
-    registry.register_udf(Arc::new(ScalarUDF::from(WithSeconds::default())))?;
+    registry.register_udf(Arc::new(ScalarUDF::from(Completed::default())))?;
     for is_descending in [false, true] {
         registry.register_udf(Arc::new(ScalarUDF::from(percentiles::Percentile::new(is_descending))))?;
     }

@@ -15,8 +15,8 @@ use datafusion::functions_aggregate::expr_fn::count;
 use datafusion::logical_expr::expr::{Exists, GroupingSet, InSubquery, SetComparison, SetQuantifier};
 use datafusion::logical_expr::utils::{conjunction, merge_schema, split_conjunction_owned};
 use datafusion::logical_expr::{
-    Aggregate, BinaryExpr, Expr, FetchType, Filter, LogicalPlan, LogicalPlanBuilder, Operator, SkipType,
-    Subquery, binary_expr, lit, when,
+    Aggregate, BinaryExpr, Expr, ExprSchemable, FetchType, Filter, LogicalPlan, LogicalPlanBuilder, Operator,
+    SkipType, Subquery, binary_expr, lit, when,
 };
 
 use super::dependent_joins::is_joinable;
@@ -263,7 +263,7 @@ fn unwrapped(plan: &LogicalPlan) -> &LogicalPlan {
 }
 
 /// An expression of the outer query inside of a subquery.
-fn outer(expr: &Expr, schema: &DFSchema) -> Result<Expr> {
+pub(super) fn outer(expr: &Expr, schema: &DFSchema) -> Result<Expr> {
     let rewritten = expr.clone().transform_up(|expr| match expr {
         Expr::Column(column) => {
             let field = Arc::clone(schema.field_from_column(&column)?);
@@ -275,7 +275,7 @@ fn outer(expr: &Expr, schema: &DFSchema) -> Result<Expr> {
 }
 
 /// A subquery with other contents. What it refers to outside is found anew.
-fn subquery(plan: LogicalPlan) -> Result<Subquery> {
+pub(super) fn subquery(plan: LogicalPlan) -> Result<Subquery> {
     let mut outer_ref_columns = Vec::new();
     plan.apply_with_subqueries(|node| {
         node.apply_expressions(|expr| {
@@ -311,8 +311,12 @@ fn apart_from(expr: &Expr, plan: LogicalPlan) -> Result<LogicalPlan> {
 fn not_exists(predicate: InSubquery, schema: &DFSchema) -> Result<Expr> {
     let InSubquery { expr, subquery: inner, .. } = predicate;
     let plan = apart_from(&expr, inner.subquery.as_ref().clone())?;
-    let equal = column_of(&plan).eq(outer(&expr, schema)?);
-    let plan = LogicalPlanBuilder::from(plan).filter(Expr::IsNotFalse(Box::new(equal)))?.build()?;
+    let column = column_of(&plan);
+    let may_be_null = expr.nullable(schema)? || column.nullable(plan.schema())?;
+    let equal = column.eq(outer(&expr, schema)?);
+    // A join by equal values does not compare each row with each.
+    let condition = if may_be_null { Expr::IsNotFalse(Box::new(equal)) } else { equal };
+    let plan = LogicalPlanBuilder::from(plan).filter(condition)?.build()?;
     Ok(Expr::Exists(Exists { subquery: subquery(plan)?, negated: true }))
 }
 

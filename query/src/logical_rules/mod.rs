@@ -20,6 +20,7 @@ use crate::logical_rules::planning_limits::PlanningLimits;
 use crate::scan::distribution::WorkerSlots;
 use crate::search::{SearchRule, carry_bindings};
 
+mod balanced_conditions;
 pub(crate) mod fence;
 mod filter_places;
 mod guarded_rules;
@@ -34,6 +35,7 @@ pub use planning_limits::optimize;
 pub(crate) fn optimizer_rules(interrupts: &Arc<Interrupts>) -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     let mut rules: Vec<_> = Optimizer::new().rules.into_iter().map(guarded_rules::guarded).collect();
     let push_down = rules.iter().position(|rule| rule.name() == "push_down_filter").unwrap_or_default();
+    rules.insert(push_down + 1, Arc::new(balanced_conditions::BalancedConditions));
     rules.insert(push_down, Arc::new(filter_places::FilterPlaces));
     rules.push(Arc::new(SearchRule));
     // Those that copy parts of a plan come first and last.

@@ -64,6 +64,8 @@ pub(crate) struct Scan<'a> {
     pub statistics: Statistics,
     /// The rows of inline segments.
     pub inline: Vec<RecordBatch>,
+    /// Rows that were looked up in files, with the columns of `projection`.
+    pub looked_up: Vec<RecordBatch>,
     /// Positions of the columns to read; all if `None`.
     pub projection: Option<&'a Vec<usize>>,
     /// Rows that suffice.
@@ -78,18 +80,28 @@ impl Scan<'_> {
     /// # Errors
     /// When the projection does not fit the columns.
     pub(crate) fn plan(self, context: &ScanContext) -> Result<Arc<dyn ExecutionPlan>> {
-        let inline = if self.inline.is_empty() { None } else { Some(self.inline_leaf()?) };
-        let files = if self.files.is_empty() { None } else { Some(self.file_leaf(context)?) };
-        match (files, inline) {
-            (Some(files), Some(inline)) => UnionExec::try_new(vec![files, inline]),
-            (Some(leaf), None) | (None, Some(leaf)) => Ok(leaf),
-            (None, None) => {
-                let schema = match self.projection {
-                    Some(projection) => Arc::new(self.schema.project(projection)?),
-                    None => self.schema,
-                };
-                Ok(Arc::new(EmptyExec::new(schema)))
-            }
+        let mut leaves = Vec::new();
+        if !self.files.is_empty() {
+            leaves.push(self.file_leaf(context)?);
+        }
+        if !self.inline.is_empty() {
+            leaves.push(memory_leaf(&self.inline, self.schema.clone(), self.projection.cloned())?);
+        }
+        if !self.looked_up.is_empty() {
+            leaves.push(memory_leaf(&self.looked_up, self.projected()?, None)?);
+        }
+        match leaves.pop() {
+            Some(leaf) if leaves.is_empty() => Ok(leaf),
+            Some(last) => UnionExec::try_new(leaves.into_iter().chain([last]).collect()),
+            None => Ok(Arc::new(EmptyExec::new(self.projected()?))),
+        }
+    }
+
+    /// The columns that are read.
+    fn projected(&self) -> Result<SchemaRef> {
+        match self.projection {
+            Some(projection) => Ok(Arc::new(self.schema.project(projection)?)),
+            None => Ok(self.schema.clone()),
         }
     }
 
@@ -119,15 +131,14 @@ impl Scan<'_> {
         });
         Ok(Arc::new(ProjectionExec::try_new(named.collect::<Vec<_>>(), leaf.clone())?))
     }
+}
 
-    fn inline_leaf(&self) -> Result<Arc<dyn ExecutionPlan>> {
-        let leaf: Arc<dyn ExecutionPlan> = MemorySourceConfig::try_new_exec(
-            std::slice::from_ref(&self.inline),
-            self.schema.clone(),
-            self.projection.cloned(),
-        )?;
-        Ok(leaf)
-    }
+fn memory_leaf(
+    rows: &Vec<RecordBatch>,
+    schema: SchemaRef,
+    projection: Option<Vec<usize>>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    Ok(MemorySourceConfig::try_new_exec(std::slice::from_ref(rows), schema, projection)?)
 }
 
 /// The configuration and source of a segment scan, if the plan is one.

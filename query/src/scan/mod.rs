@@ -4,6 +4,7 @@ pub(crate) mod bounds;
 pub(crate) mod distinct;
 pub(crate) mod distribution;
 pub(crate) mod files;
+pub(crate) mod key_lookup;
 pub(crate) mod leaf;
 pub(crate) mod pruning;
 pub(crate) mod push_down;

@@ -105,21 +105,21 @@ fn count(value: &Precision<usize>) -> Option<u64> {
 }
 
 /// The only shard that can have rows that satisfy the filters, if they fix every column of the primary key.
-pub(crate) fn only_shard(table: &Table, schema: &SchemaRef, filters: &[Expr]) -> Option<u32> {
+fn only_shard(table: &Table, schema: &SchemaRef, filters: &[Expr]) -> Option<u32> {
+    plexus_storage::shard_of_key(&only_key(table, schema, filters)?, table.shards.len() as u32).ok()
+}
+
+/// The only primary key that rows can have that satisfy the filters, if they fix every column of it.
+pub(crate) fn only_key(table: &Table, schema: &SchemaRef, filters: &[Expr]) -> Option<Vec<ArrayRef>> {
     if table.schema.primary_key.is_empty() {
         return None;
     }
-    let key = table
-        .schema
-        .primary_key
-        .iter()
-        .map(|&index| {
-            let field = schema.field(index as usize);
-            let value = filters.iter().find_map(|filter| equal_to(filter, field.name()))?;
-            value.cast_to(field.data_type()).ok().filter(|v| !v.is_null())?.to_array().ok()
-        })
-        .collect::<Option<Vec<ArrayRef>>>()?;
-    plexus_storage::shard_of_key(&key, table.shards.len() as u32).ok()
+    let columns = table.schema.primary_key.iter().map(|&index| {
+        let field = schema.field(index as usize);
+        let value = filters.iter().find_map(|filter| equal_to(filter, field.name()))?;
+        value.cast_to(field.data_type()).ok().filter(|v| !v.is_null())?.to_array().ok()
+    });
+    columns.collect()
 }
 
 /// The value that a filter requires of a column.

@@ -101,6 +101,13 @@ fn can_fail(expr: &Arc<dyn PhysicalExpr>, schema: &Schema) -> Result<bool> {
     Ok(found)
 }
 
+/// Whether an expression is a comparison, or several of them. To ask for the type of a long chain would take
+/// long.
+fn is_condition(expr: &Arc<dyn PhysicalExpr>) -> bool {
+    let binary = expr.downcast_ref::<BinaryExpr>().map(BinaryExpr::op);
+    binary.is_some_and(|op| op.is_logic_operator() || op.supports_propagation())
+}
+
 /// Whether an expression computes a float, or has a constant that no stored float equals bit by bit.
 fn has_other_zero(expr: &Arc<dyn PhysicalExpr>, schema: &Schema) -> Result<bool> {
     let mut found = false;
@@ -113,7 +120,7 @@ fn has_other_zero(expr: &Arc<dyn PhysicalExpr>, schema: &Schema) -> Result<bool>
         };
         found |= match expr.downcast_ref::<Literal>() {
             Some(literal) => !is_canonical(literal.value()),
-            None => !is_stored && expr.data_type(schema)?.is_floating(),
+            None => !is_stored && !is_condition(expr) && expr.data_type(schema)?.is_floating(),
         };
         Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     })?;

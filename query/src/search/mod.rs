@@ -29,7 +29,7 @@ pub use snapshot::{SearchSnapshot, SegmentView, blocking};
 pub(crate) use sql::binding::BindRule;
 pub use sql::fast_path::{bind_searches, is_repeatable, run_fast_path};
 pub(crate) use sql::function_codec::{carry_bindings, without_carried};
-pub use sql::relation::searched_table;
+pub use sql::relation::{searched_table, searches_long};
 pub(crate) use sql::rule::SearchRule;
 pub use sql::scalar_functions::NAMED_ARGUMENT;
 pub(crate) use sql::scalar_functions::is_search_function;

@@ -21,9 +21,10 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties,
 };
 use futures::{StreamExt, TryStreamExt, stream};
-use plexus_model::{RowSelection, Segment, Table, TableSchema, Version};
+use plexus_model::{Error, RowSelection, Segment, SegmentData, Table, TableSchema};
 use plexus_storage::{PositionedRows, project};
 
+use crate::scan::key_lookup::KeyLookup;
 use crate::tables::context::TableContext;
 use crate::tables::pinned::PinnedTable;
 
@@ -97,21 +98,44 @@ impl TableProvider for TargetTable {
             .cloned()
             .collect();
         let wanted = self.inner.segments(state, &filters)?;
-        let segments: Vec<(u32, Arc<Segment>)> = (0..)
-            .zip(self.inner.table().visible(self.inner.version()))
-            .filter(|(_, segment)| wanted.iter().any(|(s, _)| s.id == segment.id))
-            .map(|(index, segment)| (index, segment.clone()))
-            .collect();
+        let (table, version, reader) =
+            (self.inner.table(), self.inner.version(), &self.inner.context().scans.reader);
+        let candidates = wanted.iter().map(|(segment, _)| &**segment);
+        let key = KeyLookup::of(table, self.inner.arrow_schema(), &filters, candidates);
+        let (mut segments, mut bytes) = (Vec::new(), 0);
+        for (index, segment) in (0..).zip(table.visible(version)) {
+            if !wanted.iter().any(|(wanted, _)| wanted.id == segment.id) {
+                continue;
+            }
+            let failed = |e: Error| DataFusionError::External(Box::new(e));
+            let invisible = reader.invisible_rows(table, segment, version).await.map_err(failed)?;
+            let found = match &key {
+                Some(key) => key.rows(reader, table, segment, &invisible).await.map_err(failed)?,
+                None => None,
+            };
+            let selection = match found {
+                Some(rows) if rows.is_empty() => continue,
+                Some(rows) => RowSelection::Only(Arc::new(rows)),
+                None => {
+                    bytes += match &segment.data {
+                        SegmentData::File(file) => file.column_bytes,
+                        SegmentData::Inline(rows) => rows.len() as u64,
+                    };
+                    RowSelection::AllExcept(invisible)
+                }
+            };
+            segments.push(TargetSegment { index, segment: segment.clone(), selection });
+        }
         let all: Vec<usize> = (0..own + 2).collect();
         let columns = projection.unwrap_or(&all).clone();
         let schema = Arc::new(self.schema.project(&columns)?);
-        let mut partitions: Vec<Vec<(u32, Arc<Segment>)>> =
+        let mut partitions: Vec<Vec<TargetSegment>> =
             vec![vec![]; state.config().target_partitions().clamp(1, segments.len().max(1))];
         let count = partitions.len();
         segments.into_iter().enumerate().for_each(|(i, segment)| partitions[i % count].push(segment));
         Ok(Arc::new(TargetScan {
-            table: self.inner.table().clone(),
-            version: self.inner.version(),
+            table: table.clone(),
+            bytes,
             context: self.inner.context().clone(),
             properties: Arc::new(PlanProperties::new(
                 EquivalenceProperties::new(schema.clone()),
@@ -130,16 +154,30 @@ impl TableProvider for TargetTable {
     }
 }
 
+/// The rows to read of a segment, which has this index among the visible ones.
+#[derive(Clone, Debug)]
+struct TargetSegment {
+    index: u32,
+    segment: Arc<Segment>,
+    selection: RowSelection,
+}
+
+/// Bytes of the segments that a scan of a DML target reads from end to end, if the plan is one.
+pub(crate) fn target_bytes(plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
+    plan.downcast_ref::<TargetScan>().map(|scan| scan.bytes)
+}
+
 /// Reads the rows of segments with their positions.
 #[derive(Debug)]
 struct TargetScan {
     table: Arc<Table>,
-    version: Version,
+    /// Bytes of the segments that it reads from end to end.
+    bytes: u64,
     context: TableContext,
     /// Positions of the columns in the target: those of the table, and after them the two position columns.
     columns: Vec<usize>,
     schema: SchemaRef,
-    partitions: Vec<Vec<(u32, Arc<Segment>)>>,
+    partitions: Vec<Vec<TargetSegment>>,
     properties: Arc<PlanProperties>,
 }
 
@@ -178,20 +216,15 @@ impl ExecutionPlan for TargetScan {
         let Some(segments) = self.partitions.get(partition).cloned() else {
             return internal_err!("partition {partition} of {}", self.partitions.len());
         };
-        let (table, version, context) = (self.table.clone(), self.version, self.context.clone());
+        let (table, context) = (self.table.clone(), self.context.clone());
         let (columns, schema) = (self.columns.clone(), self.schema.clone());
         let own = table.schema.columns.len();
         let read: Vec<usize> = columns.iter().copied().filter(|c| *c < own).collect();
         let wanted: TableSchema = project(&table.schema, &read);
-        let rows = stream::iter(segments).then(move |(index, segment)| {
+        let rows = stream::iter(segments).then(move |TargetSegment { index, segment, selection }| {
             let (table, context, wanted) = (table.clone(), context.clone(), wanted.clone());
             async move {
-                let invisible = context.scans.reader.invisible_rows(&table, &segment, version).await?;
-                let rows = context
-                    .scans
-                    .reader
-                    .scan(&table, &segment, &wanted, RowSelection::AllExcept(invisible))
-                    .await?;
+                let rows = context.scans.reader.scan(&table, &segment, &wanted, selection).await?;
                 plexus_model::Result::Ok(rows.map_ok(move |rows| (index, rows)))
             }
         });

@@ -11,10 +11,11 @@ use datafusion::common::{DataFusionError, Result, Statistics};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use plexus_model::{RowSet, Segment, SegmentData, SegmentId, Table, Version};
-use plexus_storage::{decode_inline, types};
+use plexus_storage::{decode_inline, project, types};
 
 use crate::scan::bounds;
 use crate::scan::files::to_file;
+use crate::scan::key_lookup::KeyLookup;
 use crate::scan::leaf::Scan;
 use crate::scan::pruning;
 use crate::search::exec::statistics::statistics;
@@ -122,7 +123,18 @@ impl PinnedTable {
         let mut files = Vec::new();
         let mut file_statistics = Vec::new();
         let mut inline_rows: Vec<RecordBatch> = Vec::new();
-        for (segment, statistics) in self.segments(state, filters)? {
+        let mut looked_up = Vec::new();
+        let segments = self.segments(state, filters)?;
+        let key = match selected {
+            Some(_) => None,
+            None => {
+                let candidates = segments.iter().map(|(segment, _)| &**segment);
+                KeyLookup::of(&self.table, &self.schema, filters, candidates)
+            }
+        };
+        let all: Vec<usize> = (0..self.schema.fields().len()).collect();
+        let columns = projection.unwrap_or(&all);
+        for (segment, statistics) in segments {
             let failed = |e: plexus_model::Error| {
                 DataFusionError::External(Box::new(e.context(format!("segment {}", segment.id))))
             };
@@ -143,6 +155,17 @@ impl PinnedTable {
             }
             match &segment.data {
                 SegmentData::File(_) => {
+                    if let Some(key) = key.as_ref().filter(|_| !columns.is_empty())
+                        && let Some(rows) =
+                            key.rows(reads, &self.table, &segment, &invisible).await.map_err(failed)?
+                    {
+                        if !rows.is_empty() {
+                            let columns = project(&self.table.schema, columns);
+                            let rows = reads.lookup_rows(&self.table, &segment, &columns, rows).await;
+                            looked_up.push(rows.map_err(failed)?);
+                        }
+                        continue;
+                    }
                     files.extend(to_file(&self.table, &segment, invisible, statistics.clone()));
                     file_statistics.push(statistics);
                 }
@@ -164,6 +187,7 @@ impl PinnedTable {
             files,
             statistics,
             inline: inline_rows,
+            looked_up,
             projection,
             limit,
             partitions,

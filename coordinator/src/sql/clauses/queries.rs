@@ -115,7 +115,7 @@ fn check_select(select: &Select) -> Result<()> {
         flavor: _,
     } = select;
     refuse!("SELECT":
-        select_modifiers.is_some() => "a modifier", top.is_some() => "TOP: write LIMIT, it",
+        select_modifiers.is_some() => "a modifier", top.is_some() => "TOP (write LIMIT)",
         exclude.is_some() => "EXCLUDE behind the list: write * EXCLUDE (a), it",
         into.is_some() => "INTO: write CREATE TABLE ... AS, it", !lateral_views.is_empty() => "LATERAL VIEW",
         prewhere.is_some() => "PREWHERE", !connect_by.is_empty() => "CONNECT BY",

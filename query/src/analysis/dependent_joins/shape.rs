@@ -1,10 +1,11 @@
 //! Which correlated subqueries DataFusion makes joins of.
 
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, Result};
+use datafusion::common::{Column, DFSchema, Result};
 use datafusion::logical_expr::expr::{Exists, InSubquery};
+use datafusion::logical_expr::type_coercion::binary::comparison_coercion;
 use datafusion::logical_expr::utils::{merge_schema, split_conjunction};
-use datafusion::logical_expr::{BinaryExpr, Expr, JoinType, LogicalPlan, Operator, Subquery};
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, JoinType, LogicalPlan, Operator, Subquery};
 
 /// Whether a subquery is left to DataFusion: it makes joins of simple correlated ones, and reports those that
 /// refer to columns two levels outside. True if the subquery refers to nothing outside.
@@ -37,7 +38,8 @@ fn is_plain(plan: &LogicalPlan, aggregates: usize) -> Result<bool> {
     match plan {
         LogicalPlan::Filter(filter) => {
             let conjuncts = split_conjunction(&filter.predicate);
-            let are_keys = conjuncts.into_iter().filter(|expr| expr.contains_outer()).all(is_key);
+            let mut outer = conjuncts.into_iter().filter(|expr| expr.contains_outer());
+            let are_keys = outer.all(|expr| is_key(expr, filter.input.schema()));
             let is_having = has_aggregate(&filter.input)?;
             Ok((aggregates == 0 || are_keys) && !is_having && is_plain(&filter.input, aggregates)?)
         }
@@ -57,8 +59,9 @@ fn is_plain(plan: &LogicalPlan, aggregates: usize) -> Result<bool> {
     }
 }
 
-/// `inner = outer` with a column inside, possibly cast: DataFusion lifts nothing else over an aggregate.
-fn is_key(conjunct: &Expr) -> bool {
+/// `inner = outer` with a column inside, possibly cast: DataFusion lifts nothing else over an aggregate. A
+/// column that only the comparison casts may be rounded by a function of ours, which it does not know.
+fn is_key(conjunct: &Expr, schema: &DFSchema) -> bool {
     let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = conjunct else {
         return false;
     };
@@ -68,7 +71,14 @@ fn is_key(conjunct: &Expr) -> bool {
         _ => false,
     };
     let is_outer = |expr: &Expr| expr.contains_outer() && expr.column_refs().is_empty();
-    (is_inner(left) && is_outer(right)) || (is_outer(left) && is_inner(right))
+    let is_kept = |inner: &Expr, outer: &Expr| match (inner.get_type(schema), outer.get_type(schema)) {
+        (Ok(inner), Ok(outer)) => {
+            (inner.is_integer() && outer.is_integer()) || comparison_coercion(&inner, &outer) == Some(inner)
+        }
+        _ => false,
+    };
+    (is_inner(left) && is_outer(right) && is_kept(left, right))
+        || (is_outer(left) && is_inner(right) && is_kept(right, left))
 }
 
 /// The outer columns that a plan refers to, each once; without those of subqueries in the plan.

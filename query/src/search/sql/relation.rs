@@ -10,6 +10,7 @@ use arrow::array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableFunctionArgs, TableFunctionImpl, TableProvider};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{
     DFSchema, DFSchemaRef, DataFusionError, Result, ScalarValue, TableReference, plan_datafusion_err,
     plan_err,
@@ -255,6 +256,24 @@ impl SearchNode {
         self.values.iter().all(is_known)
     }
 
+    /// Whether the search ranks or returns so many rows that it may take long.
+    fn is_long(&self) -> bool {
+        let mut arguments = self.call.names.iter().zip(&self.values);
+        arguments.any(|(name, value)| {
+            let most = match name.as_str() {
+                "k" | "offset" => ROWS_OF_LONG,
+                "num_candidates" | "ef" => CANDIDATES_OF_LONG,
+                "filter" => return text_bytes(value) > FILTER_BYTES_OF_LONG,
+                _ => return false,
+            };
+            let number = match value {
+                Expr::Literal(value, _) => value.cast_to(&DataType::UInt64),
+                _ => return true,
+            };
+            !matches!(number, Ok(ScalarValue::UInt64(number)) if number.is_none_or(|number| number <= most))
+        })
+    }
+
     /// The same search with parameters, given by position, in place of arguments that are placeholders.
     pub(crate) fn with_parameters(&self, parameters: &[ScalarValue]) -> Self {
         let bound = |value: &Expr| match value {
@@ -305,6 +324,35 @@ impl SearchNode {
 /// Whether an argument is a constant.
 fn is_known(value: &Expr) -> bool {
     matches!(value, Expr::Literal(..))
+}
+
+/// Rows that a search returns or skips from which on it may take long: they are read, and marked.
+const ROWS_OF_LONG: u64 = 2_000;
+
+/// Bytes of a filter from which on it may take long to plan.
+const FILTER_BYTES_OF_LONG: usize = 2_000;
+
+/// Bytes of an argument that is a text.
+fn text_bytes(value: &Expr) -> usize {
+    let text = value.as_literal().and_then(|value| value.try_as_str().flatten());
+    text.map_or(0, str::len)
+}
+
+/// Rows that a retriever ranks from which on a search may take long.
+const CANDIDATES_OF_LONG: u64 = 20_000;
+
+/// Whether a plan, not yet optimized, has a search that may take long.
+pub fn searches_long(plan: &LogicalPlan) -> bool {
+    let mut is_long = false;
+    let visited = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::Extension(extension) = node
+            && let Some(search) = extension.node.as_any().downcast_ref::<SearchNode>()
+        {
+            is_long |= search.is_long();
+        }
+        Ok(if is_long { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    is_long || visited.is_err()
 }
 
 /// The table that a plan node searches, if the node is a search.

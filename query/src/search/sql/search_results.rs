@@ -26,7 +26,7 @@ use crate::search::exec::fetch::fetch;
 use crate::search::exec::request::{Highlight, Request};
 use crate::search::exec::retriever::Retriever;
 use crate::search::exec::search::{ScoredRow, search_all};
-use crate::search::snapshot::SearchSnapshot;
+use crate::search::snapshot::{SearchSnapshot, blocking};
 use crate::search::sql::binding::text_call;
 use crate::search::sql::relation::{CURSOR, HIGHLIGHT, QUERY, SCORE, SearchCall};
 
@@ -115,6 +115,15 @@ impl SearchResults {
         let highlight = request.highlight.as_ref().filter(|_| wants_highlight);
         read.extend(highlight.map(|h| h.column).filter(|column| !read.contains(column)));
         let rows = fetch(snapshot, &hits, &read).await.map_err(external)?;
+        let excerpts = match highlight {
+            Some(highlight) => {
+                let position = read.iter().position(|c| *c == highlight.column);
+                let texts = rows.column(position.unwrap_or_default()).clone();
+                let highlight = highlight.clone();
+                Some(blocking(move || highlighted(&texts, &highlight)).await.map_err(external)?)
+            }
+            None => None,
+        };
         let arrays = columns.iter().map(|column| -> Result<ArrayRef> {
             if let Some(position) = read.iter().position(|c| c == column).filter(|_| *column < own) {
                 return Ok(rows.column(position).clone());
@@ -141,11 +150,8 @@ impl SearchResults {
                 "_vector_distance" => {
                     Arc::new(found.iter().map(|f| rank(false)(f).map(|p| -p.score)).collect::<Float32Array>())
                 }
-                HIGHLIGHT => match highlight {
-                    Some(highlight) => {
-                        let position = read.iter().position(|c| *c == highlight.column);
-                        highlighted(rows.column(position.unwrap_or_default()), highlight)?
-                    }
+                HIGHLIGHT => match &excerpts {
+                    Some(excerpts) => excerpts.clone(),
                     None => Arc::new(StringArray::new_null(found.len())),
                 },
                 QUERY => Arc::new(UInt32Array::from_iter_values(queries.iter().copied())),
@@ -166,8 +172,9 @@ impl SearchResults {
 }
 
 /// The excerpt of each text around its matching terms, as HTML.
-fn highlighted(texts: &ArrayRef, highlight: &Highlight) -> Result<ArrayRef> {
-    let texts = compute::cast(texts, &DataType::LargeUtf8)?;
+fn highlighted(texts: &ArrayRef, highlight: &Highlight) -> plexus_model::Result<ArrayRef> {
+    let texts = compute::cast(texts, &DataType::LargeUtf8)
+        .map_err(|e| Error::internal(format!("reading texts: {e}")).with_source(e))?;
     let excerpt = |text: &str| {
         highlight.marks.iter().find_map(|(query, field, analyzer)| {
             snippet(query, *field, analyzer, text, highlight.length).map(|snippet| snippet.to_html(text))

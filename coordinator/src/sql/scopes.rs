@@ -1,0 +1,274 @@
+//! Names that belong to a query around the one in which they stand.
+//!
+//! `t.x` in a subquery whose tables are all called otherwise is a column of the `t` outside. The planner
+//! looks for a column `t` of the subquery first, and takes `x` for a field of it. So such names get a
+//! qualifier that nothing in the subquery has.
+//!
+//! A common table hides one of the same name outside. The planner refuses the second, so it gets another
+//! name.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    Expr, FromTable, Ident, ObjectName, ObjectNamePart, Query, Select, Statement, TableAlias, TableFactor,
+    TableWithJoins, UpdateTableFromKind, VisitorMut, With,
+};
+use plexus_query::visit_mut;
+
+use crate::sql::names::name_of;
+use crate::sql::result_names::SUFFIX;
+
+/// Qualifies the names of outer tables that have no schema.
+pub(crate) const OUTER: &str = "$outer";
+
+/// Rewrites such names in a statement.
+pub(crate) fn rewrite(statement: &mut Statement) {
+    let _: ControlFlow<()> = visit_mut(statement, &mut Scopes::default());
+}
+
+#[derive(Default)]
+struct Scopes {
+    /// The tables of the queries around the present expression, from the outermost.
+    tables: Vec<Scope>,
+    /// The common tables of these queries, and what those are called that hide others.
+    common: Vec<HashMap<String, Option<Ident>>>,
+    /// The lists of common tables that were visited already.
+    visited: Vec<Option<With>>,
+    renamed: usize,
+}
+
+enum Scope {
+    /// The names of the tables of a query, each with its schema if that is written.
+    Tables(Vec<(String, Option<Ident>)>),
+    /// A query in `FROM`, which sees nothing of what is around it.
+    Apart,
+}
+
+impl Scope {
+    fn of<'a>(tables: impl IntoIterator<Item = &'a TableWithJoins>) -> Self {
+        let mut names = Vec::new();
+        for TableWithJoins { relation, joins } in tables {
+            add_names(relation, &mut names);
+            joins.iter().for_each(|join| add_names(&join.relation, &mut names));
+        }
+        Self::Tables(names)
+    }
+}
+
+/// The names by which a statement refers to the tables of a factor.
+fn add_names(factor: &TableFactor, names: &mut Vec<(String, Option<Ident>)>) {
+    match factor {
+        TableFactor::NestedJoin { table_with_joins, alias: None } => {
+            if let Scope::Tables(inner) = Scope::of([table_with_joins.as_ref()]) {
+                names.extend(inner);
+            }
+        }
+        TableFactor::Table { alias: Some(alias), .. }
+        | TableFactor::Derived { alias: Some(alias), .. }
+        | TableFactor::TableFunction { alias: Some(alias), .. }
+        | TableFactor::Function { alias: Some(alias), .. }
+        | TableFactor::UNNEST { alias: Some(alias), .. }
+        | TableFactor::NestedJoin { alias: Some(alias), .. } => names.push((name_of(&alias.name), None)),
+        TableFactor::Table { name, .. } => {
+            let mut parts = name.0.iter().rev().map_while(ObjectNamePart::as_ident);
+            if let Some(table) = parts.next() {
+                names.push((name_of(table), parts.next().cloned()));
+            }
+        }
+        _ => {}
+    }
+}
+
+impl Scopes {
+    /// The qualifier of a table that only a query around the present one has.
+    fn outer_qualifier(&self, table: &str) -> Option<Ident> {
+        let (Scope::Tables(own), around) = self.tables.split_last()? else {
+            return None;
+        };
+        if own.iter().any(|(name, _)| name == table) {
+            return None;
+        }
+        let around = around.iter().rev().map_while(|scope| match scope {
+            Scope::Tables(tables) => Some(tables),
+            Scope::Apart => None,
+        });
+        let (_, schema) = around.flatten().find(|(name, _)| name == table)?;
+        Some(schema.clone().unwrap_or_else(|| Ident::with_quote('"', OUTER)))
+    }
+
+    fn common_tables(&mut self, with: &mut With) {
+        for table in &mut with.cte_tables {
+            let name = name_of(&table.alias.name);
+            let hides = self.common.iter().rev().skip(1).any(|tables| tables.contains_key(&name));
+            let renamed = hides.then(|| {
+                self.renamed += 1;
+                Ident::with_quote('"', format!("{name}{SUFFIX}{}", self.renamed))
+            });
+            if let Some(renamed) = &renamed {
+                table.alias.name = renamed.clone();
+            }
+            // Without `RECURSIVE`, its own query sees the one that it hides.
+            if with.recursive {
+                self.declare(name.clone(), renamed.clone());
+            }
+            let _: ControlFlow<()> = visit_mut(table.query.as_mut(), self);
+            self.declare(name, renamed);
+        }
+    }
+
+    fn declare(&mut self, name: String, renamed: Option<Ident>) {
+        if let Some(tables) = self.common.last_mut() {
+            tables.insert(name, renamed);
+        }
+    }
+}
+
+impl VisitorMut for Scopes {
+    type Break = ();
+
+    fn pre_visit_statement(&mut self, statement: &mut Statement) -> ControlFlow<()> {
+        let scope = match statement {
+            Statement::Delete(delete) => {
+                let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) = &delete.from;
+                Scope::of(from.iter().chain(delete.using.iter().flatten()))
+            }
+            Statement::Update(update) => {
+                let from = match &update.from {
+                    Some(UpdateTableFromKind::BeforeSet(from) | UpdateTableFromKind::AfterSet(from)) => {
+                        from.as_slice()
+                    }
+                    None => &[],
+                };
+                Scope::of([&update.table].into_iter().chain(from))
+            }
+            Statement::Merge(merge) => {
+                let mut names = Vec::new();
+                add_names(&merge.table, &mut names);
+                add_names(&merge.source, &mut names);
+                Scope::Tables(names)
+            }
+            _ => Scope::Apart,
+        };
+        self.tables.push(scope);
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_statement(&mut self, _: &mut Statement) -> ControlFlow<()> {
+        self.tables.pop();
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        self.common.push(HashMap::new());
+        let mut with = query.with.take();
+        if let Some(with) = &mut with {
+            self.common_tables(with);
+        }
+        self.visited.push(with);
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        self.common.pop();
+        query.with = self.visited.pop().flatten();
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        self.tables.push(Scope::of(&select.from));
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_select(&mut self, _: &mut Select) -> ControlFlow<()> {
+        self.tables.pop();
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        if let TableFactor::Table { name, alias, args: None, .. } = factor
+            && let [ObjectNamePart::Identifier(table)] = name.0.as_slice()
+        {
+            let key = name_of(table);
+            let hiding = self.common.iter().rev().find_map(|tables| tables.get(&key)).cloned().flatten();
+            if let Some(renamed) = hiding {
+                let table = table.clone();
+                alias.get_or_insert_with(|| TableAlias {
+                    explicit: true,
+                    name: table,
+                    columns: vec![],
+                    at: None,
+                });
+                *name = ObjectName::from(vec![renamed]);
+            }
+        }
+        if matches!(factor, TableFactor::Derived { lateral: false, .. }) {
+            self.tables.push(Scope::Apart);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        if matches!(factor, TableFactor::Derived { lateral: false, .. }) {
+            self.tables.pop();
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Expr::CompoundIdentifier(parts) = expr
+            && let Some(qualifier) = parts.first().and_then(|table| self.outer_qualifier(&name_of(table)))
+        {
+            parts.insert(0, qualifier);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::parse;
+
+    fn rewritten(sql: &str) -> String {
+        let mut statement = parse::plain_statement(sql).unwrap();
+        rewrite(&mut statement);
+        statement.to_string()
+    }
+
+    #[test]
+    fn columns_of_outer_tables_are_qualified() {
+        for (sql, expected) in [
+            (
+                "SELECT a.x FROM t AS a WHERE EXISTS (SELECT 1 FROM u WHERE u.a = a.x)",
+                "SELECT a.x FROM t AS a WHERE EXISTS (SELECT 1 FROM u WHERE u.a = \"$outer\".a.x)",
+            ),
+            (
+                "DELETE FROM s.t WHERE NOT EXISTS (SELECT 1 FROM u WHERE u.id = t.id)",
+                "DELETE FROM s.t WHERE NOT EXISTS (SELECT 1 FROM u WHERE u.id = s.t.id)",
+            ),
+            // Fields of columns inside, tables that are hidden, and tables beside a query in `FROM`.
+            ("SELECT (SELECT c.f FROM u) FROM t", "SELECT (SELECT c.f FROM u) FROM t"),
+            ("SELECT (SELECT t.x FROM u AS t) FROM t", "SELECT (SELECT t.x FROM u AS t) FROM t"),
+            ("SELECT 1 FROM t, (SELECT t.f FROM u) AS v", "SELECT 1 FROM t, (SELECT t.f FROM u) AS v"),
+            (
+                "SELECT 1 FROM t, LATERAL (SELECT t.f FROM u) AS v",
+                "SELECT 1 FROM t, LATERAL (SELECT \"$outer\".t.f FROM u) AS v",
+            ),
+        ] {
+            assert_eq!(rewritten(sql), expected);
+        }
+    }
+
+    #[test]
+    fn common_tables_that_hide_others_are_renamed() {
+        let text = rewritten(
+            "WITH x AS (SELECT 1 AS a), y AS (WITH x AS (SELECT a + 1 AS a FROM x) SELECT x.a FROM x) \
+             SELECT * FROM x, y, (WITH z AS (SELECT 1) SELECT * FROM z) AS v",
+        );
+        let expected = "WITH x AS (SELECT 1 AS a), y AS (WITH \"x!1\" AS (SELECT a + 1 AS a FROM x) \
+                        SELECT x.a FROM \"x!1\" AS x) \
+                        SELECT * FROM x, y, (WITH z AS (SELECT 1) SELECT * FROM z) AS v";
+        assert_eq!(text.replace(SUFFIX, "!"), expected);
+    }
+}

@@ -1,0 +1,189 @@
+//! Request bodies whose messages are passed on whole.
+//!
+//! The decoder of gRPC allocates a message by the length that its first bytes announce, before the rest has
+//! come: some thousand streams that announce a message each, and send nothing more, would take the memory of
+//! a node. Here the parts of a message wait until the last of them is there.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use http_body::{Body as HttpBody, Frame};
+use tonic::Status;
+use tonic::body::Body;
+
+/// Largest message from a client. `pyarrow` sends a record batch as one message, whatever its size.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// A flag, and the length of the message.
+const PREFIX_BYTES: usize = 5;
+
+/// A body that passes the parts of a message on once it has all of them.
+pub(crate) struct WholeMessages {
+    inner: Body,
+    parts: VecDeque<Bytes>,
+    /// Bytes of `parts`.
+    bytes: u64,
+    /// Bytes of `parts` that belong to whole messages.
+    whole: u64,
+    /// Whether the sender is done. The decoder then reports a message that is not whole.
+    has_ended: bool,
+}
+
+impl WholeMessages {
+    pub(crate) fn new(inner: Body) -> Self {
+        Self { inner, parts: VecDeque::new(), bytes: 0, whole: 0, has_ended: false }
+    }
+
+    /// The next part of a whole message.
+    fn next_whole(&mut self) -> Option<Bytes> {
+        if self.whole == 0 {
+            let message = self.message_bytes()?;
+            // The decoder refuses one that is too long, and needs no more of it for that.
+            if message > self.bytes && message <= MESSAGE_BYTES_MAX as u64 {
+                return None;
+            }
+            self.whole = message;
+        }
+        let mut part = self.parts.pop_front()?;
+        let wanted = usize::try_from(self.whole).unwrap_or(usize::MAX).min(part.len());
+        let first = part.split_to(wanted);
+        if !part.is_empty() {
+            self.parts.push_front(part);
+        }
+        self.bytes -= first.len() as u64;
+        self.whole -= first.len() as u64;
+        Some(first)
+    }
+
+    /// Bytes of the first message with its prefix, if that is there.
+    fn message_bytes(&self) -> Option<u64> {
+        let mut prefix = self.parts.iter().flatten().copied().take(PREFIX_BYTES).skip(1);
+        let mut length = || prefix.next();
+        let length = u32::from_be_bytes([length()?, length()?, length()?, length()?]);
+        Some(PREFIX_BYTES as u64 + u64::from(length))
+    }
+}
+
+impl HttpBody for WholeMessages {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        loop {
+            let whole = self.next_whole();
+            let rest = whole.or_else(|| if self.has_ended { self.parts.pop_front() } else { None });
+            if let Some(part) = rest {
+                return Poll::Ready(Some(Ok(Frame::data(part))));
+            }
+            if self.has_ended {
+                return Poll::Ready(None);
+            }
+            match ready!(Pin::new(&mut self.inner).poll_frame(context)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(part) if part.has_remaining() => {
+                        self.bytes += part.len() as u64;
+                        self.parts.push_back(part);
+                    }
+                    Ok(_) => {}
+                    // Trailers. Requests have none that anybody reads.
+                    Err(other) => return Poll::Ready(Some(Ok(other))),
+                },
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => self.has_ended = true,
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.parts.is_empty() && (self.has_ended || self.inner.is_end_stream())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use futures::FutureExt;
+    use proptest::prelude::*;
+    use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+    use super::*;
+
+    /// A body of the parts that are sent.
+    struct Parts(UnboundedReceiver<Vec<u8>>);
+
+    impl HttpBody for Parts {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            self.0.poll_recv(context).map(|part| part.map(|part| Ok(Frame::data(Bytes::from(part)))))
+        }
+    }
+
+    fn body() -> (UnboundedSender<Vec<u8>>, WholeMessages) {
+        let (sender, parts) = unbounded_channel();
+        (sender, WholeMessages::new(Body::new(Parts(parts))))
+    }
+
+    async fn next(body: &mut WholeMessages) -> Option<Bytes> {
+        let frame = poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await?;
+        frame.unwrap().into_data().ok()
+    }
+
+    fn message(length: usize) -> Vec<u8> {
+        let mut message = vec![0];
+        message.extend_from_slice(&(length as u32).to_be_bytes());
+        message.extend((0..length).map(|n| n as u8));
+        message
+    }
+
+    proptest! {
+        #[test]
+        fn all_bytes_arrive_in_order_however_they_are_cut(
+            lengths in proptest::collection::vec(0usize..300, 0..6),
+            cuts in proptest::collection::vec(0usize..2_000, 0..20),
+            lost in 0usize..4,
+        ) {
+            let mut sent: Vec<u8> = lengths.iter().flat_map(|length| message(*length)).collect();
+            sent.truncate(sent.len().saturating_sub(lost));
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (sent.len() + 1)).collect();
+            cuts.extend([0, sent.len()]);
+            cuts.sort_unstable();
+            let (sender, mut body) = body();
+            cuts.windows(2).for_each(|cut| sender.send(sent[cut[0]..cut[1]].to_vec()).unwrap());
+            drop(sender);
+            let mut received = Vec::new();
+            while let Some(part) = next(&mut body).now_or_never().expect("all parts are there") {
+                received.extend_from_slice(&part);
+            }
+            prop_assert_eq!(received, sent);
+        }
+    }
+
+    #[test]
+    fn a_message_waits_for_its_last_byte() {
+        let (sender, mut body) = body();
+        let message = message(100);
+        sender.send(message[..50].to_vec()).unwrap();
+        assert!(next(&mut body).now_or_never().is_none());
+        sender.send(message[50..].to_vec()).unwrap();
+        assert_eq!(next(&mut body).now_or_never().unwrap().unwrap(), message[..50]);
+        assert_eq!(next(&mut body).now_or_never().unwrap().unwrap(), message[50..]);
+    }
+
+    #[test]
+    fn the_decoder_sees_a_message_that_is_too_long_at_once() {
+        let (sender, mut body) = body();
+        sender.send(vec![0, 0xff, 0xff, 0xff, 0xff, 1]).unwrap();
+        assert_eq!(next(&mut body).now_or_never().unwrap().unwrap().len(), 6);
+    }
+}
