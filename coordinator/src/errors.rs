@@ -58,6 +58,9 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
     if let Some(unreadable) = engine_text::unreadable_segment(&error.to_string()) {
         return unreadable;
     }
+    if let Some(message) = engine_text::exhausted_disk(&error.to_string()) {
+        return Error::exhausted(message);
+    }
     let first = error.iter().next().unwrap_or(&error);
     let position = first
         .diagnostic()
@@ -77,8 +80,7 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
             UNPLANNED_SUBQUERY.to_owned()
         }
         DataFusionError::ResourcesExhausted(text) => {
-            let known = engine_text::exhausted_pool(text).or_else(|| engine_text::exhausted_disk(text));
-            known.unwrap_or_else(|| engine_text::plain(text))
+            engine_text::exhausted_pool(text).unwrap_or_else(|| engine_text::plain(text))
         }
         other => engine_text::plain(&other.strip_backtrace()),
     };

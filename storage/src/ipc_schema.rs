@@ -26,7 +26,7 @@ fn check_field(field: Field<'_>, depth: usize) -> Result<()> {
         depth < DEPTH_MAX && has_known_type(field) && has_known_index(field) && is_count_right(field, count);
     if !is_known {
         return Err(Error::invalid(format!(
-            "field {:?} has type {:?} with properties that are not supported",
+            "field {:?} has type {:?}, which is not supported, or not with its properties",
             field.name().unwrap_or_default(),
             field.type_type()
         )));

@@ -3,6 +3,9 @@
 //! A unit of background work, such as the compaction of a shard, leaves a file while it runs. If the process
 //! ends meanwhile, the file stays, and the next process sees it. After three of them, the unit waits for an
 //! hour, and each further one begins another hour. The node serves meanwhile, and says what it does not do.
+//!
+//! A unit that fails by a fault of its own, such as a panic, is tried less and less often: it would fail
+//! again, and take as much time as what works.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,22 +13,39 @@ use std::fs;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
-use plexus_model::{Error, Result};
+use plexus_model::{Error, ErrorKind, Result};
 
 /// Processes that a unit may end before it is set aside.
 const ENDED_PROCESSES_MAX: u32 = 3;
 /// How long a unit is set aside.
 const SET_ASIDE: Duration = Duration::from_secs(60 * 60);
 
+/// Faults in a row that a unit may have before it waits.
+const FAULTS_AT_ONCE: u32 = 4;
+/// How long it waits after the next one, and twice as long after each further one.
+const FAULT_DELAY: Duration = Duration::from_secs(1);
+/// How long it waits at most.
+const FAULT_DELAY_MAX: Duration = Duration::from_secs(10 * 60);
+
 /// The units of work of this node that have not succeeded lately.
 #[derive(Debug)]
 pub struct Attempts {
     directory: PathBuf,
-    /// Failures in a row, by unit.
-    failures: Mutex<HashMap<String, u32>>,
+    /// Those that failed, by unit.
+    failures: Mutex<HashMap<String, Failures>>,
+}
+
+/// How often in a row a unit has failed.
+#[derive(Default, Debug)]
+struct Failures {
+    times: u32,
+    /// Faults among them, since the last failure of another kind.
+    faults: u32,
+    /// When it may be tried again.
+    not_before: Option<Instant>,
 }
 
 impl Attempts {
@@ -44,13 +64,16 @@ impl Attempts {
     /// rest of its work.
     pub(crate) async fn run(&self, unit: impl fmt::Display, work: impl Future<Output = Result<()>>) {
         let unit = unit.to_string();
+        if self.waits(&unit) {
+            return;
+        }
         let path = self.directory.join(&unit);
         let placing = path.clone();
         let placed =
             tokio::task::spawn_blocking(move || (!is_set_aside(&placing)).then(|| Marker::place(&placing)));
         let Ok(Some(_marker)) = placed.await else {
             let file = path.display();
-            self.report(unit, |unit, times| {
+            self.report(unit, false, |unit, times| {
                 tracing::error!(unit, times, %file, "background work is set aside: it ended the process");
             });
             return;
@@ -58,26 +81,37 @@ impl Attempts {
         let panicked = |_| Err(Error::internal("the work panicked"));
         match AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(panicked) {
             Ok(()) => drop(self.lock().remove(&unit)),
-            Err(error) => self.report(unit, |unit, times| {
+            Err(error) => self.report(unit, error.kind() == ErrorKind::Internal, |unit, times| {
                 tracing::warn!(unit, times, %error, "background work failed; retrying");
             }),
         }
     }
 
+    /// Whether a unit waits after faults.
+    fn waits(&self, unit: &str) -> bool {
+        let not_before = self.lock().get(unit).and_then(|failures| failures.not_before);
+        not_before.is_some_and(|not_before| Instant::now() < not_before)
+    }
+
     /// Reports a unit the first time in a row, the second, the fourth, and so on.
-    fn report(&self, unit: String, log: impl FnOnce(&str, u32)) {
+    fn report(&self, unit: String, is_fault: bool, log: impl FnOnce(&str, u32)) {
         let times = {
-            let mut failures = self.lock();
-            let times = failures.entry(unit.clone()).or_default();
-            *times += 1;
-            *times
+            let mut all = self.lock();
+            let failures = all.entry(unit.clone()).or_default();
+            failures.times += 1;
+            failures.faults = if is_fault { failures.faults + 1 } else { 0 };
+            failures.not_before = failures.faults.checked_sub(FAULTS_AT_ONCE + 1).map(|doublings| {
+                let delay = FAULT_DELAY.saturating_mul(1 << doublings.min(16));
+                Instant::now() + delay.min(FAULT_DELAY_MAX)
+            });
+            failures.times
         };
         if times.is_power_of_two() {
             log(&unit, times);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, u32>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Failures>> {
         self.failures.lock().expect("no code panics while it holds this lock")
     }
 }
@@ -117,6 +151,30 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
+
+    #[tokio::test]
+    async fn work_that_panics_again_and_again_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let attempts = Attempts::new(dir.path());
+        let runs = AtomicU32::new(0);
+        for _ in 0..20 {
+            let work = async {
+                runs.fetch_add(1, Ordering::Relaxed);
+                panic!("a fault")
+            };
+            attempts.run("flush-1-0", work).await;
+        }
+        assert_eq!(runs.load(Ordering::Relaxed), FAULTS_AT_ONCE + 1);
+        // Other failures may pass, and do not wait.
+        for _ in 0..20 {
+            let work = async {
+                runs.fetch_add(1, Ordering::Relaxed);
+                Err(Error::unavailable("not now"))
+            };
+            attempts.run("flush-1-1", work).await;
+        }
+        assert_eq!(runs.load(Ordering::Relaxed), FAULTS_AT_ONCE + 1 + 20);
+    }
 
     #[tokio::test]
     async fn work_that_ended_three_processes_is_set_aside_and_a_panic_is_no_end() {

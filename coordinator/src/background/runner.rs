@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use futures::FutureExt;
 use futures::future::join_all;
-use plexus_model::{Error, ErrorKind, Result};
+use plexus_model::{Error, Result};
 use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
@@ -124,12 +124,9 @@ async fn run_task(mut task: Box<dyn BackgroundTask>, heavy: &Semaphore, metrics:
     let period = task.interval();
     let mut ticker = interval_at(tokio::time::Instant::now() + jitter(period), period);
     ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut failures, mut faults) = (0u64, 0u64);
+    let mut failures = 0u64;
     loop {
         ticker.tick().await;
-        if faults > RETRIES_AT_ONCE {
-            tokio::time::sleep(retry_delay(period, faults)).await;
-        }
         let _permit = match task.is_heavy() {
             // The semaphore is never closed.
             true => heavy.acquire().await.ok(),
@@ -141,11 +138,10 @@ async fn run_task(mut task: Box<dyn BackgroundTask>, heavy: &Semaphore, metrics:
         let result = AssertUnwindSafe(task.run()).catch_unwind().await.unwrap_or_else(panicked);
         metrics.record(task.name(), started.elapsed(), result.is_err());
         let Err(error) = result else {
-            (failures, faults) = (0, 0);
+            failures = 0;
             continue;
         };
         failures += 1;
-        faults = if error.kind() == ErrorKind::Internal { faults + 1 } else { 0 };
         let (task, policy) = (task.name(), task.error_policy());
         match policy {
             // A failure that lasts is reported less and less often.
@@ -155,19 +151,6 @@ async fn run_task(mut task: Box<dyn BackgroundTask>, heavy: &Semaphore, metrics:
             _ => tracing::debug!(task, failures, %error, "background task failed; retrying"),
         }
     }
-}
-
-/// Faults of a task in a row after which it is tried less and less often. What panics so often panics again.
-/// Failures for other reasons may pass, and are not waited for.
-const RETRIES_AT_ONCE: u64 = 16;
-
-/// Longest delay of a task after faults.
-const RETRY_DELAY_MAX: Duration = Duration::from_secs(30);
-
-/// How long to wait before a task is tried again after so many faults.
-fn retry_delay(period: Duration, faults: u64) -> Duration {
-    let doublings = faults.saturating_sub(RETRIES_AT_ONCE).min(16) as u32;
-    period.saturating_mul(1 << doublings).min(RETRY_DELAY_MAX)
 }
 
 /// A random delay between zero and [`JITTER_FRACTION`] of `period`.
