@@ -538,7 +538,8 @@ def test_times_without_a_zone_are_clocks_of_the_session(cursor):
     ]:
         cursor.execute(f"SELECT count(*) FROM adbc_clocks WHERE {condition}", (value,))
         assert cursor.fetchone() == (3,), condition
-    cursor.execute("SELECT count(*) FROM adbc_clocks WHERE z = TIMESTAMP '2025-07-01 16:00:00+00'")
+    instant = "z AT TIME ZONE 'UTC' = TIMESTAMP '2025-07-01 16:00:00'"
+    cursor.execute(f"SELECT count(*) FROM adbc_clocks WHERE {instant}")
     assert cursor.fetchone() == (3,)
     cursor.execute("DELETE FROM adbc_clocks WHERE z = ?", (noon,))
     cursor.execute("SELECT count(*) FROM adbc_clocks")
