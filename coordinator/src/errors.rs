@@ -91,9 +91,11 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
             ErrorKind::ResourceExhausted
         }
         DataFusionError::ArrowError(error, _) if matches!(error.as_ref(), ArrowError::IoError(..)) => {
-            match error.to_string().contains("No space left") {
-                true => ErrorKind::ResourceExhausted,
-                false => ErrorKind::Unavailable,
+            match error.as_ref() {
+                ArrowError::IoError(_, error) if error.kind() == io::ErrorKind::StorageFull => {
+                    ErrorKind::ResourceExhausted
+                }
+                _ => ErrorKind::Unavailable,
             }
         }
         DataFusionError::SQL(..)

@@ -16,9 +16,9 @@ use tokio::sync::watch;
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::server::NamedService;
+use tonic::{Code, Status};
 
 use crate::whole_messages::WholeMessages;
-use tonic::{Code, Status};
 
 /// A gRPC service, each of whose calls has an account.
 #[derive(Clone, Debug)]
@@ -76,13 +76,10 @@ const UNDECODABLE: [&str; 2] = ["failed to decode Protobuf message", "ParseError
 
 /// A response that says that the message of the client was wrong, if that is what failed.
 fn blame_sender(mut response: Response<Body>) -> Response<Body> {
-    let failed = response.headers().get(Status::GRPC_STATUS).and_then(|_| {
-        Status::from_header_map(response.headers()).filter(|status| {
-            status.code() == Code::Internal
-                && UNDECODABLE.iter().any(|start| status.message().starts_with(start))
-        })
+    let is_undecodable = Status::from_header_map(response.headers()).is_some_and(|status| {
+        status.code() == Code::Internal && UNDECODABLE.iter().any(|start| status.message().starts_with(start))
     });
-    if failed.is_some() {
+    if is_undecodable {
         let code = HeaderValue::from(Code::InvalidArgument as i32);
         response.headers_mut().insert(Status::GRPC_STATUS, code);
     }

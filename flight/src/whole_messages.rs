@@ -39,9 +39,10 @@ impl WholeMessages {
     /// The next part of a whole message.
     fn next_whole(&mut self) -> Option<Bytes> {
         if self.whole == 0 {
-            let message = self.message_bytes()?;
+            let length = self.announced_bytes()?;
+            let message = PREFIX_BYTES as u64 + length;
             // The decoder refuses one that is too long, and needs no more of it for that.
-            if message > self.bytes && message <= MESSAGE_BYTES_MAX as u64 {
+            if message > self.bytes && length <= MESSAGE_BYTES_MAX as u64 {
                 return None;
             }
             self.whole = message;
@@ -57,12 +58,11 @@ impl WholeMessages {
         Some(first)
     }
 
-    /// Bytes of the first message with its prefix, if that is there.
-    fn message_bytes(&self) -> Option<u64> {
+    /// Bytes that the prefix of the first message announces, if it is there.
+    fn announced_bytes(&self) -> Option<u64> {
         let mut prefix = self.parts.iter().flatten().copied().take(PREFIX_BYTES).skip(1);
         let mut length = || prefix.next();
-        let length = u32::from_be_bytes([length()?, length()?, length()?, length()?]);
-        Some(PREFIX_BYTES as u64 + u64::from(length))
+        Some(u64::from(u32::from_be_bytes([length()?, length()?, length()?, length()?])))
     }
 }
 
@@ -182,8 +182,11 @@ mod tests {
 
     #[test]
     fn the_decoder_sees_a_message_that_is_too_long_at_once() {
-        let (sender, mut body) = body();
-        sender.send(vec![0, 0xff, 0xff, 0xff, 0xff, 1]).unwrap();
-        assert_eq!(next(&mut body).now_or_never().unwrap().unwrap().len(), 6);
+        for (length, is_seen) in [(MESSAGE_BYTES_MAX, false), (MESSAGE_BYTES_MAX + 1, true)] {
+            let (sender, mut body) = body();
+            let prefix = [&[0][..], &(length as u32).to_be_bytes(), &[1]].concat();
+            sender.send(prefix).unwrap();
+            assert_eq!(next(&mut body).now_or_never().is_some(), is_seen, "{length}");
+        }
     }
 }

@@ -277,13 +277,16 @@ const SPILL_INTERVAL: Duration = Duration::from_millis(100);
 /// Lets queries spill as long as the disk has room. They leave twice what is kept back, so that writes go on.
 async fn limit_spills(engine: Arc<Engine>, space: DiskSpace) {
     let mut ticker = tokio::time::interval(SPILL_INTERVAL);
+    ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticker.tick().await;
-        if let Some((free, reserve)) = space.free_and_reserve()
+        let space = space.clone();
+        // The system may wait for the disk.
+        let asked = tokio::task::spawn_blocking(move || space.free_and_reserve()).await;
+        if let Ok(Some((free, reserve))) = asked
             && let Err(error) = engine.set_room_for_spills(free.saturating_sub(2 * reserve))
         {
-            tracing::warn!(%error, "queries cannot spill");
-            return;
+            tracing::debug!(%error, "queries cannot spill");
         }
     }
 }

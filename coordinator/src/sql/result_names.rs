@@ -11,8 +11,8 @@ use std::sync::Arc;
 use arrow_schema::{Field, Schema, SchemaRef};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    self, Expr, Ident, ObjectNamePart, OrderByKind, Query, Select, SelectItem, SetExpr, SetQuantifier,
-    VisitorMut,
+    self, Expr, GroupByExpr, Ident, ObjectNamePart, OrderByKind, Query, Select, SelectItem, SetExpr,
+    SetQuantifier, VisitorMut,
 };
 use plexus_model::cut;
 
@@ -174,7 +174,9 @@ fn tell_apart_from_order(query: &mut Query) {
     else {
         return;
     };
-    if select.having.is_some() || select.qualify.is_some() || select.distinct.is_some() {
+    // Other clauses may refer to the column by its name.
+    let is_grouped = !matches!(&select.group_by, GroupByExpr::Expressions(groups, _) if groups.is_empty());
+    if is_grouped || select.having.is_some() || select.qualify.is_some() || select.distinct.is_some() {
         return;
     }
     let mut ordered = HashSet::new();

@@ -11,8 +11,8 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, FromTable, Ident, ObjectName, ObjectNamePart, Query, Select, Statement, TableAlias, TableFactor,
-    TableWithJoins, UpdateTableFromKind, VisitorMut, With,
+    Expr, FromTable, Ident, ObjectName, ObjectNamePart, Query, Select, SetExpr, Statement, TableAlias,
+    TableFactor, TableWithJoins, UpdateTableFromKind, VisitorMut, With,
 };
 use plexus_query::visit_mut;
 
@@ -33,15 +33,19 @@ struct Scopes {
     tables: Vec<Scope>,
     /// The common tables of these queries, and what those are called that hide others.
     common: Vec<HashMap<String, Option<Ident>>>,
-    /// The lists of common tables that were visited already.
-    visited: Vec<Option<With>>,
+    /// The lists of common tables that were visited already, and whether the query has tables of its own.
+    visited: Vec<(Option<With>, bool)>,
     renamed: usize,
+    /// Whether the tables of the select that comes next are there already.
+    is_next_known: bool,
+    /// For each select around the present expression, whether it brought its tables.
+    selects: Vec<bool>,
 }
 
 enum Scope {
     /// The names of the tables of a query, each with its schema if that is written.
     Tables(Vec<(String, Option<Ident>)>),
-    /// A query in `FROM`, which sees nothing of what is around it.
+    /// A query in `FROM` begins, which does not see the tables beside it.
     Apart,
 }
 
@@ -89,12 +93,28 @@ impl Scopes {
         if own.iter().any(|(name, _)| name == table) {
             return None;
         }
-        let around = around.iter().rev().map_while(|scope| match scope {
-            Scope::Tables(tables) => Some(tables),
-            Scope::Apart => None,
-        });
-        let (_, schema) = around.flatten().find(|(name, _)| name == table)?;
-        Some(schema.clone().unwrap_or_else(|| Ident::with_quote('"', OUTER)))
+        let mut around = around.iter().rev();
+        while let Some(scope) = around.next() {
+            match scope {
+                Scope::Tables(tables) => {
+                    if let Some((_, schema)) = tables.iter().find(|(name, _)| name == table) {
+                        return Some(schema.clone().unwrap_or_else(|| Ident::with_quote('"', OUTER)));
+                    }
+                }
+                // The tables beside it are those of the next scope.
+                Scope::Apart => drop(around.next()),
+            }
+        }
+        None
+    }
+
+    /// Whether a name begins with the schema of a table of the present query, and that table.
+    fn names_own_schema(&self, parts: &[Ident]) -> bool {
+        let (Some(Scope::Tables(own)), [schema, table, ..]) = (self.tables.last(), parts) else {
+            return false;
+        };
+        let is_of = |of: &Option<Ident>| of.as_ref().is_some_and(|of| name_of(of) == name_of(schema));
+        own.iter().any(|(name, of)| *name == name_of(table) && is_of(of))
     }
 
     fn common_tables(&mut self, with: &mut With) {
@@ -165,23 +185,41 @@ impl VisitorMut for Scopes {
         if let Some(with) = &mut with {
             self.common_tables(with);
         }
-        self.visited.push(with);
+        // Its `ORDER BY` sees the tables as well.
+        let select = match query.body.as_ref() {
+            SetExpr::Select(select) => Some(Scope::of(&select.from)),
+            _ => None,
+        };
+        self.is_next_known = select.is_some();
+        self.visited.push((with, select.is_some()));
+        self.tables.extend(select);
         ControlFlow::Continue(())
     }
 
     fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
         self.common.pop();
-        query.with = self.visited.pop().flatten();
+        if let Some((with, has_tables)) = self.visited.pop() {
+            query.with = with;
+            if has_tables {
+                self.tables.pop();
+            }
+        }
         ControlFlow::Continue(())
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
-        self.tables.push(Scope::of(&select.from));
+        let brings_tables = !std::mem::take(&mut self.is_next_known);
+        if brings_tables {
+            self.tables.push(Scope::of(&select.from));
+        }
+        self.selects.push(brings_tables);
         ControlFlow::Continue(())
     }
 
     fn post_visit_select(&mut self, _: &mut Select) -> ControlFlow<()> {
-        self.tables.pop();
+        if self.selects.pop() == Some(true) {
+            self.tables.pop();
+        }
         ControlFlow::Continue(())
     }
 
@@ -217,6 +255,7 @@ impl VisitorMut for Scopes {
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         if let Expr::CompoundIdentifier(parts) = expr
+            && !self.names_own_schema(parts)
             && let Some(qualifier) = parts.first().and_then(|table| self.outer_qualifier(&name_of(table)))
         {
             parts.insert(0, qualifier);
@@ -247,6 +286,15 @@ mod tests {
                 "DELETE FROM s.t WHERE NOT EXISTS (SELECT 1 FROM u WHERE u.id = t.id)",
                 "DELETE FROM s.t WHERE NOT EXISTS (SELECT 1 FROM u WHERE u.id = s.t.id)",
             ),
+            (
+                "SELECT (SELECT v FROM (SELECT t.x AS v FROM u) AS q) FROM t",
+                "SELECT (SELECT v FROM (SELECT \"$outer\".t.x AS v FROM u) AS q) FROM t",
+            ),
+            (
+                "SELECT 1 FROM t ORDER BY (SELECT t.x FROM u), t.y",
+                "SELECT 1 FROM t ORDER BY (SELECT \"$outer\".t.x FROM u), t.y",
+            ),
+            ("SELECT (SELECT s.t.x FROM s.t) FROM s", "SELECT (SELECT s.t.x FROM s.t) FROM s"),
             // Fields of columns inside, tables that are hidden, and tables beside a query in `FROM`.
             ("SELECT (SELECT c.f FROM u) FROM t", "SELECT (SELECT c.f FROM u) FROM t"),
             ("SELECT (SELECT t.x FROM u AS t) FROM t", "SELECT (SELECT t.x FROM u AS t) FROM t"),

@@ -1,17 +1,18 @@
 //! A long list of constants in a filter, `x IN (1, 2, ...)`, becomes a table in memory: `x IN (SELECT ...)`.
 //!
 //! DataFusion keeps a list as so many expressions, which each of its rules visits, copies and prints: a list
-//! of fifty thousand numbers took half a minute to plan. A join with a table of them is planned at once.
+//! of fifty thousand numbers took half a minute to plan. A join with a table of them is planned without
+//! delay.
 
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema};
 use datafusion::catalog::MemTable;
-use datafusion::common::tree_node::Transformed;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::datasource::provider_as_source;
-use datafusion::logical_expr::expr::{Exists, InList, InSubquery};
+use datafusion::logical_expr::expr::{self, InList};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{Expr, ExprSchemable, Filter, LogicalPlan, LogicalPlanBuilder, cast, ident};
 
@@ -62,6 +63,17 @@ fn items(list: &InList, schema: &DFSchema) -> Option<ArrayRef> {
         Expr::Literal(value, _) => Some(value),
         _ => None,
     });
+    // The value moves into a subquery, and may be evaluated twice.
+    let is_movable = |expr: &Expr| {
+        use Expr::{Exists, InSubquery, OuterReferenceColumn, ScalarSubquery};
+        !matches!(expr, ScalarSubquery(_) | Exists(_) | InSubquery(_) | OuterReferenceColumn(..))
+    };
+    let is_plain = list.expr.apply(|expr| {
+        Ok(if is_movable(expr) { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
+    });
+    if list.expr.is_volatile() || !matches!(is_plain, Ok(TreeNodeRecursion::Continue)) {
+        return None;
+    }
     let data_type = list.expr.get_type(schema).ok()?;
     match data_type {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
@@ -89,11 +101,11 @@ fn in_table(list: InList, items: ArrayRef, of: &DFSchema) -> Result<Expr> {
     let table = MemTable::try_new(schema.clone(), vec![vec![RecordBatch::try_new(schema, vec![items])?]])?;
     let scan = LogicalPlanBuilder::scan(NAME, provider_as_source(Arc::new(table)), None)?.build()?;
     if !list.negated {
-        return Ok(Expr::InSubquery(InSubquery::new(Box::new(value), subquery(scan)?, false)));
+        return Ok(Expr::InSubquery(expr::InSubquery::new(Box::new(value), subquery(scan)?, false)));
     }
     // No item is null, so that a join may look for a row that is equal. That for `NOT IN` of any subquery
     // holds all rows of the filter in memory.
     let equal = LogicalPlanBuilder::from(scan).filter(ident(NAME).eq(outer(&value, of)?))?.build()?;
-    let is_missing = Expr::Exists(Exists { subquery: subquery(equal)?, negated: true });
+    let is_missing = Expr::Exists(expr::Exists { subquery: subquery(equal)?, negated: true });
     Ok(value.is_not_null().and(is_missing))
 }

@@ -21,7 +21,7 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties,
 };
 use futures::{StreamExt, TryStreamExt, stream};
-use plexus_model::{Error, RowSelection, Segment, SegmentData, Table, TableSchema};
+use plexus_model::{Error, RowSelection, RowSet, Segment, SegmentData, Table, TableSchema, Version};
 use plexus_storage::{PositionedRows, project};
 
 use crate::scan::key_lookup::KeyLookup;
@@ -107,24 +107,25 @@ impl TableProvider for TargetTable {
             if !wanted.iter().any(|(wanted, _)| wanted.id == segment.id) {
                 continue;
             }
-            let failed = |e: Error| DataFusionError::External(Box::new(e));
-            let invisible = reader.invisible_rows(table, segment, version).await.map_err(failed)?;
             let found = match &key {
-                Some(key) => key.rows(reader, table, segment, &invisible).await.map_err(failed)?,
+                Some(key) => {
+                    let failed = |e: Error| DataFusionError::External(Box::new(e));
+                    let invisible = reader.invisible_rows(table, segment, version).await.map_err(failed)?;
+                    key.rows(reader, table, segment, &invisible).await.map_err(failed)?
+                }
                 None => None,
             };
-            let selection = match found {
+            match &found {
                 Some(rows) if rows.is_empty() => continue,
-                Some(rows) => RowSelection::Only(Arc::new(rows)),
+                Some(_) => {}
                 None => {
                     bytes += match &segment.data {
                         SegmentData::File(file) => file.column_bytes,
                         SegmentData::Inline(rows) => rows.len() as u64,
                     };
-                    RowSelection::AllExcept(invisible)
                 }
-            };
-            segments.push(TargetSegment { index, segment: segment.clone(), selection });
+            }
+            segments.push(TargetSegment { index, segment: segment.clone(), found: found.map(Arc::new) });
         }
         let all: Vec<usize> = (0..own + 2).collect();
         let columns = projection.unwrap_or(&all).clone();
@@ -135,6 +136,7 @@ impl TableProvider for TargetTable {
         segments.into_iter().enumerate().for_each(|(i, segment)| partitions[i % count].push(segment));
         Ok(Arc::new(TargetScan {
             table: table.clone(),
+            version,
             bytes,
             context: self.inner.context().clone(),
             properties: Arc::new(PlanProperties::new(
@@ -159,7 +161,8 @@ impl TableProvider for TargetTable {
 struct TargetSegment {
     index: u32,
     segment: Arc<Segment>,
-    selection: RowSelection,
+    /// The rows with the wanted key; `None` for all that are visible.
+    found: Option<Arc<RowSet>>,
 }
 
 /// Bytes of the segments that a scan of a DML target reads from end to end, if the plan is one.
@@ -171,6 +174,7 @@ pub(crate) fn target_bytes(plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
 #[derive(Debug)]
 struct TargetScan {
     table: Arc<Table>,
+    version: Version,
     /// Bytes of the segments that it reads from end to end.
     bytes: u64,
     context: TableContext,
@@ -216,15 +220,20 @@ impl ExecutionPlan for TargetScan {
         let Some(segments) = self.partitions.get(partition).cloned() else {
             return internal_err!("partition {partition} of {}", self.partitions.len());
         };
-        let (table, context) = (self.table.clone(), self.context.clone());
+        let (table, version, context) = (self.table.clone(), self.version, self.context.clone());
         let (columns, schema) = (self.columns.clone(), self.schema.clone());
         let own = table.schema.columns.len();
         let read: Vec<usize> = columns.iter().copied().filter(|c| *c < own).collect();
         let wanted: TableSchema = project(&table.schema, &read);
-        let rows = stream::iter(segments).then(move |TargetSegment { index, segment, selection }| {
+        let rows = stream::iter(segments).then(move |TargetSegment { index, segment, found }| {
             let (table, context, wanted) = (table.clone(), context.clone(), wanted.clone());
             async move {
-                let rows = context.scans.reader.scan(&table, &segment, &wanted, selection).await?;
+                let reader = &context.scans.reader;
+                let selection = match found {
+                    Some(rows) => RowSelection::Only(rows),
+                    None => RowSelection::AllExcept(reader.invisible_rows(&table, &segment, version).await?),
+                };
+                let rows = reader.scan(&table, &segment, &wanted, selection).await?;
                 plexus_model::Result::Ok(rows.map_ok(move |rows| (index, rows)))
             }
         });
