@@ -16,7 +16,7 @@ use plexus_node::client::Client;
 use plexus_node::command::status;
 
 use crate::harness::Cluster;
-use crate::queries::{column, execute_all, explain, latest_version, number, wait_indexed};
+use crate::queries::{column, execute_all, explain, latest_version, number, wait_indexed, wait_until};
 
 /// Columns of the tables of random documents.
 const COLUMNS: &str = "(id BIGINT PRIMARY KEY, body VARCHAR, v VECTOR(4), n INT)";
@@ -312,7 +312,13 @@ async fn segments_are_searched_where_they_are_stored() {
     for table in ["replicated", "t"] {
         insert(&mut client, table, 0..1_500).await;
         client.execute(&format!("DELETE FROM {table} WHERE id % 7 = 3")).await.unwrap();
-        client.execute(&format!("OPTIMIZE {table}")).await.unwrap();
+        // A flush that runs meanwhile leaves segments of its own.
+        wait_until("one segment for each shard", async || {
+            client.execute(&format!("OPTIMIZE {table}")).await.unwrap();
+            let extra = "SELECT count(*) - count(DISTINCT shard) FROM plexus.segments WHERE table_name =";
+            number(&mut client, &format!("{extra} '{table}'")).await.unwrap() == 0
+        })
+        .await;
         client.execute(&format!("DELETE FROM {table} WHERE id % 11 = 5")).await.unwrap();
     }
     let before = remote_requests(&cluster).await;
