@@ -8,9 +8,9 @@ use arrow::array::{Array, ArrayRef, BinaryArray};
 use arrow::row::{RowConverter, SortField};
 use arrow_schema::{DataType, SortOptions};
 use datafusion::common::tree_node::Transformed;
-use datafusion::common::{DFSchema, Result, exec_err, not_impl_err};
+use datafusion::common::{DFSchema, Result, exec_err};
 use datafusion::functions_aggregate::first_last::first_value_udaf;
-use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams, ScalarFunction};
+use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams};
 use datafusion::logical_expr::{
     AggregateUDF, Between, BinaryExpr, ColumnarValue, Expr, ExprSchemable, LogicalPlan, Operator,
     ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
@@ -22,14 +22,8 @@ pub(crate) fn concerns(expr: &Expr) -> bool {
         Expr::BinaryExpr(BinaryExpr { op, .. }) => is_order(*op),
         Expr::Between(_) => true,
         Expr::AggregateFunction(call) => EXTREMES.contains(&call.func.name()),
-        Expr::WindowFunction(call) => EXTREMES.contains(&call.fun.name()),
-        Expr::ScalarFunction(call) => is_extreme_of_row(call),
         _ => false,
     }
-}
-
-fn is_extreme_of_row(call: &ScalarFunction) -> bool {
-    matches!(call.name(), "greatest" | "least")
 }
 
 /// Aggregates of the least and of the greatest value.
@@ -55,17 +49,6 @@ pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>
             if EXTREMES.contains(&func.name()) && params.args.iter().all(is_nested) =>
         {
             Transformed::yes(first_in_order(&func, params))
-        }
-        Expr::WindowFunction(call)
-            if EXTREMES.contains(&call.fun.name()) && call.params.args.iter().any(is_nested) =>
-        {
-            return not_impl_err!(
-                "{} of lists or structs over a window: write first_value with an order",
-                call.fun.name()
-            );
-        }
-        Expr::ScalarFunction(call) if is_extreme_of_row(&call) && call.args.iter().any(is_nested) => {
-            return not_impl_err!("{} of lists or structs: write CASE", call.name());
         }
         expr => Transformed::no(expr),
     })
