@@ -123,7 +123,8 @@ impl Visitor for PlanSize {
         let around = self.queries.last_mut();
         match around.and_then(|around| around.named.remove(&address(query)).map(|name| (around, name))) {
             Some((around, name)) => {
-                around.common.insert(name, (tables, chain + 1));
+                // One that reads no table has rows as well, which those that read it may multiply.
+                around.common.insert(name, (tables.max(1), chain + 1));
             }
             None => self.add(tables, chain),
         }
