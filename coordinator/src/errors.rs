@@ -55,10 +55,11 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
     if unavailable_worker(&error).is_some() {
         return Error::unavailable(error.strip_backtrace());
     }
-    if let Some(unreadable) = engine_text::unreadable_segment(&error.to_string()) {
+    let text = error.to_string();
+    if let Some(unreadable) = engine_text::unreadable_segment(&text) {
         return unreadable;
     }
-    if let Some(message) = engine_text::exhausted_disk(&error.to_string()) {
+    if let Some(message) = engine_text::exhausted_disk(&text) {
         return Error::exhausted(message);
     }
     let first = error.iter().next().unwrap_or(&error);

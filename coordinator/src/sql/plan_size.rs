@@ -179,6 +179,7 @@ mod tests {
         assert!(check(&doubling(12)).is_ok());
         assert!(check(&doubling(14)).is_err());
         assert!(check(&doubling(100)).is_err());
+        assert!(check(&doubling(100).replace("FROM t", "")).is_err());
         // A name inside is another table than one outside.
         assert!(
             check("WITH a AS (SELECT 1), b AS (WITH a AS (SELECT 2) SELECT * FROM a) SELECT * FROM a, b")

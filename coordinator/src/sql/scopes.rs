@@ -20,7 +20,7 @@ use crate::sql::names::name_of;
 use crate::sql::result_names::SUFFIX;
 
 /// Qualifies the names of outer tables that have no schema.
-pub(crate) const OUTER: &str = "$outer";
+const OUTER: &str = "$outer";
 
 /// Rewrites such names in a statement.
 pub(crate) fn rewrite(statement: &mut Statement) {

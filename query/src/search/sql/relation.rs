@@ -256,7 +256,7 @@ impl SearchNode {
         self.values.iter().all(is_known)
     }
 
-    /// Whether the search ranks or returns so many rows that it may take long.
+    /// Whether the search ranks or returns so many rows, or has so large a filter, that it may take long.
     fn is_long(&self) -> bool {
         let mut arguments = self.call.names.iter().zip(&self.values);
         arguments.any(|(name, value)| {
