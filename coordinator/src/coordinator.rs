@@ -198,7 +198,7 @@ impl Coordinator {
                 let mut guard = self.transactions.take(id)?;
                 self.planner.pin_transaction(session, &mut guard).await?
             }
-            None => self.visible(session, parsed).await?,
+            None => self.planner.visible(session, parsed.reads).await?,
         };
         let version = manifest.version;
         let context = StatementContext { session, manifest, values: &[], query_id: &running::query_id() };
@@ -485,20 +485,11 @@ impl Coordinator {
                 self.dml.execute(&context, statement).boxed().await
             }
             StatementKind::Query => {
-                let manifest = self.visible(session, parsed).await?;
+                let manifest = self.planner.visible(session, parsed.reads).await?;
                 let context = StatementContext { session, manifest, values, query_id };
                 let plan = self.planner.plan(&context, statement.clone()).await?;
                 Ok(self.queries.run_plan(&context, plan).await?.named(&parsed.names))
             }
-        }
-    }
-
-    /// The manifest that a statement reads.
-    async fn visible(&self, session: &Session, parsed: &Parsed) -> Result<Arc<Manifest>> {
-        match parsed.reads_tables {
-            true => self.planner.visible(session).await,
-            // Any version does. A session can leave one that is gone, and needs no quorum for that.
-            false => Ok(self.meta().manifest()),
         }
     }
 

@@ -8,13 +8,19 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame};
 use tonic::Status;
 use tonic::body::Body;
 
 /// Largest message from a client. `pyarrow` sends a record batch as one message, whatever its size.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Parts below this size are copied together: a part of one byte would keep some hundred others in memory.
+const SMALL_PART_BYTES: usize = 1024;
+
+/// How many bytes are copied together.
+const GATHERED_BYTES: usize = 64 * 1024;
 
 /// A flag, and the length of the message.
 const PREFIX_BYTES: usize = 5;
@@ -23,9 +29,11 @@ const PREFIX_BYTES: usize = 5;
 pub(crate) struct WholeMessages {
     inner: Body,
     parts: VecDeque<Bytes>,
-    /// Bytes of `parts`.
+    /// Small parts after those.
+    gathered: BytesMut,
+    /// Bytes of all parts.
     bytes: u64,
-    /// Bytes of `parts` that belong to whole messages.
+    /// Bytes of them that belong to whole messages.
     whole: u64,
     /// Whether the sender is done. The decoder then reports a message that is not whole.
     has_ended: bool,
@@ -33,7 +41,36 @@ pub(crate) struct WholeMessages {
 
 impl WholeMessages {
     pub(crate) fn new(inner: Body) -> Self {
-        Self { inner, parts: VecDeque::new(), bytes: 0, whole: 0, has_ended: false }
+        let (parts, gathered) = (VecDeque::new(), BytesMut::new());
+        Self { inner, parts, gathered, bytes: 0, whole: 0, has_ended: false }
+    }
+
+    fn push(&mut self, part: Bytes) {
+        self.bytes += part.len() as u64;
+        let is_first = self.parts.is_empty() && self.gathered.is_empty();
+        if is_first || part.len() >= SMALL_PART_BYTES {
+            self.end_gathering();
+            self.parts.push_back(part);
+            return;
+        }
+        self.gathered.extend_from_slice(&part);
+        if self.gathered.len() >= GATHERED_BYTES {
+            self.end_gathering();
+        }
+    }
+
+    /// Makes a part of the small ones.
+    fn end_gathering(&mut self) {
+        if !self.gathered.is_empty() {
+            self.parts.push_back(std::mem::take(&mut self.gathered).freeze());
+        }
+    }
+
+    fn pop(&mut self) -> Option<Bytes> {
+        if self.parts.is_empty() {
+            self.end_gathering();
+        }
+        self.parts.pop_front()
     }
 
     /// The next part of a whole message.
@@ -47,7 +84,7 @@ impl WholeMessages {
             }
             self.whole = message;
         }
-        let mut part = self.parts.pop_front()?;
+        let mut part = self.pop()?;
         let wanted = usize::try_from(self.whole).unwrap_or(usize::MAX).min(part.len());
         let first = part.split_to(wanted);
         if !part.is_empty() {
@@ -60,7 +97,8 @@ impl WholeMessages {
 
     /// Bytes that the prefix of the first message announces, if it is there.
     fn announced_bytes(&self) -> Option<u64> {
-        let mut prefix = self.parts.iter().flatten().copied().take(PREFIX_BYTES).skip(1);
+        let parts = self.parts.iter().flatten().chain(&self.gathered);
+        let mut prefix = parts.copied().take(PREFIX_BYTES).skip(1);
         let mut length = || prefix.next();
         Some(u64::from(u32::from_be_bytes([length()?, length()?, length()?, length()?])))
     }
@@ -76,7 +114,7 @@ impl HttpBody for WholeMessages {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         loop {
             let whole = self.next_whole();
-            let rest = whole.or_else(|| if self.has_ended { self.parts.pop_front() } else { None });
+            let rest = whole.or_else(|| if self.has_ended { self.pop() } else { None });
             if let Some(part) = rest {
                 return Poll::Ready(Some(Ok(Frame::data(part))));
             }
@@ -85,10 +123,7 @@ impl HttpBody for WholeMessages {
             }
             match ready!(Pin::new(&mut self.inner).poll_frame(context)) {
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(part) if part.has_remaining() => {
-                        self.bytes += part.len() as u64;
-                        self.parts.push_back(part);
-                    }
+                    Ok(part) if part.has_remaining() => self.push(part),
                     Ok(_) => {}
                     // Trailers. Requests have none that anybody reads.
                     Err(other) => return Poll::Ready(Some(Ok(other))),
@@ -100,7 +135,7 @@ impl HttpBody for WholeMessages {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.parts.is_empty() && (self.has_ended || self.inner.is_end_stream())
+        self.parts.is_empty() && self.gathered.is_empty() && (self.has_ended || self.inner.is_end_stream())
     }
 }
 
@@ -149,13 +184,16 @@ mod tests {
     proptest! {
         #[test]
         fn all_bytes_arrive_in_order_however_they_are_cut(
-            lengths in proptest::collection::vec(0usize..300, 0..6),
-            cuts in proptest::collection::vec(0usize..2_000, 0..20),
+            lengths in proptest::collection::vec(0usize..100_000, 0..6),
+            cuts in proptest::collection::vec(0usize..600_000, 0..20),
+            small in 0usize..70_000,
             lost in 0usize..4,
         ) {
             let mut sent: Vec<u8> = lengths.iter().flat_map(|length| message(*length)).collect();
             sent.truncate(sent.len().saturating_sub(lost));
             let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (sent.len() + 1)).collect();
+            // The first ones are small.
+            cuts.extend((0..small.min(sent.len())).step_by(37));
             cuts.extend([0, sent.len()]);
             cuts.sort_unstable();
             let (sender, mut body) = body();

@@ -9,7 +9,7 @@ use arrow::array::timezone::Tz;
 use arrow::array::{Array, ArrayRef, AsArray, StringArray};
 use arrow::compute::cast;
 use arrow_schema::DataType;
-use chrono::{FixedOffset, LocalResult, NaiveDateTime, TimeZone};
+use chrono::{LocalResult, NaiveDateTime, TimeZone};
 use datafusion::common::{Result, exec_err};
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility};
 
@@ -45,18 +45,21 @@ fn complete<'a>(text: &'a str, zone: Option<&Tz>) -> Cow<'a, str> {
         }
         false => Cow::Borrowed(text),
     };
-    match zone.and_then(|zone| offset_in_change(&text, zone)) {
-        Some(offset) => Cow::Owned(format!("{}{offset}", text.trim())),
+    match zone.and_then(|zone| instant_in_change(&text, zone)) {
+        Some(instant) => Cow::Owned(format!("{}Z", instant.format(CLOCK))),
         None => text,
     }
 }
 
-/// The offset of a clock without one that the zone skips or repeats.
-fn offset_in_change(text: &str, zone: &Tz) -> Option<FixedOffset> {
+const CLOCK: &str = "%Y-%m-%d %H:%M:%S%.f";
+
+/// The clock of UTC for a clock without an offset that the zone skips or repeats. Not the offset, which may
+/// have seconds.
+fn instant_in_change(text: &str, zone: &Tz) -> Option<NaiveDateTime> {
     let clock = text.trim().replacen(['T', 't'], " ", 1);
-    let clock = NaiveDateTime::parse_from_str(&clock, "%Y-%m-%d %H:%M:%S%.f").ok()?;
+    let clock = NaiveDateTime::parse_from_str(&clock, CLOCK).ok()?;
     let is_certain = matches!(zone.offset_from_local_datetime(&clock), LocalResult::Single(_));
-    (!is_certain).then(|| offset_of_clock(zone, clock))
+    (!is_certain).then(|| clock - offset_of_clock(zone, clock))
 }
 
 /// Whether a text is taken by the library as it is.
@@ -139,16 +142,18 @@ mod tests {
             "2025-10-26 02:30:00+02:00",
             "2025-07-01 02:30:00",
             "2025-10-26",
+            "1893-04-01 00:00:16",
         ];
         let filled =
             completed(&(Arc::new(StringArray::from(texts.to_vec())) as ArrayRef), Some("Europe/Berlin"));
         let expected = [
-            "2025-03-30 02:30:00+01:00",
-            "2025-10-26T02:30:00+01:00",
-            "2025-10-26 02:30:00.5+01:00",
+            "2025-03-30 01:30:00Z",
+            "2025-10-26 01:30:00Z",
+            "2025-10-26 01:30:00.500Z",
             texts[3],
             texts[4],
             texts[5],
+            "1893-03-31 23:06:48Z",
         ];
         assert_eq!(filled.as_string::<i32>(), &StringArray::from(expected.to_vec()));
     }

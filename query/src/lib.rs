@@ -23,6 +23,7 @@
 
 mod accounts;
 mod analysis;
+mod batch_rows;
 mod bounded_functions;
 mod checks;
 mod clock_texts;
@@ -49,6 +50,7 @@ mod visit;
 pub use analysis::literals::{make_doubles, make_doubles_in};
 pub use analysis::similar_patterns::SIMILAR_PATTERN;
 pub use analysis::unknown_items::HAS_UNKNOWN_ITEM;
+pub use batch_rows::task_context;
 pub use checks::{ColumnDefaults, RowChecks};
 pub use clock_texts::completed;
 pub use conditions::balance;

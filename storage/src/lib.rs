@@ -53,6 +53,7 @@ mod read;
 mod routing;
 mod scan;
 mod schema_evolution;
+mod single_flight;
 mod size;
 mod statistics;
 mod store;
@@ -70,6 +71,7 @@ pub use read::{LOST_SEGMENT, RemoteSegments, SegmentReader, SegmentRef, UNREADAB
 pub use routing::{CanonicalKeys, Router, shard_of_key};
 pub use scan::{PositionedRows, to_roaring_treemap};
 pub use schema_evolution::{decode_inline, evolve, project, take_rows};
+pub use single_flight::SingleFlightCache;
 pub use size::rows_bytes;
 pub use store::{ReferenceSource, SegmentCondition, SegmentFile, SegmentStore, sync_directory};
 pub use type_names::sql_name;

@@ -25,6 +25,7 @@ use vortex::session::VortexSession;
 
 use crate::deletion_vectors::DeletionVectorCache;
 use crate::point_lookup::OpenColumns;
+use crate::single_flight::SingleFlightCache;
 use crate::store::{ReferenceSource, SegmentStore};
 use crate::vortex_runtime::vortex_session;
 
@@ -112,7 +113,7 @@ pub struct SegmentReader {
     /// Columns that point lookups have opened.
     pub(crate) open_columns: OpenColumns,
     /// Key indexes, weighed by their bytes.
-    pub(crate) key_indexes: Cache<SegmentId, KeyIndex>,
+    pub(crate) key_indexes: SingleFlightCache<SegmentId, KeyIndex>,
 }
 
 /// Bytes of key indexes that a node caches in memory. An index takes 12 bytes per row.
@@ -138,10 +139,7 @@ impl SegmentReader {
             session: vortex_session(),
             footers: Cache::new(FOOTERS_MAX),
             open_columns: OpenColumns::default(),
-            key_indexes: Cache::builder()
-                .max_capacity(KEY_INDEX_BYTES_MAX)
-                .weigher(|_, index: &KeyIndex| u32::try_from(index.bytes() + 64).unwrap_or(u32::MAX))
-                .build(),
+            key_indexes: SingleFlightCache::new(KEY_INDEX_BYTES_MAX, |index: &KeyIndex| index.bytes() + 64),
         }
     }
 
@@ -217,6 +215,7 @@ impl SegmentReader {
     /// Closes columns that no point lookup has used for ten minutes. Call it periodically.
     pub fn close_idle(&self) {
         self.open_columns.close_idle();
+        self.key_indexes.evict_idle();
     }
 
     /// Whether `bytes` are part of the memory-mapped local file, rather than a copy.

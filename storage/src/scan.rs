@@ -235,14 +235,12 @@ impl SegmentReader {
     /// # Errors
     /// `Unavailable` when no replica can be read. `Corrupt` when the index is damaged.
     pub async fn key_index(&self, file: &SegmentRef) -> Result<KeyIndex> {
-        if let Some(index) = self.key_indexes.get(&file.id) {
-            return Ok(index);
-        }
-        let length = file.data.bytes - file.data.column_bytes;
-        let bytes = self.read_range(file, file.data.column_bytes, length).await?;
-        let index = KeyIndex::open(bytes).map_err(|e| e.context(format!("segment {}", file.id)))?;
-        self.key_indexes.insert(file.id, index.clone());
-        Ok(index)
+        let read = async {
+            let length = file.data.bytes - file.data.column_bytes;
+            let bytes = self.read_range(file, file.data.column_bytes, length).await?;
+            KeyIndex::open(bytes).map_err(|e| e.context(format!("segment {}", file.id)))
+        };
+        self.key_indexes.get(file.id, read).await
     }
 }
 

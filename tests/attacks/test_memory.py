@@ -32,6 +32,17 @@ STATEMENTS = {
     "split": "SELECT unnest(string_to_array(repeat('a,', 10000000), ',')) ORDER BY 1",
     "regular expression": f"SELECT regexp_replace(repeat('a', 1000000), 'a', repeat('b', 1000), 'g') FROM {SERIES}",
 }
+# Over rows of 100 KB.
+WIDE = {
+    "join": "SELECT sum(length(a.s || b.s)) FROM wide_rows a JOIN wide_rows b ON a.k = b.k",
+    "rows of a join": "SELECT a.s, b.s FROM wide_rows a JOIN wide_rows b ON a.k = b.k",
+    "sort": "SELECT s FROM wide_rows ORDER BY s DESC",
+    "sorted join": "SELECT a.s, b.s FROM wide_rows a JOIN wide_rows b ON a.k = b.k ORDER BY a.s, b.id",
+    "window": "SELECT s, lag(s) OVER (PARTITION BY k ORDER BY s) FROM wide_rows",
+    "groups": "SELECT s, count(*), min(s), max(s) FROM wide_rows GROUP BY s",
+    "nested loops": "SELECT count(*) FROM wide_rows a JOIN wide_rows b ON a.s > b.s",
+    "outer join": "SELECT max(a.s), max(b.s) FROM wide_rows a FULL JOIN wide_rows b ON a.k = b.k AND a.s > b.s",
+}
 FINE = ("OK", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "CANCELLED", "DEADLINE_EXCEEDED", "UNIMPLEMENTED")
 
 
@@ -42,12 +53,30 @@ def test_one(node, name):
     assert code in FINE, message
 
 
+@pytest.fixture(scope="module")
+def wide(running_node):
+    client = running_node.client()
+    client.update("CREATE TABLE wide_rows (id BIGINT, k BIGINT, s VARCHAR)")
+    row = "SELECT value, value % 30, repeat(md5(value), 3125) FROM generate_series({}, {})"
+    for first in range(0, 3000, 300):
+        client.update("INSERT INTO wide_rows " + row.format(first, first + 299), 60)
+
+
 @pytest.mark.parametrize("name", STATEMENTS)
 def test_ten_at_a_time(node, name):
+    attack_by_ten(node, STATEMENTS[name])
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_ten_over_wide_rows(node, wide, name):
+    attack_by_ten(node, WIDE[name])
+
+
+def attack_by_ten(node, statement):
     codes = []
 
     def attack():
-        codes.append(outcome(lambda: node.client().query(STATEMENTS[name], timeout=20)))
+        codes.append(outcome(lambda: node.client().query(statement, timeout=20)))
 
     threads = [threading.Thread(target=attack) for _ in range(10)]
     for thread in threads:

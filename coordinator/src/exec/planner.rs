@@ -27,6 +27,7 @@ use crate::exec::transactions::TransactionGuard;
 use crate::limits::READ_INDEX_TIMEOUT;
 use crate::sql::kind::Parsed;
 use crate::sql::parameters::parameter_types;
+use crate::sql::reads::Reads;
 use crate::sql::search_calls::{SUBQUERY_ROWS_MAX, array_of, prepare, subquery_placeholder, vector_literal};
 use crate::sql::{dependent_columns, syntax, time_travel};
 
@@ -56,13 +57,19 @@ impl Planner {
         self.meta.read(READ_INDEX_TIMEOUT).await
     }
 
-    /// The manifest that a query of a session reads. A quorum is asked for the newest version only.
+    /// The manifest that a query of a session sees. A quorum is asked for the newest version only.
     ///
     /// # Errors
     /// `Unavailable` when no quorum answers in time, and those of [`Manifest::as_of`].
-    pub(crate) async fn visible(&self, session: &Session) -> Result<Arc<Manifest>> {
+    pub(crate) async fn visible(&self, session: &Session, reads: Reads) -> Result<Arc<Manifest>> {
         let known = self.meta.manifest();
-        let is_known = session.read_version().is_some_and(|version| version <= known.version);
+        let version = match reads {
+            // A session can leave a version that is gone, and needs no quorum for that.
+            Reads::Nothing => return Ok(known),
+            Reads::Until(version) => Some(session.read_version().unwrap_or(version)),
+            Reads::Newest => session.read_version(),
+        };
+        let is_known = version.is_some_and(|version| version <= known.version);
         let is_current = || {
             let (allowed, staleness) = (session.staleness(), self.meta.staleness());
             allowed.is_some_and(|allowed| staleness.is_some_and(|staleness| staleness <= allowed))

@@ -11,7 +11,7 @@ use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream, execut
 use futures::{StreamExt, TryStreamExt, stream};
 use plexus_memory::inherit;
 use plexus_query::search::{run_fast_path, searches_long};
-use plexus_query::{LongLane, WorkerSlots, is_long, physical_plan};
+use plexus_query::{LongLane, WorkerSlots, is_long, physical_plan, task_context};
 use plexus_storage::rows_bytes;
 use tokio::task::JoinSet;
 use tracing::Instrument;
@@ -82,7 +82,7 @@ async fn execute(
     plan: Arc<dyn ExecutionPlan>,
     state: &SessionState,
 ) -> Result<SendableRecordBatchStream, DataFusionError> {
-    let context = state.task_ctx();
+    let context = task_context(state, &plan)?;
     let lane = LongLane::of(state);
     let Some(lane) = lane.filter(|_| is_long(&plan).unwrap_or(true)) else {
         return execute_stream(plan, context);

@@ -1,15 +1,15 @@
 //! Classification of statements: decided once after parsing, and then used to dispatch to executors.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
 
 use plexus_model::{Error, Result};
-use plexus_query::{balance, make_doubles, visit};
+use plexus_query::{balance, make_doubles};
 
 use crate::errors::point_at;
+use crate::sql::reads::Reads;
 use crate::sql::result_names::{self, ResultNames};
 use crate::sql::{
     clauses, grouping_sets, like_escapes, multisets, named_windows, operators, plan_size, rewrite,
@@ -80,8 +80,8 @@ pub(crate) struct Parsed {
     pub(crate) kind: StatementKind,
     /// The names of the columns of its result, if it is a query.
     pub(crate) names: ResultNames,
-    /// Whether it may read tables, of which a version has to be chosen.
-    pub(crate) reads_tables: bool,
+    /// Which manifest it has to see.
+    pub(crate) reads: Reads,
     /// The text to which positions refer, if it is another one than that of the request.
     pub(crate) text: Option<Arc<str>>,
 }
@@ -99,7 +99,7 @@ impl Parsed {
                 statement,
                 kind: StatementKind::Prepared,
                 names: ResultNames::default(),
-                reads_tables: true,
+                reads: Reads::Newest,
                 text: None,
             });
         }
@@ -110,8 +110,8 @@ impl Parsed {
         result_names::tell_apart(&mut statement);
         make_doubles(&mut statement);
         make_standard(&mut statement)?;
-        let reads_tables = reads_tables(&statement);
-        Ok(Self { statement, kind, names, reads_tables, text: None })
+        let reads = Reads::of(&statement);
+        Ok(Self { statement, kind, names, reads, text: None })
     }
 
     /// An error of the statement, which shows its place if the text is not that of the request.
@@ -132,36 +132,6 @@ impl Parsed {
             ),
             _ => false,
         }
-    }
-}
-
-/// Whether a statement may read tables: whether it is no query, or has anything in a FROM but what runs.
-fn reads_tables(statement: &Statement) -> bool {
-    struct Tables;
-    impl ast::Visitor for Tables {
-        type Break = ();
-
-        fn pre_visit_table_factor(&mut self, factor: &ast::TableFactor) -> ControlFlow<()> {
-            // What runs is not part of any version.
-            let is_queries = match factor {
-                ast::TableFactor::Table { name, version: None, args: None, .. } => {
-                    name.to_string() == "plexus.queries"
-                }
-                _ => false,
-            };
-            if is_queries { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        }
-    }
-    match statement {
-        Statement::Reset(_) => false,
-        Statement::Statement(statement) => match statement.as_ref() {
-            ast::Statement::Set(_) | ast::Statement::Reset(_) => false,
-            // Of one setting, or `SHOW ALL`, which is a table of the information schema.
-            ast::Statement::ShowVariable { .. } => false,
-            ast::Statement::Query(query) => visit(query.as_ref(), &mut Tables).is_break(),
-            _ => true,
-        },
-        _ => true,
     }
 }
 

@@ -21,8 +21,8 @@ use crate::sql::names::name_of;
 /// ingest.
 const SQL_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Maximum nesting depth of expressions and subqueries; bounds the stack of the parser.
-const RECURSION_MAX: usize = 100;
+/// Maximum depth of calls of the parser, of which a bracket takes a few. [`check_depth`] counts the brackets.
+const RECURSION_MAX: usize = 500;
 
 /// Memory of a word or sign of a statement: as a token, and as a part of the syntax tree.
 const TOKEN_BYTES: usize = 768;

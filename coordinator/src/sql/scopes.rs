@@ -4,6 +4,8 @@
 //! looks for a column `t` of the subquery first, and takes `x` for a field of it. So such names get a
 //! qualifier that nothing in the subquery has.
 //!
+//! `t.x.f` is a field of a column of `t`. Beside a table called `x`, the planner takes `t` for its schema.
+//!
 //! A common table hides one of the same name outside. The planner refuses the second, so it gets another
 //! name.
 
@@ -11,8 +13,8 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, FromTable, Ident, ObjectName, ObjectNamePart, Query, Select, SetExpr, Statement, TableAlias,
-    TableFactor, TableWithJoins, UpdateTableFromKind, VisitorMut, With,
+    AccessExpr, Expr, FromTable, Ident, ObjectName, ObjectNamePart, Query, Select, SetExpr, Statement,
+    Subscript, TableAlias, TableFactor, TableWithJoins, UpdateTableFromKind, Value, VisitorMut, With,
 };
 use plexus_query::visit_mut;
 
@@ -47,6 +49,14 @@ enum Scope {
     Tables(Vec<(String, Option<Ident>)>),
     /// A query in `FROM` begins, which does not see the tables beside it.
     Apart,
+}
+
+/// A name that begins with a table.
+struct Resolved {
+    /// What it needs before the table, which only a query around the present one has.
+    qualifier: Option<Ident>,
+    /// Whether the column has the name of a table as well: the planner would take the table for a schema.
+    is_second_a_table: bool,
 }
 
 impl Scope {
@@ -84,37 +94,58 @@ fn add_names(factor: &TableFactor, names: &mut Vec<(String, Option<Ident>)>) {
     }
 }
 
+/// A field of a column.
+fn field_of(column: Vec<Ident>, fields: &[Ident]) -> Expr {
+    let access = |field: &Ident| {
+        let index = Expr::value(Value::SingleQuotedString(name_of(field)));
+        AccessExpr::Subscript(Subscript::Index { index })
+    };
+    Expr::CompoundFieldAccess {
+        root: Box::new(Expr::CompoundIdentifier(column)),
+        access_chain: fields.iter().map(access).collect(),
+    }
+}
+
 impl Scopes {
-    /// The qualifier of a table that only a query around the present one has.
-    fn outer_qualifier(&self, table: &str) -> Option<Ident> {
-        let (Scope::Tables(own), around) = self.tables.split_last()? else {
+    /// What a qualified name stands for, if it begins with a table or the schema of one.
+    fn resolve(&self, parts: &[Ident]) -> Option<Resolved> {
+        let [first, second, ..] = parts else {
             return None;
         };
-        if own.iter().any(|(name, _)| name == table) {
-            return None;
-        }
-        let mut around = around.iter().rev();
-        while let Some(scope) = around.next() {
+        let (first, second) = (name_of(first), name_of(second));
+        let mut is_outer = false;
+        let mut scopes = self.tables.iter().rev();
+        while let Some(scope) = scopes.next() {
             match scope {
                 Scope::Tables(tables) => {
-                    if let Some((_, schema)) = tables.iter().find(|(name, _)| name == table) {
-                        return Some(schema.clone().unwrap_or_else(|| Ident::with_quote('"', OUTER)));
+                    let is_schema_of_second = |(name, schema): &(String, Option<Ident>)| {
+                        *name == second && schema.as_ref().is_some_and(|schema| name_of(schema) == first)
+                    };
+                    if tables.iter().any(is_schema_of_second) {
+                        return None;
+                    }
+                    if let Some((_, schema)) = tables.iter().find(|(name, _)| *name == first) {
+                        let schema = || schema.clone().unwrap_or_else(|| Ident::with_quote('"', OUTER));
+                        return Some(Resolved {
+                            qualifier: is_outer.then(schema),
+                            is_second_a_table: self.has_table(&second),
+                        });
                     }
                 }
                 // The tables beside it are those of the next scope.
-                Scope::Apart => drop(around.next()),
+                Scope::Apart => drop(scopes.next()),
             }
+            is_outer = true;
         }
         None
     }
 
-    /// Whether a name begins with the schema of a table of the present query, and that table.
-    fn names_own_schema(&self, parts: &[Ident]) -> bool {
-        let (Some(Scope::Tables(own)), [schema, table, ..]) = (self.tables.last(), parts) else {
-            return false;
-        };
-        let is_of = |of: &Option<Ident>| of.as_ref().is_some_and(|of| name_of(of) == name_of(schema));
-        own.iter().any(|(name, of)| *name == name_of(table) && is_of(of))
+    /// Whether any table around is called so.
+    fn has_table(&self, table: &str) -> bool {
+        self.tables.iter().any(|scope| match scope {
+            Scope::Tables(tables) => tables.iter().any(|(name, _)| name == table),
+            Scope::Apart => false,
+        })
     }
 
     fn common_tables(&mut self, with: &mut With) {
@@ -254,11 +285,17 @@ impl VisitorMut for Scopes {
     }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        if let Expr::CompoundIdentifier(parts) = expr
-            && !self.names_own_schema(parts)
-            && let Some(qualifier) = parts.first().and_then(|table| self.outer_qualifier(&name_of(table)))
-        {
-            parts.insert(0, qualifier);
+        let Expr::CompoundIdentifier(parts) = expr else {
+            return ControlFlow::Continue(());
+        };
+        if let Some(Resolved { qualifier, is_second_a_table }) = self.resolve(parts) {
+            let fields = if is_second_a_table { parts.split_off(2) } else { vec![] };
+            if let Some(qualifier) = qualifier {
+                parts.insert(0, qualifier);
+            }
+            if !fields.is_empty() {
+                *expr = field_of(std::mem::take(parts), &fields);
+            }
         }
         ControlFlow::Continue(())
     }
@@ -295,6 +332,14 @@ mod tests {
                 "SELECT 1 FROM t ORDER BY (SELECT \"$outer\".t.x FROM u), t.y",
             ),
             ("SELECT (SELECT s.t.x FROM s.t) FROM s", "SELECT (SELECT s.t.x FROM s.t) FROM s"),
+            // Fields of columns that are called as a table is.
+            ("SELECT t.x.f, s.x.f FROM t, x", "SELECT t.x['f'], s.x.f FROM t, x"),
+            ("SELECT t.x.f.g, y.x.f FROM t, s.x AS y", "SELECT t.x.f.g, y.x.f FROM t, s.x AS y"),
+            ("SELECT s.t.x, t.x.f FROM s.t, s.x, s", "SELECT s.t.x, t.x['f'] FROM s.t, s.x, s"),
+            (
+                "SELECT (SELECT t.x.f.g FROM x) FROM t",
+                "SELECT (SELECT \"$outer\".t.x['f']['g'] FROM x) FROM t",
+            ),
             // Fields of columns inside, tables that are hidden, and tables beside a query in `FROM`.
             ("SELECT (SELECT c.f FROM u) FROM t", "SELECT (SELECT c.f FROM u) FROM t"),
             ("SELECT (SELECT t.x FROM u AS t) FROM t", "SELECT (SELECT t.x FROM u AS t) FROM t"),

@@ -153,7 +153,7 @@ pub(crate) fn version_of(expr: &Expr, engine: &Engine, manifest: &Manifest, zone
 }
 
 /// The version that a number literal denotes.
-fn version_number(expr: &Expr) -> Option<Version> {
+pub(crate) fn version_number(expr: &Expr) -> Option<Version> {
     match expr {
         Expr::Value(value) => match &value.value {
             Value::Number(digits, _) => digits.parse().ok().map(Version),

@@ -43,6 +43,7 @@ pub(crate) mod in_lists;
 pub(crate) mod interval_order;
 pub(crate) mod large_lists;
 pub(crate) mod literals;
+pub(crate) mod nested_extremes;
 pub(crate) mod nested_order;
 pub(crate) mod null_if;
 pub(crate) mod ordered_sets;
@@ -133,6 +134,7 @@ pub(crate) fn analyzer_rules(interrupts: &Arc<Interrupts>) -> Vec<Arc<dyn Analyz
         Rule::Expr("interval_order", interval_order::concerns, interval_order::rewrite),
         Rule::Node("interval_sorts", interval_order::concerns_sort, interval_order::rewrite_sort),
         Rule::Expr("nested_order", nested_order::concerns, nested_order::rewrite),
+        Rule::Expr("nested_extremes", nested_extremes::concerns, nested_extremes::rewrite),
         Rule::Node("nested_sorts", interval_order::concerns_sort, nested_order::rewrite_sort),
         Rule::Plan("checked_sum", checked_sum::concerns, checked_sum::analyze),
         Rule::Plan("checked_arithmetic", checked_arithmetic::concerns, checked_arithmetic::analyze),
@@ -238,7 +240,7 @@ pub(crate) fn register_functions(registry: &mut dyn FunctionRegistry) -> Result<
     for is_descending in [false, true] {
         registry.register_udf(Arc::new(ScalarUDF::from(percentiles::Percentile::new(is_descending))))?;
     }
-    for function in casts::functions() {
+    for function in casts::functions().into_iter().chain(nested_extremes::functions()) {
         registry.register_udf(function)?;
     }
     registry.register_udf(Arc::new(ScalarUDF::from(canonical_floats::CanonicalFloat::default())))?;
@@ -247,7 +249,8 @@ pub(crate) fn register_functions(registry: &mut dyn FunctionRegistry) -> Result<
     registry.register_udf(Arc::new(ScalarUDF::from(finite_variances::Finite::default())))?;
     registry.register_udf(Arc::new(ScalarUDF::from(date_times::DurationInterval::default())))?;
     let aggregates = float_extremes::functions().into_iter().chain(sliding_floats::functions());
-    for function in aggregates.chain(window_lists::functions()) {
+    let aggregates = aggregates.chain(window_lists::functions()).chain(nested_extremes::windows());
+    for function in aggregates {
         registry.register_udaf(function)?;
     }
     registry.register_udf(Arc::new(ScalarUDF::from(interval_order::IntervalLength::default())))?;

@@ -126,10 +126,15 @@ impl ScalarUDFImpl for OrderKey {
     }
 }
 
-fn keys(values: &ArrayRef) -> Result<ArrayRef> {
+/// Converts values of a type into keys and back.
+pub(super) fn converter(data_type: &DataType) -> Result<RowConverter> {
     let order = SortOptions { descending: false, nulls_first: false };
-    let converter = RowConverter::new(vec![SortField::new_with_options(values.data_type().clone(), order)])?;
-    let rows = converter.convert_columns(std::slice::from_ref(values))?;
+    Ok(RowConverter::new(vec![SortField::new_with_options(data_type.clone(), order)])?)
+}
+
+/// The keys of lists or structs, as [`OrderKey`] returns them.
+pub(super) fn keys(values: &ArrayRef) -> Result<ArrayRef> {
+    let rows = converter(values.data_type())?.convert_columns(std::slice::from_ref(values))?;
     let key = |row: usize| values.is_valid(row).then(|| rows.row(row));
     let keys: Vec<_> = (0..values.len()).map(key).collect();
     let keys = keys.iter().map(|key| key.as_ref().map(AsRef::<[u8]>::as_ref));

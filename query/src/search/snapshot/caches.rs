@@ -6,8 +6,8 @@ use std::time::Duration;
 use moka::sync::Cache;
 use plexus_index::graph::{Graph, NodeFilter};
 use plexus_index::text::TextIndex;
-use plexus_model::{Result, RowSet, SegmentId, Version};
-use tokio::sync::OnceCell;
+use plexus_model::{RowSet, SegmentId, Version};
+use plexus_storage::SingleFlightCache;
 
 use crate::search::snapshot::term_statistics_cache::TermStatisticsCache;
 use crate::search::snapshot::vectors::Vectors;
@@ -15,51 +15,11 @@ use crate::search::snapshot::vectors::Vectors;
 /// Memory for each cache of indexes and vectors, in bytes.
 const CACHE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
-/// Entries that are not used for this long are dropped, and with them the memory-mapped file that they may
-/// keep open.
+/// Entries that are not used for this long are dropped.
 const IDLE_MAX: Duration = Duration::from_secs(10 * 60);
 
 /// Memory for node filters, in bytes.
 const NODE_FILTER_BYTES_MAX: u64 = 256 * 1024 * 1024;
-
-/// Values that are computed at the same time. Beyond that, a value may be computed twice.
-const IN_FLIGHT_MAX: u64 = 1_024;
-
-/// A cache that is bounded in bytes. Concurrent requests for a missing value compute it once. Cheap to clone.
-#[derive(Clone)]
-pub(crate) struct SingleFlightCache<K, V> {
-    ready: Cache<K, V>,
-    in_flight: Cache<K, Arc<OnceCell<V>>>,
-}
-
-impl<K, V> SingleFlightCache<K, V>
-where
-    K: std::hash::Hash + Eq + Clone + Send + Sync + 'static,
-    V: Clone + Send + Sync + 'static,
-{
-    /// An empty cache; `bytes` is the size of a value.
-    pub(crate) fn new(bytes: impl Fn(&V) -> usize + Send + Sync + 'static) -> Self {
-        let weight = move |_: &K, value: &V| u32::try_from(bytes(value)).unwrap_or(u32::MAX);
-        let ready =
-            Cache::builder().max_capacity(CACHE_BYTES_MAX).weigher(weight).time_to_idle(IDLE_MAX).build();
-        Self { ready, in_flight: Cache::new(IN_FLIGHT_MAX) }
-    }
-
-    /// The value of a key, computed by `make` if it is not cached.
-    ///
-    /// # Errors
-    /// What `make` fails with. Failures are not cached.
-    pub(crate) async fn get(&self, key: K, make: impl Future<Output = Result<V>>) -> Result<V> {
-        if let Some(value) = self.ready.get(&key) {
-            return Ok(value);
-        }
-        let cell = self.in_flight.get_with(key.clone(), Arc::default);
-        let value = cell.get_or_try_init(|| make).await?.clone();
-        self.ready.insert(key.clone(), value.clone());
-        self.in_flight.invalidate(&key);
-        Ok(value)
-    }
-}
 
 /// The search caches of a node. Segments never change, so entries do not become stale. Cheap to clone.
 #[derive(Clone)]
@@ -89,9 +49,9 @@ fn node_filter_cache() -> Cache<(SegmentId, usize), (Weak<RowSet>, Arc<NodeFilte
 impl SearchCaches {
     /// Drops idle entries. The caches expire entries lazily, so without searches nothing else would.
     pub(crate) fn evict_idle(&self) {
-        self.texts.ready.run_pending_tasks();
-        self.vectors.ready.run_pending_tasks();
-        self.graphs.ready.run_pending_tasks();
+        self.texts.evict_idle();
+        self.vectors.evict_idle();
+        self.graphs.evict_idle();
         self.node_filters.run_pending_tasks();
         self.term_statistics.evict_idle();
     }
@@ -118,9 +78,11 @@ pub(crate) type TextKey = (SegmentId, String, Vec<u32>, u64);
 impl Default for SearchCaches {
     fn default() -> Self {
         Self {
-            texts: SingleFlightCache::new(TextIndex::bytes),
-            vectors: SingleFlightCache::new(|vectors: &Arc<Vectors>| vectors.bytes()),
-            graphs: SingleFlightCache::new(|(graph, bytes): &(Arc<Graph>, usize)| graph.bytes() + bytes),
+            texts: SingleFlightCache::new(CACHE_BYTES_MAX, TextIndex::bytes),
+            vectors: SingleFlightCache::new(CACHE_BYTES_MAX, |vectors: &Arc<Vectors>| vectors.bytes()),
+            graphs: SingleFlightCache::new(CACHE_BYTES_MAX, |(graph, bytes): &(Arc<Graph>, usize)| {
+                graph.bytes() + bytes
+            }),
             node_filters: node_filter_cache(),
             filter_results: filter_cache(),
             term_statistics: TermStatisticsCache::default(),
