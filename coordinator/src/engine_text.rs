@@ -86,6 +86,9 @@ pub(crate) fn exhausted_disk(text: &str) -> Option<String> {
     ))
 }
 
+/// What the names of the schemas of `plexus_query::as_of_schema` begin with.
+const AS_OF: &str = "$as_of:";
+
 /// A message without what tells a user nothing: the layers of the engine that it came through, its request to
 /// report a fault of its own, and the attempts to match a call with each signature of a function.
 ///
@@ -122,6 +125,12 @@ pub(crate) fn plain(message: &str) -> String {
     }
     if let Some(start) = plain.find(HIDDEN_SUGGESTION) {
         plain.truncate(start);
+    }
+    // The schema of the tables at a version: `$as_of:7:public`.
+    while let Some(start) = plain.find(AS_OF) {
+        let version = start + AS_OF.len();
+        let end = plain[version..].find(':').map_or(version, |length| version + length + 1);
+        plain.replace_range(start..end, "");
     }
     // The syntax tree of what is not supported.
     if plain.contains(POSITION_IN_TREE) {
@@ -335,6 +344,7 @@ mod tests {
         assert!(!error.message().contains("DataFusion's code"), "{error}");
         let nested = "Arrow error: Compute error: out of range";
         assert_eq!(plain(nested), "out of range");
+        assert_eq!(plain("table 'plexus.$as_of:7:s.t' not found"), "table 'plexus.s.t' not found");
         let internal = DataFusionError::Internal("no such slot".into()).strip_backtrace();
         assert_eq!(plain(&internal), "no such slot.");
     }

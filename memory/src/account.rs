@@ -66,6 +66,11 @@ impl Account {
         }
     }
 
+    /// Whether the work of the account in whose scope this thread works has been ended.
+    pub fn current_has_ended() -> bool {
+        counter::has_ended(counter::current())
+    }
+
     /// All that are open.
     pub(crate) fn all() -> Vec<Self> {
         // Dropping the last clone of an account takes the lock again.
@@ -90,7 +95,11 @@ impl Account {
 
     /// Ends the work of this account. Returns whether that is possible now.
     pub(crate) fn end(&self, overrun: &Overrun) -> bool {
-        (self.0.end)(overrun)
+        // Before, because what it wakes must not wait for room.
+        let had_ended = counter::set_ended(self.0.number, true);
+        let is_possible = (self.0.end)(overrun);
+        counter::set_ended(self.0.number, had_ended || is_possible);
+        is_possible
     }
 
     /// Does work in the scope of this account.

@@ -6,27 +6,31 @@ use std::ffi::c_long;
 use mimalloc::MiMalloc;
 
 use crate::counter::count;
+use crate::room;
 
 /// `mimalloc`, with counters: [`allocated_bytes`](crate::allocated_bytes) and
 /// [`Account::bytes`](crate::Account::bytes). Without it as the global allocator, both stay at zero.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CountingAllocator;
 
-// SAFETY: each call is passed to `mimalloc` as it came, with the same contract. Counting neither allocates
-// nor panics.
+// SAFETY: each call is passed to `mimalloc` as it came, with the same contract. Counting and waiting neither
+// allocate nor panic.
 #[expect(unsafe_code, reason = "a global allocator cannot be written without")]
 unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        room::wait_for(layout.size());
         // SAFETY: the caller keeps the contract.
         counted(unsafe { MiMalloc.alloc(layout) }, layout.size() as isize)
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        room::wait_for(layout.size());
         // SAFETY: the caller keeps the contract.
         counted(unsafe { MiMalloc.alloc_zeroed(layout) }, layout.size() as isize)
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        room::wait_for(size.saturating_sub(layout.size()));
         // SAFETY: the caller keeps the contract.
         counted(unsafe { MiMalloc.realloc(pointer, layout, size) }, size as isize - layout.size() as isize)
     }

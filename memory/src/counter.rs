@@ -2,7 +2,7 @@
 //! only once in [`PENDING_BYTES_MAX`].
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicIsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
 
 /// Accounts that may be open. Further ones share number zero.
 pub(crate) const ACCOUNTS_MAX: usize = 16_384;
@@ -14,6 +14,9 @@ static ALLOCATED: AtomicIsize = AtomicIsize::new(0);
 
 /// By the number of an account. Number zero is for work of nobody.
 static ACCOUNTS: [AtomicIsize; ACCOUNTS_MAX] = [const { AtomicIsize::new(0) }; ACCOUNTS_MAX];
+
+/// Whether the work of an account has been ended.
+static ENDED: [AtomicBool; ACCOUNTS_MAX] = [const { AtomicBool::new(false) }; ACCOUNTS_MAX];
 
 thread_local! {
     static PENDING: Cell<isize> = const { Cell::new(0) };
@@ -64,6 +67,17 @@ pub(crate) fn adjust(account: usize, bytes: isize) {
 /// Begins an account anew.
 pub(crate) fn reset(account: usize) {
     ACCOUNTS[account].store(0, Ordering::Relaxed);
+    ENDED[account].store(false, Ordering::Relaxed);
+}
+
+/// Notes whether the work of an account has been ended, and returns what was noted so far.
+pub(crate) fn set_ended(account: usize, has_ended: bool) -> bool {
+    ENDED[account].swap(has_ended, Ordering::SeqCst)
+}
+
+/// Whether the work of an account has been ended. Never that of nobody.
+pub(crate) fn has_ended(account: usize) -> bool {
+    account > 0 && ENDED[account].load(Ordering::Relaxed)
 }
 
 fn add(account: usize, bytes: isize) {

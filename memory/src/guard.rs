@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::account::Account;
 use crate::allocator::{give_back, give_back_at_once};
 use crate::counter::allocated_bytes;
+use crate::room;
 
 /// Time between two looks while there is plenty, and while there is not. At a gigabyte per second, some
 /// megabytes are taken between two of the latter.
@@ -110,6 +111,9 @@ fn watch(limit: u64, stop: &AtomicBool) {
         // What is allocated is touched soon, but for buffers that peers have only announced.
         let used = allocated.min(resident + limit / RESERVED_PART).max(resident);
         give_back_at_once(used >= alert);
+        if used <= limit {
+            room::open();
+        }
         if used < alert {
             patient_until = None;
             thread::park_timeout(RELAXED);
@@ -132,18 +136,23 @@ fn watch(limit: u64, stop: &AtomicBool) {
                     "memory is short: ended what held the most"
                 );
                 patient_until = Some(Instant::now() + PATIENCE);
-            } else if warned.is_none_or(|at| at.elapsed() >= WARNING_INTERVAL) {
-                tracing::warn!(
-                    allocated,
-                    resident,
-                    limit,
-                    "memory is short, and no statement holds much of it"
-                );
-                warned = Some(Instant::now());
+                room::close(limit / SMALL_PART);
+            } else {
+                room::open();
+                if warned.is_none_or(|at| at.elapsed() >= WARNING_INTERVAL) {
+                    tracing::warn!(
+                        allocated,
+                        resident,
+                        limit,
+                        "memory is short, and no statement holds much of it"
+                    );
+                    warned = Some(Instant::now());
+                }
             }
         }
         thread::park_timeout(ALERT);
     }
+    room::open();
 }
 
 /// Ends the work that holds the most and can be ended, and more until what they hold is what is too much.

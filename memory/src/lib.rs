@@ -10,6 +10,7 @@ mod account;
 mod allocator;
 mod counter;
 mod guard;
+mod room;
 mod scope;
 
 pub use account::Account;

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use futures::Stream;
 
 use crate::account::Account;
+use crate::room;
 
 /// A future or a stream that is polled, and dropped, in the scope of an account.
 #[derive(Debug)]
@@ -37,13 +38,21 @@ pub fn inherit_in<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
 }
 
 impl<T> Scoped<T> {
-    fn poll<R>(&mut self, done: R, poll: impl FnOnce(&mut T) -> R) -> R {
+    fn poll<R>(
+        &mut self,
+        context: &mut Context<'_>,
+        poll: impl FnOnce(&mut T, &mut Context<'_>) -> Poll<R>,
+    ) -> Poll<R> {
+        // It is `Some` until it is dropped.
         let Some(inner) = &mut self.inner else {
-            return done;
+            return Poll::Pending;
         };
         match &self.account {
-            Some(account) => account.enter(|| poll(inner)),
-            None => poll(inner),
+            Some(account) => account.enter(|| match room::is_held_up(context) {
+                true => Poll::Pending,
+                false => poll(inner, context),
+            }),
+            None => poll(inner, context),
         }
     }
 }
@@ -52,8 +61,7 @@ impl<T: Future + Unpin> Future for Scoped<T> {
     type Output = T::Output;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T::Output> {
-        // It is `Some` until it is dropped.
-        self.get_mut().poll(Poll::Pending, |inner| Pin::new(inner).poll(context))
+        self.get_mut().poll(context, |inner, context| Pin::new(inner).poll(context))
     }
 }
 
@@ -61,7 +69,7 @@ impl<T: Stream + Unpin> Stream for Scoped<T> {
     type Item = T::Item;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T::Item>> {
-        self.get_mut().poll(Poll::Ready(None), |inner| Pin::new(inner).poll_next(context))
+        self.get_mut().poll(context, |inner, context| Pin::new(inner).poll_next(context))
     }
 }
 

@@ -16,6 +16,7 @@ use datafusion::logical_expr::{
 };
 
 use crate::constants::check_constant;
+use crate::inner_function::{inner_arguments, inner_function};
 
 /// Most bytes of the result of one call, which has the rows of one batch: 8,192 at most. Less on a node with
 /// little memory for queries, of which a call may take [`MEMORY_PART`].
@@ -217,33 +218,8 @@ impl Bounded {
 }
 
 impl ScalarUDFImpl for Bounded {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn aliases(&self) -> &[String] {
-        self.inner.aliases()
-    }
-
-    fn signature(&self) -> &Signature {
-        self.inner.signature()
-    }
-
-    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        self.inner.coerce_types(types)
-    }
-
-    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        self.inner.return_type(types)
-    }
-
-    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
-        self.inner.return_field_from_args(args)
-    }
-
-    fn is_strict(&self) -> bool {
-        self.inner.inner().is_strict()
-    }
+    inner_function!();
+    inner_arguments!();
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let rows_of_batch = args.number_rows;
@@ -292,16 +268,8 @@ impl ScalarUDFImpl for Bounded {
         Ok(result)
     }
 
-    fn simplify(&self, args: Vec<Expr>, info: &SimplifyContext) -> Result<ExprSimplifyResult> {
-        self.inner.simplify(args, info)
-    }
-
     fn short_circuits(&self) -> bool {
         self.inner.short_circuits()
-    }
-
-    fn documentation(&self) -> Option<&Documentation> {
-        self.inner.documentation()
     }
 }
 

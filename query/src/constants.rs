@@ -113,10 +113,21 @@ fn repeats_large(node: &LogicalPlan) -> Result<bool> {
     Ok(found)
 }
 
-/// Whether an expression is a constant that is large.
+/// Whether an expression is a constant that is large: a literal, or a call that was not made one when the
+/// plan was optimized. Scans would make one of it, and copy it for each of their rows.
 fn is_large(expr: &Expr) -> bool {
-    let value = expr.as_literal();
-    value.is_some_and(|value| value.size() > SMALL_BYTES && !is_vector(&value.data_type()))
+    match expr {
+        Expr::ScalarFunction(call) => {
+            let is_constant = call.args.iter().all(|arg| arg.as_literal().is_some());
+            is_constant
+                && !call.args.is_empty()
+                && call.name() != Constant::NAME
+                && call.func.signature().volatility != Volatility::Volatile
+        }
+        expr => expr
+            .as_literal()
+            .is_some_and(|value| value.size() > SMALL_BYTES && !is_vector(&value.data_type())),
+    }
 }
 
 /// `$constant(x)`: the constant, or an error if its copies would be too large.

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arrow_schema::DataType;
 use datafusion::common::{DFSchema, Result, plan_err};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::object_store::{DefaultObjectStoreRegistry, ObjectStoreRegistry, ObjectStoreUrl};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{FunctionRegistry, SessionState, SessionStateBuilder};
@@ -28,7 +27,9 @@ use tokio::task::JoinSet;
 use url::Url;
 
 use crate::accounts::inherit_accounts;
+use crate::adjusted_functions::adjusted_functions;
 use crate::analysis;
+use crate::analysis::registered::RegisteredFunctions;
 use crate::bounded_functions::{bounded_functions, result_bytes_max};
 use crate::codec::ScanCodec;
 use crate::constants::Constant;
@@ -40,6 +41,7 @@ use crate::logical_rules::fence::FencePlanner;
 use crate::logical_rules::optimizer_rules;
 use crate::named_value::NamedValue;
 use crate::physical_rules::physical_rules;
+use crate::pool::QueryPool;
 use crate::scan::distribution::{WorkerSlots, desired_tasks, route, scale_up};
 use crate::scan::files::STORE_URL;
 use crate::scan::leaf::ScanContext;
@@ -149,6 +151,7 @@ impl Engine {
             interrupts.clone(),
             memory_bytes,
         );
+        let registered = RegisteredFunctions::default();
         let mut base = SessionStateBuilder::new()
             .with_default_features()
             .with_config(config(partitions))
@@ -167,12 +170,13 @@ impl Engine {
             // On a fast network, compression costs more time than it saves.
             .with_distributed_compression(None)?
             .with_distributed_metrics_collection(false)?
-            .with_analyzer_rules(analysis::analyzer_rules(&interrupts))
+            .with_analyzer_rules(analysis::analyzer_rules(&interrupts, &registered))
             .with_analyzer_rule(Arc::new(BindRule))
             .with_optimizer_rules(optimizer_rules(&interrupts))
             .with_physical_optimizer_rules(physical_rules(&interrupts))
             .build();
         add_functions(&mut base, &interrupts, memory_bytes)?;
+        registered.note(&base);
         let lane = Arc::new(LongLane::new(long));
         base.config_mut().set_extension(lane.clone());
         for function in search::table_functions() {
@@ -183,7 +187,7 @@ impl Engine {
             .with_config(config(partitions))
             .with_runtime_env(runtime)
             .with_query_planner(Arc::new(FencePlanner))
-            .with_analyzer_rules(analysis::analyzer_rules(&interrupts))
+            .with_analyzer_rules(analysis::analyzer_rules(&interrupts, &registered))
             .with_optimizer_rules(vec![])
             .with_physical_optimizer_rules(vec![])
             .build();
@@ -352,6 +356,9 @@ fn add_functions(state: &mut SessionState, interrupts: &Arc<Interrupts>, memory_
     for function in list_functions(state) {
         state.register_udf(function)?;
     }
+    for function in adjusted_functions(state) {
+        state.register_udf(function)?;
+    }
     for function in bounded_functions(state, memory_bytes) {
         state.register_udf(function)?;
     }
@@ -365,7 +372,7 @@ fn runtime(memory_bytes: usize, spill_dir: Option<PathBuf>) -> Result<Arc<Runtim
         None => DiskManagerMode::OsTmpDirectory,
     };
     let runtime = RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(GreedyMemoryPool::new(memory_bytes)))
+        .with_memory_pool(Arc::new(QueryPool::new(memory_bytes)))
         .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(spill))
         .build_arc()?;
     // Scans look up their object store by URL before they ask for a reader, although the readers never use

@@ -22,6 +22,7 @@
 //! ```
 
 mod accounts;
+mod adjusted_functions;
 mod analysis;
 mod batch_rows;
 mod bounded_functions;
@@ -34,6 +35,7 @@ mod context;
 mod depth;
 mod engine;
 mod explain;
+mod inner_function;
 mod interrupts;
 mod interval_products;
 mod lane;
@@ -41,6 +43,7 @@ mod list_functions;
 mod logical_rules;
 mod named_value;
 mod physical_rules;
+mod pool;
 mod scan;
 pub mod search;
 mod tables;

@@ -17,9 +17,15 @@ use datafusion::logical_expr::{
     Signature,
 };
 
+use crate::inner_function::inner_function;
+
 /// `array_has` is null only if the array or the value is, as in DuckDB. DataFusion makes null of some arrays
 /// that have a null and not the value, depending on whether they are constant.
 const ARRAY_HAS: &str = "array_has";
+
+/// These are null only if one of the lists is. DataFusion makes true or false of some that are constant, or
+/// stand beside others.
+const COMPARISONS: [&str; 3] = [ARRAY_HAS, "array_has_all", "array_has_any"];
 
 /// The functions, with the positions of the arguments that are items.
 const FUNCTIONS: [(&str, &[usize]); 18] = [
@@ -113,13 +119,7 @@ fn with_items(list: &DataType, items: &DataType) -> DataType {
 }
 
 impl ScalarUDFImpl for ListFunction {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn aliases(&self) -> &[String] {
-        self.inner.aliases()
-    }
+    inner_function!();
 
     fn signature(&self) -> &Signature {
         &self.signature
@@ -132,21 +132,13 @@ impl ScalarUDFImpl for ListFunction {
         Ok(coerced.iter().map(|field| field.data_type().clone()).collect())
     }
 
-    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        self.inner.return_type(types)
-    }
-
-    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
-        self.inner.return_field_from_args(args)
-    }
-
     fn is_nullable(&self, args: &[Expr], schema: &dyn ExprSchema) -> bool {
         #[expect(deprecated)]
         self.inner.is_nullable(args, schema)
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        if self.name() != ARRAY_HAS {
+        if !COMPARISONS.contains(&self.name()) {
             return self.inner.invoke_with_args(args);
         }
         let rows = args.number_rows;
@@ -155,7 +147,7 @@ impl ScalarUDFImpl for ListFunction {
         let nulls: Vec<_> = operands.iter().filter_map(|operand| operand.logical_nulls()).collect();
         let is_unknown = |row: usize| nulls.iter().any(|nulls| nulls.is_null(row));
         let Some(found) = found.as_boolean_opt() else {
-            return internal_err!("{ARRAY_HAS} returned {}", found.data_type());
+            return internal_err!("{} returned {}", self.name(), found.data_type());
         };
         let known = (0..rows).map(|row| (!is_unknown(row)).then(|| found.is_valid(row) && found.value(row)));
         Ok(ColumnarValue::Array(Arc::new(known.collect::<BooleanArray>())))
@@ -174,10 +166,6 @@ impl ScalarUDFImpl for ListFunction {
             return Ok(ExprSimplifyResult::Original(args));
         }
         self.inner.simplify(args, info)
-    }
-
-    fn documentation(&self) -> Option<&Documentation> {
-        self.inner.documentation()
     }
 }
 

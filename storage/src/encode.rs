@@ -29,6 +29,7 @@ use vortex_btrblocks::SchemeExt;
 use vortex_btrblocks::schemes::temporal::TemporalScheme;
 
 use crate::routing::CanonicalKeys;
+use crate::size::array_bytes;
 use crate::statistics::StatisticsBuilder;
 use crate::types;
 
@@ -78,6 +79,7 @@ impl SegmentEncoder {
         let arrow_schema = types::to_arrow(schema);
         let key_index =
             if schema.has_key() { build_key_index(&key_hashes(schema, &batches)?) } else { vec![] };
+        let block_rows = block_rows(&batches);
         let mut statistics = StatisticsBuilder::new(schema).with_distinct();
         let mut rows = 0;
         for batch in &batches {
@@ -110,7 +112,7 @@ impl SegmentEncoder {
             .write_options()
             // The manifest has the bounds that prune whole segments. The zones in the file have their own.
             .with_file_statistics(vec![])
-            .with_strategy(write_strategy(&session, &stored))
+            .with_strategy(write_strategy(&session, &stored, block_rows))
             .blocking(&runtime)
             .write(&mut bytes, array.to_array_iterator())
             .map_err(encode_error)?;
@@ -122,9 +124,28 @@ impl SegmentEncoder {
     }
 }
 
+/// Rows of a block of most columns, which is read and decoded at once.
+const BLOCK_ROWS: usize = 8_192;
+/// With wide rows it has fewer, so that it has about this size.
+const BLOCK_BYTES: usize = 4 * 1024 * 1024;
+/// But not fewer than this: bounds are kept for each block.
+const BLOCK_ROWS_MIN: usize = 32;
+
+/// How many rows a block has, by the average size of a row without its vectors, which have their own blocks.
+fn block_rows(batches: &[RecordBatch]) -> usize {
+    let is_vector = |array: &ArrayRef| matches!(array.data_type(), DataType::FixedSizeList(..));
+    let columns = batches.iter().flat_map(RecordBatch::columns).filter(|array| !is_vector(array));
+    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+    match columns.map(array_bytes).sum::<usize>().checked_div(rows).unwrap_or(0) {
+        // Most rows: blocks of so many have other limits as well.
+        row_bytes if row_bytes <= 8 * BLOCK_BYTES / BLOCK_ROWS => BLOCK_ROWS,
+        row_bytes => (BLOCK_BYTES / row_bytes).max(BLOCK_ROWS_MIN),
+    }
+}
+
 /// How columns are written. Vector columns are not compressed: compression saves little, and plain vectors
 /// can be compared in a memory-mapped file without decoding.
-fn write_strategy(session: &VortexSession, stored: &Schema) -> Arc<dyn LayoutStrategy> {
+fn write_strategy(session: &VortexSession, stored: &Schema, block_rows: usize) -> Arc<dyn LayoutStrategy> {
     let blocks = RepartitionWriterOptions {
         block_size_minimum: VECTOR_BLOCK_BYTES,
         block_len_multiple: VECTOR_BLOCK_ROWS,
@@ -137,6 +158,7 @@ fn write_strategy(session: &VortexSession, stored: &Schema) -> Arc<dyn LayoutStr
     let compressor = BtrBlocksCompressorBuilder::from_session(session);
     let compressor = compressor.exclude_schemes([TemporalScheme.id()]);
     let mut builder = WriteStrategyBuilder::from_session(session).with_btrblocks_builder(compressor);
+    builder = builder.with_row_block_size(block_rows);
     let vectors = stored.fields().iter().filter(|field| {
         matches!(field.data_type(), DataType::FixedSizeList(item, _) if item.data_type().is_floating())
     });

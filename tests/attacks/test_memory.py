@@ -29,6 +29,10 @@ STATEMENTS = {
     "encode": f"SELECT encode(repeat('x', 100000000), 'hex') FROM {SERIES}",
     "long list": "SELECT count(*) FROM t WHERE id IN (" + ", ".join(map(str, range(1_000_000))) + ")",
     "many rows": "SELECT count(*) FROM (VALUES " + ", ".join(f"({n})" for n in range(500_000)) + ") v(n)",
+    "unnested constants": "SELECT count(*) FROM (SELECT unnest(range(0, 3000000)) u FROM t) x WHERE u = 5",
+    "unnested lists": "SELECT count(*) FROM (SELECT unnest([range(0, 1000000)]) u FROM t) x WHERE u[1] = 5",
+    "lateral chain": "SELECT count(*) FROM (SELECT 1 AS a0) q0"
+                     + "".join(f", LATERAL (SELECT max(id) + a{n} AS a{n + 1} FROM t) q{n + 1}" for n in range(20)),
     "split": "SELECT unnest(string_to_array(repeat('a,', 10000000), ',')) ORDER BY 1",
     "regular expression": f"SELECT regexp_replace(repeat('a', 1000000), 'a', repeat('b', 1000), 'g') FROM {SERIES}",
 }
@@ -41,6 +45,8 @@ WIDE = {
     "window": "SELECT s, lag(s) OVER (PARTITION BY k ORDER BY s) FROM wide_rows",
     "groups": "SELECT s, count(*), min(s), max(s) FROM wide_rows GROUP BY s",
     "nested loops": "SELECT count(*) FROM wide_rows a JOIN wide_rows b ON a.s > b.s",
+    "union": "SELECT count(*) FROM (SELECT s FROM wide_rows UNION SELECT s || 'x' FROM wide_rows) x",
+    "distinct": "SELECT count(*) FROM (SELECT DISTINCT s || k AS s FROM wide_rows) x",
     "outer join": "SELECT max(a.s), max(b.s) FROM wide_rows a FULL JOIN wide_rows b ON a.k = b.k AND a.s > b.s",
 }
 FINE = ("OK", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "CANCELLED", "DEADLINE_EXCEEDED", "UNIMPLEMENTED")
@@ -57,9 +63,9 @@ def test_one(node, name):
 def wide(running_node):
     client = running_node.client()
     client.update("CREATE TABLE wide_rows (id BIGINT, k BIGINT, s VARCHAR)")
-    row = "SELECT value, value % 30, repeat(md5(value), 3125) FROM generate_series({}, {})"
-    for first in range(0, 3000, 300):
-        client.update("INSERT INTO wide_rows " + row.format(first, first + 299), 60)
+    row = "SELECT value, value % 30, repeat(md5(value::VARCHAR), 3125) FROM generate_series({}, {})"
+    for first in range(0, 3000, 200):
+        client.update("INSERT INTO wide_rows " + row.format(first, first + 199), 60)
 
 
 @pytest.mark.parametrize("name", STATEMENTS)

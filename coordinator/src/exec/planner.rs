@@ -29,7 +29,7 @@ use crate::sql::kind::Parsed;
 use crate::sql::parameters::parameter_types;
 use crate::sql::reads::Reads;
 use crate::sql::search_calls::{SUBQUERY_ROWS_MAX, array_of, prepare, subquery_placeholder, vector_literal};
-use crate::sql::{dependent_columns, syntax, time_travel};
+use crate::sql::{dependent_columns, scopes, syntax, time_travel};
 
 /// Plans statements and runs queries. Every executor has one. Cheap to clone.
 #[derive(Clone)]
@@ -136,6 +136,7 @@ impl Planner {
         context: &StatementContext<'_>,
     ) -> Result<()> {
         let schema = context.session.schema();
+        scopes::separate_fields(statement, &schema);
         dependent_columns::rewrite(statement, &context.manifest, &schema);
         time_travel::resolve(
             statement,

@@ -4,7 +4,7 @@
 use plexus_query::visit_mut;
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{Expr, GroupByExpr, Select, Statement, VisitorMut};
+use datafusion::sql::sqlparser::ast::{Expr, GroupByExpr, Select, SelectItem, Statement, Value, VisitorMut};
 use plexus_model::{Error, Result};
 
 /// Keys of a `CUBE` at most: it has a set for each selection of them.
@@ -29,6 +29,9 @@ impl VisitorMut for Groups {
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
         if let GroupByExpr::Expressions(groups, _) = &mut select.group_by {
             for group in groups {
+                if let Expr::Rollup(sets) | Expr::Cube(sets) | Expr::GroupingSets(sets) = group {
+                    sets.iter_mut().flatten().for_each(|key| name_item(key, &select.projection));
+                }
                 match sets_of(group) {
                     Ok(Some(sets)) => *group = Expr::GroupingSets(sets),
                     Ok(None) => {}
@@ -37,6 +40,22 @@ impl VisitorMut for Groups {
             }
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// Replaces the position of an item of the select list by the item. The engine does so outside of sets only.
+fn name_item(key: &mut Expr, items: &[SelectItem]) {
+    let item = match key {
+        Expr::Value(value) => match &value.value {
+            Value::Number(position, _) => {
+                position.parse::<usize>().ok().and_then(|position| items.get(position.checked_sub(1)?))
+            }
+            _ => None,
+        },
+        _ => None,
+    };
+    if let Some(SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) = item {
+        *key = expr.clone();
     }
 }
 

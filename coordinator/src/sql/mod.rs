@@ -21,6 +21,7 @@ pub(crate) mod parse;
 pub(crate) mod plan_size;
 pub(crate) mod prepared;
 pub(crate) mod reads;
+pub(crate) mod regressions;
 pub(crate) mod result_names;
 pub(crate) mod rewrite;
 pub(crate) mod row_values;

@@ -17,6 +17,12 @@ const TABLES_MAX: u64 = 5_000;
 /// Most common tables that read each other in a row. Each is a level of the plan.
 const CHAIN_MAX: u64 = 500;
 
+/// Most queries of common tables inside of each other. The engine looks for tables in each twice.
+const NESTING_MAX: usize = 15;
+
+/// Most maps inside of each other. The engine computes the type of each several times.
+const MAPS_MAX: usize = 10;
+
 /// Most common tables of a query. Planning knows all before, at each.
 const COMMON_TABLES_MAX: usize = 1_000;
 
@@ -31,7 +37,7 @@ const WINDOWS_MAX: usize = 500;
 /// # Errors
 /// `InvalidArgument` says which limit is exceeded.
 pub(crate) fn check(statement: &Statement) -> Result<()> {
-    let mut size = PlanSize { queries: vec![Counted::default()] };
+    let mut size = PlanSize { queries: vec![Counted::default()], maps: 0 };
     if let ControlFlow::Break(error) = visit(statement, &mut size) {
         return Err(error);
     }
@@ -57,6 +63,8 @@ pub(crate) fn check(statement: &Statement) -> Result<()> {
 struct Counted {
     tables: u64,
     chain: u64,
+    /// How many queries of common tables it is inside of, with itself.
+    nesting: usize,
     /// What the common tables of the query read, by name.
     common: HashMap<String, (u64, u64)>,
     /// The names of those that are not visited yet, by the addresses of their queries.
@@ -75,6 +83,15 @@ fn windows_of(item: &SelectItem) -> usize {
 
 struct PlanSize {
     queries: Vec<Counted>,
+    /// Maps around the present expression.
+    maps: usize,
+}
+
+fn is_map(expr: &Expr) -> bool {
+    match expr {
+        Expr::Function(function) => unqualified(&function.name).is_ok_and(|name| name == "map"),
+        expr => matches!(expr, Expr::Map(_)),
+    }
 }
 
 impl PlanSize {
@@ -88,6 +105,21 @@ impl PlanSize {
 
 impl Visitor for PlanSize {
     type Break = Error;
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Error> {
+        self.maps += usize::from(is_map(expr));
+        match self.maps > MAPS_MAX {
+            true => ControlFlow::Break(Error::invalid(format!(
+                "maps are nested more than {MAPS_MAX} deep: use structs or lists"
+            ))),
+            false => ControlFlow::Continue(()),
+        }
+    }
+
+    fn post_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Error> {
+        self.maps -= usize::from(is_map(expr));
+        ControlFlow::Continue(())
+    }
 
     fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<Error> {
         let items = select.projection.len();
@@ -112,7 +144,16 @@ impl Visitor for PlanSize {
             )));
         }
         let named = tables.map(|table| (address(&table.query), name_of(&table.alias.name))).collect();
-        self.queries.push(Counted { named, ..Counted::default() });
+        let nesting = self
+            .queries
+            .last()
+            .map_or(0, |around| around.nesting + usize::from(around.named.contains_key(&address(query))));
+        if nesting > NESTING_MAX {
+            return ControlFlow::Break(Error::invalid(format!(
+                "WITH: common tables are nested more than {NESTING_MAX} deep: define them beside each other"
+            )));
+        }
+        self.queries.push(Counted { nesting, named, ..Counted::default() });
         ControlFlow::Continue(())
     }
 
@@ -185,6 +226,15 @@ mod tests {
             check("WITH a AS (SELECT 1), b AS (WITH a AS (SELECT 2) SELECT * FROM a) SELECT * FROM a, b")
                 .is_ok()
         );
+        let nested = |depth| {
+            let (opened, closed) = ("WITH a AS (".repeat(depth), ") SELECT * FROM a".repeat(depth));
+            check(&format!("{opened}SELECT 1{closed}"))
+        };
+        assert!(nested(NESTING_MAX).is_ok());
+        assert!(nested(NESTING_MAX + 1).is_err());
+        let maps = |depth| check(&format!("SELECT {}1{}", "map(['a'], [".repeat(depth), "])".repeat(depth)));
+        assert!(maps(MAPS_MAX).is_ok());
+        assert!(maps(MAPS_MAX + 1).is_err());
         let chain: Vec<String> = (1..1_000).map(|i| format!("c{i} AS (SELECT a FROM c{})", i - 1)).collect();
         let sql = format!("WITH c0 AS (SELECT 1 AS a), {} SELECT * FROM c999", chain.join(", "));
         assert!(check(&sql).is_err());

@@ -1,12 +1,14 @@
 //! Which manifest a statement has to see.
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::parser::Statement;
-use datafusion::sql::sqlparser::ast::{self, TableFactor, TableVersion, Visitor};
+use datafusion::sql::sqlparser::ast::{self, ObjectName, Query, TableFactor, TableVersion, Visitor};
 use plexus_model::Version;
 use plexus_query::visit;
 
+use crate::sql::names::{name_of, unqualified};
 use crate::sql::time_travel::version_number;
 
 /// The oldest manifest with what a statement reads.
@@ -23,15 +25,18 @@ pub(crate) enum Reads {
 impl Reads {
     /// What a statement reads.
     pub(crate) fn of(statement: &Statement) -> Self {
-        let Statement::Statement(statement) = statement else {
-            return if matches!(statement, Statement::Reset(_)) { Self::Nothing } else { Self::Newest };
+        let statement = match statement {
+            Statement::Statement(statement) => statement,
+            Statement::Explain(explain) => return Self::of(&explain.statement),
+            Statement::Reset(_) => return Self::Nothing,
+            _ => return Self::Newest,
         };
         match statement.as_ref() {
             ast::Statement::Set(_) | ast::Statement::Reset(_) => Self::Nothing,
             // Of one setting, or `SHOW ALL`, which is a table of the information schema.
             ast::Statement::ShowVariable { .. } => Self::Nothing,
             ast::Statement::Query(query) => {
-                let mut tables = Tables { newest: None };
+                let mut tables = Tables::default();
                 match (visit(query.as_ref(), &mut tables), tables.newest) {
                     (ControlFlow::Break(()), _) => Self::Newest,
                     (ControlFlow::Continue(()), None) => Self::Nothing,
@@ -44,18 +49,66 @@ impl Reads {
 }
 
 /// Looks for the newest version of a table, and stops at one without a version.
+#[derive(Default)]
 struct Tables {
     newest: Option<Version>,
+    /// The queries around the present one.
+    queries: Vec<Common>,
+}
+
+/// The common tables of a query.
+#[derive(Default)]
+struct Common {
+    /// The names of those that can be read.
+    visible: Vec<String>,
+    /// Those that are not visited yet, by the addresses of their queries. Their names are those of others
+    /// until then.
+    pending: HashMap<usize, String>,
+}
+
+fn address(query: &Query) -> usize {
+    std::ptr::from_ref(query) as usize
+}
+
+impl Tables {
+    fn is_common(&self, table: &ObjectName) -> bool {
+        let mut visible = self.queries.iter().flat_map(|query| &query.visible);
+        unqualified(table).is_ok_and(|name| visible.any(|common| *common == name))
+    }
 }
 
 impl Visitor for Tables {
     type Break = ();
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        let mut common = Common::default();
+        for table in query.with.iter().flat_map(|with| &with.cte_tables) {
+            common.pending.insert(address(&table.query), name_of(&table.alias.name));
+        }
+        if query.with.as_ref().is_some_and(|with| with.recursive) {
+            common.visible = common.pending.values().cloned().collect();
+        }
+        self.queries.push(common);
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        self.queries.pop();
+        if let Some(around) = self.queries.last_mut()
+            && let Some(name) = around.pending.remove(&address(query))
+        {
+            around.visible.push(name);
+        }
+        ControlFlow::Continue(())
+    }
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
         match factor {
             TableFactor::Table { name, version, args: None, .. } => match version {
                 // What runs is not part of any version.
                 None if name.to_string() == "plexus.queries" => ControlFlow::Continue(()),
+                // Its own tables are looked at where it is defined.
+                None if self.is_common(name) => ControlFlow::Continue(()),
                 Some(TableVersion::VersionAsOf(version)) => match version_number(version) {
                     Some(version) => {
                         self.newest = self.newest.max(Some(version));
@@ -89,6 +142,21 @@ mod tests {
                 Reads::Until(Version(5)),
             ),
             ("SELECT * FROM t VERSION AS OF 3 WHERE id IN (SELECT id FROM u)", Reads::Newest),
+            ("EXPLAIN SELECT * FROM t VERSION AS OF 3", Reads::Until(Version(3))),
+            ("WITH a AS (SELECT * FROM t VERSION AS OF 3) SELECT * FROM a", Reads::Until(Version(3))),
+            ("WITH a AS (SELECT * FROM t) SELECT * FROM a", Reads::Newest),
+            // A common table does not see itself: this is another table of its name.
+            ("WITH t AS (SELECT * FROM t) SELECT * FROM t", Reads::Newest),
+            ("WITH a AS (SELECT * FROM b), b AS (SELECT 1) SELECT * FROM a", Reads::Newest),
+            (
+                "WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r) SELECT * FROM r",
+                Reads::Nothing,
+            ),
+            (
+                "WITH a AS (SELECT 1), b AS (SELECT * FROM (WITH c AS (SELECT 1) SELECT * FROM c) q) \
+              SELECT * FROM c",
+                Reads::Newest,
+            ),
             ("SELECT * FROM t TIMESTAMP AS OF '2026-01-01'", Reads::Newest),
             ("SELECT * FROM t", Reads::Newest),
             ("SELECT * FROM generate_series(1, 3)", Reads::Newest),

@@ -4,7 +4,8 @@
 //! looks for a column `t` of the subquery first, and takes `x` for a field of it. So such names get a
 //! qualifier that nothing in the subquery has.
 //!
-//! `t.x.f` is a field of a column of `t`. Beside a table called `x`, the planner takes `t` for its schema.
+//! `t.x.f` is a field of a column of `t`. Beside a table called `x`, the planner takes `t` for its schema. So
+//! it does for a column in the place of `t`.
 //!
 //! A common table hides one of the same name outside. The planner refuses the second, so it gets another
 //! name.
@@ -16,7 +17,7 @@ use datafusion::sql::sqlparser::ast::{
     AccessExpr, Expr, FromTable, Ident, ObjectName, ObjectNamePart, Query, Select, SetExpr, Statement,
     Subscript, TableAlias, TableFactor, TableWithJoins, UpdateTableFromKind, Value, VisitorMut, With,
 };
-use plexus_query::visit_mut;
+use plexus_query::{CATALOG, SYSTEM_SCHEMA, visit_mut};
 
 use crate::sql::names::name_of;
 use crate::sql::result_names::SUFFIX;
@@ -29,6 +30,14 @@ pub(crate) fn rewrite(statement: &mut Statement) {
     let _: ControlFlow<()> = visit_mut(statement, &mut Scopes::default());
 }
 
+/// Rewrites fields of columns that begin with the column, `x.t.f` beside a table called `t`: the planner
+/// would take the column for a schema. Runs after [`rewrite`], when the `schema` of a session is known.
+pub(crate) fn separate_fields(statement: &mut Statement, schema: &str) {
+    let schemas = [schema, CATALOG, SYSTEM_SCHEMA, "information_schema", OUTER];
+    let schemas = schemas.map(ToOwned::to_owned).to_vec();
+    let _: ControlFlow<()> = visit_mut(statement, &mut Scopes { schemas, ..Scopes::default() });
+}
+
 #[derive(Default)]
 struct Scopes {
     /// The tables of the queries around the present expression, from the outermost.
@@ -38,6 +47,8 @@ struct Scopes {
     /// The lists of common tables that were visited already, and whether the query has tables of its own.
     visited: Vec<(Option<With>, bool)>,
     renamed: usize,
+    /// What qualifies tables without being written beside them. Empty in the first pass.
+    schemas: Vec<String>,
     /// Whether the tables of the select that comes next are there already.
     is_next_known: bool,
     /// For each select around the present expression, whether it brought its tables.
@@ -55,8 +66,8 @@ enum Scope {
 struct Resolved {
     /// What it needs before the table, which only a query around the present one has.
     qualifier: Option<Ident>,
-    /// Whether the column has the name of a table as well: the planner would take the table for a schema.
-    is_second_a_table: bool,
+    /// Whether the planner would take the table for the schema, or the catalog, of another one.
+    is_ambiguous: bool,
 }
 
 impl Scope {
@@ -94,16 +105,15 @@ fn add_names(factor: &TableFactor, names: &mut Vec<(String, Option<Ident>)>) {
     }
 }
 
-/// A field of a column.
-fn field_of(column: Vec<Ident>, fields: &[Ident]) -> Expr {
-    let access = |field: &Ident| {
-        let index = Expr::value(Value::SingleQuotedString(name_of(field)));
-        AccessExpr::Subscript(Subscript::Index { index })
-    };
-    Expr::CompoundFieldAccess {
-        root: Box::new(Expr::CompoundIdentifier(column)),
-        access_chain: fields.iter().map(access).collect(),
-    }
+/// A field of a field, and so on, of a column.
+fn fields_of(column: Expr, fields: &[Ident]) -> Expr {
+    let access_chain = fields.iter().map(field_access).collect();
+    Expr::CompoundFieldAccess { root: Box::new(column), access_chain }
+}
+
+fn field_access(field: &Ident) -> AccessExpr {
+    let index = Expr::value(Value::SingleQuotedString(name_of(field)));
+    AccessExpr::Subscript(Subscript::Index { index })
 }
 
 impl Scopes {
@@ -128,7 +138,7 @@ impl Scopes {
                         let schema = || schema.clone().unwrap_or_else(|| Ident::with_quote('"', OUTER));
                         return Some(Resolved {
                             qualifier: is_outer.then(schema),
-                            is_second_a_table: self.has_table(&second),
+                            is_ambiguous: self.has_fields_called_as_tables(parts),
                         });
                     }
                 }
@@ -140,19 +150,41 @@ impl Scopes {
         None
     }
 
-    /// Whether any table around is called so.
-    fn has_table(&self, table: &str) -> bool {
-        self.tables.iter().any(|scope| match scope {
-            Scope::Tables(tables) => tables.iter().any(|(name, _)| name == table),
+    /// Whether what stands before the last part of a name, but for its first part, may be a table around.
+    fn has_fields_called_as_tables(&self, parts: &[Ident]) -> bool {
+        let is_table = |part: &Ident| {
+            let part = name_of(part);
+            self.tables.iter().any(|scope| match scope {
+                Scope::Tables(tables) => tables.iter().any(|(name, _)| *name == part),
+                Scope::Apart => false,
+            })
+        };
+        // A schema and a catalog may stand before a table.
+        parts.len() > 2 && parts[1..parts.len() - 1].iter().take(2).any(is_table)
+    }
+
+    /// Whether a name begins with a column: with neither a table around, nor a schema.
+    fn begins_with_column(&self, parts: &[Ident]) -> bool {
+        let [first, second, ..] = parts else {
+            return false;
+        };
+        let (first, second) = (name_of(first), name_of(second));
+        let names_table = |(name, schema): &(String, Option<Ident>)| {
+            *name == first
+                || (*name == second && schema.as_ref().is_some_and(|schema| name_of(schema) == first))
+        };
+        let is_named = self.tables.iter().any(|scope| match scope {
+            Scope::Tables(tables) => tables.iter().any(names_table),
             Scope::Apart => false,
-        })
+        });
+        !is_named && !self.schemas.contains(&first)
     }
 
     fn common_tables(&mut self, with: &mut With) {
         for table in &mut with.cte_tables {
             let name = name_of(&table.alias.name);
             let hides = self.common.iter().rev().skip(1).any(|tables| tables.contains_key(&name));
-            let renamed = hides.then(|| {
+            let renamed = (hides && self.schemas.is_empty()).then(|| {
                 self.renamed += 1;
                 Ident::with_quote('"', format!("{name}{SUFFIX}{}", self.renamed))
             });
@@ -285,17 +317,34 @@ impl VisitorMut for Scopes {
     }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        let Expr::CompoundIdentifier(parts) = expr else {
-            return ControlFlow::Continue(());
-        };
-        if let Some(Resolved { qualifier, is_second_a_table }) = self.resolve(parts) {
-            let fields = if is_second_a_table { parts.split_off(2) } else { vec![] };
-            if let Some(qualifier) = qualifier {
-                parts.insert(0, qualifier);
+        match expr {
+            Expr::CompoundIdentifier(parts) if self.schemas.is_empty() => {
+                if let Some(Resolved { qualifier, is_ambiguous }) = self.resolve(parts) {
+                    let fields = if is_ambiguous { parts.split_off(2) } else { vec![] };
+                    if let Some(qualifier) = qualifier {
+                        parts.insert(0, qualifier);
+                    }
+                    if !fields.is_empty() {
+                        let column = Expr::CompoundIdentifier(std::mem::take(parts));
+                        *expr = fields_of(column, &fields);
+                    }
+                }
             }
-            if !fields.is_empty() {
-                *expr = field_of(std::mem::take(parts), &fields);
+            Expr::CompoundIdentifier(parts) => {
+                if self.begins_with_column(parts) && self.has_fields_called_as_tables(parts) {
+                    let column = parts.remove(0);
+                    *expr = fields_of(Expr::Identifier(column), parts);
+                }
             }
+            // `(column).field`
+            Expr::CompoundFieldAccess { access_chain, .. } => {
+                for access in access_chain {
+                    if let AccessExpr::Dot(Expr::Identifier(field)) = access {
+                        *access = field_access(field);
+                    }
+                }
+            }
+            _ => {}
         }
         ControlFlow::Continue(())
     }
@@ -334,6 +383,8 @@ mod tests {
             ("SELECT (SELECT s.t.x FROM s.t) FROM s", "SELECT (SELECT s.t.x FROM s.t) FROM s"),
             // Fields of columns that are called as a table is.
             ("SELECT t.x.f, s.x.f FROM t, x", "SELECT t.x['f'], s.x.f FROM t, x"),
+            ("SELECT t.c.x.g, t.c.d.x FROM t, x", "SELECT t.c['x']['g'], t.c.d.x FROM t, x"),
+            ("SELECT (c).f, (t.c).f.g FROM t", "SELECT (c)['f'], (t.c)['f']['g'] FROM t"),
             ("SELECT t.x.f.g, y.x.f FROM t, s.x AS y", "SELECT t.x.f.g, y.x.f FROM t, s.x AS y"),
             ("SELECT s.t.x, t.x.f FROM s.t, s.x, s", "SELECT s.t.x, t.x['f'] FROM s.t, s.x, s"),
             (
@@ -350,6 +401,21 @@ mod tests {
             ),
         ] {
             assert_eq!(rewritten(sql), expected);
+        }
+    }
+
+    #[test]
+    fn fields_of_columns_are_none_of_tables() {
+        for (sql, expected) in [
+            ("SELECT c.t.x, c.d.t.x, c.d.x FROM t", "SELECT c['t']['x'], c['d']['t']['x'], c.d.x FROM t"),
+            ("SELECT own.t.x, plexus.own.t.x FROM t", "SELECT own.t.x, plexus.own.t.x FROM t"),
+            ("SELECT s.t.x, t.t.x FROM s.t, u", "SELECT s.t.x, t.t['x'] FROM s.t, u"),
+            ("SELECT (SELECT t.x FROM u) FROM t", "SELECT (SELECT \"$outer\".t.x FROM u) FROM t"),
+        ] {
+            let mut statement = parse::plain_statement(sql).unwrap();
+            rewrite(&mut statement);
+            separate_fields(&mut statement, "own");
+            assert_eq!(statement.to_string(), expected);
         }
     }
 

@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    self, ExcludeSelectItem, Expr, GroupByExpr, Ident, Join, JoinConstraint, JoinOperator, ObjectName,
-    OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, TableFactor,
-    TableWithJoins, VisitMut, VisitorMut, WildcardAdditionalOptions,
+    self, BinaryOperator, ExcludeSelectItem, Expr, GroupByExpr, Ident, Join, JoinConstraint, JoinOperator,
+    ObjectName, OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr,
+    TableFactor, TableWithJoins, VisitMut, VisitorMut, WildcardAdditionalOptions,
 };
 use plexus_model::{Error, Result};
 
@@ -77,11 +77,36 @@ fn rewrite_select(select: &mut Select) -> Result<()> {
     let common = CommonColumns::of(select)?;
     if let Some(items) = common.items {
         expand_wildcards(select, &items);
+        select.from.iter_mut().for_each(write_conditions);
     }
     if !common.replaced.is_empty() {
         replace_columns(select, &common.replaced);
     }
     Ok(())
+}
+
+/// Writes `USING` as conditions where three joins or more may have one common column. The planner then takes
+/// it for several, and calls it ambiguous. All of its other uses have been rewritten.
+fn write_conditions(from: &mut TableWithJoins) {
+    let Some(left) = alias_of(&from.relation).filter(|_| from.joins.len() > 2) else {
+        return;
+    };
+    for Join { relation, join_operator, .. } in &mut from.joins {
+        use JoinOperator::*;
+        let (Join(constraint) | Inner(constraint) | Left(constraint) | LeftOuter(constraint)) = join_operator
+        else {
+            continue;
+        };
+        if let (JoinConstraint::Using(columns), Some(right)) = (&*constraint, alias_of(relation)) {
+            let names = columns.iter().filter_map(|column| last_part(column).ok());
+            let equal = names.map(|name| {
+                let [left, right] =
+                    [&left, &right].map(|side| Expr::CompoundIdentifier(vec![side.clone(), name.clone()]));
+                syntax::binary(left, BinaryOperator::Eq, right)
+            });
+            *constraint = JoinConstraint::On(syntax::all(equal.collect::<Vec<_>>()));
+        }
+    }
 }
 
 /// The common columns of the joins of a query.
@@ -333,6 +358,16 @@ mod tests {
         assert!(
             sql.ends_with("c.* EXCLUDE (\"k\") FROM a LEFT JOIN b USING(k) LEFT JOIN c USING(k) ORDER BY k")
         );
+    }
+
+    #[test]
+    fn many_joins_are_written_with_conditions() {
+        let sql = rewritten("SELECT k FROM a JOIN b USING (k) LEFT JOIN c USING (k) JOIN d USING (k, l)");
+        assert!(sql.unwrap().ends_with("JOIN d USING(k, l)"));
+        let sql = rewritten("SELECT k FROM a JOIN b USING (k) LEFT JOIN c USING (k) JOIN d USING (k)");
+        let expected = "SELECT a.k AS \"k\" FROM a JOIN b ON a.k = b.k LEFT JOIN c ON a.k = c.k \
+                        JOIN d ON a.k = d.k";
+        assert_eq!(sql.unwrap(), expected);
     }
 
     #[test]

@@ -142,7 +142,7 @@ impl FlightService for ClientService {
         &self,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        FlightService::get_flight_info(&*self.sql, request).await
+        FlightService::get_flight_info(&*self.sql, request).await.map_err(named)
     }
 
     async fn poll_flight_info(
@@ -183,14 +183,14 @@ impl FlightService for ClientService {
             let session = self.sql.session(&request)?;
             return self.sql.table_rows(&session, &path).await;
         }
-        FlightService::do_get(&*self.sql, request).await
+        FlightService::do_get(&*self.sql, request).await.map_err(named)
     }
 
     async fn do_put(
         &self,
         request: Request<Streaming<FlightData>>,
     ) -> Result<Response<Self::DoPutStream>, Status> {
-        FlightService::do_put(&*self.sql, request).await
+        FlightService::do_put(&*self.sql, request).await.map_err(named)
     }
 
     async fn do_exchange(
@@ -232,9 +232,19 @@ impl FlightService for ClientService {
                     .ok_or_else(|| Status::invalid_argument("RenewFlightEndpoint needs an endpoint"))?;
                 Ok(action_result(&endpoint))
             }
-            _ => FlightService::do_action(&*self.sql, request).await,
+            _ => FlightService::do_action(&*self.sql, request).await.map_err(named),
         }
     }
+}
+
+/// A status that names a command as the protocol does, and not the method that would have it.
+fn named(status: Status) -> Status {
+    let Some(method) = status.message().strip_suffix(" has no default implementation") else {
+        return status;
+    };
+    let prefixes = ["do_action_", "do_get_", "do_put_", "get_flight_info_"];
+    let command = prefixes.iter().find_map(|prefix| method.strip_prefix(prefix)).unwrap_or(method);
+    Status::unimplemented(format!("{} is not supported", command.replace('_', " ")))
 }
 
 /// Whether a descriptor is one of the metadata commands, `CommandGet...`. Making their FlightInfo runs
@@ -271,4 +281,16 @@ fn table_ticket(ticket: &[u8]) -> Option<Vec<String>> {
     let text = std::str::from_utf8(ticket).ok()?;
     let name = !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || "_-.$".contains(c));
     name.then(|| text.split('.').map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_that_are_not_supported_are_named() {
+        let of_library = Status::unimplemented("do_action_begin_savepoint has no default implementation");
+        assert_eq!(named(of_library).message(), "begin savepoint is not supported");
+        assert_eq!(named(Status::not_found("t")).message(), "t");
+    }
 }

@@ -3,6 +3,8 @@
 use std::fmt::Write;
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
@@ -175,9 +177,20 @@ pub async fn load_files(
         Ok(batches) => batches,
         Err(error) => Box::new(std::iter::once(Err(error))),
     });
-    let result = client.ingest(options, schema, read_ahead(batches, bar.clone())).await;
+    let is_sent = Arc::new(AtomicBool::new(false));
+    let at_end = is_sent.clone();
+    let end = futures::stream::once(async move { at_end.store(true, Ordering::Relaxed) });
+    let rows = read_ahead(batches, bar.clone()).chain(end.filter_map(async |()| None)).boxed();
+    let result = client.ingest(options, schema, rows).await;
     bar.finish_and_clear();
     result.map_err(|error| match files {
+        _ if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Unknown) => {
+            let outcome = match is_sent.load(Ordering::Relaxed) {
+                true => "it is not known whether the rows were loaded: look before they are loaded again",
+                false => "nothing was loaded",
+            };
+            error.context(format!("the connection to the cluster was lost, and {outcome}"))
+        }
         // What the cluster says of the rows; the reader's own errors name the file.
         [file] if error.kind() == ErrorKind::InvalidArgument => {
             let path = file.display().to_string();

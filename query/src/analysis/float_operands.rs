@@ -1,5 +1,5 @@
-//! A decimal that meets a float becomes a float, and decimals are divided and averaged as doubles, as in
-//! DuckDB.
+//! A decimal that meets a float becomes a float, also in lists and structs. Decimals are divided and averaged
+//! as doubles, as in DuckDB.
 //!
 //! DataFusion makes the float a decimal of 30 digits, 15 of them behind the point: `x > 0.0` is then false
 //! for 1e-20, and 1e300 fails. Its quotients have four digits more than the dividend: `2.0 / 3` is 0.66666.
@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use arrow_schema::DataType;
+use arrow_schema::{DataType, FieldRef};
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result};
 use datafusion::config::ConfigOptions;
@@ -48,11 +48,7 @@ pub(crate) fn analyze(plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPla
         LogicalPlan::Join(mut join) => {
             for (left, right) in &mut join.on {
                 let types = [left.get_type(join.left.schema())?, right.get_type(join.right.schema())?];
-                if let Some(float) = float_of(&types) {
-                    for (side, data_type) in [left, right].into_iter().zip(&types) {
-                        make_float(side, data_type, &float);
-                    }
-                }
+                cast_to(vec![left, right], &types, with_floats(&types));
             }
             Ok(Transformed::yes(LogicalPlan::Join(join)))
         }
@@ -61,7 +57,8 @@ pub(crate) fn analyze(plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPla
 }
 
 /// Functions whose arguments keep their types.
-const MIXED: [&str; 5] = ["concat", "concat_ws", "named_struct", "struct", "arrow_typeof"];
+const MIXED: [&str; 8] =
+    ["concat", "concat_ws", "named_struct", "struct", "arrow_typeof", "arrays_zip", "list_zip", "map"];
 
 /// Applies the rule to an expression whose parts it has been applied to.
 pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
@@ -75,11 +72,7 @@ pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>
             if divides && float.is_none() {
                 return Ok(Transformed::yes(divide(*left, *right)));
             }
-            if let Some(float) = float {
-                for (side, data_type) in [left.as_mut(), right.as_mut()].into_iter().zip(&types) {
-                    make_float(side, data_type, &float);
-                }
-            }
+            cast_to(vec![left.as_mut(), right.as_mut()], &types, with_floats(&types));
             Expr::BinaryExpr(BinaryExpr { left, op, right })
         }
         Expr::Between(mut between) => {
@@ -134,11 +127,13 @@ fn unify_subquery(expr: &mut Expr, subquery: &mut Subquery, schema: &DFSchema) -
         return Ok(());
     };
     let types = [expr.get_type(schema)?, field.data_type().clone()];
-    if let Some(float) = float_of(&types) {
-        make_float(expr, &types[0], &float);
-        if types[1].is_decimal() {
+    if let [of_expr, of_rows] = with_floats(&types).as_slice() {
+        if *of_expr != types[0] {
+            *expr = cast(std::mem::take(expr), of_expr.clone());
+        }
+        if *of_rows != types[1] {
             let plan = subquery.subquery.as_ref().clone();
-            subquery.subquery = Arc::new(cast_columns(plan, &[Some(float)])?);
+            subquery.subquery = Arc::new(cast_columns(plan, &[Some(of_rows.clone())])?);
         }
     }
     Ok(())
@@ -209,8 +204,70 @@ fn float_of(types: &[DataType]) -> Option<DataType> {
 fn unify<'a>(exprs: impl IntoIterator<Item = &'a mut Expr>, schema: &DFSchema) {
     let exprs: Vec<&mut Expr> = exprs.into_iter().collect();
     let types = types_of(exprs.iter().map(|expr| &**expr), schema);
-    if let Some(float) = float_of(&types) {
-        exprs.into_iter().zip(&types).for_each(|(expr, data_type)| make_float(expr, data_type, &float));
+    cast_to(exprs, &types, with_floats(&types));
+}
+
+/// Casts expressions to the types that they get.
+fn cast_to(exprs: Vec<&mut Expr>, types: &[DataType], wanted: Vec<DataType>) {
+    for ((expr, data_type), wanted) in exprs.into_iter().zip(types).zip(wanted) {
+        if *data_type != wanted {
+            *expr = cast(std::mem::take(expr), wanted);
+        }
+    }
+}
+
+/// Types that are brought to one, with floats for the decimals that meet floats: also in lists and structs
+/// that meet lists and structs.
+fn with_floats(types: &[DataType]) -> Vec<DataType> {
+    if let Some(float) = float_of(types) {
+        let is_decimal = |data_type: &DataType| data_type.is_decimal();
+        return types.iter().map(|t| if is_decimal(t) { float.clone() } else { t.clone() }).collect();
+    }
+    let nested: Vec<Vec<FieldRef>> = types.iter().map(fields_of).collect();
+    let count = nested.iter().map(Vec::len).max().unwrap_or(0);
+    // What has no fields is null, or an error that the engine reports.
+    let fits = |fields: &Vec<FieldRef>| fields.is_empty() || fields.len() == count;
+    if count == 0 || !nested.iter().all(fits) {
+        return types.to_vec();
+    }
+    let mut nested = nested;
+    for position in 0..count {
+        let of_field: Vec<DataType> =
+            nested.iter().filter_map(|fields| Some(fields.get(position)?.data_type().clone())).collect();
+        let mut wanted = with_floats(&of_field).into_iter();
+        for field in nested.iter_mut().filter_map(|fields| fields.get_mut(position)) {
+            if let Some(wanted) = wanted.next()
+                && *field.data_type() != wanted
+            {
+                *field = Arc::new(field.as_ref().clone().with_data_type(wanted));
+            }
+        }
+    }
+    types.iter().zip(nested).map(|(data_type, fields)| with_fields(data_type, fields)).collect()
+}
+
+/// The fields of a nested type: the items of a list, the entries of a map.
+fn fields_of(data_type: &DataType) -> Vec<FieldRef> {
+    match data_type {
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            vec![item.clone()]
+        }
+        DataType::Map(entries, _) => vec![entries.clone()],
+        DataType::Struct(fields) => fields.to_vec(),
+        _ => vec![],
+    }
+}
+
+/// The same type with other fields.
+fn with_fields(data_type: &DataType, fields: Vec<FieldRef>) -> DataType {
+    let first = fields.first().cloned();
+    match (data_type, first) {
+        (DataType::List(_), Some(item)) => DataType::List(item),
+        (DataType::LargeList(_), Some(item)) => DataType::LargeList(item),
+        (DataType::FixedSizeList(_, length), Some(item)) => DataType::FixedSizeList(item, *length),
+        (DataType::Map(_, sorted), Some(entries)) => DataType::Map(entries, *sorted),
+        (DataType::Struct(_), Some(_)) => DataType::Struct(fields.into()),
+        (other, _) => other.clone(),
     }
 }
 
@@ -218,7 +275,7 @@ fn unify<'a>(exprs: impl IntoIterator<Item = &'a mut Expr>, schema: &DFSchema) {
 fn unify_numbers(exprs: Vec<&mut Expr>, schema: &DFSchema) {
     let types = types_of(exprs.iter().map(|expr| &**expr), schema);
     let Some(common) = common_number(&types) else {
-        return;
+        return cast_to(exprs, &types, with_floats(&types));
     };
     for (expr, data_type) in exprs.into_iter().zip(types) {
         if data_type != common && !data_type.is_null() {
@@ -247,9 +304,12 @@ fn make_float(expr: &mut Expr, data_type: &DataType, float: &DataType) {
 /// Gives the columns of a union that are numbers one type.
 fn unify_union(union: Union) -> Result<Transformed<LogicalPlan>> {
     cast_union_columns(union, |types| {
-        let common = common_number(types)?;
-        let to = |data_type: &DataType| (*data_type != common).then(|| common.clone());
-        Some(types.iter().map(to).collect())
+        let wanted = match common_number(types) {
+            Some(common) => vec![common; types.len()],
+            None => with_floats(types),
+        };
+        let to = |(data_type, wanted): (&DataType, DataType)| (*data_type != wanted).then_some(wanted);
+        Some(types.iter().zip(wanted).map(to).collect())
     })
 }
 

@@ -48,6 +48,7 @@ pub(crate) mod nested_order;
 pub(crate) mod null_if;
 pub(crate) mod ordered_sets;
 pub(crate) mod percentiles;
+pub(crate) mod registered;
 pub(crate) mod related_types;
 pub(crate) mod replacements;
 pub(crate) mod session_zone;
@@ -65,6 +66,7 @@ pub(crate) mod volatile_groups;
 pub(crate) mod wide_decimals;
 pub(crate) mod window_frames;
 pub(crate) mod window_lists;
+pub(crate) mod window_percentiles;
 
 /// The methods that an aggregate function has from its `inner` one: what it takes, returns and keeps.
 macro_rules! inner_aggregate {
@@ -89,7 +91,10 @@ macro_rules! inner_aggregate {
 use inner_aggregate;
 
 /// The analyzer rules of a session: ours around those of DataFusion.
-pub(crate) fn analyzer_rules(interrupts: &Arc<Interrupts>) -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
+pub(crate) fn analyzer_rules(
+    interrupts: &Arc<Interrupts>,
+    registered: &registered::RegisteredFunctions,
+) -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     let before_coercion = [
         // Makes subqueries of lists, which the others then need not visit.
         Rule::Node("large_lists", large_lists::concerns, large_lists::rewrite),
@@ -127,6 +132,7 @@ pub(crate) fn analyzer_rules(interrupts: &Arc<Interrupts>) -> Vec<Arc<dyn Analyz
         Rule::Plan("canonical_floats", canonical_floats::concerns, canonical_floats::analyze),
         Rule::Expr("float_extremes", float_extremes::concerns, float_extremes::rewrite),
         Rule::Node("finite_variances", finite_variances::concerns, finite_variances::rewrite),
+        Rule::Expr("window_percentiles", window_percentiles::concerns, window_percentiles::rewrite),
         Rule::Expr("window_lists", window_lists::concerns, window_lists::rewrite),
         Rule::Plan("sliding_floats", sliding_floats::concerns, sliding_floats::analyze),
         Rule::Plan("session_zone", session_zone::concerns, session_zone::session_zone),
@@ -144,7 +150,9 @@ pub(crate) fn analyzer_rules(interrupts: &Arc<Interrupts>) -> Vec<Arc<dyn Analyz
     let theirs = Analyzer::new().rules;
     let limits = PlanningLimits { counts: true, interrupts: interrupts.clone() };
     let limits = || [Arc::new(limits.clone()) as Arc<dyn AnalyzerRule + Send + Sync>];
-    let before_coercion = limits().into_iter().chain(before_coercion.into_iter().map(own)).chain(limits());
+    let registered = Arc::new(registered.clone()) as Arc<dyn AnalyzerRule + Send + Sync>;
+    let first = limits().into_iter().chain([registered]);
+    let before_coercion = first.chain(before_coercion.into_iter().map(own)).chain(limits());
     before_coercion.chain(theirs).chain(after_coercion.into_iter().map(own)).chain(limits()).collect()
 }
 
@@ -250,6 +258,7 @@ pub(crate) fn register_functions(registry: &mut dyn FunctionRegistry) -> Result<
     registry.register_udf(Arc::new(ScalarUDF::from(date_times::DurationInterval::default())))?;
     let aggregates = float_extremes::functions().into_iter().chain(sliding_floats::functions());
     let aggregates = aggregates.chain(window_lists::functions()).chain(nested_extremes::windows());
+    let aggregates = aggregates.chain([window_percentiles::function()]);
     for function in aggregates {
         registry.register_udaf(function)?;
     }

@@ -52,9 +52,21 @@ pub(crate) fn collect_lists(
             }
         }
     }
-    let groups: Vec<Expr> = schema.columns().into_iter().take(groups).map(Expr::Column).collect();
+    // The engine replaces `grouping(...)` by the number of the set, which nothing above then has to know.
+    let has_grouping = collected.iter().any(is_grouping);
+    let is_shown = |column: &Column| !has_grouping || column.name != Aggregate::INTERNAL_GROUPING_ID;
+    let groups = schema.columns().into_iter().take(groups).filter(is_shown);
+    let groups: Vec<Expr> = groups.map(Expr::Column).collect();
     let plan = LogicalPlanBuilder::from(input).aggregate(group_expr, collected)?;
     plan.project(groups.into_iter().chain(finished))?.build()
+}
+
+fn is_grouping(expr: &Expr) -> bool {
+    match expr {
+        Expr::AggregateFunction(function) => function.func.name() == "grouping",
+        Expr::Alias(alias) => is_grouping(&alias.expr),
+        _ => false,
+    }
 }
 
 fn order_of(expr: &Expr) -> Option<&Vec<Sort>> {

@@ -130,7 +130,7 @@ impl ScalarUDFImpl for Percentile {
 }
 
 /// The value at a share of the way through sorted values; `None` if there are none.
-fn interpolate(values: &[f64], share: f64) -> Option<f64> {
+pub(super) fn interpolate(values: &[f64], share: f64) -> Option<f64> {
     let place = share * values.len().checked_sub(1)? as f64;
     let (lower, upper) = (values[place.floor() as usize], values[place.ceil() as usize]);
     Some(if lower == upper { lower } else { lower + (upper - lower) * place.fract() })

@@ -21,8 +21,11 @@ use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 
 use crate::analysis::{inner_aggregate, rewrite_expressions};
 
-/// Functions that DataFusion does not compute over windows that slide.
-const UNSUPPORTED: [&str; 4] = ["bool_and", "bool_or", "bit_and", "bit_or"];
+/// Functions that DataFusion does not compute over windows that slide, or not with nulls alone in them.
+const UNSUPPORTED: [&str; 5] = ["bool_and", "bool_or", "bit_and", "bit_or", "bit_xor"];
+
+/// It is zero without rows. DataFusion makes it null in a window without rows.
+const REGR_COUNT: &str = "$regr_count";
 
 /// The functions that subtract.
 const FUNCTIONS: [&str; 18] = [
@@ -112,6 +115,13 @@ impl AggregateUDFImpl for SlidingFunction {
     }
 
     inner_aggregate!();
+
+    fn default_value(&self, data_type: &DataType) -> Result<ScalarValue> {
+        match self.name.as_str() {
+            REGR_COUNT => ScalarValue::new_zero(data_type),
+            _ => self.inner.default_value(data_type),
+        }
+    }
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
         self.inner.accumulator(args)

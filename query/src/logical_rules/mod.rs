@@ -26,6 +26,7 @@ mod filter_places;
 mod guarded_rules;
 mod guards;
 pub(crate) mod planning_limits;
+mod repeated_visits;
 mod unique_columns;
 mod window_partitions;
 

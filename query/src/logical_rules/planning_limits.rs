@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Result, internal_datafusion_err, resources_err};
+use datafusion::common::{Result, internal_datafusion_err, plan_err, resources_err};
 use datafusion::config::ConfigOptions;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan};
@@ -16,6 +16,7 @@ use crate::constants::while_planning;
 use crate::context::QueryContext;
 use crate::interrupts::Interrupts;
 use crate::lane::{LongLane, is_long_function, is_long_operator};
+use crate::logical_rules::repeated_visits::repeated_visits;
 
 /// How long a large plan may be optimized. Looked at between the rules.
 const PLANNING_MAX: Duration = Duration::from_secs(20);
@@ -25,6 +26,9 @@ const NODES_MAX: usize = 50_000;
 
 /// Most expressions of a plan.
 const EXPRESSIONS_MAX: usize = 5_000_000;
+
+/// Most visits beyond the first of each part of a plan. More take longer than a tenth of a second.
+const VISITS_MAX: usize = 100_000;
 
 /// Plans of more nodes are optimized beside the tasks of the thread, which wait otherwise.
 const NODES_OF_LARGE: usize = 50;
@@ -65,6 +69,12 @@ impl PlanningLimits {
             return resources_err!(
                 "the plan of the statement has more than {NODES_MAX} nodes or {EXPRESSIONS_MAX} expressions: \
                  write it in parts"
+            );
+        }
+        if self.counts && repeated_visits(plan)? > VISITS_MAX {
+            return plan_err!(
+                "subqueries, or expressions that convert types, are nested too deeply in other expressions: \
+                 compute parts of them in subqueries of FROM"
             );
         }
         Ok(())

@@ -60,6 +60,12 @@ pub(super) fn check_call(function: &ast::Function) -> Result<()> {
         over,
         within_group,
     } = function;
+    // Those of the engine, which take only what its rules give them.
+    if let Ok(internal) = unqualified(name)
+        && internal.starts_with('$')
+    {
+        return Err(Error::invalid(format!("there is no function {name}")));
+    }
     let none = matches!(parameters, FunctionArguments::None);
     refuse!("function": !none => "a second list of arguments");
     check_pattern(function)?;

@@ -20,6 +20,7 @@ use datafusion::logical_expr::{
     binary_expr,
 };
 
+mod carried;
 mod shape;
 mod unnest;
 
@@ -38,6 +39,7 @@ pub(crate) fn concerns(node: &LogicalPlan) -> bool {
 /// The rule; runs when scalar subqueries stand in filters and projections only, and have at most one row.
 pub(crate) fn analyze(plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
     let names = Names::default();
+    let plan = plan.transform_up_with_subqueries(|node| carried::carry(node, &names))?.data;
     let joined = plan.transform_up_with_subqueries(|node| match node {
         LogicalPlan::Filter(_) | LogicalPlan::Projection(_) => join_values(node, &names),
         LogicalPlan::Join(join) => join_lateral(join, &names),
@@ -48,23 +50,35 @@ pub(crate) fn analyze(plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPla
 
 /// Names of columns that occur once in a statement.
 #[derive(Default)]
-struct Names(Cell<usize>);
+struct Names {
+    given: Cell<usize>,
+    /// Nodes of the plans that were repeated so far.
+    repeated: Cell<usize>,
+}
 
 /// Most columns that one statement gets. Each unnesting repeats the query around it, also in later ones.
 const NAMES_MAX: usize = 300;
 
+/// Most nodes of the queries that are repeated. Each level of a chain of subqueries doubles them.
+const REPEATED_MAX: usize = 5_000;
+
 impl Names {
-    /// Refuses statements that would grow too large.
-    fn check(&self) -> Result<()> {
-        match self.0.get() {
-            0..=NAMES_MAX => Ok(()),
-            _ => not_impl_err!("so many subqueries that refer to the queries around them: write joins"),
+    /// Refuses statements that would grow too large, when a plan is about to be repeated.
+    fn check(&self, repeated: &LogicalPlan) -> Result<()> {
+        repeated.apply_with_subqueries(|_| {
+            self.repeated.set(self.repeated.get() + 1);
+            let is_large = self.repeated.get() > REPEATED_MAX;
+            Ok(if is_large { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+        })?;
+        if self.given.get() > NAMES_MAX || self.repeated.get() > REPEATED_MAX {
+            return not_impl_err!("so many subqueries that refer to the queries around them: write joins");
         }
+        Ok(())
     }
 
     fn next(&self, what: &str) -> Column {
-        let number = self.0.get();
-        self.0.set(number + 1);
+        let number = self.given.get();
+        self.given.set(number + 1);
         Column::from_name(format!("${what}_{number}"))
     }
 }
@@ -184,11 +198,47 @@ fn join_lateral(join: Join, names: &Names) -> Result<Transformed<LogicalPlan>> {
         }
         None => subquery.subquery.as_ref().clone(),
     };
+    if let Some(computed) = computed_columns(&plan)
+        && join.filter.is_none()
+        && join.on.is_empty()
+    {
+        let own = join.left.schema().columns().into_iter().map(Expr::Column);
+        let exprs = own.map(Ok).chain(computed).collect::<Result<Vec<_>>>()?;
+        return LogicalPlanBuilder::from(join.left.as_ref().clone())
+            .project(exprs)?
+            .build()
+            .map(Transformed::yes);
+    }
     let unnesting = Unnesting::new(&plan, &join.left, names)?;
     let right = unnesting.unnest(&plan)?;
     let filter = whole_condition(&join);
     let joined = unnesting.join(join.left.as_ref().clone(), right, join.join_type, filter)?;
     select_columns(joined, &join.schema).map(Transformed::yes)
+}
+
+/// The columns of a plan that computes one row of values from outside, for the query around it: of `LATERAL
+/// (SELECT t.a + 1 AS b)`. `None` for a plan that reads rows.
+fn computed_columns(plan: &LogicalPlan) -> Option<impl Iterator<Item = Result<Expr>>> {
+    let projection = match plan {
+        LogicalPlan::SubqueryAlias(alias) => alias.input.as_ref(),
+        plan => plan,
+    };
+    let LogicalPlan::Projection(projection) = projection else {
+        return None;
+    };
+    let is_row = matches!(projection.input.as_ref(),
+        LogicalPlan::EmptyRelation(empty) if empty.produce_one_row);
+    if !is_row {
+        return None;
+    }
+    let columns = projection.expr.clone().into_iter().zip(plan.schema().columns());
+    Some(columns.map(|(expr, column)| {
+        let computed = expr.unalias().transform(|expr| match expr {
+            Expr::OuterReferenceColumn(_, column) => Ok(Transformed::yes(Expr::Column(column))),
+            expr => Ok(Transformed::no(expr)),
+        })?;
+        Ok(computed.data.alias_qualified(column.relation, column.name))
+    }))
 }
 
 /// The condition of a join, with its keys.

@@ -31,7 +31,7 @@ impl<'a> Unnesting<'a> {
     /// # Errors
     /// `NotImplemented` when `base` may have other rows each time that it is evaluated.
     pub(super) fn new(plan: &LogicalPlan, base: &'a LogicalPlan, names: &'a Names) -> Result<Self> {
-        names.check()?;
+        names.check(base)?;
         if !is_repeatable(base)? {
             return not_impl_err!(
                 "a subquery that refers to a query with LIMIT, a window, an aggregate of floats or a call \

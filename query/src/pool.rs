@@ -1,0 +1,65 @@
+//! The memory that operators share.
+
+use std::fmt;
+
+use datafusion::common::{Result, exec_err};
+use datafusion::execution::memory_pool::{
+    GreedyMemoryPool, MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation,
+};
+use plexus_memory::Account;
+
+/// A pool that gives nothing more to the operators of a query that was ended for the memory it holds. One
+/// that goes through many batches in a row would otherwise not see that it has ended.
+#[derive(Debug)]
+pub(crate) struct QueryPool(GreedyMemoryPool);
+
+impl QueryPool {
+    /// A pool of so many bytes.
+    pub(crate) fn new(bytes: usize) -> Self {
+        Self(GreedyMemoryPool::new(bytes))
+    }
+}
+
+impl fmt::Display for QueryPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl MemoryPool for QueryPool {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn register(&self, consumer: &MemoryConsumer) {
+        self.0.register(consumer);
+    }
+
+    fn unregister(&self, consumer: &MemoryConsumer) {
+        self.0.unregister(consumer);
+    }
+
+    fn grow(&self, reservation: &MemoryReservation, additional: usize) {
+        self.0.grow(reservation, additional);
+    }
+
+    fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
+        self.0.shrink(reservation, shrink);
+    }
+
+    fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
+        if Account::current_has_ended() {
+            // For lack of memory, operators would spill instead.
+            return exec_err!("the statement was ended, because it held too much memory");
+        }
+        self.0.try_grow(reservation, additional)
+    }
+
+    fn reserved(&self) -> usize {
+        self.0.reserved()
+    }
+
+    fn memory_limit(&self) -> MemoryLimit {
+        self.0.memory_limit()
+    }
+}
