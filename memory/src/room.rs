@@ -71,6 +71,7 @@ pub(crate) fn is_held_up(context: &Context<'_>) -> bool {
 }
 
 /// Holds this thread up before it allocates bytes for an account.
+#[expect(clippy::disallowed_methods, reason = "an allocation cannot wait in another way")]
 pub(crate) fn wait_for(bytes: usize) {
     if bytes < LARGE || !IS_SHORT.load(Ordering::Relaxed) {
         return;

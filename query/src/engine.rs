@@ -194,7 +194,6 @@ impl Engine {
         add_functions(&mut literal, &interrupts, memory_bytes)?;
         literal.config_mut().set_extension(lane);
         let (runtime, search_permits) = (Handle::current(), Semaphore::new(REMOTE_SEARCHES_MAX));
-        let remote_search_requests = AtomicU64::new(0);
         let tables = TableContext { scans, search };
         Ok(Self {
             base,
@@ -205,7 +204,7 @@ impl Engine {
             memory_bytes,
             runtime,
             search_permits,
-            remote_search_requests,
+            remote_search_requests: AtomicU64::new(0),
         })
     }
 

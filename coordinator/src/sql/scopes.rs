@@ -330,14 +330,26 @@ impl VisitorMut for Scopes {
                     }
                 }
             }
-            Expr::CompoundIdentifier(parts) => {
-                if self.begins_with_column(parts) && self.has_fields_called_as_tables(parts) {
-                    let column = parts.remove(0);
-                    *expr = fields_of(Expr::Identifier(column), parts);
-                }
+            Expr::CompoundIdentifier(parts)
+                if self.begins_with_column(parts) && self.has_fields_called_as_tables(parts) =>
+            {
+                let column = parts.remove(0);
+                *expr = fields_of(Expr::Identifier(column), parts);
             }
-            // `(column).field`
-            Expr::CompoundFieldAccess { access_chain, .. } => {
+            // `table.column['field']`, whose qualified column is visited next, and `(column).field`.
+            Expr::CompoundFieldAccess { root, access_chain } => {
+                let is_dot = |access: &AccessExpr| matches!(access, AccessExpr::Dot(Expr::Identifier(_)));
+                if let Expr::Identifier(first) = root.as_ref() {
+                    let dots = access_chain.iter().take_while(|access| is_dot(access)).count();
+                    let dots = access_chain.drain(..dots).filter_map(|access| match access {
+                        AccessExpr::Dot(Expr::Identifier(part)) => Some(part),
+                        _ => None,
+                    });
+                    let parts: Vec<Ident> = std::iter::once(first.clone()).chain(dots).collect();
+                    if parts.len() > 1 {
+                        **root = Expr::CompoundIdentifier(parts);
+                    }
+                }
                 for access in access_chain {
                     if let AccessExpr::Dot(Expr::Identifier(field)) = access {
                         *access = field_access(field);
@@ -385,6 +397,8 @@ mod tests {
             ("SELECT t.x.f, s.x.f FROM t, x", "SELECT t.x['f'], s.x.f FROM t, x"),
             ("SELECT t.c.x.g, t.c.d.x FROM t, x", "SELECT t.c['x']['g'], t.c.d.x FROM t, x"),
             ("SELECT (c).f, (t.c).f.g FROM t", "SELECT (c)['f'], (t.c)['f']['g'] FROM t"),
+            ("SELECT t.x['f'], x['f'].g FROM t", "SELECT t.x['f'], x['f']['g'] FROM t"),
+            ("SELECT (SELECT t.x['f'] FROM u) FROM t", "SELECT (SELECT \"$outer\".t.x['f'] FROM u) FROM t"),
             ("SELECT t.x.f.g, y.x.f FROM t, s.x AS y", "SELECT t.x.f.g, y.x.f FROM t, s.x AS y"),
             ("SELECT s.t.x, t.x.f FROM s.t, s.x, s", "SELECT s.t.x, t.x['f'] FROM s.t, s.x, s"),
             (
