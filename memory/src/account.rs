@@ -95,10 +95,13 @@ impl Account {
 
     /// Ends the work of this account. Returns whether that is possible now.
     pub(crate) fn end(&self, overrun: &Overrun) -> bool {
-        // Before, because what it wakes must not wait for room.
-        let had_ended = counter::set_ended(self.0.number, true);
+        // Before, because what it wakes must not wait for room. Nor must work that cannot be ended now: it
+        // commits, and frees its memory then.
+        counter::let_pass(self.0.number);
         let is_possible = (self.0.end)(overrun);
-        counter::set_ended(self.0.number, had_ended || is_possible);
+        if is_possible {
+            counter::note_end(self.0.number);
+        }
         is_possible
     }
 

@@ -18,6 +18,9 @@ static ACCOUNTS: [AtomicIsize; ACCOUNTS_MAX] = [const { AtomicIsize::new(0) }; A
 /// Whether the work of an account has been ended.
 static ENDED: [AtomicBool; ACCOUNTS_MAX] = [const { AtomicBool::new(false) }; ACCOUNTS_MAX];
 
+/// Whether it goes on while memory is short.
+static PASSES: [AtomicBool; ACCOUNTS_MAX] = [const { AtomicBool::new(false) }; ACCOUNTS_MAX];
+
 thread_local! {
     static PENDING: Cell<isize> = const { Cell::new(0) };
     static CURRENT: Cell<usize> = const { Cell::new(0) };
@@ -68,11 +71,22 @@ pub(crate) fn adjust(account: usize, bytes: isize) {
 pub(crate) fn reset(account: usize) {
     ACCOUNTS[account].store(0, Ordering::Relaxed);
     ENDED[account].store(false, Ordering::Relaxed);
+    PASSES[account].store(false, Ordering::Relaxed);
 }
 
-/// Notes whether the work of an account has been ended, and returns what was noted so far.
-pub(crate) fn set_ended(account: usize, has_ended: bool) -> bool {
-    ENDED[account].swap(has_ended, Ordering::SeqCst)
+/// Lets the work of an account go on while memory is short.
+pub(crate) fn let_pass(account: usize) {
+    PASSES[account].store(true, Ordering::SeqCst);
+}
+
+/// Whether the work of an account goes on while memory is short.
+pub(crate) fn passes(account: usize) -> bool {
+    PASSES[account].load(Ordering::Relaxed)
+}
+
+/// Notes that the work of an account has been ended.
+pub(crate) fn note_end(account: usize) {
+    ENDED[account].store(true, Ordering::SeqCst);
 }
 
 /// Whether the work of an account has been ended. Never that of nobody.

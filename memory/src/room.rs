@@ -2,7 +2,7 @@
 //! would take as much again. So tasks that hold much are not polled meanwhile, and threads that are in the
 //! middle of one are held up before each large allocation.
 //!
-//! Ended work goes on: it has to get to where it ends.
+//! Ended work goes on: it has to get to where it ends. So does work that cannot be ended.
 
 use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -52,7 +52,7 @@ pub(crate) fn open() {
 fn is_closed_for(account: usize) -> bool {
     IS_SHORT.load(Ordering::Relaxed)
         && account > 0
-        && !counter::has_ended(account)
+        && !counter::passes(account)
         && counter::balance(account) >= MUCH.load(Ordering::Relaxed)
 }
 

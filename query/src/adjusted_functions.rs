@@ -18,27 +18,26 @@ use datafusion::logical_expr::{
 use crate::inner_function::{inner_arguments, inner_function};
 
 /// The functions, each with what is done to its arguments.
-const FUNCTIONS: [(&str, Adjustment); 11] = [
+const FUNCTIONS: [(&str, Adjustment); 10] = [
     ("lpad", Adjustment::NoNegativeLength),
     ("rpad", Adjustment::NoNegativeLength),
-    ("to_char", Adjustment::ConstantsAsRows),
-    ("to_date", Adjustment::ConstantsAsRows),
-    ("to_time", Adjustment::ConstantsAsRows),
-    ("to_timestamp", Adjustment::ConstantsAsRows),
-    ("to_timestamp_micros", Adjustment::ConstantsAsRows),
-    ("to_timestamp_millis", Adjustment::ConstantsAsRows),
-    ("to_timestamp_nanos", Adjustment::ConstantsAsRows),
-    ("to_timestamp_seconds", Adjustment::ConstantsAsRows),
-    ("to_unixtime", Adjustment::ConstantsAsRows),
+    ("to_char", Adjustment::ConstantAsRows),
+    ("to_date", Adjustment::ConstantAsRows),
+    ("to_timestamp", Adjustment::ConstantAsRows),
+    ("to_timestamp_micros", Adjustment::ConstantAsRows),
+    ("to_timestamp_millis", Adjustment::ConstantAsRows),
+    ("to_timestamp_nanos", Adjustment::ConstantAsRows),
+    ("to_timestamp_seconds", Adjustment::ConstantAsRows),
+    ("to_unixtime", Adjustment::ConstantAsRows),
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Adjustment {
     /// A negative length, the second argument, becomes zero: the function allocates by it.
     NoNegativeLength,
-    /// Constants beside columns become columns: the function takes the format of the first row for all rows,
-    /// or fails, if the value is a constant.
-    ConstantsAsRows,
+    /// A constant value beside formats that are columns becomes a column: the function would take the format
+    /// of the first row for all rows, or fail.
+    ConstantAsRows,
 }
 
 /// The functions of a session, with their adjustments.
@@ -64,11 +63,12 @@ impl Adjusted {
                     *length = not_negative(length)?;
                 }
             }
-            Adjustment::ConstantsAsRows => {
-                if args.args.iter().any(|arg| matches!(arg, ColumnarValue::Array(_))) {
-                    for arg in &mut args.args {
-                        *arg = ColumnarValue::Array(arg.to_array(args.number_rows)?);
-                    }
+            Adjustment::ConstantAsRows => {
+                let is_column = |arg: &ColumnarValue| matches!(arg, ColumnarValue::Array(_));
+                if let [value, rest @ ..] = args.args.as_mut_slice()
+                    && rest.iter().any(is_column)
+                {
+                    *value = ColumnarValue::Array(value.to_array(args.number_rows)?);
                 }
             }
         }

@@ -2,11 +2,14 @@
 
 use std::fmt;
 
-use datafusion::common::{Result, exec_err};
+use datafusion::common::Result;
 use datafusion::execution::memory_pool::{
     GreedyMemoryPool, MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation,
 };
 use plexus_memory::Account;
+use plexus_model::Error;
+
+use crate::context::external;
 
 /// A pool that gives nothing more to the operators of a query that was ended for the memory it holds. One
 /// that goes through many batches in a row would otherwise not see that it has ended.
@@ -49,8 +52,10 @@ impl MemoryPool for QueryPool {
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
         if Account::current_has_ended() {
-            // For lack of memory, operators would spill instead.
-            return exec_err!("the statement was ended, because it held too much memory");
+            // For the engine's error of a lack of memory, operators would spill instead.
+            return Err(external(Error::exhausted(
+                "the statement was ended, because it held too much memory",
+            )));
         }
         self.0.try_grow(reservation, additional)
     }

@@ -85,8 +85,9 @@ impl Visitor for Tables {
         for table in query.with.iter().flat_map(|with| &with.cte_tables) {
             common.pending.insert(address(&table.query), name_of(&table.alias.name));
         }
+        // What a name means in it depends on where it stands.
         if query.with.as_ref().is_some_and(|with| with.recursive) {
-            common.visible = common.pending.values().cloned().collect();
+            return ControlFlow::Break(());
         }
         self.queries.push(common);
         ControlFlow::Continue(())
@@ -150,7 +151,7 @@ mod tests {
             ("WITH a AS (SELECT * FROM b), b AS (SELECT 1) SELECT * FROM a", Reads::Newest),
             (
                 "WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r) SELECT * FROM r",
-                Reads::Nothing,
+                Reads::Newest,
             ),
             (
                 "WITH a AS (SELECT 1), b AS (SELECT * FROM (WITH c AS (SELECT 1) SELECT * FROM c) q) \

@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{BinaryOperator, DataType, ExactNumberInfo, Expr, Function, Statement};
-use plexus_query::visit_expressions_mut;
+use plexus_query::{visit_expressions, visit_expressions_mut};
 
 use crate::sql::names::unqualified;
 use crate::sql::syntax;
@@ -13,8 +13,14 @@ use crate::sql::syntax;
 pub(crate) fn rewrite(statement: &mut Statement) {
     let _: ControlFlow<()> = visit_expressions_mut(statement, &mut |expr| {
         let is_r2 = |function: &Function| unqualified(&function.name).is_ok_and(|name| name == "regr_r2");
+        // One with another in its arguments stays as it is: each rewrite repeats them.
         if let Expr::Function(function) = expr
             && is_r2(function)
+            && visit_expressions(&function.args, &mut |inner| match inner {
+                Expr::Function(inner) if is_r2(inner) => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            })
+            .is_continue()
         {
             let other = |name: &str| {
                 let name = syntax::object_name([name]);

@@ -13,6 +13,7 @@ use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::{
     Accumulator, AggregateUDF, AggregateUDFImpl, Expr, ReversedUDAF, Signature, WindowFunctionDefinition,
 };
+use datafusion::physical_expr::expressions::Literal;
 
 use crate::analysis::inner_aggregate;
 use crate::analysis::percentiles::interpolate;
@@ -52,16 +53,37 @@ impl AggregateUDFImpl for WindowPercentile {
     inner_aggregate!();
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        let result = args.return_type().clone();
-        Ok(Box::new(SortedValues { values: vec![], unsorted: vec![], share: None, result }))
+        match constant_share(&args)? {
+            Some(share) => Ok(SortedValues::boxed(share, args.return_type())),
+            None => self.inner.accumulator(args),
+        }
     }
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        self.accumulator(args)
+        match constant_share(&args)? {
+            Some(share) => Ok(SortedValues::boxed(share, args.return_type())),
+            None => self.inner.create_sliding_accumulator(args),
+        }
     }
 
     fn reverse_expr(&self) -> ReversedUDAF {
         ReversedUDAF::Identical
+    }
+}
+
+/// The share of a call. `None` for calls that are left to the engine: with `DISTINCT`, and with a share that
+/// is no constant, which it refuses.
+fn constant_share(args: &AccumulatorArgs) -> Result<Option<f64>> {
+    let share = match args.exprs {
+        [_, share] if !args.is_distinct => share.downcast_ref::<Literal>(),
+        _ => None,
+    };
+    let Some(share) = share else {
+        return Ok(None);
+    };
+    match share.value().cast_to(&DataType::Float64)? {
+        ScalarValue::Float64(Some(share)) if (0.0..=1.0).contains(&share) => Ok(Some(share)),
+        share => exec_err!("percentile_cont({share}): a number from 0 to 1 is needed"),
     }
 }
 
@@ -72,12 +94,16 @@ struct SortedValues {
     /// Those that came since the last look.
     unsorted: Vec<f64>,
     /// Where the wanted value is, from 0 to 1.
-    share: Option<f64>,
+    share: f64,
     /// The type of what is returned.
     result: DataType,
 }
 
 impl SortedValues {
+    fn boxed(share: f64, result: &DataType) -> Box<dyn Accumulator> {
+        Box::new(Self { values: vec![], unsorted: vec![], share, result: result.clone() })
+    }
+
     /// Puts new values in their places.
     fn sort(&mut self) {
         match self.unsorted.as_slice() {
@@ -101,18 +127,9 @@ fn floats(values: &ArrayRef) -> Result<Float64Array> {
 
 impl Accumulator for SortedValues {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        let [values, shares] = values else {
+        let [values, _] = values else {
             return exec_err!("percentile_cont takes a value and a share");
         };
-        let shares = floats(shares)?;
-        if let Some(share) = shares.iter().next() {
-            match share {
-                Some(share) if (0.0..=1.0).contains(&share) => self.share = Some(share),
-                other => {
-                    return exec_err!("percentile_cont({other:?}): a number from 0 to 1 is needed");
-                }
-            }
-        }
         self.unsorted.extend(floats(values)?.iter().flatten());
         Ok(())
     }
@@ -134,8 +151,7 @@ impl Accumulator for SortedValues {
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
         self.sort();
-        let found = self.share.and_then(|share| interpolate(&self.values, share));
-        ScalarValue::Float64(found).cast_to(&self.result)
+        ScalarValue::Float64(interpolate(&self.values, self.share)).cast_to(&self.result)
     }
 
     // Windows are computed where their rows are: no state leaves them.

@@ -10,7 +10,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, NullEquality, Result, not_impl_err};
+use datafusion::common::{Column, DFSchema, NullEquality, Result, not_impl_err};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::expr::{Exists, InSubquery};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
@@ -198,7 +198,7 @@ fn join_lateral(join: Join, names: &Names) -> Result<Transformed<LogicalPlan>> {
         }
         None => subquery.subquery.as_ref().clone(),
     };
-    if let Some(computed) = computed_columns(&plan)
+    if let Some(computed) = computed_columns(&plan, join.left.schema())
         && join.filter.is_none()
         && join.on.is_empty()
     {
@@ -217,8 +217,11 @@ fn join_lateral(join: Join, names: &Names) -> Result<Transformed<LogicalPlan>> {
 }
 
 /// The columns of a plan that computes one row of values from outside, for the query around it: of `LATERAL
-/// (SELECT t.a + 1 AS b)`. `None` for a plan that reads rows.
-fn computed_columns(plan: &LogicalPlan) -> Option<impl Iterator<Item = Result<Expr>>> {
+/// (SELECT t.a + 1 AS b)`. `None` for a plan that reads rows, or refers to columns that are not in `outer`.
+fn computed_columns(
+    plan: &LogicalPlan,
+    outer: &DFSchema,
+) -> Option<impl Iterator<Item = Result<Expr>> + use<>> {
     let projection = match plan {
         LogicalPlan::SubqueryAlias(alias) => alias.input.as_ref(),
         plan => plan,
@@ -228,7 +231,9 @@ fn computed_columns(plan: &LogicalPlan) -> Option<impl Iterator<Item = Result<Ex
     };
     let is_row = matches!(projection.input.as_ref(),
         LogicalPlan::EmptyRelation(empty) if empty.produce_one_row);
-    if !is_row {
+    // A column of a query further out is none of the left side.
+    let is_own = |column: &Column| outer.has_column(column);
+    if !is_row || !shape::outer_columns(plan).ok()?.iter().all(is_own) {
         return None;
     }
     let columns = projection.expr.clone().into_iter().zip(plan.schema().columns());
