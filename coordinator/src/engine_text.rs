@@ -4,7 +4,7 @@
 //! the real errors, so that an upgrade that changes a text fails them. A text that no longer matches makes an
 //! error less precise; it does not change results.
 
-use plexus_model::{Error, ErrorKind};
+use plexus_model::{Error, ErrorKind, TableName};
 use plexus_storage::{LOST_SEGMENT, UNREADABLE_SEGMENT};
 
 /// Starts the context of an error about a worker that could not be reached; the URL of the worker and a space
@@ -46,6 +46,15 @@ pub(crate) fn position(line: u64, column: u64) -> String {
 /// would have to repeat the rules of the planner for common table expressions and virtual schemas.
 pub(crate) fn is_unknown_table(text: &str) -> bool {
     text.starts_with("table '") && text.ends_with("' not found")
+}
+
+/// The table of such an error.
+pub(crate) fn unknown_table(text: &str) -> Option<TableName> {
+    let text = plain(text);
+    let name = text.strip_prefix("table '")?.strip_suffix("' not found")?;
+    let (_catalog, name) = name.split_once('.')?;
+    let (schema, table) = name.split_once('.')?;
+    Some(TableName::new(schema, table))
 }
 
 /// The error of reading a segment inside a message of the reader of its format, which keeps no source.
@@ -144,6 +153,9 @@ pub(crate) fn plain(message: &str) -> String {
                 QUALIFY, or a subquery"
             .to_owned();
     }
+    if let Some(ungrouped) = ungrouped_column(&plain) {
+        return ungrouped;
+    }
     if plain.starts_with(COMPUTED_LIMIT) {
         return "LIMIT and OFFSET take a number or a parameter".to_owned();
     }
@@ -155,6 +167,18 @@ pub(crate) fn plain(message: &str) -> String {
         plain = plain.replace(outer, "");
     }
     with_sql_types(&without_hidden_columns(&plain))
+}
+
+/// What to say of a column that is neither grouped nor aggregated.
+///
+/// datafusion-sql 55.2.0, `src/utils.rs`, `check_column_satisfies_expr`.
+fn ungrouped_column(text: &str) -> Option<String> {
+    let (clause, rest) = text.strip_prefix("Column in ")?.split_once(" must be in GROUP BY")?;
+    let column = rest.split_once("While expanding wildcard, column \"")?.1.split_once("\" must appear")?.0;
+    Some(format!(
+        "{}: column {column} must appear in the GROUP BY clause, or in an aggregate function",
+        if clause == "SELECT" { "SELECT list" } else { clause }
+    ))
 }
 
 /// datafusion-sql 55.2.0, `src/relation/mod.rs`, the last arm of `create_relation`: a syntax tree follows.
@@ -332,6 +356,7 @@ mod tests {
         let error = plan("SELECT * FROM missing").await.unwrap_err();
         let DataFusionError::Plan(text) = error.find_root() else { panic!("{error:?}") };
         assert!(is_unknown_table(text), "{text}");
+        assert_eq!(unknown_table(text), Some(TableName::new("public", "missing")));
         assert_eq!(from_datafusion(error).kind(), ErrorKind::NotFound);
         let error = plan("SELECT missing FROM t").await.unwrap_err();
         assert_eq!(from_datafusion(error).kind(), ErrorKind::InvalidArgument);
@@ -345,6 +370,10 @@ mod tests {
         let nested = "Arrow error: Compute error: out of range";
         assert_eq!(plain(nested), "out of range");
         assert_eq!(plain("table 'plexus.$as_of:7:s.t' not found"), "table 'plexus.s.t' not found");
+        let error = from_datafusion(plan("SELECT b, count(*) FROM t GROUP BY a").await.unwrap_err());
+        let ungrouped =
+            "SELECT list: column t.b must appear in the GROUP BY clause, or in an aggregate function";
+        assert!(error.message().starts_with(ungrouped), "{error}");
         let internal = DataFusionError::Internal("no such slot".into()).strip_backtrace();
         assert_eq!(plain(&internal), "no such slot.");
     }

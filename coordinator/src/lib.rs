@@ -32,6 +32,7 @@ pub mod limits;
 mod peers;
 mod running;
 mod sql;
+mod suggestions;
 mod table_ops;
 mod write;
 

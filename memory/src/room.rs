@@ -64,21 +64,23 @@ pub(crate) fn is_held_up(context: &Context<'_>) -> bool {
     let mut waiting = waiting();
     // Otherwise it may have opened meanwhile, and nobody would wake the task.
     let is_short = IS_SHORT.load(Ordering::SeqCst);
-    if is_short {
+    // Whatever else wakes a task that waits polls it again.
+    if is_short && !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
         waiting.push(context.waker().clone());
     }
     is_short
 }
 
+/// Whether an allocation of bytes by this thread has to wait.
+fn is_too_large(bytes: usize) -> bool {
+    bytes >= LARGE && is_closed_for(counter::current())
+}
+
 /// Holds this thread up before it allocates bytes for an account.
 #[expect(clippy::disallowed_methods, reason = "an allocation cannot wait in another way")]
 pub(crate) fn wait_for(bytes: usize) {
-    if bytes < LARGE || !IS_SHORT.load(Ordering::Relaxed) {
-        return;
-    }
-    let account = counter::current();
     for _ in 0..LOOKS_MAX {
-        if !is_closed_for(account) {
+        if !is_too_large(bytes) {
             return;
         }
         thread::sleep(LOOK);
@@ -87,9 +89,8 @@ pub(crate) fn wait_for(bytes: usize) {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Poll;
     use std::time::Instant;
-
-    use futures::FutureExt;
 
     use super::*;
     use crate::account::Account;
@@ -100,28 +101,25 @@ mod tests {
         let ended = AtomicBool::new(false);
         let large = Account::open(move |_| !ended.swap(true, Ordering::Relaxed));
         let small = Account::open(|_| true);
-        counter::adjust(counter_of(&large), 1_000);
-        let waited = |account: &Account, bytes: usize| {
-            let began = Instant::now();
-            account.enter(|| wait_for(bytes));
-            began.elapsed()
-        };
+        counter::adjust(large.enter(counter::current), 1_000);
         close(1_000);
-        assert!(waited(&small, LARGE) < LOOK);
-        assert!(waited(&large, LARGE - 1) < LOOK);
-        assert!(waited(&large, LARGE) >= LOOK * LOOKS_MAX as u32);
-        assert_eq!(large.scope(std::future::ready(1)).now_or_never(), None);
-        assert_eq!(waiting().len(), 1);
+        assert!(!small.enter(|| is_too_large(LARGE)));
+        assert!(!large.enter(|| is_too_large(LARGE - 1)));
+        let began = Instant::now();
+        large.enter(|| wait_for(LARGE));
+        assert!(began.elapsed() >= LOOK * LOOKS_MAX as u32);
+        let mut task = Box::pin(large.scope(std::future::ready(1)));
+        let mut context = Context::from_waker(Waker::noop());
+        for _ in 0..2 {
+            assert_eq!(task.as_mut().poll(&mut context), Poll::Pending);
+            assert_eq!(waiting().len(), 1);
+        }
         large.end(&Overrun { held: 1, used: 2, limit: 1 });
         // It cannot be ended twice.
         large.end(&Overrun { held: 1, used: 2, limit: 1 });
-        assert!(waited(&large, LARGE) < LOOK);
-        assert_eq!(large.scope(std::future::ready(1)).now_or_never(), Some(1));
+        assert!(!large.enter(|| is_too_large(LARGE)));
+        assert_eq!(task.as_mut().poll(&mut context), Poll::Ready(1));
         open();
         assert!(waiting().is_empty());
-    }
-
-    fn counter_of(account: &Account) -> usize {
-        account.enter(counter::current)
     }
 }

@@ -69,3 +69,40 @@ fn stored_row_bytes(scan: &Arc<dyn ExecutionPlan>, config: &FileScanConfig) -> u
     let files = config.file_groups.iter().flat_map(|group| group.files());
     files.filter_map(|file| file.statistics.as_deref()).map(of_file).max().unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, RecordBatch, StringArray};
+    use datafusion::datasource::memory::MemorySourceConfig;
+    use datafusion::execution::SessionStateBuilder;
+    use datafusion::physical_plan::union::UnionExec;
+    use datafusion_distributed::SessionStateBuilderExt;
+
+    use super::*;
+
+    /// Rows of a batch of a query that reads tables with a column of so many bytes each.
+    fn batch_rows(row_bytes: &[usize]) -> usize {
+        let table = |bytes: &usize| -> Arc<dyn ExecutionPlan> {
+            // The widest batch counts, not the average of all.
+            let of_rows = |rows: usize, bytes: usize| {
+                let texts = StringArray::from(vec!["x".repeat(bytes); rows]);
+                RecordBatch::try_from_iter([("s", Arc::new(texts) as ArrayRef)]).unwrap()
+            };
+            let batches = vec![of_rows(1_000, 1), of_rows(4, *bytes)];
+            let schema = batches[0].schema();
+            MemorySourceConfig::try_new_exec(&[batches], schema, None).unwrap()
+        };
+        let plan = UnionExec::try_new(row_bytes.iter().map(table).collect()).unwrap();
+        let state = SessionStateBuilder::new().with_default_features().with_distributed_planner().build();
+        task_context(&state, &plan).unwrap().session_config().batch_size()
+    }
+
+    #[test]
+    fn batches_of_wide_rows_have_few() {
+        assert_eq!(batch_rows(&[1, 1]), 8_192);
+        assert_eq!(batch_rows(&[1_000, 10]), 8_192);
+        assert!((150..170).contains(&batch_rows(&[100_000, 1])));
+        assert!((75..85).contains(&batch_rows(&[100_000, 100_000])));
+        assert_eq!(batch_rows(&[10_000_000, 1]), BATCH_ROWS_MIN);
+    }
+}

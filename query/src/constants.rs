@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arrow_schema::{DataType, FieldRef};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result, ScalarValue, exec_err, resources_err};
+use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, LogicalPlan, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
@@ -113,21 +114,23 @@ fn repeats_large(node: &LogicalPlan) -> Result<bool> {
     Ok(found)
 }
 
-/// Whether an expression is a constant that is large: a literal, or a call that was not made one when the
-/// plan was optimized. Scans would make one of it, and copy it for each of their rows.
+/// Whether an expression is a constant that is large, or may be.
 fn is_large(expr: &Expr) -> bool {
     match expr {
-        Expr::ScalarFunction(call) => {
-            let is_constant = call.args.iter().all(|arg| arg.as_literal().is_some());
-            is_constant
-                && !call.args.is_empty()
-                && call.name() != Constant::NAME
-                && call.func.signature().volatility != Volatility::Volatile
-        }
+        Expr::ScalarFunction(call) => is_unfolded(call),
         expr => expr
             .as_literal()
             .is_some_and(|value| value.size() > SMALL_BYTES && !is_vector(&value.data_type())),
     }
+}
+
+/// Whether a call is a constant that was not made one when the plan was optimized, as its value is large or
+/// an error. Scans would make one of it, and copy it for each of their rows.
+fn is_unfolded(call: &ScalarFunction) -> bool {
+    !call.args.is_empty()
+        && call.args.iter().all(|arg| arg.as_literal().is_some())
+        && call.name() != Constant::NAME
+        && call.func.signature().volatility != Volatility::Volatile
 }
 
 /// `$constant(x)`: the constant, or an error if its copies would be too large.

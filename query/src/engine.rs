@@ -444,6 +444,7 @@ where
                 tracing::debug!(
                     query_id = query.query_id,
                     version = query.version,
+                    batch_rows = state.config().batch_size(),
                     "running a task of a distributed query"
                 );
             }

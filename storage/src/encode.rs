@@ -124,23 +124,29 @@ impl SegmentEncoder {
     }
 }
 
-/// Rows of a block of most columns, which is read and decoded at once.
-const BLOCK_ROWS: usize = 8_192;
-/// With wide rows it has fewer, so that it has about this size.
-const BLOCK_BYTES: usize = 4 * 1024 * 1024;
-/// But not fewer than this: bounds are kept for each block.
+/// Rows of a block of most columns at most. A block is read and decoded at once.
+const BLOCK_ROWS_MAX: usize = 8_192;
+/// Bounds are kept for each block, so that it has at least so many rows.
 const BLOCK_ROWS_MIN: usize = 32;
+/// Bytes of a block of wide rows, about.
+const BLOCK_BYTES: usize = 4 * 1024 * 1024;
+/// Encodings take so many rows at a time.
+const ENCODED_ROWS: usize = 1_024;
 
-/// How many rows a block has, by the average size of a row without its vectors, which have their own blocks.
+/// How many rows a block has, by the size of a row in the batch with the widest ones.
 fn block_rows(batches: &[RecordBatch]) -> usize {
-    let is_vector = |array: &ArrayRef| matches!(array.data_type(), DataType::FixedSizeList(..));
-    let columns = batches.iter().flat_map(RecordBatch::columns).filter(|array| !is_vector(array));
-    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-    match columns.map(array_bytes).sum::<usize>().checked_div(rows).unwrap_or(0) {
-        // Most rows: blocks of so many have other limits as well.
-        row_bytes if row_bytes <= 8 * BLOCK_BYTES / BLOCK_ROWS => BLOCK_ROWS,
-        row_bytes => (BLOCK_BYTES / row_bytes).max(BLOCK_ROWS_MIN),
-    }
+    let rows = match batches.iter().filter_map(row_bytes).max() {
+        None | Some(0) => BLOCK_ROWS_MAX,
+        Some(row_bytes) => (BLOCK_BYTES / row_bytes).clamp(BLOCK_ROWS_MIN, BLOCK_ROWS_MAX),
+    };
+    if rows > ENCODED_ROWS { rows / ENCODED_ROWS * ENCODED_ROWS } else { rows }
+}
+
+/// The average size of a row without its vectors, which have their own blocks.
+fn row_bytes(batch: &RecordBatch) -> Option<usize> {
+    let is_vector = |array: &&ArrayRef| matches!(array.data_type(), DataType::FixedSizeList(..));
+    let columns = batch.columns().iter().filter(|array| !is_vector(array));
+    columns.map(array_bytes).sum::<usize>().checked_div(batch.num_rows())
 }
 
 /// How columns are written. Vector columns are not compressed: compression saves little, and plain vectors
@@ -255,4 +261,25 @@ fn non_null_child(array: &ArrayRef, field: &Field) -> ArrayRef {
     let data = array.to_data().into_builder().nulls(None).null_count(0);
     // Dropping the validity mask keeps the placeholder values, which are valid values of the type.
     data.build().map_or(array, make_array)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::StringArray;
+
+    use super::*;
+
+    #[test]
+    fn blocks_of_wide_rows_have_about_the_same_size() {
+        let batch = |rows: usize, bytes: usize| {
+            let texts = StringArray::from(vec!["x".repeat(bytes); rows]);
+            RecordBatch::try_from_iter([("s", Arc::new(texts) as ArrayRef)]).unwrap()
+        };
+        assert_eq!(block_rows(&[]), BLOCK_ROWS_MAX);
+        for (bytes, expected) in [(0, 8_192), (400, 8_192), (800, 5_120), (4_000, 1_024), (400_000, 32)] {
+            assert_eq!(block_rows(&[batch(10, bytes)]), expected, "{bytes}");
+        }
+        // Those of the widest batch, however many others there are.
+        assert_eq!(block_rows(&[batch(1_000, 1), batch(1, 40_000)]), 104);
+    }
 }

@@ -43,7 +43,14 @@ where
             return Ok(value);
         }
         let cell = self.in_flight.get_with(key.clone(), Arc::default);
-        let value = cell.get_or_try_init(|| make).await?.clone();
+        // Another request may have computed it since the first look.
+        let init = || async {
+            match self.ready.get(&key) {
+                Some(value) => Ok(value),
+                None => make.await,
+            }
+        };
+        let value = cell.get_or_try_init(init).await?.clone();
         self.ready.insert(key.clone(), value.clone());
         self.in_flight.invalidate(&key);
         Ok(value)

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use datafusion::common::ScalarValue;
-use plexus_model::{Error, Manifest, Result, Table, TableName};
+use plexus_model::{Error, Manifest, Result, STAGING_SCHEMA, Table, TableName};
 
 use crate::exec::row_stream::RowStream;
 use crate::exec::session::Session;
 use crate::sql::result_names::ResultNames;
+use crate::suggestions::did_you_mean_table;
 
 /// The result of a statement.
 pub enum Executed {
@@ -52,10 +53,19 @@ pub(crate) struct StatementContext<'a> {
     pub(crate) query_id: &'a str,
 }
 
+/// The tables that statements can name.
+fn named_tables(manifest: &Manifest) -> Vec<TableName> {
+    manifest.names.keys().filter(|name| name.schema != STAGING_SCHEMA).cloned().collect()
+}
+
 /// Looks up a table by name.
 ///
 /// # Errors
 /// `NotFound` when the manifest has no table of that name.
 pub(crate) fn find(manifest: &Manifest, name: &TableName) -> Result<Arc<Table>> {
-    manifest.table(name).cloned().ok_or_else(|| Error::not_found(format!("table {name} does not exist")))
+    let found = manifest.table(name).cloned();
+    found.ok_or_else(|| {
+        let meant = did_you_mean_table(name, &named_tables(manifest));
+        Error::not_found(format!("table {name} does not exist{meant}"))
+    })
 }

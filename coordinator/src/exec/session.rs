@@ -13,6 +13,7 @@ use crate::exec::engine_settings;
 use crate::exec::prepared::PreparedStatements;
 use crate::exec::transactions::{IDLE_TIMEOUT_DEFAULT, IDLE_TIMEOUT_MAX, TransactionId};
 use crate::sql::duration::timeout;
+use crate::suggestions::did_you_mean;
 
 /// The session of one client, shared by its concurrent statements.
 #[derive(Debug, Default)]
@@ -336,7 +337,11 @@ fn timeout_of(name: &str, value: &str) -> Result<Option<Duration>> {
 /// The error for a setting that does not exist.
 fn unknown(name: &str) -> Error {
     let known: Vec<&str> = SETTINGS.iter().map(|(name, _)| *name).collect();
-    Error::invalid(format!("setting {name:?} does not exist; there are {}", known.join(", ")))
+    Error::invalid(format!(
+        "setting {name:?} does not exist{}; there are {}",
+        did_you_mean(name, known.iter().copied()),
+        known.join(", ")
+    ))
 }
 
 /// The canonical name of a setting: lower case, with aliases resolved.

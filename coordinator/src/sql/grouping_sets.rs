@@ -1,11 +1,14 @@
+//! `HAVING` without groups or aggregates, as the one group of all rows that it makes, and
 //! `ROLLUP` and `CUBE` with keys in parentheses or with one key twice, as the grouping sets that they are
 //! short for: `ROLLUP (a, (b, c))` is `GROUPING SETS ((a, b, c), (a), ())`. The engine refuses both.
 
-use plexus_query::visit_mut;
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{Expr, GroupByExpr, Select, SelectItem, Statement, Value, VisitorMut};
+use datafusion::sql::sqlparser::ast::{
+    Expr, GroupByExpr, Select, SelectItem, Statement, Value, ValueWithSpan, VisitorMut,
+};
 use plexus_model::{Error, Result};
+use plexus_query::{visit_expressions, visit_mut};
 
 /// Keys of a `CUBE` at most: it has a set for each selection of them.
 const CUBE_KEYS_MAX: usize = 12;
@@ -27,15 +30,13 @@ impl VisitorMut for Groups {
     type Break = Error;
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
+        if is_one_group(select) {
+            select.group_by = GroupByExpr::Expressions(vec![Expr::GroupingSets(vec![vec![]])], vec![]);
+        }
         if let GroupByExpr::Expressions(groups, _) = &mut select.group_by {
             for group in groups {
-                if let Expr::Rollup(sets) | Expr::Cube(sets) | Expr::GroupingSets(sets) = group {
-                    sets.iter_mut().flatten().for_each(|key| name_item(key, &select.projection));
-                }
-                match sets_of(group) {
-                    Ok(Some(sets)) => *group = Expr::GroupingSets(sets),
-                    Ok(None) => {}
-                    Err(error) => return ControlFlow::Break(error),
+                if let Err(error) = rewrite_group(group, &select.projection) {
+                    return ControlFlow::Break(error);
                 }
             }
         }
@@ -43,20 +44,58 @@ impl VisitorMut for Groups {
     }
 }
 
-/// Replaces the position of an item of the select list by the item. The engine does so outside of sets only.
-fn name_item(key: &mut Expr, items: &[SelectItem]) {
-    let item = match key {
-        Expr::Value(value) => match &value.value {
-            Value::Number(position, _) => {
-                position.parse::<usize>().ok().and_then(|position| items.get(position.checked_sub(1)?))
-            }
-            _ => None,
-        },
-        _ => None,
+/// Whether all rows are one group because of `HAVING` alone: the engine knows that only of aggregates.
+fn is_one_group(select: &Select) -> bool {
+    let has_groups = match &select.group_by {
+        GroupByExpr::All(_) => true,
+        GroupByExpr::Expressions(groups, _) => !groups.is_empty(),
     };
-    if let Some(SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) = item {
-        *key = expr.clone();
+    let call = visit_expressions(select, &mut |expr| match expr {
+        Expr::Function(_) => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    });
+    select.having.is_some() && !has_groups && call.is_continue()
+}
+
+fn rewrite_group(group: &mut Expr, items: &[SelectItem]) -> Result<()> {
+    if let Expr::Rollup(sets) | Expr::Cube(sets) | Expr::GroupingSets(sets) = group {
+        sets.iter_mut().flatten().try_for_each(|key| name_item(key, items))?;
     }
+    if let Some(sets) = sets_of(group)? {
+        *group = Expr::GroupingSets(sets);
+    }
+    Ok(())
+}
+
+/// Replaces the position of an item of the select list by the item. The engine does so outside of sets only,
+/// where it takes each number for a position.
+fn name_item(key: &mut Expr, items: &[SelectItem]) -> Result<()> {
+    let Expr::Value(ValueWithSpan { value: Value::Number(number, _), .. }) = key else {
+        return Ok(());
+    };
+    let Ok(position) = number.parse::<usize>() else {
+        return Err(Error::invalid(format!("GROUP BY: {number} is not the position of an item")));
+    };
+    let before = &items[..position.min(items.len())];
+    match before.last() {
+        Some(SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. })
+            if before.len() == position && !before.iter().any(is_wildcard) =>
+        {
+            *key = expr.clone();
+            Ok(())
+        }
+        _ if items.iter().any(is_wildcard) => Err(Error::invalid(format!(
+            "GROUP BY: position {number} is one of a list with `*`: give the name of the column"
+        ))),
+        _ => Err(Error::invalid(format!(
+            "GROUP BY: there is no position {number}, the select list has {} items",
+            items.len()
+        ))),
+    }
+}
+
+fn is_wildcard(item: &SelectItem) -> bool {
+    matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..))
 }
 
 /// The sets that a group is short for; `None` if the engine takes it as it is.
@@ -117,6 +156,25 @@ mod tests {
             let mut statement = parse::plain_statement(&format!("SELECT 1 FROM t GROUP BY {sql}")).unwrap();
             rewrite(&mut statement).unwrap();
             assert_eq!(statement.to_string(), format!("SELECT 1 FROM t GROUP BY {expected}"));
+        }
+    }
+
+    #[test]
+    fn positions_are_those_of_the_select_list() {
+        let rewritten = |items: &str, key: &str| {
+            let sql = format!("SELECT {items} FROM t GROUP BY ROLLUP ({key})");
+            let mut statement = parse::plain_statement(&sql).unwrap();
+            rewrite(&mut statement).map(|()| statement.to_string())
+        };
+        assert_eq!(rewritten("a + 1, b", "1").unwrap(), "SELECT a + 1, b FROM t GROUP BY ROLLUP (a + 1)");
+        for (items, key, expected) in [
+            ("a, b", "3", "no position 3"),
+            ("a, b", "0", "no position 0"),
+            ("a, b", "1.5", "1.5 is not the position"),
+            ("*, b", "2", "position 2 is one of a list with `*`"),
+        ] {
+            let error = rewritten(items, key).unwrap_err();
+            assert!(error.message().contains(expected), "{error}");
         }
     }
 }

@@ -8,7 +8,8 @@ use std::ops::ControlFlow;
 use datafusion::sql::sqlparser::ast::{Expr, ObjectName, Query, Select, SelectItem, Statement, Visitor};
 use plexus_model::{Error, Result};
 
-use crate::sql::names::{name_of, unqualified};
+use crate::sql::common_tables::PendingTables;
+use crate::sql::names::unqualified;
 use plexus_query::{visit, visit_expressions};
 
 /// Most tables of a plan.
@@ -67,8 +68,7 @@ struct Counted {
     nesting: usize,
     /// What the common tables of the query read, by name.
     common: HashMap<String, (u64, u64)>,
-    /// The names of those that are not visited yet, by the addresses of their queries.
-    named: HashMap<usize, String>,
+    pending: PendingTables,
 }
 
 /// The window functions of an item of a select list.
@@ -137,23 +137,21 @@ impl Visitor for PlanSize {
     }
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Error> {
-        let tables = query.with.iter().flat_map(|with| &with.cte_tables);
-        if tables.clone().count() > COMMON_TABLES_MAX {
+        if query.with.as_ref().is_some_and(|with| with.cte_tables.len() > COMMON_TABLES_MAX) {
             return ControlFlow::Break(Error::invalid(format!(
                 "WITH: a query has at most {COMMON_TABLES_MAX} common tables: store rows in a table"
             )));
         }
-        let named = tables.map(|table| (address(&table.query), name_of(&table.alias.name))).collect();
         let nesting = self
             .queries
             .last()
-            .map_or(0, |around| around.nesting + usize::from(around.named.contains_key(&address(query))));
+            .map_or(0, |around| around.nesting + usize::from(around.pending.contains(query)));
         if nesting > NESTING_MAX {
             return ControlFlow::Break(Error::invalid(format!(
                 "WITH: common tables are nested more than {NESTING_MAX} deep: define them beside each other"
             )));
         }
-        self.queries.push(Counted { nesting, named, ..Counted::default() });
+        self.queries.push(Counted { nesting, pending: PendingTables::of(query), ..Counted::default() });
         ControlFlow::Continue(())
     }
 
@@ -162,7 +160,7 @@ impl Visitor for PlanSize {
             return ControlFlow::Continue(());
         };
         let around = self.queries.last_mut();
-        match around.and_then(|around| around.named.remove(&address(query)).map(|name| (around, name))) {
+        match around.and_then(|around| around.pending.take(query).map(|name| (around, name))) {
             Some((around, name)) => {
                 // One that reads no table has rows as well, which those that read it may multiply.
                 around.common.insert(name, (tables.max(1), chain + 1));
@@ -180,10 +178,6 @@ impl Visitor for PlanSize {
         self.add(tables, chain);
         ControlFlow::Continue(())
     }
-}
-
-fn address(query: &Query) -> usize {
-    std::ptr::from_ref(query) as usize
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! Which manifest a statement has to see.
 
-use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::parser::Statement;
@@ -8,7 +7,8 @@ use datafusion::sql::sqlparser::ast::{self, ObjectName, Query, TableFactor, Tabl
 use plexus_model::Version;
 use plexus_query::visit;
 
-use crate::sql::names::{name_of, unqualified};
+use crate::sql::common_tables::PendingTables;
+use crate::sql::names::unqualified;
 use crate::sql::time_travel::version_number;
 
 /// The oldest manifest with what a statement reads.
@@ -61,13 +61,7 @@ struct Tables {
 struct Common {
     /// The names of those that can be read.
     visible: Vec<String>,
-    /// Those that are not visited yet, by the addresses of their queries. Their names are those of others
-    /// until then.
-    pending: HashMap<usize, String>,
-}
-
-fn address(query: &Query) -> usize {
-    std::ptr::from_ref(query) as usize
+    pending: PendingTables,
 }
 
 impl Tables {
@@ -81,22 +75,18 @@ impl Visitor for Tables {
     type Break = ();
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
-        let mut common = Common::default();
-        for table in query.with.iter().flat_map(|with| &with.cte_tables) {
-            common.pending.insert(address(&table.query), name_of(&table.alias.name));
-        }
         // What a name means in it depends on where it stands.
         if query.with.as_ref().is_some_and(|with| with.recursive) {
             return ControlFlow::Break(());
         }
-        self.queries.push(common);
+        self.queries.push(Common { visible: vec![], pending: PendingTables::of(query) });
         ControlFlow::Continue(())
     }
 
     fn post_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
         self.queries.pop();
         if let Some(around) = self.queries.last_mut()
-            && let Some(name) = around.pending.remove(&address(query))
+            && let Some(name) = around.pending.take(query)
         {
             around.visible.push(name);
         }

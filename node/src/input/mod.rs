@@ -8,6 +8,7 @@ mod infer;
 mod json;
 mod json_value;
 mod source;
+mod unify;
 mod values;
 
 use std::fs::File;
@@ -28,6 +29,7 @@ use plexus_storage::ipc_check;
 use csv::CsvFile;
 use guard::{guard, guard_batches};
 use source::Source;
+pub(crate) use unify::unify;
 
 /// Rows per batch.
 pub(crate) const BATCH_ROWS: usize = 65_536;
@@ -67,6 +69,8 @@ pub(crate) struct Input {
     schema: SchemaRef,
     /// Number of rows, for formats that store it.
     rows: Option<u64>,
+    /// For each column of a batch its place in the file; empty if it is the same.
+    order: Vec<usize>,
 }
 
 /// The batches of a file, in its order.
@@ -86,7 +90,7 @@ impl Input {
         if schema.fields().is_empty() {
             return Err(Error::invalid(format!("{}: the file has no columns", path.display())));
         }
-        Ok(Self { path: path.to_owned(), format, schema, rows })
+        Ok(Self { path: path.to_owned(), format, schema, rows, order: vec![] })
     }
 
     /// The schema of a file and, if it stores that, its number of rows.
@@ -145,7 +149,7 @@ impl Input {
     /// `InvalidArgument`, here and in the iterator, names the file and, for text formats, the line.
     pub(crate) fn batches(&self) -> Result<Batches> {
         let batches = guard(&self.path, || self.unguarded_batches())?;
-        Ok(guard_batches(self.path.clone(), batches))
+        Ok(unify::reordered(self, guard_batches(self.path.clone(), batches)))
     }
 
     fn unguarded_batches(&self) -> Result<Batches> {
@@ -194,37 +198,6 @@ fn with_all_rows(
         (None, None | Some(0)) => None,
         (None, Some(missing)) => Some(Err(damaged(&path, format!("{missing} of its rows cannot be read")))),
     })
-}
-
-/// Gives text files that are loaded together the types that hold the values of all of them.
-///
-/// # Errors
-/// `InvalidArgument` names two files with different columns.
-pub(crate) fn unify(inputs: &mut [Input]) -> Result<()> {
-    let Some(first) = inputs.first() else {
-        return Err(Error::invalid("no files to load"));
-    };
-    let mut fields: Vec<Field> = first.schema.fields().iter().map(|field| field.as_ref().clone()).collect();
-    for input in &inputs[1..] {
-        let same_names = input.schema.fields().iter().map(|f| f.name()).eq(fields.iter().map(Field::name));
-        let types = input.schema.fields().iter().zip(&fields);
-        let same_types = types.clone().all(|(a, b)| a.data_type() == b.data_type());
-        if !same_names || !(same_types || (input.is_text() && first.is_text())) {
-            return Err(Error::invalid(format!(
-                "{} and {} have different columns: load them separately",
-                input.path.display(),
-                first.path.display()
-            )));
-        }
-        fields = types
-            .map(|(a, b)| b.clone().with_data_type(infer::common_type(a.data_type(), b.data_type())))
-            .collect();
-    }
-    if first.is_text() {
-        let schema = Arc::new(Schema::new(fields));
-        inputs.iter_mut().for_each(|input| input.schema = schema.clone());
-    }
-    Ok(())
 }
 
 fn open(path: &Path) -> Result<File> {

@@ -158,6 +158,21 @@ async fn invalid_targets_of_a_load_are_refused() {
     assert!(run(&["load", &many, "--table", "many", "--create", "--url", &url]).status.success());
     assert_eq!(number(&mut client, "SELECT count(*) FROM many").await.unwrap(), 200_000);
 
+    // Files that are loaded together have the columns of the first, in any order.
+    let other = write(dir, "other.csv", b"b,a\n20.5,1\n40,3\n");
+    let parquet = write(dir, "other.parquet", &export(&cluster, "SELECT b, a FROM t"));
+    let first = write(dir, "first.parquet", &export(&cluster, "SELECT a, b FROM t"));
+    for (table, files) in [("texts", [&good, &other]), ("binaries", [&first, &parquet])] {
+        let load = ["load", files[0], files[1], "--table", table, "--create", "--url", &url];
+        assert!(run(&load).status.success());
+        let sum = number(&mut client, &format!("SELECT sum(a)::BIGINT FROM {table}")).await.unwrap();
+        assert_eq!(sum, 8, "{table}");
+    }
+    assert_eq!(number(&mut client, "SELECT (sum(b) * 2)::BIGINT FROM texts").await.unwrap(), 133);
+    let lacking = write(dir, "lacking.csv", b"a,c\n1,2\n");
+    let message = load_fails(&cluster, &good, &[&lacking, "--table", "k", "--create"]);
+    assert!(message.contains("lacking.csv") && message.contains("only the one has \"c\""), "{message}");
+
     let message = load_fails(&cluster, &good, &["--table", "t", "--create"]);
     assert!(message.contains("exists already"), "{message}");
     let message = load_fails(&cluster, &good, &["--table", "nowhere"]);
@@ -165,7 +180,7 @@ async fn invalid_targets_of_a_load_are_refused() {
     let message = load_fails(&cluster, &good, &["--table", "k", "--create", "--primary-key", "z"]);
     assert!(message.contains("\"z\""), "{message}");
     let tables = number(&mut client, "SELECT count(*) FROM plexus.tables").await.unwrap();
-    assert_eq!(tables, 2, "a failed load left a table");
+    assert_eq!(tables, 4, "a failed load left a table");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

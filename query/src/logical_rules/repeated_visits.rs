@@ -47,6 +47,7 @@ pub(super) fn repeated_visits(plan: &LogicalPlan) -> Result<usize> {
     Ok(visits_of_plan(plan)?.repeated)
 }
 
+#[recursive::recursive]
 fn visits_of_plan(plan: &LogicalPlan) -> Result<Visits> {
     let mut visits = Visits::default();
     plan.apply_expressions(|expr| {
@@ -59,6 +60,7 @@ fn visits_of_plan(plan: &LogicalPlan) -> Result<Visits> {
     Ok(visits)
 }
 
+#[recursive::recursive]
 fn visits_of(expr: &Expr) -> Result<Visits> {
     let mut visits = Visits::default();
     expr.apply_children(|part| {

@@ -3,6 +3,7 @@
 use datafusion::sql::sqlparser::ast::{self, ColumnOption, HiveDistributionStyle, TableConstraint};
 use plexus_model::{Error, Result};
 
+use super::types::check_type;
 use super::{refuse, unsupported};
 
 pub(super) fn check_create_table(create: &ast::CreateTable) -> Result<()> {
@@ -73,7 +74,8 @@ fn check_keys(columns: &[ast::ColumnDef], constraints: &[TableConstraint]) -> Re
 
 /// Checks the definition of a column.
 fn check_column(column: &ast::ColumnDef) -> Result<()> {
-    let ast::ColumnDef { name, data_type: _, options } = column;
+    let ast::ColumnDef { name, data_type, options } = column;
+    check_type(data_type)?;
     let count = |is_one: fn(&ColumnOption) -> bool| options.iter().filter(|o| is_one(&o.option)).count();
     let defaults = count(|option| matches!(option, ColumnOption::Default(_)));
     let nulls = count(|option| matches!(option, ColumnOption::Null));
@@ -193,6 +195,10 @@ pub(super) fn check_alter_table(alter: &ast::AlterTable) -> Result<()> {
         match operation {
             ast::AlterTableOperation::AddColumn { column_def, .. } => check_column(column_def)?,
             ast::AlterTableOperation::AddConstraint { constraint, .. } => check_constraint(constraint)?,
+            ast::AlterTableOperation::AlterColumn {
+                column_name: _,
+                op: ast::AlterColumnOperation::SetDataType { data_type, .. },
+            } => check_type(data_type)?,
             _ => {}
         }
     }

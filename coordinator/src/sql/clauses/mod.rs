@@ -16,6 +16,7 @@ mod common_tables;
 mod definitions;
 mod functions;
 mod queries;
+mod types;
 
 use definitions::{check_alter_table, check_create_index, check_create_table, check_truncate};
 use queries::Clauses;

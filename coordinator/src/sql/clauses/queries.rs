@@ -10,6 +10,7 @@ use plexus_model::{Error, Result};
 
 use super::common_tables::check_volatile;
 use super::functions::check_call;
+use super::types::check_type;
 use super::{refuse, unsupported};
 
 /// Visits the queries of a statement.
@@ -195,6 +196,7 @@ fn check_expr(expr: &Expr) -> Result<()> {
         Expr::Function(function) => check_call(function)?,
         Expr::Collate { .. } => return Err(unsupported("expression", "COLLATE")),
         Expr::Value(value) => check_number(&value.value)?,
+        Expr::Cast { data_type, .. } => check_type(data_type)?,
         _ => {}
     }
     Ok(())
