@@ -33,6 +33,12 @@ pub(crate) fn find_position(message: &str) -> Option<(usize, usize)> {
     Some((line.parse().ok()?, rest[..digits].parse().ok()?))
 }
 
+/// A message with more text, before its position if it has one.
+pub(crate) fn insert_before_position(message: &str, text: &str) -> String {
+    let end = message.find(POSITION).unwrap_or(message.len());
+    format!("{}{text}{}", &message[..end], &message[end..])
+}
+
 /// A position in the SQL text, in the form of the parser. Both numbers start at 1.
 pub(crate) fn position(line: u64, column: u64) -> String {
     format!("{POSITION}{line}, Column: {column}")
@@ -120,8 +126,13 @@ pub(crate) fn plain(message: &str) -> String {
     const NO_FUNCTION: &str = "No function matches the given name and argument types";
     const REQUEST: &str = "\nThis issue was likely caused by a bug in DataFusion's code.";
     const END_OF_REQUEST: &str = "datafusion/issues";
+    let unquoted;
     let mut rest = match message.find(NO_FUNCTION) {
-        Some(start) => &message[start..],
+        // The call is quoted, and its types have the names of the engine.
+        Some(start) => {
+            unquoted = message[start..].replace('\'', "");
+            unquoted.as_str()
+        }
         None => message,
     };
     while let Some(inner) = LAYERS.iter().find_map(|layer| rest.strip_prefix(layer)) {
@@ -152,6 +163,9 @@ pub(crate) fn plain(message: &str) -> String {
         return "a window function cannot stand here: WHERE, GROUP BY and HAVING come before windows; write \
                 QUALIFY, or a subquery"
             .to_owned();
+    }
+    if plain.starts_with(MISPLACED_AGGREGATE) {
+        return "an aggregate function cannot stand here: there are no groups of rows".to_owned();
     }
     if let Some(ungrouped) = ungrouped_column(&plain) {
         return ungrouped;
@@ -189,6 +203,9 @@ const UNSUPPORTED_NODE: &str = "Unsupported ast node ";
 const HIDDEN_SUGGESTION: &str = "\nDid you mean '$";
 
 /// datafusion-physical-expr 55.2.0, `src/planner.rs`, the last arm of `create_physical_expr`.
+const MISPLACED_AGGREGATE: &str = "Physical plan does not support logical expression AggregateFunction(";
+
+/// The same for windows.
 const MISPLACED_WINDOW: &str = "Physical plan does not support logical expression WindowFunction(";
 
 /// datafusion-session 55.2.0, `src/table.rs`: `TableProvider::update` and `delete_from`.
@@ -288,9 +305,19 @@ fn timestamp_type(parameters: &str) -> Option<(String, &str)> {
 /// Whether an error of the engine is one of its user, although it has no such type.
 ///
 /// regex 1, `src/error.rs`; datafusion-functions-nested 55.2.0, `src/resize.rs`; datafusion-optimizer 55.2.0,
-/// `src/analyzer/type_coercion.rs`, `BETWEEN`; datafusion-expr 55.2.0, `src/type_coercion/functions.rs`.
+/// `src/analyzer/type_coercion.rs`, `BETWEEN` and `RANGE`; datafusion-expr 55.2.0,
+/// `src/type_coercion/functions.rs`.
 pub(crate) fn is_bad_argument(text: &str) -> bool {
-    let starts = ["regex parse error", "array_resize: failed to convert size", "Failed to coerce types "];
+    let starts = [
+        "regex parse error",
+        "array_resize: failed to convert size",
+        "Failed to coerce types ",
+        "Cannot run range queries on datatype",
+        "could not cast array of type ",
+        "Uncomparable values",
+        "Min/Max accumulator not implemented",
+        "Assertion failed: n != 0",
+    ];
     starts.iter().any(|start| text.starts_with(start)) || text.contains("' failed to match any signature")
 }
 

@@ -72,7 +72,7 @@ pub(crate) fn is_held_up(context: &Context<'_>) -> bool {
 }
 
 /// Whether an allocation of bytes by this thread has to wait.
-fn is_too_large(bytes: usize) -> bool {
+fn has_to_wait(bytes: usize) -> bool {
     bytes >= LARGE && is_closed_for(counter::current())
 }
 
@@ -80,7 +80,7 @@ fn is_too_large(bytes: usize) -> bool {
 #[expect(clippy::disallowed_methods, reason = "an allocation cannot wait in another way")]
 pub(crate) fn wait_for(bytes: usize) {
     for _ in 0..LOOKS_MAX {
-        if !is_too_large(bytes) {
+        if !has_to_wait(bytes) {
             return;
         }
         thread::sleep(LOOK);
@@ -103,8 +103,8 @@ mod tests {
         let small = Account::open(|_| true);
         counter::adjust(large.enter(counter::current), 1_000);
         close(1_000);
-        assert!(!small.enter(|| is_too_large(LARGE)));
-        assert!(!large.enter(|| is_too_large(LARGE - 1)));
+        assert!(!small.enter(|| has_to_wait(LARGE)));
+        assert!(!large.enter(|| has_to_wait(LARGE - 1)));
         let began = Instant::now();
         large.enter(|| wait_for(LARGE));
         assert!(began.elapsed() >= LOOK * LOOKS_MAX as u32);
@@ -117,7 +117,7 @@ mod tests {
         large.end(&Overrun { held: 1, used: 2, limit: 1 });
         // It cannot be ended twice.
         large.end(&Overrun { held: 1, used: 2, limit: 1 });
-        assert!(!large.enter(|| is_too_large(LARGE)));
+        assert!(!large.enter(|| has_to_wait(LARGE)));
         assert_eq!(task.as_mut().poll(&mut context), Poll::Ready(1));
         open();
         assert!(waiting().is_empty());

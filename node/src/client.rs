@@ -64,6 +64,17 @@ fn from_flight(error: FlightError) -> Error {
     }
 }
 
+/// The error of encoding rows, or that of the rows.
+fn from_encoder(error: FlightError) -> Error {
+    match error {
+        FlightError::ExternalError(error) => match error.downcast::<Error>() {
+            Ok(error) => *error,
+            Err(other) => Error::invalid(other.to_string()),
+        },
+        other => Error::invalid(format!("encoding rows: {other}")),
+    }
+}
+
 impl Client {
     /// Connects and opens a session.
     ///
@@ -167,27 +178,26 @@ impl Client {
     ) -> Result<u64> {
         let (failed, failure) = oneshot::channel::<Error>();
         let mut failed = Some(failed);
-        let rows = rows.then(move |row| {
-            let failed = failed.take_if(|_| row.is_err());
-            async move {
-                match (row, failed) {
-                    (Ok(batch), _) => Ok(batch),
-                    (Err(error), failed) => {
-                        if let Some(failed) = failed {
-                            let _ = failed.send(error);
-                        }
-                        futures::future::pending().await
-                    }
-                }
-            }
-        });
         let descriptor = FlightDescriptor::new_cmd(ingest_command(options).as_any().encode_to_vec());
         let data = FlightDataEncoderBuilder::new()
             .with_schema(schema)
             .with_flight_descriptor(Some(descriptor))
-            .build(rows)
-            // The stream above never yields an error; it stays pending instead.
-            .filter_map(|message| async move { message.ok() });
+            .build(rows.map_err(|error| FlightError::ExternalError(Box::new(error))))
+            // An error is that of the rows, or that of a batch which is not of the schema.
+            .then(move |message| {
+                let failed = failed.take_if(|_| message.is_err());
+                async move {
+                    match message {
+                        Ok(message) => message,
+                        Err(error) => {
+                            if let Some(failed) = failed {
+                                let _ = failed.send(from_encoder(error));
+                            }
+                            futures::future::pending().await
+                        }
+                    }
+                }
+            });
         let mut request = data.into_streaming_request();
         if let Some(token) = self.inner.token() {
             let header = format!("Bearer {token}")

@@ -37,7 +37,7 @@ type Estimate = fn(&[ArrayRef], usize) -> u64;
 
 /// The functions, each with a bound of its results where it could exceed the arguments many times over. The
 /// results of the others are sums of arguments, and become too large by calls in each other only.
-const FUNCTIONS: [(&str, Option<Estimate>); 22] = [
+const FUNCTIONS: [(&str, Option<Estimate>); 25] = [
     ("array_append", None),
     ("array_concat", None),
     ("array_distinct", Some(sets)),
@@ -54,6 +54,8 @@ const FUNCTIONS: [(&str, Option<Estimate>); 22] = [
     ("array_union", Some(sets)),
     ("concat", None),
     ("concat_ws", None),
+    ("decode", None),
+    ("encode", None),
     ("flatten", None),
     ("generate_series", Some(steps)),
     ("lpad", Some(|args, row| CHARACTER_BYTES_MAX.saturating_mul(count(&args[1], row)))),
@@ -63,7 +65,11 @@ const FUNCTIONS: [(&str, Option<Estimate>); 22] = [
     ("repeat", Some(|args, row| bytes(&args[0], row).saturating_mul(count(&args[1], row)))),
     ("replace", Some(replaced)),
     ("rpad", Some(|args, row| CHARACTER_BYTES_MAX.saturating_mul(count(&args[1], row)))),
+    ("string_to_array", None),
 ];
+
+/// Functions that make room for a row before they look whether another argument is null.
+const ROOM_OF_NULLS: [&str; 4] = ["array_repeat", "array_resize", "lpad", "rpad"];
 
 /// Functions that compare each character or item of an argument with each of another, by which one call may
 /// take hours.
@@ -83,7 +89,8 @@ pub(crate) fn bounded_functions(state: &SessionState, memory_bytes: usize) -> Ve
     let wrap = |(name, estimate): (&str, Option<Estimate>)| {
         let inner = state.scalar_functions().get(name)?.clone();
         let has_product = PRODUCTS.contains(&name);
-        let bounded = Bounded { inner, estimate: Estimated(estimate), bytes_max, has_product };
+        let counts_nulls = ROOM_OF_NULLS.contains(&name);
+        let bounded = Bounded { inner, estimate: Estimated(estimate), bytes_max, has_product, counts_nulls };
         Some(Arc::new(ScalarUDF::from(bounded)))
     };
     FUNCTIONS.into_iter().chain(PRODUCTS.map(|name| (name, None))).filter_map(wrap).collect()
@@ -120,9 +127,10 @@ fn count(values: &ArrayRef, row: usize) -> u64 {
     whole_number(values, row).and_then(|number| u64::try_from(number).ok()).unwrap_or(0)
 }
 
-/// An integer, which is of 64 bits here; `None` for other types.
+/// An integer, which is of 64 bits here; `None` for null and other types.
 fn whole_number(values: &ArrayRef, row: usize) -> Option<i64> {
-    values.as_primitive_opt::<Int64Type>().map(|numbers| numbers.value(row))
+    let numbers = values.as_primitive_opt::<Int64Type>()?;
+    numbers.is_valid(row).then(|| numbers.value(row))
 }
 
 /// Bytes of the numbers or times from the first argument to the second.
@@ -201,6 +209,7 @@ struct Bounded {
     estimate: Estimated,
     bytes_max: u64,
     has_product: bool,
+    counts_nulls: bool,
 }
 
 impl Bounded {
@@ -242,7 +251,8 @@ impl ScalarUDFImpl for Bounded {
             };
             let arrays = args.args.iter().map(array).collect::<Result<Vec<_>>>()?;
             let (mut taken, mut product) = (0u64, 0u64);
-            for row in (0..rows).filter(|row| arrays.iter().all(|array| array.is_valid(*row))) {
+            let counts = |row: &usize| self.counts_nulls || arrays.iter().all(|array| array.is_valid(*row));
+            for row in (0..rows).filter(counts) {
                 if let Some(estimate) = estimate {
                     taken = taken.saturating_add(estimate(&arrays, row));
                 }
@@ -304,6 +314,11 @@ mod tests {
             "SELECT array_repeat(1, 1000000000)",
             "SELECT array_resize([1], 1000000000, 0)",
             "SELECT array_distinct(range(1, 30000000))",
+            "SELECT rpad('a', i, NULL) FROM (VALUES (9223372036854775807)) v(i)",
+            "SELECT lpad(s, i, 'x') FROM (VALUES (9000000000000000000, NULL::VARCHAR)) v(i, s)",
+            "SELECT array_repeat(s, i) FROM (VALUES (1000000000, NULL::VARCHAR)) v(i, s)",
+            "SELECT array_resize(l, i, f) FROM (VALUES (1000000000, [1], NULL::BIGINT)) v(i, l, f)",
+            "SELECT encode(concat(value, repeat('x', 1000000)), 'hex') FROM range(200)",
             "SELECT levenshtein(repeat('a', 200000), repeat('b', 200000))",
             "SELECT array_has_all(range(1, 3000000), range(2, 3000000))",
             "SELECT concat(value, repeat('x', 1000000)) FROM range(10000)",
@@ -325,7 +340,8 @@ mod tests {
             "SELECT array_length(range(1, 10000000))",
             "SELECT range(DATE '2000-01-01', DATE '2024-01-01', INTERVAL '1' MONTH)",
             "SELECT replace(repeat('xy', 1000000), 'x', 'yyyy')",
-            "SELECT repeat(NULL, 5), lpad('x', NULL)",
+            "SELECT repeat(NULL, 5), lpad('x', NULL), rpad(NULL, 5), array_repeat(NULL, 3)",
+            "SELECT repeat(s, i) FROM (VALUES (NULL::BIGINT, 'x'), (1000000000000, NULL)) v(i, s)",
             "SELECT levenshtein(repeat('a', 2000), repeat('b', 2000))",
             "SELECT array_has_all(range(1, 3000), range(2, 3000))",
             "SELECT array_length(array_except(range(1, 200000), range(2, 200000)))",

@@ -48,6 +48,7 @@ mod scan;
 pub mod search;
 mod tables;
 mod time_zones;
+mod type_limits;
 mod visit;
 
 pub use analysis::literals::{make_doubles, make_doubles_in};

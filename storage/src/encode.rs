@@ -133,20 +133,25 @@ const BLOCK_BYTES: usize = 4 * 1024 * 1024;
 /// Encodings take so many rows at a time.
 const ENCODED_ROWS: usize = 1_024;
 
-/// How many rows a block has, by the size of a row in the batch with the widest ones.
+/// How many rows a block has, by the size of the row in which the average byte is. Wide rows in some of the
+/// batches make blocks smaller as far as they make up the segment.
 fn block_rows(batches: &[RecordBatch]) -> usize {
-    let rows = match batches.iter().filter_map(row_bytes).max() {
-        None | Some(0) => BLOCK_ROWS_MAX,
-        Some(row_bytes) => (BLOCK_BYTES / row_bytes).clamp(BLOCK_ROWS_MIN, BLOCK_ROWS_MAX),
-    };
+    let (mut bytes, mut weighted) = (0.0, 0.0);
+    for batch in batches.iter().filter(|batch| batch.num_rows() > 0) {
+        let of_batch = bytes_without_vectors(batch) as f64;
+        bytes += of_batch;
+        weighted += of_batch * of_batch / batch.num_rows() as f64;
+    }
+    let row_bytes = if bytes > 0.0 { weighted / bytes } else { 0.0 };
+    let rows = (BLOCK_BYTES as f64 / row_bytes) as usize;
+    let rows = rows.clamp(BLOCK_ROWS_MIN, BLOCK_ROWS_MAX);
     if rows > ENCODED_ROWS { rows / ENCODED_ROWS * ENCODED_ROWS } else { rows }
 }
 
-/// The average size of a row without its vectors, which have their own blocks.
-fn row_bytes(batch: &RecordBatch) -> Option<usize> {
+/// The size of rows without their vectors, which have their own blocks.
+fn bytes_without_vectors(batch: &RecordBatch) -> usize {
     let is_vector = |array: &&ArrayRef| matches!(array.data_type(), DataType::FixedSizeList(..));
-    let columns = batch.columns().iter().filter(|array| !is_vector(array));
-    columns.map(array_bytes).sum::<usize>().checked_div(batch.num_rows())
+    batch.columns().iter().filter(|array| !is_vector(array)).map(array_bytes).sum()
 }
 
 /// How columns are written. Vector columns are not compressed: compression saves little, and plain vectors
@@ -279,7 +284,8 @@ mod tests {
         for (bytes, expected) in [(0, 8_192), (400, 8_192), (800, 5_120), (4_000, 1_024), (400_000, 32)] {
             assert_eq!(block_rows(&[batch(10, bytes)]), expected, "{bytes}");
         }
-        // Those of the widest batch, however many others there are.
-        assert_eq!(block_rows(&[batch(1_000, 1), batch(1, 40_000)]), 104);
+        // Wide rows count for what they make up.
+        assert_eq!(block_rows(&[batch(1_000_000, 1), batch(1, 40_000)]), 8_192);
+        assert_eq!(block_rows(&[batch(1_000, 1), batch(100, 40_000)]), 104);
     }
 }

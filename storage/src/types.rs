@@ -104,7 +104,8 @@ pub fn to_data_type(t: &ColumnType) -> DataType {
 pub fn from_data_type(t: &DataType) -> Result<ColumnType> {
     let item = |field: &Field| from_field(field, 0).map(Box::new);
     Ok(match t {
-        DataType::Null => ColumnType::Null,
+        // No value says what the type is. Text can become any other.
+        DataType::Null => ColumnType::Utf8,
         DataType::Boolean => ColumnType::Boolean,
         DataType::Int8 => ColumnType::Int8,
         DataType::Int16 => ColumnType::Int16,

@@ -8,6 +8,16 @@ import pytest
 from wire import outcome
 
 SERIES = "generate_series(1, 100000)"
+
+
+def nested(expression, innermost, levels):
+    """A query over a query, and so on, each with an expression over the column `s` of the one inside."""
+    query = innermost
+    for _ in range(levels):
+        query = f"SELECT {expression} AS s FROM ({query}) q"
+    return query
+
+
 STATEMENTS = {
     "repeat": "SELECT repeat('x', 1000000000)",
     "repeated rows": f"SELECT repeat('x', 1000000) FROM {SERIES}",
@@ -34,6 +44,17 @@ STATEMENTS = {
     "lateral chain": "SELECT count(*) FROM (SELECT 1 AS a0) q0"
                      + "".join(f", LATERAL (SELECT max(id) + a{n} AS a{n + 1} FROM t) q{n + 1}" for n in range(20)),
     "split": "SELECT unnest(string_to_array(repeat('a,', 10000000), ',')) ORDER BY 1",
+    "padding with null": "SELECT rpad('a', i, NULL) FROM (VALUES (9223372036854775807)) v(i)",
+    "padding of null": "SELECT lpad(s, i, 'x') FROM (VALUES (9000000000000000000, NULL::VARCHAR)) v(i, s)",
+    "repeated null": "SELECT array_repeat(s, i) FROM (VALUES (1000000000, NULL::VARCHAR)) v(i, s)",
+    "resized with null": "SELECT array_resize(l, i, f) FROM (VALUES (1000000000, [1], NULL::BIGINT)) v(i, l, f)",
+    "wide list": "SELECT arrow_cast(NULL, 'FixedSizeList(1000000000, Float32)')",
+    "wide binary": "SELECT arrow_cast(NULL, 'FixedSizeBinary(2147483647)') FROM generate_series(1, 1000)",
+    "doubling types": nested("named_struct('a', s, 'b', s)", "SELECT value AS s FROM generate_series(1, 10)", 20)
+                      + " WHERE s IS NOT NULL",
+    "doubling lists": nested("[s, s]", "SELECT value AS s FROM generate_series(1, 10000)", 14),
+    "nested encodings": "SELECT max(length(s)) FROM (" + nested("encode(s, 'hex')", "SELECT repeat('x', 2000) "
+                        f"|| value AS s FROM {SERIES}", 5) + ") r",
     "regular expression": f"SELECT regexp_replace(repeat('a', 1000000), 'a', repeat('b', 1000), 'g') FROM {SERIES}",
 }
 # Over rows of 100 KB.

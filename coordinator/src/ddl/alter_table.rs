@@ -1,12 +1,15 @@
 //! `ALTER TABLE`: derives the next schema of a table. Existing segments are not rewritten; reads adapt them
 //! to the new schema.
 
+use std::ops::ControlFlow;
+
 use datafusion::sql::sqlparser::ast::{
-    self, AlterColumnOperation, AlterTableOperation, Expr, Ident, RenameTableNameKind, SelectItem,
-    TableConstraint, UnaryOperator,
+    self, AlterColumnOperation, AlterTableOperation, ColumnDef, ColumnOption, ColumnOptionDef, Expr, Ident,
+    RenameTableNameKind, SelectItem, TableConstraint, UnaryOperator,
 };
 use futures::TryStreamExt;
 use plexus_model::{AlterTable, Check, Column, ColumnType, Command, Error, Result, Table, TableSchema};
+use plexus_query::visit_expressions;
 use plexus_storage::{inline, sql_name, types};
 
 use crate::ddl::create_table;
@@ -15,6 +18,7 @@ use crate::ddl::executor::DdlExecutor;
 use crate::errors::unsupported;
 use crate::exec::context::{StatementContext, find};
 use crate::exec::session::Session;
+use crate::sql::clauses::is_volatile;
 use crate::sql::definition::definition;
 use crate::sql::names::{name_of, object_name};
 use crate::sql::{parse, syntax};
@@ -80,6 +84,7 @@ impl DdlExecutor {
                 if *if_not_exists && schema.column_index(&name).is_some() {
                     return Ok(());
                 }
+                check_default(column_def)?;
                 let state = self.planner().local_state(context)?;
                 let defined = create_table::define_column(column_def.clone(), &state).await?;
                 add_column(table, schema, defined, &self.writer().engine, &context.session.time_zone())
@@ -216,6 +221,25 @@ pub(crate) fn column(table: &Table, schema: &TableSchema, name: &Ident) -> Resul
     schema
         .column_index(&name)
         .ok_or_else(|| Error::not_found(format!("table {} has no column {name:?}", table.name)))
+}
+
+/// Fails for a column whose default is another one for each row: existing rows share one value.
+fn check_default(column: &ColumnDef) -> Result<()> {
+    for ColumnOptionDef { option, .. } in &column.options {
+        if let ColumnOption::Default(default) = option
+            && let ControlFlow::Break(function) = visit_expressions(default, &mut |expr| match expr {
+                Expr::Function(function) if is_volatile(function) => ControlFlow::Break(function.to_string()),
+                _ => ControlFlow::Continue(()),
+            })
+        {
+            return Err(Error::unsupported(format!(
+                "ADD COLUMN {}: all existing rows would get the same {function}: add the column without a \
+                 DEFAULT, update the rows, and then SET DEFAULT",
+                column.name
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Adds a column to the new schema. Existing rows take the value that its default has now.

@@ -10,7 +10,7 @@ use plexus_model::{Command, Error, Result};
 use crate::ddl::create_table;
 use crate::ddl::index::{create_index, drop_index};
 use crate::errors::{from_datafusion, unsupported};
-use crate::exec::context::{Executed, StatementContext};
+use crate::exec::context::{Executed, StatementContext, find};
 use crate::exec::load::{IngestMode, IngestTarget, Loader};
 use crate::exec::planner::Planner;
 use crate::exec::session::Session;
@@ -100,6 +100,9 @@ impl DdlExecutor {
                 match object_type {
                     ObjectType::Table => {
                         let name = object_name(name, &session.schema())?;
+                        if !if_exists {
+                            find(&pin().await?.manifest, &name)?;
+                        }
                         Some(Command::DropTable { name, if_exists: *if_exists })
                     }
                     ObjectType::Index => drop_index(&pin().await?, name, *if_exists)?,

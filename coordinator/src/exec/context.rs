@@ -53,9 +53,10 @@ pub(crate) struct StatementContext<'a> {
     pub(crate) query_id: &'a str,
 }
 
-/// The tables that statements can name.
-fn named_tables(manifest: &Manifest) -> Vec<TableName> {
-    manifest.names.keys().filter(|name| name.schema != STAGING_SCHEMA).cloned().collect()
+/// The error for a table that there is not.
+pub(crate) fn unknown_table(manifest: &Manifest, name: &TableName) -> Error {
+    let known = || manifest.names.keys().filter(|name| name.schema != STAGING_SCHEMA);
+    Error::not_found(format!("table {name} does not exist{}", did_you_mean_table(name, known)))
 }
 
 /// Looks up a table by name.
@@ -63,9 +64,5 @@ fn named_tables(manifest: &Manifest) -> Vec<TableName> {
 /// # Errors
 /// `NotFound` when the manifest has no table of that name.
 pub(crate) fn find(manifest: &Manifest, name: &TableName) -> Result<Arc<Table>> {
-    let found = manifest.table(name).cloned();
-    found.ok_or_else(|| {
-        let meant = did_you_mean_table(name, &named_tables(manifest));
-        Error::not_found(format!("table {name} does not exist{meant}"))
-    })
+    manifest.table(name).cloned().ok_or_else(|| unknown_table(manifest, name))
 }

@@ -13,7 +13,7 @@ use plexus_model::{Command, CreateTable, Error, ErrorKind, Manifest, Result, Tab
 use plexus_storage::types;
 use tokio::time::timeout;
 
-use crate::exec::context::find;
+use crate::exec::context::{find, unknown_table};
 use crate::exec::planner::Planner;
 use crate::exec::session::Session;
 use crate::exec::transactions::{TransactionId, Transactions};
@@ -101,7 +101,7 @@ impl Loader {
                 return Err(Error::already_exists(format!("table {name} exists already")));
             }
             (None, IngestMode::Append) => {
-                return Err(Error::not_found(format!("table {name} does not exist")));
+                return Err(unknown_table(&manifest, &name));
             }
             (Some(table), IngestMode::Append | IngestMode::CreateAppend) => Some(table),
             (_, IngestMode::Replace) | (None, _) => None,

@@ -9,14 +9,13 @@ use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
 use plexus_memory::inherit_in;
 use plexus_model::{Error, Result, TableName};
-use plexus_query::{CATALOG, LongLane, visit, visit_expressions};
+use plexus_query::{CATALOG, LongLane, visit_expressions};
 
 use crate::engine_text;
 use crate::errors::from_datafusion;
 use crate::running;
 use crate::sql::distinct_names;
 use crate::sql::kind::is_rows;
-use crate::sql::names::name_of;
 use crate::suggestions::did_you_mean_table;
 
 /// The plan of a statement.
@@ -109,14 +108,14 @@ async fn plan(state: &SessionState, statement: Statement) -> Result<LogicalPlan>
             _ => return Ok(plan),
         },
         Err(error) if is_name_clash(&error) => error,
-        planned => return planned.map_err(|error| with_suggestion(state, &again, error)),
+        planned => return planned.map_err(|error| with_suggestion(state, error)),
     };
     distinct_names::rewrite(&mut again);
     state.statement_to_plan(again).await.map_err(|_| from_datafusion(error))
 }
 
 /// An error of planning, which says what an unknown table was meant to be.
-fn with_suggestion(state: &SessionState, statement: &Statement, error: DataFusionError) -> Error {
+fn with_suggestion(state: &SessionState, error: DataFusionError) -> Error {
     let missing = match error.find_root() {
         DataFusionError::Plan(text) => engine_text::unknown_table(text),
         _ => None,
@@ -134,29 +133,9 @@ fn with_suggestion(state: &SessionState, statement: &Statement, error: DataFusio
         let tables = catalog.schema(&schema).map(|tables| tables.table_names()).unwrap_or_default();
         known.extend(tables.iter().map(|table| TableName::new(&schema, table)));
     }
-    if let Statement::Statement(statement) = statement {
-        let mut common = CommonTables::default();
-        let _: ControlFlow<()> = visit(statement.as_ref(), &mut common);
-        known.extend(common.names.iter().map(|table| TableName::new(&missing.schema, table)));
-    }
-    let message = format!("{}{}", error.message(), did_you_mean_table(&missing, &known));
+    let message =
+        engine_text::insert_before_position(error.message(), &did_you_mean_table(&missing, || known.iter()));
     Error::new(error.kind(), message).with_source(error)
-}
-
-/// The names of all common tables of a statement.
-#[derive(Default)]
-struct CommonTables {
-    names: Vec<String>,
-}
-
-impl ast::Visitor for CommonTables {
-    type Break = ();
-
-    fn pre_visit_query(&mut self, query: &ast::Query) -> ControlFlow<()> {
-        let tables = query.with.iter().flat_map(|with| &with.cte_tables);
-        self.names.extend(tables.map(|table| name_of(&table.alias.name)));
-        ControlFlow::Continue(())
-    }
 }
 
 /// Whether two columns have one name.

@@ -10,6 +10,8 @@ use datafusion::sql::sqlparser::ast::{
 use plexus_model::{Error, Result};
 use plexus_query::{visit_expressions, visit_mut};
 
+use crate::sql::clauses::is_scalar;
+
 /// Keys of a `CUBE` at most: it has a set for each selection of them.
 const CUBE_KEYS_MAX: usize = 12;
 
@@ -50,11 +52,15 @@ fn is_one_group(select: &Select) -> bool {
         GroupByExpr::All(_) => true,
         GroupByExpr::Expressions(groups, _) => !groups.is_empty(),
     };
-    let call = visit_expressions(select, &mut |expr| match expr {
-        Expr::Function(_) => ControlFlow::Break(()),
+    if has_groups || select.having.is_none() {
+        return false;
+    }
+    let mut aggregate = |expr: &Expr| match expr {
+        Expr::Function(function) if !is_scalar(function) => ControlFlow::Break(()),
         _ => ControlFlow::Continue(()),
-    });
-    select.having.is_some() && !has_groups && call.is_continue()
+    };
+    visit_expressions(&select.having, &mut aggregate).is_continue()
+        && visit_expressions(&select.projection, &mut aggregate).is_continue()
 }
 
 fn rewrite_group(group: &mut Expr, items: &[SelectItem]) -> Result<()> {

@@ -12,8 +12,9 @@ use crate::errors::point_at;
 use crate::sql::reads::Reads;
 use crate::sql::result_names::{self, ResultNames};
 use crate::sql::{
-    clauses, grouping_sets, like_escapes, multisets, named_windows, operators, plan_size, regressions,
-    rewrite, row_values, scopes, standard_forms, time_zones, timestamps, using_columns, window_calls,
+    clauses, grouping_sets, like_escapes, multisets, named_windows, operators, order_items, plan_size,
+    regressions, rewrite, row_values, scopes, standard_forms, time_zones, timestamps, using_columns,
+    window_calls,
 };
 
 /// The kind of a statement, which decides the executor that runs it.
@@ -144,6 +145,7 @@ fn make_standard(statement: &mut Statement) -> Result<()> {
             using_columns::rewrite(statement.as_mut())?;
             multisets::rewrite(statement.as_mut())?;
             grouping_sets::rewrite(statement.as_mut())?;
+            order_items::rewrite(statement.as_mut());
             named_windows::rewrite(statement.as_mut())?;
             window_calls::rewrite(statement.as_mut());
             regressions::rewrite(statement.as_mut());

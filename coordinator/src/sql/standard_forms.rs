@@ -1,13 +1,15 @@
 //! Forms of the SQL standard that mean the same as others: `FETCH FIRST n ROWS ONLY` is `LIMIT n`, and `WITH
-//! ... INSERT INTO ... SELECT` is `INSERT INTO ... WITH ... SELECT`.
+//! ... INSERT INTO ... SELECT` is `INSERT INTO ... WITH ... SELECT`, and types have several names.
 
-use plexus_query::visit_mut;
 use std::ops::ControlFlow;
 
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{self, Fetch, LimitClause, Query, SetExpr, VisitorMut};
 use datafusion::sql::sqlparser::ast::{Expr, Value};
 use plexus_model::{Error, Result};
+use plexus_query::visit_mut;
+
+use crate::sql::type_aliases;
 
 /// Rewrites the forms in a statement.
 ///
@@ -17,6 +19,7 @@ pub(crate) fn rewrite(statement: &mut Statement) -> Result<()> {
     match statement {
         Statement::Statement(statement) => {
             with_behind_insert(statement.as_mut());
+            type_aliases::rewrite(statement.as_mut());
             match visit_mut(statement.as_mut(), &mut Fetches) {
                 ControlFlow::Break(error) => Err(error),
                 ControlFlow::Continue(()) => Ok(()),

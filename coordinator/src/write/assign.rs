@@ -22,7 +22,7 @@ use plexus_model::{Error, Result, Table};
 use plexus_query::{DEFAULT_ZONE, clocks_of, completed, instants_of};
 use plexus_storage::{decimals_as_floats, sql_name, types};
 
-use crate::write::coerce::{STRICT, cast_columns, cast_error, check_finite};
+use crate::write::coerce::{STRICT, cast_columns, cast_error, check_finite, check_kept};
 
 /// The name of [`AssignFunction`] in SQL. Its second argument is the index of the column.
 pub(crate) const ASSIGN: &str = "$assign";
@@ -50,6 +50,7 @@ pub(crate) fn assign_value(array: &ArrayRef, to: &DataType, zone: &str) -> Resul
         return Ok(array.clone());
     }
     let from = array.data_type().clone();
+    check_kept(&from, to)?;
     let failed = |e| cast_error(&from, to, &e);
     if (from.is_numeric() && is_time(to)) || (is_time(&from) && to.is_numeric()) {
         let (from, to) = (sql_name(&from), sql_name(to));

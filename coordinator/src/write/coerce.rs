@@ -12,8 +12,9 @@ use arrow::datatypes::Float64Type;
 use arrow::util::display::array_value_to_string;
 use arrow_schema::{ArrowError, DataType, SchemaRef};
 use plexus_model::{Error, Result, Table};
-use plexus_storage::{canonical_floats, decimals_as_floats, sql_name, without_hidden_values};
+use plexus_storage::{canonical_floats, decimals_as_floats, lost_field, sql_name, without_hidden_values};
 
+use crate::engine_text;
 use crate::write::expansion::check_expanded;
 use crate::write::valid_values::check_values;
 
@@ -70,9 +71,25 @@ pub(crate) fn cast_columns(
 
 /// The error for a cast that failed.
 pub(crate) fn cast_error(from: &DataType, to: &DataType, error: &ArrowError) -> Error {
-    let reason = error.to_string();
-    let reason = reason.strip_prefix("Cast error: ").unwrap_or(&reason);
+    let reason = engine_text::plain(&error.to_string());
     Error::invalid(format!("{} does not fit {}: {reason}", sql_name(from), sql_name(to)))
+}
+
+/// Fails for types of which the second has no place for what the first holds.
+///
+/// # Errors
+/// `InvalidArgument` names both types.
+pub(crate) fn check_kept(from: &DataType, to: &DataType) -> Result<()> {
+    let (from_name, to_name) = (sql_name(from), sql_name(to));
+    match lost_field(from, to) {
+        Some(lost) => {
+            Err(Error::invalid(format!("{from_name} has a field {lost:?}, for which {to_name} has no place")))
+        }
+        None if to.is_null() && !from.is_null() => {
+            Err(Error::invalid(format!("a column of type NULL has no place for {from_name}")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// What a cast between two types does to values.
@@ -97,6 +114,7 @@ pub(crate) fn cast_exactly(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> 
         cast.map_err(|e| cast_error(from, to, &e))
     };
     check_expanded(array)?;
+    check_kept(from, to)?;
     if let DataType::Dictionary(_, values) = from {
         return cast_exactly(&cast(array, from, values)?, to);
     }

@@ -251,12 +251,16 @@ impl CsvFile {
                 break;
             }
         }
-        let is_text = |inferred: &Inferred| inferred.data_type() == arrow_schema::DataType::Utf8;
+        let type_of = |inferred: &Inferred| match inferred.data_type() {
+            arrow_schema::DataType::Null => arrow_schema::DataType::Utf8,
+            other => other,
+        };
+        let is_text = |inferred: &Inferred| type_of(inferred) == arrow_schema::DataType::Utf8;
         let mut typed = with.iter().zip(&below).filter(|(_, below)| !is_text(below)).peekable();
         // A line that nothing can be compared with has names if it has no numbers.
         let has_header = match rows < 2 || typed.peek().is_none() {
             true => first.iter().all(is_text),
-            false => typed.any(|(with, below)| with.data_type() != below.data_type()),
+            false => typed.any(|(with, below)| type_of(with) != type_of(below)),
         };
         if !has_header {
             eprintln!(

@@ -143,10 +143,10 @@ impl Inferred {
         }
     }
 
-    /// The type of the column. Text if it has no value.
+    /// The type of the column. That of nulls if it has no value: those of other files may have one.
     pub(crate) fn data_type(&self) -> DataType {
         if !self.seen {
-            return DataType::Utf8;
+            return DataType::Null;
         }
         if self.booleans {
             return DataType::Boolean;
@@ -178,6 +178,7 @@ pub(crate) fn common_type(a: &DataType, b: &DataType) -> DataType {
     use DataType::*;
     match (a, b) {
         (a, b) if a == b => a.clone(),
+        (Null, other) | (other, Null) => other.clone(),
         (Int64, Float64) | (Float64, Int64) => Float64,
         (Int64, Decimal128(p, s)) | (Decimal128(p, s), Int64) if i16::from(*p) - i16::from(*s) >= 18 => {
             Decimal128(*p, *s)
@@ -217,7 +218,7 @@ mod tests {
     fn the_type_holds_every_value_exactly() {
         use DataType::*;
         for (values, expected) in [
-            (&[][..], Utf8),
+            (&[][..], Null),
             (&["1", "-20", "0", "9223372036854775807"][..], Int64),
             (&["00501", "10001"][..], Utf8),
             (&["+49", "1"][..], Utf8),

@@ -184,8 +184,10 @@ impl Kind {
     fn data_type(&self) -> DataType {
         let kinds =
             [self.texts, self.booleans, self.numbers.is_some(), self.items.is_some(), self.fields.is_some()];
-        if kinds.iter().filter(|kind| **kind).count() != 1 {
-            return DataType::Utf8;
+        match kinds.iter().filter(|kind| **kind).count() {
+            0 => return DataType::Null,
+            1 => {}
+            _ => return DataType::Utf8,
         }
         if self.booleans {
             return DataType::Boolean;
@@ -194,13 +196,23 @@ impl Kind {
             return numbers.computed_type();
         }
         if let Some(items) = &self.items {
-            return DataType::List(Arc::new(Field::new("item", items.data_type(), true)));
+            return DataType::List(Arc::new(Field::new("item", or_text(items.data_type()), true)));
         }
         match &self.fields {
-            Some(fields) if !fields.kinds.is_empty() => DataType::Struct(Fields::from(fields.fields())),
+            Some(fields) if !fields.kinds.is_empty() => {
+                let fields = fields.kinds.iter();
+                let fields =
+                    fields.map(|(name, kind)| Field::new(name, or_text(kind.data_type()), true)).collect();
+                DataType::Struct(fields)
+            }
             _ => DataType::Utf8,
         }
     }
+}
+
+/// The type, or text for what has no value.
+fn or_text(data_type: DataType) -> DataType {
+    if data_type.is_null() { DataType::Utf8 } else { data_type }
 }
 
 /// The schema of a file: columns from all its rows, types from the table for the columns that it has. Without

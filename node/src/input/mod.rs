@@ -69,7 +69,8 @@ pub(crate) struct Input {
     schema: SchemaRef,
     /// Number of rows, for formats that store it.
     rows: Option<u64>,
-    /// For each column of a batch its place in the file; empty if it is the same.
+    /// The columns of all files that are loaded together, and the place of each in this one.
+    unified: Option<SchemaRef>,
     order: Vec<usize>,
 }
 
@@ -90,7 +91,7 @@ impl Input {
         if schema.fields().is_empty() {
             return Err(Error::invalid(format!("{}: the file has no columns", path.display())));
         }
-        Ok(Self { path: path.to_owned(), format, schema, rows, order: vec![] })
+        Ok(Self { path: path.to_owned(), format, schema, rows, unified: None, order: vec![] })
     }
 
     /// The schema of a file and, if it stores that, its number of rows.
@@ -130,7 +131,7 @@ impl Input {
 
     /// Schema of the rows.
     pub(crate) fn schema(&self) -> &SchemaRef {
-        &self.schema
+        self.unified.as_ref().unwrap_or(&self.schema)
     }
 
     /// Number of rows, if the file stores it.
@@ -149,7 +150,7 @@ impl Input {
     /// `InvalidArgument`, here and in the iterator, names the file and, for text formats, the line.
     pub(crate) fn batches(&self) -> Result<Batches> {
         let batches = guard(&self.path, || self.unguarded_batches())?;
-        Ok(unify::reordered(self, guard_batches(self.path.clone(), batches)))
+        Ok(unify::unified(self, guard_batches(self.path.clone(), batches)))
     }
 
     fn unguarded_batches(&self) -> Result<Batches> {

@@ -160,13 +160,14 @@ fn integer(text: &str) -> Result<&str, String> {
 /// would be another one.
 fn float(text: &str, to: &DataType) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| "is not a number".to_owned())?;
-    let max = match to {
-        DataType::Float16 => 65_504.0,
-        DataType::Float32 => f64::from(f32::MAX),
-        _ => f64::MAX,
+    let is_too_large = match to {
+        DataType::Float16 => value.abs() > 65_504.0,
+        // The largest is printed with fewer digits than it has, as a number that is a little larger.
+        DataType::Float32 => text.parse::<f32>().is_ok_and(f32::is_infinite),
+        _ => value.is_infinite(),
     };
     let is_infinity = text.trim_start_matches(['+', '-']).to_ascii_lowercase().starts_with("inf");
-    if (value.is_infinite() && !is_infinity) || (value.is_finite() && value.abs() > max) {
+    if is_too_large && !is_infinity {
         return Err(format!("is too large for {to}"));
     }
     let stored = match to {

@@ -22,7 +22,7 @@ async fn invalid_statements_are_refused() {
         ("", ErrorKind::InvalidArgument, &["empty"]),
         ("SELECT * FROM nowhere", ErrorKind::NotFound, &["nowhere", "Line: 1, Column: 15"]),
         ("SELECT wrong FROM t", ErrorKind::InvalidArgument, &["wrong", "Line: 1, Column: 8"]),
-        ("INSERT INTO t VALUES ('x', 1, NULL)", ErrorKind::InvalidArgument, &["'x'", "Int64"]),
+        ("INSERT INTO t VALUES ('x', 1, NULL)", ErrorKind::InvalidArgument, &["'x'", "BIGINT"]),
         ("INSERT INTO t VALUES (NULL, 1, NULL)", ErrorKind::InvalidArgument, &["id", "null"]),
         ("INSERT INTO t VALUES (1, 3000000000, NULL)", ErrorKind::InvalidArgument, &["3000000000"]),
         ("INSERT INTO t VALUES (1, 1, [1.0, 2.0])", ErrorKind::InvalidArgument, &["2", "3"]),
@@ -43,7 +43,7 @@ async fn invalid_statements_are_refused() {
         ("DROP TABLE nowhere", ErrorKind::NotFound, &["nowhere"]),
         ("DELETE FROM t WHERE wrong = 1", ErrorKind::InvalidArgument, &["wrong"]),
         ("DELETE FROM nowhere", ErrorKind::NotFound, &["nowhere"]),
-        ("UPDATE t SET id = 'x'", ErrorKind::InvalidArgument, &["'x'", "Int64"]),
+        ("UPDATE t SET id = 'x'", ErrorKind::InvalidArgument, &["'x'", "BIGINT"]),
         ("CREATE VIEW v AS SELECT 1", ErrorKind::Unsupported, &["VIEW"]),
         ("SET plexus.wrong = 1", ErrorKind::InvalidArgument, &["plexus.wrong"]),
     ];
@@ -169,9 +169,33 @@ async fn invalid_targets_of_a_load_are_refused() {
         assert_eq!(sum, 8, "{table}");
     }
     assert_eq!(number(&mut client, "SELECT (sum(b) * 2)::BIGINT FROM texts").await.unwrap(), 133);
+    // A column that is never null in the first file, and is null in another.
+    let never = write(dir, "never.parquet", &export(&cluster, "SELECT 1::BIGINT AS a"));
+    let null = write(dir, "null.parquet", &export(&cluster, "SELECT nullif(a, 1) AS a FROM t"));
+    let load = ["load", &never, &null, "--table", "nulls", "--create", "--url", &url];
+    assert!(run(&load).status.success());
+    let rows = number(&mut client, "SELECT count(*) * 10 + count(a) FROM nulls").await.unwrap();
+    assert_eq!(rows, 32);
+    // A double would not hold the number of the second file.
+    let exact = write(dir, "exact.parquet", &export(&cluster, "SELECT 9007199254740993 AS a"));
+    let [whole, half] = [("whole.csv", "a\n1\n"), ("half.csv", "a\n0.5\n")];
+    let [whole, half] = [whole, half].map(|(name, text)| write(dir, name, text.as_bytes()));
+    let message = load_fails(&cluster, &whole, &[&exact, &half, "--table", "k", "--create"]);
+    assert!(message.contains("exact.parquet: column \"a\""), "{message}");
+    let word = write(dir, "word.csv", b"a\nx\n");
+    let message = load_fails(&cluster, &exact, &[&word, "--table", "k", "--create"]);
+    assert!(
+        message.contains("word.csv: column \"a\" is VARCHAR, in the files before it is BIGINT"),
+        "{message}"
+    );
+    // A column without values in one of the files.
+    let absent = write(dir, "absent.parquet", &export(&cluster, "SELECT NULL AS a"));
+    let load = ["load", &absent, &whole, &half, "--table", "sums", "--create", "--url", &url];
+    assert!(run(&load).status.success());
+    assert_eq!(number(&mut client, "SELECT (sum(a) * 2)::BIGINT FROM sums").await.unwrap(), 3);
     let lacking = write(dir, "lacking.csv", b"a,c\n1,2\n");
     let message = load_fails(&cluster, &good, &[&lacking, "--table", "k", "--create"]);
-    assert!(message.contains("lacking.csv") && message.contains("only the one has \"c\""), "{message}");
+    assert!(message.contains("lacking.csv") && message.contains("good.csv has no column \"c\""), "{message}");
 
     let message = load_fails(&cluster, &good, &["--table", "t", "--create"]);
     assert!(message.contains("exists already"), "{message}");
@@ -180,7 +204,7 @@ async fn invalid_targets_of_a_load_are_refused() {
     let message = load_fails(&cluster, &good, &["--table", "k", "--create", "--primary-key", "z"]);
     assert!(message.contains("\"z\""), "{message}");
     let tables = number(&mut client, "SELECT count(*) FROM plexus.tables").await.unwrap();
-    assert_eq!(tables, 4, "a failed load left a table");
+    assert_eq!(tables, 6, "a failed load left a table");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,7 +2,8 @@
 //!
 //! DataFusion compares a constant with what is cast instead: `CAST(d AS INT) = 10` finds no 10.4, and
 //! `TRY_CAST(a AS TINYINT) > 50` finds 300 (apache/datafusion#23095, #24702). And numbers that are too large
-//! for a float become infinite. Timestamps before 1970 round up where they lose digits.
+//! for a float become infinite. Structs lose fields that the type does not have. Timestamps before 1970 round
+//! up where they lose digits.
 
 use std::sync::Arc;
 
@@ -11,22 +12,30 @@ use arrow::compute::{CastOptions, cast_with_options, nullif};
 use arrow::datatypes::{Float32Type, Float64Type};
 use arrow_schema::{DataType, TimeUnit};
 use datafusion::common::tree_node::Transformed;
-use datafusion::common::{DFSchema, Result, ScalarValue, exec_err};
+use datafusion::common::{DFSchema, Result, ScalarValue, exec_err, plan_err};
 use datafusion::functions::datetime::date_trunc;
 use datafusion::logical_expr::{
     Cast, ColumnarValue, Expr, ExprSchemable, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
     TryCast, Volatility, lit,
 };
 
-use plexus_storage::decimals_as_floats;
+use plexus_storage::{decimals_as_floats, lost_field, sql_name};
 
 use crate::analysis::fallible::{is_text, is_total};
 use crate::analysis::typed::typed;
 use crate::clock_texts::{Completed, is_complete};
+use crate::type_limits::check_type;
+
+/// Casts to a type that a text names.
+const ARROW_CASTS: [&str; 2] = ["arrow_cast", "arrow_try_cast"];
 
 /// What the rule looks for.
 pub(crate) fn concerns(expr: &Expr) -> bool {
-    matches!(expr, Expr::Cast(_) | Expr::TryCast(_))
+    match expr {
+        Expr::Cast(_) | Expr::TryCast(_) => true,
+        Expr::ScalarFunction(call) => ARROW_CASTS.contains(&call.name()),
+        _ => false,
+    }
 }
 
 /// The rule; runs when types are coerced.
@@ -34,10 +43,18 @@ pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>
     let (value, field, fails) = match &expr {
         Expr::Cast(Cast { expr, field }) => (expr, field, true),
         Expr::TryCast(TryCast { expr, field }) => (expr, field, false),
-        _ => return Ok(Transformed::no(expr)),
+        _ => {
+            check_type(&expr.get_type(schema)?)?;
+            return Ok(Transformed::no(expr));
+        }
     };
+    check_type(field.data_type())?;
     let from = value.get_type(schema)?;
     let to = field.data_type();
+    if let Some(lost) = lost_field(&from, to) {
+        let (from, to) = (sql_name(&from), sql_name(to));
+        return plan_err!("{from} has a field {lost:?}, for which {to} has no place");
+    }
     let is_number = |data_type: &DataType| data_type.is_integer() || data_type.is_decimal();
     let is_float = matches!(to, DataType::Float32 | DataType::Float64);
     Ok(match () {

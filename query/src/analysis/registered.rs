@@ -1,5 +1,5 @@
 //! The functions of a session, also where an operator stands for one: the planner makes the engine's own
-//! functions of `list @> list` and `list || list`, not those that took their place.
+//! functions of `list @> list`, `list || list` and `[a, b]`, not those that took their place.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -14,8 +14,15 @@ use datafusion::optimizer::AnalyzerRule;
 use crate::analysis::{has_expression, rewrite_expressions};
 
 /// Functions that operators stand for.
-const FUNCTIONS: [&str; 6] =
-    ["array_append", "array_concat", "array_has", "array_has_all", "array_has_any", "array_prepend"];
+const FUNCTIONS: [&str; 7] = [
+    "array_append",
+    "array_concat",
+    "array_has",
+    "array_has_all",
+    "array_has_any",
+    "array_prepend",
+    "make_array",
+];
 
 /// Puts them in the place of those of the engine.
 #[derive(Clone, Debug, Default)]

@@ -11,7 +11,8 @@ use datafusion::logical_expr::expr::NullTreatment;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
 use datafusion::optimizer::{Optimizer, OptimizerRule};
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion_distributed::DistributedExt;
+use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
+use datafusion_distributed::{DistributedExt, NetworkBoundaryExt};
 
 use crate::constants::{Constant, watch};
 use crate::context::QueryContext;
@@ -70,7 +71,24 @@ pub async fn physical_plan(state: &SessionState, plan: &LogicalPlan) -> Result<A
     if state.config_options().extensions.get::<QueryContext>().is_some_and(|context| context.distributed) {
         plan = carry_bindings(plan).await?;
     }
+    let physical = state.query_planner().create_physical_plan(&plan, &state).await?;
+    if !has_shuffled_joins(&physical)? {
+        return Ok(physical);
+    }
+    state.config_mut().options_mut().optimizer.enable_join_dynamic_filter_pushdown = false;
     state.query_planner().create_physical_plan(&plan, &state).await
+}
+
+/// Whether tasks on several nodes join partitions. The filter that DataFusion derives from the rows of one
+/// side chooses their partition by a hash of the key among the partitions of one task, and loses rows of the
+/// other side.
+fn has_shuffled_joins(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
+    let is_boundary = |node: &Arc<dyn ExecutionPlan>| Ok(node.as_network_boundary().is_some());
+    let is_partitioned = |node: &Arc<dyn ExecutionPlan>| {
+        let join = node.downcast_ref::<HashJoinExec>();
+        Ok(join.is_some_and(|join| *join.partition_mode() == PartitionMode::Partitioned))
+    };
+    Ok(plan.exists(is_boundary)? && plan.exists(is_partitioned)?)
 }
 
 /// Whether all of a plan can be sent to another node. Window functions lose `FILTER` and `IGNORE NULLS`

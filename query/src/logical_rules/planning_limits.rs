@@ -17,6 +17,7 @@ use crate::context::QueryContext;
 use crate::interrupts::Interrupts;
 use crate::lane::{LongLane, is_long_function, is_long_operator};
 use crate::logical_rules::repeated_visits::repeated_visits;
+use crate::type_limits::check_type;
 
 /// How long a large plan may be optimized. Looked at between the rules.
 const PLANNING_MAX: Duration = Duration::from_secs(20);
@@ -70,6 +71,13 @@ impl PlanningLimits {
                 "the plan of the statement has more than {NODES_MAX} nodes or {EXPRESSIONS_MAX} expressions: \
                  write it in parts"
             );
+        }
+        if self.counts {
+            plan.apply_with_subqueries(|node| {
+                let mut types = node.schema().fields().iter().map(|field| field.data_type());
+                types.try_for_each(check_type)?;
+                Ok(TreeNodeRecursion::Continue)
+            })?;
         }
         if self.counts && repeated_visits(plan)? > VISITS_MAX {
             return plan_err!(

@@ -12,6 +12,7 @@ use datafusion::physical_plan::sorts::sort::SortExec;
 use crate::interrupts::Interrupts;
 
 mod interruptible_joins;
+mod merge_join_projections;
 mod ordered_limits;
 mod required_orders;
 mod two_partitions;
@@ -25,8 +26,13 @@ pub(crate) fn physical_rules(
 ) -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> =
         vec![Arc::new(two_partitions::TwoPartitions)];
-    rules
-        .extend(PhysicalOptimizer::new().rules.into_iter().filter(|r| r.name() != required_orders::REPLACED));
+    let theirs = PhysicalOptimizer::new().rules.into_iter();
+    rules.extend(theirs.filter(|rule| rule.name() != required_orders::REPLACED).map(|rule| {
+        match rule.name() == merge_join_projections::REPLACED {
+            true => Arc::new(merge_join_projections::ProjectionsAboveMergeJoins(rule)),
+            false => rule,
+        }
+    }));
     rules.push(Arc::new(ordered_limits::OrderedLimits));
     rules.push(Arc::new(window_keys::WindowKeys));
     rules.push(Arc::new(required_orders::RequiredOrders));

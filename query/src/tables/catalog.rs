@@ -109,8 +109,9 @@ impl PinnedSchema {
 #[async_trait]
 impl SchemaProvider for PinnedSchema {
     fn table_names(&self) -> Vec<String> {
-        let names = self.catalog.manifest.names.keys();
-        names.filter(|n| n.schema == self.name).map(|n| n.table.clone()).collect()
+        let names = self.catalog.manifest.names.range(TableName::new(&self.name, "")..);
+        let names = names.map(|(name, _)| name).take_while(|name| name.schema == self.name);
+        names.map(|name| name.table.clone()).collect()
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {

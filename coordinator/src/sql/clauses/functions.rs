@@ -42,8 +42,13 @@ fn names_of(name: &str, aliases: &[String]) -> Vec<String> {
     std::iter::once(name.to_owned()).chain(aliases.iter().cloned()).collect()
 }
 
+/// Whether a function is one of one row: neither an aggregate nor a window function.
+pub(crate) fn is_scalar(function: &ast::Function) -> bool {
+    unqualified(&function.name).is_ok_and(|name| SCALARS.contains(&name))
+}
+
 /// Whether a call gives another value each time.
-pub(super) fn is_volatile(function: &ast::Function) -> bool {
+pub(crate) fn is_volatile(function: &ast::Function) -> bool {
     unqualified(&function.name).is_ok_and(|name| VOLATILE.contains(&name))
 }
 

@@ -18,6 +18,8 @@ mod functions;
 mod queries;
 mod types;
 
+pub(crate) use functions::{is_scalar, is_volatile};
+
 use definitions::{check_alter_table, check_create_index, check_create_table, check_truncate};
 use queries::Clauses;
 

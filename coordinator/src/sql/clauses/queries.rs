@@ -156,6 +156,9 @@ fn check_select(select: &Select) -> Result<()> {
 
 fn check_factor(factor: &TableFactor) -> Result<()> {
     match factor {
+        TableFactor::Table { name, .. } if is_internal(name) => {
+            return Err(Error::not_found(format!("table {name} does not exist")));
+        }
         TableFactor::Table {
             name: _,
             alias: _,
@@ -189,6 +192,12 @@ fn check_factor(factor: &TableFactor) -> Result<()> {
         _ => {}
     }
     Ok(())
+}
+
+/// Whether a name begins with a schema of the system's own.
+fn is_internal(name: &ast::ObjectName) -> bool {
+    let parts = name.0.iter().filter_map(|part| part.as_ident());
+    name.0.len() > 1 && parts.take(name.0.len() - 1).any(|part| part.value.starts_with('$'))
 }
 
 fn check_expr(expr: &Expr) -> Result<()> {

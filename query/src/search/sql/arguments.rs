@@ -101,7 +101,7 @@ impl Arguments {
             return Ok(None);
         };
         let count = match value.cast_to(&DataType::Int64) {
-            Ok(ScalarValue::Int64(Some(count))) if !value.data_type().is_floating() => {
+            Ok(ScalarValue::Int64(Some(count))) if is_whole(&value.data_type()) => {
                 usize::try_from(count).ok()
             }
             _ => None,
@@ -111,6 +111,19 @@ impl Arguments {
             None => {
                 Err(self.fail(name, &format!("is {value}: a whole number from {least} to {most} is needed")))
             }
+        }
+    }
+
+    /// Fails for no vector, and for several where they would be fused.
+    fn check_count(&self, vectors: &[Vec<f32>]) -> Result<()> {
+        match vectors.len() {
+            0 => Err(self.fail("vector", "is needed: the vector to search for")),
+            1 => Ok(()),
+            count if self.function == SearchFunction::Vector => {
+                Err(self
+                    .fail("vector", &format!("is {count} vectors, one is needed: pass several as queries")))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -244,9 +257,7 @@ impl Arguments {
             let length = column.data_type.vector_dimensions().unwrap_or_default() as usize;
             let ef = self.count("ef", 1, EF_SEARCH_MAX)?;
             let vectors = self.vectors("vector")?;
-            if vectors.is_empty() {
-                return Err(self.fail("vector", "is needed: the vector to search for"));
-            }
+            self.check_count(&vectors)?;
             for vector in vectors {
                 if vector.len() != length {
                     return Err(self.fail(
@@ -447,6 +458,11 @@ fn metric_of(table: &Table, column: u32) -> Metric {
         _ => None,
     };
     table.schema.indexes.iter().find_map(metric).unwrap_or(Metric::Cosine)
+}
+
+/// Whether values of a type are whole numbers, or texts of them.
+fn is_whole(data_type: &DataType) -> bool {
+    data_type.is_integer() || data_type.is_string()
 }
 
 /// Parses a vector in text form: `[0.1, 0.2]`.
