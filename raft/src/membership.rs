@@ -168,21 +168,35 @@ impl Meta {
 
     /// Updates the addresses and roles of a member that has restarted.
     async fn handle_rejoin(&self, record: NodeRecord) -> Result<()> {
+        let (id, address) = (record.id, Address(record.peer.clone()));
+        // Not under the lock, which a node that nobody reaches would hold for long.
+        self.check_address(id, &address).await?;
         let _guard = self.membership_lock.lock().await;
-        let id = record.id;
         // A linearizable read: a deposed leader, or one that is still catching up, may not know every member.
         if !self.read(MEMBER_CHANGE_TIMEOUT).await?.nodes.contains_key(&id) {
             return Err(not_a_member(id));
         }
-        let address = Address(record.peer.clone());
         self.propose(Command::RegisterNode(record), MEMBER_CHANGE_TIMEOUT).await?;
         if self.membership().get_node(&id.0).is_some_and(|known| *known != address) {
             // openraft warns that SetNodes can split a group if an address reaches another node. Here the
-            // member itself names its address, and registration rejects the address of another live node.
+            // member itself names its address, and registration rejects the address of another live node. It
+            // may have moved again while the proposal waited for a quorum.
+            self.check_address(id, &address).await?;
             self.change_membership(ChangeMembers::SetNodes(BTreeMap::from([(id.0, address)]))).await?;
         }
         self.record_heartbeat(id);
         Ok(())
+    }
+
+    /// Fails unless a member answers at an address.
+    async fn check_address(&self, id: NodeId, address: &Address) -> Result<()> {
+        if id == self.node {
+            return Ok(());
+        }
+        match call(&*self.transport, &address.0, &Request::IsMember { node: id.0 }, FORWARD_TIMEOUT).await? {
+            Response::Done => Ok(()),
+            other => Err(Error::unavailable(other.into_error(&address.0).message().to_owned())),
+        }
     }
 
     async fn handle_remove(&self, node: NodeId) -> Result<()> {

@@ -57,6 +57,7 @@ impl Meta {
             | Request::Propose(_)
             | Request::ReadIndex
             | Request::HasLeader
+            | Request::IsMember { .. }
             | Request::Stand => {
                 return Ok(());
             }
@@ -126,6 +127,11 @@ impl Meta {
                 }
             }
             Request::HasLeader => Response::HasLeader(self.has_leader()),
+            Request::IsMember { node } if node == self.node.0 => Response::Done,
+            Request::IsMember { node } => Response::from(&Error::not_found(format!(
+                "node {} is at this address, not node {node}",
+                self.node
+            ))),
             // It depends on who asks.
             Request::Stand => Response::from(&Error::internal("a request of the leader without its sender")),
             Request::ReadIndex => match self.reads.submit(()).await {
@@ -287,6 +293,12 @@ mod tests {
         let stand = meta.handle(NodeId(99), &plexus_model::encode(&Request::Stand)).await;
         let stand = plexus_model::decode("a response", &stand).unwrap();
         assert!(is_refused(&stand, "does not lead"), "{stand:?}");
+        let ask = async |node| {
+            let asked = meta.handle(NodeId(99), &plexus_model::encode(&Request::IsMember { node })).await;
+            plexus_model::decode::<Response>("a response", &asked).unwrap()
+        };
+        assert!(matches!(ask(1).await, Response::Done));
+        assert!(is_refused(&ask(2).await, "node 1 is at this address, not node 2"));
         let after = meta.status();
         assert_eq!((after.term, after.last_log), (before.term, before.last_log));
         meta.propose(

@@ -30,6 +30,8 @@ pub(crate) enum Request {
     HasLeader,
     /// From the leader to a voter: stand for election, since the leader stops.
     Stand,
+    /// Is the member at this address this one?
+    IsMember { node: u64 },
 }
 
 /// A message of the Raft protocol.

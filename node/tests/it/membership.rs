@@ -1,5 +1,7 @@
 //! Nodes that join, move to other addresses and are decommissioned.
 
+use std::time::Duration;
+
 use plexus_model::ErrorKind;
 
 use crate::harness::{Cluster, fails};
@@ -156,6 +158,40 @@ async fn a_node_returns_under_other_addresses() {
     client.execute("INSERT INTO t VALUES (0)").await.unwrap();
     let mut client = cluster.nodes[2].client().await;
     assert_eq!(number(&mut client, "SELECT count(*) FROM t").await.unwrap(), 50_001);
+}
+
+/// Two of three voters that exchange their addresses leave no majority that could record it. What they
+/// announce then must not count once each is back at its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_exchanged_addresses_are_well_when_they_are_back() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let mut client = cluster.nodes[leader].client().await;
+    client.execute("CREATE TABLE t (id BIGINT) WITH (replicas = 3)").await.unwrap();
+    client.execute("INSERT INTO t VALUES (1)").await.unwrap();
+    let (a, b) = ((leader + 1) % 3, (leader + 2) % 3);
+    for wait in [Duration::from_secs(12), Duration::ZERO] {
+        cluster.nodes[a].kill();
+        cluster.nodes[b].kill();
+        (cluster.nodes[a].ports, cluster.nodes[b].ports) = (cluster.nodes[b].ports, cluster.nodes[a].ports);
+        cluster.nodes[a].start();
+        cluster.nodes[b].start();
+        tokio::time::sleep(wait).await;
+    }
+    for node in &cluster.nodes {
+        node.wait_ready().await;
+    }
+    let peers = [cluster.nodes[a].peer(), cluster.nodes[b].peer()];
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    cluster
+        .wait("all are live at their addresses", |s| {
+            s.nodes.iter().all(|n| n.live && n.voter)
+                && peers.iter().all(|peer| s.nodes.iter().any(|n| n.peer == *peer))
+        })
+        .await;
+    let mut client = cluster.nodes[a].client().await;
+    client.execute("INSERT INTO t VALUES (2)").await.unwrap();
+    assert_eq!(number(&mut client, "SELECT count(*) FROM t").await.unwrap(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
