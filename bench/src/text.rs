@@ -32,7 +32,8 @@ pub(crate) fn measure(rows: usize) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     let analyzer = Analyzer::named("standard")?;
     let started = Instant::now();
-    let archive = build_text_index(1, &analyzer, texts.iter().map(|text| vec![Some(text.as_str())]))?;
+    let columns = texts.iter().map(|text| vec![Some(text.as_str())]);
+    let archive = build_text_index(1, &analyzer, columns, usize::MAX)?;
     let seconds = started.elapsed().as_secs_f64();
     let bytes = archive.len();
     let index = TextIndex::open(archive.into(), &analyzer)?;

@@ -472,9 +472,8 @@ impl Coordinator {
             }
             StatementKind::CopyTo => {
                 let manifest = self.planner.visible_to(session, self.pin().await?)?;
-                self.copies
-                    .execute(&StatementContext { session, manifest, values, query_id }, statement)
-                    .await
+                let context = StatementContext { session, manifest, values, query_id };
+                self.copies.execute(&context, statement, &parsed.names).await
             }
             StatementKind::Dml => {
                 if let Some(inserted) = self.dml.insert_values(session, statement, values, query_id).await? {
@@ -536,7 +535,7 @@ impl Coordinator {
             }
             StatementKind::CopyTo => {
                 note_reads(&mut guard, &context, &self.copies.plan_source(&context, statement).await?)?;
-                self.copies.execute(&context, statement).await
+                self.copies.execute(&context, statement, &parsed.names).await
             }
             StatementKind::Dml => self.stage_dml(&mut guard, &context, statement).await,
             _ => {

@@ -10,6 +10,7 @@ use arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
 use datafusion::sql::sqlparser::parser::ParserError;
 use plexus_model::{Error, ErrorKind};
+use plexus_query::{plain, plain_text};
 use url::Url;
 
 use crate::engine_text::{self, WORKER_UNAVAILABLE};
@@ -81,13 +82,13 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
             UNPLANNED_SUBQUERY.to_owned()
         }
         DataFusionError::ResourcesExhausted(text) => {
-            engine_text::exhausted_pool(text).unwrap_or_else(|| engine_text::plain(text))
+            engine_text::exhausted_pool(text).unwrap_or_else(|| plain_text(text))
         }
-        other => engine_text::plain(&other.strip_backtrace()),
+        other => plain(other),
     };
     let message = if engine_text::has_position(&message) { message } else { message + &position };
     let kind = match root {
-        DataFusionError::Plan(text) if engine_text::is_unknown_table(text) => ErrorKind::NotFound,
+        DataFusionError::Plan(text) if engine_text::unknown_table(text).is_some() => ErrorKind::NotFound,
         DataFusionError::IoError(error) if error.kind() == io::ErrorKind::StorageFull => {
             ErrorKind::ResourceExhausted
         }
@@ -99,6 +100,7 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
                 _ => ErrorKind::Unavailable,
             }
         }
+        DataFusionError::Execution(text) if engine_text::is_lost_task(text) => ErrorKind::Unavailable,
         DataFusionError::SQL(..)
         | DataFusionError::Plan(_)
         | DataFusionError::SchemaError(..)

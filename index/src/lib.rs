@@ -21,7 +21,8 @@
 //!
 //! let analyzer = Analyzer::named("en_stem")?;
 //! let rows = [vec![Some("Heat and flow")], vec![Some("A wing that flutters")]];
-//! let index = TextIndex::open(build_text_index(1, &analyzer, rows.into_iter())?.into(), &analyzer)?;
+//! let bytes = build_text_index(1, &analyzer, rows.into_iter(), 1 << 20)?;
+//! let index = TextIndex::open(bytes.into(), &analyzer)?;
 //!
 //! let query = parse_query("wings", Syntax::Lenient, &analyzer, &["body".to_owned()], &[(0, 1.0)])?;
 //! let deleted = RowSet::new();

@@ -66,7 +66,7 @@ fn analyzer() -> Analyzer {
 fn layout(rows: &[(Row, bool)], table_rows: Vec<Vec<usize>>) -> Layout {
     let segment = |table_rows: &Vec<usize>| {
         let texts = table_rows.iter().map(|row| rows[*row].0.iter().map(Option::as_deref).collect());
-        let bytes = build_text_index(2, &analyzer(), texts).unwrap();
+        let bytes = build_text_index(2, &analyzer(), texts, usize::MAX).unwrap();
         let deleted = (0..).zip(table_rows).filter(|(_, row)| rows[**row].1).map(|(at, _)| at).collect();
         (TextIndex::open(bytes.into(), &analyzer()).unwrap(), deleted)
     };
@@ -282,14 +282,14 @@ fn terms_at_block_boundaries_are_found_in_all_their_rows() {
 fn equal_rows_give_equal_bytes() {
     let rows =
         (0..500).map(|row| vec![Some(WORDS[row * row % 8]), (row % 3 > 0).then_some("wing flow heat")]);
-    let build = || build_text_index(2, &analyzer(), rows.clone()).unwrap();
+    let build = || build_text_index(2, &analyzer(), rows.clone(), usize::MAX).unwrap();
     assert_eq!(build(), build());
 }
 
 #[test]
 fn truncated_bytes_are_rejected() {
     let rows = [vec![Some("wing"), None]];
-    let bytes = build_text_index(2, &analyzer(), rows.into_iter()).unwrap();
+    let bytes = build_text_index(2, &analyzer(), rows.into_iter(), usize::MAX).unwrap();
     for cut in [0, 7, 15, 40, bytes.len() / 2] {
         let bytes = bytes::Bytes::copy_from_slice(&bytes[..cut]);
         assert!(TextIndex::open(bytes, &analyzer()).is_err(), "{cut}");
@@ -301,7 +301,8 @@ fn a_filter_selects_exactly_its_rows() {
     let rows: Vec<String> = (0..500).map(|i| format!("wing {}", ["flow", "heat"][i % 2])).collect();
     let texts = rows.iter().map(|row| vec![Some(row.as_str()), None]);
     let index =
-        TextIndex::open(build_text_index(2, &analyzer(), texts).unwrap().into(), &analyzer()).unwrap();
+        TextIndex::open(build_text_index(2, &analyzer(), texts, usize::MAX).unwrap().into(), &analyzer())
+            .unwrap();
     let only: RowSet = [3, 4, 77, 499].into_iter().collect();
     for text in ["wing heat", "+wing heat"] {
         let query = parse(text);
@@ -344,7 +345,9 @@ fn skewed_text(row: u64) -> String {
 fn skipping_blocks_does_not_change_the_top_k() {
     const ROWS: u64 = 6_000;
     let texts: Vec<String> = (0..ROWS).map(skewed_text).collect();
-    let bytes = build_text_index(1, &analyzer(), texts.iter().map(|text| vec![Some(text.as_str())])).unwrap();
+    let bytes =
+        build_text_index(1, &analyzer(), texts.iter().map(|text| vec![Some(text.as_str())]), usize::MAX)
+            .unwrap();
     let index = TextIndex::open(bytes.into(), &analyzer()).unwrap();
     let parse = |query: &str| {
         parse_query(query, Syntax::Strict, &analyzer(), &["body".to_owned()], &[(0, 1.0)]).unwrap()

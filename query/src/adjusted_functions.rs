@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::AsArray;
-use arrow::compute::cast;
+use arrow::array::{Array, AsArray, ListArray, NullArray, StringArray, new_empty_array};
+use arrow::buffer::OffsetBuffer;
+use arrow::compute::{cast, concat, is_null, nullif};
 use arrow::datatypes::Int64Type;
-use arrow_schema::{DataType, FieldRef};
+use arrow_schema::{DataType, Field, FieldRef};
 use datafusion::common::{Result, ScalarValue};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
@@ -18,9 +19,14 @@ use datafusion::logical_expr::{
 use crate::inner_function::{inner_arguments, inner_function};
 
 /// The functions, each with what is done to its arguments.
-const FUNCTIONS: [(&str, Adjustment); 10] = [
+const FUNCTIONS: [(&str, Adjustment); 15] = [
+    ("array_sort", Adjustment::OrderOfRows),
     ("lpad", Adjustment::NoNegativeLength),
     ("rpad", Adjustment::NoNegativeLength),
+    ("make_array", Adjustment::NullItems),
+    ("regexp_like", Adjustment::NoEmptyFlags(2)),
+    ("regexp_match", Adjustment::NoEmptyFlags(2)),
+    ("regexp_replace", Adjustment::NoEmptyFlags(3)),
     ("to_char", Adjustment::ConstantAsRows),
     ("to_date", Adjustment::ConstantAsRows),
     ("to_timestamp", Adjustment::ConstantAsRows),
@@ -35,6 +41,13 @@ const FUNCTIONS: [(&str, Adjustment); 10] = [
 enum Adjustment {
     /// A negative length, the second argument, becomes zero: the function allocates by it.
     NoNegativeLength,
+    /// Orders of each row are not those of the first (apache/datafusion#24132).
+    OrderOfRows,
+    /// Items of columns that are null in every row make a list for each row, not one of all rows
+    /// (apache/datafusion#21841).
+    NullItems,
+    /// Empty flags, the argument at a position, are no flags (apache/datafusion#25021).
+    NoEmptyFlags(usize),
     /// A constant value beside formats that are columns becomes a column: the function would take the format
     /// of the first row for all rows, or fail.
     ConstantAsRows,
@@ -56,24 +69,113 @@ struct Adjusted {
 }
 
 impl Adjusted {
-    fn adjust(&self, args: &mut ScalarFunctionArgs) -> Result<()> {
+    /// Adjusts the arguments, or computes the result where that is not enough.
+    fn adjust(&self, args: &mut ScalarFunctionArgs) -> Result<Option<ColumnarValue>> {
+        let is_column = |arg: &ColumnarValue| matches!(arg, ColumnarValue::Array(_));
         match self.adjustment {
+            Adjustment::OrderOfRows if args.args.iter().skip(1).any(is_column) => {
+                return self.by_runs(args).map(Some);
+            }
+            Adjustment::NullItems
+                if args.args.iter().any(is_column)
+                    && args.args.iter().all(|arg| arg.data_type().is_null()) =>
+            {
+                return lists_of_nulls(args.args.len(), args.number_rows).map(Some);
+            }
             Adjustment::NoNegativeLength => {
                 if let Some(length) = args.args.get_mut(1) {
                     *length = not_negative(length)?;
                 }
             }
             Adjustment::ConstantAsRows => {
-                let is_column = |arg: &ColumnarValue| matches!(arg, ColumnarValue::Array(_));
                 if let [value, rest @ ..] = args.args.as_mut_slice()
                     && rest.iter().any(is_column)
                 {
                     *value = ColumnarValue::Array(value.to_array(args.number_rows)?);
                 }
             }
+            Adjustment::NoEmptyFlags(position) => {
+                if let Some(flags) = args.args.get_mut(position) {
+                    *flags = not_empty(flags)?;
+                    return self.null_where_flags_are(args, position);
+                }
+            }
+            Adjustment::OrderOfRows | Adjustment::NullItems => {}
         }
-        Ok(())
+        Ok(None)
     }
+}
+
+impl Adjusted {
+    /// The result of the function, which is null where the flags are; `None` if none is.
+    fn null_where_flags_are(
+        &self,
+        args: &ScalarFunctionArgs,
+        position: usize,
+    ) -> Result<Option<ColumnarValue>> {
+        let rows = args.number_rows;
+        let flags = args.args[position].to_array(rows)?;
+        if flags.null_count() == 0 {
+            return Ok(None);
+        }
+        let result = self.inner.invoke_with_args(args.clone())?.into_array(rows)?;
+        Ok(Some(ColumnarValue::Array(nullif(&result, &is_null(&flags)?)?)))
+    }
+
+    /// Calls the function for each run of rows with the same arguments behind the first.
+    fn by_runs(&self, args: &ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let rows = args.number_rows;
+        let columns = args.args.iter().map(|arg| arg.to_array(rows)).collect::<Result<Vec<_>>>()?;
+        let scalar = |index: usize, row: usize| ScalarValue::try_from_array(&columns[index], row);
+        let settings =
+            |row: usize| (1..columns.len()).map(|index| scalar(index, row)).collect::<Result<Vec<_>>>();
+        let (mut results, mut start) = (Vec::new(), 0);
+        while start < rows {
+            let of_run = settings(start)?;
+            let mut end = start + 1;
+            while end < rows && settings(end)? == of_run {
+                end += 1;
+            }
+            let mut run = args.clone();
+            run.number_rows = end - start;
+            run.args[0] = ColumnarValue::Array(columns[0].slice(start, end - start));
+            run.args[1..].iter_mut().zip(of_run).for_each(|(arg, value)| *arg = ColumnarValue::Scalar(value));
+            results.push(self.inner.invoke_with_args(run)?.into_array(end - start)?);
+            start = end;
+        }
+        if results.is_empty() {
+            return Ok(ColumnarValue::Array(new_empty_array(args.return_field.data_type())));
+        }
+        let results: Vec<&dyn Array> = results.iter().map(AsRef::as_ref).collect();
+        Ok(ColumnarValue::Array(concat(&results)?))
+    }
+}
+
+/// A list of nulls for each row.
+fn lists_of_nulls(items: usize, rows: usize) -> Result<ColumnarValue> {
+    let field = Arc::new(Field::new_list_field(DataType::Null, true));
+    let offsets = OffsetBuffer::from_repeated_length(items, rows);
+    let lists = ListArray::try_new(field, offsets, Arc::new(NullArray::new(items * rows)), None)?;
+    Ok(ColumnarValue::Array(Arc::new(lists)))
+}
+
+/// The same flags of regular expressions, with one that changes nothing for those that are empty.
+fn not_empty(flags: &ColumnarValue) -> Result<ColumnarValue> {
+    const UNICODE: &str = "u";
+    let data_type = flags.data_type();
+    if !data_type.is_string() {
+        return Ok(flags.clone());
+    }
+    let is_constant = matches!(flags, ColumnarValue::Scalar(_));
+    let texts = cast(&flags.to_array(1)?, &DataType::Utf8)?;
+    let texts = texts.as_string::<i32>().iter();
+    let texts: StringArray =
+        texts.map(|text| text.map(|text| if text.is_empty() { UNICODE } else { text })).collect();
+    let flags = cast(&texts, &data_type)?;
+    Ok(match is_constant {
+        true => ColumnarValue::Scalar(ScalarValue::try_from_array(&flags, 0)?),
+        false => ColumnarValue::Array(flags),
+    })
 }
 
 /// The same integers, with zero for negative ones.
@@ -97,7 +199,9 @@ impl ScalarUDFImpl for Adjusted {
     inner_arguments!();
 
     fn invoke_with_args(&self, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        self.adjust(&mut args)?;
+        if let Some(result) = self.adjust(&mut args)? {
+            return Ok(result);
+        }
         self.inner.invoke_with_args(args)
     }
 

@@ -15,6 +15,7 @@ use plexus_storage::types;
 
 use crate::context::{plan_expression, plan_parsed, simplify};
 use crate::engine::Engine;
+use crate::plain_errors::plain;
 use crate::time_zones::follow_settings;
 
 /// The `CHECK` constraints of a table, compiled over its columns.
@@ -45,7 +46,7 @@ impl Engine {
     pub fn evaluate_constant(&self, expr: &ast::Expr, zone: &str) -> Result<ArrayRef> {
         let fail = |e: DataFusionError| {
             let text = expr.to_string();
-            Error::invalid(format!("{}: {}", plexus_model::cut(&text, 200), e.strip_backtrace()))
+            Error::invalid(format!("{}: {}", plexus_model::cut(&text, 200), plain(&e)))
         };
         let none = DFSchema::empty();
         let state = self.state_in_zone(zone).map_err(fail)?;
@@ -95,7 +96,7 @@ impl Engine {
         let none = DFSchema::empty();
         let state = self
             .state_in_zone(zone)
-            .map_err(|e| Error::invalid(format!("time zone {zone:?}: {}", e.strip_backtrace())))?;
+            .map_err(|e| Error::invalid(format!("time zone {zone:?}: {}", plain(&e))))?;
         let mut defaults = HashMap::new();
         for column in schema.columns.iter().filter(|column| !given.contains(&column.name)) {
             let Some(sql) = schema.default_of(column.id) else {
@@ -105,9 +106,8 @@ impl Engine {
                 let expr = simplify(plan_expression(sql, &none, &state)?, none.clone(), &state)?;
                 state.create_physical_expr(expr, &none)
             };
-            let expr = compile().map_err(|e| {
-                Error::invalid(format!("default of column {:?}: {}", column.name, e.strip_backtrace()))
-            })?;
+            let expr = compile()
+                .map_err(|e| Error::invalid(format!("default of column {:?}: {}", column.name, plain(&e))))?;
             defaults.insert(column.name.clone(), expr);
         }
         Ok(ColumnDefaults { exprs: defaults, zone: zone.to_owned() })
@@ -129,9 +129,8 @@ impl ColumnDefaults {
         let Some(expr) = self.exprs.get(column) else {
             return Ok(None);
         };
-        let fail = |e: DataFusionError| {
-            Error::invalid(format!("default of column {column:?}: {}", e.strip_backtrace()))
-        };
+        let fail =
+            |e: DataFusionError| Error::invalid(format!("default of column {column:?}: {}", plain(&e)));
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let schema = DFSchema::empty().inner().clone();
         let batch =
@@ -144,8 +143,7 @@ fn compile(state: &SessionState, schema: &TableSchema) -> Result<RowChecks> {
     if schema.checks.is_empty() {
         return Ok(RowChecks::default());
     }
-    let fail =
-        |name: &str, e: DataFusionError| Error::invalid(format!("check {name:?}: {}", e.strip_backtrace()));
+    let fail = |name: &str, e: DataFusionError| Error::invalid(format!("check {name:?}: {}", plain(&e)));
     let columns = DFSchema::try_from(types::to_arrow(schema)).map_err(|e| fail("", e))?;
     let compiled = schema.checks.iter().map(|check| {
         let named = |e| fail(&check.name, e);
@@ -170,7 +168,7 @@ impl RowChecks {
             let values = expr
                 .evaluate(batch)
                 .and_then(|v| v.into_array(batch.num_rows()))
-                .map_err(|e| Error::invalid(format!("check {name:?}: {}", e.strip_backtrace())))?;
+                .map_err(|e| Error::invalid(format!("check {name:?}: {}", plain(&e))))?;
             let values = values.as_boolean();
             let broken = (0..values.len()).find(|&row| values.is_valid(row) && !values.value(row));
             if let Some(row) = broken {

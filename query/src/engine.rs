@@ -13,6 +13,7 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{FunctionRegistry, SessionState, SessionStateBuilder};
 use datafusion::functions::math;
 use datafusion::logical_expr::ExprSchemable;
+use datafusion::optimizer::AnalyzerRule;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::sqlparser::ast;
 use datafusion_distributed::{
@@ -40,6 +41,7 @@ use crate::list_functions::list_functions;
 use crate::logical_rules::fence::FencePlanner;
 use crate::logical_rules::optimizer_rules;
 use crate::named_value::NamedValue;
+use crate::nested_keys::nested_key_functions;
 use crate::physical_rules::physical_rules;
 use crate::pool::QueryPool;
 use crate::scan::distribution::{WorkerSlots, desired_tasks, route, scale_up};
@@ -53,6 +55,7 @@ use crate::tables::context::TableContext;
 use crate::tables::pinned::PinnedTable;
 use crate::tables::system::ClusterView;
 use crate::time_zones::{AtTimeZone, DEFAULT_ZONE};
+use crate::type_limits::{CheckedLiterals, checked_functions};
 use crate::{CATALOG, DEFAULT_SCHEMA};
 
 /// What an [`Engine`] is built from.
@@ -141,8 +144,11 @@ impl Engine {
             reader: reader.clone(),
             footers: runtime.cache_manager.get_file_metadata_cache(),
         };
-        let search =
-            SearchContext { reader: scans.reader.clone(), caches: SearchCaches::default(), transport };
+        let search = SearchContext {
+            reader: scans.reader.clone(),
+            caches: SearchCaches::new(memory_bytes),
+            transport,
+        };
 
         let worker = worker(
             without_files(&runtime)?,
@@ -152,11 +158,8 @@ impl Engine {
             memory_bytes,
         );
         let registered = RegisteredFunctions::default();
-        let mut base = SessionStateBuilder::new()
-            .with_default_features()
-            .with_config(config(partitions))
-            .with_runtime_env(runtime.clone())
-            .with_query_planner(Arc::new(FencePlanner))
+        let rules = || analysis::analyzer_rules(&interrupts, &registered);
+        let mut base = session_builder(partitions, runtime.clone(), rules())
             .with_distributed_planner()
             .with_distributed_worker_resolver(WorkerSlots { workers: vec![], task_bytes: 0 })
             .with_distributed_channel_resolver(channels)
@@ -170,7 +173,6 @@ impl Engine {
             // On a fast network, compression costs more time than it saves.
             .with_distributed_compression(None)?
             .with_distributed_metrics_collection(false)?
-            .with_analyzer_rules(analysis::analyzer_rules(&interrupts, &registered))
             .with_analyzer_rule(Arc::new(BindRule))
             .with_optimizer_rules(optimizer_rules(&interrupts))
             .with_physical_optimizer_rules(physical_rules(&interrupts))
@@ -182,12 +184,7 @@ impl Engine {
         for function in search::table_functions() {
             base.register_udtf(function.name(), function.function().clone());
         }
-        let mut literal = SessionStateBuilder::new()
-            .with_default_features()
-            .with_config(config(partitions))
-            .with_runtime_env(runtime)
-            .with_query_planner(Arc::new(FencePlanner))
-            .with_analyzer_rules(analysis::analyzer_rules(&interrupts, &registered))
+        let mut literal = session_builder(partitions, runtime, rules())
             .with_optimizer_rules(vec![])
             .with_physical_optimizer_rules(vec![])
             .build();
@@ -341,6 +338,21 @@ impl Engine {
     }
 }
 
+/// What the sessions have in common that plan with some analyzer rules.
+fn session_builder(
+    partitions: usize,
+    runtime: Arc<RuntimeEnv>,
+    rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>>,
+) -> SessionStateBuilder {
+    SessionStateBuilder::new()
+        .with_expr_planners(vec![Arc::new(CheckedLiterals)])
+        .with_default_features()
+        .with_config(config(partitions))
+        .with_runtime_env(runtime)
+        .with_query_planner(Arc::new(FencePlanner))
+        .with_analyzer_rules(rules)
+}
+
 /// Registers our own functions. They replace DataFusion's functions of the same name.
 fn add_functions(state: &mut SessionState, interrupts: &Arc<Interrupts>, memory_bytes: usize) -> Result<()> {
     for function in search::scalar_functions() {
@@ -352,7 +364,13 @@ fn add_functions(state: &mut SessionState, interrupts: &Arc<Interrupts>, memory_
     state.register_udf(Arc::new(NamedValue::default().into()))?;
     state.register_udf(Arc::new(Interruptible::new(interrupts.clone()).into()))?;
     state.register_udf(Arc::new(Constant::new(result_bytes_max(memory_bytes)).into()))?;
+    for function in checked_functions(state) {
+        state.register_udf(function)?;
+    }
     for function in list_functions(state) {
+        state.register_udf(function)?;
+    }
+    for function in nested_key_functions(state) {
         state.register_udf(function)?;
     }
     for function in adjusted_functions(state) {

@@ -16,7 +16,9 @@ macro_rules! inner_function {
         }
 
         fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
-            self.inner.return_field_from_args(args)
+            let field = self.inner.return_field_from_args(args)?;
+            $crate::type_limits::check_type(field.data_type())?;
+            Ok(field)
         }
 
         fn documentation(&self) -> Option<&Documentation> {

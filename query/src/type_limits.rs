@@ -1,9 +1,29 @@
 //! Limits of types. A type that has itself twice in it, twenty times over, has a million fields, and each
 //! step of planning looks at all of them; a value of a fixed width is that wide for each row, also if it is
 //! null.
+//!
+//! Types are checked in functions whose results have them, also in those that put several types into one, and
+//! after planning.
 
-use arrow_schema::DataType;
-use datafusion::common::{Result, plan_err};
+use std::sync::Arc;
+
+use arrow_schema::{DataType, FieldRef};
+use datafusion::common::{DFSchema, Result, plan_err};
+use datafusion::execution::SessionState;
+use datafusion::functions::core::{named_struct, r#struct};
+use datafusion::functions_nested::make_array::make_array;
+use datafusion::functions_nested::map::map_udf;
+use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawDictionaryExpr};
+use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
+use datafusion::logical_expr::{
+    ColumnarValue, Documentation, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
+    Signature,
+};
+
+use crate::inner_function::{inner_arguments, inner_function};
+
+/// Functions whose type has those of several arguments in it.
+const FUNCTIONS: [&str; 4] = ["arrays_zip", "map", "named_struct", "struct"];
 
 /// Most fields of a type, with those inside of it.
 const FIELDS_MAX: usize = 10_000;
@@ -26,6 +46,60 @@ pub(crate) fn check_type(data_type: &DataType) -> Result<()> {
         return plan_err!("a type has values of {width} bytes each, at most {WIDTH_MAX} are possible");
     }
     Ok(())
+}
+
+/// The functions of a session that put several types into one, made to check it.
+pub(crate) fn checked_functions(state: &SessionState) -> Vec<Arc<ScalarUDF>> {
+    let functions = FUNCTIONS.iter().filter_map(|name| state.scalar_functions().get(*name));
+    functions.cloned().map(checked).collect()
+}
+
+fn checked(inner: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
+    Arc::new(ScalarUDF::from(Checked { inner }))
+}
+
+/// A function that checks the type of its result.
+#[derive(PartialEq, Eq, Hash, Debug)]
+struct Checked {
+    inner: Arc<ScalarUDF>,
+}
+
+impl ScalarUDFImpl for Checked {
+    inner_function!();
+    inner_arguments!();
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        self.inner.invoke_with_args(args)
+    }
+}
+
+/// Makes such functions of literals. Those of the engine would be called by themselves until the plan is
+/// complete.
+#[derive(Debug)]
+pub(crate) struct CheckedLiterals;
+
+impl ExprPlanner for CheckedLiterals {
+    fn plan_dictionary_literal(
+        &self,
+        expr: RawDictionaryExpr,
+        _: &DFSchema,
+    ) -> Result<PlannerResult<RawDictionaryExpr>> {
+        let args = expr.keys.into_iter().zip(expr.values).flat_map(|(key, value)| [key, value]);
+        Ok(PlannerResult::Planned(checked(named_struct()).call(args.collect())))
+    }
+
+    fn plan_struct_literal(&self, args: Vec<Expr>, is_named: bool) -> Result<PlannerResult<Vec<Expr>>> {
+        let function = if is_named { named_struct() } else { r#struct() };
+        Ok(PlannerResult::Planned(checked(function).call(args)))
+    }
+
+    fn plan_make_map(&self, args: Vec<Expr>) -> Result<PlannerResult<Vec<Expr>>> {
+        if args.len() % 2 == 1 {
+            return plan_err!("the last key of the map has no value");
+        }
+        let (keys, values) = args.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).unzip();
+        Ok(PlannerResult::Planned(checked(map_udf()).call(vec![make_array(keys), make_array(values)])))
+    }
 }
 
 /// Counts the fields of a type, until they are too many.

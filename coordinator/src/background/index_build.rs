@@ -16,7 +16,7 @@ use plexus_model::{
     ChangeKind, Error, ErrorKind, FileData, IndexDefinition, IndexKind, Manifest, Result, Segment, SegmentId,
     SegmentIndex, Table, TableChange, TableId,
 };
-use plexus_query::search::{TextFields, blocking, build_texts};
+use plexus_query::search::{TextFields, blocking, build_bytes_max, build_texts};
 use plexus_storage::{SegmentRef, SegmentStore};
 
 use super::context::TaskContext;
@@ -135,7 +135,8 @@ async fn build(
             let (columns, analyzer) = (columns.clone(), Analyzer::named(tokenizer)?);
             let fields = TextFields { columns, analyzer, index: Some(definition.id) };
             let texts = snapshot.texts(view, &fields).await?;
-            blocking(move || build_texts(&texts, &fields.analyzer)).await?
+            let memory_max = build_bytes_max(writer.engine.memory_bytes());
+            blocking(move || build_texts(&texts, &fields.analyzer, memory_max)).await?
         }
         IndexKind::Vector { column, metric } => {
             let vectors = snapshot.vectors(view, *column).await?;

@@ -3,14 +3,16 @@
 //! The file appears under its name once it is complete. A target outside the directory is refused, and so is
 //! an existing file: permission to send SQL does not imply permission to write anywhere on the host.
 
+use std::collections::HashSet;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::UInt64Type;
 use arrow::json::WriterBuilder;
 use arrow::json::writer::LineDelimited;
-use arrow_schema::Schema;
-use datafusion::logical_expr::LogicalPlan;
+use arrow_schema::{DataType, Schema};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::sql::parser::{CopyToSource, CopyToStatement, Statement};
 use datafusion::sql::sqlparser::ast;
 use futures::TryStreamExt;
@@ -21,18 +23,21 @@ use tokio::io::{AsyncWriteExt, BufWriter};
 use crate::errors::from_datafusion;
 use crate::exec::context::{Executed, StatementContext};
 use crate::exec::csv_export::CsvOptions;
+use crate::exec::json_encoding::ExactValues;
 use crate::exec::plan_statement::plan_statement;
 use crate::exec::planner::Planner;
 use crate::sql::names::last_part;
 use crate::sql::parameters::bind;
+use crate::sql::result_names::ResultNames;
 use crate::sql::syntax;
 
 const CSV: &str = "CSV";
 const JSON: &str = "JSON";
+const PARQUET: &str = "PARQUET";
 
 /// Formats by file name extension or `STORED AS` name.
 const FORMATS: [(&str, &str); 8] = [
-    ("parquet", "PARQUET"),
+    ("parquet", PARQUET),
     ("csv", CSV),
     ("ndjson", JSON),
     ("jsonl", JSON),
@@ -67,6 +72,7 @@ impl CopyExecutor {
         &self,
         context: &StatementContext<'_>,
         statement: &Statement,
+        names: &ResultNames,
     ) -> Result<Executed> {
         let copy = copy_of(statement)?;
         let directory = self.export_dir.as_deref().ok_or_else(|| {
@@ -85,13 +91,14 @@ impl CopyExecutor {
         if path.exists() {
             return Err(Error::already_exists(format!("file {:?} exists already", copy.target)));
         }
+        let plan = named(bind(self.plan_source(context, statement).await?, context.values)?, names)?;
         // The engine writes one file, and not a directory of files, only to a path with an extension.
         let temporary = TemporaryFile(directory.join(unfinished_name(self.planner.node, Token::generate())));
         let rows = match format {
             CSV => {
                 let csv = CsvOptions::of(&copy.options)?;
                 let header = |schema: &Schema| csv.header(schema);
-                self.write_lines(context, statement, header, |batch| csv.lines(batch), &temporary.0).await?
+                self.write_lines(context, plan, header, |batch| csv.lines(batch), &temporary.0).await?
             }
             JSON => {
                 if let Some((name, _)) = copy.options.first() {
@@ -99,9 +106,9 @@ impl CopyExecutor {
                         "COPY: option {name:?} is unknown: an NDJSON file has none"
                     )));
                 }
-                self.write_lines(context, statement, |_| vec![], json_lines, &temporary.0).await?
+                self.write_lines(context, plan, |_| vec![], json_lines, &temporary.0).await?
             }
-            _ => self.write(context, copy, format, &temporary.0).await?,
+            _ => self.write(context, copy, plan, format, &temporary.0).await?,
         };
         publish(temporary.0.clone(), path).await?;
         Ok(Executed::Affected(rows))
@@ -132,12 +139,11 @@ impl CopyExecutor {
     async fn write_lines(
         &self,
         context: &StatementContext<'_>,
-        statement: &Statement,
+        plan: LogicalPlan,
         header: impl Fn(&Schema) -> Vec<u8>,
         lines: impl Fn(&RecordBatch) -> Result<Vec<u8>>,
         to: &Path,
     ) -> Result<u64> {
-        let plan = bind(self.plan_source(context, statement).await?, context.values)?;
         let mut rows = self.planner.query(context, &plan).await?;
         let failed = |e| Error::io(to.display(), e);
         let mut file = BufWriter::new(File::create(to).await.map_err(failed)?);
@@ -156,23 +162,29 @@ impl CopyExecutor {
         &self,
         context: &StatementContext<'_>,
         copy: &CopyToStatement,
+        source: LogicalPlan,
         format: &str,
         to: &Path,
     ) -> Result<u64> {
+        if format == PARQUET
+            && let Some(field) = source.schema().fields().iter().find(|field| has_interval(field.data_type()))
+        {
+            return Err(Error::unsupported(format!(
+                "COPY: a Parquet file cannot have the intervals of column {:?}: export to an Arrow file",
+                field.name()
+            )));
+        }
         let mut copy = copy.clone();
         copy.stored_as = Some(format.to_owned());
         copy.target = to.to_string_lossy().into_owned();
-        if let CopyToSource::Query(query) = copy.source {
-            let mut statement = ast::Statement::Query(query);
-            self.planner.resolve(&mut statement, context).await?;
-            let ast::Statement::Query(query) = statement else {
-                return Err(Error::internal("a query became something else"));
-            };
-            copy.source = CopyToSource::Query(query);
-        }
+        // What the engine makes of the options; the rows are those of the plan that there is.
+        let one = syntax::item(syntax::literal(ast::Value::Boolean(true)), "one");
+        copy.source = CopyToSource::Query(Box::new(syntax::select(vec![one], vec![], None)));
         let state = self.planner.local_state(context)?;
-        let plan = state.statement_to_plan(Statement::CopyTo(copy)).await.map_err(from_datafusion)?;
-        let plan = bind(plan, context.values)?;
+        let mut plan = state.statement_to_plan(Statement::CopyTo(copy)).await.map_err(from_datafusion)?;
+        if let LogicalPlan::Copy(copy) = &mut plan {
+            copy.input = Arc::new(source);
+        }
         let rows = self.planner.run(&plan, &context.manifest, || Ok(state.clone())).await?;
         let counts: Vec<_> = rows.stream.try_collect().await?;
         let count = counts
@@ -183,11 +195,48 @@ impl CopyExecutor {
     }
 }
 
+/// A plan whose columns have the names that were written.
+///
+/// # Errors
+/// `InvalidArgument` when two have the same.
+fn named(plan: LogicalPlan, names: &ResultNames) -> Result<LogicalPlan> {
+    let columns = plan.schema().columns();
+    let named = names.apply(plan.schema().as_arrow());
+    let mut seen = HashSet::new();
+    if let Some(twice) = named.fields().iter().find(|field| !seen.insert(field.name())) {
+        return Err(Error::invalid(format!(
+            "COPY: two columns are called {:?}: give one of them another name",
+            twice.name()
+        )));
+    }
+    if columns.iter().zip(named.fields()).all(|(column, field)| column.name == *field.name()) {
+        return Ok(plan);
+    }
+    let renamed = columns.into_iter().zip(named.fields());
+    let renamed = renamed.map(|(column, field)| Expr::Column(column).alias(field.name()));
+    let plan = LogicalPlanBuilder::from(plan).project(renamed).and_then(LogicalPlanBuilder::build);
+    plan.map_err(from_datafusion)
+}
+
+/// Whether a type is an interval, or has one in it.
+fn has_interval(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Interval(_) => true,
+        DataType::Struct(fields) => fields.iter().any(|field| has_interval(field.data_type())),
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::FixedSizeList(item, _)
+        | DataType::Map(item, _) => has_interval(item.data_type()),
+        _ => false,
+    }
+}
+
 /// Rows as JSON objects, one on a line. Missing values are written, so that a column that has no others is in
 /// the file.
 fn json_lines(batch: &RecordBatch) -> Result<Vec<u8>> {
     let failed = |e| Error::internal(format!("JSON: {e}"));
-    let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(Vec::new());
+    let builder = WriterBuilder::new().with_explicit_nulls(true).with_encoder_factory(Arc::new(ExactValues));
+    let mut writer = builder.build::<_, LineDelimited>(Vec::new());
     writer.write(batch).and_then(|()| writer.finish()).map_err(failed)?;
     Ok(writer.into_inner())
 }

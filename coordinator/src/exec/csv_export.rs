@@ -1,15 +1,15 @@
 //! CSV files of query results. `plexus load` reads every value back as it was: an empty text is quoted and a
 //! missing value is not, bytes are hexadecimal, and lists, structs and maps are JSON.
 
-use std::fmt::Write as _;
-
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
-use arrow::json::writer::{EncoderOptions, make_encoder};
+use arrow::json::writer::make_encoder;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use arrow_schema::{ArrowError, DataType, FieldRef, Schema};
 use datafusion::sql::sqlparser::ast::Value;
 use plexus_model::{Error, Result};
+
+use crate::exec::json_encoding::{self, hexadecimal};
 
 /// How a file is written.
 pub struct CsvOptions {
@@ -126,7 +126,7 @@ impl CsvOptions {
 
 /// The values of a column as text; `None` where they are missing.
 fn texts_of(field: &FieldRef, column: &ArrayRef) -> std::result::Result<Vec<Option<String>>, ArrowError> {
-    let json = EncoderOptions::default().with_explicit_nulls(true);
+    let json = json_encoding::options();
     let text = FormatOptions::default().with_display_error(false);
     let bytes;
     let mut text_of: Box<dyn FnMut(usize) -> std::result::Result<String, ArrowError>> =
@@ -152,14 +152,6 @@ fn texts_of(field: &FieldRef, column: &ArrayRef) -> std::result::Result<Vec<Opti
     let nulls = column.logical_nulls();
     let is_missing = |row: usize| nulls.as_ref().is_some_and(|nulls| nulls.is_null(row));
     (0..column.len()).map(|row| (!is_missing(row)).then(|| text_of(row)).transpose()).collect()
-}
-
-/// Bytes as PostgreSQL writes them: `\\x6b6c`.
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold("\\x".to_owned(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

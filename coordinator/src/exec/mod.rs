@@ -10,6 +10,7 @@ pub(crate) mod described;
 pub(crate) mod dml;
 pub(crate) mod engine_settings;
 pub(crate) mod insert;
+pub(crate) mod json_encoding;
 pub(crate) mod load;
 pub(crate) mod plan_cache;
 pub(crate) mod plan_statement;

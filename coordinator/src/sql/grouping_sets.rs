@@ -8,9 +8,9 @@ use datafusion::sql::sqlparser::ast::{
     Expr, GroupByExpr, Select, SelectItem, Statement, Value, ValueWithSpan, VisitorMut,
 };
 use plexus_model::{Error, Result};
-use plexus_query::{visit_expressions, visit_mut};
+use plexus_query::visit_mut;
 
-use crate::sql::clauses::is_scalar;
+use crate::sql::clauses::{has_aggregates, has_groups};
 
 /// Keys of a `CUBE` at most: it has a set for each selection of them.
 const CUBE_KEYS_MAX: usize = 12;
@@ -48,29 +48,32 @@ impl VisitorMut for Groups {
 
 /// Whether all rows are one group because of `HAVING` alone: the engine knows that only of aggregates.
 fn is_one_group(select: &Select) -> bool {
-    let has_groups = match &select.group_by {
-        GroupByExpr::All(_) => true,
-        GroupByExpr::Expressions(groups, _) => !groups.is_empty(),
-    };
-    if has_groups || select.having.is_none() {
-        return false;
-    }
-    let mut aggregate = |expr: &Expr| match expr {
-        Expr::Function(function) if !is_scalar(function) => ControlFlow::Break(()),
-        _ => ControlFlow::Continue(()),
-    };
-    visit_expressions(&select.having, &mut aggregate).is_continue()
-        && visit_expressions(&select.projection, &mut aggregate).is_continue()
+    select.having.is_some()
+        && !has_groups(select)
+        && !has_aggregates(&select.having)
+        && !has_aggregates(&select.projection)
 }
 
 fn rewrite_group(group: &mut Expr, items: &[SelectItem]) -> Result<()> {
     if let Expr::Rollup(sets) | Expr::Cube(sets) | Expr::GroupingSets(sets) = group {
-        sets.iter_mut().flatten().try_for_each(|key| name_item(key, items))?;
+        for set in sets {
+            *set = flattened(std::mem::take(set));
+            set.iter_mut().try_for_each(|key| name_item(key, items))?;
+        }
     }
     if let Some(sets) = sets_of(group)? {
         *group = Expr::GroupingSets(sets);
     }
     Ok(())
+}
+
+/// Keys without the parentheses around some of them.
+fn flattened(keys: Vec<Expr>) -> Vec<Expr> {
+    let flat = keys.into_iter().flat_map(|key| match key {
+        Expr::Tuple(keys) => flattened(keys),
+        key => vec![key],
+    });
+    flat.collect()
 }
 
 /// Replaces the position of an item of the select list by the item. The engine does so outside of sets only,
@@ -155,6 +158,8 @@ mod tests {
     fn rollup_and_cube_are_grouping_sets() {
         for (sql, expected) in [
             ("ROLLUP (a, (b, c))", "GROUPING SETS ((a, b, c), (a), ())"),
+            ("ROLLUP (a, (b, (c, d)))", "GROUPING SETS ((a, b, c, d), (a), ())"),
+            ("GROUPING SETS ((a, (b, c)), (a))", "GROUPING SETS ((a, b, c), (a))"),
             ("ROLLUP (a, a)", "GROUPING SETS ((a), (a), ())"),
             ("CUBE (a, b, a)", "GROUPING SETS ((a, b), (a, b), (a), (a), (b, a), (b), (a), ())"),
             ("ROLLUP (a, b)", "ROLLUP (a, b)"),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::sql::parser::Statement;
+use datafusion::sql::parser::{CopyToSource, Statement};
 use datafusion::sql::sqlparser::ast;
 
 use plexus_model::{Error, Result};
@@ -13,8 +13,8 @@ use crate::sql::reads::Reads;
 use crate::sql::result_names::{self, ResultNames};
 use crate::sql::{
     clauses, grouping_sets, like_escapes, multisets, named_windows, operators, order_items, plan_size,
-    regressions, rewrite, row_values, scopes, standard_forms, time_zones, timestamps, using_columns,
-    window_calls,
+    recursive_terms, regressions, rewrite, row_values, scopes, standard_forms, time_zones, timestamps,
+    using_columns, window_calls,
 };
 
 /// The kind of a statement, which decides the executor that runs it.
@@ -79,7 +79,7 @@ pub(crate) struct Parsed {
     pub(crate) statement: Statement,
     /// Its kind.
     pub(crate) kind: StatementKind,
-    /// The names of the columns of its result, if it is a query.
+    /// The names of the columns of its result, if it is a query, or of what it exports.
     pub(crate) names: ResultNames,
     /// Which manifest it has to see.
     pub(crate) reads: Reads,
@@ -103,6 +103,19 @@ impl Parsed {
                 reads: Reads::Newest,
                 text: None,
             });
+        }
+        if let Statement::CopyTo(copy) = &mut statement
+            && let CopyToSource::Query(query) = &mut copy.source
+        {
+            let source = ast::Statement::Query(query.clone());
+            let source = Self::new(Statement::Statement(Box::new(source)))?;
+            if let Statement::Statement(rewritten) = source.statement
+                && let ast::Statement::Query(rewritten) = *rewritten
+            {
+                *query = rewritten;
+            }
+            let (kind, reads) = (StatementKind::CopyTo, Reads::of(&statement));
+            return Ok(Self { statement, kind, names: source.names, reads, text: None });
         }
         standard_forms::rewrite(&mut statement)?;
         clauses::check(&statement)?;
@@ -154,6 +167,7 @@ fn make_standard(statement: &mut Statement) -> Result<()> {
             timestamps::rewrite(statement.as_mut());
             like_escapes::rewrite(statement.as_mut());
             time_zones::rewrite(statement.as_mut());
+            recursive_terms::rewrite(statement.as_mut());
             Ok(())
         }
         Statement::Explain(explain) => make_standard(&mut explain.statement),

@@ -1,5 +1,5 @@
-//! `a ^ b` is a power, as in PostgreSQL and DuckDB: the engine takes it for an exclusive or. `U&'...'` and
-//! `N'...'` are texts: the engine does not know them.
+//! `a ^ b` is a power, as in PostgreSQL and DuckDB: the engine takes it for an exclusive or. `mod(a, b)` is
+//! `a % b`, `~a` inverts all bits, and `U&'...'` and `N'...'` are texts: the engine does not know them.
 //!
 //! `SIMILAR TO` has the patterns of the SQL standard, which are those of `LIKE` with alternatives, repetition
 //! and sets, and match a text as a whole; the engine takes them for regular expressions that match a part.
@@ -8,11 +8,15 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
-use datafusion::sql::sqlparser::ast::{BinaryOperator, CaseWhen, Expr, Statement, UnaryOperator, Value};
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, CaseWhen, Expr, FunctionArguments, Statement, UnaryOperator, Value,
+};
 use plexus_model::Result;
-use plexus_query::{HAS_UNKNOWN_ITEM, INTERVAL_TIMES, SIMILAR_PATTERN, visit_expressions_mut};
+use plexus_query::{BITWISE_NOT, HAS_UNKNOWN_ITEM, INTERVAL_TIMES, SIMILAR_PATTERN, visit_expressions_mut};
 
+use crate::sql::names::unqualified;
 use crate::sql::syntax;
+use crate::sql::window_calls::argument;
 
 /// Rewrites the operators of a statement.
 ///
@@ -37,7 +41,11 @@ pub(crate) fn rewrite(statement: &mut Statement) -> Result<()> {
                 *expr = syntax::call(INTERVAL_TIMES, vec![interval, number]);
             }
         }
-        if let Expr::BinaryOp { left, op: BinaryOperator::BitwiseXor, right } = expr {
+        if let Expr::UnaryOp { op: UnaryOperator::BitwiseNot, expr: inner } = expr {
+            *expr = syntax::call(BITWISE_NOT, vec![inner.as_ref().clone()]);
+        } else if let Some((left, right)) = modulo(expr) {
+            *expr = syntax::nested(syntax::binary(left, BinaryOperator::Modulo, right));
+        } else if let Expr::BinaryOp { left, op: BinaryOperator::BitwiseXor, right } = expr {
             *expr = syntax::call("power", vec![left.as_ref().clone(), right.as_ref().clone()]);
         }
         match expr {
@@ -72,6 +80,20 @@ pub(crate) fn rewrite(statement: &mut Statement) -> Result<()> {
     match rewritten {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(()),
+    }
+}
+
+/// The operands of `mod(a, b)`.
+fn modulo(expr: &Expr) -> Option<(Expr, Expr)> {
+    let Expr::Function(function) = expr else {
+        return None;
+    };
+    let FunctionArguments::List(list) = &function.args else {
+        return None;
+    };
+    match (unqualified(&function.name).ok()?.as_str(), list.args.as_slice()) {
+        ("mod", [left, right]) => Some((argument(left)?.clone(), argument(right)?.clone())),
+        _ => None,
     }
 }
 

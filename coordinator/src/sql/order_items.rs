@@ -1,15 +1,12 @@
 //! `ORDER BY` of a query that is grouped or distinct: a position, or an expression that the select list has,
 //! as the name of the item. The engine computes such keys again, from columns that groups no longer have.
 
-use std::ops::ControlFlow;
-
 use datafusion::sql::sqlparser::ast::{
-    Distinct, Expr, GroupByExpr, Ident, OrderBy, OrderByKind, Query, Select, SelectItem, SetExpr, Statement,
-    Value, ValueWithSpan,
+    Distinct, Expr, Ident, OrderBy, OrderByKind, Query, Select, SelectItem, SetExpr, Statement, Value,
+    ValueWithSpan,
 };
-use plexus_query::visit_expressions;
 
-use crate::sql::clauses::is_scalar;
+use crate::sql::clauses::{has_aggregates, has_groups};
 use crate::sql::syntax;
 
 /// What the names of items begin with that had none.
@@ -30,18 +27,10 @@ pub(crate) fn rewrite(statement: &mut Statement) {
 
 /// Whether a select has fewer rows than its tables. The keys of `DISTINCT ON` have to be what they are.
 fn is_grouped(select: &Select) -> bool {
-    let has_groups = match &select.group_by {
-        GroupByExpr::All(_) => true,
-        GroupByExpr::Expressions(groups, _) => !groups.is_empty(),
-    };
-    let mut aggregate = |expr: &Expr| match expr {
-        Expr::Function(function) if function.over.is_none() && !is_scalar(function) => ControlFlow::Break(()),
-        _ => ControlFlow::Continue(()),
-    };
     match select.distinct {
         Some(Distinct::On(_)) => false,
         Some(Distinct::Distinct | Distinct::All) => true,
-        None => has_groups || visit_expressions(&select.projection, &mut aggregate).is_break(),
+        None => has_groups(select) || has_aggregates(&select.projection),
     }
 }
 

@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::ast::{
     self, DataType, Expr, ObjectName, TableAlias, TableFactor, TableVersion, TimezoneInfo, Value, VisitorMut,
 };
 use plexus_model::{Error, ErrorKind, Manifest, Result, TableName, Version};
-use plexus_query::{Engine, SYSTEM_SCHEMA, as_of_schema, visit_mut};
+use plexus_query::{Engine, SYSTEM_SCHEMA, as_of_schema, plain, visit_mut};
 
 use crate::sql::names::table_reference;
 use crate::sql::syntax;
@@ -132,7 +132,7 @@ fn time_us(expr: &Expr, engine: &Engine, zone: &str) -> Result<u64> {
     })?;
     let value = ScalarValue::try_from_array(&value, 0)
         .and_then(|value| value.cast_to(&ArrowType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))))
-        .map_err(|e| invalid(e.strip_backtrace()))?;
+        .map_err(|e| invalid(plain(&e)))?;
     match value {
         ScalarValue::TimestampMicrosecond(Some(us), _) => {
             u64::try_from(us).map_err(|e| invalid(e.to_string()))

@@ -17,6 +17,9 @@ const MICROSECONDS: u64 = 6;
 /// The years of which nanoseconds express every instant.
 const YEARS_IN_NANOSECONDS: RangeInclusive<i32> = 1678..=2261;
 
+/// The years of which they express at least some.
+const YEARS_OF_NANOSECONDS: RangeInclusive<i32> = 1677..=2262;
+
 /// Gives the literals in a statement a precision, where they need another one than the engine gives.
 pub(crate) fn rewrite(statement: &mut Statement) {
     let _: ControlFlow<()> = visit_mut(statement, &mut Literals { series: 0 });
@@ -81,7 +84,12 @@ fn digits_of_value(value: &Value) -> Option<u64> {
         return None;
     };
     let year = text.trim().split('-').next()?.parse().ok()?;
-    (!YEARS_IN_NANOSECONDS.contains(&year)).then_some(MICROSECONDS)
+    // In the years in which nanoseconds begin and end they express some instants: those that need them either
+    // fit or fail.
+    let (_, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();
+    let needs_nanoseconds = YEARS_OF_NANOSECONDS.contains(&year) && digits > MICROSECONDS as usize;
+    (!YEARS_IN_NANOSECONDS.contains(&year) && !needs_nanoseconds).then_some(MICROSECONDS)
 }
 
 #[cfg(test)]
@@ -95,6 +103,11 @@ mod tests {
             ("SELECT CAST(a AS TIMESTAMP)", "SELECT CAST(a AS TIMESTAMP)"),
             ("SELECT CAST('2024-01-01' AS TIMESTAMP)", "SELECT CAST('2024-01-01' AS TIMESTAMP)"),
             ("SELECT CAST('9999-12-31' AS TIMESTAMP)", "SELECT CAST('9999-12-31' AS TIMESTAMP(6))"),
+            (
+                "SELECT TIMESTAMP '2262-01-01 00:00:00.000000001'",
+                "SELECT TIMESTAMP '2262-01-01 00:00:00.000000001'",
+            ),
+            ("SELECT TIMESTAMP '2262-01-01 00:00:00.5'", "SELECT TIMESTAMP(6) '2262-01-01 00:00:00.5'"),
             ("SELECT TIMESTAMP '0001-01-01 00:00:00'", "SELECT TIMESTAMP(6) '0001-01-01 00:00:00'"),
             (
                 "SELECT 1 FROM generate_series(TIMESTAMP '1500-01-01', TIMESTAMP '1500-01-02', '1 day')",

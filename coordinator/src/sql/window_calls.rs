@@ -179,7 +179,7 @@ fn is_constant(expr: &Expr) -> bool {
     }
 }
 
-fn argument(arg: &FunctionArg) -> Option<&Expr> {
+pub(crate) fn argument(arg: &FunctionArg) -> Option<&Expr> {
     match arg {
         FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr),
         _ => None,

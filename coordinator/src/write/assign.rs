@@ -19,8 +19,8 @@ use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 use plexus_model::{Error, Result, Table};
-use plexus_query::{DEFAULT_ZONE, clocks_of, completed, instants_of};
-use plexus_storage::{decimals_as_floats, sql_name, types};
+use plexus_query::{DEFAULT_ZONE, clocks_of, completed, instants_of, plain};
+use plexus_storage::{decimals_as_floats, sql_name, types, with_fields_of};
 
 use crate::write::coerce::{STRICT, cast_columns, cast_error, check_finite, check_kept};
 
@@ -51,6 +51,9 @@ pub(crate) fn assign_value(array: &ArrayRef, to: &DataType, zone: &str) -> Resul
     }
     let from = array.data_type().clone();
     check_kept(&from, to)?;
+    if let Some(aligned) = with_fields_of(array, to).map_err(|e| cast_error(&from, to, &e))? {
+        return assign_value(&aligned, to, zone);
+    }
     let failed = |e| cast_error(&from, to, &e);
     if (from.is_numeric() && is_time(to)) || (is_time(&from) && to.is_numeric()) {
         let (from, to) = (sql_name(&from), sql_name(to));
@@ -100,7 +103,7 @@ fn in_zone(array: &ArrayRef, to: &DataType, zone: &str) -> Result<Option<ArrayRe
     if zone == DEFAULT_ZONE {
         return Ok(None);
     }
-    let failed = |e: DataFusionError| Error::invalid(e.strip_backtrace());
+    let failed = |e: DataFusionError| Error::invalid(plain(&e));
     let cast = |to: &DataType| {
         compute::cast_with_options(array, to, &STRICT).map_err(|e| cast_error(array.data_type(), to, &e))
     };

@@ -6,15 +6,18 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StructArray};
+use arrow::array::{Array, ArrayRef, AsArray, ListArray, RecordBatch, StructArray};
+use arrow::buffer::OffsetBuffer;
 use arrow::compute::{self, CastOptions};
 use arrow::datatypes::Float64Type;
 use arrow::util::display::array_value_to_string;
 use arrow_schema::{ArrowError, DataType, SchemaRef};
 use plexus_model::{Error, Result, Table};
-use plexus_storage::{canonical_floats, decimals_as_floats, lost_field, sql_name, without_hidden_values};
+use plexus_query::plain_text;
+use plexus_storage::{
+    canonical_floats, decimals_as_floats, lost_field, sql_name, with_fields_of, without_hidden_values,
+};
 
-use crate::engine_text;
 use crate::write::expansion::check_expanded;
 use crate::write::valid_values::check_values;
 
@@ -71,7 +74,7 @@ pub(crate) fn cast_columns(
 
 /// The error for a cast that failed.
 pub(crate) fn cast_error(from: &DataType, to: &DataType, error: &ArrowError) -> Error {
-    let reason = engine_text::plain(&error.to_string());
+    let reason = plain_text(&error.to_string());
     Error::invalid(format!("{} does not fit {}: {reason}", sql_name(from), sql_name(to)))
 }
 
@@ -115,6 +118,9 @@ pub(crate) fn cast_exactly(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> 
     };
     check_expanded(array)?;
     check_kept(from, to)?;
+    if let Some(aligned) = with_fields_of(array, to).map_err(|e| cast_error(from, to, &e))? {
+        return cast_exactly(&aligned, to);
+    }
     if let DataType::Dictionary(_, values) = from {
         return cast_exactly(&cast(array, from, values)?, to);
     }
@@ -140,6 +146,19 @@ pub(crate) fn cast_exactly(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> 
             .collect::<Result<_>>()?;
         let converted = StructArray::try_new(to_fields.clone(), converted, structs.nulls().cloned());
         return Ok(Arc::new(converted.map_err(|e| cast_error(from, to, &e))?));
+    }
+    if let (DataType::List(from_item), DataType::List(to_item)) = (from, to)
+        && from_item.data_type().is_nested()
+    {
+        let lists = array.as_list::<i32>();
+        let (first, last) = (lists.value_offsets()[0], lists.value_offsets()[lists.len()]);
+        let items = cast_exactly(
+            &lists.values().slice(first as usize, (last - first) as usize),
+            to_item.data_type(),
+        )?;
+        let offsets = OffsetBuffer::from_lengths(lists.offsets().lengths());
+        let lists = ListArray::try_new(to_item.clone(), offsets, items, lists.nulls().cloned());
+        return Ok(Arc::new(lists.map_err(|e| cast_error(from, to, &e))?));
     }
     let effect = cast_effect(from, to).ok_or_else(|| {
         Error::invalid(format!("the rows have type {}, the table has {}", sql_name(from), sql_name(to)))

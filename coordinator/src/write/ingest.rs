@@ -14,7 +14,9 @@ use plexus_memory::inherit;
 use plexus_model::limits::{
     INLINE_BYTES_MAX, INLINE_TABLE_BYTES_MAX, INLINE_TOTAL_BYTES_MAX, PROPOSAL_BYTES_MAX,
 };
-use plexus_model::{ChangeKind, Error, ErrorKind, NewSegment, Result, SegmentId, Table, TableChange};
+use plexus_model::{
+    ChangeKind, Error, ErrorKind, Manifest, NewSegment, Result, SegmentId, Table, TableChange,
+};
 use plexus_query::RowChecks;
 use plexus_storage::{Router, rows_bytes, types};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -224,8 +226,9 @@ impl Ingest {
         let bytes = self.buffered_bytes();
         if self.uploads.is_empty() && self.segments.is_empty() && self.fits_inline(bytes) {
             match self.finish_inline(bytes).await {
-                // The inline bytes of the log have reached their limit in the meantime: write files.
-                Err(e) if e.kind() == ErrorKind::ResourceExhausted => {}
+                // The inline bytes of the log have reached their limit in the meantime, or the schema has
+                // changed: write files.
+                Err(e) if matches!(e.kind(), ErrorKind::ResourceExhausted | ErrorKind::Conflict) => {}
                 other => return other,
             }
         }
@@ -233,7 +236,18 @@ impl Ingest {
         if self.table.schema.has_key() {
             return self.commit_keyed(segments).await;
         }
-        let applied = self.writer.commit(vec![self.change(segments)], self.operation, self.started).await?;
+        let mut attempt = 1;
+        let applied = loop {
+            let change = self.change(&self.writer.meta.manifest(), segments.clone())?;
+            match self.writer.commit(vec![change], self.operation, self.started).await {
+                // An index may have been added or dropped meanwhile.
+                Err(e) if e.kind() == ErrorKind::Conflict && attempt < WRITE_ATTEMPTS_MAX => {
+                    self.writer.meta.read(READ_INDEX_TIMEOUT).await?;
+                    attempt += 1;
+                }
+                applied => break applied?,
+            }
+        };
         Ok(WriteResult { rows: self.rows, version: Some(applied.version) })
     }
 
@@ -256,10 +270,13 @@ impl Ingest {
     }
 
     /// The change that adds segments to the table.
-    fn change(&self, add: Vec<NewSegment>) -> TableChange {
-        let base = self.writer.meta.manifest().version;
-        let change = TableChange::new(self.table.id, self.table.schema_version, base, ChangeKind::Write);
-        TableChange { add, ..change }
+    ///
+    /// # Errors
+    /// Those of [`current_with_schema_of`].
+    fn change(&self, manifest: &Manifest, add: Vec<NewSegment>) -> Result<TableChange> {
+        let table = current_with_schema_of(manifest, &self.table)?;
+        let change = TableChange::new(table.id, table.schema_version, manifest.version, ChangeKind::Write);
+        Ok(TableChange { add, ..change })
     }
 
     /// Commits segments of a table with a primary key. While concurrent commits write the same keys, resolves
@@ -268,9 +285,9 @@ impl Ingest {
         let mut attempt = 1;
         loop {
             let manifest = self.writer.meta.read(READ_INDEX_TIMEOUT).await?;
-            let mut changes = RowChanges::new(self.table.clone());
-            changes.add(segments.clone());
             let table = current_with_schema_of(&manifest, &self.table)?;
+            let mut changes = RowChanges::new(table.clone());
+            changes.add(segments.clone());
             let rows =
                 changes.resolve_keys(&self.writer, &table, manifest.version, self.on_duplicate).await?;
             if rows == 0 {

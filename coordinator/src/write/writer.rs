@@ -188,13 +188,31 @@ fn new_segment(table: &Table, id: SegmentId, shard: u32, rows: u64) -> Segment {
     }
 }
 
-/// The table as `manifest` has it, for rows that were prepared for the schema of `table`.
+/// The table as `manifest` has it, for rows that were prepared for the schema of `table`. Its indexes may be
+/// others.
 ///
 /// # Errors
-/// `Conflict` when the table was dropped or its schema has changed.
+/// `Conflict` when the table was dropped, or what its rows have to be has changed.
 pub(crate) fn current_with_schema_of(manifest: &Manifest, table: &Table) -> Result<Arc<Table>> {
     let found = manifest.tables.get(&table.id).filter(|t| t.dropped.is_none());
-    found.filter(|t| t.schema_version == table.schema_version).cloned().ok_or_else(|| {
+    let of_rows = |table: &Table| {
+        let TableSchema {
+            columns,
+            primary_key,
+            defaults,
+            initial_defaults,
+            checks,
+            last_column,
+            retention_us: _,
+            cluster_by: _,
+            indexes: _,
+            last_index: _,
+        } = table.schema.as_ref().clone();
+        (columns, primary_key, defaults, initial_defaults, checks, last_column)
+    };
+    let is_same =
+        |found: &Table| found.schema_version == table.schema_version || of_rows(found) == of_rows(table);
+    found.filter(|found| is_same(found)).cloned().ok_or_else(|| {
         Error::conflict(format!(
             "table {} was dropped or its schema was changed by a concurrent commit",
             table.name

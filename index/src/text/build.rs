@@ -10,8 +10,6 @@ use super::memory_directory::{MemoryDirectory, index_settings};
 
 /// Memory budget of the writer, in bytes. It sizes the initial hash table of terms, which grows from there.
 const WRITER_BUDGET_BYTES: usize = 16 << 20;
-/// Memory of the writer at most, in bytes. It is several times the size of a regular segment.
-const WRITER_BYTES_MAX: usize = 1 << 30;
 /// The name of the analyzer in the schema of the index.
 const TOKENIZER_NAME: &str = "analyzer";
 
@@ -29,11 +27,13 @@ pub(crate) fn tokenizers(analyzer: &Analyzer) -> TokenizerManager {
 /// iterator. Equal rows give equal bytes. The build is CPU-bound and blocks the thread.
 ///
 /// # Errors
-/// `ResourceExhausted` when the build needs more than 1 GiB of memory.
+/// `ResourceExhausted` when the build needs more than about `memory_max` bytes: it is looked at after each
+/// row.
 pub fn build_text_index<'a>(
     fields: usize,
     analyzer: &Analyzer,
     rows: impl Iterator<Item = Vec<Option<&'a str>>>,
+    memory_max: usize,
 ) -> Result<Vec<u8>> {
     let failed =
         |e: tantivy::TantivyError| Error::internal(format!("building a text index: {e}")).with_source(e);
@@ -60,9 +60,10 @@ pub fn build_text_index<'a>(
             }
         }
         writer.add_document(document).map_err(failed)?;
-        if writer.mem_usage() > WRITER_BYTES_MAX {
+        if writer.mem_usage() > memory_max {
             return Err(Error::exhausted(format!(
-                "building a text index takes more than {WRITER_BYTES_MAX} bytes of memory"
+                "building a text index takes more than {memory_max} bytes, which this node has for it: use \
+                 an analyzer that makes fewer terms, or smaller segments"
             )));
         }
     }

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::time::Instant;
 
 use clap::Args;
+use plexus_coordinator::split_statements;
 use plexus_model::{Error, Result};
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
@@ -29,7 +30,14 @@ pub(crate) struct Sql {
     url: String,
 
     /// Statements to run, separated by semicolons
-    #[arg(short, long, env = "PLEXUS_COMMAND", value_name = "SQL", conflicts_with = "file")]
+    #[arg(
+        short,
+        long,
+        env = "PLEXUS_COMMAND",
+        value_name = "SQL",
+        conflicts_with = "file",
+        allow_hyphen_values = true
+    )]
     command: Option<String>,
 
     /// File of statements to run, separated by semicolons
@@ -69,7 +77,7 @@ impl Sql {
 /// Runs statements one after another and stops at the first error. Prints nothing but their rows.
 async fn run_script(client: &mut Client, text: &str, format: RowFormat) -> Result<()> {
     let mut wrote_rows = false;
-    for statement in split(text) {
+    for statement in split_statements(text.trim_start_matches('\u{feff}')) {
         let result = client.execute(&statement).await?;
         if result.schema.fields().is_empty() {
             continue;
@@ -208,7 +216,7 @@ async fn run_line(
     format: RowFormat,
     mut stop: Pin<&mut impl Future<Output = ()>>,
 ) -> Next {
-    for statement in split(text) {
+    for statement in split_statements(text) {
         tokio::select! {
             result = run_statement(client, &statement, format) => {
                 if let Err(error) = result {
@@ -243,60 +251,4 @@ fn restore_terminal() {
 fn history_path() -> Option<PathBuf> {
     let home = std::env::var_os("HOME")?;
     Some(PathBuf::from(home).join(".plexus_history"))
-}
-
-/// Splits a script at semicolons outside of quotes and comments. Comments are replaced by spaces.
-fn split(text: &str) -> Vec<String> {
-    let mut statements = Vec::new();
-    let mut current = String::new();
-    let mut chars = text.chars().peekable();
-    let mut quote = None;
-    while let Some(c) = chars.next() {
-        match (quote, c) {
-            (Some(q), c) if c == q => quote = None,
-            (Some(_), _) => {}
-            (None, '\'' | '"') => quote = Some(c),
-            (None, '-') if chars.peek() == Some(&'-') => {
-                while chars.peek().is_some_and(|c| *c != '\n') {
-                    chars.next();
-                }
-                current.push(' ');
-                continue;
-            }
-            (None, '/') if chars.peek() == Some(&'*') => {
-                chars.next();
-                current.push(' ');
-                let mut last = ' ';
-                for c in chars.by_ref() {
-                    if last == '*' && c == '/' {
-                        break;
-                    }
-                    last = c;
-                }
-                continue;
-            }
-            (None, ';') => {
-                statements.push(std::mem::take(&mut current));
-                continue;
-            }
-            (None, _) => {}
-        }
-        current.push(c);
-    }
-    statements.push(current);
-    statements.into_iter().filter(|s| !s.trim().is_empty()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn semicolons_in_quotes_and_comments_do_not_split() {
-        assert_eq!(
-            split("SELECT ';' ; -- a; b\nSELECT \";\" /* ; */;\n;"),
-            ["SELECT ';' ", "  \nSELECT \";\"  "]
-        );
-        assert_eq!(split("SELECT/* x */1; SELECT /*/ ; */ 2"), ["SELECT 1", " SELECT   2"]);
-    }
 }

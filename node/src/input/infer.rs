@@ -1,8 +1,9 @@
 //! The type of a text column, from all of its values: the narrowest that holds each of them exactly.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
-use arrow_schema::{DataType, TimeUnit};
+use arrow_schema::{DataType, FieldRef, TimeUnit};
 use plexus_storage::types::INSTANT_SECONDS;
 
 use super::values::{digits_of, instant};
@@ -109,7 +110,9 @@ impl Inferred {
         if digits.len() > DOUBLE_DIGITS {
             // The shortest text of the nearest double tells whether it is the same number.
             let nearest: f64 = text.parse().unwrap_or(f64::INFINITY);
-            let is_double = digits_of(&nearest.to_string()) == digits_of(text);
+            let is_double = [nearest.to_string(), format!("{nearest:e}")]
+                .iter()
+                .any(|shortest| digits_of(shortest) == digits_of(text));
             self.doubles &= is_double;
             self.computed_doubles &= is_double || (scale > 0 && digits.len() <= PRINTED_DIGITS);
         }
@@ -186,12 +189,42 @@ pub(crate) fn common_type(a: &DataType, b: &DataType) -> DataType {
         (Decimal128(p, a), Decimal128(_, b)) => Decimal128(*p, *a.max(b)),
         (Date32, Timestamp(unit, None)) | (Timestamp(unit, None), Date32) => Timestamp(*unit, None),
         (Timestamp(a, x), Timestamp(b, y)) if x == y => Timestamp(*a.max(b), x.clone()),
+        (List(a), List(b)) => {
+            let item = common_type(a.data_type(), b.data_type());
+            List(Arc::new(a.as_ref().clone().with_data_type(item)))
+        }
+        (Struct(a), Struct(b)) => {
+            let both = a.iter().map(|field| match b.iter().find(|other| other.name() == field.name()) {
+                Some(other) => {
+                    let common = common_type(field.data_type(), other.data_type());
+                    Arc::new(field.as_ref().clone().with_data_type(common))
+                }
+                None => field.clone(),
+            });
+            let others = b.iter().filter(|other| !a.iter().any(|field| field.name() == other.name()));
+            Struct(both.chain(others.cloned()).collect())
+        }
         _ => Utf8,
+    }
+}
+
+/// A type with text for what had no value in any file: nulls, and objects without fields.
+pub(crate) fn with_texts(data_type: &DataType) -> DataType {
+    let inner =
+        |field: &FieldRef| Arc::new(field.as_ref().clone().with_data_type(with_texts(field.data_type())));
+    match data_type {
+        DataType::Null => DataType::Utf8,
+        DataType::Struct(fields) if fields.is_empty() => DataType::Utf8,
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(inner).collect()),
+        DataType::List(item) => DataType::List(inner(item)),
+        other => other.clone(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use arrow_schema::Field;
+
     use super::*;
 
     fn infer(values: &[&str]) -> DataType {
@@ -237,8 +270,26 @@ mod tests {
             (&["9999-12-31"][..], Date32),
             (&["2024-01-31 12:00:00.123456789", "2500-01-01 00:00:00"][..], Utf8),
             (&["1.", "2"][..], Utf8),
+            (&["0.5", "1.2345678901234568e17", "1.7976931348623157e308"][..], Float64),
         ] {
             assert_eq!(infer(values), expected, "{values:?}");
         }
+    }
+
+    #[test]
+    fn nested_types_of_several_files_have_the_fields_of_all() {
+        use DataType::*;
+        let list = |item: DataType| List(Arc::new(Field::new("item", item, true)));
+        let of = |fields: &[(&str, DataType)]| {
+            let field = |(name, data_type): &(&str, DataType)| Field::new(*name, data_type.clone(), true);
+            Struct(fields.iter().map(field).collect())
+        };
+        let first = of(&[("x", Int64), ("n", Null), ("l", list(Null))]);
+        let second = of(&[("l", list(Int64)), ("x", Float64), ("o", of(&[]))]);
+        let both = of(&[("x", Float64), ("n", Null), ("l", list(Int64)), ("o", of(&[]))]);
+        assert_eq!(common_type(&first, &second), both);
+        let texts = of(&[("x", Float64), ("n", Utf8), ("l", list(Int64)), ("o", Utf8)]);
+        assert_eq!(with_texts(&both), texts);
+        assert_eq!(common_type(&list(Int64), &Int64), Utf8);
     }
 }

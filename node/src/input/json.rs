@@ -180,7 +180,8 @@ impl Kind {
         }
     }
 
-    /// The type of the column. Values of several kinds become text.
+    /// The type of the column. Values of several kinds become text. What has no value has the type of nulls,
+    /// and objects without fields are structs without any: those of other files may have some.
     fn data_type(&self) -> DataType {
         let kinds =
             [self.texts, self.booleans, self.numbers.is_some(), self.items.is_some(), self.fields.is_some()];
@@ -196,23 +197,10 @@ impl Kind {
             return numbers.computed_type();
         }
         if let Some(items) = &self.items {
-            return DataType::List(Arc::new(Field::new("item", or_text(items.data_type()), true)));
+            return DataType::List(Arc::new(Field::new("item", items.data_type(), true)));
         }
-        match &self.fields {
-            Some(fields) if !fields.kinds.is_empty() => {
-                let fields = fields.kinds.iter();
-                let fields =
-                    fields.map(|(name, kind)| Field::new(name, or_text(kind.data_type()), true)).collect();
-                DataType::Struct(fields)
-            }
-            _ => DataType::Utf8,
-        }
+        DataType::Struct(self.fields.iter().flat_map(FieldKinds::fields).collect())
     }
-}
-
-/// The type, or text for what has no value.
-fn or_text(data_type: DataType) -> DataType {
-    if data_type.is_null() { DataType::Utf8 } else { data_type }
 }
 
 /// The schema of a file: columns from all its rows, types from the table for the columns that it has. Without
@@ -230,6 +218,9 @@ pub(crate) fn schema(
         if let (_, Json::Object(fields)) = object? {
             kinds.add(&fields);
         }
+    }
+    if let (true, Some(table)) = (kinds.kinds.is_empty(), table_schema) {
+        return Ok(table.clone());
     }
     let known = |name: &String| table_schema.and_then(|table| table.field_with_name(name).ok());
     let field = |field: Field| match known(field.name()) {
@@ -482,6 +473,7 @@ mod tests {
     use arrow::array::AsArray;
     use arrow::datatypes::{Decimal128Type, Int64Type};
 
+    use super::super::infer::with_texts;
     use super::*;
 
     fn read(content: &str, table: Option<SchemaRef>) -> Result<Vec<RecordBatch>> {
@@ -490,7 +482,9 @@ mod tests {
         std::fs::write(&path, content).unwrap();
         let options = TextOptions::default();
         let schema = schema(&path, &options, table.as_ref())?;
-        batches(&path, &options, schema)?.collect()
+        let fields = schema.fields().iter();
+        let fields = fields.map(|field| field.as_ref().clone().with_data_type(with_texts(field.data_type())));
+        batches(&path, &options, Arc::new(Schema::new(fields.collect::<Vec<_>>())))?.collect()
     }
 
     #[test]
@@ -535,6 +529,12 @@ mod tests {
         assert!(read("{\"v\":1.5}", table).is_err());
         let batches = read("{\"id\":12345678901234567890}", None).unwrap();
         assert_eq!(batches[0].schema().field(0).data_type(), &DataType::Decimal128(38, 0));
+        // In a column that becomes text, numbers stay as they are written.
+        let numbers = ["1.10", "-0.0000000001", "1e2", "2.50", "100", "0.5", "1.0000000000"];
+        let lines = numbers.map(|number| format!("{{\"v\":{number}}}\n")).concat();
+        let batches = read(&format!("{lines}{{\"v\":\"x\"}}"), None).unwrap();
+        let texts = batches[0].column(0).as_string::<i32>();
+        assert_eq!(texts.iter().flatten().collect::<Vec<_>>(), [&numbers[..], &["x"]].concat());
     }
 
     #[test]

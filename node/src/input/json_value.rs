@@ -59,7 +59,7 @@ impl fmt::Display for Json {
 /// What is wrong with the text.
 pub(crate) fn parse(text: &[u8]) -> std::result::Result<Json, String> {
     check_depth(text)?;
-    let value = if has_long_number(text) {
+    let value = if has_unusual_number(text) {
         let text = std::str::from_utf8(text).map_err(|_| "the text is not UTF-8".to_owned())?;
         parse_exactly(text)?
     } else {
@@ -131,14 +131,41 @@ fn check_depth(text: &[u8]) -> std::result::Result<(), String> {
     Ok(())
 }
 
-/// Whether a text has a run of characters of numbers that is longer than a double holds. Digits inside of
-/// texts count too, which costs time and nothing else.
-fn has_long_number(text: &[u8]) -> bool {
-    let mut run = 0;
-    text.iter().any(|byte| {
-        run = if byte.is_ascii_digit() || *byte == b'.' { run + 1 } else { 0 };
-        run > DOUBLE_DIGITS
-    })
+/// Whether a text has a number that is written otherwise than the shortest text of the double that it is:
+/// with more digits than a double holds, zeros at the end, an exponent, or so small that it would get one.
+fn has_unusual_number(text: &[u8]) -> bool {
+    let is_part = |byte: &u8| byte.is_ascii_digit() || *byte == b'.';
+    let mut rest = text;
+    while let Some(start) = rest.iter().position(|byte| byte.is_ascii_digit() || *byte == b'"') {
+        if rest[start] == b'"' {
+            rest = behind_text(&rest[start + 1..]);
+            continue;
+        }
+        let number = &rest[start..];
+        let (number, after) =
+            number.split_at(number.iter().position(|b| !is_part(b)).unwrap_or(number.len()));
+        if let Some(point) = number.iter().position(|byte| *byte == b'.')
+            && (number.ends_with(b"0") || number[point..].starts_with(b".0000"))
+        {
+            return true;
+        }
+        if number.len() > DOUBLE_DIGITS || after.first().is_some_and(|byte| matches!(byte, b'e' | b'E')) {
+            return true;
+        }
+        rest = after;
+    }
+    false
+}
+
+/// What comes behind a text that has begun.
+fn behind_text(rest: &[u8]) -> &[u8] {
+    let mut escaped = false;
+    let end = rest.iter().position(|byte| {
+        let ends = *byte == b'"' && !escaped;
+        escaped = *byte == b'\\' && !escaped;
+        ends
+    });
+    end.map_or(&[], |end| &rest[end + 1..])
 }
 
 fn from_tape<'a>(nodes: &mut impl Iterator<Item = &'a Node<'a>>) -> Option<Json> {

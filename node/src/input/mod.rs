@@ -89,7 +89,7 @@ impl Input {
         let format = detect(path, options)?;
         let (schema, rows) = guard(path, || Self::schema_and_rows(path, &format, table_schema))?;
         if schema.fields().is_empty() {
-            return Err(Error::invalid(format!("{}: the file has no columns", path.display())));
+            return Err(Error::invalid(format!("{}: the file is empty, or has no columns", path.display())));
         }
         Ok(Self { path: path.to_owned(), format, schema, rows, unified: None, order: vec![] })
     }
@@ -249,7 +249,8 @@ fn detect(path: &Path, options: &TextOptions) -> Result<Format> {
     if head.starts_with(&[0xff, 0xff, 0xff, 0xff]) {
         return Ok(Format::ArrowStream);
     }
-    if head.is_empty() {
+    // A JSON file without objects has no rows.
+    if head.is_empty() && !["ndjson", "jsonl", "json"].contains(&extension(path).as_str()) {
         return Err(at_path(Error::invalid("the file is empty")));
     }
     let csv = || CsvFile::detect(path, options).map(Format::Csv);

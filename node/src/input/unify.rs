@@ -44,8 +44,12 @@ pub(crate) fn unify(inputs: &mut [Input]) -> Result<()> {
             *field = field.clone().with_data_type(common).with_nullable(is_nullable);
         }
     }
-    for field in fields.iter_mut().filter(|field| field.data_type().is_null()) {
-        field.set_data_type(DataType::Utf8);
+    for field in &mut fields {
+        match are_texts {
+            true => field.set_data_type(infer::with_texts(field.data_type())),
+            false if field.data_type().is_null() => field.set_data_type(DataType::Utf8),
+            false => {}
+        }
     }
     for input in inputs {
         if input.is_text() {

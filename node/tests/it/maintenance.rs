@@ -1,5 +1,7 @@
 //! Maintenance statements and background maintenance, on real nodes.
 
+use std::path::PathBuf;
+
 use plexus_model::ErrorKind;
 
 use crate::harness::{Cluster, damage, quarantined, run};
@@ -126,6 +128,18 @@ async fn a_restore_does_not_narrow_a_widened_column() {
     assert_eq!(number(&mut client, &sql).await.unwrap(), 5_000_000_001);
 }
 
+/// Restarts the first node with an export directory, and returns it.
+async fn allow_exports(cluster: &mut Cluster) -> PathBuf {
+    let export = cluster.dir.path().join("export");
+    std::fs::create_dir(&export).unwrap();
+    let node = &mut cluster.nodes[0];
+    node.kill();
+    node.args.extend(["--export-dir".to_owned(), export.display().to_string()]);
+    node.start();
+    node.wait_ready().await;
+    export
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn copy_writes_files_only_to_the_export_directory() {
     let mut cluster = Cluster::start(1).await;
@@ -137,12 +151,7 @@ async fn copy_writes_files_only_to_the_export_directory() {
         .unwrap();
     let error = client.execute("COPY t TO 'a.csv'").await.err().unwrap();
     assert!(error.message().contains("--export-dir"), "{error}");
-    let export = cluster.dir.path().join("export");
-    std::fs::create_dir(&export).unwrap();
-    cluster.nodes[0].kill();
-    cluster.nodes[0].args.extend(["--export-dir".to_owned(), export.display().to_string()]);
-    cluster.nodes[0].start();
-    cluster.nodes[0].wait_ready().await;
+    let export = allow_exports(&mut cluster).await;
     let mut client = cluster.nodes[0].client().await;
     let url = cluster.nodes[0].flight();
     for name in ["all.parquet", "all.csv", "all.ndjson", "all.arrow"] {
@@ -190,6 +199,9 @@ async fn copy_writes_files_only_to_the_export_directory() {
         ("COPY nothing TO 'b.csv'", "not found"),
         ("COPY (SELECT id / (id - 5) FROM t) TO 'b.csv'", "zero"),
         ("COPY t TO 'b.csv' OPTIONS (compression 'gzip')", "has delimiter, header and null"),
+        ("COPY (SELECT 1 AS a, 2 AS a) TO 'b.csv'", "two columns are called \"a\""),
+        ("COPY (SELECT id FROM t TABLESAMPLE (10)) TO 'b.csv'", "TABLESAMPLE"),
+        ("COPY (SELECT INTERVAL '1 month' AS i) TO 'b.parquet'", "a Parquet file cannot have the intervals"),
     ] {
         let error = client.execute(sql).await.err().unwrap_or_else(|| panic!("{sql} should fail"));
         assert!(error.message().contains(message), "{sql}: {error}");
@@ -198,6 +210,40 @@ async fn copy_writes_files_only_to_the_export_directory() {
         std::fs::read_dir(&export).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     assert_eq!(names, ["all.arrow", "all.csv", "all.ndjson", "all.parquet", "few.txt", "odd.csv"]);
+}
+
+/// An exported query means what it means elsewhere, and what is in its nested values is read back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exported_queries_are_read_back() {
+    let mut cluster = Cluster::start(1).await;
+    let export = allow_exports(&mut cluster).await;
+    let (url, mut client) = (cluster.nodes[0].flight(), cluster.nodes[0].client().await);
+    client.execute("CREATE TABLE n (i BIGINT)").await.unwrap();
+    client.execute("INSERT INTO n VALUES (3), (4)").await.unwrap();
+    let query = "SELECT i, i^2, 1e0 AS one, sum(i) OVER (ORDER BY i) FROM n WHERE i^2 > 8 ORDER BY i";
+    client.execute(&format!("COPY ({query}) TO 'powers.csv'")).await.unwrap();
+    let text = std::fs::read_to_string(export.join("powers.csv")).unwrap();
+    let mut lines = text.lines();
+    assert_eq!(lines.next(), Some("i,i ^ 2,one,sum(i) OVER (ORDER BY i)"));
+    assert_eq!(lines.collect::<Vec<_>>(), ["3,9.0,1.0,3", "4,16.0,1.0,7"]);
+
+    let columns = "s STRUCT<b BYTEA>, l BYTEA[], d DOUBLE[], b BYTEA";
+    client.execute(&format!("CREATE TABLE original ({columns})")).await.unwrap();
+    let row = "INSERT INTO original VALUES ({'b': x'00ff'}, [x'0a', CAST(NULL AS BYTEA)], \
+               ['NaN'::DOUBLE, 1.5e0, '-Infinity'::DOUBLE, NULL], x'6b6c')";
+    client.execute(row).await.unwrap();
+    for name in ["nested.csv", "nested.ndjson", "nested.arrow", "nested.parquet"] {
+        client.execute(&format!("COPY original TO '{name}'")).await.unwrap();
+        let table = name.replace('.', "_");
+        client.execute(&format!("CREATE TABLE {table} ({columns})")).await.unwrap();
+        let file = export.join(name).display().to_string();
+        let loaded = run(&["load", &file, "--table", &table, "--url", &url]);
+        assert!(loaded.status.success(), "{name}: {}", String::from_utf8_lossy(&loaded.stderr));
+        let same = format!(
+            "SELECT count(*) FROM (SELECT s, l, d, b FROM original INTERSECT SELECT s, l, d, b FROM {table})"
+        );
+        assert_eq!(number(&mut client, &same).await.unwrap(), 1, "{name}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

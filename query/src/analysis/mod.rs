@@ -46,8 +46,10 @@ pub(crate) mod literals;
 pub(crate) mod nested_extremes;
 pub(crate) mod nested_order;
 pub(crate) mod null_if;
+pub(crate) mod opaque_operators;
 pub(crate) mod ordered_sets;
 pub(crate) mod percentiles;
+pub(crate) mod recursive_terms;
 pub(crate) mod registered;
 pub(crate) mod related_types;
 pub(crate) mod replacements;
@@ -98,6 +100,7 @@ pub(crate) fn analyzer_rules(
     let before_coercion = [
         // Makes subqueries of lists, which the others then need not visit.
         Rule::Node("large_lists", large_lists::concerns, large_lists::rewrite),
+        Rule::Node("recursive_terms", recursive_terms::concerns, recursive_terms::rewrite),
         Rule::Node("grouping_columns", grouping_columns::concerns, grouping_columns::rewrite),
         Rule::Plan("session_columns", session_zone::concerns_columns, session_zone::session_columns),
         Rule::Plan("correlations", correlations::concerns, correlations::analyze),
@@ -144,6 +147,7 @@ pub(crate) fn analyzer_rules(
         Rule::Node("nested_sorts", interval_order::concerns_sort, nested_order::rewrite_sort),
         Rule::Plan("checked_sum", checked_sum::concerns, checked_sum::analyze),
         Rule::Plan("checked_arithmetic", checked_arithmetic::concerns, checked_arithmetic::analyze),
+        Rule::Expr("opaque_operators", opaque_operators::concerns, opaque_operators::rewrite),
         Rule::Expr("filtered_arguments", fallible::concerns, fallible::rewrite),
     ];
     let own = |rule| Arc::new(rule) as Arc<dyn AnalyzerRule + Send + Sync>;
@@ -247,6 +251,9 @@ pub(crate) fn register_functions(registry: &mut dyn FunctionRegistry) -> Result<
     registry.register_udf(Arc::new(ScalarUDF::from(Completed::default())))?;
     for is_descending in [false, true] {
         registry.register_udf(Arc::new(ScalarUDF::from(percentiles::Percentile::new(is_descending))))?;
+    }
+    for function in opaque_operators::functions() {
+        registry.register_udf(function)?;
     }
     for function in casts::functions().into_iter().chain(nested_extremes::functions()) {
         registry.register_udf(function)?;

@@ -9,6 +9,9 @@ use datafusion::logical_expr::{
     ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, lit,
 };
 
+/// Name of the function.
+pub const TYPED: &str = "$typed";
+
 /// A value in the type that the plan knows it by.
 pub(crate) fn typed(value: Expr) -> Expr {
     ScalarUDF::from(Typed::default()).call(vec![value])
@@ -31,7 +34,7 @@ impl Default for Typed {
 
 impl ScalarUDFImpl for Typed {
     fn name(&self) -> &str {
-        "$typed"
+        TYPED
     }
 
     fn signature(&self) -> &Signature {

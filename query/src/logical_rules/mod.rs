@@ -27,6 +27,7 @@ mod filter_places;
 mod guarded_rules;
 mod guards;
 pub(crate) mod planning_limits;
+mod projection_names;
 mod repeated_visits;
 mod unique_columns;
 mod window_partitions;
@@ -39,6 +40,8 @@ pub(crate) fn optimizer_rules(interrupts: &Arc<Interrupts>) -> Vec<Arc<dyn Optim
     let push_down = rules.iter().position(|rule| rule.name() == "push_down_filter").unwrap_or_default();
     rules.insert(push_down + 1, Arc::new(balanced_conditions::BalancedConditions));
     rules.insert(push_down, Arc::new(filter_places::FilterPlaces));
+    let merge = rules.iter().position(|rule| rule.name() == "optimize_projections").unwrap_or_default();
+    rules.insert(merge, Arc::new(projection_names::ProjectionNames));
     rules.push(Arc::new(SearchRule));
     // Those that copy parts of a plan come first and last.
     let counts = |index: usize| [0, push_down, rules.len() - 1].contains(&index);

@@ -43,7 +43,7 @@ fn names_of(name: &str, aliases: &[String]) -> Vec<String> {
 }
 
 /// Whether a function is one of one row: neither an aggregate nor a window function.
-pub(crate) fn is_scalar(function: &ast::Function) -> bool {
+pub(super) fn is_scalar(function: &ast::Function) -> bool {
     unqualified(&function.name).is_ok_and(|name| SCALARS.contains(&name))
 }
 

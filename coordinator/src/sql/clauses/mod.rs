@@ -15,10 +15,12 @@ use plexus_query::visit;
 mod common_tables;
 mod definitions;
 mod functions;
+mod groups;
 mod queries;
 mod types;
 
-pub(crate) use functions::{is_scalar, is_volatile};
+pub(crate) use functions::is_volatile;
+pub(crate) use groups::{has_aggregates, has_groups};
 
 use definitions::{check_alter_table, check_create_index, check_create_table, check_truncate};
 use queries::Clauses;

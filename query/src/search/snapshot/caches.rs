@@ -6,14 +6,17 @@ use std::time::Duration;
 use moka::sync::Cache;
 use plexus_index::graph::{Graph, NodeFilter};
 use plexus_index::text::TextIndex;
-use plexus_model::{RowSet, SegmentId, Version};
+use plexus_model::{Error, Result, RowSet, SegmentId, Version};
 use plexus_storage::SingleFlightCache;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::search::snapshot::term_statistics_cache::TermStatisticsCache;
 use crate::search::snapshot::vectors::Vectors;
 
-/// Memory for each cache of indexes and vectors, in bytes.
+/// Memory for each cache of indexes and vectors, in bytes. Less on a node with little memory for queries, of
+/// which it takes [`CACHE_PART`].
 const CACHE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+const CACHE_PART: u64 = 8;
 
 /// Entries that are not used for this long are dropped.
 const IDLE_MAX: Duration = Duration::from_secs(10 * 60);
@@ -37,6 +40,17 @@ pub(crate) struct SearchCaches {
     pub filter_results: Cache<FilterKey, Arc<RowSet>>,
     /// Statistics of terms by table version.
     pub term_statistics: TermStatisticsCache,
+    /// Memory of the build of a text index, in bytes.
+    pub build_bytes_max: usize,
+    /// As many text indexes are built for searches at once as half of the memory has room for.
+    builds: Arc<Semaphore>,
+}
+
+/// Memory of the build of a text index on a node whose queries have `memory_bytes` together, in bytes.
+pub fn build_bytes_max(memory_bytes: usize) -> usize {
+    const BYTES_MIN: usize = 64 << 20;
+    const BYTES_MAX: usize = 1 << 30;
+    (memory_bytes / 2).clamp(BYTES_MIN, BYTES_MAX)
 }
 
 fn node_filter_cache() -> Cache<(SegmentId, usize), (Weak<RowSet>, Arc<NodeFilter>)> {
@@ -47,6 +61,29 @@ fn node_filter_cache() -> Cache<(SegmentId, usize), (Weak<RowSet>, Arc<NodeFilte
 }
 
 impl SearchCaches {
+    /// Empty caches of a node whose queries have `memory_bytes` together.
+    pub(crate) fn new(memory_bytes: usize) -> Self {
+        let bytes_max = (memory_bytes as u64 / CACHE_PART).min(CACHE_BYTES_MAX);
+        Self {
+            texts: SingleFlightCache::new(bytes_max, TextIndex::bytes),
+            vectors: SingleFlightCache::new(bytes_max, |vectors: &Arc<Vectors>| vectors.bytes()),
+            graphs: SingleFlightCache::new(bytes_max, |(graph, bytes): &(Arc<Graph>, usize)| {
+                graph.bytes() + bytes
+            }),
+            node_filters: node_filter_cache(),
+            filter_results: filter_cache(),
+            term_statistics: TermStatisticsCache::default(),
+            build_bytes_max: build_bytes_max(memory_bytes),
+            builds: Arc::new(Semaphore::new((memory_bytes / 2 / build_bytes_max(memory_bytes)).clamp(1, 16))),
+        }
+    }
+
+    /// Waits until there is memory to build a text index.
+    pub(crate) async fn build_permit(&self) -> Result<OwnedSemaphorePermit> {
+        let permit = self.builds.clone().acquire_owned().await;
+        permit.map_err(|_| Error::unavailable("the node stops"))
+    }
+
     /// Drops idle entries. The caches expire entries lazily, so without searches nothing else would.
     pub(crate) fn evict_idle(&self) {
         self.texts.evict_idle();
@@ -74,21 +111,6 @@ impl SearchCaches {
 /// A segment, the analyzer, the column ids, and the number of lost files. The last one makes a node read
 /// again what it read before a file was found to be damaged.
 pub(crate) type TextKey = (SegmentId, String, Vec<u32>, u64);
-
-impl Default for SearchCaches {
-    fn default() -> Self {
-        Self {
-            texts: SingleFlightCache::new(CACHE_BYTES_MAX, TextIndex::bytes),
-            vectors: SingleFlightCache::new(CACHE_BYTES_MAX, |vectors: &Arc<Vectors>| vectors.bytes()),
-            graphs: SingleFlightCache::new(CACHE_BYTES_MAX, |(graph, bytes): &(Arc<Graph>, usize)| {
-                graph.bytes() + bytes
-            }),
-            node_filters: node_filter_cache(),
-            filter_results: filter_cache(),
-            term_statistics: TermStatisticsCache::default(),
-        }
-    }
-}
 
 /// Memory for filter results, in bytes.
 const FILTER_BYTES_MAX: u64 = 64 * 1024 * 1024;

@@ -38,9 +38,16 @@ impl SearchSnapshot {
                     opened => return opened,
                 }
             }
+            // The build goes on when the statement has ended, so the next one waits for it.
+            let permit = self.context.caches.build_permit().await?;
             let texts = self.texts(view, fields).await?;
             let analyzer = fields.analyzer.clone();
-            blocking(move || TextIndex::open(build_texts(&texts, &analyzer)?.into(), &analyzer)).await
+            let memory_max = self.context.caches.build_bytes_max;
+            blocking(move || {
+                let _permit = permit;
+                TextIndex::open(build_texts(&texts, &analyzer, memory_max)?.into(), &analyzer)
+            })
+            .await
         };
         self.context.caches.texts.get(key, make).await
     }
@@ -105,7 +112,7 @@ pub(crate) fn check_positions(view: &SegmentView, first: u64, positions: &[u64])
 ///
 /// # Errors
 /// `ResourceExhausted` when the build needs too much memory.
-pub fn build_texts(texts: &[Vec<ArrayRef>], analyzer: &Analyzer) -> Result<Vec<u8>> {
+pub fn build_texts(texts: &[Vec<ArrayRef>], analyzer: &Analyzer, memory_max: usize) -> Result<Vec<u8>> {
     let fields = texts.first().map_or(0, Vec::len);
     let rows = texts.iter().flat_map(|columns| {
         let columns: Vec<_> = columns.iter().map(|column| column.as_string::<i64>()).collect();
@@ -114,5 +121,5 @@ pub fn build_texts(texts: &[Vec<ArrayRef>], analyzer: &Analyzer) -> Result<Vec<u
             columns.iter().map(|column| column.is_valid(row).then(|| column.value(row))).collect()
         })
     });
-    build_text_index(fields, analyzer, rows)
+    build_text_index(fields, analyzer, rows, memory_max)
 }

@@ -12,6 +12,7 @@ use plexus_index::VectorQuery;
 use plexus_index::text::{Analyzer, Syntax, TextQuery, parse_query};
 use plexus_model::{Column, Error, IndexDefinition, IndexKind, Metric, Result, Table};
 
+use crate::plain_errors::plain;
 use crate::search::exec::cursor::Cursor;
 use crate::search::exec::fusion::{Fusion, Normalization};
 use crate::search::exec::request::{Highlight, Request};
@@ -90,7 +91,11 @@ impl Arguments {
             return Ok(None);
         };
         match value.cast_to(&DataType::Float64) {
-            Ok(ScalarValue::Float64(Some(number))) if number.is_finite() => Ok(Some(number)),
+            Ok(ScalarValue::Float64(Some(number)))
+                if number.is_finite() && value.data_type().is_numeric() =>
+            {
+                Ok(Some(number))
+            }
             _ => Err(self.fail(name, &format!("is {value}: a number is needed"))),
         }
     }
@@ -221,9 +226,8 @@ impl Arguments {
             ));
         }
         let requests = (0..items.len()).map(|at| {
-            let query = ScalarValue::try_from_array(&items, at).map_err(|e| {
-                self.fail("queries", &format!("is not an array of vectors: {}", e.strip_backtrace()))
-            })?;
+            let query = ScalarValue::try_from_array(&items, at)
+                .map_err(|e| self.fail("queries", &format!("is not an array of vectors: {}", plain(&e))))?;
             let mut one = self.clone();
             one.values.remove("queries");
             one.values.insert("vector".to_owned(), query);

@@ -158,6 +158,9 @@ impl VectorOperand {
     }
 }
 
+/// Memory of the index of the texts of one batch, in bytes. Several batches are computed at once.
+const BATCH_BYTES_MAX: usize = 256 << 20;
+
 /// `text_match(column, ..., query)`: whether a row matches a full-text query. `bm25_score(column, ...,
 /// query)`: its BM25 score as `Float32`, or null where it does not match.
 ///
@@ -256,8 +259,8 @@ impl ScalarUDFImpl for TextFunction {
             return Ok(ColumnarValue::Array(empty));
         }
         let analyzer = &binding.fields.analyzer;
-        let index =
-            build_texts(&[columns], analyzer).and_then(|bytes| TextIndex::open(bytes.into(), analyzer));
+        let index = build_texts(&[columns], analyzer, BATCH_BYTES_MAX)
+            .and_then(|bytes| TextIndex::open(bytes.into(), analyzer));
         let index = index.map_err(external)?;
         let known = binding.statistics.get();
         if self.scores && known.is_none() {

@@ -21,6 +21,7 @@ use plexus_model::{Error, Version};
 use crate::analysis::session_zone;
 use crate::context::external;
 use crate::context::query_id;
+use crate::plain_errors::plain;
 use crate::search::exec::cursor::Cursor;
 use crate::search::exec::fetch::fetch;
 use crate::search::exec::request::{Highlight, Request};
@@ -195,8 +196,7 @@ fn predicate(state: &dyn Session, table: &plexus_model::Table, sql: &str) -> Res
     let Some(state) = state.as_any().downcast_ref::<SessionState>() else {
         return plan_err!("a filter cannot be planned in this session");
     };
-    let fail =
-        |e: DataFusionError| external(Error::invalid(format!("filter {sql:.200?}: {}", e.strip_backtrace())));
+    let fail = |e: DataFusionError| external(Error::invalid(format!("filter {sql:.200?}: {}", plain(&e))));
     let schema = DFSchema::try_from(plexus_storage::types::to_arrow(&table.schema))?;
     let zone = session_zone::zone_of(state.config_options());
     let in_zone = session_zone::schema_in_zone(&schema, zone)?;
