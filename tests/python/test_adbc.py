@@ -559,7 +559,7 @@ def test_ingest_goes_on_while_indexes_come_and_go(connection, uri, key):
 
         def define():
             with dbapi.connect(uri, **AUTOCOMMIT) as other, other.cursor() as definer:
-                while not stop.is_set():
+                while not stop.wait(0.3):
                     definer.execute("CREATE INDEX adbc_body ON adbc_indexed USING text (body)")
                     definer.execute("DROP INDEX adbc_body")
 
