@@ -1,8 +1,9 @@
 //! Matches on error texts of the query engine, for errors that have no type of their own.
 //!
-//! All of them are here, each with the version and the source line that produces the text. The tests provoke
-//! the real errors, so that an upgrade that changes a text fails them. A text that no longer matches makes an
-//! error less precise; it does not change results.
+//! Those that decide what is done are here, each with the version and the source line that produces the
+//! text; those that make texts plain are in [`plexus_query::plain_text`]. The tests provoke the real errors,
+//! so that an upgrade that changes a text fails them. A text that no longer matches makes an error less
+//! precise; it does not change results.
 
 use plexus_model::{Error, ErrorKind, TableName};
 use plexus_query::plain_text;
