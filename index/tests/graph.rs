@@ -219,3 +219,56 @@ fn rows_without_a_vector_have_no_node_and_damage_is_detected() {
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     }
 }
+
+/// Tight clusters with no edges between them, and rows that lie alone far outside.
+fn clusters_and_outliers(random: &mut Rng) -> Vec<f32> {
+    let mut point = |scale: f32| (0..DIMENSIONS).map(|_| scale * component(random)).collect::<Vec<f32>>();
+    let centers: Vec<Vec<f32>> = (0..40).map(|_| point(1.0)).collect();
+    let mut all = Vec::new();
+    for row in 0..6_000 {
+        let offset = point(0.05);
+        all.extend(centers[row % 40].iter().zip(offset).map(|(x, y)| x + y));
+    }
+    (0..60).for_each(|_| all.extend(point(3.0)));
+    all
+}
+
+#[test]
+fn each_row_is_found_by_its_own_vector() {
+    for (seed, metric) in [(20, Metric::L2), (21, Metric::Cosine)] {
+        let base = clusters_and_outliers(&mut Rng::with_seed(seed));
+        let of = |row: u32| &base[row as usize * DIMENSIONS..(row as usize + 1) * DIMENSIONS];
+        let graph = graph(metric, &base);
+        let mut searcher = GraphSearcher::default();
+        let lost = (0..graph.len() as u32).filter(|row| {
+            let query = VectorQuery::new(metric, of(*row).to_vec()).unwrap();
+            let (options, all_rows) = (GraphSearchOptions::new(K), RowSelection::all());
+            let nearest = searcher
+                .search(&graph, of(*row), options, &all_rows, None, |other| query.distance(of(other)));
+            !nearest.iter().any(|(_, found)| found == row)
+        });
+        assert_eq!(lost.count(), 0, "seed {seed}");
+    }
+}
+
+#[test]
+fn queries_outside_of_the_data_find_what_is_nearest() {
+    let mut random = Rng::with_seed(22);
+    let base = clusters_and_outliers(&mut random);
+    let of = |row: u32| &base[row as usize * DIMENSIONS..(row as usize + 1) * DIMENSIONS];
+    for metric in [Metric::L2, Metric::Cosine, Metric::Dot] {
+        let graph = graph(metric, &base);
+        let (mut searcher, all_rows) = (GraphSearcher::default(), RowSelection::all());
+        let mut found = 0;
+        for _ in 0..100 {
+            let vector: Vec<f32> = (0..DIMENSIONS).map(|_| component(&mut random)).collect();
+            let query = VectorQuery::new(metric, vector.clone()).unwrap();
+            let distance = |row| query.distance(of(row));
+            let options = GraphSearchOptions::new(K);
+            let nearest = searcher.search(&graph, &vector, options, &all_rows, None, distance);
+            let truth = exact(&base, &query, |_| true);
+            found += nearest.iter().filter(|(_, row)| truth.contains(row)).count();
+        }
+        assert!(found >= 950, "{metric:?}: {found} of 1000");
+    }
+}

@@ -11,6 +11,7 @@ use super::centroids::Centroids;
 use super::format::{ENTRY_POINTS_PER_CENTROID, Graph, GraphParts};
 use super::nodes::{DUPLICATE, FACTOR_BYTES, NODES_MAX, Nodes};
 use super::quantization::encode;
+use super::reachability;
 use super::rotation::Rotation;
 use super::vamana::VamanaBuilder;
 
@@ -105,12 +106,18 @@ pub fn build_graph(
         centroids: &centroids,
         entry_points: &entry_points,
         posting_starts: &posting_starts,
+        unreached_starts: &vec![0; centroids.len() + 1],
+        unreached: &[],
         node_rows: &node_rows,
         nodes: &nodes,
         edges: &[],
     };
-    let edges = VamanaBuilder::new(Graph::without_edges(&parts), &rotated, options).build();
-    Ok(GraphParts { edges: &edges, ..parts }.to_bytes())
+    let searched = Graph::without_edges(&parts);
+    let mut edges = VamanaBuilder::new(searched.clone(), &rotated, options).build();
+    let lists = reachability::repair(&searched, &rotated, &mut edges, options.degree_max);
+    let parts =
+        GraphParts { edges: &edges, unreached_starts: &lists.starts, unreached: &lists.nodes, ..parts };
+    Ok(parts.to_bytes())
 }
 
 /// For each vector the first vector that equals it, which may be itself.

@@ -6,12 +6,14 @@
 //! | part | size in bytes |
 //! |---|---|
 //! | magic | 8 |
-//! | metric, dimensions, degree, rows of the segment, nodes, centroids | 4 each |
+//! | metric, dimensions, degree, rows of the segment, nodes, centroids, unreached nodes | 4 each |
 //! | seed of the rotation | 8 |
 //! | largest squared norm of a vector | 4 |
 //! | components of each centroid | 4 each |
 //! | entry points of each centroid, as nodes | 4 each |
 //! | first node of each centroid, and the number of nodes | 4 each |
+//! | place of the first unreached node of each centroid, and their number | 4 each |
+//! | unreached nodes | 4 each |
 //! | row of each node | 4 each |
 //! | zeros up to the next cache line | |
 //! | nodes, ordered by centroid | [`record_bytes`] each |
@@ -19,7 +21,8 @@
 //! The record of a node consists of the scale of its code (4), the squared norm of its residual (4), its
 //! centroid (2, the highest bit is set for duplicates), its code, its out-edges (3 each; unused places hold
 //! the node itself), and zeros up to a multiple of 32 bytes. Nodes with the same vector are adjacent. All but
-//! the first of them are duplicates, which have no edges in either direction.
+//! the first of them are duplicates, which have no edges in either direction. Unreached nodes are those which
+//! a search by their own vector does not visit. A search that enters their centroid compares all of them.
 
 use bytes::Bytes;
 use plexus_model::{Error, Metric, Result, RowSet};
@@ -29,8 +32,8 @@ use super::centroids::Centroids;
 use super::nodes::{CACHE_LINE_BYTES, EDGE_BYTES, NODES_MAX, Nodes, record_bytes};
 use super::rotation::Rotation;
 
-const MAGIC: &[u8; 8] = b"PLXGRPH1";
-const HEADER_BYTES: usize = 44;
+const MAGIC: &[u8; 8] = b"PLXGRPH2";
+const HEADER_BYTES: usize = 48;
 /// Nodes of each centroid at which a beam search enters the graph.
 pub(super) const ENTRY_POINTS_PER_CENTROID: usize = 3;
 /// Limits of the sizes in the header. Larger values mean damaged bytes and must not size an allocation.
@@ -54,6 +57,9 @@ pub struct Graph {
     pub(super) entry_points: Vec<u32>,
     /// The first node of each centroid, and the number of nodes.
     pub(super) posting_starts: Vec<u32>,
+    /// Where the unreached nodes of each centroid start in `unreached`, and their number.
+    unreached_starts: Vec<u32>,
+    unreached: Vec<u32>,
     /// The row of each node, four bytes each.
     node_rows: Bytes,
     pub(super) nodes: Nodes,
@@ -70,6 +76,8 @@ pub(super) struct GraphParts<'a> {
     pub(super) centroids: &'a Centroids,
     pub(super) entry_points: &'a [u32],
     pub(super) posting_starts: &'a [u32],
+    pub(super) unreached_starts: &'a [u32],
+    pub(super) unreached: &'a [u32],
     pub(super) node_rows: &'a [u32],
     /// Nodes without edges.
     pub(super) nodes: &'a Nodes,
@@ -101,12 +109,15 @@ impl GraphParts<'_> {
             self.rows,
             count as u32,
             self.centroids.len() as u32,
+            self.unreached.len() as u32,
         ];
         sizes.iter().for_each(|size| bytes.extend_from_slice(&size.to_le_bytes()));
         bytes.extend_from_slice(&self.seed.to_le_bytes());
         bytes.extend_from_slice(&self.norm_squared_max.to_le_bytes());
         self.centroids.iter().flatten().for_each(|x| bytes.extend_from_slice(&x.to_le_bytes()));
-        for numbers in [self.entry_points, self.posting_starts, self.node_rows] {
+        for numbers in
+            [self.entry_points, self.posting_starts, self.unreached_starts, self.unreached, self.node_rows]
+        {
             numbers.iter().for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
         }
         bytes.resize(bytes.len().next_multiple_of(CACHE_LINE_BYTES), 0);
@@ -142,20 +153,24 @@ impl Graph {
             _ => return Err(corrupt("the metric is unknown")),
         };
         let (dimensions, degree, rows, count, centroids) = (size(1), size(2), size(3), size(4), size(5));
+        let unreached = size(6);
         if dimensions > DIMENSIONS_MAX
             || degree > DEGREE_MAX
             || centroids > CENTROIDS_MAX
             || count > rows.min(NODES_MAX)
+            || unreached > count
         {
             return Err(corrupt("a size in the header exceeds its limit"));
         }
-        let seed = u64::from(u32_at(&bytes, 32)) | u64::from(u32_at(&bytes, 36)) << 32;
-        let norm_squared_max = f32::from_bits(u32_at(&bytes, 40));
-        // Centroids, entry points, posting starts, rows of nodes.
+        let seed = u64::from(u32_at(&bytes, 36)) | u64::from(u32_at(&bytes, 40)) << 32;
+        let norm_squared_max = f32::from_bits(u32_at(&bytes, 44));
+        // Centroids, entry points, posting starts, starts of unreached nodes, these, rows of nodes.
         let part_bytes = [
             dimensions * centroids * 4,
             centroids * ENTRY_POINTS_PER_CENTROID * 4,
             (centroids + 1) * 4,
+            (centroids + 1) * 4,
+            unreached * 4,
             count * 4,
         ];
         let mut end = HEADER_BYTES;
@@ -171,12 +186,16 @@ impl Graph {
             (0..part_bytes[part] / 4).map(move |i| part_starts[part] + 4 * i).map(|at| u32_at(&bytes, at))
         };
         let points: Vec<f32> = numbers(0).map(f32::from_bits).collect();
-        let (entry_points, posting_starts): (Vec<u32>, Vec<u32>) =
-            (numbers(1).collect(), numbers(2).collect());
-        let is_ordered = posting_starts.is_sorted()
-            && posting_starts.first() == Some(&0)
-            && posting_starts.last() == Some(&(count as u32));
-        if !is_ordered || entry_points.iter().any(|node| count > 0 && *node as usize >= count) {
+        let [entry_points, posting_starts, unreached_starts, unreached] =
+            [1, 2, 3, 4].map(|part| numbers(part).collect::<Vec<u32>>());
+        let divides = |starts: &[u32], count: usize| {
+            starts.is_sorted() && starts.first() == Some(&0) && starts.last() == Some(&(count as u32))
+        };
+        let mut nodes = entry_points.iter().chain(&unreached);
+        if !divides(&posting_starts, count)
+            || !divides(&unreached_starts, unreached.len())
+            || nodes.any(|node| count > 0 && *node as usize >= count)
+        {
             return Err(corrupt("the nodes of the centroids are out of range"));
         }
         let centroids = Centroids::new(dimensions, points);
@@ -191,7 +210,9 @@ impl Graph {
             centroids,
             entry_points,
             posting_starts,
-            node_rows: bytes.slice(part_starts[3]..part_starts[3] + part_bytes[3]),
+            unreached_starts,
+            unreached,
+            node_rows: bytes.slice(part_starts[5]..part_starts[5] + part_bytes[5]),
             nodes: Nodes::from_bytes(bytes.slice(nodes_start..), dimensions, degree),
         })
     }
@@ -209,6 +230,8 @@ impl Graph {
             centroid_codes: CentroidCodes::new(parts.centroids, parts.dimensions),
             entry_points: parts.entry_points.to_vec(),
             posting_starts: parts.posting_starts.to_vec(),
+            unreached_starts: parts.unreached_starts.to_vec(),
+            unreached: parts.unreached.to_vec(),
             node_rows: Bytes::new(),
             nodes: parts.nodes.clone(),
         }
@@ -270,6 +293,24 @@ impl Graph {
     /// The posting list of a centroid: the nodes that are nearest to it.
     pub(super) fn postings(&self, centroid: u32) -> std::ops::Range<u32> {
         self.posting_starts[centroid as usize]..self.posting_starts[centroid as usize + 1]
+    }
+
+    /// The nodes at which a search enters a centroid.
+    pub(super) fn entry_points_of(&self, centroid: u32) -> &[u32] {
+        let first = centroid as usize * ENTRY_POINTS_PER_CENTROID;
+        &self.entry_points[first..first + ENTRY_POINTS_PER_CENTROID]
+    }
+
+    /// The unreached nodes that a search which enters a centroid compares.
+    pub(super) fn unreached_of(&self, centroid: u32) -> &[u32] {
+        let (start, end) =
+            (self.unreached_starts[centroid as usize], self.unreached_starts[centroid as usize + 1]);
+        &self.unreached[start as usize..end as usize]
+    }
+
+    /// Number of nodes that edges do not lead to from where a search by their own vector begins.
+    pub fn unreached(&self) -> usize {
+        self.unreached.len()
     }
 
     /// The duplicates of a node, which no edge leads to.

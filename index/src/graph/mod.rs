@@ -18,6 +18,7 @@ mod nodes;
 mod quantization;
 mod query_distances;
 mod random;
+mod reachability;
 mod rerank;
 mod rotation;
 mod search;

@@ -135,7 +135,7 @@ impl GraphSearcher {
     /// The accepted nodes of a beam search, with their duplicates.
     fn graph_search(&mut self, graph: &Graph, beam_width: usize, accept: impl Fn(u32) -> bool) -> Candidates {
         let edges = |node: u32, reached: &mut Vec<u32>| reached.extend(graph.neighbors(node));
-        let found = graph.beam_search(&mut self.query, beam_width, &mut self.visited, edges);
+        let found = graph.beam_search(&mut self.query, beam_width, &mut self.visited, edges, None);
         let mut candidates = Vec::with_capacity(found.len());
         for (distance, node) in found {
             let with_duplicates = std::iter::once(node).chain(graph.duplicates(node));

@@ -101,7 +101,7 @@ impl<'a> VamanaBuilder<'a> {
                     query.begin(&self.graph, self.vector(*node).to_vec());
                     let edges =
                         |other: u32, reached: &mut Vec<u32>| reached.extend(&self.edges[other as usize]);
-                    let found = self.graph.beam_search(query, self.options.beam_width, visited, edges);
+                    let found = self.graph.beam_search(query, self.options.beam_width, visited, edges, None);
                     let candidates: Vec<u32> =
                         found.into_iter().map(|(_, other)| other).filter(|other| other != node).collect();
                     self.robust_prune(*node, &candidates)
