@@ -3,11 +3,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, ListArray, NullArray, StringArray, new_empty_array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, Int64Array, ListArray, NullArray, StringArray, new_empty_array,
+};
 use arrow::buffer::OffsetBuffer;
 use arrow::compute::{cast, concat, is_null, nullif};
 use arrow::datatypes::Int64Type;
-use arrow_schema::{DataType, Field, FieldRef};
+use arrow_schema::{DataType, Field, FieldRef, TimeUnit};
 use datafusion::common::{Result, ScalarValue};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
@@ -19,7 +21,7 @@ use datafusion::logical_expr::{
 use crate::inner_function::{inner_arguments, inner_function};
 
 /// The functions, each with what is done to its arguments.
-const FUNCTIONS: [(&str, Adjustment); 15] = [
+const FUNCTIONS: [(&str, Adjustment); 16] = [
     ("array_sort", Adjustment::OrderOfRows),
     ("lpad", Adjustment::NoNegativeLength),
     ("rpad", Adjustment::NoNegativeLength),
@@ -27,6 +29,7 @@ const FUNCTIONS: [(&str, Adjustment); 15] = [
     ("regexp_like", Adjustment::NoEmptyFlags(2)),
     ("regexp_match", Adjustment::NoEmptyFlags(2)),
     ("regexp_replace", Adjustment::NoEmptyFlags(3)),
+    ("split_part", Adjustment::PartsFromTheLeft),
     ("to_char", Adjustment::ConstantAsRows),
     ("to_date", Adjustment::ConstantAsRows),
     ("to_timestamp", Adjustment::ConstantAsRows),
@@ -34,7 +37,7 @@ const FUNCTIONS: [(&str, Adjustment); 15] = [
     ("to_timestamp_millis", Adjustment::ConstantAsRows),
     ("to_timestamp_nanos", Adjustment::ConstantAsRows),
     ("to_timestamp_seconds", Adjustment::ConstantAsRows),
-    ("to_unixtime", Adjustment::ConstantAsRows),
+    ("to_unixtime", Adjustment::WholeSeconds),
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -48,6 +51,11 @@ enum Adjustment {
     NullItems,
     /// Empty flags, the argument at a position, are no flags (apache/datafusion#25021).
     NoEmptyFlags(usize),
+    /// Negative positions count the parts from the end; the parts are those from the left all the same:
+    /// `split_part('aaa', 'aa', -1)` is `a`.
+    PartsFromTheLeft,
+    /// Seconds of a time are rounded down, also before 1970. The rest as with `ConstantAsRows`.
+    WholeSeconds,
     /// A constant value beside formats that are columns becomes a column: the function would take the format
     /// of the first row for all rows, or fail.
     ConstantAsRows,
@@ -87,7 +95,17 @@ impl Adjusted {
                     *length = not_negative(length)?;
                 }
             }
-            Adjustment::ConstantAsRows => {
+            Adjustment::PartsFromTheLeft => {
+                if let [text, delimiter, position] = args.args.as_mut_slice() {
+                    *position = from_the_left([text, delimiter, position], args.number_rows)?;
+                }
+            }
+            Adjustment::WholeSeconds | Adjustment::ConstantAsRows => {
+                if let (Adjustment::WholeSeconds, [time]) = (self.adjustment, args.args.as_slice())
+                    && let DataType::Timestamp(unit, _) = time.data_type()
+                {
+                    return seconds(time, unit).map(Some);
+                }
                 if let [value, rest @ ..] = args.args.as_mut_slice()
                     && rest.iter().any(is_column)
                 {
@@ -175,6 +193,61 @@ fn not_empty(flags: &ColumnarValue) -> Result<ColumnarValue> {
     Ok(match is_constant {
         true => ColumnarValue::Scalar(ScalarValue::try_from_array(&flags, 0)?),
         false => ColumnarValue::Array(flags),
+    })
+}
+
+/// The same positions, with those from the left for negative ones, and a place behind the last part for those
+/// before the first.
+fn from_the_left(args: [&ColumnarValue; 3], rows: usize) -> Result<ColumnarValue> {
+    let position = args[2];
+    let is_positive = |value: &ScalarValue| matches!(value, ScalarValue::Int64(Some(number)) if *number > 0);
+    if matches!(position, ColumnarValue::Scalar(value) if is_positive(value))
+        || !args[..2].iter().all(|arg| arg.data_type().is_string())
+        || !position.data_type().is_integer()
+    {
+        return Ok(position.clone());
+    }
+    let is_constant = args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
+    let rows = if is_constant { 1 } else { rows };
+    let text =
+        |arg: &ColumnarValue| -> Result<ArrayRef> { Ok(cast(&arg.to_array(rows)?, &DataType::LargeUtf8)?) };
+    let (texts, delimiters) = (text(args[0])?, text(args[1])?);
+    let (texts, delimiters) = (texts.as_string::<i64>(), delimiters.as_string::<i64>());
+    let positions = cast(&position.to_array(rows)?, &DataType::Int64)?;
+    let parts = |row: usize| match (texts.value(row), delimiters.value(row)) {
+        (_, "") => 1,
+        (text, delimiter) => text.matches(delimiter).count() as i64 + 1,
+    };
+    let positions = positions.as_primitive::<Int64Type>().iter().enumerate().map(|(row, position)| {
+        position.map(|position| match position < 0 && texts.is_valid(row) && delimiters.is_valid(row) {
+            true => {
+                Some(parts(row).saturating_add(position) + 1).filter(|left| *left > 0).unwrap_or(i64::MAX)
+            }
+            false => position,
+        })
+    });
+    let positions: ArrayRef = Arc::new(positions.collect::<Int64Array>());
+    Ok(match is_constant {
+        true => ColumnarValue::Scalar(ScalarValue::try_from_array(&positions, 0)?),
+        false => ColumnarValue::Array(positions),
+    })
+}
+
+/// The seconds of times since 1970, rounded down.
+fn seconds(times: &ColumnarValue, unit: TimeUnit) -> Result<ColumnarValue> {
+    let per_second = match unit {
+        TimeUnit::Second => 1,
+        TimeUnit::Millisecond => 1_000,
+        TimeUnit::Microsecond => 1_000_000,
+        TimeUnit::Nanosecond => 1_000_000_000,
+    };
+    let is_constant = matches!(times, ColumnarValue::Scalar(_));
+    let counts = cast(&times.to_array(1)?, &DataType::Int64)?;
+    let counts = counts.as_primitive::<Int64Type>();
+    let seconds: ArrayRef = Arc::new(counts.unary::<_, Int64Type>(|count: i64| count.div_euclid(per_second)));
+    Ok(match is_constant {
+        true => ColumnarValue::Scalar(ScalarValue::try_from_array(&seconds, 0)?),
+        false => ColumnarValue::Array(seconds),
     })
 }
 

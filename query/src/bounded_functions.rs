@@ -14,6 +14,7 @@ use datafusion::logical_expr::{
     ColumnarValue, Documentation, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
     Signature,
 };
+use regex::Regex;
 
 use crate::constants::check_constant;
 use crate::inner_function::{inner_arguments, inner_function};
@@ -34,6 +35,9 @@ const ITEM_BYTES: u64 = 8;
 
 /// A bound of the bytes of the result for one row, and of what it takes to compute it.
 type Estimate = fn(&[ArrayRef], usize) -> u64;
+
+/// A bound of the bytes of the results for all rows. It ends when they are more than the last argument.
+type Count = fn(&[ArrayRef], u64) -> u64;
 
 /// The functions, each with a bound of its results where it could exceed the arguments many times over. The
 /// results of the others are sums of arguments, and become too large by calls in each other only.
@@ -61,12 +65,17 @@ const FUNCTIONS: [(&str, Option<Estimate>); 25] = [
     ("lpad", Some(|args, row| CHARACTER_BYTES_MAX.saturating_mul(count(&args[1], row)))),
     ("make_array", None),
     ("range", Some(steps)),
-    ("regexp_replace", None),
+    ("regexp_replace", Some(replaced_matches)),
     ("repeat", Some(|args, row| bytes(&args[0], row).saturating_mul(count(&args[1], row)))),
     ("replace", Some(replaced)),
     ("rpad", Some(|args, row| CHARACTER_BYTES_MAX.saturating_mul(count(&args[1], row)))),
-    ("string_to_array", None),
+    ("string_to_array", Some(split)),
 ];
+
+/// Functions whose bound is far above what they return mostly, with one that is close to it and takes longer
+/// to compute.
+const COUNTED: [(&str, Count); 3] =
+    [("regexp_replace", matches), ("replace", occurrences), ("string_to_array", items)];
 
 /// Functions that make room for a row before they look whether another argument is null.
 const ROOM_OF_NULLS: [&str; 4] = ["array_repeat", "array_resize", "lpad", "rpad"];
@@ -90,7 +99,8 @@ pub(crate) fn bounded_functions(state: &SessionState, memory_bytes: usize) -> Ve
         let inner = state.scalar_functions().get(name)?.clone();
         let has_product = PRODUCTS.contains(&name);
         let counts_nulls = ROOM_OF_NULLS.contains(&name);
-        let bounded = Bounded { inner, estimate: Estimated(estimate), bytes_max, has_product, counts_nulls };
+        let estimate = Estimated(estimate);
+        let bounded = Bounded { inner, estimate, bytes_max, has_product, counts_nulls };
         Some(Arc::new(ScalarUDF::from(bounded)))
     };
     FUNCTIONS.into_iter().chain(PRODUCTS.map(|name| (name, None))).filter_map(wrap).collect()
@@ -178,6 +188,101 @@ fn replaced(args: &[ArrayRef], row: usize) -> u64 {
     (text / from.max(1)).saturating_add(1).saturating_mul(to).saturating_add(text)
 }
 
+/// Bytes of a view of a text.
+const VIEW_BYTES: u64 = 16;
+
+/// Bytes of the items of a text if it has a delimiter at each place.
+fn split(args: &[ArrayRef], row: usize) -> u64 {
+    VIEW_BYTES.saturating_mul(bytes(&args[0], row).saturating_add(1))
+}
+
+/// Bytes of a text in which each match of a pattern is replaced if it matches at each place.
+fn replaced_matches(args: &[ArrayRef], row: usize) -> u64 {
+    let text = bytes(&args[0], row);
+    with_replacements(args, row, if is_global(args, row) { text.saturating_add(1) } else { 1 })
+}
+
+/// Bytes of a text in which so many matches are replaced. Each reference of the replacement is a part of its
+/// match, and matches do not overlap.
+fn with_replacements(args: &[ArrayRef], row: usize, matches: u64) -> u64 {
+    let replacement = text_of(&args[2], row);
+    let references = replacement.matches('$').count() as u64;
+    let copies = bytes(&args[0], row).saturating_mul(references.saturating_add(1));
+    matches.saturating_mul(replacement.len() as u64).saturating_add(copies)
+}
+
+/// Whether all matches of a pattern are replaced, not only the first one.
+fn is_global(args: &[ArrayRef], row: usize) -> bool {
+    args.get(3).is_some_and(|flags| text_of(flags, row).contains('g'))
+}
+
+/// The bytes of all rows without nulls, until they are more than `bytes_max`.
+fn sum(args: &[ArrayRef], bytes_max: u64, mut bytes: impl FnMut(usize) -> u64) -> u64 {
+    let mut taken = 0u64;
+    for row in (0..args[0].len()).filter(|row| args.iter().all(|arg| arg.is_valid(*row))) {
+        taken = taken.saturating_add(bytes(row));
+        if taken > bytes_max {
+            break;
+        }
+    }
+    taken
+}
+
+/// The bytes that [`split`] bounds, with the delimiters counted.
+fn items(args: &[ArrayRef], bytes_max: u64) -> u64 {
+    sum(args, bytes_max, |row| {
+        let (text, delimiter) = (text_of(&args[0], row), text_of(&args[1], row));
+        VIEW_BYTES.saturating_mul((text.matches(delimiter).count() as u64).saturating_add(1))
+    })
+}
+
+/// The bytes that [`replaced`] bounds, with the replaced texts counted.
+fn occurrences(args: &[ArrayRef], bytes_max: u64) -> u64 {
+    sum(args, bytes_max, |row| {
+        let count = text_of(&args[0], row).matches(text_of(&args[1], row)).count() as u64;
+        count.saturating_mul(bytes(&args[2], row)).saturating_add(bytes(&args[0], row))
+    })
+}
+
+/// The bytes that [`replaced_matches`] bounds, with the matches counted.
+fn matches(args: &[ArrayRef], bytes_max: u64) -> u64 {
+    let mut compiled: Option<(String, Regex)> = None;
+    sum(args, bytes_max, |row| {
+        let flags = args.get(3).map_or("", |flags| text_of(flags, row)).replace('g', "");
+        let pattern = match flags.as_str() {
+            "" => text_of(&args[1], row).to_owned(),
+            flags => format!("(?{flags}){}", text_of(&args[1], row)),
+        };
+        if compiled.as_ref().is_none_or(|(known, _)| *known != pattern) {
+            compiled = Regex::new(&pattern).ok().map(|regex| (pattern, regex));
+        }
+        match &compiled {
+            Some((_, regex)) if is_global(args, row) => {
+                // No more than are too many.
+                let most = bytes_max / (text_of(&args[2], row).len() as u64).max(1);
+                let most = usize::try_from(most).unwrap_or(usize::MAX).saturating_add(1);
+                with_replacements(
+                    args,
+                    row,
+                    regex.find_iter(text_of(&args[0], row)).take(most).count() as u64,
+                )
+            }
+            // Of a pattern that is none, the function says what is wrong.
+            _ => with_replacements(args, row, 1),
+        }
+    })
+}
+
+/// A text of any of its types; empty for others, which the functions refuse.
+fn text_of(values: &ArrayRef, row: usize) -> &str {
+    match values.data_type() {
+        DataType::Utf8 => values.as_string::<i32>().value(row),
+        DataType::LargeUtf8 => values.as_string::<i64>().value(row),
+        DataType::Utf8View => values.as_string_view().value(row),
+        _ => "",
+    }
+}
+
 /// An estimate. All of one function are the same.
 #[derive(Clone, Copy)]
 struct Estimated(Option<Estimate>);
@@ -214,16 +319,22 @@ struct Bounded {
 
 impl Bounded {
     fn check(&self, bytes: u64) -> Result<()> {
-        if bytes > self.bytes_max {
-            return resources_err!(
-                "{} would take {bytes} bytes for one batch; at most {} are possible, which depends on \
-                 --query-memory of the node",
-                self.name(),
-                self.bytes_max
-            );
-        }
-        Ok(())
+        check_result(self.name(), bytes, self.bytes_max)
     }
+}
+
+/// Checks what a call takes, or an operator.
+///
+/// # Errors
+/// When that is more than `bytes_max`.
+pub(crate) fn check_result(name: &str, bytes: u64, bytes_max: u64) -> Result<()> {
+    if bytes > bytes_max {
+        return resources_err!(
+            "{name} would take {bytes} bytes for one batch; at most {bytes_max} are possible, which depends \
+             on --query-memory of the node"
+        );
+    }
+    Ok(())
 }
 
 impl ScalarUDFImpl for Bounded {
@@ -259,6 +370,10 @@ impl ScalarUDFImpl for Bounded {
                 if let (true, [left, right, ..]) = (self.has_product, arrays.as_slice()) {
                     product = product.saturating_add(length(left, row).saturating_mul(length(right, row)));
                 }
+            }
+            let counted = COUNTED.iter().find(|(name, _)| *name == self.name());
+            if let Some((_, count)) = counted.filter(|_| taken > self.bytes_max) {
+                taken = count(&arrays, self.bytes_max);
             }
             self.check(taken)?;
             if product > PRODUCT_MAX {
@@ -324,6 +439,10 @@ mod tests {
             "SELECT concat(value, repeat('x', 1000000)) FROM range(10000)",
             "SELECT array_union(range(1, 3000000), range(2, 3000000))",
             "SELECT replace(repeat('x', 1000000), 'x', repeat('y', 1000000))",
+            "SELECT regexp_replace(repeat('a', 1000000), 'a', repeat('b', 1000), 'g')",
+            "SELECT regexp_replace(repeat('a', 1000000), '(A)', repeat('${1}', 1000), 'gi')",
+            "SELECT regexp_replace(s, '.+', repeat('${0}', 1000)) FROM (VALUES (repeat('a', 1000000))) v(s)",
+            "SELECT string_to_array(repeat('a,', 20000000), ',')",
             doubling.as_str(),
         ] {
             let error = outcome(sql).await.expect_err(&sql[..sql.len().min(60)]).to_string();
@@ -340,6 +459,11 @@ mod tests {
             "SELECT array_length(range(1, 10000000))",
             "SELECT range(DATE '2000-01-01', DATE '2024-01-01', INTERVAL '1' MONTH)",
             "SELECT replace(repeat('xy', 1000000), 'x', 'yyyy')",
+            // Patterns that could match at each place, and do not.
+            "SELECT replace(repeat('x', 10000000), 'y', repeat('y', 1000))",
+            "SELECT regexp_replace(repeat('x', 10000000), '[a-w]', repeat('y', 1000), 'g')",
+            "SELECT regexp_replace(s, f, 'y', 'g') FROM (VALUES (repeat('x', 10), NULL)) v(s, f)",
+            "SELECT string_to_array(repeat('x', 100000000), ',')",
             "SELECT repeat(NULL, 5), lpad('x', NULL), rpad(NULL, 5), array_repeat(NULL, 3)",
             "SELECT repeat(s, i) FROM (VALUES (NULL::BIGINT, 'x'), (1000000000000, NULL)) v(i, s)",
             "SELECT levenshtein(repeat('a', 2000), repeat('b', 2000))",

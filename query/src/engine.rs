@@ -30,6 +30,7 @@ use url::Url;
 use crate::accounts::inherit_accounts;
 use crate::adjusted_functions::adjusted_functions;
 use crate::analysis;
+use crate::analysis::concatenations::Concatenate;
 use crate::analysis::registered::RegisteredFunctions;
 use crate::bounded_functions::{bounded_functions, result_bytes_max};
 use crate::codec::ScanCodec;
@@ -41,7 +42,7 @@ use crate::list_functions::list_functions;
 use crate::logical_rules::fence::FencePlanner;
 use crate::logical_rules::optimizer_rules;
 use crate::named_value::NamedValue;
-use crate::nested_keys::nested_key_functions;
+use crate::nested_keys::{MapAccess, nested_key_functions};
 use crate::physical_rules::physical_rules;
 use crate::pool::QueryPool;
 use crate::scan::distribution::{WorkerSlots, desired_tasks, route, scale_up};
@@ -332,7 +333,8 @@ impl Engine {
         state.config_mut().set_extension(Arc::new(worker_slots));
         state.config_mut().set_extension(SearchReport::extension());
         let context = self.tables.clone();
-        let catalog = PinnedCatalog { manifest, view: Arc::new(view), context, relations };
+        let functions = Arc::new(base.table_functions().clone());
+        let catalog = PinnedCatalog { manifest, view: Arc::new(view), context, relations, functions };
         state.register_catalog_list(Arc::new(catalog));
         state
     }
@@ -345,7 +347,7 @@ fn session_builder(
     rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>>,
 ) -> SessionStateBuilder {
     SessionStateBuilder::new()
-        .with_expr_planners(vec![Arc::new(CheckedLiterals)])
+        .with_expr_planners(vec![Arc::new(CheckedLiterals), Arc::new(MapAccess)])
         .with_default_features()
         .with_config(config(partitions))
         .with_runtime_env(runtime)
@@ -364,6 +366,7 @@ fn add_functions(state: &mut SessionState, interrupts: &Arc<Interrupts>, memory_
     state.register_udf(Arc::new(NamedValue::default().into()))?;
     state.register_udf(Arc::new(Interruptible::new(interrupts.clone()).into()))?;
     state.register_udf(Arc::new(Constant::new(result_bytes_max(memory_bytes)).into()))?;
+    state.register_udf(Arc::new(Concatenate::new(result_bytes_max(memory_bytes)).into()))?;
     for function in checked_functions(state) {
         state.register_udf(function)?;
     }
@@ -419,7 +422,8 @@ fn config(partitions: usize) -> SessionConfig {
     // Plans with a single partition are never distributed.
     let mut config = SessionConfig::new()
         .with_target_partitions(partitions.max(2))
-        .with_information_schema(true)
+        // The catalog has one of its own.
+        .with_information_schema(false)
         .with_create_default_catalog_and_schema(false)
         .with_default_catalog_and_schema(CATALOG, DEFAULT_SCHEMA)
         .with_option_extension(QueryContext::default())

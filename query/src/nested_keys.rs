@@ -11,12 +11,15 @@ use arrow::buffer::OffsetBuffer;
 use arrow::compute::take;
 use arrow::row::{RowConverter, Rows, SortField};
 use arrow_schema::{DataType, Field, FieldRef};
-use datafusion::common::{Result, ScalarValue};
+use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::execution::SessionState;
+use datafusion::functions_nested::extract::array_element;
+use datafusion::functions_nested::map_extract::map_extract_udf;
+use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawFieldAccessExpr};
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion::logical_expr::{
-    ColumnarValue, Documentation, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
-    Signature,
+    ColumnarValue, Documentation, Expr, ExprSchemable, GetFieldAccess, ReturnFieldArgs, ScalarFunctionArgs,
+    ScalarUDF, ScalarUDFImpl, Signature, lit,
 };
 
 use crate::inner_function::{inner_arguments, inner_function};
@@ -28,6 +31,30 @@ const FUNCTIONS: [&str; 3] = ["array_position", "array_positions", MAP_EXTRACT];
 pub(crate) fn nested_key_functions(state: &SessionState) -> Vec<Arc<ScalarUDF>> {
     let functions = FUNCTIONS.iter().filter_map(|name| state.scalar_functions().get(*name));
     functions.map(|inner| Arc::new(ScalarUDF::from(NestedKeys { inner: inner.clone() }))).collect()
+}
+
+/// Plans `map[key]`: the value of the key, of any expression that has its type. The engine compares keys
+/// without casts, and takes constants only.
+#[derive(Debug)]
+pub(crate) struct MapAccess;
+
+impl ExprPlanner for MapAccess {
+    fn plan_field_access(
+        &self,
+        access: RawFieldAccessExpr,
+        schema: &DFSchema,
+    ) -> Result<PlannerResult<RawFieldAccessExpr>> {
+        let key = match &access.field_access {
+            GetFieldAccess::NamedStructField { name } => lit(name.clone()),
+            GetFieldAccess::ListIndex { key } => key.as_ref().clone(),
+            GetFieldAccess::ListRange { .. } => return Ok(PlannerResult::Original(access)),
+        };
+        if !matches!(access.expr.get_type(schema), Ok(DataType::Map(..))) {
+            return Ok(PlannerResult::Original(access));
+        }
+        let values = map_extract_udf().call(vec![access.expr, key]);
+        Ok(PlannerResult::Planned(array_element(values, lit(1_i64))))
+    }
 }
 
 #[derive(PartialEq, Eq, Hash, Debug)]

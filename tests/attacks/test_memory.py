@@ -99,6 +99,30 @@ def test_ten_over_wide_rows(node, wide, name):
     attack_by_ten(node, WIDE[name])
 
 
+SEARCHES = {
+    "queries": "SELECT * FROM vector_search(documents, v, queries => (SELECT v FROM documents), k => 1000)",
+    "large vectors": "SELECT * FROM vector_search(documents, v, array_repeat(0.5, 65536), k => 10000)",
+    "texts": "SELECT * FROM text_search(documents, 'wing', 10000, highlight => 'body', highlight_length => 100000)",
+    "tokens": "SELECT count(*) FROM text_search(documents, 'wing', 10000, columns => 'body', tokenizer => 'ngram(1,8)')",
+    "similar terms": "SELECT count(*) FROM text_search(documents, '"
+                     + " ".join(f"{word:032x}~2" for word in range(300)) + "', 10000)",
+}
+
+
+@pytest.fixture(scope="module")
+def documents(running_node):
+    client = running_node.client()
+    client.update("CREATE TABLE documents (id BIGINT PRIMARY KEY, body VARCHAR, v VECTOR(65536))")
+    row = "SELECT value, repeat(md5(value::VARCHAR) || ' wing ', 5000), array_repeat(sin(value + 1), 65536) "
+    for first in range(0, 100, 10):
+        client.update(f"INSERT INTO documents {row} FROM generate_series({first}, {first + 9})", 60)
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_ten_searches(node, documents, name):
+    attack_by_ten(node, SEARCHES[name])
+
+
 def attack_by_ten(node, statement):
     codes = []
 

@@ -20,8 +20,7 @@ const NUMBERS: [(&str, RangeInclusive<u64>); 4] = [
 ];
 
 /// Options that are true or false.
-const FLAGS: [&str; 12] = [
-    "datafusion.optimizer.enable_aggregate_dynamic_filter_pushdown",
+const FLAGS: [&str; 11] = [
     "datafusion.optimizer.enable_dynamic_filter_pushdown",
     "datafusion.optimizer.enable_join_dynamic_filter_pushdown",
     "datafusion.optimizer.enable_round_robin_repartition",
@@ -87,6 +86,7 @@ mod tests {
             ("datafusion.execution.batch_size", "9223372036854775807"),
             ("datafusion.execution.target_partitions", "-1"),
             ("datafusion.optimizer.prefer_hash_join", "maybe"),
+            ("datafusion.optimizer.enable_aggregate_dynamic_filter_pushdown", "true"),
             ("datafusion.optimizer.enable_leaf_expression_pushdown", "true"),
             ("datafusion.sql_parser.parse_float_as_decimal", "false"),
             ("datafusion.explain.logical_plan_only", "true"),

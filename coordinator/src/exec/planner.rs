@@ -28,7 +28,9 @@ use crate::limits::READ_INDEX_TIMEOUT;
 use crate::sql::kind::Parsed;
 use crate::sql::parameters::parameter_types;
 use crate::sql::reads::Reads;
-use crate::sql::search_calls::{SUBQUERY_ROWS_MAX, array_of, prepare, subquery_placeholder, vector_literal};
+use crate::sql::search_calls::{
+    SUBQUERY_BYTES_MAX, SUBQUERY_ROWS_MAX, array_of, prepare, subquery_placeholder, vector_text,
+};
 use crate::sql::{dependent_columns, scopes, syntax, time_travel};
 
 /// Plans statements and runs queries. Every executor has one. Cheap to clone.
@@ -329,7 +331,7 @@ impl Planner {
             ));
         }
         let mut rows = self.query(context, &plan).await?;
-        let mut vectors = Vec::new();
+        let (mut vectors, mut bytes) = (Vec::new(), 0);
         while let Some(batch) = rows.stream.try_next().await? {
             if batch.num_columns() != 1 {
                 return Err(Error::invalid(format!(
@@ -338,7 +340,15 @@ impl Planner {
                 )));
             }
             for row in 0..batch.num_rows() {
-                vectors.push(vector_literal(batch.column(0), row)?);
+                let vector = vector_text(batch.column(0), row)?;
+                bytes += vector.len();
+                if bytes > SUBQUERY_BYTES_MAX {
+                    return Err(Error::invalid(format!(
+                        "the subquery returns vectors of more than {SUBQUERY_BYTES_MAX} bytes as text: ask \
+                         for fewer at once"
+                    )));
+                }
+                vectors.push(syntax::text(&vector));
             }
             if vectors.len() > SUBQUERY_ROWS_MAX {
                 return Err(Error::invalid(format!(

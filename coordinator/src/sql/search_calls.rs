@@ -24,6 +24,9 @@ use plexus_query::visit_mut;
 /// Maximum number of vectors that a subquery argument may return, since they become part of the statement.
 pub(crate) const SUBQUERY_ROWS_MAX: usize = 1_000;
 
+/// Maximum length of them as text, in bytes: about two million components. Planning has several copies.
+pub(crate) const SUBQUERY_BYTES_MAX: usize = 24 * 1024 * 1024;
+
 /// Rewrites the search functions and vector operators of a statement. Returns the subqueries among the
 /// arguments, each replaced in the statement by its [`subquery_placeholder`].
 ///
@@ -169,12 +172,12 @@ pub(crate) fn subquery_placeholder(subquery: usize) -> String {
     format!("\u{0}subquery {subquery}")
 }
 
-/// The vector in one row of a result, as a string literal that the search functions parse. Accepts lists of
-/// numbers and text.
+/// The vector in one row of a result, as the text that the search functions parse. Accepts lists of numbers
+/// and text.
 ///
 /// # Errors
 /// `InvalidArgument` for nulls and other types.
-pub(crate) fn vector_literal(column: &ArrayRef, row: usize) -> Result<Expr> {
+pub(crate) fn vector_text(column: &ArrayRef, row: usize) -> Result<String> {
     let invalid =
         || Error::invalid(format!("the subquery returns {}, a vector is needed", column.data_type()));
     if column.is_null(row) {
@@ -185,8 +188,8 @@ pub(crate) fn vector_literal(column: &ArrayRef, row: usize) -> Result<Expr> {
         DataType::List(_) => column.as_list::<i32>().value(row),
         DataType::LargeList(_) => column.as_list::<i64>().value(row),
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
-            let texts = compute::cast(column, &DataType::Utf8).map_err(|_| invalid())?;
-            return Ok(text(texts.as_string::<i32>().value(row)));
+            let texts = compute::cast(&column.slice(row, 1), &DataType::Utf8).map_err(|_| invalid())?;
+            return Ok(texts.as_string::<i32>().value(0).to_owned());
         }
         _ => return Err(invalid()),
     };
@@ -197,7 +200,7 @@ pub(crate) fn vector_literal(column: &ArrayRef, row: usize) -> Result<Expr> {
     }
     // The shortest decimal text that parses back to the same float.
     let numbers: Vec<String> = floats.values().iter().map(|value| format!("{value:e}")).collect();
-    Ok(text(&format!("[{}]", numbers.join(","))))
+    Ok(format!("[{}]", numbers.join(",")))
 }
 
 /// An array literal.

@@ -30,9 +30,10 @@ pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>
 }
 
 /// Functions that fail for no value. All others may.
-const TOTAL: [&str; 40] = [
+const TOTAL: [&str; 41] = [
     "$at_time_zone",
     "$canonical_float",
+    "$concatenate",
     "$has_unknown_item",
     "$interval_length",
     "$named_value",

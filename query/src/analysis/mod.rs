@@ -18,6 +18,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::{Analyzer, AnalyzerRule};
 
+use crate::analysis::concatenations::Concatenations;
 use crate::clock_texts::Completed;
 use crate::interrupts::Interrupts;
 use crate::interval_products::IntervalTimes;
@@ -29,6 +30,7 @@ pub(crate) mod canonical_floats;
 pub(crate) mod casts;
 pub(crate) mod checked_arithmetic;
 pub(crate) mod checked_sum;
+pub(crate) mod concatenations;
 pub(crate) mod correlations;
 pub(crate) mod date_times;
 pub(crate) mod date_trunc;
@@ -154,10 +156,13 @@ pub(crate) fn analyzer_rules(
     let theirs = Analyzer::new().rules;
     let limits = PlanningLimits { counts: true, interrupts: interrupts.clone() };
     let limits = || [Arc::new(limits.clone()) as Arc<dyn AnalyzerRule + Send + Sync>];
+    let concatenations = Concatenations(registered.clone());
+    let concatenations = Arc::new(concatenations) as Arc<dyn AnalyzerRule + Send + Sync>;
     let registered = Arc::new(registered.clone()) as Arc<dyn AnalyzerRule + Send + Sync>;
     let first = limits().into_iter().chain([registered]);
     let before_coercion = first.chain(before_coercion.into_iter().map(own)).chain(limits());
-    before_coercion.chain(theirs).chain(after_coercion.into_iter().map(own)).chain(limits()).collect()
+    let after_coercion = after_coercion.into_iter().map(own).chain([concatenations]);
+    before_coercion.chain(theirs).chain(after_coercion).chain(limits()).collect()
 }
 
 /// A rule by its name, by what it looks for, and by what it rewrites: whole plans, each node of a plan and of

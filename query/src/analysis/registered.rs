@@ -11,10 +11,12 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan, ScalarUDF};
 use datafusion::optimizer::AnalyzerRule;
 
+use crate::analysis::concatenations::CONCATENATE;
 use crate::analysis::{has_expression, rewrite_expressions};
 
 /// Functions that operators stand for.
-const FUNCTIONS: [&str; 7] = [
+const FUNCTIONS: [&str; 9] = [
+    CONCATENATE,
     "array_append",
     "array_concat",
     "array_has",
@@ -22,6 +24,7 @@ const FUNCTIONS: [&str; 7] = [
     "array_has_any",
     "array_prepend",
     "make_array",
+    "map_extract",
 ];
 
 /// Puts them in the place of those of the engine.
@@ -37,12 +40,17 @@ impl RegisteredFunctions {
         let _ = self.0.set(registered.collect());
     }
 
+    /// The function of the session with a name, which is one that an operator stands for.
+    pub(crate) fn get(&self, name: &str) -> Option<&Arc<ScalarUDF>> {
+        self.0.get()?.get(name)
+    }
+
     /// The function that takes the place of one that is called.
     fn other<'a>(&'a self, expr: &Expr) -> Option<&'a Arc<ScalarUDF>> {
         let Expr::ScalarFunction(call) = expr else {
             return None;
         };
-        let registered = self.0.get()?.get(call.name())?;
+        let registered = self.get(call.name())?;
         (!Arc::ptr_eq(registered, &call.func)).then_some(registered)
     }
 }

@@ -26,6 +26,7 @@ pub(crate) mod fence;
 mod filter_places;
 mod guarded_rules;
 mod guards;
+mod join_conditions;
 pub(crate) mod planning_limits;
 mod projection_names;
 mod repeated_visits;
@@ -58,13 +59,16 @@ pub(crate) fn optimizer_rules(interrupts: &Arc<Interrupts>) -> Vec<Arc<dyn Optim
 /// What planning fails with.
 pub async fn physical_plan(state: &SessionState, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
     let plan = window_partitions::partition_by_columns(planning_limits::optimize(state, plan).await?)?;
-    let plan = unique_columns::make_unique(plan)?;
+    let plan = join_conditions::without_nulls(unique_columns::make_unique(plan)?)?;
     let plan = match state.scalar_functions().get(Constant::NAME) {
         Some(function) => watch(plan, function)?,
         None => plan,
     };
     let mut plan = fence::fence(guards::guard(plan)?)?;
     let mut state = state.clone();
+    // The filter of one aggregate drops rows that another one wants, while that has seen nulls only or if it
+    // has an expression as its argument (apache/datafusion#24816).
+    state.config_mut().options_mut().optimizer.enable_aggregate_dynamic_filter_pushdown = false;
     if !travels(&plan)? {
         run_locally(&mut state);
     }

@@ -12,6 +12,7 @@ use plexus_model::{Manifest, STAGING_SCHEMA, TableName, Version};
 use crate::CATALOG;
 use crate::tables::context::TableContext;
 use crate::tables::dml_target::{TargetTable, schema_of_target};
+use crate::tables::information_schema::{InformationSchema, TableFunctions};
 use crate::tables::pinned::PinnedTable;
 use crate::tables::system::{self, ClusterView, SYSTEM_SCHEMA};
 
@@ -41,6 +42,8 @@ pub(crate) struct PinnedCatalog {
     pub context: TableContext,
     /// The relations of the statement.
     pub relations: Relations,
+    /// The table functions of the session.
+    pub functions: Arc<TableFunctions>,
 }
 
 /// Relations that exist for one statement only, by name.
@@ -72,6 +75,9 @@ impl CatalogProvider for PinnedCatalog {
     fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
         if name == SYSTEM_SCHEMA {
             return Some(Arc::new(SystemSchema(self.clone())));
+        }
+        if name == InformationSchema::NAME {
+            return Some(Arc::new(InformationSchema::new(self.clone())));
         }
         if name == STATEMENT_SCHEMA {
             return Some(Arc::new(StatementSchema(self.relations.clone())));

@@ -107,7 +107,7 @@ async fn search(
         let ranked = rank(snapshot, request, selections, depth, params).await.map_err(external)?;
         let exhausted = ranked.len() < depth;
         let found = match request.group_by {
-            Some(column) => best_of_groups(snapshot, ranked, column).await.map_err(external)?,
+            Some(column) => best_of_groups(snapshot, state, ranked, column).await.map_err(external)?,
             None => ranked,
         };
         // There are too few groups so far, and rows further down may belong to other groups: rank more rows.
@@ -277,12 +277,13 @@ fn retriever_score(retriever: &Retriever, score: f32) -> f64 {
 /// The first row of each value of the column at this position. The ranking order stays.
 async fn best_of_groups(
     snapshot: &SearchSnapshot,
+    state: &dyn Session,
     found: Vec<ScoredRow>,
     column: usize,
 ) -> Result<Vec<ScoredRow>> {
     let failed = |e: arrow::error::ArrowError| Error::internal(format!("grouping: {e}")).with_source(e);
     let hits: Vec<Hit> = found.iter().map(|f| f.hit).collect();
-    let values = fetch(snapshot, &hits, &[column]).await?;
+    let values = fetch(snapshot, &state.runtime_env().memory_pool, &hits, &[column]).await?;
     let sort = SortField::new(values.column(0).data_type().clone());
     let converter = RowConverter::new(vec![sort]).map_err(failed)?;
     let rows = converter.convert_columns(values.columns()).map_err(failed)?;

@@ -89,7 +89,7 @@ impl SearchResults {
             queries.extend(std::iter::repeat_n(query, of_query.len()));
             found.extend(of_query);
         }
-        self.assemble(&snapshot, &found, &queries, columns).await
+        self.assemble(&snapshot, state, (&found, &queries), columns).await
     }
 
     /// The first request. It stands for all requests in what they have in common.
@@ -101,8 +101,8 @@ impl SearchResults {
     async fn assemble(
         &self,
         snapshot: &SearchSnapshot,
-        found: &[ScoredRow],
-        queries: &[u32],
+        state: &dyn Session,
+        (found, queries): (&[ScoredRow], &[u32]),
         columns: &[usize],
     ) -> Result<RecordBatch> {
         let request = self.request();
@@ -115,7 +115,8 @@ impl SearchResults {
         let wants_highlight = columns.iter().any(|c| self.call.schema.field(*c).name() == HIGHLIGHT);
         let highlight = request.highlight.as_ref().filter(|_| wants_highlight);
         read.extend(highlight.map(|h| h.column).filter(|column| !read.contains(column)));
-        let rows = fetch(snapshot, &hits, &read).await.map_err(external)?;
+        let pool = &state.runtime_env().memory_pool;
+        let rows = fetch(snapshot, pool, &hits, &read).await.map_err(external)?;
         let excerpts = match highlight {
             Some(highlight) => {
                 let position = read.iter().position(|c| *c == highlight.column);
