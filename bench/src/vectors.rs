@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use plexus_index::graph::{BuildOptions, Graph, GraphSearchOptions, GraphSearcher, NodeFilter, build_graph};
+use plexus_index::graph::{
+    Beam, BuildOptions, Graph, GraphSearchOptions, GraphSearcher, NodeFilter, build_graph,
+};
 use plexus_index::squared_l2;
 use plexus_model::{Error, Metric, Result, RowSelection, RowSet};
 
@@ -39,7 +41,7 @@ pub(crate) fn measure(dir: &Path, count: usize) -> Result<Vec<Figure>> {
 
     let mut rate_at_target: Option<f64> = None;
     for beam in BEAMS {
-        let options = GraphSearchOptions { k: K, beam_width: beam };
+        let options = GraphSearchOptions { k: K, beam: Beam::Width(beam) };
         let all_rows = RowSelection::all();
         let (recall, rate) = search_all(&graph, base, queries.iter(), &truth, options, &all_rows, None);
         if recall >= RECALL_TARGET && rate_at_target.is_none() {

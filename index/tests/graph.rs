@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use fastrand::Rng;
-use plexus_index::graph::{BuildOptions, Graph, GraphSearchOptions, GraphSearcher, NodeFilter, build_graph};
+use plexus_index::graph::{
+    Beam, BuildOptions, Graph, GraphSearchOptions, GraphSearcher, NodeFilter, RECALL_TARGETS, build_graph,
+};
 use plexus_index::{VectorQuery, dot};
 use plexus_model::{ErrorKind, Metric, RowSelection, RowSet};
 
@@ -77,7 +79,7 @@ fn search_results_do_not_depend_on_the_number_of_threads() {
         let (mut searcher, all_rows) = (GraphSearcher::default(), RowSelection::all());
         let queries = vectors(50, 4);
         let nearest = |query: &[f32]| {
-            let options = GraphSearchOptions { k: K, beam_width: 10 };
+            let options = GraphSearchOptions { k: K, beam: Beam::Width(10) };
             searcher.search(&graph, query, options, &all_rows, None, |row| {
                 let vector = &base[row as usize * DIMENSIONS..(row as usize + 1) * DIMENSIONS];
                 -dot(query, vector)
@@ -138,7 +140,7 @@ fn graphs_of_few_and_no_vectors_can_be_searched() {
         let base = vectors(count, 5);
         let graph = graph(Metric::L2, &base);
         assert_eq!((graph.len(), graph.is_empty()), (count, count == 0));
-        let (options, all_rows) = (GraphSearchOptions { k: K, beam_width: 64 }, RowSelection::all());
+        let (options, all_rows) = (GraphSearchOptions { k: K, beam: Beam::Width(64) }, RowSelection::all());
         let mut searcher = GraphSearcher::default();
         let nearest = searcher.search(&graph, &[0.5; DIMENSIONS], options, &all_rows, None, |row| row as f32);
         let rows: Vec<u32> = nearest.iter().map(|(_, row)| *row).collect();
@@ -214,7 +216,13 @@ fn rows_without_a_vector_have_no_node_and_damage_is_detected() {
     assert_eq!(seen, rows);
     let wanted: RowSet = [0, 1, 2, 3, 600, 7_000].into_iter().collect();
     assert_eq!(NodeFilter::new(&graph, &wanted).len(), 2);
-    for damaged in [&bytes[..bytes.len() - 1], &bytes[..20], &[0; 100]] {
+    // Too many unreached nodes, and a beam that is too wide.
+    let [unreached, beam_width] = [32, 48].map(|place| {
+        let mut damaged = bytes.clone();
+        damaged[place..place + 4].fill(0xff);
+        damaged
+    });
+    for damaged in [&bytes[..bytes.len() - 1], &bytes[..20], &[0; 100], &unreached, &beam_width] {
         let error = Graph::open(damaged.to_vec().into()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     }
@@ -270,5 +278,36 @@ fn queries_outside_of_the_data_find_what_is_nearest() {
             found += nearest.iter().filter(|(_, row)| truth.contains(row)).count();
         }
         assert!(found >= 950, "{metric:?}: {found} of 1000");
+    }
+}
+
+#[test]
+fn the_measured_beam_finds_what_was_asked_for() {
+    let mut random = Rng::with_seed(23);
+    let scattered: Vec<f32> = (0..8_000 * DIMENSIONS).map(|_| component(&mut random)).collect();
+    for (base, seed, is_clustered) in [(scattered, 24, false), (clusters_and_outliers(&mut random), 25, true)]
+    {
+        let of = |row: u32| &base[row as usize * DIMENSIONS..(row as usize + 1) * DIMENSIONS];
+        let graph = graph(Metric::L2, &base);
+        let mut random = Rng::with_seed(seed);
+        let queries: Vec<Vec<f32>> =
+            (0..100).map(|_| (0..DIMENSIONS).map(|_| component(&mut random)).collect()).collect();
+        for recall in RECALL_TARGETS {
+            let mut searcher = GraphSearcher::default();
+            let (mut found, mut compared) = (0, 0);
+            for vector in &queries {
+                let query = VectorQuery::new(Metric::L2, vector.clone()).unwrap();
+                let options = GraphSearchOptions { k: K, beam: Beam::Recall(recall) };
+                let distance = |row| query.distance(of(row));
+                let nearest = searcher.search(&graph, vector, options, &RowSelection::all(), None, distance);
+                let truth = exact(&base, &query, |_| true);
+                // Where so many candidates are needed that all are compared, nothing is missed.
+                compared += usize::from(nearest.is_empty());
+                found += nearest.iter().filter(|(_, row)| truth.contains(row)).count();
+            }
+            assert!(!is_clustered || recall > 0.95 || compared == 0, "seed {seed}");
+            let wanted = (recall - 0.02) * (1_000 - K * compared) as f32;
+            assert!(found as f32 >= wanted, "recall {recall}: {found}, {compared} compared");
+        }
     }
 }

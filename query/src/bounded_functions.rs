@@ -69,13 +69,15 @@ const FUNCTIONS: [(&str, Option<Estimate>); 25] = [
     ("repeat", Some(|args, row| bytes(&args[0], row).saturating_mul(count(&args[1], row)))),
     ("replace", Some(replaced)),
     ("rpad", Some(|args, row| CHARACTER_BYTES_MAX.saturating_mul(count(&args[1], row)))),
-    ("string_to_array", Some(split)),
+    (SPLIT, Some(split)),
 ];
 
 /// Functions whose bound is far above what they return mostly, with one that is close to it and takes longer
 /// to compute.
-const COUNTED: [(&str, Count); 3] =
-    [("regexp_replace", matches), ("replace", occurrences), ("string_to_array", items)];
+const COUNTED: [(&str, Count); 3] = [("regexp_replace", matches), ("replace", occurrences), (SPLIT, items)];
+
+/// Takes a null for the delimiter of characters, and as the text that makes nulls.
+const SPLIT: &str = "string_to_array";
 
 /// Functions that make room for a row before they look whether another argument is null.
 const ROOM_OF_NULLS: [&str; 4] = ["array_repeat", "array_resize", "lpad", "rpad"];
@@ -98,9 +100,10 @@ pub(crate) fn bounded_functions(state: &SessionState, memory_bytes: usize) -> Ve
     let wrap = |(name, estimate): (&str, Option<Estimate>)| {
         let inner = state.scalar_functions().get(name)?.clone();
         let has_product = PRODUCTS.contains(&name);
-        let counts_nulls = ROOM_OF_NULLS.contains(&name);
+        let needed = if ROOM_OF_NULLS.contains(&name) { 0 } else { usize::MAX };
+        let needed = if name == SPLIT { 1 } else { needed };
         let estimate = Estimated(estimate);
-        let bounded = Bounded { inner, estimate, bytes_max, has_product, counts_nulls };
+        let bounded = Bounded { inner, estimate, bytes_max, has_product, needed };
         Some(Arc::new(ScalarUDF::from(bounded)))
     };
     FUNCTIONS.into_iter().chain(PRODUCTS.map(|name| (name, None))).filter_map(wrap).collect()
@@ -206,7 +209,7 @@ fn replaced_matches(args: &[ArrayRef], row: usize) -> u64 {
 /// match, and matches do not overlap.
 fn with_replacements(args: &[ArrayRef], row: usize, matches: u64) -> u64 {
     let replacement = text_of(&args[2], row);
-    let references = replacement.matches('$').count() as u64;
+    let references = replacement.matches("${").count() as u64;
     let copies = bytes(&args[0], row).saturating_mul(references.saturating_add(1));
     matches.saturating_mul(replacement.len() as u64).saturating_add(copies)
 }
@@ -216,10 +219,10 @@ fn is_global(args: &[ArrayRef], row: usize) -> bool {
     args.get(3).is_some_and(|flags| text_of(flags, row).contains('g'))
 }
 
-/// The bytes of all rows without nulls, until they are more than `bytes_max`.
-fn sum(args: &[ArrayRef], bytes_max: u64, mut bytes: impl FnMut(usize) -> u64) -> u64 {
+/// The bytes of all rows whose first `needed` arguments are not null, until they are more than `bytes_max`.
+fn sum(args: &[ArrayRef], needed: usize, bytes_max: u64, mut bytes: impl FnMut(usize) -> u64) -> u64 {
     let mut taken = 0u64;
-    for row in (0..args[0].len()).filter(|row| args.iter().all(|arg| arg.is_valid(*row))) {
+    for row in (0..args[0].len()).filter(|row| args.iter().take(needed).all(|arg| arg.is_valid(*row))) {
         taken = taken.saturating_add(bytes(row));
         if taken > bytes_max {
             break;
@@ -230,15 +233,17 @@ fn sum(args: &[ArrayRef], bytes_max: u64, mut bytes: impl FnMut(usize) -> u64) -
 
 /// The bytes that [`split`] bounds, with the delimiters counted.
 fn items(args: &[ArrayRef], bytes_max: u64) -> u64 {
-    sum(args, bytes_max, |row| {
-        let (text, delimiter) = (text_of(&args[0], row), text_of(&args[1], row));
+    sum(args, 1, bytes_max, |row| {
+        // Without a delimiter, each character is an item.
+        let delimiter = if args[1].is_valid(row) { text_of(&args[1], row) } else { "" };
+        let text = text_of(&args[0], row);
         VIEW_BYTES.saturating_mul((text.matches(delimiter).count() as u64).saturating_add(1))
     })
 }
 
 /// The bytes that [`replaced`] bounds, with the replaced texts counted.
 fn occurrences(args: &[ArrayRef], bytes_max: u64) -> u64 {
-    sum(args, bytes_max, |row| {
+    sum(args, args.len(), bytes_max, |row| {
         let count = text_of(&args[0], row).matches(text_of(&args[1], row)).count() as u64;
         count.saturating_mul(bytes(&args[2], row)).saturating_add(bytes(&args[0], row))
     })
@@ -247,7 +252,7 @@ fn occurrences(args: &[ArrayRef], bytes_max: u64) -> u64 {
 /// The bytes that [`replaced_matches`] bounds, with the matches counted.
 fn matches(args: &[ArrayRef], bytes_max: u64) -> u64 {
     let mut compiled: Option<(String, Regex)> = None;
-    sum(args, bytes_max, |row| {
+    sum(args, args.len(), bytes_max, |row| {
         let flags = args.get(3).map_or("", |flags| text_of(flags, row)).replace('g', "");
         let pattern = match flags.as_str() {
             "" => text_of(&args[1], row).to_owned(),
@@ -314,7 +319,8 @@ struct Bounded {
     estimate: Estimated,
     bytes_max: u64,
     has_product: bool,
-    counts_nulls: bool,
+    /// How many of its arguments have to be there for a row to take anything.
+    needed: usize,
 }
 
 impl Bounded {
@@ -362,7 +368,7 @@ impl ScalarUDFImpl for Bounded {
             };
             let arrays = args.args.iter().map(array).collect::<Result<Vec<_>>>()?;
             let (mut taken, mut product) = (0u64, 0u64);
-            let counts = |row: &usize| self.counts_nulls || arrays.iter().all(|array| array.is_valid(*row));
+            let counts = |row: &usize| arrays.iter().take(self.needed).all(|array| array.is_valid(*row));
             for row in (0..rows).filter(counts) {
                 if let Some(estimate) = estimate {
                     taken = taken.saturating_add(estimate(&arrays, row));
@@ -443,6 +449,8 @@ mod tests {
             "SELECT regexp_replace(repeat('a', 1000000), '(A)', repeat('${1}', 1000), 'gi')",
             "SELECT regexp_replace(s, '.+', repeat('${0}', 1000)) FROM (VALUES (repeat('a', 1000000))) v(s)",
             "SELECT string_to_array(repeat('a,', 20000000), ',')",
+            "SELECT string_to_array(repeat('a', 40000000), NULL)",
+            "SELECT string_to_array(repeat('a,', 20000000), ',', NULL)",
             doubling.as_str(),
         ] {
             let error = outcome(sql).await.expect_err(&sql[..sql.len().min(60)]).to_string();

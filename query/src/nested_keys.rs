@@ -11,7 +11,7 @@ use arrow::buffer::OffsetBuffer;
 use arrow::compute::take;
 use arrow::row::{RowConverter, Rows, SortField};
 use arrow_schema::{DataType, Field, FieldRef};
-use datafusion::common::{DFSchema, Result, ScalarValue};
+use datafusion::common::{DFSchema, Result, ScalarValue, plan_err};
 use datafusion::execution::SessionState;
 use datafusion::functions_nested::extract::array_element;
 use datafusion::functions_nested::map_extract::map_extract_udf;
@@ -19,8 +19,9 @@ use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawFieldAcce
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion::logical_expr::{
     ColumnarValue, Documentation, Expr, ExprSchemable, GetFieldAccess, ReturnFieldArgs, ScalarFunctionArgs,
-    ScalarUDF, ScalarUDFImpl, Signature, lit,
+    ScalarUDF, ScalarUDFImpl, Signature, lit, try_cast,
 };
+use plexus_storage::sql_name;
 
 use crate::inner_function::{inner_arguments, inner_function};
 
@@ -33,8 +34,8 @@ pub(crate) fn nested_key_functions(state: &SessionState) -> Vec<Arc<ScalarUDF>> 
     functions.map(|inner| Arc::new(ScalarUDF::from(NestedKeys { inner: inner.clone() }))).collect()
 }
 
-/// Plans `map[key]`: the value of the key, of any expression that has its type. The engine compares keys
-/// without casts, and takes constants only.
+/// Plans `map[key]`: the value of the key, which is of any expression. The engine takes constants only, and
+/// compares them as they are.
 #[derive(Debug)]
 pub(crate) struct MapAccess;
 
@@ -49,11 +50,31 @@ impl ExprPlanner for MapAccess {
             GetFieldAccess::ListIndex { key } => key.as_ref().clone(),
             GetFieldAccess::ListRange { .. } => return Ok(PlannerResult::Original(access)),
         };
-        if !matches!(access.expr.get_type(schema), Ok(DataType::Map(..))) {
+        let Ok(DataType::Map(entries, _)) = access.expr.get_type(schema) else {
             return Ok(PlannerResult::Original(access));
-        }
+        };
+        let key = match (entries.data_type(), key.get_type(schema)) {
+            (DataType::Struct(fields), Ok(given)) => of_key_type(key, &given, fields[0].data_type())?,
+            _ => key,
+        };
         let values = map_extract_udf().call(vec![access.expr, key]);
         Ok(PlannerResult::Planned(array_element(values, lit(1_i64))))
+    }
+}
+
+/// A key as one of a map's type: null, which no map has, where it is out of range.
+///
+/// # Errors
+/// For a key that only a cast with loss would make one of them: `m[1.5]` is not `m[1]`.
+fn of_key_type(key: Expr, given: &DataType, wanted: &DataType) -> Result<Expr> {
+    let is_fine = given == wanted
+        || given.is_null()
+        || (given.is_string() && wanted.is_string())
+        || (given.is_integer() && (wanted.is_integer() || wanted.is_decimal()))
+        || (given.is_numeric() && wanted.is_floating());
+    match is_fine {
+        true => Ok(try_cast(key, wanted.clone())),
+        false => plan_err!("the keys of the map are {}, not {}", sql_name(wanted), sql_name(given)),
     }
 }
 

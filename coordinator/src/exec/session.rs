@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arrow::array::timezone::Tz;
 use plexus_model::{Error, Manifest, Result, Version};
-use plexus_query::search::{EF_SEARCH_MAX, SearchOptions};
+use plexus_query::search::{EF_SEARCH_MAX, RECALL_TARGETS, SearchOptions};
 use plexus_query::{CATALOG, DEFAULT_SCHEMA, DEFAULT_ZONE, SYSTEM_SCHEMA};
 
 use crate::exec::engine_settings;
@@ -30,7 +30,7 @@ pub struct Session {
 }
 
 /// The settings of Plexus, each with its description.
-const SETTINGS: [(&str, &str); 11] = [
+const SETTINGS: [(&str, &str); 12] = [
     ("catalog", "database of unqualified names; always plexus"),
     ("schema", "schema of unqualified names"),
     (TIME_ZONE, "zone of times that are written without one, such as Europe/Berlin or +02:00"),
@@ -40,8 +40,10 @@ const SETTINGS: [(&str, &str); 11] = [
     ("plexus.string_view", "whether text columns reach the client as string views"),
     (
         "plexus.ef_search",
-        "candidates of a vector index search (ef): more candidates raise recall and latency",
+        "candidates of a vector index search (ef): more raise recall and latency; 0 for as many as \
+         plexus.recall_target needs",
     ),
+    (RECALL_TARGET, "share of the nearest rows that a vector index search finds on average"),
     ("plexus.exact_search", "whether vector searches compare every vector and use no index"),
     (STATEMENT_TIMEOUT, "how long a statement may run, such as 30s; 0 for no limit"),
     (IDLE_TIMEOUT, "how long a transaction that has changed rows may be idle, such as 60s"),
@@ -64,7 +66,10 @@ const STATEMENT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60 * 60);
 const TIME_ZONE: &str = "time_zone";
 
 /// The settings of searches, which the query engine reads from its session.
-const SEARCH_SETTINGS: [&str; 2] = ["plexus.ef_search", "plexus.exact_search"];
+const SEARCH_SETTINGS: [&str; 3] = ["plexus.ef_search", "plexus.exact_search", RECALL_TARGET];
+
+/// The setting of the recall of vector searches.
+const RECALL_TARGET: &str = "plexus.recall_target";
 
 /// Maximum length of a setting's value in bytes.
 const VALUE_BYTES_MAX: usize = 1024;
@@ -187,9 +192,19 @@ impl Session {
             "plexus.string_view" => drop(parse::<bool>(&name, value)?),
             "plexus.ef_search" => {
                 let ef = parse::<usize>(&name, value)?;
-                if !(1..=EF_SEARCH_MAX).contains(&ef) {
+                if ef > EF_SEARCH_MAX {
                     return Err(Error::invalid(format!(
-                        "setting {name} = {ef}: a number from 1 to {EF_SEARCH_MAX} is needed"
+                        "setting {name} = {ef}: a number from 0 to {EF_SEARCH_MAX} is needed"
+                    )));
+                }
+            }
+            RECALL_TARGET => {
+                let recall = parse::<f32>(&name, value)?;
+                if !RECALL_TARGETS.contains(&recall) {
+                    let targets = RECALL_TARGETS.map(|target| target.to_string()).join(", ");
+                    return Err(Error::invalid(format!(
+                        "setting {name} = {value:?}: one of {targets} is needed; for all rows, set \
+                         plexus.exact_search"
                     )));
                 }
             }
@@ -237,6 +252,7 @@ impl Session {
         all.entry("plexus.string_view".into()).or_insert_with(|| "false".into());
         let search = SearchOptions::default();
         all.entry("plexus.ef_search".into()).or_insert_with(|| search.ef_search.to_string());
+        all.entry(RECALL_TARGET.into()).or_insert_with(|| RECALL_TARGETS[0].to_string());
         all.entry("plexus.exact_search".into()).or_insert_with(|| search.exact_search.to_string());
         all
     }

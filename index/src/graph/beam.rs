@@ -144,6 +144,7 @@ impl Graph {
                 .iter()
                 .for_each(|centroid| reached.extend(self.entry_points_of(*centroid)));
             entered = next;
+            reached.retain(|node| !visited.contains(*node));
             query.distances(self, &reached, &mut distances);
             if !distances.iter().any(|distance| beam.has_place(*distance)) {
                 break;

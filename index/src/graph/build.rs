@@ -4,11 +4,13 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hasher};
 
+use bytes::Bytes;
 use plexus_model::{Error, Metric, Result};
 use rayon::prelude::*;
 
+use super::calibration::BeamWidths;
 use super::centroids::Centroids;
-use super::format::{ENTRY_POINTS_PER_CENTROID, Graph, GraphParts};
+use super::format::{ENTRY_POINTS_PER_CENTROID, Graph, GraphParts, set_beam_widths};
 use super::nodes::{DUPLICATE, FACTOR_BYTES, NODES_MAX, Nodes};
 use super::quantization::encode;
 use super::reachability;
@@ -117,7 +119,13 @@ pub fn build_graph(
     let lists = reachability::repair(&searched, &rotated, &mut edges, options.degree_max);
     let parts =
         GraphParts { edges: &edges, unreached_starts: &lists.starts, unreached: &lists.nodes, ..parts };
-    Ok(parts.to_bytes())
+    let bytes = Bytes::from(parts.to_bytes());
+    drop((searched, edges));
+    let widths = BeamWidths::measured(&Graph::open(bytes.clone())?, &rotated, options.seed);
+    // The graph is gone, so that the bytes are not shared and not copied.
+    let mut bytes = Vec::from(bytes);
+    set_beam_widths(&mut bytes, &widths);
+    Ok(bytes)
 }
 
 /// For each vector the first vector that equals it, which may be itself.

@@ -9,6 +9,8 @@
 //! | metric, dimensions, degree, rows of the segment, nodes, centroids, unreached nodes | 4 each |
 //! | seed of the rotation | 8 |
 //! | largest squared norm of a vector | 4 |
+//! | beam widths for the recall targets, for queries inside and for those outside of the data | 4 each |
+//! | distance of the nearest centroid from which on a query is outside | 4 |
 //! | components of each centroid | 4 each |
 //! | entry points of each centroid, as nodes | 4 each |
 //! | first node of each centroid, and the number of nodes | 4 each |
@@ -27,13 +29,16 @@
 use bytes::Bytes;
 use plexus_model::{Error, Metric, Result, RowSet};
 
+use super::calibration::BeamWidths;
 use super::centroid_codes::CentroidCodes;
 use super::centroids::Centroids;
 use super::nodes::{CACHE_LINE_BYTES, EDGE_BYTES, NODES_MAX, Nodes, record_bytes};
 use super::rotation::Rotation;
 
 const MAGIC: &[u8; 8] = b"PLXGRPH2";
-const HEADER_BYTES: usize = 48;
+/// Where the beam widths are in the header.
+const BEAM_WIDTHS_START: usize = 48;
+const HEADER_BYTES: usize = BEAM_WIDTHS_START + BeamWidths::BYTES;
 /// Nodes of each centroid at which a beam search enters the graph.
 pub(super) const ENTRY_POINTS_PER_CENTROID: usize = 3;
 /// Limits of the sizes in the header. Larger values mean damaged bytes and must not size an allocation.
@@ -50,6 +55,7 @@ pub struct Graph {
     degree: usize,
     rows: u32,
     norm_squared_max: f32,
+    beam_widths: BeamWidths,
     pub(super) rotation: Rotation,
     pub(super) centroids: Centroids,
     pub(super) centroid_codes: CentroidCodes,
@@ -114,6 +120,7 @@ impl GraphParts<'_> {
         sizes.iter().for_each(|size| bytes.extend_from_slice(&size.to_le_bytes()));
         bytes.extend_from_slice(&self.seed.to_le_bytes());
         bytes.extend_from_slice(&self.norm_squared_max.to_le_bytes());
+        bytes.resize(HEADER_BYTES, 0);
         self.centroids.iter().flatten().for_each(|x| bytes.extend_from_slice(&x.to_le_bytes()));
         for numbers in
             [self.entry_points, self.posting_starts, self.unreached_starts, self.unreached, self.node_rows]
@@ -130,6 +137,11 @@ impl GraphParts<'_> {
         }
         bytes
     }
+}
+
+/// Sets the beam widths of a graph in the bytes that [`GraphParts::to_bytes`] returned.
+pub(super) fn set_beam_widths(bytes: &mut [u8], widths: &BeamWidths) {
+    bytes[BEAM_WIDTHS_START..HEADER_BYTES].copy_from_slice(&widths.to_bytes());
 }
 
 impl Graph {
@@ -164,6 +176,8 @@ impl Graph {
         }
         let seed = u64::from(u32_at(&bytes, 36)) | u64::from(u32_at(&bytes, 40)) << 32;
         let norm_squared_max = f32::from_bits(u32_at(&bytes, 44));
+        let beam_widths = BeamWidths::from_bytes(&bytes[BEAM_WIDTHS_START..HEADER_BYTES]);
+        let beam_widths = beam_widths.ok_or_else(|| corrupt("a beam width exceeds its limit"))?;
         // Centroids, entry points, posting starts, starts of unreached nodes, these, rows of nodes.
         let part_bytes = [
             dimensions * centroids * 4,
@@ -205,6 +219,7 @@ impl Graph {
             degree,
             rows: rows as u32,
             norm_squared_max,
+            beam_widths,
             rotation: Rotation::new(dimensions, seed),
             centroid_codes: CentroidCodes::new(&centroids, dimensions),
             centroids,
@@ -225,6 +240,7 @@ impl Graph {
             degree: 0,
             rows: parts.rows,
             norm_squared_max: parts.norm_squared_max,
+            beam_widths: BeamWidths::default(),
             rotation: Rotation::new(parts.dimensions, parts.seed),
             centroids: parts.centroids.clone(),
             centroid_codes: CentroidCodes::new(parts.centroids, parts.dimensions),
@@ -267,9 +283,16 @@ impl Graph {
         self.norm_squared_max
     }
 
+    /// The beam width that finds a share of the nearest rows on average, for a query whose nearest centroid
+    /// is so far away.
+    pub(super) fn beam_width(&self, recall: f32, nearest_centroid_distance: f32) -> usize {
+        self.beam_widths.of(recall, nearest_centroid_distance)
+    }
+
     /// Size on the heap in bytes. The bytes of the file are not included, since they may be mapped.
     pub fn bytes(&self) -> usize {
-        self.centroids.len() * (self.dimensions * 4 + 8) + self.centroid_codes.bytes() + 1024
+        let lists = (self.centroids.len() + self.unreached.len()) * 4;
+        self.centroids.len() * (self.dimensions * 4 + 8) + lists + self.centroid_codes.bytes() + 1024
     }
 
     /// The row of a node.
@@ -306,11 +329,6 @@ impl Graph {
         let (start, end) =
             (self.unreached_starts[centroid as usize], self.unreached_starts[centroid as usize + 1]);
         &self.unreached[start as usize..end as usize]
-    }
-
-    /// Number of nodes that edges do not lead to from where a search by their own vector begins.
-    pub fn unreached(&self) -> usize {
-        self.unreached.len()
     }
 
     /// The duplicates of a node, which no edge leads to.

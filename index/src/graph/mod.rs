@@ -9,6 +9,7 @@
 
 mod beam;
 mod build;
+mod calibration;
 mod centroid_codes;
 mod centroids;
 mod code_dot;
@@ -26,7 +27,8 @@ mod strategy;
 mod vamana;
 
 pub use build::{BuildOptions, build_graph};
+pub use calibration::RECALL_TARGETS;
 pub use format::Graph;
 pub use node_filter::NodeFilter;
-pub use search::{BEAM_WIDTH_DEFAULT, GraphSearchOptions, GraphSearcher};
+pub use search::{BEAM_WIDTH_DEFAULT, Beam, GraphSearchOptions, GraphSearcher};
 pub use strategy::Strategy;

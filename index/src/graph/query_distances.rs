@@ -99,6 +99,11 @@ impl QueryDistances {
         slot
     }
 
+    /// The distance of the nearest centroid, approximately.
+    pub(super) fn nearest_centroid_distance(&self) -> f32 {
+        self.centroids_approximate.iter().copied().min_by(f32::total_cmp).unwrap_or(0.0)
+    }
+
     /// The `count` centroids nearest to the query by their codes, nearest first.
     pub(super) fn nearest_centroids(&self, count: usize) -> Vec<u32> {
         let mut nearest: Vec<(f32, u32)> = self.centroids_approximate.iter().copied().zip(0..).collect();

@@ -1,8 +1,9 @@
-//! Every node is found by its own vector. The robust prune leaves nodes that no search gets to: those that
-//! lie alone, and those of groups with no edges between them. Each gets an edge from where a search for it
-//! ends. A new edge may lead searches for others astray, and many nodes may want edges from the same one, so
-//! those that are still not reached are kept in lists beside the graph.
+//! Searches by its own vector get to every node. The robust prune leaves nodes that no search gets to: those
+//! that lie alone, and those of groups with no edges between them. Each gets an edge from where a search for
+//! it ends. A new edge may lead searches for others astray, and many nodes may want edges from the same one,
+//! so those that are still not reached are kept in lists beside the graph.
 
+use plexus_model::Metric;
 use rayon::prelude::*;
 
 use super::beam::Visited;
@@ -33,7 +34,15 @@ struct Missed {
 /// not reached then either. Duplicates have no edges and are in no list: a search finds them beside their
 /// original.
 pub(super) fn repair(graph: &Graph, rotated: &[f32], edges: &mut [Vec<u32>], degree_max: usize) -> Unreached {
-    for missed in missed(graph, rotated, edges) {
+    if graph.metric == Metric::Dot {
+        // The vector with the largest product need not be the query itself, so nothing is found by its own.
+        return Unreached { starts: vec![0; graph.centroids.len() + 1], nodes: vec![] };
+    }
+    let unreached = missed(graph, rotated, edges);
+    if unreached.is_empty() {
+        return Unreached { starts: vec![0; graph.centroids.len() + 1], nodes: vec![] };
+    }
+    for missed in unreached {
         let has_room = |parent: &&u32| edges[**parent as usize].len() < degree_max;
         if let Some(parent) = missed.nearest.iter().find(has_room) {
             edges[*parent as usize].push(missed.node);

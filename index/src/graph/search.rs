@@ -6,6 +6,7 @@
 //! comparison are up to the caller ([`Strategy::for_nearest`]).
 
 use std::collections::BinaryHeap;
+use std::fmt;
 
 use plexus_model::{RowSelection, RowSet};
 
@@ -18,7 +19,7 @@ use super::rerank::{Candidates, TotalDistance, push_nearest, rerank};
 use super::strategy::{Strategy, candidates_min};
 use crate::TopK;
 
-/// Default beam width. The recall of 10 nearest rows is at least 0.96 with 500,000 clustered vectors.
+/// Least beam width that a recall takes. With 500,000 clustered vectors it finds 0.96 of the ten nearest.
 pub const BEAM_WIDTH_DEFAULT: usize = 96;
 
 /// A graph search runs if at least one of this many nodes of the nearest centroids is selected.
@@ -32,20 +33,47 @@ const IVF_CANDIDATES: usize = 1024;
 /// Candidates of an IVF scan for each wanted row, if `k` is large.
 const IVF_CANDIDATES_PER_K: usize = 4;
 
+/// How many candidates a beam search keeps. More candidates raise the recall and take more time.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Beam {
+    /// So many (`ef` in HNSW).
+    Width(usize),
+    /// As many as it takes to find this share of the nearest rows on average, by what the build measured.
+    Recall(f32),
+}
+
+impl Beam {
+    /// About as many, for a choice that is made without the graph and the query.
+    pub fn estimate(self) -> usize {
+        match self {
+            Self::Width(width) => width,
+            Self::Recall(_) => BEAM_WIDTH_DEFAULT,
+        }
+    }
+}
+
+impl fmt::Display for Beam {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Width(width) => write!(f, "ef {width}"),
+            Self::Recall(recall) => write!(f, "recall {recall}"),
+        }
+    }
+}
+
 /// Parameters of a search in a graph.
 #[derive(Clone, Copy, Debug)]
 pub struct GraphSearchOptions {
     /// Number of nearest rows.
     pub k: usize,
-    /// Beam width: the number of candidates that a beam search keeps (`ef` in HNSW). More candidates raise
-    /// the recall and take more time.
-    pub beam_width: usize,
+    /// How many candidates are kept.
+    pub beam: Beam,
 }
 
 impl GraphSearchOptions {
     /// Searches for the `k` nearest rows with the default beam width.
     pub fn new(k: usize) -> Self {
-        Self { k, beam_width: BEAM_WIDTH_DEFAULT }
+        Self { k, beam: Beam::Width(BEAM_WIDTH_DEFAULT) }
     }
 }
 
@@ -58,7 +86,8 @@ pub struct GraphSearcher {
 
 impl GraphSearcher {
     /// The `k` rows of `rows` nearest to `query` and the ties of the last, as distances and rows, nearest
-    /// first. Fewer when the selection holds fewer, or when the search reaches fewer.
+    /// first. Fewer when the selection holds fewer, or when the search reaches fewer. None when the recall
+    /// takes so many candidates that comparing all selected rows costs less.
     ///
     /// `nodes` is the selection as nodes of this graph, for callers that keep it between searches; it is
     /// derived from `rows` when absent. `distance` gives the exact distance of a row and is called for
@@ -72,12 +101,36 @@ impl GraphSearcher {
         nodes: Option<&NodeFilter>,
         distance: impl FnMut(u32) -> f32,
     ) -> Vec<(f32, u32)> {
-        let k = options.k;
         let mut rotated = query.to_vec();
         normalize(graph.metric, &mut rotated);
         graph.rotation.apply(&mut rotated);
+        self.search_rotated(graph, rotated, options, rows, nodes, distance)
+    }
+
+    /// The same with a query that is normalized, if the metric wants that, and rotated.
+    pub(super) fn search_rotated(
+        &mut self,
+        graph: &Graph,
+        rotated: Vec<f32>,
+        options: GraphSearchOptions,
+        rows: &RowSelection,
+        nodes: Option<&NodeFilter>,
+        distance: impl FnMut(u32) -> f32,
+    ) -> Vec<(f32, u32)> {
+        let k = options.k;
         self.query.begin(graph, rotated);
-        let beam_width = options.beam_width.max(candidates_min(k));
+        let beam_width = match options.beam {
+            Beam::Width(width) => width,
+            Beam::Recall(recall) => {
+                let width = graph.beam_width(recall, self.query.nearest_centroid_distance());
+                let (total, selected) = (graph.len() as u64, rows.len(u64::from(graph.rows())));
+                if Strategy::for_nearest(k, width, selected.min(total), total) == Strategy::BruteForce {
+                    return vec![];
+                }
+                width
+            }
+        };
+        let beam_width = beam_width.max(candidates_min(k));
         let candidates = match (rows, nodes) {
             (RowSelection::AllExcept(excluded), _) => self.search_except(graph, beam_width, k, excluded),
             (RowSelection::Only(_), Some(nodes)) => self.search_only(graph, beam_width, k, nodes),

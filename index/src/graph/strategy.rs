@@ -1,7 +1,7 @@
 //! The choice of how the nearest of the selected rows are found.
 
 /// Below this many selected nodes for each candidate of the beam, all selected vectors are compared.
-const NODES_PER_CANDIDATE_MIN: u64 = 8;
+const NODES_PER_CANDIDATE_MIN: u64 = 16;
 /// Up to this many selected nodes, all of them are compared.
 const BRUTE_FORCE_NODES_MAX: u64 = 256;
 /// A graph search runs if at least one of this many nodes is selected. It expands all nodes and filters the

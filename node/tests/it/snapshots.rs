@@ -75,7 +75,7 @@ const INVALID_SEARCHES: [&str; 12] = [
     "SELECT * FROM vector_search(docs, v, [1.0, 0.0], 5, metric => 'nothing')",
     "SELECT * FROM vector_search(docs, body, [1.0, 0.0], 5)",
     "SELECT * FROM hybrid_search(docs, 'wing', [1.0, 0.0], 5, weights => [1, 2, 3])",
-    "SET plexus.ef_search = 0",
+    "SET plexus.recall_target = 1",
     "CREATE INDEX wrong ON docs USING text (body) WITH (tokenizer = 'nothing')",
 ];
 

@@ -19,6 +19,7 @@ use datafusion::logical_expr::ScalarUDF;
 
 pub(crate) use exec::report::SearchReport;
 pub use params::{EF_SEARCH_MAX, SearchOptions};
+pub use plexus_index::graph::RECALL_TARGETS;
 pub(crate) use snapshot::caches::SearchCaches;
 pub use snapshot::caches::build_bytes_max;
 pub(crate) use snapshot::context::SearchContext;

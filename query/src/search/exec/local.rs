@@ -50,7 +50,7 @@ pub(crate) async fn search_local(
             };
             let column = *column;
             let read = |view: u32| async move {
-                let strategy = selections.strategy(snapshot, view as usize, k, params.ef);
+                let strategy = selections.strategy(snapshot, view as usize, k, params.beam.estimate());
                 let exact = params.exact || strategy == Strategy::BruteForce;
                 let view = &snapshot.views[view as usize];
                 let graph = if exact { None } else { snapshot.graph(view, column, metric).await? };
@@ -62,7 +62,7 @@ pub(crate) async fn search_local(
                                tops: &mut [TopK<Hit>],
                                view: u32| {
                 for (query, top) in queries.iter().zip(tops) {
-                    let nearest = Nearest { vectors: &vectors, query, k, beam: params.ef };
+                    let nearest = Nearest { vectors: &vectors, query, k, beam: params.beam };
                     let found = |distance: f32, row: u32| {
                         top.push(-distance, Hit { view, row });
                     };

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use plexus_index::VectorQuery;
-use plexus_index::graph::{GraphSearchOptions, GraphSearcher};
+use plexus_index::graph::{Beam, GraphSearchOptions, GraphSearcher};
 use plexus_model::{Metric, Result, RowSelection};
 
 use crate::search::snapshot::caches::SearchCaches;
@@ -45,8 +45,8 @@ pub(crate) struct Nearest<'a> {
     pub vectors: &'a Vectors,
     pub query: &'a VectorQuery,
     pub k: usize,
-    /// Beam width of a graph search.
-    pub beam: usize,
+    /// How wide the beam of a graph search is.
+    pub beam: Beam,
 }
 
 impl Nearest<'_> {
@@ -85,7 +85,7 @@ impl Nearest<'_> {
             RowSelection::AllExcept(_) => None,
         };
         let distance = |row: u32| self.distance(row).unwrap_or(f32::INFINITY);
-        let options = GraphSearchOptions { k: self.k, beam_width: self.beam };
+        let options = GraphSearchOptions { k: self.k, beam: self.beam };
         let vector = self.query.vector();
         let mut nearest = SEARCHER.with_borrow_mut(|searcher| {
             searcher.search(&graph.graph, vector, options, selection, nodes.as_deref(), distance)

@@ -68,7 +68,7 @@ pub(crate) async fn sorted_pages(
 /// How many rows an index is asked for, for pages of `k` rows. `None` if the results are exact.
 fn indexed_depth(retriever: &Retriever, k: usize, params: SearchParams) -> Option<usize> {
     match retriever {
-        Retriever::Vector { ef, .. } if !params.exact => Some(params.with(*ef).ef.max(k)),
+        Retriever::Vector { ef, .. } if !params.exact => Some(params.with(*ef).beam.estimate().max(k)),
         _ => None,
     }
 }

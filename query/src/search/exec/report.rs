@@ -83,12 +83,15 @@ pub(crate) fn note_retriever(
             format!("full text on {columns} ({analyzer}): inverted index on {indexed} of {views} segments")
         }
         Retriever::Vector { column, query, ef } => {
-            let (metric, ef) = (query.metric(), ef.unwrap_or(params.ef));
+            let (metric, beam) = (query.metric(), params.with(*ef).beam);
             let mut strategies: BTreeMap<&str, usize> = BTreeMap::new();
             for (at, view) in snapshot.views.iter().enumerate().filter(|(at, _)| !selections.is_empty(*at)) {
                 let indexed = !params.exact && has_graph(&snapshot.table, &view.segment, *column, metric);
-                let strategy =
-                    if indexed { selections.strategy(snapshot, at, k, ef) } else { Strategy::BruteForce };
+                let strategy = if indexed {
+                    selections.strategy(snapshot, at, k, beam.estimate())
+                } else {
+                    Strategy::BruteForce
+                };
                 *strategies.entry(strategy.name()).or_default() += 1;
             }
             let mut strategies = strategies.iter().map(|(strategy, count)| format!("{strategy} on {count}"));
@@ -97,7 +100,7 @@ pub(crate) fn note_retriever(
                 .map_or_else(|| "no segment".to_owned(), |strategy| format!("{strategy} segments"));
             let strategies: Vec<String> = std::iter::once(first).chain(strategies).collect();
             let metric = metric.name();
-            format!("vectors of {} ({metric}, ef {ef}): {}", name(*column), strategies.join(", "))
+            format!("vectors of {} ({metric}, {beam}): {}", name(*column), strategies.join(", "))
         }
     };
     SearchReport::note(state, line);

@@ -7,6 +7,7 @@ use arrow::array::RecordBatch;
 use arrow_schema::{DataType, Schema};
 use datafusion::logical_expr::Expr;
 use datafusion_proto::bytes::Serializeable;
+use plexus_index::graph::Beam;
 use plexus_index::text::{Analyzer, GlobalStatistics, ScoredTerm, TextQuery};
 use plexus_model::{
     Error, Metric, Result, RowSet, Segment, Shard, TableId, TableName, TableSchema, Version, decode_row_set,
@@ -80,7 +81,9 @@ pub(crate) struct WireStatistics {
 pub(crate) struct RetrievalParams {
     k: u64,
     exact: bool,
+    /// The beam width; zero for what the recall needs.
     ef: u64,
+    recall: f32,
     /// The rows to search, one set per segment; `None` for all visible rows.
     wanted: Option<Vec<Vec<u8>>>,
 }
@@ -139,7 +142,11 @@ impl RetrievalParams {
             let sets: Vec<&Arc<RowSet>> = sets.collect();
             views.iter().map(|view| encode_row_set(sets[*view as usize])).collect()
         });
-        Self { k: k as u64, exact: params.exact, ef: params.ef as u64, wanted }
+        let (ef, recall) = match params.beam {
+            Beam::Width(width) => (width as u64, 0.0),
+            Beam::Recall(recall) => (0, recall),
+        };
+        Self { k: k as u64, exact: params.exact, ef, recall, wanted }
     }
 
     /// The rows to search, the number of hits, and the parameters of the search on this node.
@@ -168,7 +175,11 @@ impl RetrievalParams {
                 RowSelections::only(sets)
             }
         };
-        let params = SearchParams { threads, exact: self.exact, ef: self.ef as usize };
+        let beam = match self.ef {
+            0 => Beam::Recall(self.recall),
+            width => Beam::Width(width as usize),
+        };
+        let params = SearchParams { threads, exact: self.exact, beam };
         Ok((wanted, self.k as usize, params))
     }
 }
