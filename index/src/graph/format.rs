@@ -120,7 +120,8 @@ impl GraphParts<'_> {
         sizes.iter().for_each(|size| bytes.extend_from_slice(&size.to_le_bytes()));
         bytes.extend_from_slice(&self.seed.to_le_bytes());
         bytes.extend_from_slice(&self.norm_squared_max.to_le_bytes());
-        bytes.resize(HEADER_BYTES, 0);
+        // Until they are measured.
+        bytes.extend_from_slice(&BeamWidths::default().to_bytes());
         self.centroids.iter().flatten().for_each(|x| bytes.extend_from_slice(&x.to_le_bytes()));
         for numbers in
             [self.entry_points, self.posting_starts, self.unreached_starts, self.unreached, self.node_rows]
