@@ -180,10 +180,12 @@ fn outside(graph: &Graph, rotated: &[f32], random: &mut SplitMix64) -> Vec<Vec<f
     (0..QUERIES).map(&mut query).collect()
 }
 
+/// The distance of two vectors, which are of norm 1 for the cosine.
 fn distance(metric: Metric, a: &[f32], b: &[f32]) -> f32 {
     match metric {
         Metric::Dot => -crate::dot(a, b),
-        Metric::Cosine | Metric::L2 => crate::squared_l2(a, b),
+        Metric::L2 => crate::squared_l2(a, b).sqrt(),
+        Metric::Cosine => crate::squared_l2(a, b) / 2.0,
     }
 }
 
@@ -217,20 +219,11 @@ fn recall(graph: &Graph, rotated: &[f32], queries: &[Vec<f32>], farthest: &[f32]
     (0..graph.len() as u32).for_each(|node| node_of[graph.row_of(node) as usize] = node);
     let options = GraphSearchOptions { k: NEAREST, beam: Beam::Width(width) };
     let hits = |searcher: &mut GraphSearcher, (query, farthest): (&Vec<f32>, &f32)| {
-        let of_row = |row: u32| {
-            let squared = distance(graph.metric, query, vector_of(graph, rotated, node_of[row as usize]));
-            match graph.metric {
-                Metric::Dot => squared,
-                Metric::L2 => squared.sqrt(),
-                Metric::Cosine => squared / 2.0,
-            }
-        };
+        let of_row =
+            |row: u32| distance(graph.metric, query, vector_of(graph, rotated, node_of[row as usize]));
         let found =
             searcher.search_rotated(graph, query.clone(), options, &RowSelection::all(), None, of_row);
-        let is_nearest = |row: u32| {
-            distance(graph.metric, query, vector_of(graph, rotated, node_of[row as usize])) <= *farthest
-        };
-        found.into_iter().filter(|(_, row)| is_nearest(*row)).count().min(NEAREST)
+        found.into_iter().filter(|(distance, _)| distance <= farthest).count().min(NEAREST)
     };
     let found = queries.par_iter().zip(farthest).map_init(GraphSearcher::default, hits).sum::<usize>();
     found as f32 / (queries.len() * NEAREST.min(graph.len())) as f32

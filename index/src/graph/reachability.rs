@@ -34,11 +34,8 @@ struct Missed {
 /// not reached then either. Duplicates have no edges and are in no list: a search finds them beside their
 /// original.
 pub(super) fn repair(graph: &Graph, rotated: &[f32], edges: &mut [Vec<u32>], degree_max: usize) -> Unreached {
-    if graph.metric == Metric::Dot {
-        // The vector with the largest product need not be the query itself, so nothing is found by its own.
-        return Unreached { starts: vec![0; graph.centroids.len() + 1], nodes: vec![] };
-    }
-    let unreached = missed(graph, rotated, edges);
+    // The vector with the largest product need not be the query itself, so none is searched by its own.
+    let unreached = if graph.metric == Metric::Dot { vec![] } else { missed(graph, rotated, edges) };
     if unreached.is_empty() {
         return Unreached { starts: vec![0; graph.centroids.len() + 1], nodes: vec![] };
     }

@@ -29,7 +29,7 @@ pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>
     Ok(Transformed::new_transformed(Expr::AggregateFunction(aggregate), is_changed))
 }
 
-/// Functions that fail for no value. All others may.
+/// Functions that fail for no value, but for want of memory. All others may.
 const TOTAL: [&str; 41] = [
     "$at_time_zone",
     "$canonical_float",
