@@ -36,7 +36,7 @@ pub(crate) fn measure(rows: usize) -> Result<Vec<Figure>> {
     let archive = build_text_index(1, &analyzer, columns, usize::MAX)?;
     let seconds = started.elapsed().as_secs_f64();
     let bytes = archive.len();
-    let index = TextIndex::open(archive.into(), &analyzer)?;
+    let index = TextIndex::open(archive.into())?;
     let title = format!("full text, {rows} texts");
     figures.push(Figure::new(format!("{title}: build"), format!("{seconds:.1} s, {bytes} bytes"), ""));
 

@@ -22,7 +22,7 @@
 //! let analyzer = Analyzer::named("en_stem")?;
 //! let rows = [vec![Some("Heat and flow")], vec![Some("A wing that flutters")]];
 //! let bytes = build_text_index(1, &analyzer, rows.into_iter(), 1 << 30)?;
-//! let index = TextIndex::open(bytes.into(), &analyzer)?;
+//! let index = TextIndex::open(bytes.into())?;
 //!
 //! let query = parse_query("wings", Syntax::Lenient, &analyzer, &["body".to_owned()], &[(0, 1.0)])?;
 //! let deleted = RowSet::new();

@@ -6,11 +6,15 @@ use std::sync::Arc;
 
 use plexus_index::TopK;
 use plexus_index::text::{
-    Analyzer, GlobalStatistics, Syntax, TextHit, TextIndex, TextQuery, TextSearch, build_text_index,
-    parse_query,
+    Analyzer, GlobalStatistics, MinimumShouldMatch, QueryOptions, Syntax, TextHit, TextIndex, TextQuery,
+    TextSearch, build_text_index, parse_query, parse_query_with,
 };
 use plexus_model::{RowSelection, RowSet};
 use proptest::prelude::*;
+use tantivy::collector::TopDocs;
+use tantivy::query::QueryParser;
+use tantivy::schema::{Schema, TEXT};
+use tantivy::{Index, TantivyDocument};
 
 const WORDS: [&str; 8] = ["wing", "flow", "heat", "lift", "drag", "shock", "mach", "plate"];
 
@@ -42,6 +46,8 @@ fn query() -> impl Strategy<Value = String> {
         1 => (word.clone(), word.clone()).prop_map(|(a, b)| format!("\"{a} {b}\"")),
         1 => (word.clone(), word.clone()).prop_map(|(a, b)| format!("\"{a} {b}\"~3")),
         1 => word.clone().prop_map(|w| format!("{}*", &w[..2])),
+        1 => word.clone().prop_map(|w| format!("{}*{}", &w[..1], &w[w.len() - 1..])),
+        1 => word.clone().prop_map(|w| format!("body:{w}~2")),
         1 => word.clone().prop_map(|w| format!("-{w}")),
     ];
     (word, proptest::collection::vec(part, 0..4)).prop_map(|(first, rest)| {
@@ -68,7 +74,7 @@ fn layout(rows: &[(Row, bool)], table_rows: Vec<Vec<usize>>) -> Layout {
         let texts = table_rows.iter().map(|row| rows[*row].0.iter().map(Option::as_deref).collect());
         let bytes = build_text_index(2, &analyzer(), texts, usize::MAX).unwrap();
         let deleted = (0..).zip(table_rows).filter(|(_, row)| rows[**row].1).map(|(at, _)| at).collect();
-        (TextIndex::open(bytes.into(), &analyzer()).unwrap(), deleted)
+        (TextIndex::open(bytes.into()).unwrap(), deleted)
     };
     Layout { segments: table_rows.iter().map(segment).collect(), table_rows }
 }
@@ -130,15 +136,16 @@ fn oracle(rows: &[(Row, bool)], words: &BTreeSet<&str>) -> BTreeMap<usize, f64> 
     let terms = |row: &Row, field: usize| -> Vec<String> {
         row[field].as_deref().unwrap_or("").split_whitespace().map(str::to_owned).collect()
     };
-    // The index rounds lengths: they are exact up to 40 tokens, then the largest of these values that is not
-    // larger.
+    // The index rounds lengths, but not their mean: they are exact up to 40 tokens, then the largest of these
+    // values that is not larger.
     let round = |length: usize| {
         [40, 42, 44, 46, 48, 50, 52, 54, 56, 60].into_iter().rfind(|l| *l <= length).unwrap_or(length)
     };
     let mut scores = BTreeMap::new();
     for field in 0..2 {
         let lengths: Vec<usize> = live.iter().map(|(_, row)| round(terms(row, field).len())).collect();
-        let average = lengths.iter().sum::<usize>() as f64 / live.len() as f64;
+        let exact: usize = live.iter().map(|(_, row)| terms(row, field).len()).sum();
+        let average = exact as f64 / live.len() as f64;
         for word in words {
             let frequency = |row: &Row| terms(row, field).iter().filter(|t| t == word).count() as f64;
             let df = live.iter().filter(|(_, row)| frequency(row) > 0.0).count() as f64;
@@ -153,6 +160,27 @@ fn oracle(rows: &[(Row, bool)], words: &BTreeSet<&str>) -> BTreeMap<usize, f64> 
         }
     }
     scores
+}
+
+/// Scores of a disjunction of words over both fields by tantivy, over an index of its own with one segment.
+fn scores_of_tantivy(rows: &[(Row, bool)], words: &[&str]) -> BTreeMap<usize, f32> {
+    let mut schema = Schema::builder();
+    let fields = ["title", "body"].map(|name| schema.add_text_field(name, TEXT));
+    let index = Index::create_in_ram(schema.build());
+    let mut writer = index.writer_with_num_threads::<TantivyDocument>(1, 20_000_000).unwrap();
+    for (texts, _) in rows {
+        let mut document = TantivyDocument::new();
+        for (field, text) in fields.iter().zip(texts) {
+            text.iter().for_each(|text| document.add_text(*field, text));
+        }
+        writer.add_document(document).unwrap();
+    }
+    writer.commit().unwrap();
+    let searcher = index.reader().unwrap().searcher();
+    assert_eq!(searcher.segment_readers().len(), 1);
+    let query = QueryParser::for_index(&index, fields.to_vec()).parse_query(&words.join(" ")).unwrap();
+    let found = searcher.search(&query, &TopDocs::with_limit(rows.len()).order_by_score()).unwrap();
+    found.into_iter().map(|(score, address)| (address.doc_id as usize, score)).collect()
 }
 
 proptest! {
@@ -217,6 +245,44 @@ proptest! {
             let tolerance = 1e-4 * exact.max(1.0);
             prop_assert!((score - exact).abs() <= tolerance, "row {row}: {score}, expected {exact}");
         }
+    }
+
+    #[test]
+    fn scores_are_those_of_tantivy(
+        rows in rows(),
+        words in proptest::collection::btree_set(0usize..WORDS.len(), 1..4),
+    ) {
+        let live: Vec<(Row, bool)> = rows.into_iter().filter(|(_, deleted)| !deleted).collect();
+        prop_assume!(!live.is_empty());
+        let words: Vec<&str> = words.into_iter().map(|w| WORDS[w]).collect();
+        let found = scores(&single_segment(&live), &parse(&words.join(" ")), None);
+        let expected = scores_of_tantivy(&live, &words);
+        prop_assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+        for (row, bits) in &found {
+            let (score, exact) = (f32::from_bits(*bits), expected[row]);
+            prop_assert!((score - exact).abs() <= 1e-5 * exact.max(1.0), "row {row}: {score}, {exact}");
+        }
+    }
+
+    #[test]
+    fn rows_have_as_many_words_as_are_wanted(
+        rows in rows(),
+        words in proptest::collection::btree_set(0usize..WORDS.len(), 2..5),
+        count in 1usize..5,
+    ) {
+        let words: BTreeSet<&str> = words.into_iter().map(|w| WORDS[w]).collect();
+        let text = words.iter().copied().collect::<Vec<_>>().join(" ");
+        let minimum = MinimumShouldMatch::parse(&count.to_string());
+        let options = QueryOptions { syntax: Syntax::Strict, minimum };
+        let fields = ["title".to_owned(), "body".to_owned()];
+        let query = parse_query_with(&text, options, &analyzer(), &fields, &[(1, 1.0)]).unwrap();
+        let found = scores(&single_segment(&rows), &query, None);
+        let has = |row: &Row| {
+            let body: BTreeSet<&str> = row[1].iter().flat_map(|text| text.split(' ')).collect();
+            words.intersection(&body).count() >= count.min(words.len())
+        };
+        let live = rows.iter().enumerate().filter(|(_, (row, deleted))| !deleted && has(row));
+        prop_assert_eq!(found.into_keys().collect::<Vec<_>>(), live.map(|(at, _)| at).collect::<Vec<_>>());
     }
 
     #[test]
@@ -292,7 +358,7 @@ fn truncated_bytes_are_rejected() {
     let bytes = build_text_index(2, &analyzer(), rows.into_iter(), usize::MAX).unwrap();
     for cut in [0, 7, 15, 40, bytes.len() / 2] {
         let bytes = bytes::Bytes::copy_from_slice(&bytes[..cut]);
-        assert!(TextIndex::open(bytes, &analyzer()).is_err(), "{cut}");
+        assert!(TextIndex::open(bytes).is_err(), "{cut}");
     }
 }
 
@@ -300,9 +366,7 @@ fn truncated_bytes_are_rejected() {
 fn a_filter_selects_exactly_its_rows() {
     let rows: Vec<String> = (0..500).map(|i| format!("wing {}", ["flow", "heat"][i % 2])).collect();
     let texts = rows.iter().map(|row| vec![Some(row.as_str()), None]);
-    let index =
-        TextIndex::open(build_text_index(2, &analyzer(), texts, usize::MAX).unwrap().into(), &analyzer())
-            .unwrap();
+    let index = TextIndex::open(build_text_index(2, &analyzer(), texts, usize::MAX).unwrap().into()).unwrap();
     let only: RowSet = [3, 4, 77, 499].into_iter().collect();
     for text in ["wing heat", "+wing heat"] {
         let query = parse(text);
@@ -348,7 +412,7 @@ fn skipping_blocks_does_not_change_the_top_k() {
     let bytes =
         build_text_index(1, &analyzer(), texts.iter().map(|text| vec![Some(text.as_str())]), usize::MAX)
             .unwrap();
-    let index = TextIndex::open(bytes.into(), &analyzer()).unwrap();
+    let index = TextIndex::open(bytes.into()).unwrap();
     let parse = |query: &str| {
         parse_query(query, Syntax::Strict, &analyzer(), &["body".to_owned()], &[(0, 1.0)]).unwrap()
     };

@@ -122,9 +122,7 @@ impl Adjusted {
         }
         Ok(None)
     }
-}
 
-impl Adjusted {
     /// The result of the function, which is null where the flags are; `None` if none is.
     fn null_where_flags_are(
         &self,

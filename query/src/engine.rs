@@ -53,6 +53,7 @@ use crate::search::{
 };
 use crate::tables::catalog::{PinnedCatalog, Relations};
 use crate::tables::context::TableContext;
+use crate::tables::information_schema::TableFunctions;
 use crate::tables::pinned::PinnedTable;
 use crate::tables::system::ClusterView;
 use crate::time_zones::{AtTimeZone, DEFAULT_ZONE};
@@ -97,6 +98,8 @@ pub struct Pin {
 /// Makes pinned sessions, runs tasks of distributed plans, and answers the searches of other nodes.
 pub struct Engine {
     base: SessionState,
+    /// Table functions of sessions.
+    functions: Arc<TableFunctions>,
     /// Has no optimizer rules. Literal rows in a statement leave nothing to optimize.
     literal: SessionState,
     worker: Worker,
@@ -160,7 +163,7 @@ impl Engine {
         );
         let registered = RegisteredFunctions::default();
         let rules = || analysis::analyzer_rules(&interrupts, &registered);
-        let mut base = session_builder(partitions, runtime.clone(), rules())
+        let mut base = session_builder(partitions, runtime.clone(), memory_bytes, rules())
             .with_distributed_planner()
             .with_distributed_worker_resolver(WorkerSlots { workers: vec![], task_bytes: 0 })
             .with_distributed_channel_resolver(channels)
@@ -185,7 +188,8 @@ impl Engine {
         for function in search::table_functions() {
             base.register_udtf(function.name(), function.function().clone());
         }
-        let mut literal = session_builder(partitions, runtime, rules())
+        let functions = Arc::new(base.table_functions().clone());
+        let mut literal = session_builder(partitions, runtime, memory_bytes, rules())
             .with_optimizer_rules(vec![])
             .with_physical_optimizer_rules(vec![])
             .build();
@@ -195,6 +199,7 @@ impl Engine {
         let tables = TableContext { scans, search };
         Ok(Self {
             base,
+            functions,
             literal,
             worker,
             tables,
@@ -332,8 +337,7 @@ impl Engine {
         state.set_distributed_option_extension(context);
         state.config_mut().set_extension(Arc::new(worker_slots));
         state.config_mut().set_extension(SearchReport::extension());
-        let context = self.tables.clone();
-        let functions = Arc::new(base.table_functions().clone());
+        let (context, functions) = (self.tables.clone(), self.functions.clone());
         let catalog = PinnedCatalog { manifest, view: Arc::new(view), context, relations, functions };
         state.register_catalog_list(Arc::new(catalog));
         state
@@ -344,10 +348,12 @@ impl Engine {
 fn session_builder(
     partitions: usize,
     runtime: Arc<RuntimeEnv>,
+    memory_bytes: usize,
     rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>>,
 ) -> SessionStateBuilder {
+    let vectors = search::VectorOperators::new(result_bytes_max(memory_bytes));
     SessionStateBuilder::new()
-        .with_expr_planners(vec![Arc::new(CheckedLiterals), Arc::new(MapAccess)])
+        .with_expr_planners(vec![Arc::new(CheckedLiterals), Arc::new(MapAccess), Arc::new(vectors)])
         .with_default_features()
         .with_config(config(partitions))
         .with_runtime_env(runtime)
@@ -357,8 +363,11 @@ fn session_builder(
 
 /// Registers our own functions. They replace DataFusion's functions of the same name.
 fn add_functions(state: &mut SessionState, interrupts: &Arc<Interrupts>, memory_bytes: usize) -> Result<()> {
-    for function in search::scalar_functions() {
+    for function in search::scalar_functions(result_bytes_max(memory_bytes)) {
         state.register_udf(function)?;
+    }
+    for function in search::aggregate_functions() {
+        state.register_udaf(function)?;
     }
     // The name of other databases.
     state.register_udf(Arc::new(math::signum().as_ref().clone().with_aliases(["sign"])))?;

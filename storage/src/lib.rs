@@ -75,6 +75,6 @@ pub use schema_evolution::{decode_inline, evolve, project, take_rows};
 pub use single_flight::SingleFlightCache;
 pub use size::rows_bytes;
 pub use store::{ReferenceSource, SegmentCondition, SegmentFile, SegmentStore, sync_directory};
-pub use struct_fields::{lost_field, with_fields_of};
+pub use struct_fields::{dropped_field, with_fields_of};
 pub use type_names::sql_name;
 pub use vortex_runtime::vortex_session;

@@ -6,9 +6,18 @@ use std::sync::Arc;
 use arrow_array::{Array, ArrayRef, StructArray, cast::AsArray, new_null_array};
 use arrow_schema::{ArrowError, DataType, Field, FieldRef, Fields};
 
-/// The first field of a struct in a type that another type has no place for. Structs without names of their
-/// own, whose fields are `c0`, `c1` and so on, are converted by position.
-pub fn lost_field<'a>(from: &'a DataType, to: &DataType) -> Option<&'a str> {
+use crate::type_names::sql_name;
+
+/// What a conversion between two types would drop, as text: a field that the second has no place for. `None`
+/// if it has one for each. Structs without names of their own, whose fields are `c0`, `c1` and so on, are
+/// converted by position.
+pub fn dropped_field(from: &DataType, to: &DataType) -> Option<String> {
+    let lost = lost_field(from, to)?;
+    Some(format!("{} has a field {lost:?}, for which {} has no place", sql_name(from), sql_name(to)))
+}
+
+/// The first field of a struct in a type that another type has no place for.
+fn lost_field<'a>(from: &'a DataType, to: &DataType) -> Option<&'a str> {
     use DataType::{Dictionary, FixedSizeList, LargeList, LargeListView, List, ListView, Map, Struct};
     match (from, to) {
         (Struct(from), Struct(to)) if is_unnamed(from) && from.len() == to.len() => {

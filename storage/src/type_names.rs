@@ -43,12 +43,27 @@ pub fn sql_name(data_type: &DataType) -> String {
         DataType::Struct(fields) => {
             let fields: Vec<String> = fields
                 .iter()
-                .map(|field| format!("{} {}", field.name(), sql_name(field.data_type())))
+                .map(|field| format!("{} {}", field_name(field.name()), sql_name(field.data_type())))
                 .collect();
-            format!("STRUCT({})", fields.join(", "))
+            format!("STRUCT<{}>", fields.join(", "))
         }
+        DataType::Map(entries, _) => match entries.data_type() {
+            DataType::Struct(fields) if fields.len() == 2 => {
+                format!("MAP({}, {})", sql_name(fields[0].data_type()), sql_name(fields[1].data_type()))
+            }
+            other => other.to_string(),
+        },
         DataType::Dictionary(_, values) => sql_name(values),
         other => other.to_string(),
+    }
+}
+
+/// The name of a field: in quotes unless it means the same without.
+fn field_name(name: &str) -> String {
+    let is_first = |c: char| c.is_ascii_lowercase() || c == '_';
+    match name.starts_with(is_first) && name.chars().all(|c| is_first(c) || c.is_ascii_digit()) {
+        true => name.to_owned(),
+        false => format!("\"{}\"", name.replace('"', "\"\"")),
     }
 }
 
@@ -78,6 +93,16 @@ mod tests {
             (DataType::Decimal128(10, 2), "DECIMAL(10, 2)"),
             (DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), "TIMESTAMP(6) WITH TIME ZONE"),
             (list(list(DataType::Int64)), "BIGINT[][]"),
+            (
+                DataType::Struct(
+                    vec![
+                        Field::new("a", DataType::Int32, true),
+                        Field::new("B \"c\"", DataType::Date32, true),
+                    ]
+                    .into(),
+                ),
+                "STRUCT<a INT, \"B \"\"c\"\"\" DATE>",
+            ),
             (DataType::FixedSizeList(Arc::new(Field::new("item", DataType::Float32, true)), 3), "VECTOR(3)"),
         ] {
             assert_eq!(sql_name(&data_type), name);

@@ -9,10 +9,10 @@ use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::ExprWithAlias as SQLExprWithAlias;
 use datafusion::sql::sqlparser::ast::{
     self, ArrayElemTypeDef, CheckConstraint, ColumnDef, ColumnOption, CreateTable as SqlCreateTable,
-    CreateTableOptions, Expr, SqlOption, TableConstraint, Value, WrappedCollection,
+    CreateTableOptions, Expr, SqlOption, TableConstraint, TimezoneInfo, Value, WrappedCollection,
 };
 use plexus_model::limits::VECTOR_DIMENSIONS_MAX;
-use plexus_model::{Check, Column, ColumnType, CreateTable, Error, Manifest, Result, TableSchema};
+use plexus_model::{Check, Column, ColumnType, CreateTable, Error, Manifest, Result, TableSchema, TimeUnit};
 use plexus_query::{DEFAULT_ZONE, Engine};
 use plexus_storage::types;
 
@@ -42,14 +42,14 @@ pub(crate) async fn create_table(
     }
     let options = std::mem::take(&mut create.table_options);
     let cluster_by = create.cluster_by.take();
-    let vectors = take_vectors(&mut create)?;
+    let types_of_ours = take_types(&mut create)?;
     let (defaults, checks) = take_expressions(&mut create, state)?;
     let statement = Statement::Statement(Box::new(ast::Statement::CreateTable(create)));
     let plan = plan_statement(state, statement).await?;
     let LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(plan)) = plan else {
         return Err(Error::internal(format!("CREATE TABLE was planned as {}", plan.display())));
     };
-    let mut table = table_schema(&plan, vectors)?;
+    let mut table = table_schema(&plan, types_of_ours)?;
     let zone = state.config_options().execution.time_zone.clone().unwrap_or_default();
     table.columns.iter_mut().for_each(|column| to_utc(&mut column.data_type, &zone));
     for (column, sql) in defaults {
@@ -81,11 +81,11 @@ pub(crate) async fn create_table(
 }
 
 /// The columns and the primary key of a planned table.
-fn table_schema(plan: &CreateMemoryTable, vectors: Vec<(usize, ColumnType)>) -> Result<TableSchema> {
+fn table_schema(plan: &CreateMemoryTable, types_of_ours: Vec<(usize, ColumnType)>) -> Result<TableSchema> {
     let mut table = types::from_arrow(plan.input.schema().as_arrow())?;
-    for (column, vector) in vectors {
+    for (column, data_type) in types_of_ours {
         if let Some(column) = table.columns.get_mut(column) {
-            column.data_type = vector;
+            column.data_type = data_type;
         }
     }
     for constraint in plan.constraints.iter() {
@@ -322,7 +322,7 @@ pub(crate) async fn define_column(definition: ColumnDef, state: &SessionState) -
         other => return Err(Error::internal(format!("a table was parsed as {other}"))),
     };
     create.columns = vec![definition];
-    let vectors = take_vectors(&mut create)?;
+    let types_of_ours = take_types(&mut create)?;
     let (defaults, checks) = take_expressions(&mut create, state)?;
     let statement = Statement::Statement(Box::new(ast::Statement::CreateTable(create)));
     let plan = state.statement_to_plan(statement).await.map_err(from_datafusion)?;
@@ -333,8 +333,8 @@ pub(crate) async fn define_column(definition: ColumnDef, state: &SessionState) -
         return Err(Error::unsupported("an added column cannot be a key or unique"));
     }
     let mut column = types::from_arrow(plan.input.schema().as_arrow())?.columns.remove(0);
-    if let Some((_, vector)) = vectors.into_iter().next() {
-        column.data_type = vector;
+    if let Some((_, data_type)) = types_of_ours.into_iter().next() {
+        column.data_type = data_type;
     }
     to_utc(&mut column.data_type, state.config_options().execution.time_zone.as_deref().unwrap_or_default());
     Ok(DefinedColumn { column, default: defaults.into_iter().next().map(|(_, sql)| sql), checks })
@@ -349,32 +349,49 @@ pub(crate) async fn column_type(data_type: ast::DataType, state: &SessionState) 
     Ok(define_column(definition, state).await?.column.data_type)
 }
 
-/// Replaces `VECTOR(n)` and `HALFVEC(n)`, which the planner does not know, by arrays of floats. Returns their
-/// column indexes and types.
-fn take_vectors(create: &mut SqlCreateTable) -> Result<Vec<(usize, ColumnType)>> {
-    let mut vectors = Vec::new();
+/// Replaces `VECTOR(n)`, `HALFVEC(n)` and `TIME(p)`, which the planner does not know, by types that it does.
+/// Returns their column indexes and types.
+fn take_types(create: &mut SqlCreateTable) -> Result<Vec<(usize, ColumnType)>> {
+    let mut taken = Vec::new();
     for (index, column) in create.columns.iter_mut().enumerate() {
-        let ast::DataType::Custom(name, arguments) = &column.data_type else {
-            continue;
-        };
-        let component = match name.to_string().to_ascii_lowercase().as_str() {
-            "vector" => ColumnType::Float32,
-            "halfvec" => ColumnType::Float16,
+        let fail =
+            |what: &str| Error::invalid(format!("column {}: {} needs {what}", column.name, column.data_type));
+        let (data_type, planned) = match &column.data_type {
+            ast::DataType::Time(
+                Some(digits),
+                zone @ (TimezoneInfo::None | TimezoneInfo::WithoutTimeZone),
+            ) => {
+                let data_type = match digits {
+                    0 => ColumnType::Time32(TimeUnit::Second),
+                    3 => ColumnType::Time32(TimeUnit::Millisecond),
+                    6 => ColumnType::Time64(TimeUnit::Microsecond),
+                    9 => ColumnType::Time64(TimeUnit::Nanosecond),
+                    _ => return Err(fail("0, 3, 6 or 9 digits of a second")),
+                };
+                (data_type, ast::DataType::Time(None, *zone))
+            }
+            ast::DataType::Custom(name, arguments) => {
+                let component = match name.to_string().to_ascii_lowercase().as_str() {
+                    "vector" => ColumnType::Float32,
+                    "halfvec" => ColumnType::Float16,
+                    _ => continue,
+                };
+                let length = match arguments.as_slice() {
+                    [length] => {
+                        length.parse::<u32>().ok().filter(|n| (1..=VECTOR_DIMENSIONS_MAX).contains(n))
+                    }
+                    _ => None,
+                };
+                let length =
+                    length.ok_or_else(|| fail(&format!("one length from 1 to {VECTOR_DIMENSIONS_MAX}")))?;
+                let item = Box::new(ast::DataType::Real);
+                let array = ast::DataType::Array(ArrayElemTypeDef::SquareBracket(item, None));
+                (types::vector_type(component, length), array)
+            }
             _ => continue,
         };
-        let length = match arguments.as_slice() {
-            [length] => length.parse::<u32>().ok().filter(|n| (1..=VECTOR_DIMENSIONS_MAX).contains(n)),
-            _ => None,
-        };
-        let length = length.ok_or_else(|| {
-            Error::invalid(format!(
-                "column {}: {} needs one length from 1 to {VECTOR_DIMENSIONS_MAX}",
-                column.name, column.data_type
-            ))
-        })?;
-        vectors.push((index, types::vector_type(component, length)));
-        column.data_type =
-            ast::DataType::Array(ArrayElemTypeDef::SquareBracket(Box::new(ast::DataType::Real), None));
+        taken.push((index, data_type));
+        column.data_type = planned;
     }
-    Ok(vectors)
+    Ok(taken)
 }

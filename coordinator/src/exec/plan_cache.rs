@@ -22,6 +22,7 @@ use crate::errors::from_datafusion;
 use crate::exec::context::StatementContext;
 use crate::sql::kind::Parsed;
 use crate::sql::parse;
+use crate::sql::search_calls::is_distance_from_subquery;
 use plexus_query::{visit, visit_expressions};
 
 /// Longer statements are not cached: they consist of literal data and do not repeat.
@@ -163,8 +164,8 @@ fn is_plan_reusable(statement: &Statement) -> bool {
     let Statement::Statement(statement) = statement else {
         return false;
     };
-    // The value of a setting, which is not part of the key.
-    if matches!(statement.as_ref(), ast::Statement::ShowVariable { .. }) {
+    // The value of a setting, or the definition of a table, which are not part of the key.
+    if matches!(statement.as_ref(), ast::Statement::ShowVariable { .. } | ast::Statement::ShowCreate { .. }) {
         return false;
     }
     visit(statement, &mut EvaluatedByPlanning).is_continue()
@@ -175,6 +176,10 @@ struct EvaluatedByPlanning;
 
 impl Visitor for EvaluatedByPlanning {
     type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        if is_distance_from_subquery(expr) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
         let TableFactor::Table { args, version, .. } = factor else {
@@ -212,8 +217,11 @@ mod tests {
             "SELECT id FROM text_search(t, 'x', 10, filter => 'at > ' || now())",
             "SELECT id FROM vector_search(t, v, (SELECT v FROM t LIMIT 1), 10)",
             "SELECT id FROM text_search(t, current_date, 10)",
+            "SELECT id FROM t ORDER BY v <=> (SELECT v FROM t WHERE id = 1) LIMIT 3",
+            "SELECT cosine_distance((SELECT v FROM u), v) FROM t",
             "EXPLAIN SELECT a FROM t",
             "SHOW statement_timeout",
+            "SHOW CREATE TABLE t",
         ] {
             assert!(!cached(sql), "{sql}");
         }

@@ -29,9 +29,10 @@ use crate::sql::kind::Parsed;
 use crate::sql::parameters::parameter_types;
 use crate::sql::reads::Reads;
 use crate::sql::search_calls::{
-    SUBQUERY_BYTES_MAX, SUBQUERY_ROWS_MAX, array_of, prepare, subquery_placeholder, vector_text,
+    SUBQUERY_BYTES_MAX, SUBQUERY_ROWS_MAX, VectorSubquery, array_of, prepare, subquery_placeholder,
+    vector_operand, vector_text,
 };
-use crate::sql::{dependent_columns, scopes, syntax, time_travel};
+use crate::sql::{dependent_columns, scopes, syntax, table_statements, time_travel};
 
 /// Plans statements and runs queries. Every executor has one. Cheap to clone.
 #[derive(Clone)]
@@ -183,6 +184,7 @@ impl Planner {
         match &mut statement {
             Statement::Statement(statement) => {
                 show_setting(statement, context.session);
+                table_statements::show(statement, &context.manifest, &context.session.schema())?;
                 self.resolve(statement, context).await?;
             }
             Statement::Explain(explained) => {
@@ -293,10 +295,21 @@ impl Planner {
             return Ok(());
         }
         let mut values = Vec::with_capacity(subqueries.len());
-        for query in subqueries {
-            let sql = query.to_string();
-            let vectors = Box::pin(self.vectors(query, context)).await;
-            values.push(vectors.map_err(|e| e.context(format!("argument ({sql:.200})")))?);
+        for VectorSubquery { query, alone, is_argument } in subqueries {
+            let vectors = match alone {
+                Some(alone) => Box::pin(self.vectors(alone, context)).await,
+                None => Err(Error::unsupported("two common tables that it reads have the same name")),
+            };
+            values.push(match vectors {
+                Ok(vectors) if is_argument => vectors,
+                Err(error) if is_argument => {
+                    return Err(error.context(format!("argument ({:.200})", query.to_string())));
+                }
+                Ok(Expr::Value(vector)) => vector_operand(Expr::Value(vector)),
+                // It depends on the row, or has no row or several: the engine evaluates it, or says what is
+                // wrong.
+                _ => Expr::Subquery(Box::new(query)),
+            });
         }
         let _: ControlFlow<()> = visit_expressions_mut(statement, &mut |expr| {
             let index = match expr {

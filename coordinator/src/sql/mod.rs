@@ -33,6 +33,7 @@ pub(crate) mod search_calls;
 pub(crate) mod split;
 pub(crate) mod standard_forms;
 pub(crate) mod syntax;
+pub(crate) mod table_statements;
 pub(crate) mod time_travel;
 pub(crate) mod time_zones;
 pub(crate) mod timestamps;

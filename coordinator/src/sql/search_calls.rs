@@ -17,9 +17,10 @@ use datafusion::sql::sqlparser::ast::{
 use plexus_model::{Error, Result};
 use plexus_query::search::{NAMED_ARGUMENT, SearchFunction};
 
+use crate::sql::common_tables::CommonTables;
 use crate::sql::names::{name_of, quoted_name, unqualified};
 use crate::sql::syntax::{self, call, text};
-use plexus_query::visit_mut;
+use plexus_query::{visit_expressions, visit_mut};
 
 /// Maximum number of vectors that a subquery argument may return, since they become part of the statement.
 pub(crate) const SUBQUERY_ROWS_MAX: usize = 1_000;
@@ -27,12 +28,24 @@ pub(crate) const SUBQUERY_ROWS_MAX: usize = 1_000;
 /// Maximum length of them as text, in bytes: about two million components. Planning has several copies.
 pub(crate) const SUBQUERY_BYTES_MAX: usize = 24 * 1024 * 1024;
 
+/// A subquery whose result a search needs.
+pub(crate) struct VectorSubquery {
+    /// The subquery as it stands in the statement.
+    pub(crate) query: ast::Query,
+    /// The same with the common tables that it reads, so that it can be run alone. `None` if two of them have
+    /// one name.
+    pub(crate) alone: Option<ast::Query>,
+    /// Whether it is an argument of a search relation, which has to be known. An operand of a distance may be
+    /// any expression, and is one that only the engine can evaluate if it depends on the row.
+    pub(crate) is_argument: bool,
+}
+
 /// Rewrites the search functions and vector operators of a statement. Returns the subqueries among the
-/// arguments, each replaced in the statement by its [`subquery_placeholder`].
+/// arguments and operands, each replaced in the statement by its [`subquery_placeholder`].
 ///
 /// # Errors
-/// `InvalidArgument` for arguments that are no expressions.
-pub(crate) fn prepare(statement: &mut ast::Statement) -> Result<Vec<ast::Query>> {
+/// `InvalidArgument` for arguments that are no expressions, and for a search in a common table.
+pub(crate) fn prepare(statement: &mut ast::Statement) -> Result<Vec<VectorSubquery>> {
     let mut searches = Searches::default();
     match visit_mut(statement, &mut searches) {
         ControlFlow::Break(error) => Err(error),
@@ -43,7 +56,9 @@ pub(crate) fn prepare(statement: &mut ast::Statement) -> Result<Vec<ast::Query>>
 /// Visits the search functions and vector operators of a statement.
 #[derive(Default)]
 struct Searches {
-    subqueries: Vec<ast::Query>,
+    subqueries: Vec<VectorSubquery>,
+    /// The common tables of the queries around the present place.
+    scopes: CommonTables,
 }
 
 /// The search function of that name.
@@ -55,6 +70,16 @@ fn search_function(name: &ObjectName) -> Option<SearchFunction> {
 impl VisitorMut for Searches {
     type Break = Error;
 
+    fn pre_visit_query(&mut self, query: &mut ast::Query) -> ControlFlow<Error> {
+        self.scopes.enter(query);
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, query: &mut ast::Query) -> ControlFlow<Error> {
+        self.scopes.leave(query);
+        ControlFlow::Continue(())
+    }
+
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
         let TableFactor::Table { name, args: Some(args), .. } = factor else {
             return ControlFlow::Continue(());
@@ -64,6 +89,15 @@ impl VisitorMut for Searches {
         };
         // The planner looks functions up without case folding.
         *name = ObjectName::from(vec![Ident::new(function.name())]);
+        if let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Identifier(table)))) = args.args.first()
+            && self.scopes.is_visible(&name_of(table))
+        {
+            return ControlFlow::Break(Error::unsupported(format!(
+                "{}: {table} is a common table here, which has no indexes; write the schema of a table \
+                 before its name",
+                function.name()
+            )));
+        }
         for arg in &mut args.args {
             if let Err(error) = self.rewrite_argument(arg) {
                 return ControlFlow::Break(error);
@@ -77,13 +111,100 @@ impl VisitorMut for Searches {
             // What is concatenated is text, also if nothing else says what a parameter is.
             [left, right].into_iter().filter(|side| is_parameter(side)).for_each(|side| make_text(side));
         }
+        if let Err(error) = vector_literal(expr) {
+            return ControlFlow::Break(error);
+        }
         if let Expr::BinaryOp { op, .. } = expr
             && let Some(name) = operator_function(op)
             && let Expr::BinaryOp { left, right, .. } = std::mem::replace(expr, syntax::null())
         {
             *expr = call(name, vec![vector_operand(*left), vector_operand(*right)]);
         }
+        for operand in distance_operands(expr) {
+            if let Expr::Subquery(query) = operand
+                && !has_placeholder(query)
+            {
+                *operand = text(&self.placeholder(query, false));
+            }
+        }
         ControlFlow::Continue(())
+    }
+}
+
+/// Makes a vector of `'[1, 2, 3]'::vector`, as pgvector's users write it.
+///
+/// # Errors
+/// `InvalidArgument` for another text, and for another length than that of the type.
+fn vector_literal(expr: &mut Expr) -> Result<()> {
+    let Expr::Cast { expr: inner, data_type: ast::DataType::Custom(name, arguments), .. } = expr else {
+        return Ok(());
+    };
+    let is_text = matches!(inner.as_ref(),
+        Expr::Value(value) if matches!(value.value, Value::SingleQuotedString(_)));
+    if !is_text || !["vector", "halfvec"].contains(&name.to_string().to_ascii_lowercase().as_str()) {
+        return Ok(());
+    }
+    let wanted = match arguments.as_slice() {
+        [] => None,
+        [length] => Some(length.parse::<usize>().map_err(|_| {
+            Error::invalid(format!("{name}({length}): the length of a vector is a whole number"))
+        })?),
+        _ => return Err(Error::invalid(format!("{name} takes one length"))),
+    };
+    let vector = vector_operand(std::mem::replace(inner.as_mut(), syntax::null()));
+    match &vector {
+        Expr::Array(array) if wanted.is_none_or(|wanted| wanted == array.elem.len()) => {
+            *expr = vector;
+            Ok(())
+        }
+        Expr::Array(array) => Err(Error::invalid(format!(
+            "the vector has {} components, {name}({}) has other",
+            array.elem.len(),
+            arguments.join(", ")
+        ))),
+        other => Err(Error::invalid(format!("{other:.60} is no vector: write '[1.0, 2.0]'"))),
+    }
+}
+
+/// The operands of an expression that is a distance.
+fn distance_operands(expr: &mut Expr) -> impl Iterator<Item = &mut Expr> {
+    let arguments = match expr {
+        Expr::Function(function) if unqualified(&function.name).is_ok_and(|name| is_distance(&name)) => {
+            match &mut function.args {
+                ast::FunctionArguments::List(list) => list.args.as_mut_slice(),
+                _ => &mut [],
+            }
+        }
+        _ => &mut [],
+    };
+    arguments.iter_mut().filter_map(|argument| match argument {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(operand)) => Some(operand),
+        _ => None,
+    })
+}
+
+fn is_distance(name: &str) -> bool {
+    ["cosine_distance", "l2_distance", "inner_product", "negative_inner_product"].contains(&name)
+}
+
+/// Whether an expression is a distance from the result of a subquery.
+pub(crate) fn is_distance_from_subquery(expr: &Expr) -> bool {
+    let is_subquery = |operand: &Expr| matches!(operand, Expr::Subquery(_));
+    match expr {
+        Expr::BinaryOp { left, op, right } => {
+            operator_function(op).is_some() && (is_subquery(left) || is_subquery(right))
+        }
+        Expr::Function(function) => {
+            let ast::FunctionArguments::List(list) = &function.args else {
+                return false;
+            };
+            unqualified(&function.name).is_ok_and(|name| is_distance(&name))
+                && list.args.iter().any(|argument| match argument {
+                    FunctionArg::Unnamed(FunctionArgExpr::Expr(operand)) => is_subquery(operand),
+                    _ => false,
+                })
+        }
+        _ => false,
     }
 }
 
@@ -108,7 +229,7 @@ fn make_text(expr: &mut Expr) {
 }
 
 /// An operand of a vector operator. A text such as `'[1, 2.5]'` is a vector, as in pgvector.
-fn vector_operand(expr: Expr) -> Expr {
+pub(crate) fn vector_operand(expr: Expr) -> Expr {
     let Expr::Value(value) = &expr else {
         return expr;
     };
@@ -127,6 +248,13 @@ fn vector_operand(expr: Expr) -> Expr {
 }
 
 impl Searches {
+    /// Keeps a subquery, and returns what stands for it.
+    fn placeholder(&mut self, query: &ast::Query, is_argument: bool) -> String {
+        let alone = self.scopes.with_common_tables(query);
+        self.subqueries.push(VectorSubquery { query: query.clone(), alone, is_argument });
+        subquery_placeholder(self.subqueries.len() - 1)
+    }
+
     /// Rewrites one argument of a search function.
     fn rewrite_argument(&mut self, arg: &mut FunctionArg) -> Result<()> {
         let (name, value) = match arg {
@@ -150,11 +278,7 @@ impl Searches {
                 let parts: Vec<String> = parts.iter().map(|part| quoted_name(&name_of(part))).collect();
                 *value = text(&parts.join("."));
             }
-            Expr::Subquery(query) => {
-                let index = self.subqueries.len();
-                self.subqueries.push((**query).clone());
-                *value = text(&subquery_placeholder(index));
-            }
+            Expr::Subquery(query) => *value = text(&self.placeholder(query, true)),
             _ => {}
         }
         if let Some(name) = name {
@@ -170,6 +294,18 @@ impl Searches {
 /// text.
 pub(crate) fn subquery_placeholder(subquery: usize) -> String {
     format!("\u{0}subquery {subquery}")
+}
+
+/// Whether a part of a query waits for the result of a subquery.
+fn has_placeholder(query: &ast::Query) -> bool {
+    let found = visit_expressions(query, &mut |expr| match expr {
+        Expr::Value(value) => match &value.value {
+            Value::SingleQuotedString(text) if text.starts_with('\u{0}') => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        },
+        _ => ControlFlow::Continue(()),
+    });
+    found.is_break()
 }
 
 /// The vector in one row of a result, as the text that the search functions parse. Accepts lists of numbers

@@ -72,7 +72,7 @@ impl ProcedureExecutor {
                 true => Ok(Executed::Affected(0)),
                 false => Err(Error::not_found(format!("query {id:?} does not run on any node"))),
             },
-            Procedure::CheckTable { table } => self.check(&self.writable_table(context, &table)?).await,
+            Procedure::CheckTable { table } => self.check(&named_table(context, &table)?).await,
         }
     }
 
@@ -82,8 +82,16 @@ impl ProcedureExecutor {
     /// Those of a read-only session. `NotFound` when there is no such table.
     fn writable_table(&self, context: &StatementContext<'_>, name: &ObjectName) -> Result<Arc<Table>> {
         context.session.check_writable()?;
-        find(&context.manifest, &object_name(name, &context.session.schema())?)
+        named_table(context, name)
     }
+}
+
+/// The named table at the version that the session reads.
+///
+/// # Errors
+/// `NotFound` when there is no such table.
+fn named_table(context: &StatementContext<'_>, name: &ObjectName) -> Result<Arc<Table>> {
+    find(&context.manifest, &object_name(name, &context.session.schema())?)
 }
 
 /// Returns a report as rows.

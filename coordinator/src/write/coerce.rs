@@ -15,7 +15,7 @@ use arrow_schema::{ArrowError, DataType, SchemaRef};
 use plexus_model::{Error, Result, Table};
 use plexus_query::plain_text;
 use plexus_storage::{
-    canonical_floats, decimals_as_floats, lost_field, sql_name, with_fields_of, without_hidden_values,
+    canonical_floats, decimals_as_floats, dropped_field, sql_name, with_fields_of, without_hidden_values,
 };
 
 use crate::write::expansion::check_expanded;
@@ -83,13 +83,10 @@ pub(crate) fn cast_error(from: &DataType, to: &DataType, error: &ArrowError) -> 
 /// # Errors
 /// `InvalidArgument` names both types.
 pub(crate) fn check_kept(from: &DataType, to: &DataType) -> Result<()> {
-    let (from_name, to_name) = (sql_name(from), sql_name(to));
-    match lost_field(from, to) {
-        Some(lost) => {
-            Err(Error::invalid(format!("{from_name} has a field {lost:?}, for which {to_name} has no place")))
-        }
+    match dropped_field(from, to) {
+        Some(dropped) => Err(Error::invalid(dropped)),
         None if to.is_null() && !from.is_null() => {
-            Err(Error::invalid(format!("a column of type NULL has no place for {from_name}")))
+            Err(Error::invalid(format!("a column of type NULL has no place for {}", sql_name(from))))
         }
         None => Ok(()),
     }

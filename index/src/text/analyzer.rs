@@ -6,6 +6,7 @@ use tantivy::tokenizer::{
     StopWordFilter, TextAnalyzer, TextAnalyzerBuilder, Tokenizer, WhitespaceTokenizer,
 };
 
+use super::suggest::TermForm;
 use super::word_tokenizer::WordTokenizer;
 
 /// Longer terms are not indexed, in bytes. No query can have one: this is the longest query.
@@ -106,6 +107,31 @@ impl Analyzer {
         !matches!(self.name.as_str(), "whitespace" | "keyword")
     }
 
+    /// Whether terms are words, or whole values, and not parts of them.
+    pub(crate) fn has_words(&self) -> bool {
+        !self.name.starts_with("ngram(")
+    }
+
+    /// The terms that a text may be the start of, or within an edit distance of if that is not zero.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a text that is not one word, if the analyzer splits words.
+    pub fn term_form(&self, text: &str, distance: u8) -> Result<TermForm> {
+        if distance > 0 {
+            return match self.tokens(text).as_slice() {
+                [token] => Ok(TermForm::Similar(token.term.clone(), distance)),
+                tokens => {
+                    Err(Error::invalid(format!("{text:.80?} is {} words: one is needed", tokens.len())))
+                }
+            };
+        }
+        let prefix = self.normalize(text);
+        match self.splits_words() && prefix.contains(|c: char| !c.is_alphanumeric()) {
+            true => Err(Error::invalid(format!("{text:.80?} is not the start of a single word"))),
+            false => Ok(TermForm::Prefix(prefix)),
+        }
+    }
+
     /// A part of a word as it is at the start of terms: in their case and without accents, but not stemmed.
     pub(crate) fn normalize(&self, text: &str) -> String {
         let mut fold = match self.name.as_str() {
@@ -127,6 +153,17 @@ impl Analyzer {
 
     pub(super) fn to_tantivy(&self) -> TextAnalyzer {
         self.analyzer.clone()
+    }
+
+    /// Calls `take` for each term of a text, in order, until it returns false.
+    pub fn each_term(&self, text: &str, mut take: impl FnMut(&str) -> bool) {
+        let mut analyzer = self.analyzer.clone();
+        let mut stream = analyzer.token_stream(text);
+        while let Some(token) = stream.next() {
+            if !take(&token.text) {
+                return;
+            }
+        }
     }
 
     /// The tokens of a text in order.

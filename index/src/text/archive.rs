@@ -2,8 +2,8 @@
 //!
 //! Layout, little-endian: magic (8 bytes), number of entries (8), and for each entry its name (16, padded
 //! with zeros), its offset (8) and its size (8); then the content of the entries. An entry is a file of an
-//! index with one segment, named by the extension of the file. The document store is left out: rows are read
-//! from the table's segment.
+//! index with one segment, named by the extension of the file, or the lengths of rows. The document store is
+//! left out: rows are read from the table's segment.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,7 +22,7 @@ use tantivy::directory::{
 
 use super::memory_directory::{empty_store, file_missing};
 
-const MAGIC: &[u8; 8] = b"PLXTEXT1";
+const MAGIC: &[u8; 8] = b"PLXTEXT2";
 const NAME_BYTES: usize = 16;
 /// Size of a name with offset and size.
 const ENTRY_BYTES: usize = NAME_BYTES + 2 * size_of::<u64>();
@@ -112,6 +112,11 @@ impl Archive {
         }
         entries.insert(STORE_ENTRY.to_owned(), empty_store()?);
         Ok(Self { entries: Arc::new(entries) })
+    }
+
+    /// The content of an entry.
+    pub(crate) fn entry(&self, name: &str) -> Option<&OwnedBytes> {
+        self.entries.get(name)
     }
 }
 

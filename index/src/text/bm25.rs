@@ -7,10 +7,10 @@
 //! norm   = k1 * (1 - b + b * length / average_length)
 //! ```
 //!
-//! with the term frequency `tf` in the row, the document frequency `df`, the number of rows `n`, and the
-//! number of tokens `length` of the field in the row, rounded to a byte (Robertson and Zaragoza: "The
-//! Probabilistic Relevance Framework: BM25 and Beyond", 2009). The `idf` is that of Lucene, which is never
-//! negative.
+//! with the term frequency `tf` in the row, the document frequency `df`, the number of rows `n`, the exact
+//! mean of the lengths, and the number of tokens `length` of the field in the row, rounded to a byte
+//! (Robertson and Zaragoza: "The Probabilistic Relevance Framework: BM25 and Beyond", 2009). The `idf` is
+//! that of Lucene, which is never negative.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

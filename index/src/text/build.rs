@@ -7,16 +7,22 @@ use tantivy::{Index, SingleSegmentIndexWriter, TantivyDocument};
 
 use super::Analyzer;
 use super::memory_directory::{MemoryDirectory, index_settings};
+use super::row_lengths::{NO_TEXT, TokenCount};
 
 /// Memory budget of the writer, in bytes. It sizes the initial hash table of terms, which grows from there.
 const WRITER_BUDGET_BYTES: usize = 16 << 20;
-/// The name of the analyzer in the schema of the index.
-const TOKENIZER_NAME: &str = "analyzer";
 
-/// The tokenizers of an index, which are its one analyzer.
-pub(crate) fn tokenizers(analyzer: &Analyzer) -> TokenizerManager {
+/// The name of the analyzer of a field in the schema of the index.
+fn tokenizer_name(field: usize) -> String {
+    format!("analyzer {field}")
+}
+
+/// The tokenizers of an index, which are its one analyzer, with the tokens of each field counted.
+fn tokenizers(analyzer: &Analyzer, counts: &[TokenCount]) -> TokenizerManager {
     let manager = TokenizerManager::new();
-    manager.register(TOKENIZER_NAME, analyzer.to_tantivy());
+    for (field, count) in counts.iter().enumerate() {
+        manager.register(&tokenizer_name(field), count.of(analyzer.to_tantivy()));
+    }
     manager
 }
 
@@ -38,28 +44,37 @@ pub fn build_text_index<'a>(
     let failed =
         |e: tantivy::TantivyError| Error::internal(format!("building a text index: {e}")).with_source(e);
     let mut schema = Schema::builder();
-    let indexing = TextFieldIndexing::default()
-        .set_tokenizer(TOKENIZER_NAME)
-        .set_index_option(IndexRecordOption::WithFreqsAndPositions)
-        .set_fieldnorms(true);
-    let options = TextOptions::default().set_indexing_options(indexing);
-    let fields: Vec<Field> =
-        (0..fields).map(|field| schema.add_text_field(&field.to_string(), options.clone())).collect();
+    let fields: Vec<Field> = (0..fields)
+        .map(|field| {
+            let indexing = TextFieldIndexing::default()
+                .set_tokenizer(&tokenizer_name(field))
+                .set_index_option(IndexRecordOption::WithFreqsAndPositions)
+                .set_fieldnorms(true);
+            let options = TextOptions::default().set_indexing_options(indexing);
+            schema.add_text_field(&field.to_string(), options)
+        })
+        .collect();
+    let counts: Vec<TokenCount> = fields.iter().map(|_| TokenCount::default()).collect();
+    let mut lengths: Vec<Vec<u8>> = vec![vec![]; fields.len()];
     let directory = MemoryDirectory::default();
     let mut writer: SingleSegmentIndexWriter<TantivyDocument> = Index::builder()
         .schema(schema.build())
         .settings(index_settings())
-        .tokenizers(tokenizers(analyzer))
+        .tokenizers(tokenizers(analyzer, &counts))
         .single_segment_index_writer(directory.clone(), WRITER_BUDGET_BYTES)
         .map_err(failed)?;
     for texts in rows {
         let mut document = TantivyDocument::default();
-        for (field, text) in fields.iter().zip(texts) {
+        for (field, text) in fields.iter().zip(&texts) {
             if let Some(text) = text {
                 document.add_text(*field, text);
             }
         }
         writer.add_document(document).map_err(failed)?;
+        for ((lengths, count), text) in lengths.iter_mut().zip(&counts).zip(&texts) {
+            let tokens = count.take();
+            lengths.extend(if text.is_some() { tokens } else { NO_TEXT }.to_le_bytes());
+        }
         if writer.mem_usage() > memory_max {
             return Err(Error::exhausted(format!(
                 "building a text index takes more than {memory_max} bytes, which this node has for it: use \
@@ -68,5 +83,5 @@ pub fn build_text_index<'a>(
         }
     }
     writer.finalize().map_err(failed)?;
-    Ok(directory.to_archive())
+    Ok(directory.to_archive(lengths.concat()))
 }

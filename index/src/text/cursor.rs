@@ -128,3 +128,63 @@ impl Cursor for BoolCursor {
         score
     }
 }
+
+/// Rows that match at least `count` of some queries, with the sum of their scores.
+pub(crate) struct AtLeastCursor {
+    cursors: Vec<Box<dyn Cursor>>,
+    count: usize,
+    row: u32,
+}
+
+impl AtLeastCursor {
+    pub(crate) fn new(cursors: Vec<Box<dyn Cursor>>, count: usize) -> Self {
+        let mut cursor = Self { cursors, count: count.max(1), row: 0 };
+        cursor.row = cursor.first_match(0);
+        cursor
+    }
+
+    /// The first match at or after `target`.
+    fn first_match(&mut self, mut target: u32) -> u32 {
+        while target != END {
+            let mut rows: Vec<u32> = self.cursors.iter_mut().map(|cursor| cursor.seek(target)).collect();
+            // Before the row at which the wanted number of them has arrived there is none with so many.
+            let Some(last) = self.count.checked_sub(1).filter(|last| *last < rows.len()) else {
+                return END;
+            };
+            let (_, candidate, _) = rows.select_nth_unstable(last);
+            let candidate = *candidate;
+            let matches = self
+                .cursors
+                .iter_mut()
+                .filter_map(|cursor| (candidate != END && cursor.seek(candidate) == candidate).then_some(()));
+            if candidate == END || matches.count() >= self.count {
+                return candidate;
+            }
+            target = candidate + 1;
+        }
+        END
+    }
+}
+
+impl Cursor for AtLeastCursor {
+    fn row(&self) -> u32 {
+        self.row
+    }
+
+    fn seek(&mut self, target: u32) -> u32 {
+        if self.row < target {
+            self.row = self.first_match(target);
+        }
+        self.row
+    }
+
+    fn score(&mut self) -> f32 {
+        let mut score = 0.0;
+        for cursor in &mut self.cursors {
+            if cursor.seek(self.row) == self.row {
+                score += cursor.score();
+            }
+        }
+        score
+    }
+}

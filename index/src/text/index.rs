@@ -12,10 +12,9 @@ use tantivy::postings::{BlockSegmentPostings, SegmentPostings};
 use tantivy::schema::IndexRecordOption;
 use tantivy::{Index, InvertedIndexReader, SegmentReader, TantivyError};
 
-use super::Analyzer;
 use super::archive::Archive;
 use super::block_max::BlockMaxIndex;
-use super::build::tokenizers;
+use super::row_lengths::{LENGTHS_ENTRY, RowLengths};
 
 /// The inverted index of one segment: for each field the postings of its terms and the length of each row.
 /// Cheap to clone.
@@ -45,14 +44,16 @@ pub(super) struct FieldIndex {
     pub(super) inverted: Arc<InvertedIndexReader>,
     /// The length of the field in each row, as a code that [`decode_length`] decodes.
     pub(super) lengths: OwnedBytes,
-    /// The sum of the decoded lengths.
+    /// The same exactly.
+    row_lengths: RowLengths,
+    /// The sum of these.
     tokens: u64,
 }
 
 /// Statistics of some rows of a segment.
 ///
-/// Lengths are rounded as in the index. The sums over all segments are therefore the same for every
-/// distribution of the rows, and the tokens of deleted rows can be subtracted.
+/// The tokens of deleted rows are subtracted, so that the sums over all segments are the same for every
+/// distribution of the rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TextStatistics {
     /// Number of rows.
@@ -81,22 +82,24 @@ impl std::fmt::Debug for TextIndex {
 }
 
 impl TextIndex {
-    /// Opens the bytes that [`build_text_index`](super::build_text_index) returned. `analyzer` is that of the
-    /// build.
+    /// Opens the bytes that [`build_text_index`](super::build_text_index) returned.
     ///
     /// The caller must have verified a checksum of the bytes: not all damage is detected here.
     ///
     /// # Errors
     /// `Corrupt` when the bytes are not a text index.
-    pub fn open(bytes: Bytes, analyzer: &Analyzer) -> Result<Self> {
+    pub fn open(bytes: Bytes) -> Result<Self> {
         let size = bytes.len();
-        let mut index = Index::open(Archive::open(bytes)?).map_err(corrupt)?;
-        index.set_tokenizers(tokenizers(analyzer));
+        let archive = Archive::open(bytes)?;
+        let lengths_of_rows = archive.entry(LENGTHS_ENTRY).cloned();
+        let index = Index::open(archive).map_err(corrupt)?;
         let segments = index.searchable_segments().map_err(corrupt)?;
         let segment = segments.first().ok_or_else(|| Error::corrupt("text index: no segment"))?;
         let reader = SegmentReader::open(segment).map_err(corrupt)?;
         let lengths = reader.fieldnorms_readers().get_inner_file();
-        let fields = reader.schema().fields().map(|(field, _)| {
+        let field_count = reader.schema().num_fields();
+        let row_lengths = RowLengths::open(lengths_of_rows.as_ref(), field_count, reader.max_doc() as usize)?;
+        let fields = reader.schema().fields().zip(row_lengths).map(|((field, _), row_lengths)| {
             let lengths = lengths
                 .open_read(field)
                 .ok_or_else(|| Error::corrupt("text index: a field has no lengths"))?;
@@ -104,8 +107,8 @@ impl TextIndex {
             if lengths.len() != reader.max_doc() as usize {
                 return Err(Error::corrupt("text index: the number of lengths does not match the rows"));
             }
-            let tokens = lengths.iter().map(|code| u64::from(decode_length(*code))).sum();
-            Ok(FieldIndex { inverted: reader.inverted_index(field).map_err(corrupt)?, lengths, tokens })
+            let inverted = reader.inverted_index(field).map_err(corrupt)?;
+            Ok(FieldIndex { inverted, lengths, tokens: row_lengths.sum(), row_lengths })
         });
         let fields = fields.collect::<Result<Vec<_>>>()?;
         Ok(Self {
@@ -170,12 +173,21 @@ impl TextIndex {
     /// Statistics of the rows that are not in `deleted`.
     pub fn statistics(&self, deleted: &RowSet) -> TextStatistics {
         let tokens = self.fields.iter().map(|field| {
-            let length = |code: &u8| u64::from(decode_length(*code));
-            let of_deleted = deleted.iter().filter_map(|row| field.lengths.get(row as usize));
-            field.tokens - of_deleted.map(length).sum::<u64>()
+            let of_deleted: u64 = deleted.iter().map(|row| field.row_lengths.of(row)).sum();
+            field.tokens.saturating_sub(of_deleted)
         });
         let deleted_rows = deleted.range_cardinality(..self.rows);
         TextStatistics { rows: u64::from(self.rows) - deleted_rows, tokens: tokens.collect() }
+    }
+
+    /// The rows that have a text in any of some fields, even an empty one.
+    ///
+    /// # Errors
+    /// `Internal` when a field does not exist.
+    pub(super) fn rows_with_text(&self, fields: &[usize]) -> Result<RowSet> {
+        let fields = fields.iter().map(|field| self.field(*field)).collect::<Result<Vec<_>>>()?;
+        let has_text = |row: &u32| fields.iter().any(|field| field.row_lengths.has_text(*row));
+        Ok((0..self.rows).filter(has_text).collect())
     }
 
     /// The document frequency of a term in a field, among the rows that are not in `deleted`.

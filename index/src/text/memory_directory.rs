@@ -16,6 +16,7 @@ use tantivy::store::Compressor;
 use tantivy::{Index, IndexSettings, SingleSegmentIndexWriter, TantivyDocument};
 
 use super::archive::{META_FILE, STORE_ENTRY, archive, entry_name};
+use super::row_lengths::LENGTHS_ENTRY;
 
 /// Memory budget of the writer of an empty index, in bytes.
 const EMPTY_INDEX_BUDGET_BYTES: usize = 1 << 20;
@@ -43,9 +44,9 @@ impl MemoryDirectory {
         self.files.lock().expect("no code panics while it holds this lock")
     }
 
-    /// All files as one archive. Equal rows give equal bytes: the random id of the tantivy segment is
-    /// replaced.
-    pub(crate) fn to_archive(&self) -> Vec<u8> {
+    /// All files as one archive, with the lengths of rows. Equal rows give equal bytes: the random id of the
+    /// tantivy segment is replaced.
+    pub(crate) fn to_archive(&self, lengths: Vec<u8>) -> Vec<u8> {
         let mut files = self.lock();
         let id = files.keys().find(|path| entry_name(path) == "idx");
         let id = id.and_then(|path| path.file_stem()).and_then(|stem| stem.to_str()).map(str::to_owned);
@@ -56,11 +57,13 @@ impl MemoryDirectory {
         // Locks and the list of managed files, which readers do not need.
         let is_internal =
             |path: &Path| path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
+        let lengths = OwnedBytes::new(lengths);
         let entries: BTreeMap<&str, &OwnedBytes> = files
             .iter()
             .filter(|(path, _)| !is_internal(path))
             .map(|(path, bytes)| (entry_name(path), bytes))
             .filter(|(name, _)| *name != STORE_ENTRY)
+            .chain([(LENGTHS_ENTRY, &lengths)])
             .collect();
         archive(&entries)
     }

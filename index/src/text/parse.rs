@@ -6,13 +6,14 @@
 //! | `+wing -flutter`, `AND`, `OR`, `NOT`, `( )` | Boolean combinations |
 //! | `"wing flutter"` | the words next to each other |
 //! | `"wing flutter"~2` | the words within a distance |
-//! | `flut*` | words with a prefix |
-//! | `flutter~1` | words within an edit distance |
+//! | `flut*`, `fl*er`, `fl?tter` | words of a form |
+//! | `flutter~1` | words within an edit distance, the nearer the better |
+//! | `title:/fl.*r/` | words that a regular expression matches as a whole |
 //! | `title:wing` | a word in one field |
 //! | `wing^2` | a word whose score counts twice |
 //!
 //! A word that the analyzer splits into several tokens is a phrase. The grammar is that of tantivy, except
-//! for prefixes and fuzzy words. What is not well-formed is taken for words: see [`Syntax`].
+//! for wildcards and fuzzy words. What is not well-formed is taken for words: see [`Syntax`].
 
 use plexus_model::{Error, Result};
 use tantivy::query_grammar::{
@@ -21,7 +22,7 @@ use tantivy::query_grammar::{
 };
 
 use super::Analyzer;
-use super::query::{ScoredTerm, TextQuery};
+use super::query::{MinimumShouldMatch, Pattern, ScoredTerm, TextQuery};
 
 /// Size of a query in bytes at most. It limits the time of parsing, which precedes the count of the terms.
 pub(super) const QUERY_BYTES_MAX: usize = 16 * 1024;
@@ -32,7 +33,12 @@ const TERMS_MAX: usize = 1_024;
 /// The largest product of nested boosts.
 const BOOST_MAX: f32 = 1e6;
 /// The largest edit distance of a fuzzy word.
-const EDIT_DISTANCE_MAX: u8 = 2;
+pub const EDIT_DISTANCE_MAX: u8 = 2;
+
+/// What stands for any characters, and for one.
+const WILDCARDS: [char; 2] = ['*', '?'];
+/// Size of a word with wildcards in bytes at most. Each term is compared with it.
+const WILDCARDS_BYTES_MAX: usize = 256;
 
 /// How a query is read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -59,18 +65,43 @@ pub fn parse_query(
     fields: &[String],
     defaults: &[(usize, f32)],
 ) -> Result<TextQuery> {
+    parse_query_with(text, QueryOptions { syntax, minimum: None }, analyzer, fields, defaults)
+}
+
+/// What a query means beside its text.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct QueryOptions {
+    /// How it is read.
+    pub syntax: Syntax,
+    /// How many of its words, of those that are neither required nor excluded, a row must have. `None` for
+    /// one, or for none if another word is required.
+    pub minimum: Option<MinimumShouldMatch>,
+}
+
+/// The same as [`parse_query`] with more options.
+///
+/// # Errors
+/// The same.
+pub fn parse_query_with(
+    text: &str,
+    options: QueryOptions,
+    analyzer: &Analyzer,
+    fields: &[String],
+    defaults: &[(usize, f32)],
+) -> Result<TextQuery> {
+    let QueryOptions { syntax, minimum } = options;
     let fail = |what: String| Error::invalid(format!("text query {text:.80?}: {what}"));
     if text.len() > QUERY_BYTES_MAX {
         return Err(fail(format!("{} bytes are more than {QUERY_BYTES_MAX}", text.len())));
     }
-    let mut lowering = Lowering { analyzer, fields, defaults, terms: 0 };
-    let strict = lowering.parse(text);
+    let mut lowering = Lowering { analyzer, syntax, fields, defaults, terms: 0 };
+    let strict = lowering.parse(text, minimum);
     let query = match (strict, syntax) {
         (Ok(query), _) => query,
         (Err(error), Syntax::Strict) => return Err(fail(error.message().to_owned())),
         (Err(_), Syntax::Lenient) => {
             lowering.terms = 0;
-            lowering.pieces(text).map_err(|e| fail(e.message().to_owned()))?
+            lowering.pieces(text, minimum).map_err(|e| fail(e.message().to_owned()))?
         }
     };
     Ok(query.unwrap_or_else(TextQuery::match_none))
@@ -120,6 +151,7 @@ fn nesting_exceeded_at(text: &str) -> Option<usize> {
 /// Translates the syntax tree of the grammar to a [`TextQuery`].
 struct Lowering<'a> {
     analyzer: &'a Analyzer,
+    syntax: Syntax,
     fields: &'a [String],
     defaults: &'a [(usize, f32)],
     /// Number of terms so far.
@@ -128,7 +160,7 @@ struct Lowering<'a> {
 
 impl Lowering<'_> {
     /// Parses a text that is well-formed.
-    fn parse(&mut self, text: &str) -> Result<Option<TextQuery>> {
+    fn parse(&mut self, text: &str, minimum: Option<MinimumShouldMatch>) -> Result<Option<TextQuery>> {
         if let Some(position) = nesting_exceeded_at(text) {
             return Err(Error::invalid(format!(
                 "it is nested more than {NESTING_MAX} times, at character {position}"
@@ -144,11 +176,14 @@ impl Lowering<'_> {
                 None => Error::invalid("it cannot be parsed"),
             }
         })?;
-        self.lower(ast, 1.0)
+        match ast {
+            UserInputAst::Clause(clauses) => self.clauses(clauses, 1.0, minimum),
+            ast => self.lower(ast, 1.0),
+        }
     }
 
     /// Reads a text piece by piece. A piece that is well-formed means what it says, any other is words.
-    fn pieces(&mut self, text: &str) -> Result<Option<TextQuery>> {
+    fn pieces(&mut self, text: &str, minimum: Option<MinimumShouldMatch>) -> Result<Option<TextQuery>> {
         let (mut must, mut should, mut must_not) = (vec![], vec![], vec![]);
         for piece in split(text) {
             if matches!(piece, "AND" | "OR" | "NOT") {
@@ -160,7 +195,7 @@ impl Lowering<'_> {
                 _ => (Occur::Should, piece),
             };
             let before = self.terms;
-            let query = match self.parse(bare) {
+            let query = match self.parse(bare, None) {
                 Ok(query) => query,
                 Err(_) => {
                     self.terms = before;
@@ -173,7 +208,7 @@ impl Lowering<'_> {
                 Occur::Should => should.extend(query),
             }
         }
-        Ok(combine(must, should, must_not))
+        Ok(self.combine(must, should, must_not, minimum))
     }
 
     /// The words of a text that is not well-formed: each of them may match.
@@ -185,6 +220,33 @@ impl Lowering<'_> {
             queries.extend(tokens.iter().map(|token| term_query(field, &token.term, boost)));
         }
         Ok(disjunction(queries))
+    }
+
+    /// Rows that have a text.
+    fn everything(&self, boost: f32) -> TextQuery {
+        TextQuery::All { fields: self.defaults.iter().map(|(field, _)| *field).collect(), boost }
+    }
+
+    /// Clauses together; `None` if there are none. If all of them exclude, the query is for all other rows.
+    fn combine(
+        &self,
+        mut must: Vec<TextQuery>,
+        mut should: Vec<TextQuery>,
+        must_not: Vec<TextQuery>,
+        minimum: Option<MinimumShouldMatch>,
+    ) -> Option<TextQuery> {
+        if let Some(minimum) = minimum.filter(|_| should.len() > 1) {
+            let queries = std::mem::take(&mut should);
+            must.push(TextQuery::AtLeast { count: minimum.of(queries.len()), queries });
+        }
+        match (must.is_empty(), should.is_empty(), must_not.is_empty()) {
+            (true, true, true) => None,
+            (true, false, true) => disjunction(should),
+            (true, true, false) => {
+                Some(TextQuery::Bool { must: vec![self.everything(0.0)], should, must_not })
+            }
+            _ => Some(TextQuery::Bool { must, should, must_not }),
+        }
     }
 
     /// Counts terms.
@@ -209,9 +271,9 @@ impl Lowering<'_> {
                 }
                 self.lower(*inner, boost)
             }
-            UserInputAst::Clause(clauses) => self.clauses(clauses, boost),
+            UserInputAst::Clause(clauses) => self.clauses(clauses, boost, None),
             UserInputAst::Leaf(leaf) => match *leaf {
-                UserInputLeaf::All => Ok(Some(TextQuery::All { boost })),
+                UserInputLeaf::All => Ok(Some(self.everything(boost))),
                 UserInputLeaf::Literal(literal) => self.literal(literal, boost),
                 UserInputLeaf::Range { .. } => {
                     Err(Error::invalid("ranges are not supported; use the SQL filter"))
@@ -231,7 +293,7 @@ impl Lowering<'_> {
                 UserInputLeaf::Exists { field } => Err(Error::invalid(format!(
                     "{field}:* is not supported; use IS NOT NULL in the SQL filter"
                 ))),
-                UserInputLeaf::Regex { .. } => Err(Error::invalid("regular expressions are not supported")),
+                UserInputLeaf::Regex { field, pattern } => self.regular_expression(field, pattern, boost),
             },
         }
     }
@@ -240,6 +302,7 @@ impl Lowering<'_> {
         &mut self,
         clauses: Vec<(Option<Occur>, UserInputAst)>,
         boost: f32,
+        minimum: Option<MinimumShouldMatch>,
     ) -> Result<Option<TextQuery>> {
         let (mut must, mut should, mut must_not) = (vec![], vec![], vec![]);
         for (occur, clause) in clauses {
@@ -255,7 +318,7 @@ impl Lowering<'_> {
                 (Occur::MustNot, query) => must_not.push(query),
             }
         }
-        Ok(combine(must, should, must_not))
+        Ok(self.combine(must, should, must_not, minimum))
     }
 
     fn literal(&mut self, literal: UserInputLiteral, boost: f32) -> Result<Option<TextQuery>> {
@@ -263,27 +326,13 @@ impl Lowering<'_> {
         if prefix {
             return Err(Error::invalid("a phrase with a prefix as its last word is not supported"));
         }
-        let fields = match &field_name {
-            Some(name) => {
-                let field = self.fields.iter().position(|f| f == name);
-                let field = field.ok_or_else(|| {
-                    let named = self.fields.iter().map(String::as_str).filter(|field| !field.is_empty());
-                    let named: Vec<&str> = named.collect();
-                    Error::invalid(format!("column {name:?} is not searched; {} are", named.join(", ")))
-                })?;
-                vec![(field, 1.0)]
-            }
-            None => self.defaults.to_vec(),
-        };
+        let fields = self.searched(field_name.as_deref())?;
         let quoted = delimiter != Delimiter::None;
         let this = &*self;
         let queries = fields.into_iter().map(|(field, field_boost)| {
             let boost = boost * field_boost;
-            if !quoted && let Some(stem) = phrase.strip_suffix('*').filter(|s| !s.is_empty()) {
-                return this.prefix(field, stem, boost).map(Some);
-            }
-            if !quoted && phrase.contains(['*', '?']) && this.analyzer.splits_words() {
-                return Err(Error::invalid(format!("{phrase}: a wildcard is the last character of a word")));
+            if !quoted && phrase.contains(WILDCARDS) {
+                return this.wildcards(field, &phrase, boost).map(Some);
             }
             if !quoted && let Some((word, distance)) = phrase.rsplit_once('~') {
                 return this.fuzzy(field, word, distance, boost);
@@ -300,16 +349,77 @@ impl Lowering<'_> {
         Ok(disjunction(queries))
     }
 
-    /// Rows that have a word with a prefix. It goes through the analyzer as words do, but for stemming.
-    fn prefix(&self, field: usize, stem: &str, boost: f32) -> Result<TextQuery> {
-        if stem.contains(['*', '?']) && self.analyzer.splits_words() {
-            return Err(Error::invalid(format!("{stem}*: a wildcard is the last character of a word")));
+    /// The fields that a name stands for, or the default ones, each with its boost.
+    fn searched(&self, name: Option<&str>) -> Result<Vec<(usize, f32)>> {
+        let Some(name) = name else {
+            return Ok(self.defaults.to_vec());
+        };
+        let field = self.fields.iter().position(|field| field == name).ok_or_else(|| {
+            let named = self.fields.iter().map(String::as_str).filter(|field| !field.is_empty());
+            let named: Vec<&str> = named.collect();
+            Error::invalid(format!("column {name:?} is not searched; {} are", named.join(", ")))
+        })?;
+        Ok(vec![(field, 1.0)])
+    }
+
+    /// Rows that have a word of a form: `*` stands for any characters, `?` for one. What is between them goes
+    /// through the analyzer as words do, but for stemming.
+    fn wildcards(&self, field: usize, form: &str, boost: f32) -> Result<TextQuery> {
+        if form.len() > WILDCARDS_BYTES_MAX {
+            return Err(Error::invalid(format!(
+                "{form:.40}...: a word with wildcards has {WILDCARDS_BYTES_MAX} bytes at most"
+            )));
         }
-        let prefix = self.analyzer.normalize(stem);
-        if self.analyzer.splits_words() && prefix.contains(|c: char| !c.is_alphanumeric()) {
-            return Err(Error::invalid(format!("{stem}*: a prefix must be a single word")));
+        if !self.analyzer.has_words() && form.find(WILDCARDS) != form.rfind('*') {
+            return Err(Error::invalid(format!("{form}: n-grams have no wildcards but a last *")));
         }
-        Ok(TextQuery::Prefix { field, prefix, boost })
+        // A question ends like that.
+        if self.syntax == Syntax::Lenient && form.ends_with('?') {
+            return Err(Error::invalid(format!("{form}: a wildcard")));
+        }
+        let parts: Vec<String> = form.split(WILDCARDS).map(|part| self.analyzer.normalize(part)).collect();
+        let is_word = |part: &String| part.chars().all(char::is_alphanumeric);
+        if self.analyzer.splits_words() && !parts.iter().all(is_word) {
+            return Err(Error::invalid(format!("{form}: a form must be a single word")));
+        }
+        let prefix = parts.first().cloned().unwrap_or_default();
+        if parts.iter().all(String::is_empty) {
+            return Err(Error::invalid(format!("{form}: a form needs a character beside the wildcards")));
+        }
+        if let [prefix, rest] = parts.as_slice()
+            && rest.is_empty()
+            && form.ends_with('*')
+        {
+            return Ok(TextQuery::Prefix { field, prefix: prefix.clone(), boost });
+        }
+        let wildcards = form.matches(WILDCARDS).map(|wildcard| if wildcard == "*" { ".*" } else { "." });
+        let mut expression = String::new();
+        for (part, wildcard) in parts.iter().zip(wildcards.chain([""])) {
+            expression.push_str(&regex::escape(part));
+            expression.push_str(wildcard);
+        }
+        Ok(TextQuery::Pattern { field, prefix, expression, boost })
+    }
+
+    /// Rows that have a word that an expression matches as a whole. Without the name of a field it is one
+    /// only where the syntax is strict: people type paths.
+    fn regular_expression(
+        &mut self,
+        field: Option<String>,
+        expression: String,
+        boost: f32,
+    ) -> Result<Option<TextQuery>> {
+        if field.is_none() && self.syntax == Syntax::Lenient {
+            return Err(Error::invalid(format!("/{expression}/: a path")));
+        }
+        Pattern::new(&expression)?;
+        let fields = self.searched(field.as_deref())?;
+        self.count(fields.len())?;
+        let query = |(field, field_boost): (usize, f32)| {
+            let (prefix, expression) = (String::new(), expression.clone());
+            TextQuery::Pattern { field, prefix, expression, boost: boost * field_boost }
+        };
+        Ok(disjunction(fields.into_iter().map(query).collect()))
     }
 
     fn fuzzy(&self, field: usize, word: &str, distance: &str, boost: f32) -> Result<Option<TextQuery>> {
@@ -349,18 +459,6 @@ impl Lowering<'_> {
                 Some(TextQuery::Phrase { field, terms, slop, boost })
             }
         })
-    }
-}
-
-/// Clauses together; `None` if there are none. If all of them exclude, the query is for all other rows.
-fn combine(must: Vec<TextQuery>, should: Vec<TextQuery>, must_not: Vec<TextQuery>) -> Option<TextQuery> {
-    match (must.is_empty(), should.is_empty(), must_not.is_empty()) {
-        (true, true, true) => None,
-        (true, false, true) => disjunction(should),
-        (true, true, false) => {
-            Some(TextQuery::Bool { must: vec![TextQuery::All { boost: 0.0 }], should, must_not })
-        }
-        _ => Some(TextQuery::Bool { must, should, must_not }),
     }
 }
 
@@ -441,6 +539,16 @@ mod tests {
         assert_eq!(parse("body:\"wing flutter\"~2").unwrap(), phrase(2));
         let prefix = TextQuery::Prefix { field: 1, prefix: "flut".to_owned(), boost: 1.0 };
         assert_eq!(parse("body:Flut*").unwrap(), prefix);
+        let pattern = |prefix: &str, expression: &str| TextQuery::Pattern {
+            field: 1,
+            prefix: prefix.to_owned(),
+            expression: expression.to_owned(),
+            boost: 1.0,
+        };
+        assert_eq!(parse("body:Fl*er").unwrap(), pattern("fl", "fl.*er"));
+        assert_eq!(parse("body:*ut?er").unwrap(), pattern("", ".*ut.er"));
+        assert_eq!(parse("body:*ut*").unwrap(), pattern("", ".*ut.*"));
+        assert_eq!(parse("body:/fl(a|u)tter/").unwrap(), pattern("", "fl(a|u)tter"));
         let fuzzy = TextQuery::Fuzzy { field: 1, term: "wing".to_owned(), distance: 2, boost: 1.0 };
         assert_eq!(parse("body:wing~2").unwrap(), fuzzy);
         assert_eq!(parse("").unwrap(), TextQuery::match_none());
@@ -451,8 +559,9 @@ mod tests {
         for (text, expected) in [
             ("wing AND (flutter", "at character"),
             ("nocolumn:wing", "column \"nocolumn\" is not searched; title, body are"),
-            ("wi*ng", "last character"),
             ("wing-flut*", "single word"),
+            ("wi*n-g", "single word"),
+            ("body:/(/", "no regular expression"),
             ("wing~9", "from 1 to 2"),
             ("year:[1 TO 2]", "SQL filter"),
         ] {
@@ -471,7 +580,7 @@ mod tests {
         assert_eq!(body("alpha AND NOT beta", "standard", Syntax::Strict).unwrap(), both);
         assert_eq!(body("+alpha -beta", "standard", Syntax::Strict).unwrap(), both);
         let others = TextQuery::Bool {
-            must: vec![TextQuery::All { boost: 0.0 }],
+            must: vec![TextQuery::All { fields: vec![0], boost: 0.0 }],
             should: vec![],
             must_not: vec![beta()],
         };
@@ -488,7 +597,9 @@ mod tests {
             ("\"open quote", words(&["open", "quote"])),
             ("(alpha", words(&["alpha"])),
             ("alpha AND", words(&["alpha"])),
-            ("wi*ng", words(&["wi", "ng"])),
+            ("wing?", words(&["wing"])),
+            ("w?ng?", words(&["w", "ng"])),
+            ("/usr/", words(&["usr"])),
             (
                 "year:[1 TO 2]",
                 disjunction(vec![words(&["year", "1"]), words(&["to"]), words(&["2"])]).unwrap(),
@@ -499,6 +610,34 @@ mod tests {
         let mixed = body("+alpha foo:bar \"wing flutter\"", "standard", Syntax::Lenient).unwrap();
         let TextQuery::Bool { must, should, .. } = mixed else { panic!("{mixed:?}") };
         assert_eq!((must, should.len()), (vec![term_query(0, "alpha", 1.0)], 2));
+    }
+
+    #[test]
+    fn a_minimum_is_one_of_words_and_not_of_fields() {
+        let fields = ["title".to_owned(), "body".to_owned()];
+        let parse = |text: &str| {
+            let options =
+                QueryOptions { syntax: Syntax::Lenient, minimum: Some(MinimumShouldMatch::Count(2)) };
+            let analyzer = Analyzer::named("standard").unwrap();
+            parse_query_with(text, options, &analyzer, &fields, &[(0, 1.0), (1, 1.0)]).unwrap()
+        };
+        let word =
+            |word: &str| disjunction(vec![term_query(0, word, 1.0), term_query(1, word, 1.0)]).unwrap();
+        assert_eq!(parse("wing"), word("wing"));
+        let two = |words: &[&str]| TextQuery::AtLeast {
+            count: 2,
+            queries: words.iter().map(|text| word(text)).collect(),
+        };
+        for text in ["wing gust flutter", "wing gust flutter AND"] {
+            let expected = TextQuery::Bool {
+                must: vec![two(&["wing", "gust", "flutter"])],
+                should: vec![],
+                must_not: vec![],
+            };
+            assert_eq!(parse(text), expected, "{text}");
+        }
+        let TextQuery::Bool { must, must_not, .. } = parse("+high wing gust -low") else { panic!() };
+        assert_eq!((must, must_not), (vec![word("high"), two(&["wing", "gust"])], vec![word("low")]));
     }
 
     #[test]

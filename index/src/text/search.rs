@@ -9,12 +9,12 @@ use tantivy::schema::IndexRecordOption;
 use super::block_max_maxscore::block_max_maxscore;
 use super::bm25::{GlobalStatistics, Norms};
 use super::conjunction::conjunction;
-use super::cursor::{BoolCursor, ConstantScoreCursor, Cursor, END};
+use super::cursor::{AtLeastCursor, BoolCursor, ConstantScoreCursor, Cursor, END};
 use super::index::TextIndex;
 use super::phrase::PhraseCursor;
-use super::query::{ScoredTerm, TextQuery};
+use super::query::{Pattern, ScoredTerm, TextQuery};
 use super::term_cursor::TermCursor;
-use super::term_expansion::{rows_with_prefix, rows_with_similar};
+use super::term_expansion::{rows_with_pattern, rows_with_prefix, rows_with_similar};
 use super::term_scorer::{FlatQuery, TermScorer};
 use super::weighted_query::{Leaf, WeightedQuery};
 
@@ -50,7 +50,7 @@ impl TextSearch {
     /// `k` other rows score above may be left out.
     ///
     /// # Errors
-    /// `Corrupt` when the index is damaged; `InvalidArgument` when a fuzzy term cannot be
+    /// `Corrupt` when the index is damaged; `InvalidArgument` when a fuzzy term or a pattern cannot be
     /// evaluated; `Internal` when the query has a field that the index or the search does not have.
     pub fn run(
         &self,
@@ -128,13 +128,26 @@ impl TextSearch {
             WeightedQuery::Prefix { field, prefix, score } => {
                 Box::new(ConstantScoreCursor::new(rows_with_prefix(index, *field, prefix)?, *score))
             }
-            WeightedQuery::Fuzzy { field, term, distance, score } => {
-                Box::new(ConstantScoreCursor::new(rows_with_similar(index, *field, term, *distance)?, *score))
+            WeightedQuery::Fuzzy { field, term, distance, boost } => {
+                let steps = f32::from(*distance) + 1.0;
+                let sets = (0_u8..).zip(rows_with_similar(index, *field, term, *distance)?);
+                let sets = sets.map(|(distance, rows)| -> Box<dyn Cursor> {
+                    let score = boost * (1.0 - f32::from(distance) / steps);
+                    Box::new(ConstantScoreCursor::new(rows, score))
+                });
+                Box::new(BoolCursor::new(vec![], sets.collect(), vec![]))
             }
-            WeightedQuery::All { score } => {
-                let mut rows = RowSet::new();
-                rows.insert_range(0..index.rows());
+            WeightedQuery::Pattern { field, prefix, expression, score } => {
+                let pattern = Pattern::new(expression)?;
+                let rows = rows_with_pattern(index, *field, prefix, &pattern)?;
                 Box::new(ConstantScoreCursor::new(rows, *score))
+            }
+            WeightedQuery::AtLeast { count, queries } => {
+                let cursors = queries.iter().map(|query| self.cursor(index, query));
+                Box::new(AtLeastCursor::new(cursors.collect::<Result<_>>()?, *count as usize))
+            }
+            WeightedQuery::All { fields, score } => {
+                Box::new(ConstantScoreCursor::new(index.rows_with_text(fields)?, *score))
             }
             WeightedQuery::Bool { must, should, must_not } => {
                 let cursors = |queries: &[WeightedQuery]| {

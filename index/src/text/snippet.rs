@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::analyzer::Token;
+use super::query::Highlights;
 use super::{Analyzer, TextQuery};
 
 /// Matching tokens of a text that are considered. The time is quadratic in their number.
@@ -60,12 +61,10 @@ pub fn snippet(
     text: &str,
     bytes_max: usize,
 ) -> Option<Snippet> {
-    let (mut exact, mut prefixes) = (BTreeSet::new(), BTreeSet::new());
-    query.collect_highlights(field, &mut exact, &mut prefixes);
+    let mut highlights = Highlights::default();
+    query.collect_highlights(field, &mut highlights);
     let tokens = analyzer.tokens(text);
-    let is_match = |token: &&Token| {
-        exact.contains(&token.term) || prefixes.iter().any(|p| token.term.starts_with(p.as_str()))
-    };
+    let is_match = |token: &&Token| highlights.contains(&token.term);
     let matches: Vec<&Token> = tokens.iter().filter(is_match).take(MATCHES_MAX).collect();
     let fits = |from: &Token, to: &Token| to.range.end - from.range.start <= bytes_max;
     let mut best: Option<((usize, usize), usize)> = None;
@@ -122,6 +121,16 @@ mod tests {
         let found = snippet(&query, 0, &analyzer, text, 40).unwrap();
         assert_eq!(found.to_html(text), "more, but <b>wings</b> that <b>flutter</b> &lt;often&gt; are");
         assert!(snippet(&query, 0, &analyzer, "nothing", 40).is_none());
+        for (text, expected) in [
+            ("fluter~1", "swept <b>flutter</b> of wings"),
+            ("f*ter", "swept <b>flutter</b> of wings"),
+            ("body:/.*er|swe.*/", "<b>swept</b> <b>flutter</b> of wings"),
+        ] {
+            let query =
+                parse_query(text, Syntax::Strict, &analyzer, &["body".to_owned()], &[(0, 1.0)]).unwrap();
+            let text = "swept flutter of wings";
+            assert_eq!(snippet(&query, 0, &analyzer, text, 40).unwrap().to_html(text), expected);
+        }
         let whole = snippet(&query, 0, &analyzer, "ünd wing", 400).unwrap();
         assert_eq!(whole.to_html("ünd wing"), "ünd <b>wing</b>");
     }

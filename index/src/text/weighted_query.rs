@@ -8,8 +8,10 @@ pub(crate) enum WeightedQuery {
     Term { term: ScoredTerm, weight: f32 },
     Phrase { field: usize, terms: Vec<(u32, String)>, slop: u32, weight: f32 },
     Prefix { field: usize, prefix: String, score: f32 },
-    Fuzzy { field: usize, term: String, distance: u8, score: f32 },
-    All { score: f32 },
+    Fuzzy { field: usize, term: String, distance: u8, boost: f32 },
+    Pattern { field: usize, prefix: String, expression: String, score: f32 },
+    AtLeast { count: u32, queries: Vec<WeightedQuery> },
+    All { fields: Vec<usize>, score: f32 },
     Bool { must: Vec<WeightedQuery>, should: Vec<WeightedQuery>, must_not: Vec<WeightedQuery> },
 }
 
@@ -40,9 +42,19 @@ impl WeightedQuery {
                 Self::Prefix { field: *field, prefix: prefix.clone(), score: *boost }
             }
             TextQuery::Fuzzy { field, term, distance, boost } => {
-                Self::Fuzzy { field: *field, term: term.clone(), distance: *distance, score: *boost }
+                Self::Fuzzy { field: *field, term: term.clone(), distance: *distance, boost: *boost }
             }
-            TextQuery::All { boost } => Self::All { score: *boost },
+            TextQuery::Pattern { field, prefix, expression, boost } => Self::Pattern {
+                field: *field,
+                prefix: prefix.clone(),
+                expression: expression.clone(),
+                score: *boost,
+            },
+            TextQuery::AtLeast { count, queries } => Self::AtLeast {
+                count: *count,
+                queries: queries.iter().map(|query| Self::new(query, statistics)).collect(),
+            },
+            TextQuery::All { fields, boost } => Self::All { fields: fields.clone(), score: *boost },
             TextQuery::Bool { must, should, must_not } => {
                 let all = |queries: &[TextQuery]| queries.iter().map(|q| Self::new(q, statistics)).collect();
                 Self::Bool { must: all(must), should: all(should), must_not: all(must_not) }

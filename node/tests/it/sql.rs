@@ -238,3 +238,46 @@ async fn long_lists_and_chains_mean_what_short_ones_do() {
     let sql = format!("UPDATE l SET small = 0 WHERE s NOT IN ({texts})");
     assert_eq!(client.execute(&sql).await.unwrap().affected, Some(15_300));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_table_is_shown_as_makes_it_again() {
+    let cluster = Cluster::start(1).await;
+    let mut client = cluster.nodes[0].client().await;
+    client.execute(r#"CREATE SCHEMA "S 1""#).await.unwrap();
+    let definitions = [
+        r#"CREATE TABLE t (id BIGINT, "Order" SMALLINT UNSIGNED NOT NULL, "a""b" VARCHAR DEFAULT 'it''s',
+            d DECIMAL(20, 3) DEFAULT 1.5 CHECK (d > 0), at TIMESTAMP(3), z TIMESTAMP(6) WITH TIME ZONE,
+            day DATE, t TIME(6), f REAL, g DOUBLE, b BOOLEAN, bytes BYTEA, l INT[][], v VECTOR(3),
+            h HALFVEC(2), s STRUCT<a INT, "B c" VARCHAR[]>, PRIMARY KEY ("Order", id),
+            CONSTRAINT "both ""ways""" CHECK (f < g OR "a""b" <> '\'))
+           WITH (shards = 3, replicas = 1, retention = '3 hours') CLUSTER BY (day, "a""b")"#,
+        r#"CREATE TABLE "S 1"."check" ("primary" INT, body VARCHAR, "select" VARCHAR, v VECTOR(4))"#,
+    ];
+    for definition in definitions {
+        client.execute(definition).await.unwrap();
+    }
+    let indexes = [
+        r#"CREATE INDEX words ON "S 1"."check" USING text (body, "select") WITH (tokenizer = 'whitespace')"#,
+        r#"CREATE INDEX "near by" ON "S 1"."check" USING vector (v) WITH (metric = 'l2')"#,
+    ];
+    for index in indexes {
+        client.execute(index).await.unwrap();
+    }
+    for table in ["t", r#""S 1"."check""#] {
+        let shown = definition_of(&mut client, table).await;
+        client.execute(&format!("DROP TABLE {table}")).await.unwrap();
+        for statement in shown.split(";\n") {
+            client.execute(statement).await.unwrap_or_else(|e| panic!("{statement}: {e}"));
+        }
+        assert_eq!(definition_of(&mut client, table).await, shown);
+    }
+    let error = client.query("SHOW CREATE TABLE missing").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+}
+
+/// What `SHOW CREATE TABLE` says.
+async fn definition_of(client: &mut Client, table: &str) -> String {
+    let (_, rows) = client.query(&format!("SHOW CREATE TABLE {table}")).await.unwrap();
+    let text = arrow::compute::cast(rows[0].column(2), &arrow_schema::DataType::Utf8).unwrap();
+    text.as_string::<i32>().value(0).to_owned()
+}

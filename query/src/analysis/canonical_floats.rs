@@ -83,7 +83,7 @@ fn differs(value: f64) -> bool {
     value.is_nan() || (value == 0.0 && value.is_sign_negative())
 }
 
-const NAME: &str = "$canonical_float";
+pub(crate) const NAME: &str = "$canonical_float";
 
 /// `$canonical_float(x)`: `x` with one zero and one NaN.
 #[derive(PartialEq, Eq, Hash, Debug)]

@@ -19,7 +19,7 @@ use datafusion::logical_expr::{
     TryCast, Volatility, lit,
 };
 
-use plexus_storage::{decimals_as_floats, lost_field, sql_name};
+use plexus_storage::{decimals_as_floats, dropped_field};
 
 use crate::analysis::fallible::{is_text, is_total};
 use crate::analysis::typed::typed;
@@ -51,9 +51,8 @@ pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>
     check_type(field.data_type())?;
     let from = value.get_type(schema)?;
     let to = field.data_type();
-    if let Some(lost) = lost_field(&from, to) {
-        let (from, to) = (sql_name(&from), sql_name(to));
-        return plan_err!("{from} has a field {lost:?}, for which {to} has no place");
+    if let Some(dropped) = dropped_field(&from, to) {
+        return plan_err!("{dropped}");
     }
     let is_number = |data_type: &DataType| data_type.is_integer() || data_type.is_decimal();
     let is_float = matches!(to, DataType::Float32 | DataType::Float64);

@@ -4,7 +4,7 @@
 use arrow::array::{Array, AsArray};
 use arrow::compute::kernels::concat_elements::concat_elements_dyn;
 use arrow_schema::DataType;
-use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result, ScalarValue, exec_err};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::type_coercion::binary::BinaryTypeCoercer;
@@ -15,7 +15,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::AnalyzerRule;
 
 use crate::analysis::registered::RegisteredFunctions;
-use crate::analysis::{has_expression, rewrite_expressions};
+use crate::analysis::{plan_has_expression, rewrite_expressions};
 use crate::bounded_functions::check_result;
 use crate::constants::check_constant;
 
@@ -32,14 +32,12 @@ impl AnalyzerRule for Concatenations {
     }
 
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        let mut is_concerned = false;
-        plan.apply_with_subqueries(|node| {
-            is_concerned |= has_expression(node, is_concatenation);
-            Ok(if is_concerned { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
-        })?;
-        let Some(function) = self.0.get(CONCATENATE).filter(|_| is_concerned) else {
+        let Some(function) = self.0.get(CONCATENATE) else {
             return Ok(plan);
         };
+        if !plan_has_expression(&plan, is_concatenation)? {
+            return Ok(plan);
+        }
         let rewrite = |expr: Expr, _: &DFSchema| match expr {
             Expr::BinaryExpr(BinaryExpr { left, op: Operator::StringConcat, right }) => {
                 Ok(Transformed::yes(function.call(vec![*left, *right])))

@@ -224,6 +224,16 @@ fn recompute_schemas(plan: LogicalPlan) -> Result<LogicalPlan> {
     plan.transform_up_with_subqueries(|node| node.recompute_schema().map(Transformed::yes)).data()
 }
 
+/// Whether an expression of a plan, or a part of one, is wanted, also in subqueries.
+fn plan_has_expression(plan: &LogicalPlan, wanted: impl Fn(&Expr) -> bool) -> Result<bool> {
+    let mut found = false;
+    plan.apply_with_subqueries(|node| {
+        found |= has_expression(node, &wanted);
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(found)
+}
+
 /// Whether an expression of a node, or a part of one, is wanted. Subqueries are not looked into.
 fn has_expression(node: &LogicalPlan, wanted: impl Fn(&Expr) -> bool) -> bool {
     let mut found = false;

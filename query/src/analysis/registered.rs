@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result};
 use datafusion::config::ConfigOptions;
 use datafusion::execution::SessionState;
@@ -12,7 +12,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, ScalarUDF};
 use datafusion::optimizer::AnalyzerRule;
 
 use crate::analysis::concatenations::CONCATENATE;
-use crate::analysis::{has_expression, rewrite_expressions};
+use crate::analysis::{plan_has_expression, rewrite_expressions};
 
 /// Functions that operators stand for.
 const FUNCTIONS: [&str; 9] = [
@@ -61,12 +61,7 @@ impl AnalyzerRule for RegisteredFunctions {
     }
 
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        let mut is_concerned = false;
-        plan.apply_with_subqueries(|node| {
-            is_concerned |= has_expression(node, |expr| self.other(expr).is_some());
-            Ok(if is_concerned { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
-        })?;
-        if !is_concerned {
+        if !plan_has_expression(&plan, |expr| self.other(expr).is_some())? {
             return Ok(plan);
         }
         let rewrite = |expr: Expr, _: &DFSchema| {

@@ -1,7 +1,7 @@
 //! Rows that a retriever found: their positions and scores.
 
 /// The position of a row in a [`SearchSnapshot`](crate::search::SearchSnapshot).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct Hit {
     /// Index of the segment among the views of the snapshot.
     pub view: u32,

@@ -15,7 +15,7 @@ pub(crate) mod sql;
 use std::sync::Arc;
 
 use datafusion::catalog::TableFunction;
-use datafusion::logical_expr::ScalarUDF;
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 
 pub(crate) use exec::report::SearchReport;
 pub use params::{EF_SEARCH_MAX, SearchOptions};
@@ -36,13 +36,21 @@ pub(crate) use sql::rule::SearchRule;
 pub use sql::scalar_functions::NAMED_ARGUMENT;
 pub(crate) use sql::scalar_functions::is_search_function;
 pub use sql::search_function::SearchFunction;
+pub(crate) use sql::vector_functions::VectorOperators;
 
-/// The scalar functions over vectors and texts.
-pub(crate) fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
+/// The scalar functions over vectors and texts. The results of one for a batch take `bytes_max`.
+pub(crate) fn scalar_functions(bytes_max: u64) -> Vec<Arc<ScalarUDF>> {
     let distances = sql::scalar_functions::DistanceFunction::all();
     let texts = sql::scalar_functions::TextFunction::all();
     let named = [sql::scalar_functions::NamedArgument::function()];
-    distances.into_iter().chain(texts).chain(named).map(Arc::new).collect()
+    let bounded = sql::vector_functions::VectorFunction::all(bytes_max).into_iter();
+    let bounded = bounded.chain([sql::tokenize::Tokenize::function(bytes_max)]);
+    distances.into_iter().chain(texts).chain(named).map(Arc::new).chain(bounded).collect()
+}
+
+/// The aggregate functions over vectors.
+pub(crate) fn aggregate_functions() -> [Arc<AggregateUDF>; 2] {
+    sql::vector_aggregates::VectorAggregate::all()
 }
 
 /// The table functions that search: `vector_search`, `text_search` and `hybrid_search`.

@@ -10,7 +10,7 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{DataFusionError, Result, Statistics};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
-use plexus_model::{RowSet, Segment, SegmentData, SegmentId, Table, Version};
+use plexus_model::{RowSet, Segment, SegmentData, SegmentId, Table, TableSchema, Version};
 use plexus_storage::{decode_inline, project, types};
 
 use crate::scan::bounds;
@@ -22,6 +22,16 @@ use crate::search::exec::statistics::statistics;
 use crate::search::exec::text_binding::Bindings;
 use crate::search::snapshot::SearchSnapshot;
 use crate::tables::context::TableContext;
+
+/// Rows that a search selects in a segment up to which they are looked up one by one. A scan decodes whole
+/// blocks: for ten rows with a text or a vector, that takes ten times as long as the search.
+const LOOKED_UP_ROWS_MAX: u64 = 256;
+
+/// Rows that are looked up at once, before it is seen how large they are.
+const LOOKED_UP_AT_ONCE: usize = 64;
+
+/// Bytes of looked up rows of a table, which stay in memory until the statement ends. Others are scanned.
+const LOOKED_UP_BYTES_MAX: usize = 16 << 20;
 
 /// A table as one version of the manifest shows it.
 #[derive(Debug)]
@@ -107,6 +117,28 @@ impl PinnedTable {
         pruning::candidate_segments(&self.table, self.version, &self.schema, state, filters)
     }
 
+    /// Looks up rows of a segment; `None` if they take more than `bytes_max`.
+    async fn look_up(
+        &self,
+        segment: &Segment,
+        columns: &TableSchema,
+        rows: RowSet,
+        bytes_max: usize,
+    ) -> plexus_model::Result<Option<Vec<RecordBatch>>> {
+        let reads = &self.context.scans.reader;
+        let (mut batches, mut bytes, mut left) = (Vec::new(), 0, rows.into_iter().peekable());
+        while left.peek().is_some() {
+            let part: RowSet = left.by_ref().take(LOOKED_UP_AT_ONCE).collect();
+            let batch = reads.lookup_rows(&self.table, segment, columns, part).await?;
+            bytes += batch.get_array_memory_size();
+            if bytes > bytes_max {
+                return Ok(None);
+            }
+            batches.push(batch);
+        }
+        Ok(Some(batches))
+    }
+
     /// Plans a scan of the table, or only of the selected rows of each segment.
     ///
     /// # Errors
@@ -124,6 +156,7 @@ impl PinnedTable {
         let mut file_statistics = Vec::new();
         let mut inline_rows: Vec<RecordBatch> = Vec::new();
         let mut looked_up = Vec::new();
+        let mut bytes_left = LOOKED_UP_BYTES_MAX;
         let segments = self.segments(state, filters)?;
         let key = match selected {
             Some(_) => None,
@@ -146,6 +179,17 @@ impl PinnedTable {
                 let Some(rows) = selected.get(&segment.id).filter(|rows| !rows.is_empty()) else {
                     continue;
                 };
+                if rows.len() <= LOOKED_UP_ROWS_MAX && !columns.is_empty() && !segment.is_inline() {
+                    let rows = &**rows - &*invisible;
+                    let columns = project(&self.table.schema, columns);
+                    let found = self.look_up(&segment, &columns, rows, bytes_left).await.map_err(failed)?;
+                    if let Some(batches) = found {
+                        let bytes = batches.iter().map(RecordBatch::get_array_memory_size).sum::<usize>();
+                        bytes_left = bytes_left.saturating_sub(bytes);
+                        looked_up.extend(batches);
+                        continue;
+                    }
+                }
                 let mut others = RowSet::new();
                 others.insert_range(0..segment.rows as u32);
                 others -= &**rows;

@@ -3,6 +3,7 @@
 
 pub(crate) mod bound_retriever;
 pub(crate) mod cursor;
+pub(crate) mod diversity;
 pub(crate) mod fetch;
 pub(crate) mod filter;
 pub(crate) mod fusion;
@@ -15,5 +16,6 @@ pub(crate) mod respond;
 pub(crate) mod retriever;
 pub(crate) mod search;
 pub(crate) mod statistics;
+pub(crate) mod terms;
 pub(crate) mod text_binding;
 pub(crate) mod tie_break;

@@ -3,8 +3,10 @@
 use plexus_index::text::{Analyzer, TextQuery};
 
 use crate::search::exec::cursor::Cursor;
+use crate::search::exec::diversity::Diversity;
 use crate::search::exec::fusion::Fusion;
 use crate::search::exec::retriever::Retriever;
+use crate::search::exec::search::ScoredRow;
 
 /// One search, with all arguments of its call resolved against the table.
 #[derive(Clone, Debug)]
@@ -19,8 +21,12 @@ pub(crate) struct Request {
     pub offset: usize,
     /// Rows of each retriever that are fused for the top of the ranking, or `k` if that is more.
     pub num_candidates: usize,
-    /// Position of the column of whose values only the best row each is returned.
-    pub group_by: Option<usize>,
+    /// Which rows are returned of those with the same value of a column.
+    pub group_by: Option<GroupBy>,
+    /// What rows have to reach.
+    pub threshold: Option<Threshold>,
+    /// Whether and how rows that are like each other are passed over.
+    pub diversity: Option<Diversity>,
     /// The excerpt to return, if one is requested.
     pub highlight: Option<Highlight>,
     /// An SQL predicate that the rows must satisfy.
@@ -38,6 +44,36 @@ impl Request {
         match self.search_after {
             Some(cursor) => cursor.candidates,
             None => self.num_candidates.max(self.k),
+        }
+    }
+}
+
+/// The best rows of each value of a column.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GroupBy {
+    /// Position of the column in the table.
+    pub column: usize,
+    /// Rows of each value.
+    pub size: usize,
+}
+
+/// What rows have to reach to be returned.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Threshold {
+    /// The largest distance of a search by one vector.
+    Distance(f64),
+    /// The least score of the whole search.
+    Score(f64),
+}
+
+impl Threshold {
+    /// Whether a row reaches it.
+    pub(crate) fn is_reached(self, row: &ScoredRow) -> bool {
+        match self {
+            Self::Score(least) => row.score >= least,
+            Self::Distance(most) => {
+                row.ranks.iter().flatten().next().is_some_and(|rank| f64::from(-rank.score) <= most)
+            }
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::search::exec::bound_retriever::BoundRetriever;
 use crate::search::exec::filter::Filter;
 use crate::search::exec::local::{matching, search_local};
 use crate::search::exec::statistics::statistics_of;
+use crate::search::exec::terms::local_terms;
 use crate::search::hit::Hit;
 use crate::search::remote::protocol::{RetrievalParams, ShardRequest, ShardResponse, decode_sets};
 use crate::search::remote::server;
@@ -80,6 +81,10 @@ async fn respond(
         ShardRequest::Statistics { fields, query } => {
             let known = statistics_of(snapshot, all, &fields.try_into()?, &query).await?;
             ShardResponse::Statistics((&known).into())
+        }
+        ShardRequest::Terms { fields, field, form } => {
+            let found = local_terms(snapshot, all, &fields.try_into()?, field as usize, &form).await?;
+            ShardResponse::Terms(found.into_iter().collect())
         }
         ShardRequest::FullText { fields, query, statistics, params } => {
             let (fields, statistics) = (TextFields::try_from(fields)?, statistics.into());

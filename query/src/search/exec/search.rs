@@ -1,13 +1,13 @@
 //! Runs search requests: filter, retrievers, fusion, grouping and paging.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use arrow::row::{RowConverter, SortField};
+use arrow::row::{Row, RowConverter, SortField};
 use datafusion::catalog::Session;
 use datafusion::common::DataFusionError;
 use datafusion::logical_expr::Expr;
-use plexus_model::{Error, Result, RowSet};
+use plexus_model::{Error, Metric, Result, RowSet};
 
 use crate::context::external;
 use crate::search::exec::cursor::SEEN_MAX;
@@ -16,7 +16,7 @@ use crate::search::exec::filter::Filter;
 use crate::search::exec::fusion::{RetrieverRank, fuse};
 use crate::search::exec::pages::continued;
 use crate::search::exec::report::{note_retriever, note_rows};
-use crate::search::exec::request::Request;
+use crate::search::exec::request::{GroupBy, Request};
 use crate::search::exec::retriever::{Retriever, run, run_all};
 use crate::search::exec::tie_break::TieBreaker;
 use crate::search::hit::{Hit, Ranking};
@@ -27,7 +27,7 @@ use crate::search::snapshot::SearchSnapshot;
 use crate::search::snapshot::selections::RowSelections;
 
 /// A row of the result.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, Default, PartialEq, Debug)]
 pub(crate) struct ScoredRow {
     pub hit: Hit,
     /// The score of the whole search, where higher is better.
@@ -36,23 +36,26 @@ pub(crate) struct ScoredRow {
     pub ranks: Vec<Option<RetrieverRank>>,
 }
 
-/// Runs the requests of one call, which differ only in their queries. Returns the rows of each, the best
-/// first.
+/// Runs the requests of one call over the selected rows. They differ only in their queries. Returns the rows
+/// of each, the best first.
 ///
 /// # Errors
-/// When a filter cannot be compiled or evaluated, or a segment or one of its indexes cannot be read.
+/// When a segment or one of its indexes cannot be read.
 pub(crate) async fn search_all(
     snapshot: &SearchSnapshot,
     state: &dyn Session,
     requests: &[Request],
-    filters: &[Expr],
+    selections: &RowSelections,
 ) -> Result<Vec<Vec<ScoredRow>>, DataFusionError> {
-    let selections = select_rows(snapshot, state, filters).await?;
-    note_rows(state, snapshot, &selections);
+    note_rows(state, snapshot, selections);
     let retrievers: Option<Vec<&Retriever>> = requests
         .iter()
         .map(|request| match request.retrievers.as_slice() {
-            [(retriever, _)] if request.group_by.is_none() && request.offset == 0 => Some(retriever),
+            [(retriever, _)]
+                if request.group_by.is_none() && request.offset == 0 && request.diversity.is_none() =>
+            {
+                Some(retriever)
+            }
             _ => None,
         })
         .collect();
@@ -60,20 +63,20 @@ pub(crate) async fn search_all(
     match (retrievers, requests) {
         (Some(retrievers), [first, _, ..]) => {
             let (params, page) = (params(state, first), Page::new(first));
-            note_retriever(state, snapshot, retrievers[0], &selections, page.end, params);
+            note_retriever(state, snapshot, retrievers[0], selections, page.end, params);
             let rankings =
-                run_all(snapshot, &retrievers, &selections, page.end, params).await.map_err(external)?;
+                run_all(snapshot, &retrievers, selections, page.end, params).await.map_err(external)?;
             found.extend(
                 retrievers
                     .into_iter()
                     .zip(rankings)
-                    .map(|(retriever, ranking)| page.cut(ranked(retriever, ranking))),
+                    .map(|(retriever, ranking)| page.cut(reaching(first, ranked(retriever, ranking)))),
             );
         }
         _ => {
             // One request after the other, since each of them uses all threads.
             for request in requests {
-                found.push(search(snapshot, state, request, &selections).await?);
+                found.push(search(snapshot, state, request, selections).await?);
             }
         }
     }
@@ -102,13 +105,21 @@ async fn search(
         .retrievers
         .iter()
         .for_each(|(retriever, _)| note_retriever(state, snapshot, retriever, selections, reported, params));
+    if let Some(diversity) = request.diversity {
+        let candidates = rank(snapshot, request, selections, request.fused(), params).await;
+        let candidates = reaching(request, candidates.map_err(external)?);
+        let pool = &state.runtime_env().memory_pool;
+        return diversity.select(snapshot, pool, candidates, request.k).await.map_err(external);
+    }
     let mut depth = page.end;
     loop {
         let ranked = rank(snapshot, request, selections, depth, params).await.map_err(external)?;
-        let exhausted = ranked.len() < depth;
+        let ranked_rows = ranked.len();
+        let reaching = reaching(request, ranked);
+        let exhausted = reaching.len() < ranked_rows || ranked_rows < depth;
         let found = match request.group_by {
-            Some(column) => best_of_groups(snapshot, state, ranked, column).await.map_err(external)?,
-            None => ranked,
+            Some(group) => best_of_groups(snapshot, state, reaching, group).await.map_err(external)?,
+            None => reaching,
         };
         // There are too few groups so far, and rows further down may belong to other groups: rank more rows.
         if found.len() >= page.end || exhausted || request.retrievers.len() > 1 || depth >= SEEN_MAX {
@@ -157,6 +168,14 @@ pub(crate) async fn select_rows(
     }
     let rows = rows.into_iter().map(Option::unwrap_or_default).collect();
     Ok(RowSelections::only(rows))
+}
+
+/// The rows of a ranking that reach the threshold of their request. The others are behind them.
+fn reaching(request: &Request, mut ranked: Vec<ScoredRow>) -> Vec<ScoredRow> {
+    if let Some(threshold) = request.threshold {
+        ranked.retain(|row| threshold.is_reached(row));
+    }
+    ranked
 }
 
 /// The range of the ranking that is returned.
@@ -262,32 +281,41 @@ fn ranked(retriever: &Retriever, ranking: Ranking) -> Vec<ScoredRow> {
 /// The score of a row in one retriever, where higher is better: BM25 for text; the cosine similarity, the
 /// inner product, or `1 / (1 + distance)` for vectors. `score` is BM25 or the negated distance.
 fn retriever_score(retriever: &Retriever, score: f32) -> f64 {
-    use plexus_model::Metric;
-    let score = f64::from(score);
     match retriever {
-        Retriever::Text { .. } => score,
-        Retriever::Vector { query, .. } => match query.metric() {
-            Metric::Cosine => 1.0 + score,
-            Metric::Dot => score,
-            Metric::L2 => 1.0 / (1.0 - score),
-        },
+        Retriever::Text { .. } => f64::from(score),
+        Retriever::Vector { query, .. } => similarity(query.metric(), score),
     }
 }
 
-/// The first row of each value of the column at this position. The ranking order stays.
+/// How alike two vectors are with a negated distance: their cosine, inner product, or `1 / (1 + distance)`.
+pub(crate) fn similarity(metric: Metric, score: f32) -> f64 {
+    let score = f64::from(score);
+    match metric {
+        Metric::Cosine => 1.0 + score,
+        Metric::Dot => score,
+        Metric::L2 => 1.0 / (1.0 - score),
+    }
+}
+
+/// The first rows of each value of a column. The ranking order stays.
 async fn best_of_groups(
     snapshot: &SearchSnapshot,
     state: &dyn Session,
     found: Vec<ScoredRow>,
-    column: usize,
+    group: GroupBy,
 ) -> Result<Vec<ScoredRow>> {
     let failed = |e: arrow::error::ArrowError| Error::internal(format!("grouping: {e}")).with_source(e);
     let hits: Vec<Hit> = found.iter().map(|f| f.hit).collect();
-    let values = fetch(snapshot, &state.runtime_env().memory_pool, &hits, &[column]).await?;
+    let values = fetch(snapshot, &state.runtime_env().memory_pool, &hits, &[group.column]).await?;
     let sort = SortField::new(values.column(0).data_type().clone());
     let converter = RowConverter::new(vec![sort]).map_err(failed)?;
     let rows = converter.convert_columns(values.columns()).map_err(failed)?;
-    let mut seen = HashSet::new();
-    let first: Vec<bool> = rows.iter().map(|row| seen.insert(row.as_ref().to_vec())).collect();
+    let mut sizes: HashMap<Vec<u8>, usize> = HashMap::new();
+    let mut counts = |row: Row<'_>| {
+        let size = sizes.entry(row.as_ref().to_vec()).or_default();
+        *size += 1;
+        *size <= group.size
+    };
+    let first: Vec<bool> = rows.iter().map(&mut counts).collect();
     Ok(found.into_iter().zip(first).filter_map(|(found, first)| first.then_some(found)).collect())
 }

@@ -8,7 +8,7 @@ use arrow_schema::{DataType, Schema};
 use datafusion::logical_expr::Expr;
 use datafusion_proto::bytes::Serializeable;
 use plexus_index::graph::Beam;
-use plexus_index::text::{Analyzer, GlobalStatistics, ScoredTerm, TextQuery};
+use plexus_index::text::{Analyzer, GlobalStatistics, ScoredTerm, TermForm, TextQuery};
 use plexus_model::{
     Error, Metric, Result, RowSet, Segment, Shard, TableId, TableName, TableSchema, Version, decode_row_set,
     encode_row_set,
@@ -16,6 +16,7 @@ use plexus_model::{
 use plexus_storage::{inline, types};
 use rkyv::{Archive, Deserialize, Serialize};
 
+use crate::search::exec::terms::Terms;
 use crate::search::hit::Hit;
 use crate::search::params::SearchParams;
 use crate::search::snapshot::SearchSnapshot;
@@ -58,6 +59,8 @@ pub(crate) enum ShardRequest {
     Nearest { column: u32, metric: Metric, vectors: Vec<Vec<f32>>, params: RetrievalParams },
     /// Columns of rows.
     Rows { schema: TableSchema, rows: Vec<Vec<u8>> },
+    /// The terms of a field that have a form.
+    Terms { fields: WireTextFields, field: u32, form: TermForm },
 }
 
 /// [`TextFields`] on the wire.
@@ -99,6 +102,8 @@ pub(crate) enum ShardResponse {
     Hits(Vec<Vec<(f32, u32, u32)>>),
     /// One encoded batch per segment, with rows in ascending order of position.
     Batches(Vec<Vec<u8>>),
+    /// Terms with the number of their rows, of all segments of the task together.
+    Terms(Vec<(String, u64)>),
 }
 
 impl From<&TextFields> for WireTextFields {
@@ -238,6 +243,17 @@ impl ShardResponse {
     pub(crate) fn into_statistics(self, fields: usize) -> Result<GlobalStatistics> {
         match self {
             Self::Statistics(all) if all.tokens.len() == fields => Ok(all.into()),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Terms with the number of their rows.
+    ///
+    /// # Errors
+    /// `Corrupt` when the response does not fit the request.
+    pub(crate) fn into_terms(self) -> Result<Terms> {
+        match self {
+            Self::Terms(terms) => Ok(terms.into_iter().collect()),
             _ => Err(unexpected()),
         }
     }

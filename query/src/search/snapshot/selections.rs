@@ -27,6 +27,17 @@ impl RowSelections {
         Self { selections: rows.into_iter().map(RowSelection::Only).collect(), filtered: true }
     }
 
+    /// Those of the rows that are in a set, of which there is one for each segment.
+    pub(crate) fn within(&self, sets: Vec<RowSet>) -> Self {
+        let both = |(selection, rows): (&RowSelection, RowSet)| {
+            Arc::new(match selection {
+                RowSelection::AllExcept(invisible) => rows - &**invisible,
+                RowSelection::Only(others) => rows & &**others,
+            })
+        };
+        Self::only(self.selections.iter().zip(sets).map(both).collect())
+    }
+
     /// The selection of one segment.
     pub(crate) fn get(&self, view: usize) -> &RowSelection {
         &self.selections[view]

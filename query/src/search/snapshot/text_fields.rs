@@ -25,9 +25,47 @@ pub(crate) fn name_of(table: &Table, id: u32) -> String {
     table.schema.columns.iter().find(|c| c.id == id).map(|c| c.name.clone()).unwrap_or_default()
 }
 
-/// Chooses the fields of a full-text query: those of the first index that has the `wanted` columns and the
-/// tokenizer, or of the given `index`. Without such an index the fields are the wanted columns, or all text
-/// columns if none are named.
+/// Whether a text index has the `wanted` columns and the tokenizer.
+fn suits(index: &IndexDefinition, wanted: &[u32], tokenizer: Option<&str>) -> bool {
+    match &index.kind {
+        IndexKind::Text { columns, tokenizer: of_index } => {
+            wanted.iter().all(|id| columns.contains(id)) && tokenizer.is_none_or(|name| name == of_index)
+        }
+        IndexKind::Vector { .. } => false,
+    }
+}
+
+/// The text indexes that have the `wanted` columns and the tokenizer: those with no other columns if there
+/// are any.
+fn suitable<'a>(table: &'a Table, wanted: &[u32], tokenizer: Option<&str>) -> Vec<&'a IndexDefinition> {
+    let all = table.schema.indexes.iter().filter(|index| suits(index, wanted, tokenizer));
+    let (exact, others): (Vec<_>, Vec<_>) = all.partition(|index| index.kind.columns().len() == wanted.len());
+    if exact.is_empty() { others } else { exact }
+}
+
+/// Fails when several indexes could serve a query, with different results.
+///
+/// # Errors
+/// `InvalidArgument` names them.
+pub(crate) fn check_unambiguous(table: &Table, wanted: &[u32], tokenizer: Option<&str>) -> Result<()> {
+    let suitable = suitable(table, wanted, tokenizer);
+    match suitable.as_slice() {
+        [first, others @ ..] if others.iter().any(|other| other.kind != first.kind) => {
+            let names: Vec<&str> = suitable.iter().map(|index| index.name.as_str()).collect();
+            Err(Error::invalid(format!(
+                "table {} has several text indexes for this: say which, as in index => '{}' ({})",
+                table.name,
+                names[0],
+                names.join(", ")
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Chooses the fields of a full-text query: those of the first index that has the `wanted` columns, and best
+/// no others, and the tokenizer, or of the given `index`. Without such an index the fields are the wanted
+/// columns, or all text columns if none are named.
 ///
 /// # Errors
 /// `InvalidArgument` when the index does not have the columns, or a column does not hold text.
@@ -37,19 +75,11 @@ pub(crate) fn text_fields(
     wanted: &[u32],
     tokenizer: Option<&str>,
 ) -> Result<TextFields> {
-    let candidates: Vec<&IndexDefinition> = match index {
-        Some(index) => vec![index],
-        None => table.schema.indexes.iter().collect(),
+    let chosen = match index {
+        Some(index) => suits(index, wanted, tokenizer).then_some(index),
+        None => suitable(table, wanted, tokenizer).first().copied(),
     };
-    let suits = |index: &&IndexDefinition| match &index.kind {
-        IndexKind::Text { columns, tokenizer: index_tokenizer } => {
-            wanted.iter().all(|id| columns.contains(id)) && tokenizer.is_none_or(|t| t == index_tokenizer)
-        }
-        IndexKind::Vector { .. } => false,
-    };
-    if let Some(IndexDefinition { id, kind: IndexKind::Text { columns, tokenizer }, .. }) =
-        candidates.into_iter().find(suits)
-    {
+    if let Some(IndexDefinition { id, kind: IndexKind::Text { columns, tokenizer }, .. }) = chosen {
         let analyzer = Analyzer::named(tokenizer)?;
         return Ok(TextFields { columns: columns.clone(), analyzer, index: Some(*id) });
     }

@@ -27,7 +27,7 @@ impl SearchSnapshot {
         let make = async {
             let file = fields.index.and_then(|id| SegmentRef::index_file(&self.table, &view.segment, id));
             if let Some(file) = file {
-                match self.open_text(&file, view, fields).await {
+                match self.open_text(&file, view).await {
                     Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Unavailable) => {
                         tracing::warn!(
                             segment = %view.segment.id,
@@ -45,7 +45,7 @@ impl SearchSnapshot {
             let memory_max = self.context.caches.build_bytes_max;
             blocking(move || {
                 let _permit = permit;
-                TextIndex::open(build_texts(&texts, &analyzer, memory_max)?.into(), &analyzer)
+                TextIndex::open(build_texts(&texts, &analyzer, memory_max)?.into())
             })
             .await
         };
@@ -53,15 +53,9 @@ impl SearchSnapshot {
     }
 
     /// Opens the index file of a segment.
-    async fn open_text(
-        &self,
-        file: &SegmentRef,
-        view: &SegmentView,
-        fields: &TextFields,
-    ) -> Result<TextIndex> {
+    async fn open_text(&self, file: &SegmentRef, view: &SegmentView) -> Result<TextIndex> {
         let bytes = self.reads().memory_mapped().read_range(file, 0, file.data.bytes).await?;
-        let analyzer = fields.analyzer.clone();
-        let index = blocking(move || TextIndex::open(bytes, &analyzer)).await?;
+        let index = blocking(move || TextIndex::open(bytes)).await?;
         if u64::from(index.rows()) != view.segment.rows {
             return Err(Error::corrupt(format!(
                 "index {} has {} rows, which is not the number of its segment",

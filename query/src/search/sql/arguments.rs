@@ -5,21 +5,24 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray};
 use arrow::compute;
-use arrow::datatypes::Float32Type;
 use arrow_schema::DataType;
 use datafusion::common::ScalarValue;
 use plexus_index::VectorQuery;
-use plexus_index::text::{Analyzer, Syntax, TextQuery, parse_query};
+use plexus_index::text::{
+    Analyzer, EDIT_DISTANCE_MAX, MinimumShouldMatch, QueryOptions, Syntax, TextQuery, parse_query_with,
+};
 use plexus_model::{Column, Error, IndexDefinition, IndexKind, Metric, Result, Table};
 
 use crate::plain_errors::plain;
 use crate::search::exec::cursor::Cursor;
+use crate::search::exec::diversity::Diversity;
 use crate::search::exec::fusion::{Fusion, Normalization};
-use crate::search::exec::request::{Highlight, Request};
+use crate::search::exec::request::{GroupBy, Highlight, Request, Threshold};
 use crate::search::exec::retriever::Retriever;
 use crate::search::params::EF_SEARCH_MAX;
-use crate::search::snapshot::text_fields::{TextFields, name_of, no_column, text_fields};
+use crate::search::snapshot::text_fields::{TextFields, check_unambiguous, name_of, no_column, text_fields};
 use crate::search::sql::search_function::SearchFunction;
+use crate::search::sql::suggestions::Suggestion;
 
 /// Rows that one search may return, since they are in memory at once. Cursors page through more.
 pub(crate) const K_MAX: usize = 10_000;
@@ -42,6 +45,9 @@ const CANDIDATES_DEFAULT: usize = 100;
 /// The constant `k` of reciprocal rank fusion, as in its paper (see [`Fusion::Rrf`]).
 const RRF_K_DEFAULT: f64 = 60.0;
 
+/// Terms that are suggested by default.
+const SUGGESTIONS_DEFAULT: usize = 10;
+
 /// Default length of an excerpt in bytes.
 const HIGHLIGHT_BYTES_DEFAULT: usize = 200;
 
@@ -61,12 +67,12 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     /// The error for an argument.
-    fn fail(&self, name: &str, what: &str) -> Error {
+    pub(super) fn fail(&self, name: &str, what: &str) -> Error {
         Error::invalid(format!("{}: {name} {what}", self.function.name()))
     }
 
     /// The value of an argument, unless it is null.
-    fn value(&self, name: &str) -> Option<&ScalarValue> {
+    pub(super) fn value(&self, name: &str) -> Option<&ScalarValue> {
         self.values.get(name).filter(|value| !value.is_null())
     }
 
@@ -119,19 +125,6 @@ impl Arguments {
         }
     }
 
-    /// Fails for no vector, and for several where they would be fused.
-    fn check_count(&self, vectors: &[Vec<f32>]) -> Result<()> {
-        match vectors.len() {
-            0 => Err(self.fail("vector", "is needed: the vector to search for")),
-            1 => Ok(()),
-            count if self.function == SearchFunction::Vector => {
-                Err(self
-                    .fail("vector", &format!("is {count} vectors, one is needed: pass several as queries")))
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// Whether an argument is true.
     fn flag(&self, name: &str) -> Result<bool> {
         match self.value(name) {
@@ -168,38 +161,6 @@ impl Arguments {
         Ok(Some(numbers.values().to_vec()))
     }
 
-    /// A vector, or an array of vectors. A vector is an array of numbers or its text, as in `[0.1, 0.2]`.
-    fn vectors(&self, name: &str) -> Result<Vec<Vec<f32>>> {
-        let Some(value) = self.value(name) else {
-            return Ok(vec![]);
-        };
-        let wrong =
-            || self.fail(name, &format!("is {:.60}: an array of numbers is needed", value.to_string()));
-        if let Some(text) = value.try_as_str().flatten() {
-            return Ok(vec![parse_vector(text).ok_or_else(wrong)?]);
-        }
-        let items = list(value).ok_or_else(wrong)?;
-        if let DataType::Utf8 = items.data_type() {
-            let texts = items.as_string::<i32>().iter();
-            return texts.map(|text| text.and_then(parse_vector).ok_or_else(wrong)).collect();
-        }
-        let inner: Vec<ArrayRef> = match items.data_type() {
-            DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) => {
-                (0..items.len()).map(|at| list_at(&items, at).ok_or_else(wrong)).collect::<Result<_>>()?
-            }
-            _ => vec![items],
-        };
-        let vector = |items: ArrayRef| {
-            let floats = compute::cast(&items, &DataType::Float32).map_err(|_| wrong())?;
-            let floats = floats.as_primitive_opt::<Float32Type>().ok_or_else(wrong)?;
-            match floats.null_count() {
-                0 => Ok(floats.values().to_vec()),
-                _ => Err(self.fail(name, "has a component that is null")),
-            }
-        };
-        inner.into_iter().map(vector).collect()
-    }
-
     /// The request of the call, or one request for each query of a batch.
     ///
     /// # Errors
@@ -208,8 +169,9 @@ impl Arguments {
         if self.value("queries").is_none() {
             return Ok(vec![self.request(table)?]);
         }
-        if self.value("vector").is_some() || self.value("search_after").is_some() {
-            return Err(self.fail("queries", "cannot be combined with vector or search_after"));
+        let others = ["vector", "search_after", "positive", "negative"];
+        if let Some(other) = others.into_iter().find(|name| self.value(name).is_some()) {
+            return Err(self.fail("queries", &format!("cannot be combined with {other}")));
         }
         let items = self.value("queries").and_then(list).filter(|items| !items.is_empty());
         let items = items.ok_or_else(|| self.fail("queries", "is needed: an array of vectors"))?;
@@ -236,6 +198,22 @@ impl Arguments {
         requests.collect()
     }
 
+    /// What `text_suggest` is asked for.
+    ///
+    /// # Errors
+    /// `InvalidArgument` names the argument and what it accepts. `NotFound` when there is no such index.
+    pub(crate) fn suggestion(&self, table: &Table) -> Result<Suggestion> {
+        let name = self.text("column")?.ok_or_else(|| self.fail("column", "is needed: a text column"))?;
+        let column = table.schema.columns[self.column(table, name)?].id;
+        let fields = self.text_fields(table, &[column])?;
+        let field = fields.columns.iter().position(|id| *id == column).unwrap_or_default();
+        let text = self.text("text")?.ok_or_else(|| self.fail("text", "is needed: the start of a term"))?;
+        let distance = self.count("distance", 0, usize::from(EDIT_DISTANCE_MAX))?.unwrap_or(0) as u8;
+        let form = fields.analyzer.term_form(text, distance)?;
+        let k = self.count("k", 1, K_MAX)?.unwrap_or(SUGGESTIONS_DEFAULT);
+        Ok(Suggestion { fields, field, form, k })
+    }
+
     fn request(&self, table: &Table) -> Result<Request> {
         let k = self
             .count("k", 1, K_MAX)?
@@ -249,8 +227,9 @@ impl Arguments {
             }
             let Fields { fields, defaults, names } = self.fields(table)?;
             let syntax = if self.flag("strict")? { Syntax::Strict } else { Syntax::Lenient };
+            let options = QueryOptions { syntax, minimum: self.minimum()? };
             for query in queries {
-                let query = parse_query(&query, syntax, &fields.analyzer, &names, &defaults)?;
+                let query = parse_query_with(&query, options, &fields.analyzer, &names, &defaults)?;
                 marks.push(query.clone());
                 retrievers.push(Retriever::Text { fields: fields.clone(), query });
             }
@@ -260,7 +239,7 @@ impl Arguments {
             let metric = self.metric(table, column)?;
             let length = column.data_type.vector_dimensions().unwrap_or_default() as usize;
             let ef = self.count("ef", 1, EF_SEARCH_MAX)?;
-            let vectors = self.vectors("vector")?;
+            let vectors = self.query_vectors(metric)?;
             self.check_count(&vectors)?;
             for vector in vectors {
                 if vector.len() != length {
@@ -306,12 +285,61 @@ impl Arguments {
             k,
             offset: self.count("offset", 0, K_MAX)?.unwrap_or(0),
             num_candidates: self.count("num_candidates", 1, CANDIDATES_MAX)?.unwrap_or(CANDIDATES_DEFAULT),
-            group_by: self.text("group_by")?.map(|name| self.column(table, name)).transpose()?,
+            group_by: self.group_by(table)?,
+            threshold: self.threshold()?,
+            diversity: self.diversity(table)?,
             highlight,
             filter: self.text("filter")?.map(str::to_owned),
             search_after,
             paged: self.names.iter().any(|name| name == "search_after"),
         })
+    }
+
+    /// How many of the words of a query a row must have.
+    fn minimum(&self) -> Result<Option<MinimumShouldMatch>> {
+        let Some(value) = self.value("minimum_should_match") else {
+            return Ok(None);
+        };
+        let text = value.cast_to(&DataType::Utf8).ok();
+        let text = text.as_ref().and_then(|text| text.try_as_str().flatten());
+        match text.filter(|_| is_whole(&value.data_type())).and_then(MinimumShouldMatch::parse) {
+            Some(minimum) => Ok(Some(minimum)),
+            None => Err(self.fail(
+                "minimum_should_match",
+                &format!("is {value}: a whole number or a share such as '75%' is needed"),
+            )),
+        }
+    }
+
+    fn group_by(&self, table: &Table) -> Result<Option<GroupBy>> {
+        let size = self.count("group_size", 1, K_MAX)?;
+        match self.text("group_by")? {
+            Some(name) => Ok(Some(GroupBy { column: self.column(table, name)?, size: size.unwrap_or(1) })),
+            None if size.is_some() => Err(self.fail("group_size", "needs group_by")),
+            None => Ok(None),
+        }
+    }
+
+    fn threshold(&self) -> Result<Option<Threshold>> {
+        let least = self.number("min_score")?.map(Threshold::Score);
+        Ok(least.or(self.number("max_distance")?.map(Threshold::Distance)))
+    }
+
+    fn diversity(&self, table: &Table) -> Result<Option<Diversity>> {
+        let Some(weight) = self.number("diversity")? else {
+            return Ok(None);
+        };
+        if !(0.0..=1.0).contains(&weight) {
+            return Err(self.fail("diversity", &format!("is {weight}: a number from 0 to 1 is needed")));
+        }
+        let others = ["group_by", "search_after", "offset"];
+        if let Some(other) = others.into_iter().find(|name| self.value(name).is_some()) {
+            return Err(self.fail("diversity", &format!("cannot be combined with {other}")));
+        }
+        let column = self.vector_column(table)?;
+        let metric = self.metric(table, column)?;
+        let position = table.schema.columns.iter().position(|other| other.id == column.id);
+        Ok(position.map(|column| Diversity { column, metric, weight }))
     }
 
     fn fusion(&self) -> Result<Fusion> {
@@ -376,8 +404,8 @@ impl Arguments {
         }
     }
 
-    /// The fields that the query searches.
-    fn fields(&self, table: &Table) -> Result<Fields> {
+    /// The fields for some columns, or all, by the index and the tokenizer that are named.
+    fn text_fields(&self, table: &Table, wanted: &[u32]) -> Result<TextFields> {
         let index =
             match self.text("index")? {
                 Some(name) => {
@@ -388,10 +416,18 @@ impl Arguments {
                 }
                 None => None,
             };
+        let analyzer = self.text("tokenizer")?.map(Analyzer::named).transpose()?;
+        if index.is_none() {
+            check_unambiguous(table, wanted, analyzer.as_ref().map(Analyzer::name))?;
+        }
+        text_fields(table, index, wanted, analyzer.as_ref().map(Analyzer::name))
+    }
+
+    /// The fields that the query searches.
+    fn fields(&self, table: &Table) -> Result<Fields> {
         let boosted = self.text("columns")?.map(|text| self.boosted(table, text)).transpose()?;
         let wanted: Vec<u32> = boosted.iter().flatten().map(|(id, _)| *id).collect();
-        let analyzer = self.text("tokenizer")?.map(Analyzer::named).transpose()?;
-        let fields = text_fields(table, index, &wanted, analyzer.as_ref().map(Analyzer::name))?;
+        let fields = self.text_fields(table, &wanted)?;
         let field_of = |id: &u32| fields.columns.iter().position(|column| column == id);
         let defaults = match &boosted {
             Some(boosted) => boosted.iter().filter_map(|(id, boost)| Some((field_of(id)?, *boost))).collect(),
@@ -469,12 +505,6 @@ fn is_whole(data_type: &DataType) -> bool {
     data_type.is_integer() || data_type.is_string()
 }
 
-/// Parses a vector in text form: `[0.1, 0.2]`.
-fn parse_vector(text: &str) -> Option<Vec<f32>> {
-    let inner = text.trim().strip_prefix('[')?.strip_suffix(']')?;
-    inner.split(',').map(|number| number.trim().parse().ok()).collect()
-}
-
 /// The items of a list value.
 pub(crate) fn list(value: &ScalarValue) -> Option<ArrayRef> {
     match value {
@@ -486,7 +516,7 @@ pub(crate) fn list(value: &ScalarValue) -> Option<ArrayRef> {
 }
 
 /// The items of the list at an index of an array of lists, unless it is null.
-fn list_at(lists: &ArrayRef, at: usize) -> Option<ArrayRef> {
+pub(super) fn list_at(lists: &ArrayRef, at: usize) -> Option<ArrayRef> {
     if lists.len() <= at || lists.is_null(at) {
         return None;
     }

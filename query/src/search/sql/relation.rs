@@ -29,6 +29,7 @@ use crate::search::sql::arguments::Arguments;
 use crate::search::sql::scalar_functions::NAMED_ARGUMENT;
 use crate::search::sql::search_function::SearchFunction;
 use crate::search::sql::search_results::SearchResults;
+use crate::search::sql::suggestions::{self, Suggestions};
 use crate::tables::pinned::PinnedTable;
 
 /// Result column: the score of the search, where higher is better.
@@ -180,6 +181,9 @@ fn constants(function: SearchFunction, names: &[String], values: &[Expr]) -> Arg
 
 /// The columns of the table, and after them those that the search adds.
 fn result_schema(table: &plexus_model::Table, known: &Arguments) -> Result<SchemaRef> {
+    if known.function == SearchFunction::Suggest {
+        return Ok(Arc::new(Schema::new(suggestions::result_fields())));
+    }
     let mut fields: Vec<Field> = plexus_storage::types::to_arrow(&table.schema)
         .fields()
         .iter()
@@ -190,6 +194,7 @@ fn result_schema(table: &plexus_model::Table, known: &Arguments) -> Result<Schem
         SearchFunction::Text => &[true],
         SearchFunction::Vector => &[false],
         SearchFunction::Hybrid => &[true, false],
+        SearchFunction::Suggest => &[],
     };
     for text in kinds {
         let (rank, value) = retriever_columns(*text);
@@ -239,8 +244,11 @@ impl SearchNode {
     /// # Errors
     /// When an argument is not a constant or is invalid.
     pub(crate) fn lower(&self) -> Result<LogicalPlan> {
-        let table = self.search_results()?;
-        LogicalPlanBuilder::scan(self.call.function.name(), provider_as_source(Arc::new(table)), None)?
+        let table: Arc<dyn TableProvider> = match self.results()? {
+            Results::Rows(results) => Arc::new(results),
+            Results::Terms(suggestions) => Arc::new(suggestions),
+        };
+        LogicalPlanBuilder::scan(self.call.function.name(), provider_as_source(table), None)?
             .project(
                 self.call
                     .schema
@@ -295,11 +303,14 @@ impl SearchNode {
     /// # Errors
     /// When an argument is not a constant or is invalid, and what the search fails with.
     pub(crate) async fn rows(&self, state: &dyn Session, columns: &[usize]) -> Result<RecordBatch> {
-        self.search_results()?.rows(state, columns).await
+        match self.results()? {
+            Results::Rows(results) => results.rows(state, columns).await,
+            Results::Terms(suggestions) => suggestions.rows(state, columns).await,
+        }
     }
 
     /// The search with its arguments resolved.
-    fn search_results(&self) -> Result<SearchResults> {
+    fn results(&self) -> Result<Results> {
         let function = self.call.function;
         for (name, value) in self.call.names.iter().zip(&self.values) {
             if !is_known(value) {
@@ -316,9 +327,20 @@ impl SearchNode {
                 table.name
             );
         }
+        let call = self.call.clone();
+        if function == SearchFunction::Suggest {
+            let suggestion = arguments.suggestion(&table).map_err(external)?;
+            return Ok(Results::Terms(Suggestions { call, table, version, suggestion }));
+        }
         let requests = arguments.requests(&table).map_err(external)?;
-        Ok(SearchResults { call: self.call.clone(), table, version, requests })
+        Ok(Results::Rows(SearchResults { call, table, version, requests }))
     }
+}
+
+/// The result of a search.
+enum Results {
+    Rows(SearchResults),
+    Terms(Suggestions),
 }
 
 /// Whether an argument is a constant.

@@ -12,7 +12,7 @@ use arrow_schema::{DataType, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, Result};
+use datafusion::common::{Column, DFSchema, Result};
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{
@@ -33,6 +33,7 @@ use crate::search::exec::report::{note_retriever, note_rows};
 use crate::search::exec::retriever::{self, Retriever};
 use crate::search::exec::search::select_rows;
 use crate::search::exec::text_binding::TextBinding;
+use crate::search::hit::Hit;
 use crate::search::params::SearchParams;
 use crate::search::remote::protocol::{ShardRequest, ShardResponse};
 use crate::search::remote::scatter_gather::scatter_gather;
@@ -40,7 +41,9 @@ use crate::search::snapshot::SearchSnapshot;
 use crate::search::snapshot::selections::RowSelections;
 use crate::search::sql::arguments::K_MAX;
 use crate::search::sql::binding::text_call;
+use crate::search::sql::monotonic::{monotonic_in, rounds, value_for};
 use crate::search::sql::scalar_functions::{DistanceFunction, as_function, vector_of};
+use crate::search::sql::text_conditions::TextCondition;
 use crate::search::sql::tie_break_keys::break_ties;
 use crate::tables::dml_target::TargetTable;
 use crate::tables::pinned::PinnedTable;
@@ -66,6 +69,8 @@ impl OptimizerRule for SearchRule {
 struct Chain {
     table: Arc<dyn TableProvider>,
     selection: Selection,
+    /// The filters, as they stand in the plan, that the conditions of the selection apply.
+    applied: Vec<Expr>,
 }
 
 /// The rows of a table that are read.
@@ -75,6 +80,8 @@ struct Selection {
     filters: Vec<Expr>,
     /// Full-text queries that all rows match.
     matches: Vec<Arc<TextBinding>>,
+    /// Other conditions with full-text matches in them.
+    conditions: Vec<TextCondition>,
     /// The first rows of an order, with all that tie with the last of them.
     top: Option<Top>,
 }
@@ -83,6 +90,8 @@ struct Selection {
 #[derive(Debug, Clone)]
 struct Top {
     of: TopOf,
+    /// The expression of the order, which is monotonic in the distance or score.
+    by: Expr,
     /// How many rows are read.
     depth: usize,
     /// How many of the last of them are returned, if an offset skips the others.
@@ -92,7 +101,13 @@ struct Top {
 /// An order in which a search can find the first rows.
 #[derive(Debug, Clone)]
 enum TopOf {
-    Vector { column: u32, query: VectorQuery, nulls_first: bool },
+    Vector {
+        column: u32,
+        query: VectorQuery,
+        /// Whether the order is one of similarities, which fall with the distance.
+        similarity: bool,
+        nulls_first: bool,
+    },
     Text(Arc<TextBinding>),
 }
 
@@ -158,13 +173,16 @@ impl Chain {
         let mut defined: HashMap<String, Expr> = HashMap::new();
         let mut filters = Vec::new();
         for filter in &scan.filters {
-            filters.push(resolved(filter, &defined)?);
+            filters.push((filter.clone(), resolved(filter, &defined)?));
         }
         let mut top = None;
         for node in nodes.into_iter().rev() {
             match node {
                 LogicalPlan::Filter(filter) => {
-                    filters.extend(split_conjunction_owned(resolved(&filter.predicate, &defined)?));
+                    for filter in split_conjunction_owned(filter.predicate.clone()) {
+                        let of_table = resolved(&filter, &defined)?;
+                        filters.push((filter, of_table));
+                    }
                 }
                 LogicalPlan::Projection(projection) => {
                     let mut next = HashMap::new();
@@ -177,15 +195,16 @@ impl Chain {
                 LogicalPlan::Sort(sort) => {
                     if let (Some(depth), Some(by)) = (sort.fetch, sort.expr.first()) {
                         let by = SortExpr { expr: resolved(&by.expr, &defined)?, ..by.clone() };
-                        top = top_of(pinned, &by).map(|of| Top { of, depth, page });
+                        top = top_of(pinned, &by).map(|of| Top { of, by: by.expr, depth, page });
                     }
                 }
                 _ => {}
             }
         }
-        let selection = Selection::new(pinned, filters, top.filter(|top| top.depth <= K_MAX));
-        let searches = selection.top.is_some() || !selection.matches.is_empty();
-        Ok(searches.then(|| Self { table: provider.clone(), selection }))
+        let (selection, applied) = Selection::new(pinned, filters, top.filter(|top| top.depth <= K_MAX))?;
+        let searches =
+            selection.top.is_some() || !selection.matches.is_empty() || !selection.conditions.is_empty();
+        Ok(searches.then(|| Self { table: provider.clone(), selection, applied }))
     }
 
     /// The plan with a scan that reads only the selected rows.
@@ -193,14 +212,14 @@ impl Chain {
         let rewritten = plan.transform_up(|node| match node {
             LogicalPlan::TableScan(scan) => {
                 let selected = SelectedTable { inner: self.table.clone(), selection: self.selection.clone() };
-                let filters = scan.filters.iter().filter(|f| !self.is_match(f)).cloned().collect();
+                let filters = scan.filters.iter().filter(|f| !self.is_applied(f)).cloned().collect();
                 let source = provider_as_source(Arc::new(selected));
                 Ok(Transformed::yes(LogicalPlan::TableScan(TableScan { source, filters, ..scan })))
             }
             LogicalPlan::Filter(filter) => {
                 // The scan returns only rows that match.
                 let left =
-                    split_conjunction_owned(filter.predicate).into_iter().filter(|f| !self.is_match(f));
+                    split_conjunction_owned(filter.predicate).into_iter().filter(|f| !self.is_applied(f));
                 match conjunction(left) {
                     Some(predicate) => {
                         Ok(Transformed::yes(LogicalPlan::Filter(Filter::try_new(predicate, filter.input)?)))
@@ -222,8 +241,11 @@ impl Chain {
         }
     }
 
-    /// Whether a filter is one of the full-text queries that the scan applies.
-    fn is_match(&self, filter: &Expr) -> bool {
+    /// Whether the scan applies a filter, which is one of its full-text queries or conditions with them.
+    fn is_applied(&self, filter: &Expr) -> bool {
+        if self.applied.contains(filter) {
+            return true;
+        }
         let is_selected =
             |binding: &Arc<TextBinding>| self.selection.matches.iter().any(|m| Arc::ptr_eq(m, binding));
         text_call(filter).is_some_and(|(function, _)| {
@@ -233,20 +255,30 @@ impl Chain {
 }
 
 impl Selection {
-    /// The selection of filters over the columns of a table. `top` is dropped if a filter cannot be applied
-    /// before it.
-    fn new(pinned: &PinnedTable, filters: Vec<Expr>, top: Option<Top>) -> Self {
+    /// The selection of filters over the columns of a table, each beside itself as it stands in the plan.
+    /// `top` is dropped if a filter cannot be applied before it. Returns the filters in the plan that the
+    /// conditions apply, too.
+    fn new(pinned: &PinnedTable, filters: Vec<(Expr, Expr)>, top: Option<Top>) -> Result<(Self, Vec<Expr>)> {
+        let schema = DFSchema::try_from(pinned.arrow_schema().clone())?;
         let mut selection = Self { top, ..Self::default() };
-        for filter in filters {
+        let (mut applied, mut others): (Vec<Expr>, Vec<Expr>) = (vec![], vec![]);
+        for (in_plan, filter) in filters {
             if let Some(binding) = match_of(pinned, &filter) {
                 if !selection.matches.iter().any(|m| Arc::ptr_eq(m, &binding)) {
                     selection.matches.push(binding);
                 }
             } else if depends_on_row_only(&filter) {
+                others.push(in_plan);
                 if !selection.filters.contains(&filter) {
                     selection.filters.push(filter);
                 }
+            } else if let Some(condition) =
+                TextCondition::of(&|expr| match_of(pinned, expr), &schema, &filter)
+            {
+                applied.push(in_plan);
+                selection.conditions.push(condition);
             } else {
+                others.push(in_plan);
                 // The filter stays above the scan, so the first rows before it are not the first rows after
                 // it.
                 selection.top = None;
@@ -258,12 +290,14 @@ impl Selection {
             // Rows that do not match have no score, and can be among the first rows.
             selection.top = None;
         }
-        selection
+        // The same words may mean another thing in another place.
+        applied.retain(|filter| !others.contains(filter));
+        Ok((selection, applied))
     }
 }
 
 /// Whether a predicate depends on the columns of a row alone and always gives the same value for them.
-fn depends_on_row_only(expr: &Expr) -> bool {
+pub(super) fn depends_on_row_only(expr: &Expr) -> bool {
     let other = |e: &Expr| {
         text_call(e).is_some()
             || matches!(
@@ -300,20 +334,16 @@ fn is_of(pinned: &PinnedTable, binding: &Arc<TextBinding>, args: &[Expr]) -> boo
 
 /// The search that finds the first rows of an order, if there is one.
 fn top_of(pinned: &PinnedTable, by: &SortExpr) -> Option<TopOf> {
-    // Each simplification of an expression wraps it in an alias with its former name.
-    let mut expr = &by.expr;
-    while let Expr::Alias(alias) = expr {
-        expr = &alias.expr;
-    }
+    let (expr, ascending) = monotonic_in(&by.expr, by.asc);
     if let Some((function, args)) = text_call(expr) {
         let binding = function.binding.as_ref().filter(|binding| is_of(pinned, binding, args))?;
-        return (function.scores && !by.asc).then(|| TopOf::Text(binding.clone()));
+        return (function.scores && !ascending).then(|| TopOf::Text(binding.clone()));
     }
     let Expr::ScalarFunction(call) = expr else {
         return None;
     };
     let function = as_function::<DistanceFunction>(&call.func)?;
-    if by.asc == function.similarity {
+    if ascending == function.similarity {
         return None;
     }
     let (column, vector) = match (single_precision(&call.args[0]), single_precision(&call.args[1])) {
@@ -330,7 +360,8 @@ fn top_of(pinned: &PinnedTable, by: &SortExpr) -> Option<TopOf> {
     }
     // A vector without distances is left to the function.
     let query = VectorQuery::new(function.metric, vector).ok()?;
-    Some(TopOf::Vector { column: column.id, query, nulls_first: by.nulls_first })
+    let similarity = function.similarity;
+    Some(TopOf::Vector { column: column.id, query, similarity, nulls_first: by.nulls_first })
 }
 
 /// The expression under casts to single-precision vectors, which is the precision that distances are computed
@@ -402,8 +433,12 @@ impl TableProvider for SelectedTable {
             return self.inner.scan(state, projection, filters, limit).await;
         };
         let snapshot = pinned.search_snapshot().await?.for_query(query_id(state));
-        let Selection { filters: own, matches, top } = &self.selection;
+        let Selection { filters: own, matches, conditions, top } = &self.selection;
         let mut left = select_rows(&snapshot, state, own).await?;
+        for condition in conditions {
+            let rows = condition.rows(&snapshot, state).await?;
+            left = left.within(rows);
+        }
         for binding in matches {
             let retriever = Retriever::Text { fields: binding.fields.clone(), query: binding.query.clone() };
             note_retriever(state, &snapshot, &retriever, &left, 0, SearchParams::of(state));
@@ -422,6 +457,9 @@ impl TableProvider for SelectedTable {
     }
 }
 
+/// Rows read beyond a limit at first, to see whether they tie with its last one.
+const TIES_READ_MIN: usize = 8;
+
 /// The first of the selected rows in an order, with all that tie with the last of them. If fewer are found,
 /// all selected rows.
 async fn best(
@@ -432,7 +470,7 @@ async fn best(
 ) -> plexus_model::Result<RowSelections> {
     let params = SearchParams::of(state);
     let retriever = match &top.of {
-        TopOf::Vector { column, query, nulls_first } => {
+        TopOf::Vector { column, query, nulls_first, .. } => {
             if *nulls_first && any_without_distance(snapshot, *column, query, &selections).await? {
                 return Ok(selections);
             }
@@ -443,14 +481,28 @@ async fn best(
         }
     };
     note_retriever(state, snapshot, &retriever, &selections, top.depth, params);
-    let found = match top.page {
-        Some(page) => sorted_pages(snapshot, &retriever, &selections, (page, top.depth), params).await?,
-        None => retriever::best(snapshot, &retriever, &selections, top.depth, params).await?,
+    let value = |score: f32| match &top.of {
+        TopOf::Vector { similarity: false, .. } => value_for(&top.by, -score),
+        _ => value_for(&top.by, score),
     };
-    if found.len() < top.depth {
-        // Rows without a vector sort after all others, but they are part of the result.
-        return Ok(selections);
-    }
+    let rounds = rounds(&top.by);
+    let mut depth = if rounds { top.depth + TIES_READ_MIN } else { top.depth };
+    let found = loop {
+        let found = match top.page {
+            Some(page) => sorted_pages(snapshot, &retriever, &selections, (page, depth), params).await?,
+            None => retriever::best(snapshot, &retriever, &selections, depth, params).await?,
+        };
+        if found.len() < top.depth {
+            // Rows without a vector sort after all others, but they are part of the result.
+            return Ok(selections);
+        }
+        // Rows further down may have the value of the last one, which a second key of the order tells apart.
+        let is_tied = |(score, _): &(f32, Hit)| value(*score) == value(found[top.depth - 1].0);
+        if !rounds || found.len() < depth || !found.last().is_some_and(is_tied) {
+            break found;
+        }
+        depth = depth.saturating_mul(2);
+    };
     let mut rows = vec![RowSet::new(); snapshot.views.len()];
     for (_, hit) in found {
         rows[hit.view as usize].insert(hit.row);
@@ -459,7 +511,7 @@ async fn best(
 }
 
 /// The selected rows that match a full-text query.
-async fn matching(
+pub(super) async fn matching(
     snapshot: &SearchSnapshot,
     binding: &TextBinding,
     selections: RowSelections,

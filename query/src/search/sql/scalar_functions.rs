@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float32Array, Float32Builder, new_null_array};
 use arrow::compute;
 use arrow::datatypes::Float32Type;
-use arrow_schema::{DataType, Field};
+use arrow_schema::DataType;
 use datafusion::common::{DataFusionError, Result, ScalarValue, exec_err, plan_err};
 use datafusion::logical_expr::{
     ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
@@ -19,6 +19,7 @@ use crate::search::exec::text_binding::TextBinding;
 use crate::search::snapshot::texts::build_texts;
 use crate::search::sql::arguments::list;
 use crate::search::sql::function_codec::carried;
+use crate::search::sql::vector_operand::{VectorOperand, vector_type};
 
 /// `cosine_distance`, `l2_distance`, `inner_product` and `negative_inner_product`: the distance of two
 /// vectors of the same length, as `Float32`. Null where a vector is null or has a component that is null or
@@ -74,15 +75,7 @@ impl ScalarUDFImpl for DistanceFunction {
         if types.len() != 2 {
             return plan_err!("{} takes two vectors", self.name);
         }
-        let item = || Arc::new(Field::new_list_field(DataType::Float32, true));
-        types
-            .iter()
-            .map(|t| match t {
-                DataType::FixedSizeList(_, length) => Ok(DataType::FixedSizeList(item(), *length)),
-                DataType::List(_) | DataType::LargeList(_) | DataType::Null => Ok(DataType::List(item())),
-                other => plan_err!("{} takes two vectors, but got {other}", self.name),
-            })
-            .collect()
+        types.iter().map(|data_type| vector_type(self.name, data_type)).collect()
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
@@ -108,53 +101,6 @@ impl ScalarUDFImpl for DistanceFunction {
             distances.append_option(distance);
         }
         Ok(ColumnarValue::Array(Arc::new(distances.finish())))
-    }
-}
-
-/// The vectors of one argument.
-struct VectorOperand {
-    values: Float32Array,
-    /// The range of values of each vector; `None` where it is null.
-    ranges: Vec<Option<(usize, usize)>>,
-    /// Whether the vector is the same for all rows.
-    constant: bool,
-}
-
-impl VectorOperand {
-    fn new(value: &ColumnarValue) -> Result<Self> {
-        let (array, constant) = match value {
-            ColumnarValue::Array(array) => (array.clone(), false),
-            ColumnarValue::Scalar(scalar) => (scalar.to_array()?, true),
-        };
-        let (values, ranges): (ArrayRef, Vec<_>) = match array.data_type() {
-            DataType::FixedSizeList(_, length) => {
-                let (lists, length) = (array.as_fixed_size_list(), *length as usize);
-                let range = |row: usize| lists.is_valid(row).then_some((row * length, (row + 1) * length));
-                (lists.values().clone(), (0..lists.len()).map(range).collect())
-            }
-            DataType::List(_) => {
-                let lists = array.as_list::<i32>();
-                let offsets = lists.value_offsets();
-                let range = |row: usize| {
-                    lists.is_valid(row).then_some((offsets[row] as usize, offsets[row + 1] as usize))
-                };
-                (lists.values().clone(), (0..lists.len()).map(range).collect())
-            }
-            other => return exec_err!("{other} does not hold vectors"),
-        };
-        let values = compute::cast(&values, &DataType::Float32)?;
-        let values = values.as_primitive::<Float32Type>().clone();
-        let no_nulls = |range: &(usize, usize)| values.slice(range.0, range.1 - range.0).null_count() == 0;
-        let ranges = match values.null_count() {
-            0 => ranges,
-            _ => ranges.into_iter().map(|range| range.filter(no_nulls)).collect(),
-        };
-        Ok(Self { values, ranges, constant })
-    }
-
-    fn vector(&self, row: usize) -> Option<&[f32]> {
-        let (start, end) = (*self.ranges.get(if self.constant { 0 } else { row })?)?;
-        self.values.values().get(start..end)
     }
 }
 
@@ -260,7 +206,7 @@ impl ScalarUDFImpl for TextFunction {
         }
         let analyzer = &binding.fields.analyzer;
         let index = build_texts(&[columns], analyzer, BATCH_BYTES_MAX)
-            .and_then(|bytes| TextIndex::open(bytes.into(), analyzer));
+            .and_then(|bytes| TextIndex::open(bytes.into()));
         let index = index.map_err(external)?;
         let known = binding.statistics.get();
         if self.scores && known.is_none() {
@@ -273,8 +219,12 @@ impl ScalarUDFImpl for TextFunction {
         );
         if !self.scores {
             let rows = search.matching_rows(&index).map_err(external)?;
+            // A row without any text is neither a match nor none.
+            let texts = args.args.iter().take(binding.called.len());
+            let texts = texts.map(|column| column.to_array(args.number_rows)).collect::<Result<Vec<_>>>()?;
+            let has_text = |row: usize| texts.iter().any(|column| column.is_valid(row));
             let matches: BooleanArray =
-                (0..args.number_rows).map(|row| Some(rows.contains(row as u32))).collect();
+                (0..args.number_rows).map(|row| has_text(row).then(|| rows.contains(row as u32))).collect();
             return Ok(ColumnarValue::Array(Arc::new(matches)));
         }
         let mut scores: Vec<Option<f32>> = vec![None; args.number_rows];

@@ -9,11 +9,13 @@ pub enum SearchFunction {
     Text,
     /// `hybrid_search`: full text and vectors, fused into one ranking.
     Hybrid,
+    /// `text_suggest`: terms of a column.
+    Suggest,
 }
 
 impl SearchFunction {
     /// All search functions.
-    pub const ALL: [Self; 3] = [Self::Vector, Self::Text, Self::Hybrid];
+    pub const ALL: [Self; 4] = [Self::Vector, Self::Text, Self::Hybrid, Self::Suggest];
 
     /// The name of the function in SQL.
     pub fn name(self) -> &'static str {
@@ -21,6 +23,7 @@ impl SearchFunction {
             Self::Vector => "vector_search",
             Self::Text => "text_search",
             Self::Hybrid => "hybrid_search",
+            Self::Suggest => "text_suggest",
         }
     }
 
@@ -30,17 +33,36 @@ impl SearchFunction {
             Self::Vector => &["table", "column", "vector", "k"],
             Self::Text => &["table", "query", "k"],
             Self::Hybrid => &["table", "query", "vector", "k"],
+            Self::Suggest => &["table", "column", "text", "k"],
         }
     }
 
     /// Names of the arguments that must be given by name.
     pub fn named(self) -> &'static [&'static str] {
         match self {
-            Self::Vector => &["filter", "offset", "group_by", "metric", "ef", "search_after", "queries"],
+            Self::Suggest => &["distance", "index", "tokenizer"],
+            Self::Vector => &[
+                "filter",
+                "offset",
+                "group_by",
+                "group_size",
+                "max_distance",
+                "metric",
+                "ef",
+                "search_after",
+                "queries",
+                "positive",
+                "negative",
+                "diversity",
+                "num_candidates",
+            ],
             Self::Text => &[
                 "filter",
                 "offset",
                 "group_by",
+                "group_size",
+                "min_score",
+                "minimum_should_match",
                 "columns",
                 "index",
                 "tokenizer",
@@ -53,6 +75,9 @@ impl SearchFunction {
                 "filter",
                 "offset",
                 "group_by",
+                "group_size",
+                "min_score",
+                "minimum_should_match",
                 "columns",
                 "index",
                 "tokenizer",

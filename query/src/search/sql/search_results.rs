@@ -10,26 +10,23 @@ use arrow_schema::{DataType, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::memory::MemorySourceConfig;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::tree_node::TreeNode;
-use datafusion::common::{DFSchema, DataFusionError, Result, plan_err};
-use datafusion::execution::SessionState;
+use datafusion::common::{Result, plan_err};
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use plexus_index::text::snippet;
 use plexus_model::{Error, Version};
 
-use crate::analysis::session_zone;
 use crate::context::external;
 use crate::context::query_id;
-use crate::plain_errors::plain;
 use crate::search::exec::cursor::Cursor;
 use crate::search::exec::fetch::fetch;
 use crate::search::exec::request::{Highlight, Request};
 use crate::search::exec::retriever::Retriever;
 use crate::search::exec::search::{ScoredRow, search_all};
+use crate::search::snapshot::selections::RowSelections;
 use crate::search::snapshot::{SearchSnapshot, blocking};
-use crate::search::sql::binding::text_call;
 use crate::search::sql::relation::{CURSOR, HIGHLIGHT, QUERY, SCORE, SearchCall};
+use crate::search::sql::row_filter::RowFilter;
 
 /// The rows that a search finds, the best first. The search runs during physical planning.
 #[derive(Debug)]
@@ -76,15 +73,19 @@ impl SearchResults {
     pub(crate) async fn rows(&self, state: &dyn Session, columns: &[usize]) -> Result<RecordBatch> {
         let context = &self.call.context;
         let (table, version) = (&self.table, &self.version);
-        let filters = match &self.request().filter {
-            Some(sql) => vec![predicate(state, table, sql)?],
-            None => vec![],
+        let filter = match &self.request().filter {
+            Some(sql) => Some(RowFilter::parse(state, table, sql)?),
+            None => None,
         };
         let snapshot =
             SearchSnapshot::open(table.clone(), *version, context.clone()).await.map_err(external)?;
         let snapshot = snapshot.for_query(query_id(state));
         let (mut found, mut queries) = (Vec::new(), Vec::new());
-        let all = search_all(&snapshot, state, &self.requests, &filters).await?;
+        let selections = match filter {
+            Some(filter) => filter.select(&snapshot, state).await?,
+            None => RowSelections::all(&snapshot),
+        };
+        let all = search_all(&snapshot, state, &self.requests, &selections).await?;
         for (query, of_query) in (1..).zip(all) {
             queries.extend(std::iter::repeat_n(query, of_query.len()));
             found.extend(of_query);
@@ -185,35 +186,4 @@ fn highlighted(texts: &ArrayRef, highlight: &Highlight) -> plexus_model::Result<
     let excerpts: StringArray = texts.as_string::<i64>().iter().map(|text| text.and_then(excerpt)).collect();
     debug_assert_eq!(excerpts.len(), texts.len());
     Ok(Arc::new(excerpts))
-}
-
-/// Parses a filter over the columns of a table.
-///
-/// # Errors
-/// `InvalidArgument` when it is not a deterministic condition over the columns, or calls a full-text
-/// function.
-fn predicate(state: &dyn Session, table: &plexus_model::Table, sql: &str) -> Result<Expr> {
-    use datafusion::logical_expr::ExprSchemable;
-    let Some(state) = state.as_any().downcast_ref::<SessionState>() else {
-        return plan_err!("a filter cannot be planned in this session");
-    };
-    let fail = |e: DataFusionError| external(Error::invalid(format!("filter {sql:.200?}: {}", plain(&e))));
-    let schema = DFSchema::try_from(plexus_storage::types::to_arrow(&table.schema))?;
-    let zone = session_zone::zone_of(state.config_options());
-    let in_zone = session_zone::schema_in_zone(&schema, zone)?;
-    let expr = crate::context::plan_expression(sql, &in_zone, state).map_err(fail)?;
-    let expr = session_zone::read_in_zone(expr, &schema, zone)?;
-    let expr = crate::context::simplify(expr, schema.clone(), state).map_err(fail)?;
-    if expr.get_type(&schema).map_err(fail)? != DataType::Boolean {
-        return Err(external(Error::invalid(format!("filter {sql:.200?} is not true or false"))));
-    }
-    if TreeNode::exists(&expr, |e| Ok(text_call(e).is_some()))? {
-        return Err(external(Error::invalid(format!(
-            "filter {sql:.200?}: full-text functions are not allowed in a filter"
-        ))));
-    }
-    if expr.is_volatile() {
-        return Err(external(Error::invalid(format!("filter {sql:.200?} is not deterministic"))));
-    }
-    Ok(expr)
 }
