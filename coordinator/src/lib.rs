@@ -54,6 +54,7 @@ pub use exec::transaction::Isolation;
 pub use exec::transactions::{IDLE_TIMEOUT_DEFAULT, TransactionId};
 pub use peers::{CheckResult, MissingSegments, NodeReport, Peers, SegmentUpload};
 pub use running::RunningStatements;
+pub use sql::conditions::EXPRESSION_PARSERS;
 pub use sql::split::split_statements;
 pub use write::group_queue::{GroupCommitter, WriteResult};
 pub use write::ingest::Ingest;

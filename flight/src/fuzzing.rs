@@ -102,6 +102,7 @@ pub fn engine() -> Result<Engine> {
         spill_dir: None,
         partitions: 2,
         long: tokio::runtime::Handle::current(),
+        parsers: plexus_coordinator::EXPRESSION_PARSERS,
     });
     engine.map_err(|e| Error::internal(e.to_string()))
 }

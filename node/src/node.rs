@@ -334,6 +334,7 @@ fn new_engine(
         spill_dir: Some(spill_dir),
         partitions: std::thread::available_parallelism().map_or(2, |n| n.get()),
         long,
+        parsers: plexus_coordinator::EXPRESSION_PARSERS,
     })
     .map_err(plexus_coordinator::from_datafusion)
 }

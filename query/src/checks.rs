@@ -13,9 +13,10 @@ use datafusion::sql::sqlparser::ast;
 use plexus_model::{Error, Result, TableSchema};
 use plexus_storage::types;
 
-use crate::context::{plan_expression, plan_parsed, simplify};
+use crate::context::{plan_definition, plan_parsed, simplify};
 use crate::engine::Engine;
 use crate::plain_errors::plain;
+use crate::search::has_text_call;
 use crate::time_zones::follow_settings;
 
 /// The `CHECK` constraints of a table, compiled over its columns.
@@ -103,7 +104,7 @@ impl Engine {
                 continue;
             };
             let compile = || {
-                let expr = simplify(plan_expression(sql, &none, &state)?, none.clone(), &state)?;
+                let expr = simplify(plan_definition(sql, &none, &state)?, none.clone(), &state)?;
                 state.create_physical_expr(expr, &none)
             };
             let expr = compile()
@@ -147,10 +148,17 @@ fn compile(state: &SessionState, schema: &TableSchema) -> Result<RowChecks> {
     let columns = DFSchema::try_from(types::to_arrow(schema)).map_err(|e| fail("", e))?;
     let compiled = schema.checks.iter().map(|check| {
         let named = |e| fail(&check.name, e);
-        let expr = plan_expression(&check.expression, &columns, state).map_err(named)?;
+        let expr = plan_definition(&check.expression, &columns, state).map_err(named)?;
+        if has_text_call(&expr) {
+            let name = &check.name;
+            return Err(Error::unsupported(format!(
+                "check {name:?}: a full-text search is no condition of a row"
+            )));
+        }
         let expr = state.create_physical_expr(expr, &columns).map_err(named)?;
         let data_type = expr.data_type(columns.as_arrow()).map_err(named)?;
         if data_type != arrow_schema::DataType::Boolean {
+            let data_type = plexus_storage::sql_name(&data_type);
             return Err(Error::invalid(format!("check {:?} is {data_type}, not a condition", check.name)));
         }
         Ok(RowCheck { name: check.name.clone(), text: check.expression.clone(), expr })

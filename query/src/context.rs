@@ -13,13 +13,10 @@ use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{EmptyRelation, Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::sqlparser::ast;
-use datafusion::sql::sqlparser::dialect::GenericDialect;
-use datafusion::sql::sqlparser::tokenizer::Tokenizer;
 
 use crate::analysis::float_operands;
 use crate::analysis::literals::make_doubles_in;
 use crate::conditions::balance;
-use crate::depth::check_depth;
 
 extensions_options! {
     /// What the workers of a query know of it.
@@ -65,19 +62,45 @@ pub(crate) fn simplify(expr: Expr, schema: DFSchema, state: &SessionState) -> Re
 /// Longest expression that is given as text, in bytes.
 const EXPRESSION_BYTES_MAX: usize = 64 * 1024;
 
-/// Plans an SQL expression over the columns of a schema.
+/// How expressions that are kept or given as text are parsed: as those of statements are. The crate that
+/// knows the dialect of SQL provides it.
+#[derive(Clone, Copy, Debug)]
+pub struct ExpressionParsers {
+    /// Parses a default or a check, whose text was made from a tree that has been rewritten.
+    pub definition: fn(&str) -> plexus_model::Result<ast::Expr>,
+    /// Parses a condition as a user writes it, and rewrites it as a part of a statement.
+    pub condition: fn(&str) -> plexus_model::Result<ast::Expr>,
+}
+
+impl ExpressionParsers {
+    fn of(state: &SessionState, sql: &str) -> Result<Self> {
+        if sql.len() > EXPRESSION_BYTES_MAX {
+            let error = format!("an expression of {} bytes is longer than {EXPRESSION_BYTES_MAX}", sql.len());
+            return Err(external(Error::invalid(error)));
+        }
+        match state.config().get_extension::<Self>() {
+            Some(parsers) => Ok(*parsers),
+            None => internal_err!("a session that parses no expressions"),
+        }
+    }
+}
+
+/// Plans the SQL text of a default or a check over the columns of a schema.
 ///
 /// # Errors
 /// When the text cannot be parsed, or the expression cannot be planned.
-pub(crate) fn plan_expression(sql: &str, schema: &DFSchema, state: &SessionState) -> Result<Expr> {
-    if sql.len() > EXPRESSION_BYTES_MAX {
-        let error = format!("an expression of {} bytes is longer than {EXPRESSION_BYTES_MAX}", sql.len());
-        return Err(external(Error::invalid(error)));
-    }
-    let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location();
-    check_depth(&tokens.map_err(|e| DataFusionError::SQL(Box::new(e.into()), None))?).map_err(external)?;
-    let dialect = state.config_options().sql_parser.dialect;
-    plan_parsed(state.sql_to_expr_with_alias(sql, &dialect)?.expr, schema, state)
+pub(crate) fn plan_definition(sql: &str, schema: &DFSchema, state: &SessionState) -> Result<Expr> {
+    let parse = ExpressionParsers::of(state, sql)?.definition;
+    plan_parsed(parse(sql).map_err(external)?, schema, state)
+}
+
+/// Plans the SQL text of a condition over the columns of a schema.
+///
+/// # Errors
+/// When the text cannot be parsed, or the expression cannot be planned.
+pub(crate) fn plan_condition(sql: &str, schema: &DFSchema, state: &SessionState) -> Result<Expr> {
+    let parse = ExpressionParsers::of(state, sql)?.condition;
+    plan_parsed(parse(sql).map_err(external)?, schema, state)
 }
 
 /// The same for an expression that is parsed.

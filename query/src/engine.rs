@@ -35,7 +35,7 @@ use crate::analysis::registered::RegisteredFunctions;
 use crate::bounded_functions::{bounded_functions, result_bytes_max};
 use crate::codec::ScanCodec;
 use crate::constants::Constant;
-use crate::context::{QueryContext, plan_parsed, simplify};
+use crate::context::{ExpressionParsers, QueryContext, plan_parsed, simplify};
 use crate::interrupts::{Interruptible, Interrupts};
 use crate::lane::LongLane;
 use crate::list_functions::list_functions;
@@ -78,6 +78,8 @@ pub struct EngineOptions<C> {
     pub partitions: usize,
     /// The runtime of long queries.
     pub long: Handle,
+    /// How expressions in texts are parsed.
+    pub parsers: ExpressionParsers,
 }
 
 /// What a session is pinned to.
@@ -139,6 +141,7 @@ impl Engine {
             spill_dir,
             partitions,
             long,
+            parsers,
         } = options;
         inherit_accounts();
         let interrupts = Arc::new(Interrupts::default());
@@ -185,6 +188,7 @@ impl Engine {
         registered.note(&base);
         let lane = Arc::new(LongLane::new(long));
         base.config_mut().set_extension(lane.clone());
+        base.config_mut().set_extension(Arc::new(parsers));
         for function in search::table_functions() {
             base.register_udtf(function.name(), function.function().clone());
         }
@@ -195,6 +199,7 @@ impl Engine {
             .build();
         add_functions(&mut literal, &interrupts, memory_bytes)?;
         literal.config_mut().set_extension(lane);
+        literal.config_mut().set_extension(Arc::new(parsers));
         let (runtime, search_permits) = (Handle::current(), Semaphore::new(REMOTE_SEARCHES_MAX));
         let tables = TableContext { scans, search };
         Ok(Self {

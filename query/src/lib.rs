@@ -62,6 +62,7 @@ pub use batch_rows::task_context;
 pub use checks::{ColumnDefaults, RowChecks};
 pub use clock_texts::completed;
 pub use conditions::balance;
+pub use context::ExpressionParsers;
 pub use depth::check_depth;
 pub use engine::{Engine, EngineOptions, Pin};
 pub use explain::explain;

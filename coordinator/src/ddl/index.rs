@@ -11,6 +11,7 @@ use plexus_index::text::Analyzer;
 use plexus_model::{
     AlterTable, Command, Error, IndexDefinition, IndexKind, Manifest, Metric, Result, Table, TableName,
 };
+use plexus_storage::{sql_name, types};
 
 use crate::exec::context::{StatementContext, find};
 use crate::sql::names::{identifier, name_of, object_name, unqualified};
@@ -82,8 +83,6 @@ fn table_with_index<'a>(manifest: &'a Manifest, schema: &str, name: &str) -> Opt
 
 /// The kind of index that a statement defines, with its options.
 fn index_kind(create: &CreateIndex, table: &Table) -> Result<IndexKind> {
-    let columns =
-        create.columns.iter().map(|column| column_id(column, table)).collect::<Result<Vec<u32>>>()?;
     let mut options = options(&create.with)?;
     let mut take =
         |name: &str| options.iter().position(|(n, _)| n == name).map(|index| options.remove(index).1);
@@ -92,12 +91,17 @@ fn index_kind(create: &CreateIndex, table: &Table) -> Result<IndexKind> {
         Some(other) => other.to_string().to_ascii_lowercase(),
         None => String::new(),
     };
+    let columns = |kind: &str| {
+        create.columns.iter().map(|column| column_id(column, table, kind)).collect::<Result<Vec<u32>>>()
+    };
     let kind = match kind.as_str() {
         "text" => {
+            let columns = columns(&kind)?;
             let tokenizer = take("tokenizer").unwrap_or_else(|| Analyzer::DEFAULT.to_owned());
             IndexKind::Text { columns, tokenizer: Analyzer::named(&tokenizer)?.name().to_owned() }
         }
         "vector" => {
+            let columns = columns(&kind)?;
             let [column] = columns.as_slice() else {
                 return Err(Error::invalid("a vector index takes one column"));
             };
@@ -105,6 +109,7 @@ fn index_kind(create: &CreateIndex, table: &Table) -> Result<IndexKind> {
             IndexKind::Vector { column: *column, metric }
         }
         other => {
+            let other = if other.is_empty() { "nothing" } else { other };
             return Err(Error::invalid(format!(
                 "CREATE INDEX ... USING {other}: use USING text or USING vector; keys and \
                  ranges need no index"
@@ -120,7 +125,7 @@ fn index_kind(create: &CreateIndex, table: &Table) -> Result<IndexKind> {
 }
 
 /// The id of an indexed column.
-fn column_id(column: &IndexColumn, table: &Table) -> Result<u32> {
+fn column_id(column: &IndexColumn, table: &Table, kind: &str) -> Result<u32> {
     let expr = &column.column.expr;
     let order = &column.column.options;
     if column.operator_class.is_some() || order.asc.is_some() || order.nulls_first.is_some() {
@@ -136,7 +141,18 @@ fn column_id(column: &IndexColumn, table: &Table) -> Result<u32> {
     let index = table.schema.column_index(&name);
     let index =
         index.ok_or_else(|| Error::not_found(format!("table {} has no column {name:?}", table.name)))?;
-    Ok(table.schema.columns[index].id)
+    let column = &table.schema.columns[index];
+    let suits = match kind {
+        "text" => column.data_type.is_text(),
+        _ => column.data_type.vector_dimensions().is_some(),
+    };
+    match suits {
+        true => Ok(column.id),
+        false => Err(Error::invalid(format!(
+            "column {name:?} of type {} cannot have a {kind} index",
+            sql_name(&types::to_data_type(&column.data_type))
+        ))),
+    }
 }
 
 /// The options in `WITH (name = value, ...)`.

@@ -5,6 +5,7 @@ pub(crate) mod call;
 pub(crate) mod clauses;
 pub(crate) mod columns;
 mod common_tables;
+pub(crate) mod conditions;
 pub(crate) mod definition;
 pub(crate) mod dependent_columns;
 pub(crate) mod dialect;

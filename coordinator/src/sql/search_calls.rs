@@ -20,7 +20,7 @@ use plexus_query::search::{NAMED_ARGUMENT, SearchFunction};
 use crate::sql::common_tables::CommonTables;
 use crate::sql::names::{name_of, quoted_name, unqualified};
 use crate::sql::syntax::{self, call, text};
-use plexus_query::{visit_expressions, visit_mut};
+use plexus_query::{visit_expressions, visit_expressions_mut, visit_mut};
 
 /// Maximum number of vectors that a subquery argument may return, since they become part of the statement.
 pub(crate) const SUBQUERY_ROWS_MAX: usize = 1_000;
@@ -121,6 +121,9 @@ impl VisitorMut for Searches {
             *expr = call(name, vec![vector_operand(*left), vector_operand(*right)]);
         }
         for operand in distance_operands(expr) {
+            if is_text(operand) {
+                *operand = vector_operand(std::mem::replace(operand, syntax::null()));
+            }
             if let Expr::Subquery(query) = operand
                 && !has_placeholder(query)
             {
@@ -139,9 +142,7 @@ fn vector_literal(expr: &mut Expr) -> Result<()> {
     let Expr::Cast { expr: inner, data_type: ast::DataType::Custom(name, arguments), .. } = expr else {
         return Ok(());
     };
-    let is_text = matches!(inner.as_ref(),
-        Expr::Value(value) if matches!(value.value, Value::SingleQuotedString(_)));
-    if !is_text || !["vector", "halfvec"].contains(&name.to_string().to_ascii_lowercase().as_str()) {
+    if !is_text(inner) || !["vector", "halfvec"].contains(&name.to_string().to_ascii_lowercase().as_str()) {
         return Ok(());
     }
     let wanted = match arguments.as_slice() {
@@ -218,6 +219,10 @@ fn operator_function(op: &BinaryOperator) -> Option<&'static str> {
     }
 }
 
+fn is_text(expr: &Expr) -> bool {
+    matches!(expr, Expr::Value(value) if matches!(value.value, Value::SingleQuotedString(_)))
+}
+
 fn is_parameter(expr: &Expr) -> bool {
     matches!(expr, Expr::Value(value) if matches!(value.value, Value::Placeholder(_)))
 }
@@ -245,6 +250,21 @@ pub(crate) fn vector_operand(expr: Expr) -> Expr {
     }
     let real = |number: &str| syntax::cast(syntax::text(number), ast::DataType::Real);
     array_of(numbers.into_iter().map(real).collect())
+}
+
+/// Makes the decimals in an array doubles. Beside small numbers with an exponent they would make the array
+/// one of decimals, with as many digits as those have.
+fn make_components_doubles(array: &mut Expr) {
+    let _: ControlFlow<()> = visit_expressions_mut(array, &mut |expr| {
+        if let Expr::Value(value) = expr
+            && let Value::Number(digits, _) = &value.value
+            && digits.contains('.')
+        {
+            let digits = syntax::text(digits);
+            *expr = syntax::cast(digits, ast::DataType::Double(ast::ExactNumberInfo::None));
+        }
+        ControlFlow::Continue(())
+    });
 }
 
 impl Searches {
@@ -279,6 +299,7 @@ impl Searches {
                 *value = text(&parts.join("."));
             }
             Expr::Subquery(query) => *value = text(&self.placeholder(query, true)),
+            Expr::Array(_) => make_components_doubles(value),
             _ => {}
         }
         if let Some(name) = name {

@@ -1,11 +1,12 @@
 //! Analyzers: how text becomes terms.
 
-use plexus_model::{Error, Result};
+use plexus_model::{Error, Result, cut};
 use tantivy::tokenizer::{
     AsciiFoldingFilter, Language, LowerCaser, NgramTokenizer, RawTokenizer, RemoveLongFilter, Stemmer,
     StopWordFilter, TextAnalyzer, TextAnalyzerBuilder, Tokenizer, WhitespaceTokenizer,
 };
 
+use super::parse::FUZZY_CHARS_MAX;
 use super::suggest::TermForm;
 use super::word_tokenizer::WordTokenizer;
 
@@ -119,15 +120,21 @@ impl Analyzer {
     pub fn term_form(&self, text: &str, distance: u8) -> Result<TermForm> {
         if distance > 0 {
             return match self.tokens(text).as_slice() {
+                [token] if token.term.chars().count() > FUZZY_CHARS_MAX => Err(Error::invalid(format!(
+                    "{:?}: a mistyped word has {FUZZY_CHARS_MAX} characters at most",
+                    cut(text, 40)
+                ))),
                 [token] => Ok(TermForm::Similar(token.term.clone(), distance)),
-                tokens => {
-                    Err(Error::invalid(format!("{text:.80?} is {} words: one is needed", tokens.len())))
-                }
+                tokens => Err(Error::invalid(format!(
+                    "{:?} is {} words: one is needed",
+                    cut(text, 80),
+                    tokens.len()
+                ))),
             };
         }
         let prefix = self.normalize(text);
         match self.splits_words() && prefix.contains(|c: char| !c.is_alphanumeric()) {
-            true => Err(Error::invalid(format!("{text:.80?} is not the start of a single word"))),
+            true => Err(Error::invalid(format!("{:?} is not the start of a single word", cut(text, 80)))),
             false => Ok(TermForm::Prefix(prefix)),
         }
     }

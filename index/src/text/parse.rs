@@ -15,7 +15,9 @@
 //! A word that the analyzer splits into several tokens is a phrase. The grammar is that of tantivy, except
 //! for wildcards and fuzzy words. What is not well-formed is taken for words: see [`Syntax`].
 
-use plexus_model::{Error, Result};
+use std::cell::Cell;
+
+use plexus_model::{Error, Result, cut};
 use tantivy::query_grammar::{
     Delimiter, Occur, UserInputAst, UserInputLeaf, UserInputLiteral, parse_query as parse_strict,
     parse_query_lenient,
@@ -39,6 +41,11 @@ pub const EDIT_DISTANCE_MAX: u8 = 2;
 const WILDCARDS: [char; 2] = ['*', '?'];
 /// Size of a word with wildcards in bytes at most. Each term is compared with it.
 const WILDCARDS_BYTES_MAX: usize = 256;
+
+/// Characters of a fuzzy word at most. Its automaton takes about 100 KB for each.
+pub(super) const FUZZY_CHARS_MAX: usize = 64;
+/// Words with wildcards and regular expressions of a query at most. Each is compared with all terms.
+const PATTERNS_MAX: usize = 32;
 
 /// How a query is read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -90,17 +97,18 @@ pub fn parse_query_with(
     defaults: &[(usize, f32)],
 ) -> Result<TextQuery> {
     let QueryOptions { syntax, minimum } = options;
-    let fail = |what: String| Error::invalid(format!("text query {text:.80?}: {what}"));
+    let fail = |what: String| Error::invalid(format!("text query {:?}: {what}", cut(text, 80)));
     if text.len() > QUERY_BYTES_MAX {
         return Err(fail(format!("{} bytes are more than {QUERY_BYTES_MAX}", text.len())));
     }
-    let mut lowering = Lowering { analyzer, syntax, fields, defaults, terms: 0 };
+    let mut lowering = Lowering { analyzer, fields, defaults, terms: 0, patterns: Cell::new(0) };
     let strict = lowering.parse(text, minimum);
     let query = match (strict, syntax) {
         (Ok(query), _) => query,
         (Err(error), Syntax::Strict) => return Err(fail(error.message().to_owned())),
         (Err(_), Syntax::Lenient) => {
             lowering.terms = 0;
+            lowering.patterns.set(0);
             lowering.pieces(text, minimum).map_err(|e| fail(e.message().to_owned()))?
         }
     };
@@ -151,11 +159,12 @@ fn nesting_exceeded_at(text: &str) -> Option<usize> {
 /// Translates the syntax tree of the grammar to a [`TextQuery`].
 struct Lowering<'a> {
     analyzer: &'a Analyzer,
-    syntax: Syntax,
     fields: &'a [String],
     defaults: &'a [(usize, f32)],
     /// Number of terms so far.
     terms: usize,
+    /// Number of patterns so far.
+    patterns: Cell<usize>,
 }
 
 impl Lowering<'_> {
@@ -195,7 +204,9 @@ impl Lowering<'_> {
                 _ => (Occur::Should, piece),
             };
             let before = self.terms;
-            let query = match self.parse(bare, None) {
+            // What a question ends with is no part of its last word.
+            let asked = bare.trim_end_matches('?');
+            let query = match self.parse(if asked.is_empty() { bare } else { asked }, None) {
                 Ok(query) => query,
                 Err(_) => {
                     self.terms = before;
@@ -246,6 +257,15 @@ impl Lowering<'_> {
                 Some(TextQuery::Bool { must: vec![self.everything(0.0)], should, must_not })
             }
             _ => Some(TextQuery::Bool { must, should, must_not }),
+        }
+    }
+
+    /// Counts patterns.
+    fn count_pattern(&self) -> Result<()> {
+        self.patterns.set(self.patterns.get() + 1);
+        match self.patterns.get() > PATTERNS_MAX {
+            true => Err(Error::invalid(format!("it has more than {PATTERNS_MAX} words with wildcards"))),
+            false => Ok(()),
         }
     }
 
@@ -359,7 +379,9 @@ impl Lowering<'_> {
             let named: Vec<&str> = named.collect();
             Error::invalid(format!("column {name:?} is not searched; {} are", named.join(", ")))
         })?;
-        Ok(vec![(field, 1.0)])
+        let boost =
+            self.defaults.iter().find(|(default, _)| *default == field).map_or(1.0, |(_, boost)| *boost);
+        Ok(vec![(field, boost)])
     }
 
     /// Rows that have a word of a form: `*` stands for any characters, `?` for one. What is between them goes
@@ -373,9 +395,9 @@ impl Lowering<'_> {
         if !self.analyzer.has_words() && form.find(WILDCARDS) != form.rfind('*') {
             return Err(Error::invalid(format!("{form}: n-grams have no wildcards but a last *")));
         }
-        // A question ends like that.
-        if self.syntax == Syntax::Lenient && form.ends_with('?') {
-            return Err(Error::invalid(format!("{form}: a wildcard")));
+        // A question ends like that, so that it is no wildcard in any syntax.
+        if form.ends_with('?') {
+            return Err(Error::invalid(format!("{form}: a word does not end with a question mark")));
         }
         let parts: Vec<String> = form.split(WILDCARDS).map(|part| self.analyzer.normalize(part)).collect();
         let is_word = |part: &String| part.chars().all(char::is_alphanumeric);
@@ -392,6 +414,7 @@ impl Lowering<'_> {
         {
             return Ok(TextQuery::Prefix { field, prefix: prefix.clone(), boost });
         }
+        self.count_pattern()?;
         let wildcards = form.matches(WILDCARDS).map(|wildcard| if wildcard == "*" { ".*" } else { "." });
         let mut expression = String::new();
         for (part, wildcard) in parts.iter().zip(wildcards.chain([""])) {
@@ -401,19 +424,22 @@ impl Lowering<'_> {
         Ok(TextQuery::Pattern { field, prefix, expression, boost })
     }
 
-    /// Rows that have a word that an expression matches as a whole. Without the name of a field it is one
-    /// only where the syntax is strict: people type paths.
+    /// Rows that have a word that an expression matches as a whole. It needs the name of a field: people type
+    /// paths.
     fn regular_expression(
         &mut self,
         field: Option<String>,
         expression: String,
         boost: f32,
     ) -> Result<Option<TextQuery>> {
-        if field.is_none() && self.syntax == Syntax::Lenient {
-            return Err(Error::invalid(format!("/{expression}/: a path")));
-        }
+        let Some(field) = field else {
+            return Err(Error::invalid(format!(
+                "/{expression}/: a regular expression needs a column before it"
+            )));
+        };
+        self.count_pattern()?;
         Pattern::new(&expression)?;
-        let fields = self.searched(field.as_deref())?;
+        let fields = self.searched(Some(&field))?;
         self.count(fields.len())?;
         let query = |(field, field_boost): (usize, f32)| {
             let (prefix, expression) = (String::new(), expression.clone());
@@ -434,6 +460,12 @@ impl Lowering<'_> {
         })?;
         Ok(match self.analyzer.tokens(word).as_slice() {
             [] => None,
+            [token] if token.term.chars().count() > FUZZY_CHARS_MAX => {
+                return Err(Error::invalid(format!(
+                    "{:?}~{distance}: a fuzzy word has {FUZZY_CHARS_MAX} characters at most",
+                    cut(word, 40)
+                )));
+            }
             [token] => Some(TextQuery::Fuzzy { field, term: token.term.clone(), distance, boost }),
             _ => {
                 return Err(Error::invalid(format!(
@@ -598,7 +630,6 @@ mod tests {
             ("(alpha", words(&["alpha"])),
             ("alpha AND", words(&["alpha"])),
             ("wing?", words(&["wing"])),
-            ("w?ng?", words(&["w", "ng"])),
             ("/usr/", words(&["usr"])),
             (
                 "year:[1 TO 2]",
@@ -607,6 +638,9 @@ mod tests {
         ] {
             assert_eq!(body(text, "standard", Syntax::Lenient).unwrap(), expected, "{text}");
         }
+        let asked = body("what of w?ng?", "standard", Syntax::Lenient).unwrap();
+        assert!(matches!(asked, TextQuery::Bool { should, .. }
+            if matches!(&should[2], TextQuery::Pattern { expression, .. } if expression == "w.ng")));
         let mixed = body("+alpha foo:bar \"wing flutter\"", "standard", Syntax::Lenient).unwrap();
         let TextQuery::Bool { must, should, .. } = mixed else { panic!("{mixed:?}") };
         assert_eq!((must, should.len()), (vec![term_query(0, "alpha", 1.0)], 2));

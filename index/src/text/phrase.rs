@@ -13,6 +13,8 @@ use super::cursor::{Cursor, END, seek_common};
 pub(crate) struct PhraseCursor {
     /// The terms with their offsets in the phrase.
     terms: Vec<(u32, SegmentPostings)>,
+    /// For each term the same one before it in the phrase, if it is repeated.
+    repeated: Vec<Option<usize>>,
     /// How far the terms may be displaced in total, in tokens.
     slop: u32,
     /// The length code of each row.
@@ -33,6 +35,7 @@ pub(crate) struct PhraseCursor {
 impl PhraseCursor {
     pub(crate) fn new(
         terms: Vec<(u32, SegmentPostings)>,
+        repeated: Vec<Option<usize>>,
         slop: u32,
         lengths: OwnedBytes,
         weight: f32,
@@ -40,8 +43,19 @@ impl PhraseCursor {
     ) -> Self {
         let starts = vec![Vec::new(); terms.len()];
         let (threshold, row, frequency, positions) = (f32::NEG_INFINITY, 0, 0, vec![]);
-        let mut cursor =
-            Self { terms, slop, lengths, weight, norms, threshold, row, frequency, starts, positions };
+        let mut cursor = Self {
+            terms,
+            repeated,
+            slop,
+            lengths,
+            weight,
+            norms,
+            threshold,
+            row,
+            frequency,
+            starts,
+            positions,
+        };
         cursor.row = cursor.first_match(0);
         cursor
     }
@@ -84,33 +98,36 @@ impl PhraseCursor {
             starts.extend(self.positions.iter().map(|p| i64::from(*p) - i64::from(*offset)));
         }
         let offsets: Vec<i64> = self.terms.iter().map(|(offset, _)| i64::from(*offset)).collect();
-        count_occurrences(&self.starts, &offsets, i64::from(self.slop))
+        count_occurrences(&self.starts, &offsets, &self.repeated, i64::from(self.slop))
     }
 }
 
 /// Counts the occurrences of a phrase that do not overlap.
 ///
 /// `starts` holds for each term the positions where the phrase would start, in ascending order. An
-/// occurrence takes one start of each term, all within `slop` of each other. No two terms of it may be the
-/// same token, which is at the start plus the offset of the term. Each start is used once. The result does
-/// not depend on the order of the terms.
-fn count_occurrences(starts: &[Vec<i64>], offsets: &[i64], slop: i64) -> u32 {
+/// occurrence takes one start of each term, all within `slop` of each other. A term that is repeated takes a
+/// later token, which is at the start plus the offset, than the one before it in `repeated`. Each start is
+/// used once. The result does not depend on the order of the terms.
+fn count_occurrences(starts: &[Vec<i64>], offsets: &[i64], repeated: &[Option<usize>], slop: i64) -> u32 {
     let mut next = vec![0; starts.len()];
-    let mut tokens = Vec::with_capacity(starts.len());
+    let mut by_offset: Vec<usize> = (0..starts.len()).collect();
+    by_offset.sort_by_key(|term| offsets[*term]);
     let mut count = 0;
     loop {
         let ((mut first, mut first_term), mut last) = ((i64::MAX, 0), i64::MIN);
-        tokens.clear();
-        for (term, ((starts, at), offset)) in starts.iter().zip(&next).zip(offsets).enumerate() {
-            let Some(start) = starts.get(*at) else {
+        for &term in &by_offset {
+            let token = |term: usize, at: usize| starts[term].get(at).map(|start| start + offsets[term]);
+            let before = repeated[term].and_then(|before| token(before, next[before]));
+            while before.is_some() && token(term, next[term]).is_some_and(|token| Some(token) <= before) {
+                next[term] += 1;
+            }
+            let Some(start) = starts[term].get(next[term]) else {
                 return count;
             };
             (first, first_term) = (first, first_term).min((*start, term));
             last = last.max(*start);
-            tokens.push(start + offset);
         }
-        tokens.sort_unstable();
-        if last - first <= slop && tokens.windows(2).all(|pair| pair[0] != pair[1]) {
+        if last - first <= slop {
             count += 1;
             next.iter_mut().for_each(|at| *at += 1);
         } else {
@@ -154,13 +171,24 @@ mod tests {
     fn occurrences_do_not_depend_on_the_order_of_the_terms() {
         // The phrase "a b", with a at 0 and 1 and b at 2 and 3, as starts of the phrase.
         let (a, b) = (vec![0, 1], vec![1, 2]);
-        assert_eq!(count_occurrences(&[a.clone(), b.clone()], &[0, 1], 0), 1);
-        assert_eq!(count_occurrences(&[b.clone(), a.clone()], &[1, 0], 0), 1);
-        assert_eq!(count_occurrences(&[a.clone(), b.clone()], &[0, 1], 1), 2);
-        assert_eq!(count_occurrences(&[b, a], &[1, 0], 1), 2);
-        assert_eq!(count_occurrences(&[vec![], vec![1]], &[0, 1], 9), 0);
+        let count = |starts: &[Vec<i64>], offsets: &[i64], slop| {
+            count_occurrences(starts, offsets, &vec![None; starts.len()], slop)
+        };
+        assert_eq!(count(&[a.clone(), b.clone()], &[0, 1], 0), 1);
+        assert_eq!(count(&[b.clone(), a.clone()], &[1, 0], 0), 1);
+        assert_eq!(count(&[a.clone(), b.clone()], &[0, 1], 1), 2);
+        assert_eq!(count(&[b, a], &[1, 0], 1), 2);
+        assert_eq!(count(&[vec![], vec![1]], &[0, 1], 9), 0);
         // The phrase "a a" in a text with one a, and with two.
-        assert_eq!(count_occurrences(&[vec![4], vec![3]], &[0, 1], 2), 0);
-        assert_eq!(count_occurrences(&[vec![4, 5], vec![3, 4]], &[0, 1], 2), 1);
+        assert_eq!(count_occurrences(&[vec![4], vec![3]], &[0, 1], &[None, Some(0)], 2), 0);
+        assert_eq!(count_occurrences(&[vec![4, 5], vec![3, 4]], &[0, 1], &[None, Some(0)], 2), 1);
+        // "c a a" in "c x a a", and "a a c" in "c a a".
+        let repeated = [None, None, Some(1)];
+        let starts = [vec![0], vec![1, 2], vec![0, 1]];
+        assert_eq!(count_occurrences(&starts, &[0, 1, 2], &repeated, 0), 0);
+        assert_eq!(count_occurrences(&starts, &[0, 1, 2], &repeated, 1), 1);
+        let starts = [vec![1, 2], vec![0, 1], vec![-2]];
+        assert_eq!(count_occurrences(&starts, &[0, 1, 2], &[None, Some(0), None], 2), 0);
+        assert_eq!(count_occurrences(&starts, &[0, 1, 2], &[None, Some(0), None], 3), 1);
     }
 }

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use plexus_model::{Error, Result};
+use plexus_model::{Error, Result, cut};
 use rkyv::{Archive, Deserialize, Serialize};
+
+use super::analyzer::Token;
 
 /// A full-text query. Fields are given by their position in the index. `boost` is a factor of the score.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -133,8 +135,8 @@ impl TextQuery {
     pub(crate) fn collect_highlights(&self, of_field: usize, found: &mut Highlights) {
         match self {
             Self::Term { term, .. } if term.field == of_field => drop(found.terms.insert(term.term.clone())),
-            Self::Phrase { field, terms, .. } if *field == of_field => {
-                found.terms.extend(terms.iter().map(|(_, term)| term.clone()));
+            Self::Phrase { field, terms, slop, .. } if *field == of_field => {
+                found.phrases.push((terms.clone(), *slop));
             }
             Self::Fuzzy { field, term, distance, .. } if *field == of_field => {
                 found.similar.push((term.clone(), *distance));
@@ -155,11 +157,12 @@ impl TextQuery {
     }
 }
 
-/// The terms of a field that a query looks for.
+/// What a query looks for in a field.
 #[derive(Default)]
 pub(crate) struct Highlights {
-    /// Terms, also those of phrases.
     terms: BTreeSet<String>,
+    /// Phrases: the terms with their offsets, and how far they may be displaced.
+    phrases: Vec<(Vec<(u32, String)>, u32)>,
     prefixes: Vec<String>,
     /// Terms, and the largest edit distance from each.
     similar: Vec<(String, u8)>,
@@ -167,8 +170,32 @@ pub(crate) struct Highlights {
 }
 
 impl Highlights {
-    /// Whether the query looks for a term.
-    pub(crate) fn contains(&self, term: &str) -> bool {
+    /// Whether the query looks for each token of a text.
+    pub(crate) fn marks(&self, tokens: &[Token]) -> Vec<bool> {
+        let mut marks: Vec<bool> = tokens.iter().map(|token| self.contains(&token.term)).collect();
+        for (terms, slop) in &self.phrases {
+            // For each term where it is, as the start of the phrase.
+            let starts: Vec<Vec<(i64, usize)>> = terms
+                .iter()
+                .map(|(offset, term)| {
+                    let of_term = tokens.iter().enumerate().filter(|(_, token)| token.term == *term);
+                    of_term.map(|(at, token)| (i64::from(token.position) - i64::from(*offset), at)).collect()
+                })
+                .collect();
+            let slop = i64::from(*slop);
+            let is_near = |starts: &Vec<(i64, usize)>, start: i64| {
+                let next = starts.partition_point(|(other, _)| *other < start - slop);
+                starts.get(next).is_some_and(|(other, _)| *other <= start + slop)
+            };
+            for (start, at) in starts.iter().flatten() {
+                marks[*at] |= starts.iter().all(|others| is_near(others, *start));
+            }
+        }
+        marks
+    }
+
+    /// Whether the query looks for a term, other than in a phrase.
+    fn contains(&self, term: &str) -> bool {
         let is_similar =
             |(other, distance): &(String, u8)| edit_distance(other, term) <= u32::from(*distance);
         self.terms.contains(term)
@@ -193,7 +220,7 @@ pub fn edit_distance(a: &str, b: &str) -> u32 {
 pub(crate) struct Pattern(regex::Regex);
 
 /// Size of a compiled expression in bytes at most.
-const PATTERN_BYTES_MAX: usize = 1 << 20;
+const PATTERN_BYTES_MAX: usize = 1 << 17;
 
 impl Pattern {
     /// Compiles an expression.
@@ -208,7 +235,8 @@ impl Pattern {
         let invalid = |e: regex::Error| {
             let what = e.to_string();
             let reason = what.lines().last().unwrap_or_default().trim_start_matches("error: ");
-            Error::invalid(format!("/{expression:.100}/ is no regular expression: {reason}"))
+            let expression = cut(expression, 100);
+            Error::invalid(format!("/{expression}/ is no regular expression: {reason}"))
         };
         alone.map_err(invalid)?;
         compiled.map(Self).map_err(invalid)

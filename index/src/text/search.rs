@@ -120,7 +120,8 @@ impl TextSearch {
                 match postings.collect::<Result<Option<Vec<_>>>>()? {
                     Some(postings) => {
                         let (lengths, norms) = self.lengths_and_norms(index, *field)?;
-                        Box::new(PhraseCursor::new(postings, *slop, lengths, *weight, norms))
+                        let repeated = repeated(terms);
+                        Box::new(PhraseCursor::new(postings, repeated, *slop, lengths, *weight, norms))
                     }
                     None => none(),
                 }
@@ -186,6 +187,15 @@ impl TextSearch {
         }
         Ok(FlatQuery { terms, groups })
     }
+}
+
+/// For each term of a phrase the same one that is nearest before it.
+fn repeated(terms: &[(u32, String)]) -> Vec<Option<usize>> {
+    let before = |(offset, term): &(u32, String)| {
+        let same = terms.iter().enumerate().filter(|(_, (other, same))| same == term && other < offset);
+        same.max_by_key(|(_, (other, _))| *other).map(|(at, _)| at)
+    };
+    terms.iter().map(before).collect()
 }
 
 /// The first selected row at or after `row`, or [`END`] when a set of rows has no more. Rows beyond the

@@ -64,8 +64,9 @@ pub fn snippet(
     let mut highlights = Highlights::default();
     query.collect_highlights(field, &mut highlights);
     let tokens = analyzer.tokens(text);
-    let is_match = |token: &&Token| highlights.contains(&token.term);
-    let matches: Vec<&Token> = tokens.iter().filter(is_match).take(MATCHES_MAX).collect();
+    let marks = highlights.marks(&tokens);
+    let marked = tokens.iter().zip(marks).filter_map(|(token, is_marked)| is_marked.then_some(token));
+    let matches: Vec<&Token> = marked.take(MATCHES_MAX).collect();
     let fits = |from: &Token, to: &Token| to.range.end - from.range.start <= bytes_max;
     let mut best: Option<((usize, usize), usize)> = None;
     for first in 0..matches.len() {
@@ -124,6 +125,9 @@ mod tests {
         for (text, expected) in [
             ("fluter~1", "swept <b>flutter</b> of wings"),
             ("f*ter", "swept <b>flutter</b> of wings"),
+            ("\"of wings\"", "swept flutter <b>of</b> <b>wings</b>"),
+            ("\"swept wings\"~2 flutter", "<b>swept</b> <b>flutter</b> of <b>wings</b>"),
+            ("\"swept wings\" flutter", "swept <b>flutter</b> of wings"),
             ("body:/.*er|swe.*/", "<b>swept</b> <b>flutter</b> of wings"),
         ] {
             let query =

@@ -36,6 +36,7 @@ pub(crate) use sql::rule::SearchRule;
 pub use sql::scalar_functions::NAMED_ARGUMENT;
 pub(crate) use sql::scalar_functions::is_search_function;
 pub use sql::search_function::SearchFunction;
+pub(crate) use sql::text_conditions::has_text_call;
 pub(crate) use sql::vector_functions::VectorOperators;
 
 /// The scalar functions over vectors and texts. The results of one for a batch take `bytes_max`.

@@ -11,7 +11,7 @@ use datafusion::common::{DataFusionError, Result, Statistics};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use plexus_model::{RowSet, Segment, SegmentData, SegmentId, Table, TableSchema, Version};
-use plexus_storage::{decode_inline, project, types};
+use plexus_storage::{decode_inline, project, rows_bytes, types};
 
 use crate::scan::bounds;
 use crate::scan::files::to_file;
@@ -22,6 +22,13 @@ use crate::search::exec::statistics::statistics;
 use crate::search::exec::text_binding::Bindings;
 use crate::search::snapshot::SearchSnapshot;
 use crate::tables::context::TableContext;
+
+/// The rows of a batch alone: those that were looked up keep the blocks in memory that they are in.
+fn copied(batch: &RecordBatch) -> plexus_model::Result<RecordBatch> {
+    let rows: Vec<(usize, usize)> = (0..batch.num_rows()).map(|row| (0, row)).collect();
+    arrow::compute::interleave_record_batch(&[batch], &rows)
+        .map_err(|e| plexus_model::Error::internal(format!("copying rows: {e}")).with_source(e))
+}
 
 /// Rows that a search selects in a segment up to which they are looked up one by one. A scan decodes whole
 /// blocks: for ten rows with a text or a vector, that takes ten times as long as the search.
@@ -130,11 +137,11 @@ impl PinnedTable {
         while left.peek().is_some() {
             let part: RowSet = left.by_ref().take(LOOKED_UP_AT_ONCE).collect();
             let batch = reads.lookup_rows(&self.table, segment, columns, part).await?;
-            bytes += batch.get_array_memory_size();
+            bytes += rows_bytes(&batch);
             if bytes > bytes_max {
                 return Ok(None);
             }
-            batches.push(batch);
+            batches.push(copied(&batch)?);
         }
         Ok(Some(batches))
     }
@@ -184,7 +191,7 @@ impl PinnedTable {
                     let columns = project(&self.table.schema, columns);
                     let found = self.look_up(&segment, &columns, rows, bytes_left).await.map_err(failed)?;
                     if let Some(batches) = found {
-                        let bytes = batches.iter().map(RecordBatch::get_array_memory_size).sum::<usize>();
+                        let bytes: usize = batches.iter().map(rows_bytes).sum();
                         bytes_left = bytes_left.saturating_sub(bytes);
                         looked_up.extend(batches);
                         continue;

@@ -31,7 +31,8 @@ impl Cursor {
     /// # Errors
     /// `InvalidArgument` when the text is not a cursor.
     pub(crate) fn from_text(text: &str) -> Result<Self> {
-        let wrong = || Error::invalid(format!("{text:.80?} is not a cursor of a search"));
+        let wrong =
+            || Error::invalid(format!("{:?} is not a cursor of a search", plexus_model::cut(text, 80)));
         let parts: Vec<&str> = text.split('.').collect();
         let [version, seen, candidates] = parts.as_slice() else {
             return Err(wrong());

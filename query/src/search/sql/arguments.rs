@@ -366,7 +366,10 @@ impl Arguments {
         // A quoted identifier arrives with its quotes.
         let unquoted = name.strip_prefix('"').and_then(|name| name.strip_suffix('"'));
         let name = unquoted.map_or_else(|| name.to_owned(), |name| name.replace("\"\"", "\""));
+        // An unquoted name in a text means what it means in a statement.
+        let folded = || unquoted.is_none().then(|| name.to_ascii_lowercase());
         let position = table.schema.column_index(&name);
+        let position = position.or_else(|| table.schema.column_index(&folded()?));
         let name = &name;
         position
             .ok_or_else(|| Error::invalid(format!("{}: {}", self.function.name(), no_column(table, name))))
@@ -410,6 +413,7 @@ impl Arguments {
             match self.text("index")? {
                 Some(name) => {
                     let index = table.schema.index_by_name(name);
+                    let index = index.or_else(|| table.schema.index_by_name(&name.to_ascii_lowercase()));
                     Some(index.ok_or_else(|| {
                         Error::not_found(format!("table {} has no index {name:?}", table.name))
                     })?)

@@ -14,7 +14,7 @@ pub(crate) mod scalar_functions;
 pub(crate) mod search_function;
 pub(crate) mod search_results;
 mod suggestions;
-mod text_conditions;
+pub(crate) mod text_conditions;
 pub(crate) mod tie_break_keys;
 pub(crate) mod tokenize;
 pub(crate) mod vector_aggregates;

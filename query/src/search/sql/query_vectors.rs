@@ -51,6 +51,9 @@ impl Arguments {
             return Ok(vec![parse_vector(text).ok_or_else(wrong)?]);
         }
         let items = list(value).ok_or_else(wrong)?;
+        if items.is_empty() {
+            return Ok(vec![]);
+        }
         if let DataType::Utf8 = items.data_type() {
             let texts = items.as_string::<i32>().iter();
             return texts.map(|text| text.and_then(parse_vector).ok_or_else(wrong)).collect();

@@ -9,10 +9,10 @@ use datafusion::common::{DFSchema, DataFusionError, Result, plan_err};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::utils::split_conjunction_owned;
 use datafusion::logical_expr::{Expr, ExprSchemable, ScalarUDF};
-use plexus_model::{Error, Table};
+use plexus_model::{Error, Table, cut};
 
 use crate::analysis::session_zone;
-use crate::context::{external, plan_expression, simplify};
+use crate::context::{external, plan_condition, simplify};
 use crate::plain_errors::plain;
 use crate::search::exec::search::select_rows;
 use crate::search::exec::text_binding::Bindings;
@@ -40,12 +40,12 @@ impl RowFilter {
         let Some(state) = state.as_any().downcast_ref::<SessionState>() else {
             return plan_err!("a filter cannot be planned in this session");
         };
-        let invalid = |what: &str| external(Error::invalid(format!("filter {sql:.200?}{what}")));
+        let invalid = |what: &str| external(Error::invalid(format!("filter {:?}{what}", cut(sql, 200))));
         let fail = |e: DataFusionError| invalid(&format!(": {}", plain(&e)));
         let schema = DFSchema::try_from(plexus_storage::types::to_arrow(&table.schema))?;
         let zone = session_zone::zone_of(state.config_options());
         let in_zone = session_zone::schema_in_zone(&schema, zone)?;
-        let expr = plan_expression(sql, &in_zone, state).map_err(fail)?;
+        let expr = plan_condition(sql, &in_zone, state).map_err(fail)?;
         let expr = session_zone::read_in_zone(expr, &schema, zone)?;
         let expr = simplify(expr, schema.clone(), state).map_err(fail)?;
         if expr.get_type(&schema).map_err(fail)? != DataType::Boolean {

@@ -24,6 +24,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use plexus_index::VectorQuery;
 use plexus_model::{RowSelection, RowSet, SegmentId};
 
+use crate::analysis::fallible::can_fail;
 use crate::context::external;
 use crate::context::query_id;
 use crate::search::exec::local::matching as matching_rows;
@@ -43,7 +44,7 @@ use crate::search::sql::arguments::K_MAX;
 use crate::search::sql::binding::text_call;
 use crate::search::sql::monotonic::{monotonic_in, rounds, value_for};
 use crate::search::sql::scalar_functions::{DistanceFunction, as_function, vector_of};
-use crate::search::sql::text_conditions::TextCondition;
+use crate::search::sql::text_conditions::{TextCondition, sets};
 use crate::search::sql::tie_break_keys::break_ties;
 use crate::tables::dml_target::TargetTable;
 use crate::tables::pinned::PinnedTable;
@@ -76,8 +77,10 @@ struct Chain {
 /// The rows of a table that are read.
 #[derive(Debug, Clone, Default)]
 struct Selection {
-    /// Predicates over the columns of the table.
+    /// Predicates over the columns of the table that fail for no row.
     filters: Vec<Expr>,
+    /// Those that may fail for rows which the others leave out.
+    fallible: Vec<Expr>,
     /// Full-text queries that all rows match.
     matches: Vec<Arc<TextBinding>>,
     /// Other conditions with full-text matches in them.
@@ -269,8 +272,12 @@ impl Selection {
                 }
             } else if depends_on_row_only(&filter) {
                 others.push(in_plan);
-                if !selection.filters.contains(&filter) {
-                    selection.filters.push(filter);
+                let filters = match can_fail(&filter, &schema) {
+                    true => &mut selection.fallible,
+                    false => &mut selection.filters,
+                };
+                if !filters.contains(&filter) {
+                    filters.push(filter);
                 }
             } else if let Some(condition) =
                 TextCondition::of(&|expr| match_of(pinned, expr), &schema, &filter)
@@ -433,7 +440,7 @@ impl TableProvider for SelectedTable {
             return self.inner.scan(state, projection, filters, limit).await;
         };
         let snapshot = pinned.search_snapshot().await?.for_query(query_id(state));
-        let Selection { filters: own, matches, conditions, top } = &self.selection;
+        let Selection { filters: own, fallible, matches, conditions, top } = &self.selection;
         let mut left = select_rows(&snapshot, state, own).await?;
         for condition in conditions {
             let rows = condition.rows(&snapshot, state).await?;
@@ -443,6 +450,15 @@ impl TableProvider for SelectedTable {
             let retriever = Retriever::Text { fields: binding.fields.clone(), query: binding.query.clone() };
             note_retriever(state, &snapshot, &retriever, &left, 0, SearchParams::of(state));
             left = matching(&snapshot, binding, left).await.map_err(external)?;
+        }
+        // They stay above the scan, where they are evaluated only for the rows that are left. If one fails
+        // for another row, those above decide which rows are the first.
+        let mut top = top.as_ref();
+        if top.is_some() && !fallible.is_empty() {
+            match select_rows(&snapshot, state, fallible).await {
+                Ok(rows) => left = left.within(sets(&snapshot, &rows)),
+                Err(_) => top = None,
+            }
         }
         if let Some(top) = top {
             note_rows(state, &snapshot, &left);

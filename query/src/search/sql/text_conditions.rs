@@ -111,7 +111,7 @@ impl TextCondition {
 }
 
 /// Whether there is a full-text function in an expression.
-pub(super) fn has_text_call(expr: &Expr) -> bool {
+pub(crate) fn has_text_call(expr: &Expr) -> bool {
     use datafusion::common::tree_node::TreeNode;
     expr.exists(|part| Ok(text_call(part).is_some())).unwrap_or(false)
 }
@@ -148,7 +148,7 @@ async fn matches(
 }
 
 /// The selected rows of each segment.
-fn sets(snapshot: &SearchSnapshot, selections: &RowSelections) -> Vec<RowSet> {
+pub(super) fn sets(snapshot: &SearchSnapshot, selections: &RowSelections) -> Vec<RowSet> {
     let of_view = |(at, rows): (usize, u64)| match selections.get(at) {
         RowSelection::Only(rows) => (**rows).clone(),
         RowSelection::AllExcept(invisible) => {

@@ -13,7 +13,7 @@ use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, Sign
 use plexus_model::Error;
 
 use crate::context::external;
-use crate::search::sql::vector_operand::{VectorOperand, vector_item, vector_type};
+use crate::search::sql::vector_operand::{VectorOperand, component, result_type, vector_type};
 
 /// One of the functions.
 #[derive(PartialEq, Eq, Hash, Debug)]
@@ -56,7 +56,7 @@ impl AggregateUDFImpl for VectorAggregate {
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
         match types {
-            [vectors] => Ok(vectors.clone()),
+            [vectors] => Ok(result_type(vectors)),
             _ => plan_err!("{} takes a vector", self.name),
         }
     }
@@ -138,14 +138,11 @@ impl Accumulator for Sums {
         let list: ArrayRef = match &self.data_type {
             DataType::FixedSizeList(..) => {
                 let length = i32::try_from(length).map_err(|e| DataFusionError::External(Box::new(e)))?;
-                Arc::new(FixedSizeListArray::try_new(vector_item(), length, values, None)?)
+                Arc::new(FixedSizeListArray::try_new(component(), length, values, None)?)
             }
-            _ => Arc::new(ListArray::try_new(
-                vector_item(),
-                OffsetBuffer::from_lengths([length]),
-                values,
-                None,
-            )?),
+            _ => {
+                Arc::new(ListArray::try_new(component(), OffsetBuffer::from_lengths([length]), values, None)?)
+            }
         };
         ScalarValue::try_from_array(&list, 0)
     }

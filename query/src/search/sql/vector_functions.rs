@@ -15,13 +15,14 @@ use datafusion::common::{DFSchema, DataFusionError, Result, exec_err, plan_err};
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ExprSchemable, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    cast as cast_to,
 };
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 use plexus_model::Error;
 
 use crate::bounded_functions::check_result;
 use crate::context::external;
-use crate::search::sql::vector_operand::{VectorOperand, vector_item, vector_type};
+use crate::search::sql::vector_operand::{VectorOperand, component, result_type, vector_type};
 
 /// What a function computes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -146,11 +147,11 @@ impl VectorFunction {
         Ok(match fixed {
             Some(length) => {
                 let length = i32::try_from(length).map_err(|e| DataFusionError::External(Box::new(e)))?;
-                Arc::new(FixedSizeListArray::try_new(vector_item(), length, values, Some(nulls))?)
+                Arc::new(FixedSizeListArray::try_new(component(), length, values, Some(nulls))?)
             }
             None => {
                 let offsets = OffsetBuffer::from_lengths(lengths);
-                Arc::new(ListArray::try_new(vector_item(), offsets, values, Some(nulls))?)
+                Arc::new(ListArray::try_new(component(), offsets, values, Some(nulls))?)
             }
         })
     }
@@ -259,10 +260,10 @@ impl ScalarUDFImpl for VectorFunction {
             Operation::L1Distance => DataType::Float32,
             Operation::Norm => DataType::Float64,
             Operation::Dimensions => DataType::Int32,
-            Operation::Subvector => DataType::List(vector_item()),
+            Operation::Subvector => DataType::List(component()),
             _ => {
                 let fixed = types.iter().find(|data_type| matches!(data_type, DataType::FixedSizeList(..)));
-                fixed.cloned().unwrap_or_else(|| DataType::List(vector_item()))
+                result_type(fixed.unwrap_or(&DataType::Null))
             }
         })
     }
@@ -354,22 +355,35 @@ impl ExprPlanner for VectorOperators {
         if !matches!(expr.op, BinaryOperator::Plus | BinaryOperator::Minus | BinaryOperator::Multiply) {
             return Ok(PlannerResult::Original(expr));
         }
-        let type_of = |side: &Expr| side.get_type(schema).unwrap_or(DataType::Null);
-        let (left, right) = (type_of(&expr.left), type_of(&expr.right));
-        let is_scaled = |vector: &DataType, number: &DataType| is_vector(vector) && number.is_numeric();
-        let function = match () {
-            () if (is_vector(&left) && is_list_of_numbers(&right))
-                || (is_vector(&right) && is_list_of_numbers(&left)) =>
-            {
-                self.function(&expr.op, false)
-            }
-            () if is_scaled(&left, &right) || is_scaled(&right, &left) => self.function(&expr.op, true),
-            () => None,
+        let type_of = |side: &Expr| match side {
+            Expr::Placeholder(_) => DataType::Null,
+            side => side.get_type(schema).unwrap_or(DataType::Null),
+        };
+        let types = (type_of(&expr.left), type_of(&expr.right));
+        // What is beside a vector, and before it if it is a number.
+        let (other, is_first) = match &types {
+            (left, right) if is_vector(left) => (right, false),
+            (left, right) if is_vector(right) => (left, true),
+            _ => return Ok(PlannerResult::Original(expr)),
+        };
+        // A parameter or null is a vector where only a vector can be, and a number where both can.
+        let is_unknown = other.is_null();
+        let scales = expr.op == BinaryOperator::Multiply && (other.is_numeric() || is_unknown);
+        let function = match scales || is_list_of_numbers(other) || is_unknown {
+            true => self.function(&expr.op, scales),
+            false => None,
         };
         let Some(function) = function else {
             return Ok(PlannerResult::Original(expr));
         };
-        let args = if left.is_numeric() { vec![expr.right, expr.left] } else { vec![expr.left, expr.right] };
+        let RawBinaryExpr { left, right, .. } = expr;
+        let args = match scales {
+            true => {
+                let (vector, number) = if is_first { (right, left) } else { (left, right) };
+                vec![vector, cast_to(number, DataType::Float64)]
+            }
+            false => vec![left, right],
+        };
         Ok(PlannerResult::Planned(function.call(args)))
     }
 }

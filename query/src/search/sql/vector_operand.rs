@@ -68,9 +68,22 @@ impl VectorOperand {
     }
 }
 
-/// The item of lists that hold vectors.
+/// The item of lists that hold vectors, as functions take them.
 pub(super) fn vector_item() -> FieldRef {
     Arc::new(Field::new_list_field(DataType::Float32, true))
+}
+
+/// The item of vectors that functions return, and columns have: no component is null.
+pub(super) fn component() -> FieldRef {
+    Arc::new(Field::new_list_field(DataType::Float32, false))
+}
+
+/// The type of a result that has as many components as an argument.
+pub(super) fn result_type(argument: &DataType) -> DataType {
+    match argument {
+        DataType::FixedSizeList(_, length) => DataType::FixedSizeList(component(), *length),
+        _ => DataType::List(component()),
+    }
 }
 
 /// The type as which a function takes vectors of a type: lists of single-precision floats.
