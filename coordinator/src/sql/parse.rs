@@ -266,8 +266,13 @@ pub(crate) fn expression(sql: &str) -> Result<ast::Expr> {
         Tokenizer::new(&dialect, sql).tokenize_with_location().map_err(|e| syntax_error(e.into()))?;
     check_depth(&tokens)?;
     let mut parser = Parser::new(&dialect).with_recursion_limit(RECURSION_MAX);
-    parser = parser.with_tokens_with_locations(tokens);
-    parser.parse_expr().map_err(syntax_error)
+    parser = parser.with_tokens_with_locations(join_numbers(join_operators(tokens))?);
+    let expr = parser.parse_expr().map_err(syntax_error)?;
+    // What follows would be ignored.
+    match parser.peek_token().token {
+        Token::EOF => Ok(expr),
+        _ => parser.expected("the end of the expression", parser.peek_token()).map_err(syntax_error),
+    }
 }
 
 #[cfg(test)]

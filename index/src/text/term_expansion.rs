@@ -71,6 +71,9 @@ pub(crate) fn rows_with_similar(
     Ok(sets)
 }
 
+/// Takes a term, its place in the index, and its distance.
+type TakeTerm<'a> = dyn FnMut(&[u8], &TermInfo, u32) -> Result<()> + 'a;
+
 /// Calls `take` for each term of a field within the Damerau-Levenshtein `distance` of `term`, with its
 /// distance.
 ///
@@ -82,7 +85,7 @@ pub(crate) fn similar_terms(
     field: usize,
     term: &str,
     distance: u8,
-    take: &mut dyn FnMut(&[u8], &TermInfo, u32) -> Result<()>,
+    take: &mut TakeTerm<'_>,
 ) -> Result<()> {
     let failed = |e: TantivyError| Error::invalid(format!("{term}~{distance}: {e}"));
     let wanted = tantivy::Term::from_field_text(Field::from_field_id(field as u32), term);

@@ -10,7 +10,7 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{DataFusionError, Result, Statistics};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
-use plexus_model::{RowSet, Segment, SegmentData, SegmentId, Table, TableSchema, Version};
+use plexus_model::{RowSet, Segment, SegmentData, SegmentId, Table, Version};
 use plexus_storage::{decode_inline, project, rows_bytes, types};
 
 use crate::scan::bounds;
@@ -124,19 +124,24 @@ impl PinnedTable {
         pruning::candidate_segments(&self.table, self.version, &self.schema, state, filters)
     }
 
-    /// Looks up rows of a segment; `None` if they take more than `bytes_max`.
+    /// Looks up columns of rows of a segment; `None` where a scan is better: for many rows, and for those
+    /// that take more than `bytes_max`.
     async fn look_up(
         &self,
         segment: &Segment,
-        columns: &TableSchema,
+        columns: &[usize],
         rows: RowSet,
         bytes_max: usize,
     ) -> plexus_model::Result<Option<Vec<RecordBatch>>> {
+        if rows.len() > LOOKED_UP_ROWS_MAX || columns.is_empty() || segment.is_inline() {
+            return Ok(None);
+        }
+        let columns = project(&self.table.schema, columns);
         let reads = &self.context.scans.reader;
         let (mut batches, mut bytes, mut left) = (Vec::new(), 0, rows.into_iter().peekable());
         while left.peek().is_some() {
             let part: RowSet = left.by_ref().take(LOOKED_UP_AT_ONCE).collect();
-            let batch = reads.lookup_rows(&self.table, segment, columns, part).await?;
+            let batch = reads.lookup_rows(&self.table, segment, &columns, part).await?;
             bytes += rows_bytes(&batch);
             if bytes > bytes_max {
                 return Ok(None);
@@ -186,22 +191,15 @@ impl PinnedTable {
                 let Some(rows) = selected.get(&segment.id).filter(|rows| !rows.is_empty()) else {
                     continue;
                 };
-                if rows.len() <= LOOKED_UP_ROWS_MAX && !columns.is_empty() && !segment.is_inline() {
-                    let rows = &**rows - &*invisible;
-                    let columns = project(&self.table.schema, columns);
-                    let found = self.look_up(&segment, &columns, rows, bytes_left).await.map_err(failed)?;
-                    if let Some(batches) = found {
-                        let bytes: usize = batches.iter().map(rows_bytes).sum();
-                        bytes_left = bytes_left.saturating_sub(bytes);
-                        looked_up.extend(batches);
-                        continue;
-                    }
+                let few = &**rows - &*invisible;
+                if let Some(found) = self.look_up(&segment, columns, few, bytes_left).await.map_err(failed)? {
+                    bytes_left = bytes_left.saturating_sub(found.iter().map(rows_bytes).sum());
+                    looked_up.extend(found);
+                    continue;
                 }
                 let mut others = RowSet::new();
                 others.insert_range(0..segment.rows as u32);
-                others -= &**rows;
-                others |= &*invisible;
-                invisible = Arc::new(others);
+                invisible = Arc::new((others - &**rows) | &*invisible);
                 statistics = Arc::new(Statistics::new_unknown(&self.schema));
             }
             match &segment.data {
