@@ -1,0 +1,159 @@
+//! Queries and the trees that they become.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn parse_as(text: &str, syntax: Syntax) -> Result<TextQuery> {
+    let fields = ["title".to_owned(), "body".to_owned()];
+    parse_query(text, syntax, &Analyzer::named("en_stem").unwrap(), &fields, &[(0, 2.0), (1, 1.0)])
+}
+
+fn parse(text: &str) -> Result<TextQuery> {
+    parse_as(text, Syntax::Strict)
+}
+
+fn body(text: &str, analyzer: &str, syntax: Syntax) -> Result<TextQuery> {
+    parse_query(text, syntax, &Analyzer::named(analyzer).unwrap(), &["body".to_owned()], &[(0, 1.0)])
+}
+
+#[test]
+fn each_form_of_query_is_parsed() {
+    let both = |word: &str| disjunction(vec![term_query(0, word, 2.0), term_query(1, word, 1.0)]).unwrap();
+    assert_eq!(parse("Wings").unwrap(), both("wing"));
+    assert_eq!(parse("body:wings").unwrap(), term_query(1, "wing", 1.0));
+    assert_eq!(parse("body:wings^3").unwrap(), term_query(1, "wing", 3.0));
+    let clauses = |must, should, must_not| TextQuery::Bool { must, should, must_not };
+    assert_eq!(
+        parse("+body:wing body:high -body:low").unwrap(),
+        clauses(
+            vec![term_query(1, "wing", 1.0)],
+            vec![term_query(1, "high", 1.0)],
+            vec![term_query(1, "low", 1.0)]
+        )
+    );
+    let phrase = |slop| TextQuery::Phrase {
+        field: 1,
+        terms: vec![(0, "wing".to_owned()), (1, "flutter".to_owned())],
+        slop,
+        boost: 1.0,
+    };
+    assert_eq!(parse("body:\"wing flutter\"").unwrap(), phrase(0));
+    assert_eq!(parse("body:\"wing flutter\"~2").unwrap(), phrase(2));
+    let prefix = TextQuery::Prefix { field: 1, prefix: "flut".to_owned(), boost: 1.0 };
+    assert_eq!(parse("body:Flut*").unwrap(), prefix);
+    let pattern = |prefix: &str, expression: &str| TextQuery::Pattern {
+        field: 1,
+        prefix: prefix.to_owned(),
+        expression: expression.to_owned(),
+        boost: 1.0,
+    };
+    assert_eq!(parse("body:Fl*er").unwrap(), pattern("fl", "fl.*er"));
+    assert_eq!(parse("body:*ut?er").unwrap(), pattern("", ".*ut.er"));
+    assert_eq!(parse("body:*ut*").unwrap(), pattern("", ".*ut.*"));
+    assert_eq!(parse("body:/fl(a|u)tter/").unwrap(), pattern("", "fl(a|u)tter"));
+    let fuzzy = TextQuery::Fuzzy { field: 1, term: "wing".to_owned(), distance: 2, boost: 1.0 };
+    assert_eq!(parse("body:wing~2").unwrap(), fuzzy);
+    assert_eq!(parse("").unwrap(), TextQuery::match_none());
+}
+
+#[test]
+fn errors_name_the_problem_and_its_position() {
+    for (text, expected) in [
+        ("wing AND (flutter", "at character"),
+        ("nocolumn:wing", "column \"nocolumn\" is not searched; title, body are"),
+        ("wing-flut*", "single word"),
+        ("wi*n-g", "single word"),
+        ("body:/(/", "no regular expression"),
+        ("wing~9", "from 1 to 2"),
+        ("year:[1 TO 2]", "SQL filter"),
+    ] {
+        let error = parse(text).unwrap_err();
+        assert!(error.message().contains(expected), "{text}: {error}");
+    }
+    assert!(parse(&"(".repeat(10_000)).unwrap_err().message().contains("nested"));
+    assert!(parse(&"a ".repeat(10_000)).unwrap_err().message().contains("bytes"));
+}
+
+#[test]
+fn exclusions_work_beside_any_operator() {
+    let alpha = || term_query(0, "alpha", 1.0);
+    let beta = || term_query(0, "beta", 1.0);
+    let both = TextQuery::Bool { must: vec![alpha()], should: vec![], must_not: vec![beta()] };
+    assert_eq!(body("alpha AND NOT beta", "standard", Syntax::Strict).unwrap(), both);
+    assert_eq!(body("+alpha -beta", "standard", Syntax::Strict).unwrap(), both);
+    let others = TextQuery::Bool {
+        must: vec![TextQuery::All { fields: vec![0], boost: 0.0 }],
+        should: vec![],
+        must_not: vec![beta()],
+    };
+    assert_eq!(body("-beta", "standard", Syntax::Strict).unwrap(), others);
+}
+
+#[test]
+fn whatever_people_type_is_a_query() {
+    let words = |words: &[&str]| disjunction(words.iter().map(|w| term_query(0, w, 1.0)).collect()).unwrap();
+    for (text, expected) in [
+        ("10:30", words(&["10", "30"])),
+        ("http://a.org/b", words(&["http", "a", "org", "b"])),
+        ("\"open quote", words(&["open", "quote"])),
+        ("(alpha", words(&["alpha"])),
+        ("alpha AND", words(&["alpha"])),
+        ("wing?", words(&["wing"])),
+        ("/usr/", words(&["usr"])),
+        ("year:[1 TO 2]", disjunction(vec![words(&["year", "1"]), words(&["to"]), words(&["2"])]).unwrap()),
+    ] {
+        assert_eq!(body(text, "standard", Syntax::Lenient).unwrap(), expected, "{text}");
+    }
+    let asked = body("what of w?ng?", "standard", Syntax::Lenient).unwrap();
+    assert!(matches!(asked, TextQuery::Bool { should, .. }
+            if matches!(&should[2], TextQuery::Pattern { expression, .. } if expression == "w.ng")));
+    let mixed = body("+alpha foo:bar \"wing flutter\"", "standard", Syntax::Lenient).unwrap();
+    let TextQuery::Bool { must, should, .. } = mixed else { panic!("{mixed:?}") };
+    assert_eq!((must, should.len()), (vec![term_query(0, "alpha", 1.0)], 2));
+}
+
+#[test]
+fn a_minimum_is_one_of_words_and_not_of_fields() {
+    let fields = ["title".to_owned(), "body".to_owned()];
+    let parse = |text: &str| {
+        let options = QueryOptions { syntax: Syntax::Lenient, minimum: Some(MinimumShouldMatch::Count(2)) };
+        let analyzer = Analyzer::named("standard").unwrap();
+        parse_query_with(text, options, &analyzer, &fields, &[(0, 1.0), (1, 1.0)]).unwrap()
+    };
+    let word = |word: &str| disjunction(vec![term_query(0, word, 1.0), term_query(1, word, 1.0)]).unwrap();
+    assert_eq!(parse("wing"), word("wing"));
+    let two = |words: &[&str]| TextQuery::AtLeast {
+        count: 2,
+        queries: words.iter().map(|text| word(text)).collect(),
+    };
+    for text in ["wing gust flutter", "wing gust flutter AND"] {
+        let expected = TextQuery::Bool {
+            must: vec![two(&["wing", "gust", "flutter"])],
+            should: vec![],
+            must_not: vec![],
+        };
+        assert_eq!(parse(text), expected, "{text}");
+    }
+    let TextQuery::Bool { must, must_not, .. } = parse("+high wing gust -low") else { panic!() };
+    assert_eq!((must, must_not), (vec![word("high"), two(&["wing", "gust"])], vec![word("low")]));
+}
+
+#[test]
+fn prefixes_are_folded_as_words_are() {
+    let prefix = |text: &str, analyzer| match body(text, analyzer, Syntax::Strict).unwrap() {
+        TextQuery::Prefix { prefix, .. } => prefix,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(prefix("Caf\u{e9}*", "ascii_folding"), "cafe");
+    assert_eq!(prefix("Caf\u{e9}*", "standard"), "caf\u{e9}");
+    assert_eq!(prefix("Ab*", "whitespace"), "Ab");
+}
+
+proptest! {
+    #[test]
+    fn every_text_is_a_lenient_query(text in "[a-c \"'~*?^:()+\\-\\[\\]{}/0-9ANDORT]{0,60}") {
+        let _ = parse(&text);
+        prop_assert!(parse_as(&text, Syntax::Lenient).is_ok());
+    }
+}
