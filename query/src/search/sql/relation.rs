@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
+use datafusion::catalog::memory::MemorySourceConfig;
 use datafusion::catalog::{Session, TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{
@@ -244,11 +245,8 @@ impl SearchNode {
     /// # Errors
     /// When an argument is not a constant or is invalid.
     pub(crate) fn lower(&self) -> Result<LogicalPlan> {
-        let table: Arc<dyn TableProvider> = match self.results()? {
-            Results::Rows(results) => Arc::new(results),
-            Results::Terms(suggestions) => Arc::new(suggestions),
-        };
-        LogicalPlanBuilder::scan(self.call.function.name(), provider_as_source(table), None)?
+        let table = ResultTable { schema: self.call.schema.clone(), results: self.results()? };
+        LogicalPlanBuilder::scan(self.call.function.name(), provider_as_source(Arc::new(table)), None)?
             .project(
                 self.call
                     .schema
@@ -303,10 +301,7 @@ impl SearchNode {
     /// # Errors
     /// When an argument is not a constant or is invalid, and what the search fails with.
     pub(crate) async fn rows(&self, state: &dyn Session, columns: &[usize]) -> Result<RecordBatch> {
-        match self.results()? {
-            Results::Rows(results) => results.rows(state, columns).await,
-            Results::Terms(suggestions) => suggestions.rows(state, columns).await,
-        }
+        self.results()?.rows(state, columns).await
     }
 
     /// The search with its arguments resolved.
@@ -338,9 +333,50 @@ impl SearchNode {
 }
 
 /// The result of a search.
+#[derive(Debug)]
 enum Results {
     Rows(SearchResults),
     Terms(Suggestions),
+}
+
+impl Results {
+    async fn rows(&self, state: &dyn Session, columns: &[usize]) -> Result<RecordBatch> {
+        match self {
+            Self::Rows(results) => results.rows(state, columns).await,
+            Self::Terms(suggestions) => suggestions.rows(state, columns).await,
+        }
+    }
+}
+
+/// The result of a search as a table. The search runs during physical planning.
+#[derive(Debug)]
+struct ResultTable {
+    schema: SchemaRef,
+    results: Results,
+}
+
+#[async_trait]
+impl TableProvider for ResultTable {
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Temporary
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _: &[Expr],
+        _: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let all: Vec<usize> = (0..self.schema.fields().len()).collect();
+        let batch = self.results.rows(state, projection.unwrap_or(&all)).await?;
+        let schema = batch.schema();
+        Ok(MemorySourceConfig::try_new_exec(&[vec![batch]], schema, None)?)
+    }
 }
 
 /// Whether an argument is a constant.

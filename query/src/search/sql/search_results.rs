@@ -1,4 +1,4 @@
-//! The result of a search as a table: it runs the requests and reads the columns of the found rows.
+//! The result of a search: it runs the requests and reads the columns of the found rows.
 
 use std::sync::Arc;
 
@@ -6,13 +6,9 @@ use arrow::array::{
     Array, ArrayRef, AsArray, Float32Array, Float64Array, RecordBatch, StringArray, UInt32Array,
 };
 use arrow::compute;
-use arrow_schema::{DataType, SchemaRef};
-use async_trait::async_trait;
-use datafusion::catalog::memory::MemorySourceConfig;
-use datafusion::catalog::{Session, TableProvider};
+use arrow_schema::DataType;
+use datafusion::catalog::Session;
 use datafusion::common::{Result, plan_err};
-use datafusion::logical_expr::{Expr, TableType};
-use datafusion::physical_plan::ExecutionPlan;
 use plexus_index::text::snippet;
 use plexus_model::{Error, Version};
 
@@ -28,7 +24,7 @@ use crate::search::snapshot::{SearchSnapshot, blocking};
 use crate::search::sql::relation::{CURSOR, HIGHLIGHT, QUERY, SCORE, SearchCall};
 use crate::search::sql::row_filter::RowFilter;
 
-/// The rows that a search finds, the best first. The search runs during physical planning.
+/// The rows that a search finds, the best first.
 #[derive(Debug)]
 pub(crate) struct SearchResults {
     /// The call.
@@ -39,30 +35,6 @@ pub(crate) struct SearchResults {
     pub version: Version,
     /// One request, or one for each query of a batch.
     pub requests: Vec<Request>,
-}
-
-#[async_trait]
-impl TableProvider for SearchResults {
-    fn schema(&self) -> SchemaRef {
-        self.call.schema.clone()
-    }
-
-    fn table_type(&self) -> TableType {
-        TableType::Temporary
-    }
-
-    async fn scan(
-        &self,
-        state: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        _: &[Expr],
-        _: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let all: Vec<usize> = (0..self.call.schema.fields().len()).collect();
-        let batch = self.rows(state, projection.unwrap_or(&all)).await?;
-        let schema = batch.schema();
-        Ok(MemorySourceConfig::try_new_exec(&[vec![batch]], schema, None)?)
-    }
 }
 
 impl SearchResults {

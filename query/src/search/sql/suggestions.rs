@@ -5,12 +5,8 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int32Array, RecordBatch, RecordBatchOptions, StringArray, UInt64Array};
 use arrow_schema::{DataType, Field};
-use async_trait::async_trait;
-use datafusion::catalog::memory::MemorySourceConfig;
-use datafusion::catalog::{Session, TableProvider};
+use datafusion::catalog::Session;
 use datafusion::common::Result;
-use datafusion::logical_expr::{Expr, TableType};
-use datafusion::physical_plan::ExecutionPlan;
 use plexus_index::text::{TermForm, edit_distance};
 use plexus_model::Version;
 
@@ -85,29 +81,5 @@ impl Suggestions {
         let columns = columns.iter().map(|column| all[*column].clone()).collect();
         let count = RecordBatchOptions::new().with_row_count(Some(ranked.len()));
         Ok(RecordBatch::try_new_with_options(schema, columns, &count)?)
-    }
-}
-
-#[async_trait]
-impl TableProvider for Suggestions {
-    fn schema(&self) -> arrow_schema::SchemaRef {
-        self.call.schema.clone()
-    }
-
-    fn table_type(&self) -> TableType {
-        TableType::Temporary
-    }
-
-    async fn scan(
-        &self,
-        state: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        _: &[Expr],
-        _: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let all: Vec<usize> = (0..self.call.schema.fields().len()).collect();
-        let batch = self.rows(state, projection.unwrap_or(&all)).await?;
-        let schema = batch.schema();
-        Ok(MemorySourceConfig::try_new_exec(&[vec![batch]], schema, None)?)
     }
 }
