@@ -11,13 +11,13 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{self, Expr, Value};
 use futures::{FutureExt, TryStreamExt};
-use plexus_model::{Error, Manifest, NodeId, Result};
+use plexus_model::{Error, Manifest, NodeId, Result, TableName};
 use plexus_query::{ClusterView, Engine, Pin, Relations, WorkerSlots, optimize, visit_expressions_mut};
 use plexus_raft::Meta;
 
 use crate::errors::{from_datafusion, unsupported};
 use crate::exec::all_running::AllRunning;
-use crate::exec::context::StatementContext;
+use crate::exec::context::{StatementContext, find};
 use crate::exec::plan_cache::PlanCache;
 use crate::exec::plan_statement::plan_statement;
 use crate::exec::retry::{self, Suspects};
@@ -184,7 +184,8 @@ impl Planner {
         match &mut statement {
             Statement::Statement(statement) => {
                 show_setting(statement, context.session);
-                table_statements::show(statement, &context.manifest, &context.session.schema())?;
+                let find = |name: &TableName| find(&context.manifest, name);
+                table_statements::show(statement, &context.session.schema(), find)?;
                 self.resolve(statement, context).await?;
             }
             Statement::Explain(explained) => {

@@ -1,25 +1,31 @@
 //! `SHOW CREATE TABLE`: the statements that make a table as it is, without its rows.
 
+use std::sync::Arc;
+
 use datafusion::sql::sqlparser::ast::{ShowCreateObject, Statement};
-use plexus_model::{Column, Error, IndexDefinition, IndexKind, Manifest, Result, Table, TableSchema};
+use plexus_model::{Column, Error, IndexDefinition, IndexKind, Result, Table, TableName, TableSchema};
 use plexus_storage::{sql_name, types};
 
-use crate::exec::context::find;
 use crate::sql::names::{object_name, quoted_name};
 use crate::sql::{parse, syntax};
 
-/// Replaces `SHOW CREATE TABLE` by a query of its answer. `schema` qualifies a name without one.
+/// Replaces `SHOW CREATE TABLE` by a query of its answer. `schema` qualifies a name without one, and `find`
+/// finds tables.
 ///
 /// # Errors
-/// `NotFound` when there is no such table, and `Unsupported` for what is no table.
-pub(crate) fn show(statement: &mut Statement, manifest: &Manifest, schema: &str) -> Result<()> {
+/// That of `find`, and `Unsupported` for what is no table.
+pub(crate) fn show(
+    statement: &mut Statement,
+    schema: &str,
+    find: impl Fn(&TableName) -> Result<Arc<Table>>,
+) -> Result<()> {
     let Statement::ShowCreate { obj_type, obj_name } = statement else {
         return Ok(());
     };
     if *obj_type != ShowCreateObject::Table {
         return Err(Error::unsupported(format!("SHOW CREATE {obj_type}: only tables can be shown")));
     }
-    let table = find(manifest, &object_name(obj_name, schema)?)?;
+    let table = find(&object_name(obj_name, schema)?)?;
     let text = statements(&table);
     let values = [
         ("table_schema", table.name.schema.as_str()),

@@ -1,17 +1,12 @@
 //! The terms of a column that have a form, with the number of visible rows that have them.
 
-use std::collections::BTreeMap;
-
 use plexus_index::text::TermForm;
 use plexus_model::Result;
 
-use crate::search::remote::protocol::ShardRequest;
+use crate::search::remote::protocol::{ShardRequest, Terms};
 use crate::search::remote::scatter_gather::scatter_gather;
 use crate::search::snapshot::text_fields::TextFields;
 use crate::search::snapshot::{SearchSnapshot, blocking};
-
-/// Terms with the number of their rows.
-pub(crate) type Terms = BTreeMap<String, u64>;
 
 /// The terms of a field in all segments, each counted where it is.
 ///

@@ -1,6 +1,7 @@
 //! The messages of a distributed search. They are encoded with rkyv: the order of fields and variants is the
 //! wire format.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -16,12 +17,14 @@ use plexus_model::{
 use plexus_storage::{inline, types};
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::search::exec::terms::Terms;
 use crate::search::hit::Hit;
 use crate::search::params::SearchParams;
 use crate::search::snapshot::SearchSnapshot;
 use crate::search::snapshot::selections::RowSelections;
 use crate::search::snapshot::text_fields::TextFields;
+
+/// Terms with the number of their rows.
+pub(crate) type Terms = BTreeMap<String, u64>;
 
 /// A request for some segments of a table, with all that is needed to answer it.
 #[derive(Archive, Serialize, Deserialize)]
