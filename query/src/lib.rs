@@ -26,6 +26,7 @@ mod adjusted_functions;
 mod analysis;
 mod batch_rows;
 mod bounded_functions;
+mod canonical_float;
 mod checks;
 mod clock_texts;
 mod codec;

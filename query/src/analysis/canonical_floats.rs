@@ -3,18 +3,13 @@
 //! DataFusion compares, sorts and groups floats by their bits in some places and by their values in others.
 //! `0e0 / 0e0` is a NaN with a sign, below all numbers, and `-0.0` differs from `0.0` as a key of a set.
 
-use arrow_schema::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{DFSchema, Result, ScalarValue, exec_err};
+use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::config::ConfigOptions;
-use datafusion::logical_expr::{
-    BinaryExpr, Cast, ColumnarValue, Expr, ExprSchemable, LogicalPlan, ScalarFunctionArgs, ScalarUDF,
-    ScalarUDFImpl, Signature, TryCast, Volatility,
-};
-
-use plexus_storage::canonical_floats;
+use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, LogicalPlan, ScalarUDF, TryCast};
 
 use crate::analysis::{has_expression, rewrite_whole_expressions};
+use crate::canonical_float::{CanonicalFloat, NAME};
 use crate::search::is_search_function;
 
 /// What the rule looks for.
@@ -81,44 +76,4 @@ fn canonical(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
 /// Whether a float is the other zero or another NaN.
 fn differs(value: f64) -> bool {
     value.is_nan() || (value == 0.0 && value.is_sign_negative())
-}
-
-pub(crate) const NAME: &str = "$canonical_float";
-
-/// `$canonical_float(x)`: `x` with one zero and one NaN.
-#[derive(PartialEq, Eq, Hash, Debug)]
-pub(crate) struct CanonicalFloat(Signature);
-
-impl Default for CanonicalFloat {
-    fn default() -> Self {
-        Self(Signature::any(1, Volatility::Immutable))
-    }
-}
-
-impl ScalarUDFImpl for CanonicalFloat {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.0
-    }
-
-    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        match types {
-            [data_type] if data_type.is_floating() => Ok(data_type.clone()),
-            _ => exec_err!("{} takes one float", self.name()),
-        }
-    }
-
-    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        match args.args.as_slice() {
-            [ColumnarValue::Array(values)] => Ok(ColumnarValue::Array(canonical_floats(values))),
-            [ColumnarValue::Scalar(value)] => {
-                ScalarValue::try_from_array(&canonical_floats(&value.to_array()?), 0)
-                    .map(ColumnarValue::Scalar)
-            }
-            _ => exec_err!("{} takes one float", self.name()),
-        }
-    }
 }

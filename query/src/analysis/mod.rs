@@ -19,6 +19,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::{Analyzer, AnalyzerRule};
 
 use crate::analysis::concatenations::Concatenations;
+use crate::canonical_float::CanonicalFloat;
 use crate::clock_texts::Completed;
 use crate::interrupts::Interrupts;
 use crate::interval_products::IntervalTimes;
@@ -273,7 +274,7 @@ pub(crate) fn register_functions(registry: &mut dyn FunctionRegistry) -> Result<
     for function in casts::functions().into_iter().chain(nested_extremes::functions()) {
         registry.register_udf(function)?;
     }
-    registry.register_udf(Arc::new(ScalarUDF::from(canonical_floats::CanonicalFloat::default())))?;
+    registry.register_udf(Arc::new(ScalarUDF::from(CanonicalFloat::default())))?;
     registry.register_udf(Arc::new(ScalarUDF::from(typed::Typed::default())))?;
     registry.register_udf(Arc::new(ScalarUDF::from(unknown_items::HasUnknownItem::default())))?;
     registry.register_udf(Arc::new(ScalarUDF::from(finite_variances::Finite::default())))?;

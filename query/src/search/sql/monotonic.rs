@@ -4,7 +4,7 @@ use arrow_schema::DataType;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 
-use crate::analysis::canonical_floats::NAME as CANONICAL_FLOAT;
+use crate::canonical_float::NAME as CANONICAL_FLOAT;
 
 /// What an order by an expression is an order by, and whether it ascends in it: `1 - distance` falls when the
 /// distance grows.
