@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use plexus_index::TopK;
 use plexus_index::text::{
-    Analyzer, GlobalStatistics, Syntax, TextHit, TextIndex, TextSearch, build_text_index, parse_query,
+    Analyzer, GlobalStatistics, QueryField, Syntax, TextHit, TextIndex, TextSearch, build_text_index,
+    parse_query,
 };
 use plexus_model::{Error, Result, RowSelection, RowSet};
 use tantivy::collector::TopDocs;
@@ -87,7 +88,8 @@ fn fastest(queries: &[String], search: impl Fn(&str) -> Result<usize>) -> Result
 
 /// From the text of a query to the number of top rows, with all the work that a search of one segment does.
 fn search(index: &TextIndex, analyzer: &Analyzer, query: &str) -> Result<usize> {
-    let query = parse_query(query, Syntax::Strict, analyzer, &["body".to_owned()], &[(0, 1.0)])?;
+    let fields = [QueryField { name: "body".to_owned(), analyzer: analyzer.clone(), boost: Some(1.0) }];
+    let query = parse_query(query, Syntax::Strict, &fields)?;
     let no_rows = RowSet::new();
     let local = index.statistics(&no_rows);
     let document_frequencies = query.scored_terms().into_iter().map(|term| {

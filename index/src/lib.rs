@@ -16,7 +16,7 @@
 //! ```
 //! use plexus_index::TopK;
 //! use plexus_index::text::{Analyzer, GlobalStatistics, TextIndex, TextSearch};
-//! use plexus_index::text::{Syntax, build_text_index, parse_query};
+//! use plexus_index::text::{QueryField, Syntax, build_text_index, parse_query};
 //! use plexus_model::{Result, RowSelection, RowSet};
 //!
 //! let analyzer = Analyzer::named("en_stem")?;
@@ -24,7 +24,8 @@
 //! let bytes = build_text_index(1, &analyzer, rows.into_iter(), 1 << 30)?;
 //! let index = TextIndex::open(bytes.into())?;
 //!
-//! let query = parse_query("wings", Syntax::Lenient, &analyzer, &["body".to_owned()], &[(0, 1.0)])?;
+//! let fields = [QueryField { name: "body".to_owned(), analyzer, boost: Some(1.0) }];
+//! let query = parse_query("wings", Syntax::Lenient, &fields)?;
 //! let deleted = RowSet::new();
 //! let counts = index.statistics(&deleted);
 //! let document_frequencies = query.scored_terms().into_iter().map(|term| {

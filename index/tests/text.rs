@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use plexus_index::TopK;
 use plexus_index::text::{
-    Analyzer, GlobalStatistics, MinimumShouldMatch, QueryOptions, Syntax, TextHit, TextIndex, TextQuery,
-    TextSearch, build_text_index, parse_query, parse_query_with,
+    Analyzer, GlobalStatistics, MinimumShouldMatch, QueryField, QueryOptions, Syntax, TextHit, TextIndex,
+    TextQuery, TextSearch, build_text_index, parse_query,
 };
 use plexus_model::{RowSelection, RowSet};
 use proptest::prelude::*;
@@ -125,8 +125,11 @@ fn single_segment(rows: &[(Row, bool)]) -> Layout {
 }
 
 fn parse(query: &str) -> TextQuery {
-    let fields = ["title".to_owned(), "body".to_owned()];
-    parse_query(query, Syntax::Strict, &analyzer(), &fields, &[(0, 1.0), (1, 1.0)]).unwrap()
+    parse_query(query, Syntax::Strict, &[field("title", Some(1.0)), field("body", Some(1.0))]).unwrap()
+}
+
+fn field(name: &str, boost: Option<f32>) -> QueryField {
+    QueryField { name: name.to_owned(), analyzer: analyzer(), boost }
 }
 
 /// BM25 scores of a disjunction of words over both fields, in double precision.
@@ -274,8 +277,8 @@ proptest! {
         let text = words.iter().copied().collect::<Vec<_>>().join(" ");
         let minimum = MinimumShouldMatch::parse(&count.to_string());
         let options = QueryOptions { syntax: Syntax::Strict, minimum };
-        let fields = ["title".to_owned(), "body".to_owned()];
-        let query = parse_query_with(&text, options, &analyzer(), &fields, &[(1, 1.0)]).unwrap();
+        let fields = [field("title", None), field("body", Some(1.0))];
+        let query = parse_query(&text, options, &fields).unwrap();
         let found = scores(&single_segment(&rows), &query, None);
         let has = |row: &Row| {
             let body: BTreeSet<&str> = row[1].iter().flat_map(|text| text.split(' ')).collect();
@@ -413,9 +416,7 @@ fn skipping_blocks_does_not_change_the_top_k() {
         build_text_index(1, &analyzer(), texts.iter().map(|text| vec![Some(text.as_str())]), usize::MAX)
             .unwrap();
     let index = TextIndex::open(bytes.into()).unwrap();
-    let parse = |query: &str| {
-        parse_query(query, Syntax::Strict, &analyzer(), &["body".to_owned()], &[(0, 1.0)]).unwrap()
-    };
+    let parse = |query: &str| parse_query(query, Syntax::Strict, &[field("body", Some(1.0))]).unwrap();
     let sets: Vec<RowSet> = [1u32, 2, 7, 90, 1_500]
         .into_iter()
         .map(|share| (0..ROWS as u32).filter(|row| row.wrapping_mul(2_654_435_761) % share == 0).collect())

@@ -16,7 +16,7 @@ use plexus_model::{
     ChangeKind, Error, ErrorKind, FileData, IndexDefinition, IndexKind, Manifest, Result, Segment, SegmentId,
     SegmentIndex, Table, TableChange, TableId,
 };
-use plexus_query::search::{TextFields, blocking, build_bytes_max, build_texts};
+use plexus_query::search::{FieldGroup, blocking, build_bytes_max, build_texts};
 use plexus_storage::{SegmentRef, SegmentStore};
 
 use super::context::TaskContext;
@@ -133,7 +133,7 @@ async fn build(
     let bytes = match &definition.kind {
         IndexKind::Text { columns, tokenizer } => {
             let (columns, analyzer) = (columns.clone(), Analyzer::named(tokenizer)?);
-            let fields = TextFields { columns, analyzer, index: Some(definition.id) };
+            let fields = FieldGroup { columns, analyzer, index: Some(definition.id) };
             let texts = snapshot.texts(view, &fields).await?;
             let memory_max = build_bytes_max(writer.engine.memory_bytes());
             blocking(move || build_texts(&texts, &fields.analyzer, memory_max)).await?

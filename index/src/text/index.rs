@@ -20,16 +20,21 @@ use super::row_lengths::{LENGTHS_ENTRY, RowLengths};
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct TextIndex {
-    fields: Arc<Vec<FieldIndex>>,
+    fields: Vec<Arc<FieldIndex>>,
     rows: u32,
-    /// Size of the file in bytes.
+    /// Size of the files in bytes.
     bytes: usize,
-    block_max_cache: Arc<RwLock<BlockMaxCache>>,
 }
 
-/// Block-max indexes of terms that were searched and are in many rows.
-#[derive(Default)]
+/// Block-max indexes of terms that were searched and are in many rows, for the fields of a file together.
 struct BlockMaxCache {
+    known: RwLock<KnownBlockMaxIndexes>,
+    /// Size limit in bytes.
+    bytes_max: usize,
+}
+
+#[derive(Default)]
+struct KnownBlockMaxIndexes {
     /// By field and term.
     indexes: HashMap<(usize, String), Arc<BlockMaxIndex>>,
     /// Size of all indexes in memory, in bytes.
@@ -48,6 +53,9 @@ pub(super) struct FieldIndex {
     row_lengths: RowLengths,
     /// The sum of these.
     tokens: u64,
+    /// The position of the field in its file.
+    position: usize,
+    block_max_cache: Arc<BlockMaxCache>,
 }
 
 /// Statistics of some rows of a segment.
@@ -75,6 +83,35 @@ pub(super) fn unreadable(error: io::Error) -> Error {
     Error::corrupt(format!("text index: {error}")).with_source(error)
 }
 
+/// Size limit of a cache of block-max indexes: an eighth of the index, and the frequency bitmaps of eight
+/// terms.
+fn cache_bytes_max(bytes: usize, rows: u32) -> usize {
+    bytes / 8 + rows as usize * 2
+}
+
+impl BlockMaxCache {
+    /// The index of a term, built unless it is known.
+    fn get(&self, key: (usize, String), build: impl FnOnce() -> Arc<BlockMaxIndex>) -> Arc<BlockMaxIndex> {
+        let known = self.known.read().expect("no code panics while it holds this lock");
+        let cached = known.indexes.get(&key).cloned();
+        drop(known);
+        if let Some(index) = cached {
+            return index;
+        }
+        let index = build();
+        let mut known = self.known.write().expect("no code panics while it holds this lock");
+        if known.bytes + index.bytes() > self.bytes_max {
+            // Dropping all is simpler than an eviction order, and frequent terms are soon cached again.
+            *known = KnownBlockMaxIndexes::default();
+        }
+        known.bytes += index.bytes();
+        if let Some(built_concurrently) = known.indexes.insert(key, index.clone()) {
+            known.bytes -= built_concurrently.bytes();
+        }
+        index
+    }
+}
+
 impl std::fmt::Debug for TextIndex {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("TextIndex").field("rows", &self.rows).finish_non_exhaustive()
@@ -99,6 +136,8 @@ impl TextIndex {
         let lengths = reader.fieldnorms_readers().get_inner_file();
         let field_count = reader.schema().num_fields();
         let row_lengths = RowLengths::open(lengths_of_rows.as_ref(), field_count, reader.max_doc() as usize)?;
+        let (known, bytes_max) = (RwLock::default(), cache_bytes_max(size, reader.max_doc()));
+        let block_max_cache = Arc::new(BlockMaxCache { known, bytes_max });
         let fields = reader.schema().fields().zip(row_lengths).map(|((field, _), row_lengths)| {
             let lengths = lengths
                 .open_read(field)
@@ -108,15 +147,29 @@ impl TextIndex {
                 return Err(Error::corrupt("text index: the number of lengths does not match the rows"));
             }
             let inverted = reader.inverted_index(field).map_err(corrupt)?;
-            Ok(FieldIndex { inverted, lengths, tokens: row_lengths.sum(), row_lengths })
+            let (tokens, position) = (row_lengths.sum(), field.field_id() as usize);
+            let block_max_cache = block_max_cache.clone();
+            Ok(Arc::new(FieldIndex { inverted, lengths, row_lengths, tokens, position, block_max_cache }))
         });
-        let fields = fields.collect::<Result<Vec<_>>>()?;
-        Ok(Self {
-            fields: Arc::new(fields),
-            rows: reader.max_doc(),
-            bytes: size,
-            block_max_cache: Arc::default(),
-        })
+        Ok(Self { fields: fields.collect::<Result<_>>()?, rows: reader.max_doc(), bytes: size })
+    }
+
+    /// One index over the fields of several, one after another.
+    ///
+    /// # Errors
+    /// `Corrupt` when they are not of the same number of rows; `Internal` for none.
+    pub fn together(indexes: Vec<Self>) -> Result<Self> {
+        let mut indexes = indexes.into_iter();
+        let mut all = indexes.next().ok_or_else(|| Error::internal("a text search of no index"))?;
+        for index in indexes {
+            if index.rows != all.rows {
+                let (rows, others) = (all.rows, index.rows);
+                return Err(Error::corrupt(format!("text indexes of {rows} and of {others} rows")));
+            }
+            all.fields.extend(index.fields);
+            all.bytes += index.bytes;
+        }
+        Ok(all)
     }
 
     /// Number of rows of the segment.
@@ -126,13 +179,7 @@ impl TextIndex {
 
     /// Size in bytes, including the full cache of block-max indexes.
     pub fn bytes(&self) -> usize {
-        self.bytes + self.cache_bytes_max()
-    }
-
-    /// Size limit of the cache of block-max indexes: an eighth of the index, and the frequency bitmaps of
-    /// eight terms.
-    fn cache_bytes_max(&self) -> usize {
-        self.bytes / 8 + self.rows as usize * 2
+        self.bytes + cache_bytes_max(self.bytes, self.rows)
     }
 
     /// The block-max index of a term whose postings are `postings`.
@@ -142,32 +189,17 @@ impl TextIndex {
         term: &str,
         postings: &BlockSegmentPostings,
     ) -> Result<Arc<BlockMaxIndex>> {
-        let build = || Ok(Arc::new(BlockMaxIndex::new(postings.clone(), &self.field(field)?.lengths)));
-        if postings.doc_freq() < CACHED_ROWS_MIN {
-            return build();
+        let field = self.field(field)?;
+        let build = || Arc::new(BlockMaxIndex::new(postings.clone(), &field.lengths));
+        match postings.doc_freq() < CACHED_ROWS_MIN {
+            true => Ok(build()),
+            false => Ok(field.block_max_cache.get((field.position, term.to_owned()), build)),
         }
-        let key = (field, term.to_owned());
-        let cache = self.block_max_cache.read().expect("no code panics while it holds this lock");
-        let cached = cache.indexes.get(&key).cloned();
-        drop(cache);
-        if let Some(index) = cached {
-            return Ok(index);
-        }
-        let index = build()?;
-        let mut cache = self.block_max_cache.write().expect("no code panics while it holds this lock");
-        if cache.bytes + index.bytes() > self.cache_bytes_max() {
-            // Dropping all is simpler than an eviction order, and frequent terms are soon cached again.
-            *cache = BlockMaxCache::default();
-        }
-        cache.bytes += index.bytes();
-        if let Some(built_concurrently) = cache.indexes.insert(key, index.clone()) {
-            cache.bytes -= built_concurrently.bytes();
-        }
-        Ok(index)
     }
 
     pub(super) fn field(&self, field: usize) -> Result<&FieldIndex> {
-        self.fields.get(field).ok_or_else(|| Error::internal(format!("the text index has no field {field}")))
+        let found = self.fields.get(field).map(Arc::as_ref);
+        found.ok_or_else(|| Error::internal(format!("the text index has no field {field}")))
     }
 
     /// Statistics of the rows that are not in `deleted`.

@@ -33,7 +33,7 @@ pub use analyzer::Analyzer;
 pub use bm25::GlobalStatistics;
 pub use build::build_text_index;
 pub use index::{TextIndex, TextStatistics};
-pub use parse::{EDIT_DISTANCE_MAX, QueryOptions, Syntax, parse_query, parse_query_with};
+pub use parse::{EDIT_DISTANCE_MAX, QueryField, QueryOptions, Syntax, parse_query};
 pub use query::{MinimumShouldMatch, ScoredTerm, TextQuery, edit_distance};
 pub use search::{TextHit, TextSearch};
 pub use snippet::{Snippet, snippet};

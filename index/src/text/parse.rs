@@ -58,23 +58,6 @@ pub enum Syntax {
     Strict,
 }
 
-/// Parses a query over the fields with the given names.
-///
-/// Words without a field are searched in `defaults`, which holds positions of fields with a boost for each.
-///
-/// # Errors
-/// `InvalidArgument` when the query is too long; if `syntax` is strict, also when it is malformed or too
-/// deep, or names an unknown field. The message says where.
-pub fn parse_query(
-    text: &str,
-    syntax: Syntax,
-    analyzer: &Analyzer,
-    fields: &[String],
-    defaults: &[(usize, f32)],
-) -> Result<TextQuery> {
-    parse_query_with(text, QueryOptions { syntax, minimum: None }, analyzer, fields, defaults)
-}
-
 /// What a query means beside its text.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct QueryOptions {
@@ -85,23 +68,35 @@ pub struct QueryOptions {
     pub minimum: Option<MinimumShouldMatch>,
 }
 
-/// The same as [`parse_query`] with more options.
+impl From<Syntax> for QueryOptions {
+    fn from(syntax: Syntax) -> Self {
+        Self { syntax, minimum: None }
+    }
+}
+
+/// A field as a query sees it. Its position among the fields is its position in the index.
+#[derive(Clone, Debug)]
+pub struct QueryField {
+    /// What queries call it; empty if they cannot.
+    pub name: String,
+    /// Makes terms of the words that are searched in it: the analyzer that its texts were indexed with.
+    pub analyzer: Analyzer,
+    /// Factor of the scores of words without a field name; `None` if such words are not searched in it.
+    pub boost: Option<f32>,
+}
+
+/// Parses a query over fields. A word becomes the terms that the analyzer of each field makes of it.
 ///
 /// # Errors
-/// The same.
-pub fn parse_query_with(
-    text: &str,
-    options: QueryOptions,
-    analyzer: &Analyzer,
-    fields: &[String],
-    defaults: &[(usize, f32)],
-) -> Result<TextQuery> {
-    let QueryOptions { syntax, minimum } = options;
+/// `InvalidArgument` when the query is too long; if its syntax is strict, also when it is malformed or too
+/// deep, or names an unknown field. The message says where.
+pub fn parse_query(text: &str, options: impl Into<QueryOptions>, fields: &[QueryField]) -> Result<TextQuery> {
+    let QueryOptions { syntax, minimum } = options.into();
     let fail = |what: String| Error::invalid(format!("text query {:?}: {what}", cut(text, 80)));
     if text.len() > QUERY_BYTES_MAX {
         return Err(fail(format!("{} bytes are more than {QUERY_BYTES_MAX}", text.len())));
     }
-    let mut lowering = Lowering { analyzer, fields, defaults, terms: 0, patterns: Cell::new(0) };
+    let mut lowering = Lowering { fields, terms: 0, patterns: Cell::new(0) };
     let strict = lowering.parse(text, minimum);
     let query = match (strict, syntax) {
         (Ok(query), _) => query,
@@ -158,9 +153,7 @@ fn nesting_exceeded_at(text: &str) -> Option<usize> {
 
 /// Translates the syntax tree of the grammar to a [`TextQuery`].
 struct Lowering<'a> {
-    analyzer: &'a Analyzer,
-    fields: &'a [String],
-    defaults: &'a [(usize, f32)],
+    fields: &'a [QueryField],
     /// Number of terms so far.
     terms: usize,
     /// Number of patterns so far.
@@ -225,17 +218,23 @@ impl Lowering<'_> {
     /// The words of a text that is not well-formed: each of them may match.
     fn words(&mut self, text: &str) -> Result<Option<TextQuery>> {
         let mut queries = Vec::new();
-        for (field, boost) in self.defaults.iter().copied() {
-            let tokens = self.analyzer.tokens(text);
+        for (field, boost) in self.defaults() {
+            let tokens = self.fields[field].analyzer.tokens(text);
             self.count(tokens.len())?;
             queries.extend(tokens.iter().map(|token| term_query(field, &token.term, boost)));
         }
         Ok(disjunction(queries))
     }
 
+    /// The fields that words without a field name are searched in, each with its boost.
+    fn defaults(&self) -> Vec<(usize, f32)> {
+        let fields = self.fields.iter().enumerate();
+        fields.filter_map(|(at, field)| Some((at, field.boost?))).collect()
+    }
+
     /// Rows that have a text.
     fn everything(&self, boost: f32) -> TextQuery {
-        TextQuery::All { fields: self.defaults.iter().map(|(field, _)| *field).collect(), boost }
+        TextQuery::All { fields: self.defaults().into_iter().map(|(field, _)| field).collect(), boost }
     }
 
     /// Clauses together; `None` if there are none. If all of them exclude, the query is for all other rows.
@@ -372,16 +371,14 @@ impl Lowering<'_> {
     /// The fields that a name stands for, or the default ones, each with its boost.
     fn searched(&self, name: Option<&str>) -> Result<Vec<(usize, f32)>> {
         let Some(name) = name else {
-            return Ok(self.defaults.to_vec());
+            return Ok(self.defaults());
         };
-        let field = self.fields.iter().position(|field| field == name).ok_or_else(|| {
-            let named = self.fields.iter().map(String::as_str).filter(|field| !field.is_empty());
+        let position = self.fields.iter().position(|field| field.name == name).ok_or_else(|| {
+            let named = self.fields.iter().map(|field| field.name.as_str()).filter(|name| !name.is_empty());
             let named: Vec<&str> = named.collect();
             Error::invalid(format!("column {name:?} is not searched; {} are", named.join(", ")))
         })?;
-        let boost =
-            self.defaults.iter().find(|(default, _)| *default == field).map_or(1.0, |(_, boost)| *boost);
-        Ok(vec![(field, boost)])
+        Ok(vec![(position, self.fields[position].boost.unwrap_or(1.0))])
     }
 
     /// Rows that have a word of a form: `*` stands for any characters, `?` for one. What is between them goes
@@ -392,16 +389,17 @@ impl Lowering<'_> {
                 "{form:.40}...: a word with wildcards has {WILDCARDS_BYTES_MAX} bytes at most"
             )));
         }
-        if !self.analyzer.has_words() && form.find(WILDCARDS) != form.rfind('*') {
+        let analyzer = &self.fields[field].analyzer;
+        if !analyzer.has_words() && form.find(WILDCARDS) != form.rfind('*') {
             return Err(Error::invalid(format!("{form}: n-grams have no wildcards but a last *")));
         }
         // A question ends like that, so that it is no wildcard in any syntax.
         if form.ends_with('?') {
             return Err(Error::invalid(format!("{form}: a word does not end with a question mark")));
         }
-        let parts: Vec<String> = form.split(WILDCARDS).map(|part| self.analyzer.normalize(part)).collect();
+        let parts: Vec<String> = form.split(WILDCARDS).map(|part| analyzer.normalize(part)).collect();
         let is_word = |part: &String| part.chars().all(char::is_alphanumeric);
-        if self.analyzer.splits_words() && !parts.iter().all(is_word) {
+        if analyzer.splits_words() && !parts.iter().all(is_word) {
             return Err(Error::invalid(format!("{form}: a form must be a single word")));
         }
         let prefix = parts.first().cloned().unwrap_or_default();
@@ -458,7 +456,7 @@ impl Lowering<'_> {
                 "{word}~{distance}: the edit distance must be from 1 to {EDIT_DISTANCE_MAX}"
             ))
         })?;
-        Ok(match self.analyzer.tokens(word).as_slice() {
+        Ok(match self.fields[field].analyzer.tokens(word).as_slice() {
             [] => None,
             [token] if token.term.chars().count() > FUZZY_CHARS_MAX => {
                 return Err(Error::invalid(format!(
@@ -476,7 +474,7 @@ impl Lowering<'_> {
     }
 
     fn terms(&self, field: usize, text: &str, slop: u32, boost: f32) -> Result<Option<TextQuery>> {
-        let tokens = self.analyzer.tokens(text);
+        let tokens = self.fields[field].analyzer.tokens(text);
         let is_one_position = tokens.iter().all(|token| token.position == tokens[0].position);
         Ok(match tokens.as_slice() {
             [] => None,

@@ -110,14 +110,14 @@ pub fn snippet(
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Syntax, parse_query};
+    use super::super::{QueryField, Syntax, parse_query};
     use super::*;
 
     #[test]
     fn the_snippet_has_the_most_different_terms() {
         let analyzer = Analyzer::named("en_stem").unwrap();
-        let query = parse_query("wing flutter", Syntax::Strict, &analyzer, &["body".to_owned()], &[(0, 1.0)])
-            .unwrap();
+        let fields = [QueryField { name: "body".to_owned(), analyzer: analyzer.clone(), boost: Some(1.0) }];
+        let query = parse_query("wing flutter", Syntax::Strict, &fields).unwrap();
         let text = "The wing is long. Nothing here of it & more, but wings that flutter <often> are there.";
         let found = snippet(&query, 0, &analyzer, text, 40).unwrap();
         assert_eq!(found.to_html(text), "more, but <b>wings</b> that <b>flutter</b> &lt;often&gt; are");
@@ -130,8 +130,7 @@ mod tests {
             ("\"swept wings\" flutter", "swept <b>flutter</b> of wings"),
             ("body:/.*er|swe.*/", "<b>swept</b> <b>flutter</b> of wings"),
         ] {
-            let query =
-                parse_query(text, Syntax::Strict, &analyzer, &["body".to_owned()], &[(0, 1.0)]).unwrap();
+            let query = parse_query(text, Syntax::Strict, &fields).unwrap();
             let text = "swept flutter of wings";
             assert_eq!(snippet(&query, 0, &analyzer, text, 40).unwrap().to_html(text), expected);
         }

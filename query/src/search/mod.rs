@@ -24,7 +24,7 @@ pub(crate) use snapshot::caches::SearchCaches;
 pub use snapshot::caches::build_bytes_max;
 pub(crate) use snapshot::context::SearchContext;
 pub use snapshot::context::SearchTransport;
-pub use snapshot::text_fields::TextFields;
+pub use snapshot::text_fields::{FieldGroup, TextFields};
 pub use snapshot::texts::build_texts;
 pub use snapshot::vectors::Vectors;
 pub use snapshot::{SearchSnapshot, SegmentView, blocking};

@@ -4,9 +4,12 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn field(name: &str, analyzer: &str, boost: f32) -> QueryField {
+    QueryField { name: name.to_owned(), analyzer: Analyzer::named(analyzer).unwrap(), boost: Some(boost) }
+}
+
 fn parse_as(text: &str, syntax: Syntax) -> Result<TextQuery> {
-    let fields = ["title".to_owned(), "body".to_owned()];
-    parse_query(text, syntax, &Analyzer::named("en_stem").unwrap(), &fields, &[(0, 2.0), (1, 1.0)])
+    parse_query(text, syntax, &[field("title", "en_stem", 2.0), field("body", "en_stem", 1.0)])
 }
 
 fn parse(text: &str) -> Result<TextQuery> {
@@ -14,7 +17,7 @@ fn parse(text: &str) -> Result<TextQuery> {
 }
 
 fn body(text: &str, analyzer: &str, syntax: Syntax) -> Result<TextQuery> {
-    parse_query(text, syntax, &Analyzer::named(analyzer).unwrap(), &["body".to_owned()], &[(0, 1.0)])
+    parse_query(text, syntax, &[field("body", analyzer, 1.0)])
 }
 
 #[test]
@@ -115,11 +118,10 @@ fn whatever_people_type_is_a_query() {
 
 #[test]
 fn a_minimum_is_one_of_words_and_not_of_fields() {
-    let fields = ["title".to_owned(), "body".to_owned()];
+    let fields = [field("title", "standard", 1.0), field("body", "standard", 1.0)];
     let parse = |text: &str| {
         let options = QueryOptions { syntax: Syntax::Lenient, minimum: Some(MinimumShouldMatch::Count(2)) };
-        let analyzer = Analyzer::named("standard").unwrap();
-        parse_query_with(text, options, &analyzer, &fields, &[(0, 1.0), (1, 1.0)]).unwrap()
+        parse_query(text, options, &fields).unwrap()
     };
     let word = |word: &str| disjunction(vec![term_query(0, word, 1.0), term_query(1, word, 1.0)]).unwrap();
     assert_eq!(parse("wing"), word("wing"));

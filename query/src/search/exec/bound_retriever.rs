@@ -19,7 +19,7 @@ pub(crate) enum BoundRetriever {
 impl BoundRetriever {
     /// A full-text retriever that scores with the statistics of the whole table.
     pub(crate) fn full_text(fields: TextFields, query: TextQuery, statistics: GlobalStatistics) -> Self {
-        let search = Arc::new(TextSearch::new(&query, fields.columns.len(), &statistics));
+        let search = Arc::new(TextSearch::new(&query, fields.count(), &statistics));
         Self::FullText { fields, query, statistics, search }
     }
 

@@ -136,7 +136,7 @@ pub(crate) async fn matching(
     fields: &TextFields,
     query: &TextQuery,
 ) -> Result<Vec<Arc<RowSet>>> {
-    let search = TextSearch::new(query, fields.columns.len(), &GlobalStatistics::default());
+    let search = TextSearch::new(query, fields.count(), &GlobalStatistics::default());
     let search = Arc::new(search);
     let mut rows = Vec::with_capacity(views.len());
     for view in views {

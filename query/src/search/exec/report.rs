@@ -77,10 +77,13 @@ pub(crate) fn note_retriever(
                     .filter(|view| view.segment.indexes.iter().any(|i| i.index == id))
                     .count()
             };
-            let columns: Vec<&str> = fields.columns.iter().map(|id| name(*id)).collect();
-            let indexed = fields.index.map_or(0, indexed);
-            let (columns, analyzer) = (columns.join(", "), fields.analyzer.name());
-            format!("full text on {columns} ({analyzer}): inverted index on {indexed} of {views} segments")
+            let groups = fields.groups.iter().map(|group| {
+                let columns: Vec<&str> = group.columns.iter().map(|id| name(*id)).collect();
+                let indexed = group.index.map_or(0, indexed);
+                let (columns, analyzer) = (columns.join(", "), group.analyzer.name());
+                format!("{columns} ({analyzer}): inverted index on {indexed} of {views} segments")
+            });
+            format!("full text on {}", groups.collect::<Vec<_>>().join("; "))
         }
         Retriever::Vector { column, query, ef } => {
             let (metric, beam) = (query.metric(), params.with(*ef).beam);

@@ -50,10 +50,9 @@ async fn count(
     let request = |_: &[u32]| Some(ShardRequest::Statistics { fields: fields.into(), query: query.clone() });
     let local = |views| statistics_of(snapshot, views, fields, query);
     let all = 0..snapshot.views.len() as u32;
-    let counts = scatter_gather(snapshot, all, request, local, |response, _| {
-        response.into_statistics(fields.columns.len())
-    })
-    .await?;
+    let counts =
+        scatter_gather(snapshot, all, request, local, |response, _| response.into_statistics(fields.count()))
+            .await?;
     Ok(counts.into_iter().fold(no_statistics(fields, query), add))
 }
 
@@ -61,7 +60,7 @@ async fn count(
 fn no_statistics(fields: &TextFields, query: &TextQuery) -> GlobalStatistics {
     let document_frequencies =
         query.scored_terms().into_iter().map(|term| (term, 0)).collect::<BTreeMap<_, _>>();
-    GlobalStatistics { rows: 0, tokens: vec![0; fields.columns.len()], document_frequencies }
+    GlobalStatistics { rows: 0, tokens: vec![0; fields.count()], document_frequencies }
 }
 
 /// The statistics of the rows of both.

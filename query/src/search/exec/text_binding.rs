@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use plexus_index::text::{GlobalStatistics, Syntax, TextQuery, parse_query};
+use plexus_index::text::{Analyzer, GlobalStatistics, QueryField, Syntax, TextQuery, parse_query};
 use plexus_model::Table;
 use tokio::sync::OnceCell;
 
@@ -11,7 +11,7 @@ use crate::search::snapshot::text_fields::{TextFields, text_fields};
 /// A bound query of `text_match` or `bm25_score`, with the statistics that its scores depend on.
 #[derive(Debug)]
 pub(crate) struct TextBinding {
-    /// The columns of the index that serves the query, or those of the call.
+    /// The columns of the indexes that serve the query, or those of the call.
     pub fields: TextFields,
     /// Names of the fields.
     pub names: Vec<String>,
@@ -36,13 +36,14 @@ impl TextBinding {
         called: &[u32],
         text: &str,
     ) -> plexus_model::Result<TextQuery> {
-        let weighted = |id: &u32| Some((fields.columns.iter().position(|column| column == id)?, 1.0));
-        let defaults: Vec<(usize, f32)> = called.iter().filter_map(weighted).collect();
-        // Queries cannot name columns of the index that are not in the call.
-        let named =
-            |(name, id): (&String, &u32)| if called.contains(id) { name.clone() } else { String::new() };
-        let names: Vec<String> = names.iter().zip(&fields.columns).map(named).collect();
-        parse_query(text, Syntax::Lenient, &fields.analyzer, &names, &defaults)
+        // Columns of the indexes that are not in the call are neither searched nor named.
+        let field = |(at, (id, analyzer)): (usize, (u32, &Analyzer))| {
+            let is_called = called.contains(&id) && fields.field(id).is_some_and(|(field, _)| field == at);
+            let name = names.get(at).filter(|_| is_called).cloned().unwrap_or_default();
+            QueryField { name, analyzer: analyzer.clone(), boost: is_called.then_some(1.0) }
+        };
+        let fields: Vec<QueryField> = fields.all().enumerate().map(field).collect();
+        parse_query(text, Syntax::Lenient, &fields)
     }
 }
 
@@ -70,8 +71,8 @@ impl Bindings {
             return Ok(binding.clone());
         }
         let fields = text_fields(table, None, &called, None)?;
-        let name = |id: &u32| schema.columns.iter().find(|c| c.id == *id).map(|c| c.name.clone());
-        let names: Vec<String> = fields.columns.iter().filter_map(name).collect();
+        let name = |id: u32| schema.columns.iter().find(|c| c.id == id).map(|c| c.name.clone());
+        let names: Vec<String> = fields.all().filter_map(|(id, _)| name(id)).collect();
         let query = TextBinding::parse(&fields, &names, &called, text)?;
         let (text, statistics) = (text.to_owned(), OnceCell::new());
         let binding = Arc::new(TextBinding { fields, names, called, text, query, statistics });

@@ -21,7 +21,7 @@ use crate::search::hit::Hit;
 use crate::search::params::SearchParams;
 use crate::search::snapshot::SearchSnapshot;
 use crate::search::snapshot::selections::RowSelections;
-use crate::search::snapshot::text_fields::TextFields;
+use crate::search::snapshot::text_fields::{FieldGroup, TextFields};
 
 /// Terms with the number of their rows.
 pub(crate) type Terms = BTreeMap<String, u64>;
@@ -69,6 +69,12 @@ pub(crate) enum ShardRequest {
 /// [`TextFields`] on the wire.
 #[derive(Archive, Serialize, Deserialize)]
 pub(crate) struct WireTextFields {
+    groups: Vec<WireFieldGroup>,
+}
+
+/// [`FieldGroup`] on the wire.
+#[derive(Archive, Serialize, Deserialize)]
+struct WireFieldGroup {
     columns: Vec<u32>,
     analyzer: String,
     index: Option<u32>,
@@ -111,8 +117,12 @@ pub(crate) enum ShardResponse {
 
 impl From<&TextFields> for WireTextFields {
     fn from(fields: &TextFields) -> Self {
-        let analyzer = fields.analyzer.name().to_owned();
-        Self { columns: fields.columns.clone(), analyzer, index: fields.index }
+        let group = |group: &FieldGroup| WireFieldGroup {
+            columns: group.columns.clone(),
+            analyzer: group.analyzer.name().to_owned(),
+            index: group.index,
+        };
+        Self { groups: fields.groups.iter().map(group).collect() }
     }
 }
 
@@ -120,8 +130,11 @@ impl TryFrom<WireTextFields> for TextFields {
     type Error = Error;
 
     fn try_from(fields: WireTextFields) -> Result<Self> {
-        let analyzer = Analyzer::named(&fields.analyzer)?;
-        Ok(Self { columns: fields.columns, analyzer, index: fields.index })
+        let group = |group: WireFieldGroup| {
+            let analyzer = Analyzer::named(&group.analyzer)?;
+            Ok(FieldGroup { columns: group.columns, analyzer, index: group.index })
+        };
+        Ok(Self { groups: fields.groups.into_iter().map(group).collect::<Result<_>>()? })
     }
 }
 

@@ -10,7 +10,7 @@ use plexus_index::text::{GlobalStatistics, ScoredTerm};
 use plexus_model::{Table, Version};
 
 use crate::search::snapshot::SearchSnapshot;
-use crate::search::snapshot::text_fields::TextFields;
+use crate::search::snapshot::text_fields::{FieldsKey, TextFields};
 
 /// Number of versions in the cache. At about 80 bytes a term, it takes 20 MB in all.
 const VERSIONS_MAX: u64 = 64;
@@ -21,9 +21,8 @@ const TERMS_MAX: usize = 4_096;
 /// Versions that are not searched for this long are dropped.
 const IDLE_MAX: Duration = Duration::from_secs(10 * 60);
 
-/// The address of the table in memory, the version, the number of lost files, the column ids, and the name of
-/// the analyzer.
-pub(crate) type StatisticsKey = (usize, Version, u64, Vec<u32>, String);
+/// The address of the table in memory, the version, the number of lost files, and the fields.
+pub(crate) type StatisticsKey = (usize, Version, u64, FieldsKey);
 
 /// The statistics of recent versions. Cheap to clone.
 #[derive(Clone)]
@@ -43,13 +42,7 @@ impl TermStatisticsCache {
     pub(crate) fn of(&self, snapshot: &SearchSnapshot, fields: &TextFields) -> Arc<VersionStatistics> {
         let (address, lost_file_count) =
             (Arc::as_ptr(&snapshot.table) as usize, snapshot.reads().lost_file_count());
-        let key = (
-            address,
-            snapshot.version,
-            lost_file_count,
-            fields.columns.clone(),
-            fields.analyzer.name().to_owned(),
-        );
+        let key = (address, snapshot.version, lost_file_count, fields.key());
         self.0.get_with(key, || {
             Arc::new(VersionStatistics { _table: Arc::downgrade(&snapshot.table), known: Mutex::default() })
         })

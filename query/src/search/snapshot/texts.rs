@@ -8,16 +8,25 @@ use plexus_index::text::{Analyzer, TextIndex, build_text_index};
 use plexus_model::{Error, ErrorKind, Result, RowSelection};
 use plexus_storage::{SegmentRef, project};
 
-use crate::search::snapshot::text_fields::TextFields;
+use crate::search::snapshot::text_fields::{FieldGroup, TextFields};
 use crate::search::snapshot::{SearchSnapshot, SegmentView, blocking};
 
 impl SearchSnapshot {
-    /// The inverted index of a segment. If the segment has no index file, or the file cannot be read, the
-    /// index is built in memory. It is cached.
+    /// The inverted index of a segment over all fields.
     ///
     /// # Errors
     /// When the segment cannot be read.
     pub(crate) async fn text(&self, view: &SegmentView, fields: &TextFields) -> Result<TextIndex> {
+        let mut indexes = Vec::with_capacity(fields.groups.len());
+        for group in &fields.groups {
+            indexes.push(self.index_of(view, group).await?);
+        }
+        TextIndex::together(indexes)
+    }
+
+    /// The inverted index of a group of fields. If the segment has no index file, or the file cannot be read,
+    /// the index is built in memory. It is cached.
+    async fn index_of(&self, view: &SegmentView, fields: &FieldGroup) -> Result<TextIndex> {
         let key = (
             view.segment.id,
             fields.analyzer.name().to_owned(),
@@ -71,7 +80,7 @@ impl SearchSnapshot {
     ///
     /// # Errors
     /// When the segment cannot be read.
-    pub async fn texts(&self, view: &SegmentView, fields: &TextFields) -> Result<Vec<Vec<ArrayRef>>> {
+    pub async fn texts(&self, view: &SegmentView, fields: &FieldGroup) -> Result<Vec<Vec<ArrayRef>>> {
         let columns =
             fields.columns.iter().map(|id| self.column_position(*id)).collect::<Result<Vec<_>>>()?;
         let schema = project(&self.table.schema, &columns);

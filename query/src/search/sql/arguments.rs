@@ -1,6 +1,7 @@
 //! The arguments of a search call: their types, ranges and defaults, and the requests that they describe.
 
 use std::collections::BTreeMap;
+use std::ops::Add;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray};
@@ -9,7 +10,7 @@ use arrow_schema::DataType;
 use datafusion::common::ScalarValue;
 use plexus_index::VectorQuery;
 use plexus_index::text::{
-    Analyzer, EDIT_DISTANCE_MAX, MinimumShouldMatch, QueryOptions, Syntax, TextQuery, parse_query_with,
+    Analyzer, EDIT_DISTANCE_MAX, MinimumShouldMatch, QueryField, QueryOptions, Syntax, TextQuery, parse_query,
 };
 use plexus_model::{Column, Error, IndexDefinition, IndexKind, Metric, Result, Table};
 
@@ -206,10 +207,12 @@ impl Arguments {
         let name = self.text("column")?.ok_or_else(|| self.fail("column", "is needed: a text column"))?;
         let column = table.schema.columns[self.column(table, name)?].id;
         let fields = self.text_fields(table, &[column])?;
-        let field = fields.columns.iter().position(|id| *id == column).unwrap_or_default();
         let text = self.text("text")?.ok_or_else(|| self.fail("text", "is needed: the start of a term"))?;
         let distance = self.count("distance", 0, usize::from(EDIT_DISTANCE_MAX))?.unwrap_or(0) as u8;
-        let form = fields.analyzer.term_form(text, distance)?;
+        let (field, analyzer) = fields
+            .field(column)
+            .ok_or_else(|| Error::internal(format!("column {name:?} is not among the fields")))?;
+        let form = analyzer.term_form(text, distance)?;
         let k = self.count("k", 1, K_MAX)?.unwrap_or(SUGGESTIONS_DEFAULT);
         Ok(Suggestion { fields, field, form, k })
     }
@@ -225,11 +228,11 @@ impl Arguments {
             if queries.is_empty() {
                 return Err(self.fail("query", "is needed: the text to search for"));
             }
-            let Fields { fields, defaults, names } = self.fields(table)?;
+            let (fields, searched) = self.fields(table)?;
             let syntax = if self.flag("strict")? { Syntax::Strict } else { Syntax::Lenient };
             let options = QueryOptions { syntax, minimum: self.minimum()? };
             for query in queries {
-                let query = parse_query_with(&query, options, &fields.analyzer, &names, &defaults)?;
+                let query = parse_query(&query, options, &searched)?;
                 marks.push(query.clone());
                 retrievers.push(Retriever::Text { fields: fields.clone(), query });
             }
@@ -427,18 +430,26 @@ impl Arguments {
         text_fields(table, index, wanted, analyzer.as_ref().map(Analyzer::name))
     }
 
-    /// The fields that the query searches.
-    fn fields(&self, table: &Table) -> Result<Fields> {
+    /// The fields that the query searches, and how it sees them.
+    fn fields(&self, table: &Table) -> Result<(TextFields, Vec<QueryField>)> {
         let boosted = self.text("columns")?.map(|text| self.boosted(table, text)).transpose()?;
         let wanted: Vec<u32> = boosted.iter().flatten().map(|(id, _)| *id).collect();
         let fields = self.text_fields(table, &wanted)?;
-        let field_of = |id: &u32| fields.columns.iter().position(|column| column == id);
-        let defaults = match &boosted {
-            Some(boosted) => boosted.iter().filter_map(|(id, boost)| Some((field_of(id)?, *boost))).collect(),
-            None => (0..fields.columns.len()).map(|field| (field, 1.0)).collect(),
+        // A column that is named twice counts twice.
+        let boost_of = |id: u32| match &boosted {
+            None => Some(1.0),
+            Some(boosted) => {
+                boosted.iter().filter(|(named, _)| *named == id).map(|(_, boost)| *boost).reduce(f32::add)
+            }
         };
-        let names = fields.columns.iter().map(|id| name_of(table, *id)).collect();
-        Ok(Fields { fields, defaults, names })
+        let searched = fields.all().enumerate().map(|(at, (id, analyzer))| {
+            // A column may be in several of the indexes: it is searched in the first.
+            let is_first = fields.field(id).is_some_and(|(field, _)| field == at);
+            let boost = boost_of(id).filter(|_| is_first);
+            QueryField { name: name_of(table, id), analyzer: analyzer.clone(), boost }
+        });
+        let searched = searched.collect();
+        Ok((fields, searched))
     }
 
     /// Parses `title^2, body`: columns by id, each with its boost.
@@ -473,8 +484,8 @@ impl Arguments {
         let id = table.schema.columns[column].id;
         let marks = retrievers.iter().zip(queries).filter_map(|(retriever, query)| match retriever {
             Retriever::Text { fields, .. } => {
-                let field = fields.columns.iter().position(|c| *c == id)?;
-                Some((query, field, fields.analyzer.clone()))
+                let (field, analyzer) = fields.field(id)?;
+                Some((query, field, analyzer.clone()))
             }
             Retriever::Vector { .. } => None,
         });
@@ -484,15 +495,6 @@ impl Arguments {
         }
         Ok(Some(Highlight { column, length, marks }))
     }
-}
-
-/// The fields of the text retrievers of a call.
-struct Fields {
-    fields: TextFields,
-    /// The fields that a query without a field name searches, each with its boost.
-    defaults: Vec<(usize, f32)>,
-    /// Names of the fields.
-    names: Vec<String>,
 }
 
 /// The metric of the first vector index on a column, or the cosine.

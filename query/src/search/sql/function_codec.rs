@@ -20,17 +20,15 @@ use prost::Message;
 use tokio::sync::OnceCell;
 
 use crate::search::exec::text_binding::TextBinding;
-use crate::search::snapshot::text_fields::TextFields;
+use crate::search::snapshot::text_fields::{FieldGroup, TextFields};
 use crate::search::sql::binding::text_call;
 use crate::search::sql::rule::pinned_table;
 use crate::search::sql::scalar_functions::TextFunction;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct WireBinding {
-    #[prost(string, tag = "1")]
-    tokenizer: String,
-    #[prost(uint32, repeated, tag = "2")]
-    columns: Vec<u32>,
+    #[prost(message, repeated, tag = "1")]
+    groups: Vec<WireGroup>,
     #[prost(string, repeated, tag = "3")]
     names: Vec<String>,
     #[prost(uint32, repeated, tag = "4")]
@@ -43,6 +41,14 @@ struct WireBinding {
     tokens: Vec<u64>,
     #[prost(message, repeated, tag = "8")]
     frequencies: Vec<WireFrequency>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireGroup {
+    #[prost(string, tag = "1")]
+    tokenizer: String,
+    #[prost(uint32, repeated, tag = "2")]
+    columns: Vec<u32>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -139,9 +145,12 @@ fn encode(binding: &TextBinding) -> Vec<u8> {
     let known = binding.statistics.get().cloned().unwrap_or_default();
     let frequency =
         |(term, rows): (ScoredTerm, u64)| WireFrequency { field: term.field as u64, term: term.term, rows };
+    let group = |group: &FieldGroup| WireGroup {
+        tokenizer: group.analyzer.name().to_owned(),
+        columns: group.columns.clone(),
+    };
     let wire = WireBinding {
-        tokenizer: binding.fields.analyzer.name().to_owned(),
-        columns: binding.fields.columns.clone(),
+        groups: binding.fields.groups.iter().map(group).collect(),
         names: binding.names.clone(),
         called: binding.called.clone(),
         text: binding.text.clone(),
@@ -155,11 +164,11 @@ fn encode(binding: &TextBinding) -> Vec<u8> {
 fn decode(bytes: &[u8]) -> Result<TextBinding> {
     let external = |e: Error| DataFusionError::External(Box::new(e));
     let wire = WireBinding::decode(bytes).map_err(|e| DataFusionError::External(Box::new(e)))?;
-    let fields = TextFields {
-        columns: wire.columns,
-        analyzer: Analyzer::named(&wire.tokenizer).map_err(external)?,
-        index: None,
+    let group = |group: WireGroup| {
+        let analyzer = Analyzer::named(&group.tokenizer).map_err(external)?;
+        Ok(FieldGroup { columns: group.columns, analyzer, index: None })
     };
+    let fields = TextFields { groups: wire.groups.into_iter().map(group).collect::<Result<_>>()? };
     let query = TextBinding::parse(&fields, &wire.names, &wire.called, &wire.text).map_err(external)?;
     let frequency = |f: WireFrequency| (ScoredTerm { field: f.field as usize, term: f.term }, f.rows);
     let document_frequencies: BTreeMap<ScoredTerm, u64> =
@@ -181,8 +190,12 @@ mod tests {
 
     #[test]
     fn calls_carry_their_binding() {
-        let fields =
-            TextFields { columns: vec![2, 3], analyzer: Analyzer::named("en_stem").unwrap(), index: Some(7) };
+        let group = |columns: &[u32], analyzer: &str| FieldGroup {
+            columns: columns.to_vec(),
+            analyzer: Analyzer::named(analyzer).unwrap(),
+            index: Some(7),
+        };
+        let fields = TextFields { groups: vec![group(&[2], "raw"), group(&[3], "en_stem")] };
         let names = vec!["title".to_owned(), "body".to_owned()];
         let query = TextBinding::parse(&fields, &names, &[3], "wings -low").unwrap();
         let term = ScoredTerm { field: 1, term: "wing".to_owned() };

@@ -190,8 +190,8 @@ impl ScalarUDFImpl for TextFunction {
         };
         let external = |e: Error| DataFusionError::External(Box::new(e));
         // Fields of the index that are not in the call are null here. The query does not search them.
-        let columns = binding.fields.columns.iter().map(|id| {
-            match binding.called.iter().position(|called| called == id) {
+        let columns = binding.fields.all().map(|(id, _)| {
+            match binding.called.iter().position(|called| *called == id) {
                 Some(position) => {
                     let column = args.args[position].clone().into_array(args.number_rows)?;
                     Ok(compute::cast(&column, &DataType::LargeUtf8)?)
@@ -204,17 +204,20 @@ impl ScalarUDFImpl for TextFunction {
             let empty = new_null_array(&self.return_type(&[])?, 0);
             return Ok(ColumnarValue::Array(empty));
         }
-        let analyzer = &binding.fields.analyzer;
-        let index = build_texts(&[columns], analyzer, BATCH_BYTES_MAX)
-            .and_then(|bytes| TextIndex::open(bytes.into()));
-        let index = index.map_err(external)?;
+        let mut columns = columns.into_iter();
+        let indexes = binding.fields.groups.iter().map(|group| {
+            let columns = columns.by_ref().take(group.columns.len()).collect();
+            TextIndex::open(build_texts(&[columns], &group.analyzer, BATCH_BYTES_MAX)?.into())
+        });
+        let indexes: plexus_model::Result<Vec<_>> = indexes.collect();
+        let index = indexes.and_then(TextIndex::together).map_err(external)?;
         let known = binding.statistics.get();
         if self.scores && known.is_none() {
             return Err(external(Error::internal("rows are scored before their table is scanned")));
         }
         let search = TextSearch::new(
             &binding.query,
-            binding.fields.columns.len(),
+            binding.fields.count(),
             known.unwrap_or(&GlobalStatistics::default()),
         );
         if !self.scores {
