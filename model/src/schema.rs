@@ -110,8 +110,9 @@ impl TableSchema {
             }
             if !column.data_type.is_hashable_key() {
                 return Err(Error::invalid(format!(
-                    "column {:?} of type {:?} cannot be part of a primary key",
-                    column.name, column.data_type
+                    "column {:?} cannot be part of a primary key: floats, vectors, lists, structs and maps \
+                     are no keys",
+                    column.name
                 )));
             }
         }

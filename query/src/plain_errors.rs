@@ -94,6 +94,12 @@ pub fn plain_text(message: &str) -> String {
     for outer in ["\"$outer\".", "$outer."] {
         plain = plain.replace(outer, "");
     }
+    if plain.starts_with(NULL_IN_ARRAY) {
+        return "an item is null, which the type does not allow".to_owned();
+    }
+    if let Some((call, candidates)) = plain.split_once(CANDIDATES) {
+        plain = format!("{call}{}", readable_candidates(candidates)).trim_end().to_owned();
+    }
     with_sql_types(&without_hidden_columns(&plain))
 }
 
@@ -108,6 +114,26 @@ fn ungrouped_column(text: &str) -> Option<String> {
         if clause == "SELECT" { "SELECT list" } else { clause }
     ))
 }
+
+/// The candidates whose types are named as a user would: `abs(Numeric(1))` shows how the engine describes
+/// them.
+fn readable_candidates(candidates: &str) -> String {
+    let is_readable = |candidate: &&str| match candidate.split_once('(') {
+        Some((_, types)) => !types.contains('(') && !types.chars().any(char::is_uppercase),
+        None => false,
+    };
+    let readable: Vec<&str> = candidates.lines().filter(is_readable).collect();
+    match readable.is_empty() {
+        true => String::new(),
+        false => format!("{CANDIDATES}{}", readable.join("\n")),
+    }
+}
+
+/// datafusion-expr 55.2.0, `src/utils.rs`, `generate_signature_error_msg`: what follows the call.
+const CANDIDATES: &str = "\tCandidate functions:\n";
+
+/// arrow-array, `FixedSizeListArray::try_new` and others.
+const NULL_IN_ARRAY: &str = "Found unmasked nulls for non-nullable ";
 
 /// datafusion-sql 55.2.0, `src/relation/mod.rs`, the last arm of `create_relation`: a syntax tree follows.
 const UNSUPPORTED_NODE: &str = "Unsupported ast node ";

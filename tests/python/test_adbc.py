@@ -117,6 +117,9 @@ def test_searches_take_parameters(cursor):
         (id, cursor_text), = cursor.fetchall()
         pages.append(id)
     assert pages == [1, 3, 2]
+    with pytest.raises(dbapi.Error, match="a cursor of another search"):
+        cursor.execute("SELECT id FROM vector_search(papers, v, ?, 1, search_after => ?)", ([0.0, 1.0, 0.0], cursor_text))
+        cursor.fetchall()
     with pytest.raises(dbapi.Error, match="2 components"):
         cursor.execute("SELECT id FROM vector_search(papers, v, ?, 2)", ([1.0, 0.0],))
         cursor.fetchall()

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, ListArray, RecordBatch, StructArray};
 use arrow::buffer::OffsetBuffer;
 use arrow::compute::{self, CastOptions};
-use arrow::datatypes::Float64Type;
+use arrow::datatypes::{Float16Type, Float32Type, Float64Type};
 use arrow::util::display::array_value_to_string;
 use arrow_schema::{ArrowError, DataType, SchemaRef};
 use plexus_model::{Error, Result, Table};
@@ -64,7 +64,7 @@ pub(crate) fn cast_columns(
             true => array.clone(),
             false => cast(array, field.data_type()).map_err(with_column)?,
         };
-        check_halfvec(&column).map_err(with_column)?;
+        check_vectors(&column).map_err(with_column)?;
         check_values(&column).map_err(with_column)?;
         columns.push(without_hidden_values(&canonical_floats(&column)));
     }
@@ -179,26 +179,41 @@ pub(crate) fn cast_exactly(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> 
     Ok(converted)
 }
 
-/// Rejects infinite components of half-precision vectors. They result from numbers that are too large, which
-/// the casts of the query planner do not reject.
+/// Rejects components of vectors that are no numbers: nothing has a distance from them. Infinite ones also
+/// result from numbers that are too large for `HALFVEC`, which the casts of the query planner do not reject.
 ///
 /// # Errors
 /// `InvalidArgument` names the first such vector.
-fn check_halfvec(array: &ArrayRef) -> Result<()> {
+fn check_vectors(array: &ArrayRef) -> Result<()> {
     let DataType::FixedSizeList(item, _) = array.data_type() else {
         return Ok(());
     };
-    if *item.data_type() != DataType::Float16 {
+    let (vector, most) = match item.data_type() {
+        DataType::Float16 => ("HALFVEC", "65504"),
+        DataType::Float32 if !item.is_nullable() => ("VECTOR", "3.4e38"),
+        _ => return Ok(()),
+    };
+    let is_number = |row: usize| all_finite(array.as_fixed_size_list().value(row).as_ref());
+    if all_finite(array.as_fixed_size_list().values()) {
         return Ok(());
     }
-    match (0..array.len()).find(|row| count_infinities(&array.slice(*row, 1)) > 0) {
+    match (0..array.len()).find(|row| array.is_valid(*row) && !is_number(*row)) {
         Some(row) => {
             let value = array_value_to_string(array, row).unwrap_or_default();
             Err(Error::invalid(format!(
-                "{value:.200} has an infinite component: HALFVEC holds numbers up to 65504"
+                "{value:.200} has a component that is NaN or infinite: {vector} holds numbers up to {most}"
             )))
         }
         None => Ok(()),
+    }
+}
+
+/// Whether all values of an array of floats are numbers, those in the place of nulls included.
+fn all_finite(array: &dyn Array) -> bool {
+    match array.data_type() {
+        DataType::Float16 => array.as_primitive::<Float16Type>().values().iter().all(|x| x.is_finite()),
+        DataType::Float32 => array.as_primitive::<Float32Type>().values().iter().all(|x| x.is_finite()),
+        _ => true,
     }
 }
 

@@ -373,7 +373,9 @@ impl Lowering<'_> {
         let Some(name) = name else {
             return Ok(self.defaults());
         };
-        let position = self.fields.iter().position(|field| field.name == name).ok_or_else(|| {
+        // As in statements, where a name that is not quoted is folded to lower case.
+        let named = |name: &str| self.fields.iter().position(|field| field.name == name);
+        let position = named(name).or_else(|| named(&name.to_lowercase())).ok_or_else(|| {
             let named = self.fields.iter().map(|field| field.name.as_str()).filter(|name| !name.is_empty());
             let named: Vec<&str> = named.collect();
             Error::invalid(format!("column {name:?} is not searched; {} are", named.join(", ")))

@@ -1,6 +1,9 @@
 //! A search request: the retrievers and how their rankings become one result.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use plexus_index::text::{Analyzer, TextQuery};
+use plexus_model::TableId;
 
 use crate::search::exec::cursor::Cursor;
 use crate::search::exec::diversity::Diversity;
@@ -45,6 +48,16 @@ impl Request {
             Some(cursor) => cursor.candidates,
             None => self.num_candidates.max(self.k),
         }
+    }
+
+    /// A hash of what decides the order of the rows of a table, so that a cursor continues only the search
+    /// that it is of.
+    pub(crate) fn ranking(&self, table: TableId) -> u64 {
+        let Self { retrievers, fusion, group_by, threshold, filter, .. } = self;
+        let ranking = format!("{retrievers:?} {fusion:?} {group_by:?} {threshold:?} {filter:?}");
+        let mut hasher = DefaultHasher::new();
+        (table, ranking).hash(&mut hasher);
+        hasher.finish()
     }
 }
 

@@ -46,6 +46,9 @@ const CANDIDATES_DEFAULT: usize = 100;
 /// The constant `k` of reciprocal rank fusion, as in its paper (see [`Fusion::Rrf`]).
 const RRF_K_DEFAULT: f64 = 60.0;
 
+/// The largest weight of a retriever, so that sums of scores stay finite.
+const WEIGHT_MAX: f64 = 1e6;
+
 /// Terms that are suggested by default.
 const SUGGESTIONS_DEFAULT: usize = 10;
 
@@ -268,21 +271,12 @@ impl Arguments {
             ));
         }
         let highlight = self.highlight(table, &retrievers, marks)?;
-        let weights = match self.numbers("weights")? {
-            None => vec![1.0; retrievers.len()],
-            Some(weights) if weights.len() == retrievers.len() => weights,
-            Some(weights) => {
-                return Err(self.fail(
-                    "weights",
-                    &format!("are {}, for {} retrievers", weights.len(), retrievers.len()),
-                ));
-            }
-        };
+        let weights = self.weights(retrievers.len())?;
         let search_after = match self.text("search_after")?.filter(|text| !text.is_empty()) {
             Some(text) => Some(Cursor::from_text(text)?),
             None => None,
         };
-        Ok(Request {
+        let request = Request {
             retrievers: retrievers.into_iter().zip(weights).collect(),
             fusion: self.fusion()?,
             k,
@@ -295,7 +289,27 @@ impl Arguments {
             filter: self.text("filter")?.map(str::to_owned),
             search_after,
             paged: self.names.iter().any(|name| name == "search_after"),
-        })
+        };
+        match request.search_after {
+            Some(cursor) if cursor.ranking != request.ranking(table.id) => {
+                Err(self.fail("search_after", "is a cursor of another search"))
+            }
+            _ => Ok(request),
+        }
+    }
+
+    /// The weights of retrievers.
+    fn weights(&self, retrievers: usize) -> Result<Vec<f64>> {
+        match self.numbers("weights")? {
+            None => Ok(vec![1.0; retrievers]),
+            Some(weights) if weights.len() != retrievers => {
+                Err(self.fail("weights", &format!("are {}, for {retrievers} retrievers", weights.len())))
+            }
+            Some(weights) if weights.iter().any(|weight| *weight > WEIGHT_MAX) => {
+                Err(self.fail("weights", &format!("has a number above {WEIGHT_MAX}")))
+            }
+            Some(weights) => Ok(weights),
+        }
     }
 
     /// How many of the words of a query a row must have.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use datafusion::catalog::TableProvider;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, Result};
+use datafusion::common::{Column, Result, ScalarValue};
 use datafusion::datasource::source_as_provider;
-use datafusion::logical_expr::{Expr, LogicalPlan, ScalarUDF, TableSource};
+use datafusion::logical_expr::{Expr, LogicalPlan, ScalarUDF, TableSource, lit};
 use datafusion::optimizer::AnalyzerRule;
 use plexus_model::Table;
 
@@ -74,6 +74,14 @@ fn bind(expr: Expr, inputs: &[LogicalPlan]) -> Result<Transformed<Expr>> {
         return Ok(Transformed::no(expr));
     };
     let scores = function.scores;
+    if let Some(Expr::Literal(query, _)) = args.last().map(unaliased)
+        && query.is_null()
+    {
+        // As all functions of a null.
+        let null = if scores { ScalarValue::Float32(None) } else { ScalarValue::Boolean(None) };
+        let name = expr.schema_name().to_string();
+        return Ok(Transformed::yes(lit(null).alias(name)));
+    }
     let Some(binding) = binding_of(args, inputs)? else {
         return Ok(Transformed::no(expr));
     };

@@ -133,9 +133,9 @@ impl SearchResults {
                 CURSOR => {
                     let seen = request.offset + request.search_after.map_or(0, |cursor| cursor.seen);
                     let (version, candidates) = (snapshot.version.0, request.fused());
-                    let cursors =
-                        (1..=found.len()).map(|at| Cursor { version, seen: seen + at, candidates }.to_text());
-                    Arc::new(StringArray::from_iter_values(cursors))
+                    let ranking = request.ranking(snapshot.table.id);
+                    let cursor = |at| Cursor { version, seen: seen + at, candidates, ranking }.to_text();
+                    Arc::new(StringArray::from_iter_values((1..=found.len()).map(cursor)))
                 }
                 other => return plan_err!("a search has no column {other:?}"),
             })
