@@ -74,9 +74,7 @@ fn bind(expr: Expr, inputs: &[LogicalPlan]) -> Result<Transformed<Expr>> {
         return Ok(Transformed::no(expr));
     };
     let scores = function.scores;
-    if let Some(Expr::Literal(query, _)) = args.last().map(unaliased)
-        && query.is_null()
-    {
+    if args.last().is_some_and(is_null) {
         // As all functions of a null.
         let null = if scores { ScalarValue::Float32(None) } else { ScalarValue::Boolean(None) };
         let name = expr.schema_name().to_string();
@@ -126,6 +124,15 @@ fn binding_of(args: &[Expr], inputs: &[LogicalPlan]) -> Result<Option<Arc<TextBi
     match bindings_of(&*provider) {
         Some((table, bindings)) => bindings.bind(table, &names, text).map(Some).map_err(external),
         None => Ok(None),
+    }
+}
+
+/// Whether an expression is a null, of any type.
+fn is_null(expr: &Expr) -> bool {
+    match unaliased(expr) {
+        Expr::Literal(value, _) => value.is_null(),
+        Expr::Cast(cast) => is_null(&cast.expr),
+        _ => false,
     }
 }
 

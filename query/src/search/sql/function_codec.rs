@@ -195,7 +195,7 @@ mod tests {
             analyzer: Analyzer::named(analyzer).unwrap(),
             index: Some(7),
         };
-        let fields = TextFields { groups: vec![group(&[2], "raw"), group(&[3], "en_stem")] };
+        let fields = TextFields { groups: vec![group(&[2], "keyword"), group(&[3], "en_stem")] };
         let names = vec!["title".to_owned(), "body".to_owned()];
         let query = TextBinding::parse(&fields, &names, &[3], "wings -low").unwrap();
         let term = ScoredTerm { field: 1, term: "wing".to_owned() };
