@@ -22,6 +22,9 @@ use crate::sql::names::{name_of, quoted_name, unqualified};
 use crate::sql::syntax::{self, call, text};
 use plexus_query::{visit_expressions, visit_expressions_mut, visit_mut};
 
+/// Functions that take named arguments behind the columns and the query.
+const TEXT_FUNCTIONS: [&str; 2] = ["text_match", "bm25_score"];
+
 /// Maximum number of vectors that a subquery argument may return, since they become part of the statement.
 pub(crate) const SUBQUERY_ROWS_MAX: usize = 1_000;
 
@@ -120,6 +123,9 @@ impl VisitorMut for Searches {
         {
             *expr = call(name, vec![vector_operand(*left), vector_operand(*right)]);
         }
+        if let Err(error) = named_arguments(expr) {
+            return ControlFlow::Break(error);
+        }
         for operand in distance_operands(expr) {
             if is_text(operand) {
                 *operand = vector_operand(std::mem::replace(operand, syntax::null()));
@@ -132,6 +138,43 @@ impl VisitorMut for Searches {
         }
         ControlFlow::Continue(())
     }
+}
+
+/// Makes the named arguments of a full-text function ones that the planner accepts.
+///
+/// # Errors
+/// `InvalidArgument` for an argument that is no expression.
+fn named_arguments(expr: &mut Expr) -> Result<()> {
+    let Expr::Function(ast::Function { name, args: ast::FunctionArguments::List(list), .. }) = expr else {
+        return Ok(());
+    };
+    if !unqualified(name).is_ok_and(|name| TEXT_FUNCTIONS.contains(&name.as_str())) {
+        return Ok(());
+    }
+    for arg in &mut list.args {
+        if let (Some(name), FunctionArgExpr::Expr(value)) = argument(arg)? {
+            let value = std::mem::replace(value, syntax::null());
+            *arg = named(&name, value);
+        }
+    }
+    Ok(())
+}
+
+/// The name of an argument if it has one, and its value.
+fn argument(arg: &mut FunctionArg) -> Result<(Option<String>, &mut FunctionArgExpr)> {
+    match arg {
+        FunctionArg::Unnamed(value) => Ok((None, value)),
+        FunctionArg::Named { name, arg, .. } => Ok((Some(name_of(name)), arg)),
+        FunctionArg::ExprNamed { name: Expr::Identifier(name), arg, .. } => Ok((Some(name_of(name)), arg)),
+        FunctionArg::ExprNamed { name, .. } => {
+            Err(Error::invalid(format!("{name} is not the name of an argument")))
+        }
+    }
+}
+
+/// An argument that carries its name as the planner accepts it.
+fn named(name: &str, value: Expr) -> FunctionArg {
+    FunctionArg::Unnamed(FunctionArgExpr::Expr(call(NAMED_ARGUMENT, vec![text(name), value])))
 }
 
 /// Makes a vector of `'[1, 2, 3]'::vector`, as pgvector's users write it.
@@ -277,16 +320,9 @@ impl Searches {
 
     /// Rewrites one argument of a search function.
     fn rewrite_argument(&mut self, arg: &mut FunctionArg) -> Result<()> {
-        let (name, value) = match arg {
-            FunctionArg::Unnamed(value) => (None, value),
-            FunctionArg::Named { name, arg, .. } => (Some(name_of(name)), arg),
-            FunctionArg::ExprNamed { name: Expr::Identifier(name), arg, .. } => (Some(name_of(name)), arg),
-            FunctionArg::ExprNamed { name, .. } => {
-                return Err(Error::invalid(format!("{name} is not the name of an argument")));
-            }
-        };
+        let (name, value) = argument(arg)?;
         let FunctionArgExpr::Expr(value) = value else {
-            return Err(Error::invalid(format!("{arg} is not an argument of a search")));
+            return Err(Error::invalid(format!("{value} is not an argument of a search")));
         };
         match value {
             // A table or column name. It is parsed as a name again later, so quotes must stay.
@@ -304,8 +340,7 @@ impl Searches {
         }
         if let Some(name) = name {
             let value = std::mem::replace(value, syntax::null());
-            *arg =
-                FunctionArg::Unnamed(FunctionArgExpr::Expr(call(NAMED_ARGUMENT, vec![text(&name), value])));
+            *arg = named(&name, value);
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use arrow_schema::DataType;
 use datafusion::common::ScalarValue;
 use plexus_index::VectorQuery;
 use plexus_index::text::{
-    Analyzer, EDIT_DISTANCE_MAX, MinimumShouldMatch, QueryField, QueryOptions, Syntax, TextQuery, parse_query,
+    EDIT_DISTANCE_MAX, MinimumShouldMatch, QueryField, QueryOptions, Syntax, TextQuery, parse_query,
 };
 use plexus_model::{Column, Error, IndexDefinition, IndexKind, Metric, Result, Table};
 
@@ -20,8 +20,9 @@ use crate::search::exec::diversity::Diversity;
 use crate::search::exec::fusion::{Fusion, Normalization};
 use crate::search::exec::request::{GroupBy, Highlight, Request, Threshold};
 use crate::search::exec::retriever::Retriever;
+use crate::search::exec::text_binding::IndexChoice;
 use crate::search::params::EF_SEARCH_MAX;
-use crate::search::snapshot::text_fields::{TextFields, check_unambiguous, name_of, no_column, text_fields};
+use crate::search::snapshot::text_fields::{TextFields, name_of, no_column};
 use crate::search::sql::search_function::SearchFunction;
 use crate::search::sql::suggestions::Suggestion;
 
@@ -426,22 +427,8 @@ impl Arguments {
 
     /// The fields for some columns, or all, by the index and the tokenizer that are named.
     fn text_fields(&self, table: &Table, wanted: &[u32]) -> Result<TextFields> {
-        let index =
-            match self.text("index")? {
-                Some(name) => {
-                    let index = table.schema.index_by_name(name);
-                    let index = index.or_else(|| table.schema.index_by_name(&name.to_ascii_lowercase()));
-                    Some(index.ok_or_else(|| {
-                        Error::not_found(format!("table {} has no index {name:?}", table.name))
-                    })?)
-                }
-                None => None,
-            };
-        let analyzer = self.text("tokenizer")?.map(Analyzer::named).transpose()?;
-        if index.is_none() {
-            check_unambiguous(table, wanted, analyzer.as_ref().map(Analyzer::name))?;
-        }
-        text_fields(table, index, wanted, analyzer.as_ref().map(Analyzer::name))
+        let text = |name: &str| Ok::<_, Error>(self.text(name)?.map(str::to_owned));
+        IndexChoice { index: text("index")?, tokenizer: text("tokenizer")? }.fields(table, wanted)
     }
 
     /// The fields that the query searches, and how it sees them.

@@ -6,17 +6,17 @@ use std::sync::Arc;
 use datafusion::catalog::TableProvider;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, Result, ScalarValue};
+use datafusion::common::{Column, Result, ScalarValue, plan_err};
 use datafusion::datasource::source_as_provider;
-use datafusion::logical_expr::{Expr, LogicalPlan, ScalarUDF, TableSource, lit};
+use datafusion::logical_expr::{Expr, LogicalPlan, ScalarUDF, ScalarUDFImpl, TableSource, lit};
 use datafusion::optimizer::AnalyzerRule;
 use plexus_model::Table;
 
 use crate::context::external;
-use crate::search::exec::text_binding::{Bindings, TextBinding};
+use crate::search::exec::text_binding::{Bindings, IndexChoice, TextBinding};
 use crate::search::sql::relation::SearchNode;
 use crate::search::sql::rule::pinned_table;
-use crate::search::sql::scalar_functions::{TextFunction, as_function};
+use crate::search::sql::scalar_functions::{NAMED_ARGUMENT, TextFunction, as_function};
 
 /// Lowers searches and binds full-text functions.
 #[derive(Debug)]
@@ -73,18 +73,20 @@ fn bind(expr: Expr, inputs: &[LogicalPlan]) -> Result<Transformed<Expr>> {
     let Some((function, args)) = unbound(&expr) else {
         return Ok(Transformed::no(expr));
     };
-    let scores = function.scores;
+    let (scores, (args, choice)) = (function.scores, with_choice(function, args)?);
     if args.last().is_some_and(is_null) {
         // As all functions of a null.
         let null = if scores { ScalarValue::Float32(None) } else { ScalarValue::Boolean(None) };
         let name = expr.schema_name().to_string();
         return Ok(Transformed::yes(lit(null).alias(name)));
     }
-    let Some(binding) = binding_of(args, inputs)? else {
+    let count = args.len();
+    let Some(binding) = binding_of(args, choice, inputs)? else {
         return Ok(Transformed::no(expr));
     };
     match expr {
         Expr::ScalarFunction(mut call) => {
+            call.args.truncate(count);
             call.func = Arc::new(ScalarUDF::from(TextFunction::new(scores, Some(binding))));
             Ok(Transformed::yes(Expr::ScalarFunction(call)))
         }
@@ -92,8 +94,45 @@ fn bind(expr: Expr, inputs: &[LogicalPlan]) -> Result<Transformed<Expr>> {
     }
 }
 
+/// The columns and the query of a call, and what its named arguments say.
+pub(super) fn with_choice<'a>(
+    function: &TextFunction,
+    args: &'a [Expr],
+) -> Result<(&'a [Expr], IndexChoice)> {
+    let named = |arg: &Expr| match unaliased(arg) {
+        Expr::ScalarFunction(call) if call.name() == NAMED_ARGUMENT => {
+            let text = |at: usize| match call.args.get(at).map(unaliased) {
+                Some(Expr::Literal(value, _)) => value.try_as_str().flatten().map(str::to_owned),
+                _ => None,
+            };
+            Some((text(0).unwrap_or_default(), text(1)))
+        }
+        _ => None,
+    };
+    let mut choice = IndexChoice::default();
+    let columns = args.iter().take_while(|arg| named(arg).is_none()).count();
+    for arg in &args[columns..] {
+        match named(arg) {
+            Some((name, Some(value))) if name == "index" => choice.index = Some(value),
+            Some((name, Some(value))) if name == "tokenizer" => choice.tokenizer = Some(value),
+            Some((name, None)) if name == "index" || name == "tokenizer" => {
+                return plan_err!("{}: {name} takes a constant text", function.name());
+            }
+            Some((name, _)) => {
+                return plan_err!("{} has no argument {name}; it takes index and tokenizer", function.name());
+            }
+            None => return plan_err!("{}: named arguments come last", function.name()),
+        }
+    }
+    Ok((&args[..columns], choice))
+}
+
 /// The binding for the arguments of a call, if all columns belong to one table and the query is constant.
-fn binding_of(args: &[Expr], inputs: &[LogicalPlan]) -> Result<Option<Arc<TextBinding>>> {
+fn binding_of(
+    args: &[Expr],
+    choice: IndexChoice,
+    inputs: &[LogicalPlan],
+) -> Result<Option<Arc<TextBinding>>> {
     let Some((Expr::Literal(query, _), columns)) =
         args.split_last().map(|(q, columns)| (unaliased(q), columns))
     else {
@@ -122,7 +161,7 @@ fn binding_of(args: &[Expr], inputs: &[LogicalPlan]) -> Result<Option<Arc<TextBi
     };
     let provider = source_as_provider(&source)?;
     match bindings_of(&*provider) {
-        Some((table, bindings)) => bindings.bind(table, &names, text).map(Some).map_err(external),
+        Some((table, bindings)) => bindings.bind(table, &names, text, choice).map(Some).map_err(external),
         None => Ok(None),
     }
 }

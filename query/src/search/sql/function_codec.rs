@@ -19,7 +19,7 @@ use plexus_model::Error;
 use prost::Message;
 use tokio::sync::OnceCell;
 
-use crate::search::exec::text_binding::TextBinding;
+use crate::search::exec::text_binding::{IndexChoice, TextBinding};
 use crate::search::snapshot::text_fields::{FieldGroup, TextFields};
 use crate::search::sql::binding::text_call;
 use crate::search::sql::rule::pinned_table;
@@ -179,6 +179,7 @@ fn decode(bytes: &[u8]) -> Result<TextBinding> {
         names: wire.names,
         called: wire.called,
         text: wire.text,
+        choice: IndexChoice::default(),
         query,
         statistics: OnceCell::new_with(Some(statistics)),
     })
@@ -205,8 +206,8 @@ mod tests {
             document_frequencies: BTreeMap::from([(term, 4)]),
         };
         let statistics = OnceCell::new_with(Some(statistics));
-        let original =
-            TextBinding { fields, names, called: vec![3], text: "wings -low".to_owned(), query, statistics };
+        let (text, choice) = ("wings -low".to_owned(), IndexChoice::default());
+        let original = TextBinding { fields, names, called: vec![3], text, choice, query, statistics };
         let call = carry(true, &original, &[lit("wings -low")]).unwrap();
         let (_, args) = text_call(&call).unwrap();
         let value = |arg: &Expr| match arg {

@@ -18,7 +18,7 @@ use crate::search::exec::search::select_rows;
 use crate::search::exec::text_binding::Bindings;
 use crate::search::snapshot::SearchSnapshot;
 use crate::search::snapshot::selections::RowSelections;
-use crate::search::sql::binding::text_call;
+use crate::search::sql::binding::{text_call, with_choice};
 use crate::search::sql::scalar_functions::TextFunction;
 use crate::search::sql::text_conditions::{TextCondition, has_text_call};
 
@@ -51,12 +51,13 @@ impl RowFilter {
         if expr.get_type(&schema).map_err(fail)? != DataType::Boolean {
             return Err(invalid(" is not true or false"));
         }
+        let bindings = Bindings::default();
+        let expr = bound(expr, table, &bindings)?;
         if expr.is_volatile() {
             return Err(invalid(" is not deterministic"));
         }
         let mut filter = Self { predicates: vec![], conditions: vec![] };
-        let bindings = Bindings::default();
-        for part in split_conjunction_owned(bound(expr, table, &bindings)?) {
+        for part in split_conjunction_owned(expr) {
             if !has_text_call(&part) {
                 filter.predicates.push(part);
                 continue;
@@ -97,6 +98,7 @@ fn bound(expr: Expr, table: &Table, bindings: &Bindings) -> Result<Expr> {
         let Some((function, args)) = text_call(&expr) else {
             return Ok(Transformed::no(expr));
         };
+        let (args, choice) = with_choice(function, args)?;
         let names = args.iter().filter_map(|arg| match arg {
             Expr::Column(column) => Some(column.name.clone()),
             _ => None,
@@ -106,7 +108,7 @@ fn bound(expr: Expr, table: &Table, bindings: &Bindings) -> Result<Expr> {
         let Some(text) = text.filter(|_| names.len() + 1 == args.len()) else {
             return Ok(Transformed::no(expr));
         };
-        let binding = bindings.bind(table, &names, text).map_err(external)?;
+        let binding = bindings.bind(table, &names, text, choice).map_err(external)?;
         let function = ScalarUDF::from(TextFunction::new(function.scores, Some(binding)));
         Ok(Transformed::yes(Arc::new(function).call(args.to_vec())))
     })
