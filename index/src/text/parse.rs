@@ -96,7 +96,7 @@ pub fn parse_query(text: &str, options: impl Into<QueryOptions>, fields: &[Query
     if text.len() > QUERY_BYTES_MAX {
         return Err(fail(format!("{} bytes are more than {QUERY_BYTES_MAX}", text.len())));
     }
-    let mut lowering = Lowering { fields, terms: 0, patterns: Cell::new(0) };
+    let mut lowering = Lowering { fields, syntax, terms: 0, patterns: Cell::new(0) };
     let strict = lowering.parse(text, minimum);
     let query = match (strict, syntax) {
         (Ok(query), _) => query,
@@ -154,6 +154,7 @@ fn nesting_exceeded_at(text: &str) -> Option<usize> {
 /// Translates the syntax tree of the grammar to a [`TextQuery`].
 struct Lowering<'a> {
     fields: &'a [QueryField],
+    syntax: Syntax,
     /// Number of terms so far.
     terms: usize,
     /// Number of patterns so far.
@@ -215,10 +216,20 @@ impl Lowering<'_> {
         Ok(self.combine(must, should, must_not, minimum))
     }
 
-    /// The words of a text that is not well-formed: each of them may match.
+    /// The words of a text that is not well-formed: each of them may match. A field before them, and a boost
+    /// behind them, are what they are in one that is.
     fn words(&mut self, text: &str) -> Result<Option<TextQuery>> {
+        let (fields, text) = match text.split_once(':').map(|(name, text)| (self.searched(Some(name)), text))
+        {
+            Some((Ok(fields), text)) if !text.is_empty() => (fields, text),
+            _ => (self.defaults(), text),
+        };
+        let boosted = text.rsplit_once('^').and_then(|(text, factor)| {
+            Some((text, factor.parse().ok().filter(|factor| (0.0..=BOOST_MAX).contains(factor))?))
+        });
+        let (text, factor) = boosted.unwrap_or((text, 1.0));
         let mut queries = Vec::new();
-        for (field, boost) in self.defaults() {
+        for (field, boost) in fields.into_iter().map(|(field, boost)| (field, boost * factor)) {
             let tokens = self.fields[field].analyzer.tokens(text);
             self.count(tokens.len())?;
             queries.extend(tokens.iter().map(|token| term_query(field, &token.term, boost)));
@@ -347,18 +358,26 @@ impl Lowering<'_> {
         }
         let fields = self.searched(field_name.as_deref())?;
         let quoted = delimiter != Delimiter::None;
-        let this = &*self;
-        let queries = fields.into_iter().map(|(field, field_boost)| {
+        let mut queries = Vec::new();
+        let mut refusals = Vec::new();
+        for (field, field_boost) in fields {
             let boost = boost * field_boost;
-            if !quoted && phrase.contains(WILDCARDS) {
-                return this.wildcards(field, &phrase, boost).map(Some);
+            let form = if quoted { None } else { self.form(field, &phrase, boost) };
+            match form {
+                None => queries.extend(self.terms(field, &phrase, slop, boost)?),
+                Some(Ok(query)) => queries.extend(query),
+                Some(Err(error)) => refusals.push((field, boost, error)),
             }
-            if !quoted && let Some((word, distance)) = phrase.rsplit_once('~') {
-                return this.fuzzy(field, word, distance, boost);
+        }
+        // What is no form of a word in one field may be one in another. The first has its words.
+        let has_form = !queries.is_empty();
+        for (field, boost, error) in refusals {
+            if self.syntax == Syntax::Strict || !has_form {
+                return Err(error);
             }
-            this.terms(field, &phrase, slop, boost)
-        });
-        let queries: Vec<TextQuery> = queries.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+            let word = phrase.rsplit_once('~').map_or(phrase.as_str(), |(word, _)| word);
+            queries.extend(self.terms(field, word, slop, boost)?);
+        }
         let tokens = |query: &TextQuery| match query {
             TextQuery::Phrase { terms, .. } => terms.len(),
             TextQuery::Bool { must, .. } => must.len(),
@@ -366,6 +385,15 @@ impl Lowering<'_> {
         };
         self.count(queries.iter().map(tokens).sum())?;
         Ok(disjunction(queries))
+    }
+
+    /// Rows with a word that is not written out; `None` if it is.
+    fn form(&self, field: usize, phrase: &str, boost: f32) -> Option<Result<Option<TextQuery>>> {
+        if phrase.contains(WILDCARDS) {
+            return Some(self.wildcards(field, phrase, boost).map(Some));
+        }
+        let (word, distance) = phrase.rsplit_once('~')?;
+        Some(self.fuzzy(field, word, distance, boost))
     }
 
     /// The fields that a name stands for, or the default ones, each with its boost.

@@ -117,6 +117,45 @@ fn whatever_people_type_is_a_query() {
 }
 
 #[test]
+fn each_field_has_its_own_analyzer() {
+    let parse = |text: &str, syntax| {
+        let fields = [
+            field("code", "whitespace", 1.0),
+            field("body", "en_stem", 1.0),
+            field("grams", "ngram(2,2)", 1.0),
+        ];
+        parse_query(text, syntax, &fields[..if text.contains("g:") { 3 } else { 2 }])
+    };
+    let phrase = |terms: [&str; 2]| {
+        let terms = (0..).zip(terms).map(|(at, term)| (at, term.to_owned())).collect();
+        TextQuery::Phrase { field: 1, terms, slop: 0, boost: 1.0 }
+    };
+    let both = |first, second| disjunction(vec![first, second]).unwrap();
+    assert_eq!(
+        parse("AB-12", Syntax::Strict).unwrap(),
+        both(term_query(0, "AB-12", 1.0), phrase(["ab", "12"]))
+    );
+    // A word of one field may be several of another, and is then no form there.
+    let fuzzy = TextQuery::Fuzzy { field: 0, term: "AB-12".to_owned(), distance: 1, boost: 1.0 };
+    assert_eq!(parse("AB-12~1", Syntax::Lenient).unwrap(), both(fuzzy, phrase(["ab", "12"])));
+    assert!(parse("AB-12~1", Syntax::Strict).is_err());
+    let prefix = TextQuery::Prefix { field: 0, prefix: "AB-1".to_owned(), boost: 1.0 };
+    assert_eq!(parse("AB-1*", Syntax::Lenient).unwrap(), both(prefix, phrase(["ab", "1"])));
+    assert!(parse("AB-1*", Syntax::Strict).is_err());
+}
+
+#[test]
+fn words_keep_their_field_and_boost() {
+    let words = |field, words: &[&str], boost| {
+        disjunction(words.iter().map(|word| term_query(field, word, boost)).collect()).unwrap()
+    };
+    assert_eq!(parse_as("body:don't", Syntax::Lenient).unwrap(), words(1, &["don", "t"], 1.0));
+    assert_eq!(parse_as("body:don't^3", Syntax::Lenient).unwrap(), words(1, &["don", "t"], 3.0));
+    assert_eq!(body("don't^3", "standard", Syntax::Lenient).unwrap(), words(0, &["don", "t"], 3.0));
+    assert_eq!(body("10:30", "standard", Syntax::Lenient).unwrap(), words(0, &["10", "30"], 1.0));
+}
+
+#[test]
 fn a_minimum_is_one_of_words_and_not_of_fields() {
     let fields = [field("title", "standard", 1.0), field("body", "standard", 1.0)];
     let parse = |text: &str| {

@@ -76,45 +76,40 @@ fn suitable<'a>(table: &'a Table, wanted: &[u32], tokenizer: Option<&str>) -> Ve
     if exact.is_empty() { others } else { exact }
 }
 
-/// Fails when several indexes could serve a query, with different results.
+/// Fails when a column has several indexes that differ in their tokenizers, and so in what they find.
 ///
 /// # Errors
 /// `InvalidArgument` names them.
 pub(crate) fn check_unambiguous(table: &Table, wanted: &[u32], tokenizer: Option<&str>) -> Result<()> {
-    let wanted = searched(table, wanted, tokenizer);
-    let together = suitable(table, &wanted, tokenizer);
-    if !together.is_empty() {
-        return check_same_tokenizer(table, &together);
-    }
-    wanted.iter().try_for_each(|id| check_same_tokenizer(table, &suitable(table, &[*id], tokenizer)))
-}
-
-fn check_same_tokenizer(table: &Table, indexes: &[&IndexDefinition]) -> Result<()> {
-    let tokenizer = |index: &IndexDefinition| match &index.kind {
+    let tokenizer_of = |index: &IndexDefinition| match &index.kind {
         IndexKind::Text { tokenizer, .. } => Some(tokenizer.clone()),
         IndexKind::Vector { .. } => None,
     };
-    match indexes {
-        [first, others @ ..] if others.iter().any(|other| tokenizer(other) != tokenizer(first)) => {
-            let names: Vec<&str> = indexes.iter().map(|index| index.name.as_str()).collect();
-            Err(Error::invalid(format!(
-                "table {} has several text indexes for this: say which, as in index => '{}' ({})",
+    for id in searched(table, wanted) {
+        let indexes = || table.schema.indexes.iter().filter(|index| suits(index, &[id], tokenizer));
+        let mut tokenizers = indexes().map(tokenizer_of);
+        let first = tokenizers.next();
+        if tokenizers.any(|other| Some(&other) != first.as_ref()) {
+            let names: Vec<&str> = indexes().map(|index| index.name.as_str()).collect();
+            return Err(Error::invalid(format!(
+                "table {} has several text indexes with column {:?}: say which, as in index => '{}' ({})",
                 table.name,
+                name_of(table, id),
                 names[0],
                 names.join(", ")
-            )))
+            )));
         }
-        _ => Ok(()),
     }
+    Ok(())
 }
 
 /// The columns that a query searches: those that are named, else all that are indexed as text, else all that
 /// hold text.
-fn searched(table: &Table, named: &[u32], tokenizer: Option<&str>) -> Vec<u32> {
+fn searched(table: &Table, named: &[u32]) -> Vec<u32> {
     if !named.is_empty() {
         return named.to_vec();
     }
-    let indexes = table.schema.indexes.iter().filter(|index| suits(index, &[], tokenizer));
+    let indexes = table.schema.indexes.iter().filter(|index| suits(index, &[], None));
     let mut indexed = Vec::new();
     for id in indexes.flat_map(|index| index.kind.columns().iter().copied()) {
         if !indexed.contains(&id) {
@@ -156,11 +151,13 @@ pub(crate) fn text_fields(
         return match suits(index, wanted, tokenizer) {
             true => Ok(TextFields { groups: vec![group_of(index)?] }),
             false => {
-                Err(Error::invalid(format!("index {:?} does not index these columns as text", index.name)))
+                let with = tokenizer.map(|name| format!(" with tokenizer {name}")).unwrap_or_default();
+                let name = &index.name;
+                Err(Error::invalid(format!("index {name:?} does not index these columns as text{with}")))
             }
         };
     }
-    let wanted = searched(table, wanted, tokenizer);
+    let wanted = searched(table, wanted);
     let texts = |id: &u32| table.schema.columns.iter().any(|c| c.id == *id && c.data_type.is_text());
     if let Some(other) = wanted.iter().find(|id| !texts(id)) {
         return Err(Error::invalid(format!("column {:?} does not hold text", name_of(table, *other))));
