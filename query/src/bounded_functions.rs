@@ -18,6 +18,7 @@ use regex::Regex;
 
 use crate::constants::check_constant;
 use crate::inner_function::{inner_arguments, inner_function};
+use crate::pool::check_not_ended;
 
 /// Most bytes of the result of one call, which has the rows of one batch: 8,192 at most. Less on a node with
 /// little memory for queries, of which a call may take [`MEMORY_PART`].
@@ -75,6 +76,9 @@ const FUNCTIONS: [(&str, Option<Estimate>); 25] = [
 /// Functions whose bound is far above what they return mostly, with one that is close to it and takes longer
 /// to compute.
 const COUNTED: [(&str, Count); 3] = [("regexp_replace", matches), ("replace", occurrences), (SPLIT, items)];
+
+/// Functions that copy all of their arguments, of which there may be many.
+const COPYING: [&str; 4] = ["array_concat", "concat", "concat_ws", "make_array"];
 
 /// Takes a null for the delimiter of characters, and as the text that makes nulls.
 const SPLIT: &str = "string_to_array";
@@ -327,6 +331,36 @@ impl Bounded {
     fn check(&self, bytes: u64) -> Result<()> {
         check_result(self.name(), bytes, self.bytes_max)
     }
+
+    /// Checks what the arguments take together, of a function that copies all of them.
+    fn check_sum(&self, args: &ScalarFunctionArgs, is_constant: bool) -> Result<()> {
+        let rows = if is_constant { 1 } else { args.number_rows as u64 };
+        let size = |arg: &ColumnarValue| match arg {
+            ColumnarValue::Scalar(value) => (value.size() as u64).saturating_mul(rows),
+            ColumnarValue::Array(array) => array_bytes(array),
+        };
+        let all = args.args.iter().map(size).fold(0, u64::saturating_add);
+        // A separator stands between each two.
+        let separators = match args.args.first() {
+            Some(separator) if self.name() == "concat_ws" => {
+                size(separator).saturating_mul((args.args.len() as u64).saturating_sub(3))
+            }
+            _ => 0,
+        };
+        self.check(all.saturating_add(separators))
+    }
+}
+
+/// Bytes of the values of an array, without those of others in the same buffers.
+fn array_bytes(array: &ArrayRef) -> u64 {
+    match array.data_type() {
+        // The length of a view is in its first four bytes.
+        DataType::Utf8View => {
+            let lengths = array.as_string_view().views().iter().map(|view| u64::from(*view as u32));
+            lengths.fold(0, u64::saturating_add)
+        }
+        _ => array.to_data().get_slice_memory_size().map_or(u64::MAX, |size| size as u64),
+    }
 }
 
 /// Checks what a call takes, or an operator.
@@ -348,6 +382,7 @@ impl ScalarUDFImpl for Bounded {
     inner_arguments!();
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        check_not_ended()?;
         let rows_of_batch = args.number_rows;
         let is_constant = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
         if !is_constant {
@@ -357,6 +392,9 @@ impl ScalarUDFImpl for Bounded {
                 ColumnarValue::Array(_) => 0,
             });
             self.check(copied.fold(0, u64::saturating_add))?;
+        }
+        if COPYING.contains(&self.name()) {
+            self.check_sum(&args, is_constant)?;
         }
         let Estimated(estimate) = self.estimate;
         if estimate.is_some() || self.has_product {
@@ -397,10 +435,6 @@ impl ScalarUDFImpl for Bounded {
             check_constant(value, rows_of_batch, self.bytes_max)?;
         }
         Ok(result)
-    }
-
-    fn short_circuits(&self) -> bool {
-        self.inner.short_circuits()
     }
 }
 

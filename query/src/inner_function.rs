@@ -21,6 +21,14 @@ macro_rules! inner_function {
             Ok(field)
         }
 
+        fn short_circuits(&self) -> bool {
+            self.inner.short_circuits()
+        }
+
+        fn conditional_arguments<'a>(&self, args: &'a [Expr]) -> Option<(Vec<&'a Expr>, Vec<&'a Expr>)> {
+            self.inner.conditional_arguments(args)
+        }
+
         fn documentation(&self) -> Option<&Documentation> {
             self.inner.documentation()
         }

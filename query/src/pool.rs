@@ -29,6 +29,18 @@ impl fmt::Display for QueryPool {
     }
 }
 
+/// Fails when the statement that this thread works for was ended for its memory. What computes for long
+/// without a pause looks here, since a task ends only where it waits.
+///
+/// # Errors
+/// `ResourceExhausted`. For the engine's error of a lack of memory, operators would spill instead.
+pub(crate) fn check_not_ended() -> Result<()> {
+    match Account::current_has_ended() {
+        true => Err(external(Error::exhausted("the statement was ended, because it held too much memory"))),
+        false => Ok(()),
+    }
+}
+
 impl MemoryPool for QueryPool {
     fn name(&self) -> &str {
         self.0.name()
@@ -51,12 +63,7 @@ impl MemoryPool for QueryPool {
     }
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
-        if Account::current_has_ended() {
-            // For the engine's error of a lack of memory, operators would spill instead.
-            return Err(external(Error::exhausted(
-                "the statement was ended, because it held too much memory",
-            )));
-        }
+        check_not_ended()?;
         self.0.try_grow(reservation, additional)
     }
 

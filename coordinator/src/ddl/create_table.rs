@@ -269,6 +269,9 @@ fn to_utc(data_type: &mut ColumnType, session_zone: &str) {
     }
 }
 
+/// Bytes of a default at most: each statement that leaves the column out has it in every row.
+const DEFAULT_BYTES_MAX: usize = 1 << 20;
+
 /// The value of a default, evaluated in `zone`, as it is stored in its column. `text` is the default, for
 /// errors.
 ///
@@ -280,7 +283,13 @@ pub(crate) fn check_default_value(
     value: ArrayRef,
     zone: &str,
 ) -> Result<ArrayRef> {
-    let context = |e: Error| e.context(format!("column {:?}: DEFAULT {text}", column.name));
+    let context = |e: Error| e.context(format!("column {:?}: DEFAULT {:.200}", column.name, text));
+    let bytes = value.get_array_memory_size();
+    if bytes > DEFAULT_BYTES_MAX {
+        return Err(context(Error::invalid(format!(
+            "the value takes {bytes} bytes: at most {DEFAULT_BYTES_MAX} are possible"
+        ))));
+    }
     let value = assign_value(&value, &types::to_data_type(&column.data_type), zone).map_err(context)?;
     if value.is_null(0) && !column.nullable {
         return Err(context(Error::invalid("the column is NOT NULL, but its default is null")));

@@ -115,18 +115,18 @@ fn sets_of(group: &Expr) -> Result<Option<Vec<Vec<Expr>>>> {
         Expr::Rollup(keys) | Expr::Cube(keys) => keys,
         _ => return Ok(None),
     };
+    if matches!(group, Expr::Cube(_)) && keys.len() > CUBE_KEYS_MAX {
+        return Err(Error::invalid(format!(
+            "CUBE has {} keys: at most {CUBE_KEYS_MAX} are possible",
+            keys.len()
+        )));
+    }
     let all = set(keys.iter());
     if keys.iter().all(|key| key.len() == 1) && all.len() == keys.len() {
         return Ok(None);
     }
     let sets = match group {
         Expr::Rollup(_) => (0..=keys.len()).rev().map(|count| set(keys[..count].iter())).collect(),
-        _ if keys.len() > CUBE_KEYS_MAX => {
-            return Err(Error::invalid(format!(
-                "CUBE has {} keys: at most {CUBE_KEYS_MAX} are possible",
-                keys.len()
-            )));
-        }
         _ => (0..1_usize << keys.len())
             .rev()
             .map(|chosen| {

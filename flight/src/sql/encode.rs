@@ -30,8 +30,11 @@ const MESSAGE_BYTES_TARGET: usize = 2 * 1024 * 1024;
 /// split.
 const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024 - 64 * 1024;
 /// Least number of rows to try per message, however wide they seem: the size estimate is too large for slices
-/// of nested types.
+/// of nested types. Fewer where they would seem to take more than [`TRIED_BYTES_MAX`].
 const ROWS_MIN: usize = 256;
+const TRIED_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Largest row: a message is made as a whole.
+const ROW_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// The schema of rows on the wire: without dictionaries and, unless `views` is set, without views. Columns
 /// are nullable, so that a description and the rows that follow it always agree.
@@ -76,15 +79,42 @@ pub(crate) fn encode_rows(rows: RowStream, views: bool) -> BoxStream<'static, Re
     let data = batches
         .map(|batch| batch.unwrap_or_else(|_| Err(Error::internal("the query failed unexpectedly"))))
         .map_err(|e| to_status(&e))
-        .map(move |batch| {
-            let mut messages = VecDeque::new();
+        .map_ok(|batch| stream::iter(slices(&batch).into_iter().map(Ok::<_, Status>)))
+        .try_flatten()
+        .map(move |slice| {
+            let (slice, mut messages) = (slice?, VecDeque::new());
+            check_row(&slice).map_err(|e| to_status(&e))?;
             encoder
-                .encode(&batch?, &mut messages)
+                .encode(&slice, &mut messages)
                 .map_err(|e| to_status(&Error::internal(format!("encoding a result: {e}"))))?;
             Ok::<_, Status>(stream::iter(messages.into_iter().map(Ok)))
         })
         .try_flatten();
     stream::once(async { Ok(first) }).chain(data).boxed()
+}
+
+/// Parts of a batch that should fit into a message each. They are encoded one by one, since their values may
+/// share memory until then.
+fn slices(batch: &RecordBatch) -> Vec<RecordBatch> {
+    let (rows, bytes) = (batch.num_rows(), plexus_storage::rows_bytes(batch));
+    let fitting = |target: usize| match bytes <= target {
+        true => rows,
+        false => (rows as u128 * target as u128 / bytes as u128) as usize,
+    };
+    let least = ROWS_MIN.min(fitting(TRIED_BYTES_MAX)).max(1);
+    let step = fitting(MESSAGE_BYTES_TARGET).max(least);
+    (0..rows).step_by(step).map(|start| batch.slice(start, step.min(rows - start))).collect()
+}
+
+/// Fails for a row that is too large to be sent.
+fn check_row(slice: &RecordBatch) -> plexus_model::Result<()> {
+    let bytes = if slice.num_rows() == 1 { plexus_storage::rows_bytes(slice) } else { 0 };
+    match bytes > ROW_BYTES_MAX {
+        true => Err(Error::exhausted(format!(
+            "a row of the result takes {bytes} bytes: at most {ROW_BYTES_MAX} can be sent"
+        ))),
+        false => Ok(()),
+    }
 }
 
 struct Encoder {
@@ -111,20 +141,8 @@ impl Encoder {
     }
 
     fn encode(&mut self, batch: &RecordBatch, out: &mut VecDeque<FlightData>) -> Result<(), ArrowError> {
-        let rows = batch.num_rows();
-        if rows == 0 {
-            return Ok(());
-        }
-        let bytes = plexus_storage::rows_bytes(batch);
-        let step = if bytes <= MESSAGE_BYTES_TARGET {
-            rows
-        } else {
-            (rows as u128 * MESSAGE_BYTES_TARGET as u128 / bytes as u128) as usize
-        };
-        let step = step.clamp(ROWS_MIN.min(rows), rows);
         // A stack of slices still to encode, the next one on top. A slice that encodes too large is halved.
-        let mut slices: Vec<(usize, usize)> =
-            (0..rows).step_by(step).map(|start| (start, step.min(rows - start))).rev().collect();
+        let mut slices = vec![(0, batch.num_rows())];
         while let Some((start, length)) = slices.pop() {
             let message = self.message(&batch.slice(start, length))?;
             if message.encoded_len() > MESSAGE_BYTES_MAX && length > 1 {
