@@ -46,6 +46,7 @@ pub use errors::{WorkerUnavailable, from_datafusion};
 pub use exec::context::Executed;
 pub use exec::csv_export::CsvOptions;
 pub use exec::described::Described;
+pub use exec::json_encoding::ExactValues;
 pub use exec::load::{IngestMode, IngestTarget};
 pub use exec::retry::{Suspects, worker_url};
 pub use exec::row_stream::RowStream;

@@ -12,7 +12,7 @@ use futures::{Stream, TryStreamExt};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
-use plexus_coordinator::CsvOptions;
+use plexus_coordinator::{CsvOptions, ExactValues};
 use plexus_model::{Error, Result};
 
 /// Output format of rows. The variant comments are help texts.
@@ -92,6 +92,7 @@ pub(crate) async fn write_rows(
         RowFormat::Json => {
             let mut writer = arrow::json::WriterBuilder::new()
                 .with_explicit_nulls(true)
+                .with_encoder_factory(Arc::new(ExactValues))
                 .build::<_, arrow::json::writer::LineDelimited>(&mut out);
             while let Some(batch) = rows.try_next().await? {
                 count += batch.num_rows() as u64;

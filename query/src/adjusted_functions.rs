@@ -18,11 +18,12 @@ use datafusion::logical_expr::{
     Signature,
 };
 
-use crate::inner_function::{inner_arguments, inner_function};
+use crate::inner_function::inner_function;
 
 /// The functions, each with what is done to its arguments.
-const FUNCTIONS: [(&str, Adjustment); 16] = [
+const FUNCTIONS: [(&str, Adjustment); 17] = [
     ("array_sort", Adjustment::OrderOfRows),
+    ("coalesce", Adjustment::TypedNulls),
     ("lpad", Adjustment::NoNegativeLength),
     ("rpad", Adjustment::NoNegativeLength),
     ("make_array", Adjustment::NullItems),
@@ -47,8 +48,10 @@ enum Adjustment {
     /// Orders of each row are not those of the first (apache/datafusion#24132).
     OrderOfRows,
     /// Items of columns that are null in every row make a list for each row, not one of all rows
-    /// (apache/datafusion#21841).
+    /// (apache/datafusion#21841). The rest as with `TypedNulls`.
     NullItems,
+    /// Arguments that are null have the type of the others: there is none that bytes and null have in common.
+    TypedNulls,
     /// Empty flags, the argument at a position, are no flags (apache/datafusion#25021).
     NoEmptyFlags(usize),
     /// Negative positions count the parts from the end; the parts are those from the left all the same:
@@ -64,7 +67,11 @@ enum Adjustment {
 /// The functions of a session, with their adjustments.
 pub(crate) fn adjusted_functions(state: &SessionState) -> Vec<Arc<ScalarUDF>> {
     let wrap = |&(name, adjustment): &(&str, Adjustment)| {
-        let inner = state.scalar_functions().get(name)?.clone();
+        let mut inner = state.scalar_functions().get(name)?.clone();
+        if name == "coalesce" {
+            // Those of the engine make texts of dates and doubles of decimals.
+            inner = Arc::new(inner.as_ref().clone().with_aliases(["ifnull", "nvl"]));
+        }
         Some(Arc::new(ScalarUDF::from(Adjusted { inner, adjustment })))
     };
     FUNCTIONS.iter().filter_map(wrap).collect()
@@ -118,7 +125,7 @@ impl Adjusted {
                     return self.null_where_flags_are(args, position);
                 }
             }
-            Adjustment::OrderOfRows | Adjustment::NullItems => {}
+            Adjustment::OrderOfRows | Adjustment::NullItems | Adjustment::TypedNulls => {}
         }
         Ok(None)
     }
@@ -265,9 +272,47 @@ fn not_negative(lengths: &ColumnarValue) -> Result<ColumnarValue> {
     })
 }
 
+/// The types that arguments get, given the function that coerces those with a type.
+fn with_typed_nulls(
+    types: &[DataType],
+    coerce: impl Fn(&[DataType]) -> Result<Vec<DataType>>,
+) -> Result<Vec<DataType>> {
+    let known: Vec<DataType> = types.iter().filter(|data_type| !data_type.is_null()).cloned().collect();
+    if known.is_empty() || known.len() == types.len() {
+        return coerce(types);
+    }
+    let mut coerced = coerce(&known)?.into_iter();
+    let first = coerced.as_slice().first().cloned();
+    let item = |data_type: &DataType| match data_type.is_null() {
+        true => first.clone(),
+        false => coerced.next(),
+    };
+    Ok(types.iter().filter_map(item).collect())
+}
+
 impl ScalarUDFImpl for Adjusted {
     inner_function!();
-    inner_arguments!();
+
+    fn signature(&self) -> &Signature {
+        self.inner.signature()
+    }
+
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        match self.adjustment {
+            Adjustment::NullItems | Adjustment::TypedNulls => {
+                with_typed_nulls(types, |types| self.inner.coerce_types(types))
+            }
+            _ => self.inner.coerce_types(types),
+        }
+    }
+
+    fn is_strict(&self) -> bool {
+        self.inner.inner().is_strict()
+    }
+
+    fn simplify(&self, args: Vec<Expr>, info: &SimplifyContext) -> Result<ExprSimplifyResult> {
+        self.inner.simplify(args, info)
+    }
 
     fn invoke_with_args(&self, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         if let Some(result) = self.adjust(&mut args)? {

@@ -183,8 +183,9 @@ fn with_sql_types(message: &str) -> String {
     while let Some(first) = rest.chars().next() {
         let word = &rest[..rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len())];
         if word.is_empty() {
+            let is_apostrophe = text.ends_with(|c: char| c.is_alphanumeric());
             quote = match quote {
-                None if matches!(first, '"' | '\'' | '`') => Some(first),
+                None if matches!(first, '"' | '\'' | '`') && !is_apostrophe => Some(first),
                 Some(open) if open == first => None,
                 quote => quote,
             };
@@ -194,13 +195,15 @@ fn with_sql_types(message: &str) -> String {
         }
         rest = &rest[word.len()..];
         match (quote, word) {
-            (None, "Timestamp") => match timestamp_type(rest) {
-                Some((name, after)) => {
-                    text.push_str(&name);
-                    rest = after;
+            (None, "Timestamp" | "Time32" | "Time64" | "Duration" | "Interval" | "FixedSizeList") => {
+                match type_with_parameters(word, rest) {
+                    Some((name, after)) => {
+                        text.push_str(&name);
+                        rest = after;
+                    }
+                    None => text.push_str(word),
                 }
-                None => text.push_str(word),
-            },
+            }
             (None, word) => text.push_str(sql_type(word).unwrap_or(word)),
             (Some(_), word) => text.push_str(word),
         }
@@ -230,9 +233,20 @@ fn sql_type(name: &str) -> Option<&'static str> {
     })
 }
 
-/// The SQL name of a timestamp whose parameters are at the start of a text, and the text behind them.
-fn timestamp_type(parameters: &str) -> Option<(String, &str)> {
+/// The SQL name of a type whose parameters are at the start of a text, and the text behind them.
+fn type_with_parameters<'a>(name: &str, parameters: &'a str) -> Option<(String, &'a str)> {
     let (parameters, rest) = parameters.strip_prefix('(')?.split_once(')')?;
+    if name == "Duration" || name == "Interval" {
+        return Some(("INTERVAL".to_owned(), rest));
+    }
+    if name == "FixedSizeList" {
+        let (length, item) = parameters.split_once(" x ").unwrap_or((parameters, "non-null Float32"));
+        return match item.strip_prefix("non-null ").unwrap_or(item) {
+            "Float32" => Some((format!("VECTOR({length})"), rest)),
+            "Float16" => Some((format!("HALFVEC({length})"), rest)),
+            item => Some((format!("{}[{length}]", sql_type(item)?), rest)),
+        };
+    }
     let (unit, zone) =
         parameters.split_once(", ").map_or((parameters, None), |(unit, zone)| (unit, Some(zone)));
     let digits = match unit {
@@ -243,7 +257,8 @@ fn timestamp_type(parameters: &str) -> Option<(String, &str)> {
         _ => return None,
     };
     let zone = if zone.is_some() { " WITH TIME ZONE" } else { "" };
-    Some((format!("TIMESTAMP({digits}){zone}"), rest))
+    let name = if name == "Timestamp" { "TIMESTAMP" } else { "TIME" };
+    Some((format!("{name}({digits}){zone}"), rest))
 }
 
 #[cfg(test)]
@@ -264,6 +279,11 @@ mod tests {
         let expected =
             "Cannot cast string 'Int32' to value of INT type: TIMESTAMP(6) WITH TIME ZONE + DECIMAL(3, 1)";
         assert_eq!(plain_text(message), expected);
+        assert_eq!(plain_text("Can't cast value 300 to type Int8"), "Can't cast value 300 to type TINYINT");
+        assert_eq!(
+            plain_text("FixedSizeList(2 x non-null Float32) + Time64(µs) * Interval(MonthDayNano)"),
+            "VECTOR(2) + TIME(6) * INTERVAL"
+        );
         let message = "No field named x.\nValid fields are t.a, t.\"\u{1}row\", t.b. at Line: 1, Column: 2";
         assert_eq!(
             plain_text(message),

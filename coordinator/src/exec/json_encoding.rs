@@ -12,7 +12,7 @@ use arrow_schema::{ArrowError, DataType, FieldRef};
 
 /// Encoders for bytes and floats.
 #[derive(Debug)]
-pub(crate) struct ExactValues;
+pub struct ExactValues;
 
 impl EncoderFactory for ExactValues {
     fn make_default_encoder<'a>(

@@ -167,8 +167,7 @@ fn make_standard(statement: &mut Statement) -> Result<()> {
             timestamps::rewrite(statement.as_mut());
             like_escapes::rewrite(statement.as_mut());
             time_zones::rewrite(statement.as_mut());
-            recursive_terms::rewrite(statement.as_mut());
-            Ok(())
+            recursive_terms::rewrite(statement.as_mut())
         }
         Statement::Explain(explain) => make_standard(&mut explain.statement),
         _ => Ok(()),

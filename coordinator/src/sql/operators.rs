@@ -1,4 +1,5 @@
-//! `a ^ b` is a power, as in PostgreSQL and DuckDB: the engine takes it for an exclusive or. `mod(a, b)` is
+//! `a ^ b` is a power, as in PostgreSQL and DuckDB: the engine takes it for an exclusive or. A sign before it
+//! is one of `a`: the parser takes it for one of the power. `mod(a, b)` is
 //! `a % b`, `~a` inverts all bits, and `U&'...'` and `N'...'` are texts: the engine does not know them.
 //!
 //! `SIMILAR TO` has the patterns of the SQL standard, which are those of `LIKE` with alternatives, repetition
@@ -9,20 +10,50 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CaseWhen, Expr, FunctionArguments, Statement, UnaryOperator, Value,
+    BinaryOperator, CaseWhen, Expr, FunctionArguments, Statement, UnaryOperator, Value, VisitorMut,
 };
 use plexus_model::Result;
-use plexus_query::{BITWISE_NOT, HAS_UNKNOWN_ITEM, INTERVAL_TIMES, SIMILAR_PATTERN, visit_expressions_mut};
+use plexus_query::{
+    BITWISE_NOT, HAS_UNKNOWN_ITEM, INTERVAL_TIMES, SIMILAR_PATTERN, visit_expressions_mut, visit_mut,
+};
 
 use crate::sql::names::unqualified;
 use crate::sql::syntax;
 use crate::sql::window_calls::argument;
+
+/// Moves the sign of a power to its base.
+struct Signs;
+
+impl VisitorMut for Signs {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Expr::UnaryOp { op: UnaryOperator::Minus, expr: inner } = expr
+            && is_power(inner)
+        {
+            let mut power = std::mem::replace(inner.as_mut(), syntax::null());
+            let mut base = &mut power;
+            while let Expr::BinaryOp { left, op: BinaryOperator::BitwiseXor, .. } = base {
+                base = left;
+            }
+            let of_base = std::mem::replace(base, syntax::null());
+            *base = Expr::UnaryOp { op: UnaryOperator::Minus, expr: Box::new(of_base) };
+            *expr = power;
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn is_power(expr: &Expr) -> bool {
+    matches!(expr, Expr::BinaryOp { op: BinaryOperator::BitwiseXor, .. })
+}
 
 /// Rewrites the operators of a statement.
 ///
 /// # Errors
 /// `Unsupported` for `ANY` and `ALL` of lists in each other, too deep.
 pub(crate) fn rewrite(statement: &mut Statement) -> Result<()> {
+    let _ = visit_mut(statement, &mut Signs);
     let rewritten = visit_expressions_mut(statement, &mut |expr| {
         if let Expr::AnyOp { left, right, .. } | Expr::AllOp { left, right, .. } = expr
             && let Err(error) = [left, right]
@@ -157,6 +188,8 @@ mod tests {
             rewrite(&mut statement).unwrap();
             statement.to_string()
         };
+        assert_eq!(rewritten("SELECT -a ^ b ^ 2"), "SELECT \"power\"(\"power\"(-a, b), 2)");
+        assert_eq!(rewritten("SELECT -(a ^ b)"), "SELECT -(\"power\"(a, b))");
         assert_eq!(rewritten("SELECT 1 + 2 * a ^ 3"), "SELECT 1 + 2 * \"power\"(a, 3)");
         assert_eq!(
             rewritten("SELECT a SIMILAR TO b FROM t"),

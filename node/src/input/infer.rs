@@ -31,8 +31,8 @@ pub(crate) struct Inferred {
     numbers: bool,
     /// Whether doubles hold all numbers.
     doubles: bool,
-    /// Whether doubles hold all numbers but fractions that look computed: with no more digits than programs
-    /// print of a double.
+    /// Whether doubles hold all numbers, or fractions are what programs print of a double: all digits that
+    /// tell it from others, and one more.
     computed_doubles: bool,
     /// Whether decimals hold all numbers.
     decimals: bool,
@@ -114,7 +114,8 @@ impl Inferred {
                 .iter()
                 .any(|shortest| digits_of(shortest) == digits_of(text));
             self.doubles &= is_double;
-            self.computed_doubles &= is_double || (scale > 0 && digits.len() <= PRINTED_DIGITS);
+            let printed = || format!("{nearest:.*e}", PRINTED_DIGITS - 1);
+            self.computed_doubles &= is_double || (scale > 0 && digits_of(&printed()) == digits_of(text));
         }
     }
 
@@ -238,6 +239,7 @@ mod tests {
         for (values, expected) in [
             (&["0.10000000000000001", "1.0000000000000001e-05", "3"][..], DataType::Float64),
             (&["9007199254740993", "0.5"][..], DataType::Decimal128(38, 1)),
+            (&["1234567890123.4567"][..], DataType::Decimal128(38, 4)),
             (&["0.1234567890123456789"][..], DataType::Decimal128(38, 19)),
             (&["18446744073709551616", "5"][..], DataType::Decimal128(38, 0)),
         ] {

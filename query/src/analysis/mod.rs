@@ -51,6 +51,7 @@ pub(crate) mod nested_order;
 pub(crate) mod null_if;
 pub(crate) mod opaque_operators;
 pub(crate) mod ordered_sets;
+pub(crate) mod outer_aggregates;
 pub(crate) mod percentiles;
 pub(crate) mod recursive_terms;
 pub(crate) mod registered;
@@ -105,6 +106,7 @@ pub(crate) fn analyzer_rules(
         Rule::Node("large_lists", large_lists::concerns, large_lists::rewrite),
         Rule::Node("recursive_terms", recursive_terms::concerns, recursive_terms::rewrite),
         Rule::Node("grouping_columns", grouping_columns::concerns, grouping_columns::rewrite),
+        Rule::Node("outer_aggregates", outer_aggregates::concerns, outer_aggregates::rewrite),
         Rule::Plan("session_columns", session_zone::concerns_columns, session_zone::session_columns),
         Rule::Plan("correlations", correlations::concerns, correlations::analyze),
         Rule::Plan("related_types", related_types::concerns, related_types::analyze),

@@ -10,6 +10,7 @@ use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result, ScalarValue, plan_err};
 use datafusion::logical_expr::expr::WindowFunctionParams;
 use datafusion::logical_expr::{Expr, ExprSchemable, WindowFrame, WindowFrameBound, WindowFrameUnits, cast};
+use plexus_storage::sql_name;
 
 /// More rows than a partition has.
 const ROWS_MAX: u64 = 1 << 40;
@@ -30,6 +31,10 @@ pub(crate) fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>
         None => true,
     };
     let is_range = frame.units == WindowFrameUnits::Range;
+    if is_range && let Some(key) = window.params.order_by.first() {
+        let data_type = key.expr.get_type(schema)?;
+        distances(&mut window.params.window_frame.clone()).try_for_each(|d| check_distance(d, &data_type))?;
+    }
     let rewrites =
         !has_ranges && is_range && has_no_distance(&frame.start_bound) && has_no_distance(&frame.end_bound);
     if rewrites {
@@ -51,6 +56,23 @@ fn distances(frame: &mut WindowFrame) -> impl Iterator<Item = &mut String> {
         | WindowFrameBound::Following(ScalarValue::Utf8(Some(distance))) => Some(distance),
         _ => None,
     })
+}
+
+/// Fails for a distance that keys do not have: DataFusion takes it for `UNBOUNDED`, or for months.
+fn check_distance(distance: &str, key: &DataType) -> Result<()> {
+    let is_number = !distance.contains(|c: char| c.is_ascii_alphabetic() && !c.eq_ignore_ascii_case(&'e'));
+    match key {
+        key if key.is_numeric() || key.is_null() => Ok(()),
+        DataType::Date32 | DataType::Date64 | DataType::Timestamp(..) if !is_number => Ok(()),
+        DataType::Date32 | DataType::Date64 | DataType::Timestamp(..) => plan_err!(
+            "RANGE {distance} in an order of times: an interval with a unit is needed, as INTERVAL '1 day'"
+        ),
+        _ => plan_err!(
+            "RANGE {distance} in an order of {}: only numbers, dates and timestamps have distances; use \
+             ROWS or GROUPS",
+            sql_name(key)
+        ),
+    }
 }
 
 /// Gives the key of a range a type that holds the sum of each value and the distances.

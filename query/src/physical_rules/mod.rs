@@ -13,6 +13,7 @@ use crate::interrupts::Interrupts;
 
 mod interruptible_joins;
 mod merge_join_projections;
+mod merged_exchanges;
 mod ordered_limits;
 mod required_orders;
 mod two_partitions;
@@ -36,6 +37,7 @@ pub(crate) fn physical_rules(
     rules.push(Arc::new(ordered_limits::OrderedLimits));
     rules.push(Arc::new(window_keys::WindowKeys));
     rules.push(Arc::new(required_orders::RequiredOrders));
+    rules.push(Arc::new(merged_exchanges::MergedExchanges));
     rules.push(Arc::new(interruptible_joins::InterruptibleJoins::new(interrupts.clone())));
     rules
 }

@@ -52,6 +52,12 @@ pub(crate) fn is_volatile(function: &ast::Function) -> bool {
     unqualified(&function.name).is_ok_and(|name| VOLATILE.contains(&name))
 }
 
+/// Whether an argument is `*` or `t.*`.
+fn is_wildcard(arg: &ast::FunctionArg) -> bool {
+    use ast::FunctionArgExpr::{QualifiedWildcard, Wildcard};
+    matches!(arg, ast::FunctionArg::Unnamed(Wildcard | QualifiedWildcard(_)))
+}
+
 /// Refuses the clauses of aggregates and windows in the call of a function of one row, and a second list of
 /// arguments in any call.
 pub(super) fn check_call(function: &ast::Function) -> Result<()> {
@@ -70,6 +76,15 @@ pub(super) fn check_call(function: &ast::Function) -> Result<()> {
         && internal.starts_with('$')
     {
         return Err(Error::invalid(format!("there is no function {name}")));
+    }
+    if let FunctionArguments::List(list) = args
+        && list.duplicate_treatment == Some(ast::DuplicateTreatment::Distinct)
+        && list.args.iter().any(is_wildcard)
+    {
+        return Err(Error::unsupported(format!(
+            "{name}(DISTINCT *): write the columns, as in count(DISTINCT (a, b)), or count the rows of a \
+             SELECT DISTINCT"
+        )));
     }
     let none = matches!(parameters, FunctionArguments::None);
     refuse!("function": !none => "a second list of arguments");

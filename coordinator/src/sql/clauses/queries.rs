@@ -141,14 +141,18 @@ fn check_select(select: &Select) -> Result<()> {
         if let SelectItem::Wildcard(options) | SelectItem::QualifiedWildcard(_, options) = item {
             let ast::WildcardAdditionalOptions {
                 wildcard_token: _,
-                opt_ilike: _,
+                opt_ilike,
                 opt_exclude: _,
                 opt_except: _,
                 opt_replace: _,
                 opt_rename,
                 opt_alias,
             } = options;
-            refuse!("SELECT *": opt_rename.is_some() => "RENAME", opt_alias.is_some() => "AS");
+            refuse!("SELECT *":
+                opt_ilike.is_some() => "ILIKE",
+                opt_rename.is_some() => "RENAME",
+                opt_alias.is_some() => "AS",
+            );
         }
     }
     Ok(())
