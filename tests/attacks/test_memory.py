@@ -55,8 +55,20 @@ STATEMENTS = {
     "doubling lists": nested("[s, s]", "SELECT value AS s FROM generate_series(1, 10000)", 14),
     "nested encodings": "SELECT max(length(s)) FROM (" + nested("encode(s, 'hex')", "SELECT repeat('x', 2000) "
                         f"|| value AS s FROM {SERIES}", 5) + ") r",
+    "keys of a cube": "EXPLAIN SELECT count(*) FROM (VALUES (1)) v(a) GROUP BY CUBE ("
+                      + ", ".join(f"a + {n}" for n in range(30)) + ")",
+    "separators": "SELECT concat_ws(repeat('x', 10000000), " + ", ".join(["'a'"] * 1000) + ")",
+    "constant texts": "SELECT concat(" + ", ".join(["repeat('x', 20000000)"] * 400) + ")",
+    "defaults": "CREATE TABLE defaults (" + "".join(f"c{n} VARCHAR DEFAULT repeat('x', 20000000), " for n in range(100))
+                + "a INT)",
     "regular expression": f"SELECT regexp_replace(repeat('a', 1000000), 'a', repeat('b', 1000), 'g') FROM {SERIES}",
 }
+
+
+def each(form, count):
+    return ", ".join(form.format(n=n) for n in range(count))
+
+
 # Over rows of 100 KB.
 WIDE = {
     "join": "SELECT sum(length(a.s || b.s)) FROM wide_rows a JOIN wide_rows b ON a.k = b.k",
@@ -68,6 +80,15 @@ WIDE = {
     "nested loops": "SELECT count(*) FROM wide_rows a JOIN wide_rows b ON a.s > b.s",
     "union": "SELECT count(*) FROM (SELECT s FROM wide_rows UNION SELECT s || 'x' FROM wide_rows) x",
     "distinct": "SELECT count(*) FROM (SELECT DISTINCT s || k AS s FROM wide_rows) x",
+    "many texts": f"SELECT {each('s || {n}', 300)} FROM wide_rows",
+    "many groups": f"SELECT count(*) FROM wide_rows GROUP BY {each('s || {n}', 300)}",
+    "many extremes": f"SELECT {each('max(s || {n})', 300)} FROM wide_rows",
+    "many lists": f"SELECT {each('array_agg(s || {n})', 300)} FROM wide_rows",
+    "one of many texts": f"SELECT greatest({each('s || {n}', 1000)}) FROM wide_rows LIMIT 1",
+    "one of many items": f"SELECT length(array_to_string(array_concat({each('string_to_array(s, chr(97 + {n} % 6))', 200)}), "
+                         "'')) FROM wide_rows",
+    "wide structs": "SELECT named_struct(" + each("'f{n}', s", 1000) + ") FROM wide_rows",
+    "one text of many": f"SELECT length(concat({each('s', 1000)})) FROM wide_rows",
     "outer join": "SELECT max(a.s), max(b.s) FROM wide_rows a FULL JOIN wide_rows b ON a.k = b.k AND a.s > b.s",
 }
 FINE = ("OK", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "CANCELLED", "DEADLINE_EXCEEDED", "UNIMPLEMENTED")

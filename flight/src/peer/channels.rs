@@ -22,6 +22,7 @@ use futures::stream::BoxStream;
 use http::HeaderMap;
 use plexus_coordinator::WorkerUnavailable;
 use plexus_model::Error;
+use tokio::runtime::Handle;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Status};
 use url::Url;
@@ -29,9 +30,10 @@ use url::Url;
 use crate::tls::{Identity, SERVER_NAME};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// HTTP/2 pings. A worker that does not answer within the timeout is considered dead.
+/// HTTP/2 pings. A worker that does not answer within the timeout is considered dead. One whose machine is
+/// busy is slow to answer.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
-const PING_TIMEOUT: Duration = Duration::from_secs(2);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Errors of tasks travel in headers and can contain whole plans.
 const HEADER_BYTES_MAX: u32 = 1024 * 1024;
 
@@ -40,16 +42,20 @@ const HEADER_BYTES_MAX: u32 = 1024 * 1024;
 pub struct WorkerChannels {
     tls: ClientTlsConfig,
     channels: Arc<Mutex<HashMap<Url, Channel>>>,
+    /// Serves the connections, also those of long queries: their own threads are served last, and would
+    /// answer pings too late on a busy machine.
+    runtime: Option<Handle>,
 }
 
 impl WorkerChannels {
-    /// Channels that authenticate with this node's certificate. Connects nothing yet.
+    /// Channels that authenticate with this node's certificate, served by the runtime of the caller. Connects
+    /// nothing yet.
     pub fn new(identity: &Identity) -> Self {
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(&identity.authority))
             .identity(tonic::transport::Identity::from_pem(&identity.certificate, &identity.key))
             .domain_name(SERVER_NAME);
-        Self { tls, channels: Arc::default() }
+        Self { tls, channels: Arc::default(), runtime: Handle::try_current().ok() }
     }
 
     fn channel(&self, url: &Url) -> Result<Channel> {
@@ -58,6 +64,7 @@ impl WorkerChannels {
             return Ok(channel.clone());
         }
         let external = |e: tonic::transport::Error| DataFusionError::External(Box::new(e));
+        let _runtime = self.runtime.as_ref().map(Handle::enter);
         let channel = Endpoint::from_shared(url.to_string())
             .map_err(external)?
             .tls_config(self.tls.clone())
