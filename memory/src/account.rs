@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::counter::{self, ACCOUNTS_MAX};
 use crate::guard::Overrun;
+use crate::room;
 
 /// The memory of one statement or request. Clones are the same account;
 /// it closes with the last of them.
@@ -69,6 +70,12 @@ impl Account {
     /// Whether the work of the account in whose scope this thread works has been ended.
     pub fn current_has_ended() -> bool {
         counter::has_ended(counter::current())
+    }
+
+    /// Whether memory is short, and the work of the account in whose scope this thread works holds so much of
+    /// it that it should fail rather than take more.
+    pub fn current_must_not_grow() -> bool {
+        room::must_not_grow()
     }
 
     /// All that are open.

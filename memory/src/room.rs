@@ -56,6 +56,13 @@ fn is_closed_for(account: usize) -> bool {
         && counter::balance(account) >= MUCH.load(Ordering::Relaxed)
 }
 
+/// Whether the work of the account of this thread holds so much that, while memory is short, it should fail
+/// rather than take more: work that is in the middle of one task cannot be ended from outside.
+pub(crate) fn must_not_grow() -> bool {
+    let account = counter::current();
+    is_closed_for(account) && counter::balance(account) / 2 >= MUCH.load(Ordering::Relaxed)
+}
+
 /// Whether a task that works for the account of this thread must not be polled now. It is woken later.
 pub(crate) fn is_held_up(context: &Context<'_>) -> bool {
     if !is_closed_for(counter::current()) {
@@ -107,6 +114,9 @@ mod tests {
         assert!(!large.enter(|| has_to_wait(LARGE - 1)));
         let began = Instant::now();
         large.enter(|| wait_for(LARGE));
+        assert!(!large.enter(must_not_grow));
+        counter::adjust(large.enter(counter::current), 1_000);
+        assert!(large.enter(must_not_grow) && !small.enter(must_not_grow));
         assert!(began.elapsed() >= LOOK * LOOKS_MAX as u32);
         let mut task = Box::pin(large.scope(std::future::ready(1)));
         let mut context = Context::from_waker(Waker::noop());

@@ -18,7 +18,7 @@ use regex::Regex;
 
 use crate::constants::check_constant;
 use crate::inner_function::{inner_arguments, inner_function};
-use crate::pool::check_not_ended;
+use crate::pool::check_growth;
 
 /// Most bytes of the result of one call, which has the rows of one batch: 8,192 at most. Less on a node with
 /// little memory for queries, of which a call may take [`MEMORY_PART`].
@@ -382,7 +382,7 @@ impl ScalarUDFImpl for Bounded {
     inner_arguments!();
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        check_not_ended()?;
+        check_growth()?;
         let rows_of_batch = args.number_rows;
         let is_constant = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
         if !is_constant {

@@ -29,12 +29,27 @@ impl fmt::Display for QueryPool {
     }
 }
 
-/// Fails when the statement that this thread works for was ended for its memory. What computes for long
-/// without a pause looks here, since a task ends only where it waits.
+/// Fails when the statement that this thread works for was ended for its memory, or holds much of it while it
+/// is short. What computes for long without a pause looks here, since a task ends only where it waits.
+///
+/// # Errors
+/// `ResourceExhausted`.
+pub(crate) fn check_growth() -> Result<()> {
+    check_not_ended()?;
+    match Account::current_must_not_grow() {
+        true => Err(external(Error::exhausted(
+            "memory is short, and the statement would take more for one batch: ask for less at once, run it \
+             while less else runs, or give the node more memory",
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// Fails when the statement that this thread works for was ended for its memory.
 ///
 /// # Errors
 /// `ResourceExhausted`. For the engine's error of a lack of memory, operators would spill instead.
-pub(crate) fn check_not_ended() -> Result<()> {
+fn check_not_ended() -> Result<()> {
     match Account::current_has_ended() {
         true => Err(external(Error::exhausted("the statement was ended, because it held too much memory"))),
         false => Ok(()),

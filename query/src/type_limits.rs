@@ -21,7 +21,7 @@ use datafusion::logical_expr::{
 };
 
 use crate::inner_function::{inner_arguments, inner_function};
-use crate::pool::check_not_ended;
+use crate::pool::check_growth;
 
 /// Functions whose type has those of several arguments in it.
 const FUNCTIONS: [&str; 4] = ["arrays_zip", "map", "named_struct", "struct"];
@@ -70,7 +70,7 @@ impl ScalarUDFImpl for Checked {
     inner_arguments!();
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        check_not_ended()?;
+        check_growth()?;
         self.inner.invoke_with_args(args)
     }
 }
