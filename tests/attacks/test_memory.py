@@ -80,6 +80,10 @@ WIDE = {
     "nested loops": "SELECT count(*) FROM wide_rows a JOIN wide_rows b ON a.s > b.s",
     "union": "SELECT count(*) FROM (SELECT s FROM wide_rows UNION SELECT s || 'x' FROM wide_rows) x",
     "distinct": "SELECT count(*) FROM (SELECT DISTINCT s || k AS s FROM wide_rows) x",
+    "outer join": "SELECT max(a.s), max(b.s) FROM wide_rows a FULL JOIN wide_rows b ON a.k = b.k AND a.s > b.s",
+}
+# Many results of one batch of these rows, each of which is small.
+WIDE_LISTS = {
     "many texts": f"SELECT {each('s || {n}', 300)} FROM wide_rows",
     "many groups": f"SELECT count(*) FROM wide_rows GROUP BY {each('s || {n}', 300)}",
     "many extremes": f"SELECT {each('max(s || {n})', 300)} FROM wide_rows",
@@ -89,7 +93,6 @@ WIDE = {
                          "'')) FROM wide_rows",
     "wide structs": "SELECT named_struct(" + each("'f{n}', s", 1000) + ") FROM wide_rows",
     "one text of many": f"SELECT length(concat({each('s', 1000)})) FROM wide_rows",
-    "outer join": "SELECT max(a.s), max(b.s) FROM wide_rows a FULL JOIN wide_rows b ON a.k = b.k AND a.s > b.s",
 }
 FINE = ("OK", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "CANCELLED", "DEADLINE_EXCEEDED", "UNIMPLEMENTED")
 
@@ -176,3 +179,8 @@ def test_results_that_nobody_reads(node):
     print(f"{node.resident_mib()} MiB resident")
     for call in calls:
         call.cancel()
+
+
+@pytest.mark.parametrize("name", WIDE_LISTS)
+def test_ten_of_wide_lists(node, wide, name):
+    attack_by_ten(node, WIDE_LISTS[name])
